@@ -1,0 +1,42 @@
+"""rocktok: which tokens stay hard in on-policy distillation, and what they cost.
+
+Hooks write per-token losses into a log (`rocktok.hooks`, or `LogWriter` from any trainer);
+`rocktok.log` reads and checks it; `rocktok.engine` streams it through the accumulators of
+`rocktok.analyse`, which find the tokens whose loss persists in recurring contexts;
+`rocktok.report` makes tables of the answers; `rocktok.cli` is a thin shell over all of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rocktok.engine.detect import detect as detect
+    from rocktok.log import Log as Log
+    from rocktok.log import LogWriter as LogWriter
+    from rocktok.log import open_log as open
+
+__version__ = "0.1.0"
+
+__all__ = ["Log", "LogWriter", "__version__", "detect", "open"]
+
+# Loaded on first use: `rocktok --help` and the training hooks must not pay for the analysis.
+_LAZY = {
+    "Log": ("rocktok.log", "Log"),
+    "LogWriter": ("rocktok.log", "LogWriter"),
+    "detect": ("rocktok.engine.detect", "detect"),
+    "open": ("rocktok.log", "open_log"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        module, attribute = _LAZY[name]
+        return getattr(import_module(module), attribute)
+    raise AttributeError(f"module 'rocktok' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""One module per question: arrays in, frozen dataclass out. Opens no file."""

@@ -1,0 +1,1 @@
+"""Runs accumulators over the shards of a log."""

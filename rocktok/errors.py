@@ -1,0 +1,44 @@
+"""Exceptions that a user meets. Each carries the exit code of the command that raised it.
+
+Messages are one line: what is wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class RocktokError(Exception):
+    """Base of every error that `rocktok` raises on purpose."""
+
+    exit_code = 1
+
+
+class LogError(RocktokError):
+    """The log is missing, damaged, of another version, or lacks what was asked."""
+
+
+class DamagedError(LogError):
+    """A file of the log is truncated, altered or gone: `--allow-missing` can go on without it."""
+
+
+class DataError(LogError):
+    """A value in the log breaks a rule of the format (NaN loss, negative token id, …)."""
+
+
+class HookError(RocktokError):
+    """A trainer that the hooks do not know, or a log that the recorder may not write into."""
+
+
+class UsageError(RocktokError):
+    """Options that contradict each other or lie outside their range."""
+
+    exit_code = 2
+
+
+class LimitError(RocktokError):
+    """A limit that was asked for did not hold."""
+
+    exit_code = 3
+
+
+class RocktokWarning(UserWarning):
+    """Something a reader of the results must know, though they were computed."""

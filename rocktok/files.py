@@ -1,0 +1,231 @@
+"""Files that appear whole or not at all, on local disks and on anything pyarrow or fsspec open."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rocktok.errors import LogError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: link() is refused with these where a filesystem has no hard links.
+_NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory: a pyarrow filesystem, the path in it, and the name that the user gave."""
+
+    filesystem: Any
+    path: str
+    name: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether plain `os` calls work on the path."""
+        return bool(self.filesystem.type_name == "local")
+
+    def join(self, relative: str) -> str:
+        """The filesystem's own path of a file below this directory."""
+        return f"{self.path}/{relative}" if self.path else relative
+
+    def show(self, relative: str) -> str:
+        """How a message names a file below this directory."""
+        return f"{self.name.rstrip('/')}/{relative}"
+
+    def exists(self, relative: str = "") -> bool:
+        """Whether there is a file or directory."""
+        from pyarrow.fs import FileType
+
+        target = self.join(relative) if relative else self.path
+        return bool(self.filesystem.get_file_info(target).type != FileType.NotFound)
+
+    def is_directory(self) -> bool:
+        """Whether the place itself is a directory (object stores: has anything below it)."""
+        from pyarrow.fs import FileType
+
+        return bool(self.filesystem.get_file_info(self.path).type == FileType.Directory)
+
+    def files(self, relative: str) -> Iterator[tuple[str, int]]:
+        """(relative path, size) of every file below a folder, sorted; hidden names left out."""
+        from pyarrow.fs import FileSelector, FileType
+
+        selector = FileSelector(self.join(relative), recursive=True, allow_not_found=True)
+        start = len(self.path) + 1 if self.path else 0
+        found = [
+            (info.path[start:], info.size)
+            for info in self.filesystem.get_file_info(selector)
+            if info.type == FileType.File
+        ]
+        for path, size in sorted(found):
+            if not any(part.startswith(".") for part in path.split("/")):
+                yield path, size
+
+    def read(self, relative: str) -> bytes:
+        """All bytes of a file; `FileNotFoundError` if it is not there."""
+        with self.filesystem.open_input_file(self.join(relative)) as file:
+            return bytes(file.read())
+
+    def create(self, relative: str, data: bytes) -> None:
+        """Publish a new file; `FileExistsError` if the name is taken. See `create_file`."""
+        if self.is_local:
+            create_file(Path(self.join(relative)), data)
+        elif self.exists(relative):
+            raise FileExistsError(errno.EEXIST, "exists already", self.show(relative))
+        else:
+            self._put(relative, data)
+
+    def replace(self, relative: str, data: bytes) -> None:
+        """Write a file, in the place of an older one if there is one. See `replace_file`."""
+        if self.is_local:
+            replace_file(Path(self.join(relative)), data)
+        else:
+            self._put(relative, data)
+
+    def _put(self, relative: str, data: bytes) -> None:
+        # Object stores make a PUT visible whole when it is complete: no temporary name needed.
+        with self.filesystem.open_output_stream(self.join(relative)) as stream:
+            stream.write(data)
+
+
+def place(name: str | os.PathLike[str]) -> Place:
+    """Open a local directory or any URI that pyarrow's filesystems or fsspec know.
+
+    Raises `UsageError` for a URI that neither knows.
+    """
+    from pyarrow import fs
+
+    text = os.fspath(name)
+    if "://" not in text:
+        return Place(fs.LocalFileSystem(), str(Path(text).absolute()), text)
+    try:
+        filesystem, path = fs.FileSystem.from_uri(text)
+    except Exception as error:
+        filesystem, path = _fsspec(text, error)
+    return Place(filesystem, path.rstrip("/"), text)
+
+
+def _fsspec(text: str, first: Exception) -> tuple[Any, str]:
+    from pyarrow import fs
+
+    try:
+        import fsspec
+
+        filesystem, path = fsspec.core.url_to_fs(text)
+    except Exception as error:
+        raise UsageError(
+            f"{text}: no filesystem opens this address (pyarrow: {_line(first)}; "
+            f"fsspec: {_line(error)}); use a local path or an address one of them knows"
+        ) from error
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Write a new file so that it appears whole, or not at all, and never over another.
+
+    Written under a dot-name, fsynced, then published by link() (where hard links are missing: by
+    an exclusive rename). Raises `FileExistsError` if `path` exists, `OSError` if the disk fails.
+    """
+    temporary = _write_temporary(path, data)
+    try:
+        _publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old one or the new one, never a part."""
+    temporary = _write_temporary(path, data)
+    try:
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
+    """Write a result of a command: whole or not at all, over another file only with `force`.
+
+    Raises `UsageError` if the file exists, `LogError` if it cannot be written.
+    """
+    target = Path(path)
+    try:
+        if force:
+            replace_file(target, data)
+        else:
+            create_file(target, data)
+    except FileExistsError as error:
+        raise UsageError(f"{target}: exists already; give --force to replace it") from error
+    except OSError as error:
+        raise LogError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def _write_temporary(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        _rename_exclusive(temporary, path)
+
+
+def _rename_exclusive(source: Path, target: Path) -> None:
+    """Rename without overwriting, where link() is missing."""
+    if os.name == "nt":
+        source.rename(target)  # on Windows a rename never overwrites
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if sys.platform.startswith("linux") and hasattr(libc, "renameat2"):
+        at_fdcwd, rename_noreplace = -100, 1
+        done = libc.renameat2(
+            at_fdcwd, os.fsencode(source), at_fdcwd, os.fsencode(target), rename_noreplace
+        )
+    elif sys.platform == "darwin":
+        rename_excl = 4
+        done = libc.renamex_np(os.fsencode(source), os.fsencode(target), rename_excl)
+    else:
+        raise OSError(errno.ENOTSUP, "neither link() nor an exclusive rename", str(target))
+    if done != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(target))
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the new name durable; filesystems that cannot sync a directory are left alone."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,24 @@
+"""Hooks that run inside the training process and write the log. The home of torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rocktok.hooks.recorder import Recorder as Recorder
+    from rocktok.hooks.statistics import token_statistics as token_statistics
+
+__all__ = ["Recorder", "token_statistics"]
+
+
+def __getattr__(name: str) -> Any:
+    # The recorder alone needs no torch: importing it must not cost a second of start-up.
+    if name == "Recorder":
+        from rocktok.hooks.recorder import Recorder
+
+        return Recorder
+    if name == "token_statistics":
+        from rocktok.hooks.statistics import token_statistics
+
+        return token_statistics
+    raise AttributeError(f"module 'rocktok.hooks' has no attribute {name!r}")

@@ -1,0 +1,115 @@
+"""The columns of a log: names, types, units and meaning, in one place.
+
+The Arrow schemas that the writer uses, the checks of the reader and the table in the README all
+come from here.
+
+History of the schema version (written into every shard's footer and into run.json):
+
+1  first release: rollout/, fixed/, sequences/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SCHEMA_VERSION = 1
+
+#: Footer keys of a shard.
+KEY_VERSION = b"rocktok.schema_version"
+KEY_RUN_ID = b"rocktok.run_id"
+KEY_ATTEMPT = b"rocktok.attempt"
+
+#: Tables of occurrences: the same columns; `rollout` is each step's own text, `fixed` the same
+#: text scored again.
+OCCURRENCE_TABLES = ("rollout", "fixed")
+TABLES = (*OCCURRENCE_TABLES, "sequences")
+
+EXACTNESS = ("exact", "topk", "truncated", "sampled")
+
+#: Reverse KL cannot be negative: an exact loss below this is no rounding error.
+EXACT_LOSS_FLOOR = -1e-4
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `type` is an Arrow type name, `unit` is "–" where there is none."""
+
+    name: str
+    type: str
+    unit: str
+    meaning: str
+    required: bool = True
+    since: int = 1
+
+
+OCCURRENCE_COLUMNS: tuple[Column, ...] = (
+    Column("step", "int32", "optimizer steps", "steps completed by the student that was scored"),
+    Column("sequence_id", "int64", "–", "identity of the text within the run"),
+    Column("position", "int32", "tokens", "0-based index among all completion tokens"),
+    Column("token_id", "int32", "–", "the token generated at that position (the target)"),
+    Column("loss", "float32", "nats", "reverse KL of student from teacher, whole vocabulary"),
+    Column("log_ratio", "float32", "nats", "log p(x) − log q(x): one-sample estimate", False),
+    Column("student_logprob", "float32", "nats", "log p(x), student", False),
+    Column("teacher_logprob", "float32", "nats", "log q(x), teacher", False),
+    Column("student_entropy", "float32", "nats", "−Σ p log p", False),
+    Column("teacher_entropy", "float32", "nats", "−Σ q log q", False),
+    Column("grad_norm", "float32", "nats", "‖∂loss/∂(student logits)‖₂", False),
+    Column("head_grad_norm", "float32", "nats", "‖∂loss/∂(output head)‖ of this position", False),
+)
+
+SEQUENCE_COLUMNS: tuple[Column, ...] = (
+    Column("sequence_id", "int64", "–", "as in rollout and fixed"),
+    Column("step", "int32", "optimizer steps", "when the sequence was generated"),
+    Column("num_tokens", "int32", "tokens", "completion tokens, masked ones included"),
+    Column("prompt_id", "string", "–", "identity of the prompt (the hooks: a hash of its ids)"),
+    Column("rollout", "int32", "–", "number of this rollout of the prompt", False),
+    Column("domain", "string", "–", "what kind of problem it is", False),
+    Column("prompt_token_ids", "list<int32>", "–", "the prompt's token ids", False),
+    Column("finish_reason", "string", "–", "stop (an end token) or length (cut)", False),
+    Column("correct", "bool", "–", "whether the answer was right", False),
+)
+
+#: Columns of a scored occurrence that a log may hold, beside the required ones.
+OPTIONAL_STATISTICS = tuple(c.name for c in OCCURRENCE_COLUMNS if not c.required)
+
+
+def columns_of(table: str) -> tuple[Column, ...]:
+    """Columns of a table, required ones first."""
+    return SEQUENCE_COLUMNS if table == "sequences" else OCCURRENCE_COLUMNS
+
+
+def required_names(table: str) -> tuple[str, ...]:
+    """Names of the columns that every shard of the table must have."""
+    return tuple(c.name for c in columns_of(table) if c.required)
+
+
+def arrow_schema(table: str, optional: Iterable[str] = ()) -> Any:
+    """`pyarrow.Schema` of a table with the given optional columns, in canonical order.
+
+    Raises `ValueError` for a name that the format does not know.
+    """
+    import pyarrow as pa
+
+    wanted = set(optional)
+    unknown = wanted - {c.name for c in columns_of(table)}
+    if unknown:
+        raise ValueError(f"unknown columns for {table}: {', '.join(sorted(unknown))}")
+    types = {
+        "int32": pa.int32(),
+        "int64": pa.int64(),
+        "float32": pa.float32(),
+        "string": pa.string(),
+        "bool": pa.bool_(),
+        "list<int32>": pa.list_(pa.int32()),
+    }
+    return pa.schema(
+        [
+            pa.field(c.name, types[c.type], nullable=not c.required)
+            for c in columns_of(table)
+            if c.required or c.name in wanted
+        ]
+    )
