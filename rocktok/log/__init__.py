@@ -1,0 +1,9 @@
+"""The format, both directions: shards, run directory, checks. pyarrow; no torch."""
+
+from __future__ import annotations
+
+from rocktok.log.opening import open_log
+from rocktok.log.reader import Log
+from rocktok.log.writer import LogWriter
+
+__all__ = ["Log", "LogWriter", "open_log"]

@@ -1,0 +1,182 @@
+"""The rules that rows must keep, checked in every batch that is read.
+
+What breaks a rule is an error that names file, row group, row and column: nothing is skipped in
+silence, and no statistic is computed from a value that cannot be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from rocktok import schema
+from rocktok.errors import DataError
+from rocktok.log.shard import sequence_starts
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+_TYPES = {c.name: c.type for table in schema.TABLES for c in schema.columns_of(table)}
+_NUMPY = {"int32": np.int32, "int64": np.int64, "float32": np.float32}
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where rows come from: for messages."""
+
+    name: str
+    group: int
+
+    def at(self, row: int, column: str) -> str:
+        """The start of a message about one value."""
+        return f"{self.name}: row group {self.group}, row {row}, column {column}"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a log promises of its values. `vocab_size` is None where run.json does not say."""
+
+    exactness: str
+    vocab_size: int | None
+
+
+def to_numpy(column: Any, name: str, where: Where) -> Array:
+    """A column in the format's own type; nulls, and values that do not fit, are a `DataError`."""
+    wanted = _NUMPY[_TYPES[name]]
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if array.null_count:
+        row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"{where.at(row, name)}: null; every row must have a value")
+    if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
+        raise DataError(
+            f"{where.name}: column {name}: type {array.type}; it must be {_TYPES[name]}"
+        )
+    values: Array = array.to_numpy(zero_copy_only=False)
+    if values.dtype == wanted:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = values.astype(wanted)
+    if np.issubdtype(wanted, np.integer):
+        _refuse(cast != values, values, name, where, f"does not fit {_TYPES[name]}")
+    else:
+        _refuse(~np.isfinite(cast) & np.isfinite(values), values, name, where, "overflows float32")
+    return cast
+
+
+def _refuse(bad: Array, values: Array, name: str, where: Where, why: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise DataError(f"{where.at(row, name)}: {values[row]} {why}")
+
+
+def check_values(columns: dict[str, Array], rules: Rules, where: Where) -> None:
+    """Finiteness and ranges of every column that was read. Raises `DataError`."""
+    for name, values in columns.items():
+        if len(values) == 0:
+            continue
+        if values.dtype == np.float32:
+            # A sum is finite only if all terms are: one cheap pass where all is well.
+            if not np.isfinite(values.sum(dtype=np.float64)):
+                _refuse(~np.isfinite(values), values, name, where, "is not a finite number")
+            if name == "loss" and rules.exactness == "exact":
+                why = "is below −0.0001: an exact reverse KL is never negative"
+                _refuse(values < schema.EXACT_LOSS_FLOOR, values, name, where, why)
+        elif name in ("step", "position", "rollout", "num_tokens"):
+            _refuse(values < 0, values, name, where, "is negative")
+        elif name == "token_id":
+            _refuse(values < 0, values, name, where, "is negative; padding is never recorded")
+            if rules.vocab_size is not None:
+                why = f"is outside the vocabulary of {rules.vocab_size} (run.json)"
+                _refuse(values >= rules.vocab_size, values, name, where, why)
+
+
+class OrderCheck:
+    """Rows of a shard must ascend by (step, sequence_id, position), each once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int, int] | None = None
+
+    def check(self, step_N: Array, sequence_N: Array, position_N: Array, where: Where) -> None:
+        """Check one row group, and that it follows the one before. Raises `DataError`."""
+        if len(step_N) == 0:
+            return
+        first = (int(step_N[0]), int(sequence_N[0]), int(position_N[0]))
+        if self._last is not None and first <= self._last:
+            self._fail(first, self._last, 0, where)
+        same_step = step_N[1:] == step_N[:-1]
+        same = same_step & (sequence_N[1:] == sequence_N[:-1])
+        good = step_N[1:] > step_N[:-1]
+        good |= same_step & (sequence_N[1:] > sequence_N[:-1])
+        good |= same & (position_N[1:] > position_N[:-1])
+        if not good.all():
+            row = int(np.argmin(good)) + 1
+            now, before = (
+                (int(step_N[i]), int(sequence_N[i]), int(position_N[i])) for i in (row, row - 1)
+            )
+            self._fail(now, before, row, where)
+        self._last = (int(step_N[-1]), int(sequence_N[-1]), int(position_N[-1]))
+
+    def _fail(
+        self, now: tuple[int, int, int], before: tuple[int, int, int], row: int, where: Where
+    ) -> None:
+        if now == before:
+            raise DataError(
+                f"{where.at(row, 'position')}: duplicate of the row before (step {now[0]}, "
+                f"sequence {now[1]}, position {now[2]}), both in {where.name}; remove one"
+            )
+        raise DataError(
+            f"{where.at(row, 'position')}: out of order (step {now[0]}, sequence {now[1]}, "
+            f"position {now[2]} after {before[0]}, {before[1]}, {before[2]}); "
+            "sort the shard by step, sequence_id, position"
+        )
+
+
+class SequenceRuns:
+    """Which sequences each shard holds, as runs of consecutive ids, to find duplicates.
+
+    Memory is a few integers per run: hooks number sequences consecutively, so a shard is a few
+    runs however many rows it has.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Array] = []
+        self._names: list[str] = []
+
+    def add(self, name: str, step_N: Array, sequence_N: Array) -> None:
+        """Note the sequences of one shard's rows (in order)."""
+        if len(step_N) == 0:
+            return
+        if not self._names or self._names[-1] != name:
+            self._names.append(name)
+        starts = sequence_starts(step_N, sequence_N)
+        step_S, id_S = step_N[starts].astype(np.int64), sequence_N[starts]
+        breaks = np.flatnonzero((np.diff(step_S) != 0) | (np.diff(id_S) != 1)) + 1
+        first = np.concatenate(([0], breaks))
+        last = np.concatenate((breaks - 1, [len(id_S) - 1]))
+        shard = np.full(len(first), len(self._names) - 1, dtype=np.int64)
+        self._parts.append(np.stack([step_S[first], id_S[first], id_S[last], shard], axis=1))
+
+    def check(self) -> None:
+        """Raise `DataError` if two shards hold the same sequence at the same step."""
+        if not self._parts:
+            return
+        runs = np.concatenate(self._parts)
+        runs = runs[np.lexsort((runs[:, 3], runs[:, 1], runs[:, 0]))]
+        before, after = runs[:-1], runs[1:]
+        clash = (before[:, 0] == after[:, 0]) & (after[:, 1] <= before[:, 2])
+        clash &= before[:, 3] != after[:, 3]
+        if clash.any():
+            row = int(np.argmax(clash))
+            step, sequence = int(after[row, 0]), int(after[row, 1])
+            one, other = (self._names[int(r[row, 3])] for r in (before, after))
+            raise DataError(
+                f"{one} and {other}: both hold sequence {sequence} at step {step}; "
+                "keep each sequence of a step in one shard, its rows once"
+            )

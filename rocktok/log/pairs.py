@@ -1,0 +1,109 @@
+"""The same sequences at two steps: a join on sequence_id, streamed.
+
+Both steps are read side by side. Where their shards hold the sequences in the same order (the
+hooks' always do) no more than a batch of each waits for its other half; a hand-written log in
+another order costs the memory of what waits, never a wrong answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rocktok.errors import DataError
+from rocktok.log.shard import sequence_starts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from rocktok.log.reader import Batch, Log
+
+    Array = npt.NDArray[Any]
+    Rows = dict[str, Array]
+
+
+@dataclass
+class Pairs:
+    """Sequences of a table that stand at both `pre` and `post`. Iterate to read them.
+
+    Batches are mappings of equally long arrays: sequence_id, position, token_id, `loss_pre`,
+    `loss_post`, and the asked columns as they are at post. After an iteration `unpaired` is the
+    number of sequences that only one of the steps has.
+    """
+
+    log: Log
+    table: str
+    pre: int
+    post: int
+    columns: Sequence[str] = ()
+    unpaired: int = field(default=0, init=False)
+
+    def __iter__(self) -> Iterator[Rows]:
+        waiting: tuple[dict[int, Part], dict[int, Part]] = ({}, {})
+        shared = ["token_id", "loss"]
+        early = self.log.scan(self.table, shared, [self.pre])
+        late = self.log.scan(self.table, [*shared, *self.columns], [self.post])
+        for pre, post in zip_longest(early, late):
+            if pre is not None and post is not None and not any(waiting) and _aligned(pre, post):
+                yield self._join(pre.columns, post.columns)
+                continue
+            for side, batch in enumerate((pre, post)):
+                if batch is not None:
+                    waiting[side].update(_split(batch))
+            ready = [key for key in waiting[1] if key in waiting[0]]
+            if ready:
+                yield self._match([(waiting[0].pop(key), waiting[1].pop(key)) for key in ready])
+        self.unpaired = len(waiting[0]) + len(waiting[1])
+
+    def _match(self, pairs: list[tuple[Part, Part]]) -> Rows:
+        for early, late in pairs:
+            if not all(
+                np.array_equal(early.rows[name], late.rows[name])
+                for name in ("position", "token_id")
+            ):
+                raise DataError(
+                    f"{late.name}: sequence {int(late.rows['sequence_id'][0])} at step {self.post} "
+                    f"is not the text that {early.name} has at step {self.pre}; a sequence_id in "
+                    f"{self.table}/ must mean the same text at every step"
+                )
+        pre, post = (
+            {name: np.concatenate([p.rows[name] for p in side]) for name in side[0].rows}
+            for side in zip(*pairs, strict=True)
+        )
+        return self._join(pre, post)
+
+    def _join(self, pre: Rows, post: Rows) -> Rows:
+        names = ["sequence_id", "position", "token_id", *self.columns]
+        joined = {name: post[name] for name in names}
+        return {**joined, "loss_pre": pre["loss"], "loss_post": post["loss"]}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sequence at one step, and the shard it came from."""
+
+    rows: Rows
+    name: str
+
+
+def _split(batch: Batch) -> dict[int, Part]:
+    starts = sequence_starts(batch.columns["step"], batch.columns["sequence_id"])
+    stops = np.append(starts[1:], len(batch))
+    ids = batch.columns["sequence_id"][starts]
+    return {
+        int(key): Part({n: v[start:stop] for n, v in batch.columns.items()}, batch.name)
+        for key, start, stop in zip(ids, starts, stops, strict=True)
+    }
+
+
+def _aligned(pre: Batch, post: Batch) -> bool:
+    """Whether both batches hold the same rows of text; the common case, checked wholesale."""
+    return len(pre) == len(post) and all(
+        np.array_equal(pre.columns[name], post.columns[name])
+        for name in ("sequence_id", "position", "token_id")
+    )

@@ -1,0 +1,319 @@
+"""The reader: what is in a log, and its rows as checked batches of whole sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import rocktok
+from rocktok import schema
+from rocktok.errors import LogError
+from rocktok.log import run as runs
+from rocktok.log.checks import OrderCheck, Rules, SequenceRuns, Where, check_values, to_numpy
+from rocktok.log.shard import OpenShard, Shard, open_shard, sequence_starts
+from rocktok.log.vocab import Vocab
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from rocktok.files import Place
+    from rocktok.log.manifest import Attempt, Manifest
+
+    Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of whole sequences, in order, from one shard. `columns` are equally long arrays."""
+
+    columns: dict[str, Array]
+    name: str
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a table: its rows, and whether every rank has published all it had."""
+
+    step: int
+    rows: int
+    complete: bool
+
+
+@dataclass
+class Log:
+    """An open log. Make one with `rocktok.open`; reading is lazy, and checks what it reads.
+
+    Attributes:
+        place: where it is.
+        run: run.json, or None for a hand-written log.
+        attempts: starts of the training job, in order.
+        manifests: what each rank has published.
+        skipped: (file, reason) of shards left out under `allow_missing`.
+    """
+
+    place: Place
+    run: dict[str, Any] | None
+    attempts: list[Attempt]
+    manifests: list[Manifest]
+    allow_missing: bool = False
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    all_shards: dict[str, list[Shard]] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The log as the user named it."""
+        return self.place.name
+
+    @property
+    def run_id(self) -> str | None:
+        """Identity of the run, None for a hand-written log."""
+        return None if self.run is None else self.run.get("run_id")
+
+    @cached_property
+    def rules(self) -> Rules:
+        """What values this log promises. Raises `LogError` for an unknown exactness."""
+        size = (self.run or {}).get("vocab_size")
+        exactness = runs.exactness_of(self.run, self.place.show(runs.PATH))
+        return Rules(exactness, int(size) if size is not None else None)
+
+    @cached_property
+    def vocab(self) -> Vocab:
+        """Text of the token ids."""
+        return Vocab.load(self.place)
+
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that have shards."""
+        return tuple(t for t in schema.TABLES if self.all_shards.get(t))
+
+    def shards(self, table: str) -> list[Shard]:
+        """Shards of a table, in the order in which they are read."""
+        return self.all_shards.get(table, [])
+
+    def identity(self) -> dict[str, Any]:
+        """What traces a result back to this log, for every JSON output."""
+        loss = (self.run or {}).get("loss") or {}
+        return {
+            "path": self.name,
+            "run_id": self.run_id,
+            "exactness": self.rules.exactness,
+            "trained_loss": loss.get("trained"),
+            "shards": {table: len(self.shards(table)) for table in self.tables()},
+            "skipped_shards": len(self.skipped),
+            "rocktok_version": rocktok.__version__,
+        }
+
+    def warnings(self) -> list[str]:
+        """What a reader of any result must know of this log, one line each."""
+        lines = [
+            f"rank {m.rank} of attempt {m.attempt} has no final mark: it may still be writing, "
+            "or was killed"
+            for m in self._owning_manifests()
+            if not m.final
+        ]
+        lines += [f"{path}: left out: {reason}" for path, reason in self.skipped]
+        if "sequences" not in self.tables():
+            lines.append("no sequences/ table: each sequence counts as its own prompt")
+        return lines
+
+    def _owning_manifests(self) -> list[Manifest]:
+        last = self.attempts[-1].attempt if self.attempts else 0
+        return [m for m in self.manifests if m.attempt == last]
+
+    # -- steps -----------------------------------------------------------------------------
+
+    def limit_of(self, attempt: int | None) -> int | None:
+        """Rows of an attempt count only at steps below this; None: all of them do."""
+        if attempt is None:
+            return None
+        later = [a.resume_step for a in self.attempts if a.attempt > attempt]
+        return min(later, default=None)
+
+    def steps(self, table: str) -> list[Step]:
+        """The steps of a table in ascending order, superseded rows left out."""
+        return self._steps[table]
+
+    @cached_property
+    def _steps(self) -> dict[str, list[Step]]:
+        found = {}
+        for table in schema.OCCURRENCE_TABLES:
+            rows: dict[int, int] = {}
+            for shard in self.shards(table):
+                limit = self.limit_of(self.attempt_of(shard))
+                for step, count in self.rows_by_step(shard).items():
+                    if limit is None or step < limit:
+                        rows[step] = rows.get(step, 0) + count
+            found[table] = [Step(s, n, self.is_complete(table, s)) for s, n in sorted(rows.items())]
+        return found
+
+    def complete_steps(self, table: str) -> list[int]:
+        """Steps that every rank has finished: the ones that defaults and curves use."""
+        return [s.step for s in self.steps(table) if s.complete]
+
+    def incomplete_steps(self, table: str) -> list[int]:
+        """Steps dropped or unfinished on some rank."""
+        seen = {s.step for s in self.steps(table)}
+        dropped = {d.step for m in self.manifests for d in m.dropped if d.table == table}
+        published = {s for m in self.manifests for s in m.steps.get(table, [])}
+        return sorted(s for s in seen | dropped | published if not self.is_complete(table, s))
+
+    def is_complete(self, table: str, step: int) -> bool:
+        """Whether every rank of the attempt that owns the step has published it."""
+        owners = [a for a in self.attempts if a.resume_step <= step]
+        if not owners:
+            return True
+        owner = owners[-1]
+        done = {
+            m.rank
+            for m in self.manifests
+            if m.attempt == owner.attempt and step in self._published(m)[table]
+        }
+        return done >= set(range(owner.world_size))
+
+    def _published(self, manifest: Manifest) -> dict[str, set[int]]:
+        return self._published_steps[(manifest.rank, manifest.attempt)]
+
+    @cached_property
+    def _published_steps(self) -> dict[tuple[int, int], dict[str, set[int]]]:
+        return {
+            (m.rank, m.attempt): {t: set(m.steps.get(t, [])) for t in schema.OCCURRENCE_TABLES}
+            for m in self.manifests
+        }
+
+    def attempt_of(self, shard: Shard) -> int | None:
+        """The attempt that wrote a shard; None for a hand-written one."""
+        return shard.attempt if shard.entry is not None else self.open(shard).attempt
+
+    def rows_by_step(self, shard: Shard) -> dict[int, int]:
+        """Rows of each step in a shard: from its manifest, or else from its step column."""
+        if shard.entry is not None:
+            return shard.entry.steps
+        counts: dict[int, int] = {}
+        opened = self.open(shard, ("step",))
+        for group, _ in opened.groups():
+            where = Where(opened.name, group)
+            step_N = to_numpy(opened.read_group(group, ["step"])["step"], "step", where)
+            check_values({"step": step_N}, self.rules, where)
+            for step, count in zip(*np.unique(step_N, return_counts=True), strict=True):
+                counts[int(step)] = counts.get(int(step), 0) + int(count)
+        return counts
+
+    # -- rows ------------------------------------------------------------------------------
+
+    def open(self, shard: Shard, required: Sequence[str] = ()) -> OpenShard:
+        """Open a shard and check that it belongs to this run."""
+        opened = open_shard(self.place, shard, required)
+        if opened.run_id is not None and self.run_id is not None and opened.run_id != self.run_id:
+            raise LogError(
+                f"{opened.name}: belongs to run {opened.run_id}, but {self.place.show(runs.PATH)} "
+                f"is of run {self.run_id}; keep each run in its own directory"
+            )
+        return opened
+
+    def columns(self, table: str) -> list[str]:
+        """Columns that every shard of the table has, in canonical order."""
+        shards = self.shards(table)
+        if not shards:
+            return []
+        common = set(self.open(shards[0]).columns)
+        for shard in shards[1:]:
+            # Shards that a manifest vouches for come from one writer, which holds this rule.
+            if shard.entry is None or shards[0].entry is None:
+                common &= set(self.open(shard).columns)
+        return [c.name for c in schema.columns_of(table) if c.name in common]
+
+    def scan(
+        self, table: str, columns: Sequence[str], steps: Collection[int] | None = None
+    ) -> Iterator[Batch]:
+        """Checked rows of whole sequences, shard by shard, superseded ones left out.
+
+        Args:
+            table: "rollout" or "fixed".
+            columns: what to read; step, sequence_id and position come with them.
+            steps: only these steps.
+
+        Raises `DamagedError` or `DataError` naming file, row group, row and column.
+        """
+        check = SequenceRuns()
+        for shard in self.shards(table):
+            yield from self.scan_shard(table, shard, columns, steps, check)
+        check.check()
+
+    def scan_shard(
+        self,
+        table: str,
+        shard: Shard,
+        columns: Sequence[str],
+        steps: Collection[int] | None = None,
+        check: SequenceRuns | None = None,
+    ) -> Iterator[Batch]:
+        """As `scan`, for one shard. `check` collects what finds duplicates between shards."""
+        wanted = ["step", "sequence_id", "position"]
+        wanted += [c for c in columns if c not in wanted]
+        known = shard.entry.steps if shard.entry is not None else None
+        if known is not None and steps is not None and not set(known) & set(steps):
+            return
+        opened = self.open(shard, wanted)
+        limit = self.limit_of(opened.attempt)
+        order, carry = OrderCheck(), None
+        for group, _ in opened.groups():
+            bounds = opened.group_steps(group)
+            if bounds is not None and not _touches(bounds, steps, limit):
+                continue
+            rows = self._read(opened, group, wanted)
+            order.check(
+                rows["step"], rows["sequence_id"], rows["position"], Where(opened.name, group)
+            )
+            rows = _keep(rows, steps, limit)
+            if carry is not None:
+                rows = {name: np.concatenate((carry[name], rows[name])) for name in rows}
+            # The last sequence of a row group may go on in the next one.
+            cut = _last_start(rows)
+            carry = {name: values[cut:] for name, values in rows.items()}
+            if cut:
+                yield self._batch({n: v[:cut] for n, v in rows.items()}, opened.name, check)
+        if carry is not None and len(carry["step"]):
+            yield self._batch(carry, opened.name, check)
+
+    def _batch(self, rows: dict[str, Array], name: str, check: SequenceRuns | None) -> Batch:
+        if check is not None:
+            check.add(name, rows["step"], rows["sequence_id"])
+        return Batch(rows, name)
+
+    def _read(self, opened: OpenShard, group: int, wanted: Sequence[str]) -> dict[str, Array]:
+        where = Where(opened.name, group)
+        table = opened.read_group(group, wanted)
+        rows = {name: to_numpy(table[name], name, where) for name in wanted}
+        check_values(rows, self.rules, where)
+        return rows
+
+
+def _touches(bounds: tuple[int, int], steps: Collection[int] | None, limit: int | None) -> bool:
+    low, high = bounds
+    if limit is not None and low >= limit:
+        return False
+    return steps is None or any(low <= step <= high for step in steps)
+
+
+def _keep(
+    rows: dict[str, Array], steps: Collection[int] | None, limit: int | None
+) -> dict[str, Array]:
+    step_N = rows["step"]
+    keep = np.ones(len(step_N), dtype=bool)
+    if limit is not None:
+        keep &= step_N < limit
+    if steps is not None:
+        keep &= np.isin(step_N, list(steps))
+    return rows if keep.all() else {name: values[keep] for name, values in rows.items()}
+
+
+def _last_start(rows: dict[str, Array]) -> int:
+    starts = sequence_starts(rows["step"], rows["sequence_id"])
+    return int(starts[-1]) if len(starts) else 0

@@ -1,0 +1,116 @@
+"""What a log says about its run: run.json, and the start of an attempt."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import rocktok
+from rocktok import schema
+from rocktok.errors import HookError, LogError
+from rocktok.log.manifest import Attempt, dump_json, load_attempts, load_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rocktok.files import Place
+
+PATH = "run.json"
+
+#: Settings that must not change between attempts: losses would not be comparable.
+_FIXED = ("vocab_size", "loss")
+
+
+def load_run(where: Place) -> dict[str, Any] | None:
+    """run.json, or None for a hand-written log without one. Raises `LogError`."""
+    return load_json(where, PATH) if where.exists(PATH) else None
+
+
+def exactness_of(run: Mapping[str, Any] | None, name: str) -> str:
+    """How the log's losses were had; a log that does not say is taken to be exact.
+
+    Raises `LogError` for a word that the format does not know.
+    """
+    loss = (run or {}).get("loss") or {}
+    exactness = loss.get("exactness", "exact")
+    if exactness not in schema.EXACTNESS:
+        raise LogError(
+            f"{name}: exactness {exactness!r}; it must be one of {', '.join(schema.EXACTNESS)}"
+        )
+    return str(exactness)
+
+
+def start_run(where: Place, run: Mapping[str, Any]) -> str:
+    """Create run.json, or join the run that is there. Returns the run_id.
+
+    Raises `HookError` if the directory holds another run, or shards without a run.json.
+    """
+    existing = load_run(where)
+    if existing is None:
+        _refuse_strangers(where)
+        run_id = uuid.uuid4().hex
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        content = {
+            **run,
+            "schema_version": schema.SCHEMA_VERSION,
+            "run_id": run_id,
+            "created_at": now,
+            "rocktok_version": rocktok.__version__,
+        }
+        try:
+            where.create(PATH, dump_json(content))
+        except FileExistsError as error:
+            raise HookError(
+                f"{where.show(PATH)}: another job has just started a run here; "
+                "give each run its own directory"
+            ) from error
+        return run_id
+    for key in _FIXED:
+        if key in run and key in existing and run[key] != existing[key]:
+            raise HookError(
+                f"{where.show(PATH)}: holds a run with {key} {existing[key]}, this one has "
+                f"{run[key]}; record into another directory"
+            )
+    return str(existing.get("run_id", ""))
+
+
+def _refuse_strangers(where: Place) -> None:
+    for table in schema.TABLES:
+        for path, _ in where.files(table):
+            raise HookError(
+                f"{where.show(path)}: shards are here, but no {PATH} says of which run; "
+                "record into another directory"
+            )
+
+
+def start_attempt(
+    where: Place, *, resume_step: int, world_size: int, columns: Sequence[str]
+) -> int:
+    """Create attempts/<n>.json exclusively; returns n.
+
+    Raises `HookError` if an earlier attempt recorded other columns.
+    """
+    while True:
+        earlier = load_attempts(where)
+        for other in earlier:
+            if other.columns is not None and set(other.columns) != set(columns):
+                raise HookError(
+                    f"{where.show(other.path)}: this log records the columns "
+                    f"{', '.join(other.columns) or '(none)'}, this attempt wants "
+                    f"{', '.join(columns) or '(none)'}; ask for the same or record elsewhere"
+                )
+        number = earlier[-1].attempt + 1 if earlier else 0
+        attempt = Attempt(number, resume_step, world_size, tuple(columns))
+        content = {
+            "schema_version": schema.SCHEMA_VERSION,
+            "attempt": number,
+            "resume_step": resume_step,
+            "world_size": world_size,
+            "columns": list(columns),
+        }
+        try:
+            where.create(attempt.path, dump_json(content))
+        except FileExistsError:
+            continue  # another start was faster: take the next number
+        return number

@@ -1,0 +1,97 @@
+"""Which prompt each sequence belongs to, in 16 bytes a sequence."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from rocktok import schema
+from rocktok.errors import DataError
+from rocktok.log.checks import Where, check_values, to_numpy
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from rocktok.log.reader import Log
+    from rocktok.log.shard import OpenShard
+
+    Array = npt.NDArray[Any]
+
+_OWN = 0x5EED5EED5EED5EED  # sets sequences that are their own prompt apart from hashed prompts
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Sequence ids (int64, ascending) and the 64-bit hash of the prompt of each.
+
+    `known` is False where the log has no sequences/ table: each sequence is then its own prompt.
+    """
+
+    sequence_S: Array
+    prompt_S: Array
+    known: bool
+
+    def of(self, sequence_N: Array) -> Array:
+        """Prompt hash (uint64) of each row's sequence; an unlisted sequence is its own prompt."""
+        own = sequence_N.astype(np.int64).view(np.uint64) ^ np.uint64(_OWN)
+        if len(self.sequence_S) == 0:
+            return own
+        at = np.searchsorted(self.sequence_S, sequence_N)
+        at = np.minimum(at, len(self.sequence_S) - 1)
+        return np.where(self.sequence_S[at] == sequence_N, self.prompt_S[at], own)
+
+
+def load_prompts(log: Log) -> Prompts:
+    """Read sequences/. Raises `DataError` if a sequence stands in it twice."""
+    ids: list[Array] = [np.zeros(0, dtype=np.int64)]
+    prompts: list[Array] = [np.zeros(0, dtype=np.uint64)]
+    shards = log.shards("sequences")
+    for shard in shards:
+        opened = log.open(shard, schema.required_names("sequences"))
+        for group, _ in opened.groups():
+            sequence_N, prompt_N = _read(log, opened, group)
+            ids.append(sequence_N)
+            prompts.append(prompt_N)
+    sequence_S, prompt_S = np.concatenate(ids), np.concatenate(prompts)
+    order = np.argsort(sequence_S, kind="stable")
+    sequence_S, prompt_S = sequence_S[order], prompt_S[order]
+    twice = np.flatnonzero(sequence_S[1:] == sequence_S[:-1])
+    if len(twice):
+        raise DataError(
+            f"{log.place.show('sequences')}: sequence {int(sequence_S[twice[0]])} stands twice; "
+            "keep one row per sequence"
+        )
+    return Prompts(sequence_S, prompt_S, known=bool(shards))
+
+
+def _read(log: Log, opened: OpenShard, group: int) -> tuple[Array, Array]:
+    where = Where(opened.name, group)
+    table = opened.read_group(group, ["sequence_id", "step", "prompt_id"])
+    rows = {name: to_numpy(table[name], name, where) for name in ("sequence_id", "step")}
+    check_values(rows, log.rules, where)
+    prompt_N = _hash_text(table["prompt_id"], where)
+    limit = log.limit_of(opened.attempt)
+    if limit is None:
+        return rows["sequence_id"], prompt_N
+    keep = rows["step"] < limit
+    return rows["sequence_id"][keep], prompt_N[keep]
+
+
+def _hash_text(column: Any, where: Where) -> Array:
+    encoded = column.combine_chunks()
+    if encoded.null_count:
+        row = int(np.flatnonzero(encoded.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"{where.at(row, 'prompt_id')}: null; every row must have a value")
+    if not pa.types.is_dictionary(encoded.type):
+        encoded = encoded.dictionary_encode()
+    # Hashing only the distinct prompts: many rollouts share one.
+    hashes = [
+        int.from_bytes(hashlib.blake2b(str(text).encode(), digest_size=8).digest(), "little")
+        for text in encoded.dictionary.to_pylist()
+    ]
+    unique = np.asarray(hashes, dtype=np.uint64)
+    return unique[encoded.indices.to_numpy(zero_copy_only=False)]

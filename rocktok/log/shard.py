@@ -1,0 +1,298 @@
+"""One Parquet shard: how it is encoded, and how it is opened without being trusted.
+
+A flipped bit in a page is caught by the page's own checksum. The footer has none: there a flip
+renames columns, loses row groups or crashes the reader, so its CRC32 (kept in the manifest) is
+compared before Parquet parses it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rocktok import schema
+from rocktok.errors import DamagedError, LogError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from rocktok.files import Place
+
+ROW_GROUP_ROWS = 1 << 20
+_MAGIC = b"PAR1"
+_TAIL = 8  # four bytes of footer length, four of magic
+
+REMEDY = "restore it from a copy, or go on without it with --allow-missing"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """What the manifest knows of a shard. `steps` maps each step to its rows in the shard."""
+
+    path: str
+    rows: int
+    size: int
+    footer_crc32: int
+    steps: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard found in a log; `entry` and `attempt` are None where nothing vouches for it."""
+
+    path: str
+    size: int
+    entry: ShardEntry | None = None
+    attempt: int | None = None
+
+
+@dataclass
+class OpenShard:
+    """A shard whose footer has been checked."""
+
+    shard: Shard
+    file: Any
+    name: str
+    run_id: str | None = None
+    attempt: int | None = None
+    trusted: bool = field(default=False)
+
+    @property
+    def rows(self) -> int:
+        """Rows in the whole file."""
+        return int(self.file.metadata.num_rows)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns in the file."""
+        return list(self.file.schema_arrow.names)
+
+    def groups(self) -> Iterator[tuple[int, int]]:
+        """(row group, its first row) in file order."""
+        first = 0
+        for group in range(self.file.metadata.num_row_groups):
+            yield group, first
+            first += self.file.metadata.row_group(group).num_rows
+
+    def read_group(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Columns of one row group, page checksums verified. Raises `DamagedError`."""
+        try:
+            return self.file.read_row_group(group, columns=list(columns), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            bad = self._bad_column(group, columns)
+            raise DamagedError(
+                f"{self.name}: row group {group}, column {bad}: damaged ({_reason(error)}); "
+                f"{REMEDY}"
+            ) from error
+
+    def _bad_column(self, group: int, columns: Sequence[str]) -> str:
+        for column in columns:
+            try:
+                self.file.read_row_group(group, columns=[column], use_threads=False)
+            except (pa.ArrowException, OSError):
+                return column
+        return "?"
+
+    def group_steps(self, group: int) -> tuple[int, int] | None:
+        """Smallest and largest step of a row group by its statistics, if they can be trusted."""
+        if not self.trusted:
+            return None
+        metadata = self.file.metadata.row_group(group)
+        for index in range(metadata.num_columns):
+            column = metadata.column(index)
+            if column.path_in_schema == "step":
+                statistics = column.statistics
+                if statistics is not None and statistics.has_min_max:
+                    return int(statistics.min), int(statistics.max)
+        return None
+
+
+def encode_shard(
+    table: pa.Table, *, run_id: str, attempt: int, row_group_rows: int = ROW_GROUP_ROWS
+) -> bytes:
+    """Bytes of a shard for a table that is in canonical order.
+
+    A sequence at a step never straddles a row group. LZ4; dictionary encoding for step and
+    sequence_id, delta encoding for position; a checksum in every page.
+    """
+    names = table.schema.names
+    encoded = table.replace_schema_metadata(
+        {
+            schema.KEY_VERSION: str(schema.SCHEMA_VERSION).encode(),
+            schema.KEY_RUN_ID: run_id.encode(),
+            schema.KEY_ATTEMPT: str(attempt).encode(),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        encoded.schema,
+        compression="lz4",
+        use_dictionary=[name for name in ("step", "sequence_id", "prompt_id") if name in names],
+        column_encoding={"position": "DELTA_BINARY_PACKED"} if "position" in names else None,
+        write_page_checksum=True,
+    ) as writer:
+        for start, stop in _row_groups(encoded, row_group_rows):
+            writer.write_table(encoded.slice(start, stop - start), row_group_size=stop - start)
+    return bytes(sink.getvalue())
+
+
+def _row_groups(table: pa.Table, target: int) -> Iterator[tuple[int, int]]:
+    rows = table.num_rows
+    if "position" not in table.schema.names or rows <= target:
+        yield 0, rows
+        return
+    step, sequence = (np.asarray(table[name]) for name in ("step", "sequence_id"))
+    bounds = np.append(sequence_starts(step, sequence), rows)
+    start = 0
+    while start < rows:
+        # The last boundary within the target, or the next one if one sequence is larger than it.
+        index = int(np.searchsorted(bounds, start + target, side="right")) - 1
+        if bounds[index] <= start:
+            index += 1
+        yield start, int(bounds[index])
+        start = int(bounds[index])
+
+
+def sequence_starts(
+    step_N: npt.NDArray[Any], sequence_N: npt.NDArray[Any]
+) -> npt.NDArray[np.int64]:
+    """Rows at which a new (step, sequence) begins; the first row included."""
+    if len(step_N) == 0:
+        return np.zeros(0, dtype=np.int64)
+    new = (step_N[1:] != step_N[:-1]) | (sequence_N[1:] != sequence_N[:-1])
+    return np.concatenate(([0], np.flatnonzero(new) + 1)).astype(np.int64)
+
+
+def footer_crc32(data: bytes) -> int:
+    """CRC32 over a Parquet file's footer: metadata, its length and the closing magic."""
+    length = int.from_bytes(data[-_TAIL:-4], "little")
+    return zlib.crc32(data[-(length + _TAIL) :])
+
+
+def entry_of(path: str, data: bytes, step_N: npt.NDArray[Any]) -> ShardEntry:
+    """The manifest's entry for a shard that has just been encoded."""
+    steps, counts = np.unique(step_N, return_counts=True)
+    return ShardEntry(
+        path=path,
+        rows=len(step_N),
+        size=len(data),
+        footer_crc32=footer_crc32(data),
+        steps={int(s): int(n) for s, n in zip(steps, counts, strict=True)},
+    )
+
+
+def open_shard(where: Place, shard: Shard, required: Iterable[str] = ()) -> OpenShard:
+    """Open a shard after checking what can be checked before Parquet parses it.
+
+    Raises `DamagedError` for a file that is truncated or altered, `LogError` for one of a newer
+    schema version or without a required column.
+    """
+    name = where.show(shard.path)
+    try:
+        source = where.filesystem.open_input_file(where.join(shard.path))
+    except FileNotFoundError as error:
+        raise DamagedError(f"{name}: is gone; {REMEDY}") from error
+    except OSError as error:
+        raise DamagedError(f"{name}: cannot be opened ({_reason(error)}); {REMEDY}") from error
+    _check_footer(source, shard, name)
+    try:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(f"{name}: damaged footer ({_reason(error)}); {REMEDY}") from error
+    opened = _with_footer_keys(OpenShard(shard, file, name, trusted=shard.entry is not None))
+    _check_rows(opened)
+    missing = [column for column in required if column not in opened.columns]
+    if missing:
+        raise LogError(
+            f"{name}: has no column {', '.join(missing)}; every shard of the table must have it"
+        )
+    return opened
+
+
+def _check_footer(source: Any, shard: Shard, name: str) -> None:
+    size = source.size()
+    entry = shard.entry
+    if entry is not None and size != entry.size:
+        raise DamagedError(
+            f"{name}: has {size} bytes where its manifest says {entry.size}: truncated or "
+            f"overwritten; {REMEDY}"
+        )
+    tail = _read_at(source, max(size - _TAIL, 0), _TAIL, name)
+    if size < 2 * _TAIL or tail[4:] != _MAGIC:
+        raise DamagedError(f"{name}: no Parquet footer at the end: truncated; {REMEDY}")
+    length = int.from_bytes(tail[:4], "little")
+    if length + _TAIL > size:
+        raise DamagedError(f"{name}: damaged footer (longer than the file); {REMEDY}")
+    if entry is not None:
+        footer = _read_at(source, size - length - _TAIL, length + _TAIL, name)
+        if zlib.crc32(footer) != entry.footer_crc32:
+            raise DamagedError(
+                f"{name}: damaged footer (its CRC32 is not the manifest's); {REMEDY}"
+            )
+    source.seek(0)
+
+
+def _read_at(source: Any, start: int, length: int, name: str) -> bytes:
+    try:
+        source.seek(start)
+        return bytes(source.read(length))
+    except OSError as error:
+        raise DamagedError(f"{name}: cannot be read ({_reason(error)}); {REMEDY}") from error
+
+
+def _with_footer_keys(opened: OpenShard) -> OpenShard:
+    keys = opened.file.schema_arrow.metadata or {}
+    version = _number(keys.get(schema.KEY_VERSION, b"1"))
+    if version is None or version > schema.SCHEMA_VERSION:
+        shown = keys[schema.KEY_VERSION].decode(errors="replace")
+        raise LogError(newer_version(opened.name, shown))
+    run_id = keys.get(schema.KEY_RUN_ID)
+    opened.run_id = run_id.decode(errors="replace") if run_id is not None else None
+    attempt = _number(keys.get(schema.KEY_ATTEMPT, b""))
+    opened.attempt = attempt if opened.shard.attempt is None else opened.shard.attempt
+    return opened
+
+
+def newer_version(name: str, version: Any) -> str:
+    """The message for a file that a later rocktok wrote."""
+    return (
+        f"{name}: schema version {version}, but this rocktok reads versions up to "
+        f"{schema.SCHEMA_VERSION}; upgrade rocktok"
+    )
+
+
+def _number(text: bytes) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
+def _check_rows(opened: OpenShard) -> None:
+    metadata = opened.file.metadata
+    total = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    if total != metadata.num_rows:
+        raise DamagedError(
+            f"{opened.name}: damaged footer ({metadata.num_rows} rows, but its row groups hold "
+            f"{total}); {REMEDY}"
+        )
+    entry = opened.shard.entry
+    if entry is not None and entry.rows != metadata.num_rows:
+        raise DamagedError(
+            f"{opened.name}: holds {metadata.num_rows} rows where its manifest says "
+            f"{entry.rows}; {REMEDY}"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of a library's message, without the path that is already named."""
+    lines = str(error).splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -1,0 +1,77 @@
+"""The vocabulary of a log: text and bytes of each token id, so that it can be read anywhere."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rocktok.errors import DamagedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rocktok.files import Place
+
+PATH = "vocab.parquet"
+
+
+def encode_vocab(rows: Iterable[tuple[int, str, bytes]]) -> bytes:
+    """Bytes of vocab.parquet from (token_id, text, bytes) rows."""
+    ids, texts, raw = [], [], []
+    for token_id, text, data in rows:
+        ids.append(token_id)
+        # Lone surrogates cannot be stored as UTF-8; the bytes column keeps the truth.
+        texts.append(text.encode("utf-8", "replace").decode())
+        raw.append(data)
+    table = pa.table(
+        {
+            "token_id": pa.array(ids, pa.int32()),
+            "token": pa.array(texts, pa.string()),
+            "bytes": pa.array(raw, pa.binary()),
+        }
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+class Vocab:
+    """Text of token ids; an id without text reads `<id 151700>`."""
+
+    def __init__(self, texts: dict[int, str] | None = None) -> None:
+        self._texts = texts or {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def text(self, token_id: int) -> str:
+        """The token's text, invalid UTF-8 escaped as `\\xNN`."""
+        return self._texts.get(token_id, f"<id {token_id}>")
+
+    @classmethod
+    def load(cls, where: Place) -> Vocab:
+        """Read vocab.parquet; an empty vocabulary if the log has none. Raises `DamagedError`."""
+        if not where.exists(PATH):
+            return cls()
+        try:
+            source = pa.BufferReader(where.read(PATH))
+            table = pq.read_table(source, page_checksum_verification=True)
+            ids = table["token_id"].to_pylist()
+            if "bytes" in table.schema.names:
+                texts = [
+                    raw.decode("utf-8", "backslashreplace") if raw is not None else str(text)
+                    for raw, text in zip(
+                        table["bytes"].to_pylist(), table["token"].to_pylist(), strict=True
+                    )
+                ]
+            else:
+                texts = table["token"].to_pylist()
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DamagedError(
+                f"{where.show(PATH)}: damaged ({str(error).splitlines()[0]}); restore it from a "
+                "copy, or remove it: tokens then print as ids"
+            ) from error
+        return cls(dict(zip(ids, texts, strict=True)))
