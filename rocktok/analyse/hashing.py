@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Array = npt.NDArray[Any]
+Array = npt.NDArray[Any]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -21,7 +19,8 @@ def mix(x_N: Array) -> Array:
     with np.errstate(over="ignore"):
         x_N = (x_N ^ (x_N >> np.uint64(30))) * _FIRST
         x_N = (x_N ^ (x_N >> np.uint64(27))) * _SECOND
-    return x_N ^ (x_N >> np.uint64(31))
+    mixed: Array = x_N ^ (x_N >> np.uint64(31))
+    return mixed
 
 
 def hash_rows(seed: int, *keys_N: Array) -> Array:
@@ -29,6 +28,8 @@ def hash_rows(seed: int, *keys_N: Array) -> Array:
     with np.errstate(over="ignore"):
         hashed = mix(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64) + _GOLDEN)
         for key_N in keys_N:
-            unsigned = np.asarray(key_N).astype(np.int64).view(np.uint64)
+            unsigned = np.asarray(key_N)
+            if unsigned.dtype != np.uint64:
+                unsigned = unsigned.astype(np.int64).view(np.uint64)
             hashed = mix(hashed + _GOLDEN * (unsigned + np.uint64(1)))
     return hashed

@@ -94,4 +94,5 @@ def _hash_text(column: Any, where: Where) -> Array:
         for text in encoded.dictionary.to_pylist()
     ]
     unique = np.asarray(hashes, dtype=np.uint64)
-    return unique[encoded.indices.to_numpy(zero_copy_only=False)]
+    prompt_N: Array = unique[encoded.indices.to_numpy(zero_copy_only=False)]
+    return prompt_N

@@ -1,0 +1,265 @@
+"""What `detect` returns: frozen, traceable to the log and the parameters that made it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rocktok.analyse.accumulate import SequenceCounts
+from rocktok.analyse.detect import (
+    LOW_POWER_PERSISTENT,
+    LOW_POWER_PROMPTS,
+    Context,
+    DetectParams,
+    Thresholds,
+    TypeTable,
+)
+
+Array = npt.NDArray[Any]
+
+SCHEMA = "rocktok.detect/1"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DetectResult:
+    """Rocks of a log (with `all_types`: every type seen), in rank order.
+
+    Attributes:
+        log: identity of the log, table, steps and passes.
+        params: every option.
+        thresholds: `tau_pre`, `tau_post`, `tau_change` (nats), `ratio` τ_post/τ_pre.
+        totals: sequences, positions, loss (nats), persistent and retained occurrences (of rocks).
+        density: share of a sequence's positions: of rock types, and retained occurrences.
+        tokens: one mapping per type; None where a number was not computed.
+        notes: what a reader of the numbers must know.
+    """
+
+    log: Row
+    params: Row
+    thresholds: Row
+    totals: Row
+    density: Row
+    tokens: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @cached_property
+    def table(self) -> Any:
+        """The tokens as a pandas DataFrame, one row per type; flags joined by commas."""
+        import pandas as pd
+
+        frame = pd.DataFrame(list(self.tokens), columns=COLUMNS)
+        frame["flags"] = [",".join(row["flags"]) for row in self.tokens]
+        return frame
+
+    @property
+    def rocks(self) -> tuple[Row, ...]:
+        """The rows that are rocks."""
+        return tuple(row for row in self.tokens if row["is_rock"])
+
+    def to_dict(self) -> Row:
+        """What `to_json` writes."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def to_json(self) -> str:
+        """JSON with schema, log, params, thresholds, totals, density, tokens, notes."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        from html import escape
+
+        frame = self.table.drop(columns=["eta", "eta_count", "null_distance"])
+        frame["token"] = [repr(text) for text in frame["token"]]
+        step = f"step {self.log['post']} of {self.log['table']}/"
+        head = f"<p>{len(self.rocks)} rock tokens at {step}</p>"
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return head + str(frame.to_html(index=False)) + (f"<ul>{notes}</ul>" if notes else "")
+
+
+COLUMNS = (
+    "rank",
+    "token_id",
+    "token",
+    "frequency",
+    "prompts",
+    "mean_loss",
+    "rock_score",
+    "loss_share",
+    "coverage",
+    "persistent",
+    "persistent_prompts",
+    "persistence_lift",
+    "retained",
+    "retained_loss",
+    "eta",
+    "eta_count",
+    "null_distance",
+    "ccr",
+    "context_rock_score",
+    "rollout_frequency",
+    "rollout_rock_score",
+    "mean_log_ratio",
+    "student_probability",
+    "teacher_probability",
+    "flags",
+    "is_rock",
+)
+
+
+def make_result(
+    *,
+    log: Row,
+    source: Row,
+    params: DetectParams,
+    notes: list[str],
+    thresholds: Thresholds | None,
+    sizes: SequenceCounts,
+    unpaired: int | None,
+    types: TypeTable,
+    order: Array,
+    is_rock: Array,
+    score_T: Array,
+    persistent: dict[str, Array] | None,
+    density: Row,
+    text: Callable[[int], str],
+) -> DetectResult:
+    """Put the numbers of `detect` together. `order` and `is_rock` are as `ranking` gives them."""
+    total = float(types.loss_T.sum())
+    excluded_T = types.excluded_T(params)
+    coverage = np.cumsum(types.loss_T[order]) / total if total else np.zeros(len(order))
+    rows = []
+    for rank, index in enumerate(order.tolist()):
+        if not (is_rock[rank] or params.all_types):
+            continue
+        context = types.context.get(index)
+        row: Row = {
+            "rank": rank + 1,
+            "token_id": int(types.token_T[index]),
+            "token": text(int(types.token_T[index])),
+            **_scores(types, index, total),
+            "coverage": float(coverage[rank]),
+            **_persistence(types, thresholds, index),
+            **_context(types, index, context, persistent, score_T),
+            **{name: _plain(values[index]) for name, values in types.extra_T.items()},
+            "flags": _flags(types, index, context, bool(excluded_T[index])),
+            "is_rock": bool(is_rock[rank]),
+        }
+        rows.append({name: row.get(name) for name in COLUMNS})
+    rocks = [types.context.get(int(index)) for index in order[is_rock]]
+    retained = sum(int(c.retained_M.sum()) for c in rocks if c and c.retained_M is not None)
+    known = types.persistent_T is not None
+    return DetectResult(
+        log={**log, **source},
+        params={**asdict(params), "quantile_post": params.second_quantile},
+        thresholds=_thresholds(thresholds),
+        totals={
+            "sequences": sizes.sequences,
+            "positions": sizes.rows,
+            "loss": total,
+            "persistent": int(types.persistent_T.sum()) if types.persistent_T is not None else None,
+            "retained": retained if known else None,
+            "unpaired_sequences": unpaired,
+        },
+        density=density,
+        tokens=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+def _thresholds(thresholds: Thresholds | None) -> Row:
+    if thresholds is None:
+        return dict.fromkeys(("tau_pre", "tau_post", "tau_change", "ratio"))
+    ratio = None if thresholds.post is None else thresholds.post / thresholds.pre
+    return {
+        "tau_pre": thresholds.pre,
+        "tau_post": thresholds.post,
+        "tau_change": thresholds.change,
+        "ratio": ratio,
+    }
+
+
+def _scores(types: TypeTable, index: int, total: float) -> Row:
+    frequency, loss = int(types.frequency_T[index]), float(types.loss_T[index])
+    return {
+        "frequency": frequency,
+        "prompts": int(types.prompts_T[index]),
+        "mean_loss": loss / frequency,
+        "rock_score": loss,
+        "loss_share": loss / total if total else None,
+    }
+
+
+def _persistence(types: TypeTable, thresholds: Thresholds | None, index: int) -> Row:
+    if thresholds is None or types.persistent_T is None:
+        return {}
+    assert types.hard_pre_T is not None
+    assert types.hard_post_T is not None
+    assert types.persistent_prompts_T is not None
+    persistent = int(types.persistent_T[index])
+    by_chance = int(types.hard_pre_T[index]) * int(types.hard_post_T[index])
+    lift = None
+    if thresholds.post is not None and by_chance:
+        lift = persistent * int(types.frequency_T[index]) / by_chance
+    return {
+        "persistent": persistent,
+        "persistent_prompts": int(types.persistent_prompts_T[index]),
+        "persistence_lift": lift,
+    }
+
+
+def _context(
+    types: TypeTable,
+    index: int,
+    context: Context | None,
+    persistent: dict[str, Array] | None,
+    score_T: Array,
+) -> Row:
+    if persistent is None or types.persistent_T is None:
+        return {}
+    if types.persistent_T[index] == 0:
+        return {"retained": 0, "retained_loss": 0.0, "ccr": 0.0, "context_rock_score": 0.0}
+    if context is None or context.retained_M is None:
+        return {}
+    v = types.token_T[index]
+    start = np.searchsorted(persistent["token"], v)
+    loss_M = persistent["loss"][start : start + len(context.retained_M)]
+    retained = int(context.retained_M.sum())
+    return {
+        "retained": retained,
+        "retained_loss": float(loss_M[context.retained_M].sum(dtype=np.float64)),
+        "eta": context.eta,
+        "eta_count": context.eta_count,
+        "null_distance": context.null_distance,
+        "ccr": retained / int(types.frequency_T[index]),
+        "context_rock_score": float(score_T[index]),
+    }
+
+
+def _flags(types: TypeTable, index: int, context: Context | None, excluded: bool) -> list[str]:
+    flags = []
+    if types.persistent_T is not None and types.persistent_prompts_T is not None:
+        persistent = int(types.persistent_T[index])
+        prompts = int(types.persistent_prompts_T[index])
+        few = persistent < LOW_POWER_PERSISTENT or prompts < LOW_POWER_PROMPTS
+        if persistent and few:
+            flags.append("low_power")
+    if context is not None and context.retained_M is None:
+        flags.append("null_scarce")
+    if excluded:
+        flags.append("excluded")
+    rollout_T = types.extra_T.get("rollout_frequency")
+    if rollout_T is not None and rollout_T[index] == 0:
+        flags.append("not_in_rollouts")
+    return flags
+
+
+def _plain(value: Any) -> int | float:
+    return int(value) if isinstance(value, np.integer) else float(value)
