@@ -29,9 +29,17 @@ class HookError(RocktokError):
 
 
 class UsageError(RocktokError):
-    """Options that contradict each other or lie outside their range."""
+    """Options that contradict each other or lie outside their range.
+
+    `parameter` names the Python parameter that the message begins with, if it does: the command
+    line shows its option instead.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class LimitError(RocktokError):

@@ -91,7 +91,10 @@ class DetectParams:
         _demand(self.min_frequency >= 1, "min_frequency", "1 or more", self)
         _demand(self.exclude_most_frequent >= 0, "exclude_most_frequent", "0 or more", self)
         if self.persistence == "recalcitrant" and self.tau_post is not None:
-            raise UsageError("tau_post has no meaning with persistence 'recalcitrant'; leave it")
+            raise UsageError(
+                "tau_post has no meaning with persistence 'recalcitrant'; leave it out",
+                parameter="tau_post",
+            )
 
     @property
     def second_quantile(self) -> float:
@@ -103,7 +106,8 @@ class DetectParams:
 
 def _demand(good: bool, name: str, allowed: str, params: DetectParams) -> None:
     if not good:
-        raise UsageError(f"{name} is {getattr(params, name)!r}; it must be {allowed}")
+        message = f"{name} is {getattr(params, name)!r}; it must be {allowed}"
+        raise UsageError(message, parameter=name)
 
 
 @dataclass(frozen=True)

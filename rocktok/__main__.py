@@ -1,0 +1,5 @@
+"""`python -m rocktok`."""
+
+from rocktok.cli import main
+
+main()

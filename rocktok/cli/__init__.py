@@ -1,0 +1,85 @@
+"""The command line: a thin shell over the library, and the only code that prints or exits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+import rocktok
+from rocktok.errors import RocktokError, UsageError
+
+#: Command → what `rocktok --help` says of it. The modules are imported only when they run.
+COMMANDS = {
+    "info": "What is in a log: steps, sequences, columns, gaps, damage.",
+    "detect": "Which tokens are rocks: persistent loss in recurring contexts.",
+}
+
+
+class LazyGroup(click.Group):
+    """Finds a command in `rocktok.cli.<name>` when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order in which users meet them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"rocktok.cli.{cmd_name}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(rocktok.__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Find the tokens that stay hard in on-policy distillation, and what they cost."""
+
+
+def main() -> None:
+    """Entry point: every error a user can cause is one line on stderr and an exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _stop("stopped", 130)
+    except RocktokError as error:
+        _stop(_as_options(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("ROCKTOK_TRACEBACK"):
+            raise
+        _stop(
+            f"internal error: {type(error).__name__}: {error}; this is a bug in rocktok: "
+            "please report it with what ROCKTOK_TRACEBACK=1 shows",
+            1,
+        )
+
+
+def _as_options(error: RocktokError) -> str:
+    """The library names parameters, the command line options."""
+    text = str(error)
+    if isinstance(error, UsageError) and error.parameter is not None:
+        return f"--{error.parameter.replace('_', '-')}{text.removeprefix(error.parameter)}"
+    return text
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(f"rocktok: {message}", err=True)
+    sys.exit(code)

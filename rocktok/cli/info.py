@@ -1,0 +1,47 @@
+"""`rocktok info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from rocktok.cli import options
+
+
+@click.command("info")
+@options.log_argument
+@click.option("--verify", is_flag=True, help="Read every row and check every rule.")
+@options.output_options("table", "json")
+@options.allow_missing_option
+def info_command(
+    log: str,
+    verify: bool,
+    format_: str | None,
+    output: Path | None,
+    force: bool,
+    quiet: bool,
+    allow_missing: bool,
+) -> None:
+    """Say what is in LOG: steps, sequences, shards, columns, gaps, damage.
+
+    Exit code 1 if anything is damaged; without --verify as far as manifests and footers show it.
+    """
+    from rocktok.errors import DamagedError
+    from rocktok.log import open_log
+    from rocktok.log.info import gather
+
+    chosen = options.chosen_format(format_, output)
+    info = gather(open_log(log, allow_missing=allow_missing), verify=verify)
+    if chosen == "json":
+        text = json.dumps(info.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    else:
+        from rocktok.report.info import render
+
+        text = render(info)
+    options.deliver(text, output, force=force)
+    options.notes(info.notes, quiet=quiet)
+    if info.damage:
+        more = len(info.damage) - 1
+        raise DamagedError(info.damage[0] + (f" (and {more} more problems)" if more else ""))

@@ -1,0 +1,92 @@
+"""Options that several commands share, each declared once, and how results leave a command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from rocktok.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FORMATS = ("table", "json", "csv", "parquet")
+_SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def log_argument(function: F) -> F:
+    """LOG: a directory or an address."""
+    return click.argument("log", metavar="LOG")(function)
+
+
+def output_options(*formats: str) -> Callable[[F], F]:
+    """--format, -o/--output, --force, --quiet."""
+
+    def decorate(function: F) -> F:
+        for option in (
+            click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
+            click.option("--force", is_flag=True, help="Replace the output file if it exists."),
+            click.option(
+                "-o",
+                "--output",
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="Write to this file; it appears whole or not at all.",
+            ),
+            click.option(
+                "--format",
+                "format_",
+                type=click.Choice(formats),
+                help="Default: by the output's suffix, else table.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def allow_missing_option(function: F) -> F:
+    """--allow-missing."""
+    return click.option(
+        "--allow-missing",
+        is_flag=True,
+        help="Go on without damaged or missing shards; every output counts them.",
+    )(function)
+
+
+def seed_option(function: F) -> F:
+    """--seed."""
+    return click.option("--seed", type=int, default=0, show_default=True, help="Of all draws.")(
+        function
+    )
+
+
+def chosen_format(format_: str | None, output: Path | None) -> str:
+    """The format asked for, or that of the output's suffix. Raises `UsageError`."""
+    chosen = format_ or (_SUFFIXES.get(output.suffix, "table") if output else "table")
+    if chosen == "parquet" and output is None and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal; give -o FILE or a pipe")
+    return chosen
+
+
+def deliver(data: bytes | str, output: Path | None, *, force: bool) -> None:
+    """Write a result to its file or to stdout."""
+    from rocktok.files import write_output
+
+    raw = data.encode() if isinstance(data, str) else data
+    if output is not None:
+        write_output(output, raw, force=force)
+        return
+    # Straight to the bytes: token text may not fit the terminal's encoding.
+    sys.stdout.flush()
+    sys.stdout.buffer.write(raw)
+    sys.stdout.buffer.flush()
+
+
+def notes(lines: list[str] | tuple[str, ...], *, quiet: bool) -> None:
+    """Say on stderr what a reader of the result must know."""
+    for line in () if quiet else lines:
+        click.echo(f"rocktok: note: {line}", err=True)

@@ -1,0 +1,149 @@
+"""`detect` as a table for people, CSV or Parquet."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from rocktok.analyse.results import DetectResult
+from rocktok.report.text import Field, count, number, percent, render_table, token
+
+Row = dict[str, Any]
+
+_CONTEXT = (
+    Field("rank"),
+    Field("token", text=True),
+    Field("freq"),
+    Field("loss"),
+    Field("share"),
+    Field("persist"),
+    Field("retain"),
+    Field("CCR"),
+    Field("R_ctx"),
+    Field("", text=True),
+)
+_PLAIN = (
+    Field("rank"),
+    Field("token", text=True),
+    Field("freq"),
+    Field("prompts"),
+    Field("loss"),
+    Field("Rock Score"),
+    Field("share"),
+    Field("coverage"),
+    Field("", text=True),
+)
+
+#: Marks of flags in the table, each explained below it.
+_MARKS = {
+    "low_power": ("*", "few persistent occurrences or prompts: low power"),
+    "null_scarce": ("?", "too frequent to draw a null: context not judged"),
+    "excluded": ("x", "left out of the ranking by the options"),
+    "not_in_rollouts": ("o", "the late student no longer writes it"),
+}
+
+
+def render_detect(result: DetectResult) -> str:
+    """Summary, table, and what the marks mean."""
+    parts = [*_summary(result), ""]
+    if not result.tokens:
+        parts.append("No type is a rock at these settings.")
+        return "\n".join(parts) + "\n"
+    context = result.log["pre"] is not None
+    fields, cells = (_CONTEXT, _context_cells) if context else (_PLAIN, _plain_cells)
+    parts.append(render_table(fields, (cells(row) for row in result.tokens)).rstrip("\n"))
+    used = {flag for row in result.tokens for flag in row["flags"]}
+    parts += [f"{mark}  {why}" for flag, (mark, why) in _MARKS.items() if flag in used]
+    return "\n".join(parts) + "\n"
+
+
+def _summary(result: DetectResult) -> list[str]:
+    log, totals = result.log, result.totals
+    share = sum(row["loss_share"] or 0.0 for row in result.rocks)
+    lines = [
+        f"{len(result.rocks)} rock tokens, {percent(share)} of the loss ({log['path']})",
+        f"{log['table']}/, step "
+        + (f"{log['pre']} to {log['post']}" if log["pre"] is not None else f"{log['post']}")
+        + f": {count(totals['sequences'])} sequences, {count(totals['positions'])} positions, "
+        f"{number(totals['loss'], 4)} nats; {log['passes']} passes",
+    ]
+    if log["pre"] is None:
+        return [*lines, f"Ranked by Rock Score alone: {log['no_context']}."]
+    thresholds = result.thresholds
+    second = thresholds["tau_post"] if thresholds["tau_change"] is None else None
+    lines.append(
+        f"persistent: loss ≥ {number(thresholds['tau_pre'])} nats at {log['pre']} and "
+        + (
+            f"≥ {number(second)} at {log['post']}"
+            if second is not None
+            else f"change < {number(thresholds['tau_change'])}"
+        )
+        + f": {count(totals['persistent'])} occurrences, {count(totals['retained'])} retained"
+    )
+    kinds = result.density
+    lines.append(
+        "density per sequence (median, p10–p90): "
+        + "; ".join(
+            f"{name} {percent(kinds[key]['median'])} "
+            f"({percent(kinds[key]['p10'])}–{percent(kinds[key]['p90'])})"
+            for key, name in (("type", "rock types"), ("retained", "retained"))
+        )
+    )
+    return lines
+
+
+def _marks(row: Row) -> str:
+    return "".join(_MARKS[flag][0] for flag in row["flags"] if flag in _MARKS)
+
+
+def _context_cells(row: Row) -> Sequence[str]:
+    return (
+        str(row["rank"]),
+        token(row["token"]),
+        count(row["frequency"]),
+        number(row["mean_loss"]),
+        percent(row["loss_share"]),
+        count(row["persistent"]),
+        count(row["retained"]),
+        "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
+        number(row["context_rock_score"]),
+        _marks(row),
+    )
+
+
+def _plain_cells(row: Row) -> Sequence[str]:
+    return (
+        str(row["rank"]),
+        token(row["token"]),
+        count(row["frequency"]),
+        count(row["prompts"]),
+        number(row["mean_loss"]),
+        number(row["rock_score"]),
+        percent(row["loss_share"]),
+        percent(row["coverage"]),
+        _marks(row),
+    )
+
+
+def encode(rows: Sequence[Row], form: Literal["csv", "parquet"]) -> bytes:
+    """Rows with the columns of `DetectResult.table`; flags joined by commas."""
+    import pyarrow as pa
+
+    from rocktok.analyse.results import COLUMNS
+
+    columns = {
+        name: [",".join(row[name]) if name == "flags" else row[name] for row in rows]
+        for name in COLUMNS
+    }
+    table = pa.table(columns)
+    sink = io.BytesIO()
+    if form == "parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, sink)
+    else:
+        from pyarrow import csv
+
+        csv.write_csv(table, sink)
+    return sink.getvalue()

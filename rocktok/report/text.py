@@ -1,0 +1,72 @@
+"""Plain text for people: tables that fit a terminal, and stay whole in a pipe."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+#: Width of a piped table: what an 80-column terminal shows without wrapping.
+PIPE_WIDTH = 80
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column: heading, and whether it is text (left, cut where it must be) or a number."""
+
+    heading: str
+    text: bool = False
+
+
+def render_table(fields: Sequence[Field], rows: Iterable[Sequence[str]]) -> str:
+    """Rows under headings, without frames; numbers are never cut, long text is."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [list(row) for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    for column, field in enumerate(fields):
+        widest = max(len(field.heading), *(len(row[column]) for row in cells))
+        table.add_column(
+            Text(field.heading),
+            justify="left" if field.text else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=min(widest, 8) if field.text else widest,
+        )
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    sink = io.StringIO()
+    width = Console().width if sys.stdout.isatty() else PIPE_WIDTH
+    Console(file=sink, width=max(width, PIPE_WIDTH), color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines()) + "\n"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with that many significant digits; plain where that is short."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3:
+        return f"{value:.{digits - 1}e}"
+    before = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return f"{value:,.{max(0, digits - before)}f}"
+
+
+def count(value: int | None) -> str:
+    """A count with thousands separated."""
+    return "–" if value is None else f"{value:,}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as a percentage."""
+    return "–" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def token(text: str) -> str:
+    """A token so that blanks, line breaks and control characters can be seen."""
+    return repr(text)
