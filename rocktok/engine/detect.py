@@ -52,7 +52,10 @@ def detect(log: Log, *, embeddings: Array | None = None, **options: Any) -> Dete
     """
     params = DetectParams(**options)
     if (params.similarity == "embedding") != (embeddings is not None):
-        raise UsageError("similarity 'embedding' and an embedding matrix go together")
+        raise UsageError(
+            "embeddings: similarity 'embedding' and an embedding matrix go together",
+            parameter="embeddings",
+        )
     return _Run(log, params, embeddings).result()
 
 

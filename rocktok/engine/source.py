@@ -88,7 +88,8 @@ def choose_source(log: Log, params: DetectParams) -> Source:
     if reason is None:
         pre = _step(log, table, steps, params.pre, complete[0] if complete else None, "pre")
         if pre >= post:
-            raise UsageError(f"pre is step {pre}, post is step {post}; pre must be the earlier one")
+            message = f"pre is step {pre}, post is step {post}; it must be the earlier one"
+            raise UsageError(message, parameter="pre")
     elif params.context == "auto":
         notes.append(f"no persistence and no context consistency: {reason}; {REMEDY}")
     present = set(log.columns(table))

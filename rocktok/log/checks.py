@@ -53,7 +53,7 @@ def to_numpy(column: Any, name: str, where: Where) -> Array:
         array = array.dictionary_decode()
     if array.null_count:
         row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{where.at(row, name)}: null; every row must have a value")
+        raise DataError(f"{where.at(row, name)}: null or NaN; every row must have a value")
     if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
         raise DataError(
             f"{where.name}: column {name}: type {array.type}; it must be {_TYPES[name]}"

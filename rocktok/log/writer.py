@@ -97,6 +97,7 @@ class LogWriter:
         self._buffers: dict[str, list[pa.Table]] = {table: [] for table in schema.TABLES}
         self._open: dict[str, int] = {}
         self._finished: dict[str, set[int]] = {table: set() for table in schema.OCCURRENCE_TABLES}
+        self._given_up: set[tuple[str, int]] = set()
         self._numbers = dict.fromkeys(schema.TABLES, 0)
         self._last_flush = time.monotonic()
         self._manifest_stale = True
@@ -141,9 +142,11 @@ class LogWriter:
 
     def finish_step(self, step: int, table: str = "rollout") -> None:
         """This rank has written all that it has for the step (perhaps nothing)."""
-        self._finished[table].add(step)
         if self._open.get(table) == step:
             del self._open[table]
+        if (table, step) in self._given_up:
+            return
+        self._finished[table].add(step)
         self._manifest_stale = True
         buffered = sum(t.nbytes for tables in self._buffers.values() for t in tables)
         old = time.monotonic() - self._last_flush >= self._flush_seconds
@@ -153,12 +156,11 @@ class LogWriter:
     def drop_step(self, step: int, rows: int, reason: str, table: str = "rollout") -> None:
         """Give a step up: what is buffered of it goes, and the loss is counted in the log."""
         self._buffers[table] = [p for p in self._buffers[table] if not _has_step(p, step)]
-        self._finished[table].discard(step)
-        if self._open.get(table) == step:
-            del self._open[table]
-        self._count_dropped(Dropped(table, step, rows, reason))
+        self._give_up(Dropped(table, step, rows, reason))
 
-    def _count_dropped(self, dropped: Dropped) -> None:
+    def _give_up(self, dropped: Dropped) -> None:
+        self._finished[dropped.table].discard(dropped.step)
+        self._given_up.add((dropped.table, dropped.step))
         self._manifest.dropped.append(dropped)
         self._manifest_stale = True
 
@@ -178,8 +180,7 @@ class LogWriter:
                 step = part["step"][0].as_py()
                 rows[step] = rows.get(step, 0) + part.num_rows
             for step, count in sorted(rows.items()):
-                self._finished[table].discard(step)
-                self._count_dropped(Dropped(table, step, count, reason))
+                self._give_up(Dropped(table, step, count, reason))
                 lost += count
         # Sequence rows are small and describe text that later steps may score: they are kept.
         return lost
@@ -249,7 +250,8 @@ class LogWriter:
         except ValueError as error:
             raise DataError(f"{table}: {error}") from error
         _check_names(names, wanted.names, table)
-        length = max((len(v) for v in batch.values() if np.ndim(v) or _is_list(v)), default=1)
+        values = [batch[name] for name in names]
+        length = max((len(v) for v in values if np.ndim(v) or _is_list(v)), default=1)
         arrays = [_arrow(batch[field.name], field, length, table) for field in wanted]
         return pa.Table.from_arrays(arrays, schema=wanted)
 

@@ -1,0 +1,69 @@
+"""Small logs for tests: written by `LogWriter`, or by hand as a stranger would with pandas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rocktok.log import LogWriter
+
+RUN = {"vocab_size": 50, "loss": {"divergence": "reverse_kl", "trained": True, "beta": 1.0,
+                                  "exactness": "exact"}}  # fmt: skip
+
+
+def rows(
+    step: int, sequences: range | list[int], tokens: int = 12, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Rows of some sequences at a step: the text depends on the sequence, the loss on the step."""
+    ids, positions, token_ids, losses = [], [], [], []
+    for sequence in sequences:
+        text = np.random.default_rng([seed, sequence])
+        loss = np.random.default_rng([seed, sequence, step])
+        ids.append(np.full(tokens, sequence))
+        positions.append(np.arange(tokens))
+        token_ids.append(text.integers(0, 50, tokens))
+        losses.append(loss.exponential(0.5, tokens))
+    return {
+        "step": np.full(len(ids) * tokens, step, dtype=np.int32),
+        "sequence_id": np.concatenate(ids).astype(np.int64),
+        "position": np.concatenate(positions).astype(np.int32),
+        "token_id": np.concatenate(token_ids).astype(np.int32),
+        "loss": np.concatenate(losses).astype(np.float32),
+    }
+
+
+def sequence_rows(sequences: range | list[int], step: int = 0) -> dict[str, Any]:
+    """Rows for sequences/: three rollouts to a prompt."""
+    return {
+        "sequence_id": list(sequences),
+        "step": step,
+        "num_tokens": 12,
+        "prompt_id": [f"prompt-{sequence // 3}" for sequence in sequences],
+    }
+
+
+def write_log(path: Path, steps: tuple[int, ...] = (0, 10), sequences: int = 40) -> Path:
+    """A log as the writer makes it: `fixed` at some steps, one shard a step, `sequences`."""
+    with LogWriter(path, run=RUN, vocab=[(i, f"t{i}", b"t%d" % i) for i in range(50)]) as writer:
+        writer.write(sequence_rows(range(sequences)), table="sequences")
+        for step in steps:
+            writer.write(rows(step, range(sequences)), table="fixed")
+            writer.finish_step(step, "fixed")
+            writer.flush()
+    return path
+
+
+def write_by_hand(path: Path, batch: dict[str, Any], name: str = "a", table: str = "fixed") -> Path:
+    """One shard by pandas, as someone without our writer would make it."""
+    target = path / table / f"{name}.parquet"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(batch).to_parquet(target, index=False)
+    return path
+
+
+def shards(path: Path, table: str = "fixed") -> list[Path]:
+    """A log's shards of a table, in order."""
+    return sorted((path / table).rglob("*.parquet"))
