@@ -40,7 +40,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(rocktok.__version__, message="%(prog)s %(version)s")
+@click.version_option(rocktok.__version__, message="rocktok %(version)s")
 def cli() -> None:
     """Find the tokens that stay hard in on-policy distillation, and what they cost."""
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rocktok import schema
 from rocktok.errors import DataError
-from rocktok.log.checks import Where, check_values, to_numpy
+from rocktok.log.checks import Where, check_values, numpy_view, to_numpy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -94,5 +94,5 @@ def _hash_text(column: Any, where: Where) -> Array:
         for text in encoded.dictionary.to_pylist()
     ]
     unique = np.asarray(hashes, dtype=np.uint64)
-    prompt_N: Array = unique[encoded.indices.to_numpy(zero_copy_only=False)]
+    prompt_N: Array = unique[numpy_view(encoded.indices)]
     return prompt_N

@@ -58,7 +58,7 @@ class Vocab:
             return cls()
         try:
             source = pa.BufferReader(where.read(PATH))
-            table = pq.read_table(source, page_checksum_verification=True)
+            table = pq.ParquetFile(source, page_checksum_verification=True).read()
             ids = table["token_id"].to_pylist()
             if "bytes" in table.schema.names:
                 texts = [
