@@ -81,11 +81,13 @@ class DetectParams:
         _demand(post is None or 0 < post < 1, "quantile_post", "between 0 and 1", self)
         _demand(self.tau_pre is None or self.tau_pre > 0, "tau_pre", "above 0", self)
         tau = self.tau_post
-        _demand(tau is None or tau == "same" or tau > 0, "tau_post", "above 0, or 'same'", self)
+        good = tau is None or tau == "same" or (not isinstance(tau, str) and tau > 0)
+        _demand(good, "tau_post", "above 0, or 'same'", self)
         _demand(self.window >= 1, "window", "1 or more", self)
         _demand(0 < self.gamma <= 1, "gamma", "above 0 and at most 1", self)
         eta = self.eta
-        _demand(eta == "auto" or 0 <= eta <= 1, "eta", "'auto', or from 0 to 1", self)
+        good = eta == "auto" or (not isinstance(eta, str) and 0 <= eta <= 1)
+        _demand(good, "eta", "'auto', or from 0 to 1", self)
         _demand(self.top_k >= 1, "top_k", "1 or more", self)
         _demand(self.tau_r is None or self.tau_r > 0, "tau_r", "above 0", self)
         _demand(self.min_frequency >= 1, "min_frequency", "1 or more", self)

@@ -1,0 +1,228 @@
+"""The writer thread: owns the `LogWriter`, so that training never waits for a disk.
+
+The training thread puts whole steps into a bounded queue and goes on. What does not fit, or what
+the disk refuses, is dropped by whole steps and counted in the log.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rocktok.log import LogWriter
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """All rows that this rank has for one step of one table, and the sequences they belong to."""
+
+    table: str
+    step: int
+    rows: int
+    batches: Sequence[Mapping[str, Any]]
+    sequences: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Dropped:
+    table: str
+    step: int
+    rows: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Mismatch:
+    step: int
+
+
+@dataclass(frozen=True)
+class _Flush:
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class _Store:
+    path: str
+    encode: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class _Close:
+    final: bool
+
+
+class Background:
+    """Hands steps to a daemon thread that writes them. Only `close` and `settle` wait.
+
+    Args:
+        writer: used by the thread alone from now on.
+        limit: steps that may wait (the one being written included) before `offer` refuses.
+    """
+
+    def __init__(self, writer: LogWriter, limit: int) -> None:
+        self._writer = writer
+        self._limit = limit
+        # SimpleQueue.put may be called by a signal handler that interrupted another put.
+        self._queue: SimpleQueue[Any] = SimpleQueue()
+        self._problems: SimpleQueue[str] = SimpleQueue()
+        # Each counter has one thread that writes it, so neither needs a lock.
+        self._offered = 0
+        self._taken = 0
+        self._unstored: dict[str, Callable[[], bytes]] = {}
+        _load_libraries()
+        self._thread = threading.Thread(target=self._run, name="rocktok-writer", daemon=True)
+        self._thread.start()
+
+    def offer(self, rows: StepRows) -> bool:
+        """Queue a step; False if the queue is full, and then nothing was taken."""
+        if self._offered - self._taken >= self._limit:
+            return False
+        self._offered += 1
+        self._queue.put(rows)
+        return True
+
+    # What follows is a few bytes each, or bounded by the fixed set: it needs no limit.
+
+    def write_sequences(self, columns: Mapping[str, Any]) -> None:
+        """Queue rows of the sequences table that no step carries."""
+        self._queue.put(_Sequences(columns))
+
+    def drop(self, table: str, step: int, rows: int, reason: str) -> None:
+        """Count a step that was given up before it came here."""
+        self._queue.put(_Dropped(table, step, rows, reason))
+
+    def mismatch(self, step: int) -> None:
+        """Count a call whose recorded loss was not the trainer's."""
+        self._queue.put(_Mismatch(step))
+
+    def store(self, path: str, encode: Callable[[], bytes]) -> None:
+        """Put a small file into the log at the next flush, in the place of an older one."""
+        self._queue.put(_Store(path, encode))
+
+    def flush(self) -> None:
+        """Ask that everything queued so far be published."""
+        self._queue.put(_Flush())
+
+    def settle(self, timeout: float) -> None:
+        """Flush, and wait until that was tried, or the thread has ended, or time is up."""
+        request = _Flush()
+        self._queue.put(request)
+        deadline = time.monotonic() + timeout
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            if request.done.wait(0.05):
+                return
+
+    def close(self, final: bool, timeout: float) -> bool:
+        """Publish everything, mark the rank final, end the thread; False if that took too long."""
+        self._queue.put(_Close(final))
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def problems(self) -> list[str]:
+        """What went wrong in the thread since the last call, in words."""
+        found = []
+        while not self._problems.empty():
+            found.append(self._problems.get())
+        return found
+
+    def _run(self) -> None:
+        while True:
+            item = self._queue.get()
+            try:
+                self._handle(item)
+            except Exception as error:
+                self._problems.put(f"the writer thread failed: {describe(error)}")
+            if isinstance(item, StepRows):
+                self._taken += 1
+            elif isinstance(item, _Flush):
+                item.done.set()
+            elif isinstance(item, _Close):
+                return
+
+    def _handle(self, item: Any) -> None:
+        match item:
+            case StepRows():
+                self._write(item)
+            case _Sequences():
+                self._writer.write(item.columns, table="sequences")
+            case _Dropped():
+                self._writer.drop_step(item.step, item.rows, item.reason, table=item.table)
+            case _Mismatch():
+                self._writer.add_mismatch(item.step)
+            case _Store():
+                self._unstored[item.path] = item.encode
+            case _Flush():
+                self._publish(self._writer.flush)
+            case _Close():
+                # The second try stores what the first one had to give up.
+                if not self._publish(lambda: self._writer.close(final=item.final)):
+                    self._publish(lambda: self._writer.close(final=item.final))
+
+    def _write(self, item: StepRows) -> None:
+        try:
+            if item.sequences is not None:
+                self._writer.write(item.sequences, table="sequences")
+            for batch in item.batches:
+                self._writer.write(batch, table=item.table)
+        except Exception as error:
+            # Not the disk (only finished steps are published): rows that the format refuses.
+            reason = describe(error)
+            self._writer.drop_step(item.step, item.rows, reason, table=item.table)
+            self._problems.put(f"step {item.step} of {item.table} was dropped: {reason}")
+            return
+        self._publish(lambda: self._writer.finish_step(item.step, table=item.table))
+
+    def _publish(self, action: Callable[[], None]) -> bool:
+        """Run what may touch the disk; on failure give up what is buffered."""
+        try:
+            action()
+        except Exception as error:
+            reason = f"writing failed: {describe(error)}"
+            rows = self._writer.drop_buffered(reason)
+            self._problems.put(f"{rows} buffered rows were dropped: {reason}")
+            return False
+        self._store_files()
+        return True
+
+    def _store_files(self) -> None:
+        for path, encode in list(self._unstored.items()):
+            try:
+                self._writer.place.replace(path, encode())
+            except Exception as error:
+                # Kept for the next flush.
+                self._problems.put(f"{path} could not be stored: {describe(error)}")
+            else:
+                del self._unstored[path]
+
+
+def _load_libraries() -> None:
+    """Import now what Arrow imports at its first conversion and at its first Parquet file.
+
+    The first flush may come in a signal handler or at interpreter exit, where importing hangs
+    on the import lock or is refused.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    pa.array(np.zeros(1))
+
+
+def describe(error: BaseException) -> str:
+    """One line that names an error, for reasons in the log and for warnings."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

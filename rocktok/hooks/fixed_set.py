@@ -1,0 +1,175 @@
+"""The fixed set: texts kept from early rollouts, scored again and again as the student learns."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rocktok.errors import DamagedError
+from rocktok.hooks.rollouts import Rollout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rocktok.files import Place
+    from rocktok.log.manifest import Attempt
+
+_COMPLETE_KEY = b"rocktok.complete_step"
+
+
+class FixedSet:
+    """The first rollout of each of the first `limit` distinct prompts, over all ranks.
+
+    Every rank holds the same set, for all offer their candidates to one another and accept them in
+    the same order. Once complete it never changes.
+
+    Args:
+        limit: number of prompts wanted.
+        every: steps between scorings.
+        kept, complete_step: what an earlier attempt had kept (see `load_kept`).
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        every: int,
+        kept: Sequence[Rollout] = (),
+        complete_step: int | None = None,
+    ) -> None:
+        self.limit = limit
+        self.every = every
+        self.kept = list(kept)
+        self.complete_step = complete_step
+        self._prompts = {rollout.prompt_id for rollout in kept}
+        self._last_scored: int | None = None
+
+    @property
+    def collecting(self) -> bool:
+        """Whether more texts may come."""
+        return self.complete_step is None and self.limit > 0
+
+    def candidates(self, rollouts: Iterable[Rollout]) -> list[Rollout]:
+        """The rollouts of prompts not kept yet, one a prompt, no more than there is room for."""
+        room = self.limit - len(self.kept)
+        first: dict[str, Rollout] = {}
+        for rollout in rollouts:
+            if rollout.prompt_id not in self._prompts and rollout.loss_mask.any():
+                first.setdefault(rollout.prompt_id, rollout)
+        return list(first.values())[:room]
+
+    def accept(self, offered: Iterable[Rollout]) -> list[Rollout]:
+        """Take candidates in order until the set is full; returns those taken."""
+        taken = self.candidates(offered)
+        self.kept += taken
+        self._prompts |= {rollout.prompt_id for rollout in taken}
+        return taken
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many texts are kept as were wanted."""
+        return len(self.kept) >= self.limit
+
+    def complete(self, step: int) -> None:
+        """Take no more texts from now on."""
+        if self.collecting:
+            self.complete_step = step
+
+    def is_due(self, step: int, last: bool = False) -> bool:
+        """Whether the set is to be scored with the student of this step."""
+        if self.complete_step is None or not self.kept or step == self._last_scored:
+            return False
+        return last or step == self.complete_step or step % self.every == 0
+
+    def scored(self, step: int) -> None:
+        """Note that the set was scored at this step, so that it is not scored twice."""
+        self._last_scored = step
+
+    def share(self, rank: int, world_size: int) -> list[Rollout]:
+        """This rank's part: contiguous in sequence id; part sizes differ by one at most."""
+        ordered = sorted(self.kept, key=lambda rollout: rollout.sequence_id)
+        start, stop = (len(ordered) * r // world_size for r in (rank, rank + 1))
+        return ordered[start:stop]
+
+    def largest_share(self, world_size: int) -> int:
+        """Sequences that the rank with the most has."""
+        return -(-len(self.kept) // world_size)
+
+
+def kept_path(attempt: int) -> str:
+    """Where an attempt stores its fixed set below the log."""
+    return f"kept/{attempt:02d}.parquet"
+
+
+def encode_kept(kept: Sequence[Rollout], complete_step: int | None) -> bytes:
+    """The fixed set as a Parquet file, in the order in which it was kept."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    int_list = pa.list_(pa.int32())
+    table = pa.table(
+        {
+            "sequence_id": pa.array([r.sequence_id for r in kept], pa.int64()),
+            "step": pa.array([r.step for r in kept], pa.int32()),
+            "prompt_id": pa.array([r.prompt_id for r in kept], pa.string()),
+            "prompt_token_ids": pa.array([r.prompt_token_ids for r in kept], int_list),
+            "completion_token_ids": pa.array([r.completion_token_ids for r in kept], int_list),
+            "loss_mask": pa.array([r.loss_mask for r in kept], pa.list_(pa.int8())),
+            "finish_reason": pa.array([r.finish_reason for r in kept], pa.string()),
+            "domain": pa.array([r.domain for r in kept], pa.string()),
+        }
+    )
+    if complete_step is not None:
+        table = table.replace_schema_metadata({_COMPLETE_KEY: str(complete_step)})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, write_page_checksum=True)
+    return sink.getvalue()
+
+
+def load_kept(where: Place, attempts: Sequence[Attempt]) -> tuple[list[Rollout], int | None]:
+    """What earlier attempts kept that the last of `attempts` may go on with.
+
+    Texts from steps that a later attempt did again are void, as their rows are. Returns the texts
+    and the step at which the set was complete (None if it was not). Raises `DamagedError`.
+    """
+    resume = None
+    for attempt, later in reversed(list(pairwise(attempts))):
+        resume = later.resume_step if resume is None else min(resume, later.resume_step)
+        path = kept_path(attempt.attempt)
+        if where.exists(path):
+            kept, complete_step = _decode_kept(where, path)
+            valid = [rollout for rollout in kept if rollout.step < resume]
+            if complete_step is not None and complete_step > resume:
+                complete_step = None
+            return valid, complete_step
+    return [], None
+
+
+def _decode_kept(where: Place, path: str) -> tuple[list[Rollout], int | None]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        source = pa.BufferReader(where.read(path))
+        table = pq.read_table(source, page_checksum_verification=True)
+        complete = (table.schema.metadata or {}).get(_COMPLETE_KEY)
+        rollouts = [
+            Rollout(
+                sequence_id=row["sequence_id"],
+                step=row["step"],
+                prompt_id=row["prompt_id"],
+                prompt_token_ids=np.array(row["prompt_token_ids"], dtype=np.int32),
+                completion_token_ids=np.array(row["completion_token_ids"], dtype=np.int32),
+                loss_mask=np.array(row["loss_mask"], dtype=np.int8),
+                finish_reason=row["finish_reason"],
+                domain=row["domain"],
+            )
+            for row in table.to_pylist()
+        ]
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise DamagedError(
+            f"{where.show(path)}: damaged ({str(error).splitlines()[0]}); restore it from a copy"
+        ) from error
+    return rollouts, None if complete is None else int(complete)

@@ -1,0 +1,406 @@
+"""The recorder: takes the rows of each step in the training process and gets them into a log.
+
+It knows no trainer and imports no torch: `rocktok.hooks.trl.attach` drives it for TRL, your own
+training loop can do the same.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rocktok import schema
+from rocktok.errors import HookError, RocktokError, RocktokWarning
+from rocktok.files import place
+from rocktok.hooks.background import Background, StepRows, describe
+from rocktok.hooks.fixed_set import FixedSet, encode_kept, kept_path, load_kept
+from rocktok.hooks.pending import PendingStep
+from rocktok.hooks.rollouts import sequence_columns
+from rocktok.hooks.signals import TerminationHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from rocktok.hooks.rollouts import Rollout
+
+DEFAULT_COLUMNS = (
+    "student_logprob",
+    "teacher_logprob",
+    "student_entropy",
+    "teacher_entropy",
+    "grad_norm",
+)
+
+#: Seconds that a SIGTERM and the end of training wait for the writer thread. Schedulers commonly
+#: kill 30 s after SIGTERM.
+SIGTERM_WAIT = 15.0
+CLOSE_WAIT = 300.0
+
+_COUNTER_BITS, _RANK_BITS = 32, 21
+
+
+def _alone(value: Any) -> list[Any]:
+    return [value]
+
+
+class Recorder:
+    """Records per-token losses of on-policy distillation into a log.
+
+    With TRL, these two lines are all::
+
+        recorder = Recorder("runs/mine/log", every=10)
+        with rocktok.hooks.trl.attach(trainer, recorder):
+            trainer.train()
+
+    In a training loop of your own, call `start`, then for each step `record` and `finish_step`,
+    and `close` at the end. Once started no method raises or waits, but `close`: what goes wrong
+    drops whole steps, which the log counts, and is warned of once.
+
+    Not usable in a forked child, and not picklable: each process makes its own.
+
+    Args:
+        log_dir: the log's directory or address; one run, all ranks, all attempts.
+        every: optimizer steps between records of the rollouts.
+        fixed_sequences: prompts whose first rollout is kept and scored again (0: none).
+        fixed_every: optimizer steps between those scorings; 10 × `every` unless told.
+        columns: statistics beside the loss, from `rocktok.schema.OPTIONAL_STATISTICS`.
+        queue_steps: steps that may wait for the disk; when so many do, the next is dropped.
+        student, teacher: names for run.json, where the trainer's own do not say enough.
+        extra: anything else for run.json.
+
+    Raises:
+        HookError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str],
+        every: int = 10,
+        fixed_sequences: int = 256,
+        fixed_every: int | None = None,
+        columns: Iterable[str] | None = None,
+        *,
+        queue_steps: int = 8,
+        student: str | None = None,
+        teacher: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.log_dir = log_dir
+        self.every = every
+        self.fixed_sequences = fixed_sequences
+        self.fixed_every = 10 * every if fixed_every is None else fixed_every
+        self.columns = tuple(DEFAULT_COLUMNS if columns is None else columns)
+        self.queue_steps = queue_steps
+        self.student, self.teacher = student, teacher
+        self.extra = dict(extra or {})
+        self._check_arguments()
+        self.rank, self.world_size, self.attempt = 0, 1, -1
+        self.fixed = FixedSet(0, self.fixed_every)
+        self._background: Background | None = None
+        self._signals: TerminationHandler | None = None
+        self._pending: dict[tuple[str, int], PendingStep] = {}
+        self._with_domain = False
+        self._counter = 0
+        self._process = os.getpid()
+        self._warned: set[str] = set()
+
+    def _check_arguments(self) -> None:
+        for name, least in (
+            ("every", 1),
+            ("fixed_every", 1),
+            ("queue_steps", 1),
+            ("fixed_sequences", 0),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise HookError(
+                    f"Recorder: {name} must be an integer of at least {least}, not {value!r}"
+                )
+        unknown = [name for name in self.columns if name not in schema.OPTIONAL_STATISTICS]
+        if unknown:
+            raise HookError(
+                f"Recorder: no column {', '.join(map(repr, unknown))}; choose from "
+                f"{', '.join(schema.OPTIONAL_STATISTICS)}"
+            )
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Recorder cannot be pickled or copied: each process makes its own")
+
+    # --- from start to end ---------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether rows are taken now, in this process."""
+        return self._background is not None and os.getpid() == self._process
+
+    def start(
+        self,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        resume_step: int = 0,
+        run: Mapping[str, Any] | None = None,
+        vocab: Iterable[tuple[int, str, bytes]] | None = None,
+        all_gather: Callable[[Any], Sequence[Any]] = _alone,
+        with_domain: bool = False,
+    ) -> None:
+        """Begin an attempt. Every rank calls this at the same time.
+
+        Args:
+            rank, world_size: of this process.
+            resume_step: optimizer steps that the student has taken already.
+            run: for run.json (vocab_size, loss, sampling, …).
+            vocab: (token_id, text, bytes) rows; only rank 0's are used.
+            all_gather: exchanges a picklable object between all ranks, in rank order.
+            with_domain: whether sequences have a `domain`.
+
+        Raises:
+            HookError: on every rank, if the log cannot be written or belongs to another run.
+        """
+        from rocktok.log import LogWriter
+
+        if self.running:
+            raise HookError("this recorder runs already; close it first")
+        self.rank, self.world_size, self._process = rank, world_size, os.getpid()
+        self._with_domain = with_domain
+        writer, opened = None, None
+        if rank == 0:
+            writer, opened = self._open(world_size, resume_step, run, vocab)
+        first = all_gather(opened)[0]
+        error = first.get("error")
+        if error is None and rank != 0:
+            try:
+                writer = LogWriter(
+                    self.log_dir,
+                    columns=self.columns,
+                    rank=rank,
+                    world_size=world_size,
+                    resume_step=resume_step,
+                    attempt=first["attempt"],
+                    run_id=first["run_id"],
+                )
+            except (RocktokError, OSError) as problem:
+                error = f"rank {rank}: {self.log_dir}: {problem}"
+        errors = [e for e in all_gather(error) if e is not None]
+        if errors or writer is None:
+            raise HookError(errors[0])
+        self.attempt, self._counter = first["attempt"], 0
+        self._pending.clear()
+        self._background = Background(writer, self.queue_steps)
+        self._continue_fixed(first["kept"], first["complete_step"])
+        self._signals = TerminationHandler(self._flush_before_death)
+        self._signals.install()
+        atexit.register(self.close, final=False)
+
+    def _open(
+        self,
+        world_size: int,
+        resume_step: int,
+        run: Mapping[str, Any] | None,
+        vocab: Iterable[tuple[int, str, bytes]] | None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Rank 0's part of `start`: the writer, and what the other ranks must know."""
+        from rocktok.log import LogWriter
+        from rocktok.log.manifest import load_attempts
+
+        named = {"student": self.student, "teacher": self.teacher}
+        content = {
+            **(run or {}),
+            **{key: value for key, value in named.items() if value is not None},
+            "every": self.every,
+            "fixed_every": self.fixed_every,
+            "fixed_sequences": self.fixed_sequences,
+            "extra": {**(run or {}).get("extra", {}), **self.extra},
+        }
+        try:
+            writer = LogWriter(
+                self.log_dir,
+                columns=self.columns,
+                world_size=world_size,
+                resume_step=resume_step,
+                run=content,
+                vocab=vocab,
+            )
+            where = place(self.log_dir)
+            kept, complete_step = load_kept(where, load_attempts(where))
+        except RocktokError as error:
+            return None, {"error": str(error)}
+        except OSError as error:
+            return None, {"error": f"{self.log_dir}: cannot be written ({describe(error)})"}
+        return writer, {
+            "attempt": writer.attempt,
+            "run_id": writer.run_id,
+            "kept": kept,
+            "complete_step": complete_step,
+        }
+
+    def _continue_fixed(self, kept: Sequence[Rollout], complete_step: int | None) -> None:
+        if self.fixed_sequences == 0:
+            kept, complete_step = (), None
+        self.fixed = FixedSet(self.fixed_sequences, self.fixed_every, kept, complete_step)
+        if kept:
+            self.store_fixed()
+            self.flush()
+
+    def close(self, final: bool = True) -> None:
+        """Publish all finished steps and stop; with `final` this rank is marked as done.
+
+        Waits for the disk, though not for ever: after five minutes what is left is given up with
+        a warning. Does nothing on a recorder that is not running.
+        """
+        if not self.running or self._background is None:
+            return
+        background = self._background
+        atexit.unregister(self.close)
+        if self.fixed.kept:
+            self._store(background)
+        ended = background.close(final, CLOSE_WAIT)
+        # Only now: a SIGTERM that comes while this waits must wait too.
+        self._background = None
+        if not ended:
+            self._warn(
+                "close",
+                f"{self.log_dir}: the disk did not take the last records within "
+                f"{CLOSE_WAIT:.0f} s; they are lost",
+            )
+        self._report(background)
+        if self._signals is not None:
+            self._signals.remove()
+        self._pending.clear()
+
+    def flush(self) -> None:
+        """Ask for all finished steps to be published (at a checkpoint, say); does not wait."""
+        if self.running and self._background is not None:
+            self._background.flush()
+            self._report(self._background)
+
+    def _flush_before_death(self) -> None:
+        if self._background is not None:
+            self._background.settle(SIGTERM_WAIT)
+
+    # --- rows ----------------------------------------------------------------------------------
+
+    def wants(self, step: int) -> bool:
+        """Whether the rollouts of this step are to be recorded."""
+        return self.running and step % self.every == 0
+
+    def new_sequence_ids(self, count: int) -> NDArray[np.int64]:
+        """Ids that no other rank or attempt gives: attempt · 2^53 + rank · 2^32 + counter."""
+        first = (
+            (self.attempt << (_COUNTER_BITS + _RANK_BITS))
+            | (self.rank << _COUNTER_BITS)
+            | self._counter
+        )
+        self._counter += count
+        return np.arange(first, first + count, dtype=np.int64)
+
+    def record(
+        self,
+        step: int,
+        columns: Mapping[str, Any],
+        *,
+        table: str = "rollout",
+        rollouts: Sequence[Rollout] = (),
+    ) -> None:
+        """Add scored tokens of a step.
+
+        Args:
+            step: optimizer steps that the scored student has taken.
+            columns: arrays of one length (NumPy arrays or tensors): `sequence_id`, `position`,
+                `token_id`, `loss` and the recorder's `columns`.
+            table: "rollout" for the step's own text, "fixed" for kept text scored again.
+            rollouts: the sequences, where the log does not have them yet.
+        """
+        pending = self._pending.setdefault((table, step), PendingStep())
+        try:
+            pending.add(step, columns, self.columns, rollouts)
+        except Exception as error:
+            pending.drop(describe(error))
+
+    def drop(self, step: int, reason: str, *, table: str = "rollout", rows: int = 0) -> None:
+        """Give a step up: whatever of it was or will be recorded is left out, and counted."""
+        self._pending.setdefault((table, step), PendingStep()).drop(reason, rows)
+
+    def mismatch(self, step: int, message: str) -> None:
+        """Count a call whose recorded loss was not what the trainer returned; warn of the first."""
+        if self.running and self._background is not None:
+            self._background.mismatch(step)
+        self._warn("mismatch", message)
+
+    def finish_step(self, step: int, *, table: str = "rollout") -> None:
+        """All rows of the step are here (perhaps none): hand them to the writer thread."""
+        pending = self._pending.pop((table, step), None) or PendingStep()
+        if not self.running or self._background is None:
+            return
+        if pending.dropped is None:
+            sequences = None
+            if pending.rollouts:
+                sequences = sequence_columns(pending.rollouts, self._with_domain)
+            rows = StepRows(table, step, pending.rows, pending.batches, sequences)
+            if not self._background.offer(rows):
+                pending.dropped = "queue full: the disk is slower than training"
+        if pending.dropped is not None:
+            self._background.drop(table, step, pending.rows, pending.dropped)
+            self._write_kept_of(pending.rollouts)
+            self._warn(
+                pending.dropped.partition(":")[0],
+                f"{self.log_dir}: step {step} of {table} was not recorded: {pending.dropped}. "
+                "Training goes on; the log counts what it lacks, and this is said once",
+            )
+        self._report(self._background)
+
+    # --- kept text -----------------------------------------------------------------------------
+
+    def keep(self, taken: Sequence[Rollout]) -> None:
+        """Write the sequence rows of kept rollouts of this rank that no recorded step carries."""
+        carried = {r.sequence_id for pending in self._pending.values() for r in pending.rollouts}
+        self._write_sequences([r for r in taken if r.sequence_id not in carried])
+
+    def _write_kept_of(self, rollouts: Sequence[Rollout]) -> None:
+        # Their step was dropped, but the texts will be scored again.
+        kept = {rollout.sequence_id for rollout in self.fixed.kept}
+        self._write_sequences([r for r in rollouts if r.sequence_id in kept])
+
+    def _write_sequences(self, rollouts: Sequence[Rollout]) -> None:
+        if rollouts and self._background is not None:
+            self._background.write_sequences(sequence_columns(rollouts, self._with_domain))
+
+    def store_fixed(self) -> None:
+        """Have the fixed set stored in the log at the next flush, for a later attempt."""
+        if self._background is not None:
+            self._store(self._background)
+
+    def _store(self, background: Background) -> None:
+        if self.rank == 0:
+            kept, complete_step = tuple(self.fixed.kept), self.fixed.complete_step
+            background.store(kept_path(self.attempt), lambda: encode_kept(kept, complete_step))
+
+    # --- warnings ------------------------------------------------------------------------------
+
+    def trouble(self, key: str, message: str) -> None:
+        """Warn, once for each key, of something that recording could not do."""
+        self._warn(key, f"{self.log_dir}: {message}. Training goes on")
+
+    def _report(self, background: Background) -> None:
+        for problem in background.problems():
+            self._warn(
+                problem.partition(":")[2] or problem,
+                f"{self.log_dir}: {problem}. Training goes on; the log counts what it lacks",
+            )
+
+    def _warn(self, key: str, message: str) -> None:
+        if key in self._warned:
+            return
+        self._warned.add(key)
+        try:
+            warnings.warn(message, RocktokWarning, stacklevel=3)
+        except RocktokWarning:
+            # Warnings are errors here (python -W error): recording may not break training.
+            logging.getLogger("rocktok").warning(message)

@@ -1,0 +1,171 @@
+"""Accumulators: exact against NumPy, and the same however the rows are cut and merged."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rocktok.analyse import windows
+from rocktok.analyse.accumulate import (
+    Histogram,
+    PromptCounts,
+    SequenceCounts,
+    TypeSums,
+    ordered_bits,
+    quantile,
+    quantile_rank,
+    value_of,
+)
+from rocktok.analyse.density import Density
+from rocktok.analyse.detect import Thresholds
+from rocktok.analyse.hashing import hash_rows
+from rocktok.analyse.persistence import Persistent
+from tests import twin
+
+floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def batch(seed: int, sequences: int = 9) -> dict[str, np.ndarray]:
+    """Rows of whole sequences, with gaps in position as tool output leaves them."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for sequence in range(sequences):
+        position = np.flatnonzero(rng.random(rng.integers(1, 30)) < 0.85)
+        n = len(position)
+        parts.append(
+            {
+                "sequence_id": np.full(n, sequence * 3 + 2),
+                "position": position.astype(np.int32),
+                "prompt": np.full(n, np.uint64(sequence // 2)),
+                "token_id": rng.integers(0, 12, n).astype(np.int32),
+                "loss_pre": rng.choice([0, 0.25, 0.5, 1, 2], n).astype(np.float32),
+                "loss_post": rng.choice([0, 0.25, 0.5, 1, 2], n).astype(np.float32),
+            }
+        )
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def cut(rows: dict[str, np.ndarray], after: int) -> list[dict[str, np.ndarray]]:
+    """Two batches of whole sequences."""
+    first = rows["sequence_id"] < after
+    return [{n: v[first] for n, v in rows.items()}, {n: v[~first] for n, v in rows.items()}]
+
+
+MAKERS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "sums": (
+        lambda: TypeSums(("loss_post",)),
+        lambda a: (a.count_V.tolist(), a.sum_V["loss_post"].tolist()),
+    ),
+    "upper": (lambda: Histogram("loss_pre"), lambda a: a.count_B.tolist()),
+    "lower": (lambda: Histogram("loss_pre", 0xBF00), lambda a: a.count_B.tolist()),
+    "prompts": (PromptCounts, lambda a: a.result(12).tolist()),
+    "sizes": (SequenceCounts, lambda a: (a.sequences, a.rows)),
+    "pool": (
+        lambda: windows.Pool(3, 2, size=20),
+        lambda a: {name: values.tolist() for name, values in a.result().items()},
+    ),
+    "free": (
+        lambda: windows.FreePools(3, 4, [0, 5], (4, 2, 1), 10),
+        lambda a: {
+            key: {name: values.tolist() for name, values in pool.result().items()}
+            for key, pool in a.pools.items()
+        },
+    ),
+    "persistent": (
+        lambda: Persistent(Thresholds(0.5, post=0.5), 3),
+        lambda a: {name: values.tolist() for name, values in a.occurrences.result().items()},
+    ),
+    "density": (lambda: Density(np.array([1, 4]), None), lambda a: a.result()),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), after=st.integers(3, 24))
+def test_cut_anew_and_merged_is_the_same(name: str, seed: int, after: int) -> None:
+    make, result = MAKERS[name]
+    rows = batch(seed)
+    whole, in_two, merged, other = (make() for _ in range(4))
+    whole.update(rows)
+    first, second = cut(rows, after)
+    for part in (first, second):
+        if len(part["token_id"]):
+            in_two.update(part)
+    if len(first["token_id"]):
+        merged.update(first)
+    if len(second["token_id"]):
+        other.update(second)
+    before = copy.deepcopy(result(other)) if len(second["token_id"]) else None
+    merged.merge(other)
+    assert result(in_two) == result(whole)
+    assert result(merged) == result(whole)
+    if before is not None:
+        assert result(other) == before
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(floats, min_size=1, max_size=60), st.sampled_from([0.1, 0.5, 0.8, 0.95, 0.999]))
+def test_two_histograms_give_the_exact_quantile(values: list[float], q: float) -> None:
+    array = np.array(values, dtype=np.float32)
+    upper = Histogram("x")
+    upper.update({"x": array})
+    rank = quantile_rank(q, len(array))
+    prefix, within = upper.locate(rank)
+    lower = Histogram("x", prefix)
+    lower.update({"x": array})
+    exact = np.sort(array)[rank - 1]
+    assert value_of(prefix, lower.locate(within)[0]) == exact
+    assert quantile(array, q) == exact
+
+
+@given(floats, floats)
+def test_ordered_bits_sort_as_the_values(a: float, b: float) -> None:
+    bits = ordered_bits(np.array([a, b], dtype=np.float32))
+    assert (bits[0] < bits[1]) == (np.float32(a) < np.float32(b))
+    assert (bits[0] == bits[1]) == (np.float32(a) == np.float32(b))
+
+
+@pytest.mark.parametrize(
+    ("q", "n", "rank"), [(0.8, 10, 8), (0.1, 10, 1), (0.3, 10, 3), (0.7, 10, 7), (0.8, 1, 1)]
+)
+def test_quantiles_are_read_as_decimals(q: float, n: int, rank: int) -> None:
+    assert quantile_rank(q, n) == rank
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**31 - 1), st.integers(0, 2**40))
+def test_the_hash_is_the_documented_one(sequence: int, position: int, seed: int) -> None:
+    ours = hash_rows(seed, np.array([sequence], dtype=np.int64), np.array([position], np.int32))
+    assert int(ours[0]) == twin.position_hash(seed, sequence, position)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), reach=st.integers(1, 5))
+def test_windows_go_by_position(seed: int, reach: int) -> None:
+    rows = batch(seed, sequences=4)
+    offset_K = windows.offsets(reach)
+    found = windows.window_tokens(rows, np.arange(len(rows["position"])), offset_K)
+    text = {
+        (s, p): t
+        for s, p, t in zip(rows["sequence_id"], rows["position"], rows["token_id"], strict=True)
+    }
+    for row, (s, p) in enumerate(zip(rows["sequence_id"], rows["position"], strict=True)):
+        expected = [text.get((s, p + k), windows.MISSING) for k in offset_K]
+        assert found[row].tolist() == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), v=st.integers(0, 12), distance=st.integers(0, 6))
+def test_far_from_is_what_it_says(seed: int, v: int, distance: int) -> None:
+    rows = batch(seed, sequences=4)
+    where = list(zip(rows["sequence_id"], rows["position"], rows["token_id"], strict=True))
+    expected = [
+        not any(s == s2 and t == v and abs(p - p2) <= distance for s2, p2, t in where)
+        for s, p, _ in where
+    ]
+    assert windows.far_from(rows, v, distance).tolist() == expected
