@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rocktok.errors import DamagedError
+from rocktok.errors import DamagedError, LogError
 from rocktok.hooks.rollouts import Rollout
+from rocktok.log.manifest import load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,6 +31,8 @@ class FixedSet:
         limit: number of prompts wanted.
         every: steps between scorings.
         kept, complete_step: what an earlier attempt had kept (see `load_kept`).
+        again: the step that this attempt resumes from, if an earlier one had scored the set at it:
+            those rows are void now.
     """
 
     def __init__(
@@ -38,11 +41,13 @@ class FixedSet:
         every: int,
         kept: Sequence[Rollout] = (),
         complete_step: int | None = None,
+        again: int | None = None,
     ) -> None:
         self.limit = limit
         self.every = every
         self.kept = list(kept)
         self.complete_step = complete_step
+        self._again = again
         self._prompts = {rollout.prompt_id for rollout in kept}
         self._last_scored: int | None = None
 
@@ -81,7 +86,7 @@ class FixedSet:
         """Whether the set is to be scored with the student of this step."""
         if self.complete_step is None or not self.kept or step == self._last_scored:
             return False
-        return last or step == self.complete_step or step % self.every == 0
+        return last or step in (self.complete_step, self._again) or step % self.every == 0
 
     def scored(self, step: int) -> None:
         """Note that the set was scored at this step, so that it is not scored twice."""
@@ -126,6 +131,15 @@ def encode_kept(kept: Sequence[Rollout], complete_step: int | None) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, write_page_checksum=True)
     return sink.getvalue()
+
+
+def was_scored(where: Place, step: int) -> bool:
+    """Whether an attempt has scored the fixed set at this step (also if that cannot be known)."""
+    paths = [path for path, _ in where.files("manifest") if path.endswith(".json")]
+    try:
+        return any(step in load_manifest(where, path).steps.get("fixed", ()) for path in paths)
+    except LogError:
+        return True
 
 
 def load_kept(where: Place, attempts: Sequence[Attempt]) -> tuple[list[Rollout], int | None]:

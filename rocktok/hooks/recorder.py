@@ -18,7 +18,7 @@ from rocktok import schema
 from rocktok.errors import HookError, RocktokError, RocktokWarning
 from rocktok.files import place
 from rocktok.hooks.background import Background, StepRows, describe
-from rocktok.hooks.fixed_set import FixedSet, encode_kept, kept_path, load_kept
+from rocktok.hooks.fixed_set import FixedSet, encode_kept, kept_path, load_kept, was_scored
 from rocktok.hooks.pending import PendingStep
 from rocktok.hooks.rollouts import sequence_columns
 from rocktok.hooks.signals import TerminationHandler
@@ -194,7 +194,7 @@ class Recorder:
         self.attempt, self._counter = first["attempt"], 0
         self._pending.clear()
         self._background = Background(writer, self.queue_steps)
-        self._continue_fixed(first["kept"], first["complete_step"])
+        self._continue_fixed(*first["fixed"])
         self._signals = TerminationHandler(self._flush_before_death)
         self._signals.install()
         atexit.register(self.close, final=False)
@@ -230,6 +230,7 @@ class Recorder:
             )
             where = place(self.log_dir)
             kept, complete_step = load_kept(where, load_attempts(where))
+            again = resume_step if was_scored(where, resume_step) else None
         except RocktokError as error:
             return None, {"error": str(error)}
         except OSError as error:
@@ -237,14 +238,15 @@ class Recorder:
         return writer, {
             "attempt": writer.attempt,
             "run_id": writer.run_id,
-            "kept": kept,
-            "complete_step": complete_step,
+            "fixed": (kept, complete_step, again),
         }
 
-    def _continue_fixed(self, kept: Sequence[Rollout], complete_step: int | None) -> None:
+    def _continue_fixed(
+        self, kept: Sequence[Rollout], complete_step: int | None, again: int | None
+    ) -> None:
         if self.fixed_sequences == 0:
             kept, complete_step = (), None
-        self.fixed = FixedSet(self.fixed_sequences, self.fixed_every, kept, complete_step)
+        self.fixed = FixedSet(self.fixed_sequences, self.fixed_every, kept, complete_step, again)
         if kept:
             self.store_fixed()
             self.flush()

@@ -66,14 +66,11 @@ def _attempts(info: LogInfo) -> list[tuple[str, str]]:
     facts = []
     for attempt in info.attempts:
         ranks = [r for r in info.ranks if r["attempt"] == attempt["attempt"]]
-        final = sum(r["final"] for r in ranks)
-        facts.append(
-            (
-                f"attempt {attempt['attempt']}",
-                f"from step {attempt['resume_step']}, {attempt['world_size']} ranks, "
-                f"{final} of them final",
-            )
-        )
+        size, final = attempt["world_size"], sum(r["final"] for r in ranks)
+        state = "final" if final == size else f"{final} of them final"
+        ranks_of = f"{size} rank" if size == 1 else f"{size} ranks"
+        value = f"from step {attempt['resume_step']}, {ranks_of}, {state}"
+        facts.append((f"attempt {attempt['attempt']}", value))
     return facts
 
 

@@ -48,7 +48,7 @@ def render_detect(result: DetectResult) -> str:
     """Summary, table, and what the marks mean."""
     parts = [*_summary(result), ""]
     if not result.tokens:
-        parts.append("No type is a rock at these settings.")
+        parts.append("No type is a rock at these settings; --all shows every type.")
         return "\n".join(parts) + "\n"
     context = result.log["pre"] is not None
     fields, cells = (_CONTEXT, _context_cells) if context else (_PLAIN, _plain_cells)
@@ -82,14 +82,11 @@ def _summary(result: DetectResult) -> list[str]:
         + f": {count(totals['persistent'])} occurrences, {count(totals['retained'])} retained"
     )
     kinds = result.density
-    lines.append(
-        "density per sequence (median, p10–p90): "
-        + "; ".join(
-            f"{name} {percent(kinds[key]['median'])} "
-            f"({percent(kinds[key]['p10'])}–{percent(kinds[key]['p90'])})"
-            for key, name in (("type", "rock types"), ("retained", "retained"))
-        )
-    )
+    lines += [
+        f"{name} in a sequence: median {percent(kinds[key]['median'])} of positions "
+        f"(p10 {percent(kinds[key]['p10'])}, p90 {percent(kinds[key]['p90'])})"
+        for key, name in (("type", "rock types"), ("retained", "retained occurrences"))
+    ]
     return lines
 
 
