@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "replay": BASE | {"hooks", "log", "analyse"},
     "analyse": BASE,
     "engine": BASE | {"analyse", "log"},
-    "report": BASE | {"analyse", "log"},
+    "report": BASE | {"analyse"},
     "cli": BASE | {"log", "hooks", "replay", "analyse", "engine", "report"},
     "schema": set(),
     "errors": set(),

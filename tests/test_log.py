@@ -19,6 +19,7 @@ from rocktok.errors import DamagedError, DataError, HookError, LogError
 from rocktok.log import LogWriter, manifest, opening, shard
 from rocktok.log.pairs import Pairs
 from rocktok.log.sequences import load_prompts
+from rocktok.log.tasks import joined_tasks
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
 
 
@@ -136,7 +137,7 @@ def test_a_later_attempt_supersedes(tmp_path: Path) -> None:
     found = read(tmp_path)
     late = found["step"] == 10
     np.testing.assert_array_equal(found["loss"][late], rows(10, range(4), seed=1)["loss"])
-    from rocktok.log.info import gather
+    from rocktok.engine.info import gather
 
     assert gather(log).tables["fixed"].superseded_rows == 96
 
@@ -327,7 +328,9 @@ def test_pairs_join_any_order_and_count_the_rest(tmp_path: Path) -> None:
     write_by_hand(tmp_path, rows(0, [4, 5]), "b")
     write_by_hand(tmp_path, rows(9, [3, 5]), "c")
     write_by_hand(tmp_path, rows(9, [0, 1, 7]), "d")
-    pairs = Pairs(rocktok.open(tmp_path), "fixed", 0, 9)
+    log = rocktok.open(tmp_path)
+    (task,) = joined_tasks(log, "fixed", 0, 9)
+    pairs = Pairs(log, "fixed", 0, 9, (), task)
     batches = list(pairs)
     ids = np.concatenate([np.unique(b["sequence_id"]) for b in batches])
     assert sorted(ids.tolist()) == [0, 1, 3, 5]

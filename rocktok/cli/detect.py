@@ -94,6 +94,7 @@ def _choice(*words: str) -> click.Choice[str]:
 @click.option("--exclude-most-frequent", type=int, default=0, show_default=True, metavar="N")
 @click.option("--all", "all_types", is_flag=True, help="Every type seen, not only the rocks.")
 @options.seed_option
+@options.engine_options
 @options.output_options(*options.FORMATS)
 @options.allow_missing_option
 def detect_command(
@@ -103,6 +104,8 @@ def detect_command(
     force: bool,
     quiet: bool,
     allow_missing: bool,
+    jobs: int | None,
+    dask: str | None,
     embeddings: Path | None,
     **parameters: Any,
 ) -> None:
@@ -117,7 +120,8 @@ def detect_command(
     chosen = options.chosen_format(format_, output)
     matrix = _load_embeddings(embeddings) if embeddings is not None else None
     opened = open_log(log, allow_missing=allow_missing)
-    result = detect(opened, embeddings=matrix, **parameters)
+    with options.engine(jobs, dask, quiet=quiet) as engine:
+        result = detect(opened, embeddings=matrix, engine=engine, **parameters)
     options.deliver(_render(result, chosen), output, force=force)
     options.notes(result.notes, quiet=quiet)
 

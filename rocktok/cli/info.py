@@ -15,6 +15,7 @@ from rocktok.cli import options
 @click.option("--verify", is_flag=True, help="Read every row and check every rule.")
 @options.output_options("table", "json")
 @options.allow_missing_option
+@options.engine_options
 def info_command(
     log: str,
     verify: bool,
@@ -23,17 +24,21 @@ def info_command(
     force: bool,
     quiet: bool,
     allow_missing: bool,
+    jobs: int | None,
+    dask: str | None,
 ) -> None:
     """Say what is in LOG: steps, sequences, shards, columns, gaps, damage.
 
     Exit code 1 if anything is damaged; without --verify as far as manifests and footers show it.
     """
+    from rocktok.engine.info import gather
     from rocktok.errors import DamagedError
     from rocktok.log import open_log
-    from rocktok.log.info import gather
 
     chosen = options.chosen_format(format_, output)
-    info = gather(open_log(log, allow_missing=allow_missing), verify=verify)
+    opened = open_log(log, allow_missing=allow_missing)
+    with options.engine(jobs, dask, quiet=quiet) as engine:
+        info = gather(opened, verify=verify, engine=engine)
     if chosen == "json":
         text = json.dumps(info.to_dict(), indent=1, ensure_ascii=False) + "\n"
     else:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from rocktok.errors import UsageError
+
+if TYPE_CHECKING:
+    from rocktok.engine.passes import Engine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,6 +59,30 @@ def allow_missing_option(function: F) -> F:
         is_flag=True,
         help="Go on without damaged or missing shards; every output counts them.",
     )(function)
+
+
+def engine_options(function: F) -> F:
+    """--jobs and --dask."""
+    for option in (
+        click.option(
+            "--dask",
+            metavar="ADDRESS|FILE",
+            help="Run on a Dask cluster: scheduler address or scheduler file.",
+        ),
+        click.option("--jobs", type=int, metavar="N", help="Threads. Default: the cores at hand."),
+    ):
+        function = option(function)
+    return function
+
+
+@contextmanager
+def engine(jobs: int | None, dask: str | None, *, quiet: bool) -> Iterator[Engine]:
+    """The engine that the options ask for, with a progress bar if stderr is a terminal."""
+    from rocktok.cli.progress import progress_bar
+    from rocktok.engine.passes import Engine
+
+    with progress_bar(quiet=quiet) as tell, Engine(jobs, dask, tell) as made:
+        yield made
 
 
 def seed_option(function: F) -> F:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,20 +23,29 @@ from rocktok.analyse.detect import Context, DetectParams, Thresholds, TypeTable
 from rocktok.analyse.persistence import Persistent, distinct_prompts
 from rocktok.analyse.results import DetectResult, make_result
 from rocktok.analyse.similarity import Similarity, Windows
-from rocktok.engine.passes import Passes
-from rocktok.engine.source import choose_source
+from rocktok.engine.choose import choose_steps
+from rocktok.engine.passes import Engine
+from rocktok.engine.source import DERIVABLE, Source
 from rocktok.errors import LogError, UsageError
 from rocktok.log.reader import Log
+from rocktok.log.sequences import load_prompts
 
 Array = npt.NDArray[Any]
 
 
-def detect(log: Log, *, embeddings: Array | None = None, **options: Any) -> DetectResult:
+def detect(
+    log: Log,
+    *,
+    embeddings: Array | None = None,
+    engine: Engine | None = None,
+    **options: Any,
+) -> DetectResult:
     """Find the tokens whose loss persists in recurring contexts.
 
     Args:
         log: an open log (`rocktok.open`).
         embeddings: (token ids, D) matrix for `similarity="embedding"`.
+        engine: what makes the passes; default: threads on the cores this process may use.
         options: fields of `rocktok.analyse.detect.DetectParams`.
 
     Returns:
@@ -56,16 +66,30 @@ def detect(log: Log, *, embeddings: Array | None = None, **options: Any) -> Dete
             "embeddings: similarity 'embedding' and an embedding matrix go together",
             parameter="embeddings",
         )
-    return _Run(log, params, embeddings).result()
+    return _Run(log, params, embeddings, engine or Engine()).result()
 
 
 class _Run:
     """One `detect`, pass after pass."""
 
-    def __init__(self, log: Log, params: DetectParams, embeddings: Array | None) -> None:
-        self.log, self.params, self.embeddings = log, params, embeddings
-        self.source = choose_source(log, params)
-        self.passes = Passes()
+    def __init__(
+        self, log: Log, params: DetectParams, embeddings: Array | None, engine: Engine
+    ) -> None:
+        self.log, self.params, self.embeddings, self.engine = log, params, embeddings, engine
+        self.choice = choose_steps(log, params)
+        present = set(log.columns(self.choice.table))
+        means = {name: column for name, column in DERIVABLE.items() if column in present}
+        self.means = tuple(means)
+        self.plain = Source(
+            log,
+            self.choice.table,
+            self.choice.pre,
+            self.choice.post,
+            (),
+            load_prompts(log),
+        )
+        self.source = replace(self.plain, columns=tuple(means.values()))
+        self.unpaired: int | None = None
         self.pool: dict[str, Array] = {}
         self.free: windows.FreePools | None = None
 
@@ -74,7 +98,7 @@ class _Run:
         sums, sizes, prompts = self._count()
         types = self._types(sums, prompts)
         thresholds, persistent = None, None
-        if self.source.pre is not None:
+        if self.choice.pre is not None:
             thresholds = self._thresholds(sizes.rows)
             persistent = self._persistent(types, thresholds)
             score_T = analysis.context_scores(types)
@@ -87,18 +111,18 @@ class _Run:
         return make_result(
             log=self.log.identity(),
             source={
-                "table": self.source.table,
-                "pre": self.source.pre,
-                "post": self.source.post,
-                "no_context": self.source.no_context,
+                "table": self.choice.table,
+                "pre": self.choice.pre,
+                "post": self.choice.post,
+                "no_context": self.choice.no_context,
                 "rollout_step": self.rollout_step,
-                "passes": self.passes.count,
+                "passes": self.engine.passes,
             },
             params=self.params,
             notes=self._notes(thresholds),
             thresholds=thresholds,
             sizes=sizes,
-            unpaired=self.source.unpaired,
+            unpaired=self.unpaired,
             types=types,
             order=order,
             is_rock=is_rock,
@@ -111,31 +135,24 @@ class _Run:
     # -- passes ----------------------------------------------------------------------------
 
     def _count(self) -> tuple[TypeSums, accumulate.SequenceCounts, accumulate.PromptCounts]:
-        means = ("student_logprob", "teacher_logprob", "log_ratio")
-        names = tuple(n for n in means if n in self.source.columns)
-        sums = TypeSums(("loss_post", *(_DERIVED[n] for n in names)))
+        sums = TypeSums(("loss_post", *self.means))
         sizes, prompts = accumulate.SequenceCounts(), accumulate.PromptCounts()
         self.upper = {name: Histogram(name) for name in self._quantiles()}
-        batches = (_derive(batch, names) for batch in self._rows())
-        self.passes.run(batches, sums, sizes, prompts, *self.upper.values())
+        unpaired = self.engine.run(self.source, sums, sizes, prompts, *self.upper.values())
+        if self.choice.pre is not None:
+            self.unpaired = unpaired
         if sizes.rows == 0:
-            source = self.source
+            choice = self.choice
             raise LogError(
-                f"{self.log.name}: no sequence of {source.table}/ stands at both step "
-                f"{source.pre} and step {source.post}; choose other steps with --pre and --post"
+                f"{self.log.name}: no sequence of {choice.table}/ stands at both step "
+                f"{choice.pre} and step {choice.post}; choose other steps with --pre and --post"
             )
         return sums, sizes, prompts
-
-    def _rows(self) -> Any:
-        for batch in self.source:
-            if "change" in self._quantiles():
-                batch["change"] = batch["loss_pre"] - batch["loss_post"]
-            yield batch
 
     def _quantiles(self) -> dict[str, float]:
         """Column → quantile, for the thresholds that are not given."""
         params = self.params
-        if self.source.pre is None:
+        if self.choice.pre is None:
             return {}
         wanted = {} if params.tau_pre is not None else {"loss_pre": params.quantile_pre}
         if params.persistence == "recalcitrant":
@@ -151,7 +168,7 @@ class _Run:
         }
         lower = {name: Histogram(name, prefix) for name, (prefix, _) in located.items()}
         if lower:
-            self.passes.run(self._rows(), *lower.values())
+            self.engine.run(self.plain, *lower.values())
         found = {
             name: float(accumulate.value_of(prefix, lower[name].locate(rank)[0]))
             for name, (prefix, rank) in located.items()
@@ -167,7 +184,7 @@ class _Run:
     def _refuse_zero(self, found: dict[str, float]) -> None:
         for name, option in (("loss_pre", "pre"), ("loss_post", "post")):
             if found.get(name, 1.0) <= 0:
-                step = getattr(self.source, option)
+                step = getattr(self.choice, option)
                 raise LogError(
                     f"{self.log.name}: more than {self._quantiles()[name]:.0%} of the losses at "
                     f"step {step} are zero or less, so the threshold would be too; raise "
@@ -191,7 +208,7 @@ class _Run:
         collect = Persistent(thresholds, self.params.window)
         pool = windows.Pool(self.params.seed, 2 * self.params.window)
         draw = self.params.eta == "auto"
-        self.passes.run(self._rows(), collect, *([pool] if draw else []))
+        self.engine.run(self.plain, collect, *([pool] if draw else []))
         rows = collect.occurrences.result()
         length = len(self.count_V)
         counts = [padded(c, length)[types.token_T] for c in collect.hard.values()]
@@ -237,7 +254,7 @@ class _Run:
         if chosen:
             reach, near = 2 * self.params.window, analysis.distances(self.params.window)
             self.free = windows.FreePools(self.params.seed, reach, chosen, near, analysis.DRAWS)
-            self.passes.run(self._rows(), self.free)
+            self.engine.run(self.plain, self.free)
 
     def _draws(self, v: int) -> tuple[Windows, int] | None:
         for distance in analysis.distances(self.params.window):
@@ -272,31 +289,31 @@ class _Run:
     ) -> dict[str, Any]:
         retained = _retained_sequences(rocks, types, persistent)
         density = Density(rocks, retained)
-        self.passes.run(self.source, density)
+        self.engine.run(self.plain, density)
         return density.result()
 
     def _add_rollout(self, types: TypeTable) -> None:
         """How often the late student itself still writes each type, where that was recorded."""
         self.rollout_step: int | None = None
-        if self.source.table != "fixed" or not self.log.shards("rollout"):
+        if self.choice.table != "fixed" or not self.log.shards("rollout"):
             return
-        first = -1 if self.source.pre is None else self.source.pre
-        post = self.source.post
+        first = -1 if self.choice.pre is None else self.choice.pre
+        post = self.choice.post
         steps = [s for s in self.log.complete_steps("rollout") if first < s <= post]
         if not steps:
             return
         self.rollout_step = steps[-1]
-        sums = TypeSums(("loss",))
-        scan = self.log.scan("rollout", ["token_id", "loss"], [steps[-1]])
-        self.passes.run((batch.columns for batch in scan), sums)
+        sums = TypeSums(("loss_post",))
+        rollouts = replace(self.plain, table="rollout", pre=None, post=steps[-1])
+        self.engine.run(rollouts, sums)
         length = len(self.count_V)
         types.extra_T["rollout_frequency"] = padded(sums.count_V, length)[types.token_T]
-        types.extra_T["rollout_rock_score"] = padded(sums.sum_V["loss"], length)[types.token_T]
+        types.extra_T["rollout_rock_score"] = padded(sums.sum_V["loss_post"], length)[types.token_T]
 
     def _notes(self, thresholds: Thresholds | None) -> list[str]:
-        notes = list(self.source.notes)
-        if self.source.unpaired:
-            notes.append(f"{self.source.unpaired} sequences stand at one of the steps only")
+        notes = list(self.choice.notes)
+        if self.unpaired:
+            notes.append(f"{self.unpaired} sequences stand at one of the steps only")
         if thresholds is not None and thresholds.post is not None:
             ratio = thresholds.post / thresholds.pre
             if ratio < 0.5:
@@ -329,18 +346,3 @@ def _of_type(rows: dict[str, Array], v: int) -> dict[str, Array]:
 
 def _windows(rows: dict[str, Array]) -> Windows:
     return Windows(rows["window"], rows["prompt"], rows["sequence"])
-
-
-#: What stands in a type's row for each optional column: its mean, of exp() for probabilities.
-_DERIVED = {
-    "student_logprob": "student_probability",
-    "teacher_logprob": "teacher_probability",
-    "log_ratio": "mean_log_ratio",
-}
-
-
-def _derive(batch: dict[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
-    for name in names:
-        values = batch[name].astype(np.float64)
-        batch[_DERIVED[name]] = values if name == "log_ratio" else np.exp(values)
-    return batch

@@ -1,23 +1,176 @@
-"""Running accumulators over a log: each pass reads the rows once, for all accumulators in it."""
+"""Running accumulators over a log: on threads here, or on a Dask cluster; the same bytes.
+
+A pass is shared out in tasks that the log alone decides. Each makes a partial result of its own;
+partials are merged in the order of the tasks, with a bounded number of them waiting.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import copy
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from rocktok.analyse.accumulate import Accumulator, Batch
+from rocktok.analyse.accumulate import Accumulator
+from rocktok.engine.source import Reading, Source, with_derived
+from rocktok.errors import RocktokError, UsageError
+from rocktok.log.checks import SequenceRuns
+from rocktok.log.tasks import Task
+
+#: Partials that may wait to be merged, for each worker.
+OUTSTANDING = 4
+
+#: Seconds to find the scheduler of a cluster.
+CONNECT_TIMEOUT = 20
 
 
-class Passes:
-    """Counts the passes that a command makes, so that it can say how many."""
+@dataclass
+class Partial:
+    """What one task came to."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    accumulators: Sequence[Accumulator]
+    unpaired: int
+    rows: int
+    runs: SequenceRuns
 
-    def run(self, batches: Iterable[Batch], *accumulators: Accumulator) -> None:
-        """Feed every batch to every accumulator, in order."""
-        self.count += 1
-        for batch in batches:
-            for accumulator in accumulators:
-                accumulator.update(batch)
+
+def make_partial(source: Source, task: Task, prototypes: Sequence[Accumulator]) -> Partial:
+    """Read a task's rows into copies of empty accumulators. Runs on a worker."""
+    reading = Reading(source, task)
+    accumulators = copy.deepcopy(prototypes)
+    for batch in reading:
+        rows = with_derived(batch)
+        for accumulator in accumulators:
+            accumulator.update(rows)
+    return Partial(accumulators, reading.unpaired, reading.rows, reading.runs)
+
+
+class Engine(AbstractContextManager["Engine"]):
+    """Makes passes over logs, and counts them.
+
+    Args:
+        jobs: threads; None: the cores this process may use.
+        dask: address of a Dask scheduler, or its scheduler file; `jobs` is then ignored.
+        progress: told of the rows of each finished task, and of all rows of the pass.
+
+    Raises:
+        UsageError: `jobs` below 1.
+        RocktokError: no scheduler there.
+    """
+
+    def __init__(
+        self,
+        jobs: int | None = None,
+        dask: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if jobs is not None and jobs < 1:
+            raise UsageError(f"jobs is {jobs}; it must be 1 or more", parameter="jobs")
+        self.passes = 0
+        self._progress = progress
+        self._client: Any = _connect(dask) if dask is not None else None
+        self._jobs = jobs or len(os.sched_getaffinity(0))
+
+    def __exit__(self, *details: object) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def run(self, source: Source, *accumulators: Accumulator) -> int:
+        """One pass: every row of the source goes to every accumulator.
+
+        Returns the number of sequences that only one of two joined steps has. Raises `DataError`
+        or `DamagedError` as the reader does; the accumulators are then of no use.
+        """
+        self.passes += 1
+        tasks = source.tasks()
+        total, done, unpaired, runs = sum(t.rows for t in tasks), 0, 0, SequenceRuns()
+        prototypes = copy.deepcopy(accumulators)
+        calls = ((source.for_task(task), task, prototypes) for task in tasks)
+        for task, part in zip(tasks, self.map(make_partial, calls), strict=True):
+            for ours, theirs in zip(accumulators, part.accumulators, strict=True):
+                ours.merge(theirs)
+            unpaired += part.unpaired
+            runs.merge(part.runs)
+            done += task.rows
+            if self._progress is not None:
+                self._progress(done, total)
+        runs.check()
+        return unpaired
+
+    def map(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """Results of function(*call) in the order of the calls, a bounded number of them ahead.
+
+        On a cluster the function must be importable there, and may be called again where a
+        worker dies.
+        """
+        if self._client is not None:
+            yield from self._on_cluster(function, calls)
+        elif self._jobs == 1:
+            for call in calls:
+                yield function(*call)
+        else:
+            pool = ThreadPoolExecutor(self._jobs)
+            try:
+                yield from _in_order(pool.submit, OUTSTANDING * self._jobs, function, calls)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _on_cluster(
+        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
+    ) -> Iterator[Any]:
+        from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
+
+        workers = max(1, sum(self._client.nthreads().values()))
+        # Not pure: Dask would hash every argument to look for an earlier answer.
+        submit = partial(self._client.submit, pure=False)
+        try:
+            yield from _in_order(submit, OUTSTANDING * workers, function, calls)
+        except (KilledWorker, FutureCancelledError) as error:
+            raise RocktokError(
+                f"the Dask cluster failed ({str(error).splitlines()[0]}); look at its workers' "
+                "logs, and run the command again"
+            ) from error
+
+
+def _in_order(
+    submit: Callable[..., Any],
+    limit: int,
+    function: Callable[..., Any],
+    calls: Iterable[tuple[Any, ...]],
+) -> Iterator[Any]:
+    waiting: deque[Any] = deque()
+    todo = iter(calls)
+    while True:
+        while len(waiting) < limit and (call := next(todo, None)) is not None:
+            waiting.append(submit(function, *call))
+        if not waiting:
+            return
+        yield waiting.popleft().result()
+
+
+def _connect(dask: str) -> Any:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise RocktokError(
+            "--dask needs the package `distributed`; install rocktok[dask]"
+        ) from error
+    where: dict[str, Any] = {"address": dask}
+    if "://" not in dask and Path(dask).suffix == ".json":
+        if not Path(dask).exists():
+            raise RocktokError(f"{dask}: no such scheduler file; start the scheduler first")
+        where = {"scheduler_file": dask}
+    try:
+        return Client(**where, timeout=CONNECT_TIMEOUT, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise RocktokError(
+            f"{dask}: no Dask scheduler answers there within {CONNECT_TIMEOUT} s; "
+            "check the address, and that the scheduler runs"
+        ) from error

@@ -172,6 +172,14 @@ class SequenceRuns:
         shard = np.full(len(first), len(self._names) - 1, dtype=np.int64)
         self._parts.append(np.stack([step_S[first], id_S[first], id_S[last], shard], axis=1))
 
+    def merge(self, other: SequenceRuns) -> None:
+        """Add the shards that another one has noted."""
+        for part in other._parts:
+            part = part.copy()
+            part[:, 3] += len(self._names)
+            self._parts.append(part)
+        self._names += other._names
+
     def check(self) -> None:
         """Raise `DataError` if two shards hold the same sequence at the same step."""
         if not self._parts:

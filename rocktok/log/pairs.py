@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rocktok.errors import DataError
+from rocktok.log.checks import SequenceRuns
 from rocktok.log.shard import sequence_starts
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from rocktok.log.reader import Batch, Log
+    from rocktok.log.tasks import Task
 
     Array = npt.NDArray[Any]
     Rows = dict[str, Array]
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Pairs:
-    """Sequences of a table that stand at both `pre` and `post`. Iterate to read them.
+    """Sequences of a task that stand at both `pre` and `post`. Iterate to read them.
 
     Batches are mappings of equally long arrays: sequence_id, position, token_id, `loss_pre`,
     `loss_post`, and the asked columns as they are at post. After an iteration `unpaired` is the
@@ -40,14 +42,17 @@ class Pairs:
     table: str
     pre: int
     post: int
-    columns: Sequence[str] = ()
+    columns: Sequence[str]
+    task: Task
     unpaired: int = field(default=0, init=False)
 
     def __iter__(self) -> Iterator[Rows]:
         waiting: tuple[dict[int, Part], dict[int, Part]] = ({}, {})
         shared = ["token_id", "loss"]
-        early = self.log.scan(self.table, shared, [self.pre])
-        late = self.log.scan(self.table, [*shared, *self.columns], [self.post])
+        # Ids of tasks do not overlap, so duplicates between shards are found within one.
+        checks = SequenceRuns(), SequenceRuns()
+        early = self._scan(0, self.pre, shared, checks[0])
+        late = self._scan(1, self.post, [*shared, *self.columns], checks[1])
         for pre, post in zip_longest(early, late):
             if pre is not None and post is not None and not any(waiting) and _aligned(pre, post):
                 yield self._join(pre.columns, post.columns)
@@ -59,6 +64,16 @@ class Pairs:
             if ready:
                 yield self._match([(waiting[0].pop(key), waiting[1].pop(key)) for key in ready])
         self.unpaired = len(waiting[0]) + len(waiting[1])
+        for check in checks:
+            check.check()
+
+    def _scan(
+        self, side: int, step: int, columns: Sequence[str], check: SequenceRuns
+    ) -> Iterator[Batch]:
+        for shard in self.task.shards[side]:
+            yield from self.log.scan_shard(
+                self.table, shard, columns, [step], check, self.task.span
+            )
 
     def _match(self, pairs: list[tuple[Part, Part]]) -> Rows:
         for early, late in pairs:

@@ -39,6 +39,18 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A range of sequence ids, `low` included and `high` not; None: no bound."""
+
+    low: int | None = None
+    high: int | None = None
+
+    def touches(self, first: int, last: int) -> bool:
+        """Whether any id from `first` to `last` lies in the span."""
+        return (self.high is None or first < self.high) and (self.low is None or last >= self.low)
+
+
+@dataclass(frozen=True)
 class Step:
     """One step of a table: its rows, and whether every rank has published all it had."""
 
@@ -253,8 +265,12 @@ class Log:
         columns: Sequence[str],
         steps: Collection[int] | None = None,
         check: SequenceRuns | None = None,
+        span: Span = Span(),
     ) -> Iterator[Batch]:
-        """As `scan`, for one shard. `check` collects what finds duplicates between shards."""
+        """As `scan`, for one shard. `check` collects what finds duplicates between shards.
+
+        `span`: only sequences in this range of ids.
+        """
         wanted = ["step", "sequence_id", "position"]
         wanted += [c for c in columns if c not in wanted]
         known = shard.entry.steps if shard.entry is not None else None
@@ -264,14 +280,17 @@ class Log:
         limit = self.limit_of(opened.attempt)
         order, carry = OrderCheck(), None
         for group, _ in opened.groups():
-            bounds = opened.group_steps(group)
+            bounds = opened.group_range(group, "step")
             if bounds is not None and not _touches(bounds, steps, limit):
+                continue
+            ids = opened.group_range(group, "sequence_id")
+            if ids is not None and not span.touches(*ids):
                 continue
             rows = self._read(opened, group, wanted)
             order.check(
                 rows["step"], rows["sequence_id"], rows["position"], Where(opened.name, group)
             )
-            rows = _keep(rows, steps, limit)
+            rows = _keep(rows, steps, limit, span)
             if carry is not None:
                 rows = {name: np.concatenate((carry[name], rows[name])) for name in rows}
             # The last sequence of a row group may go on in the next one.
@@ -303,7 +322,7 @@ def _touches(bounds: tuple[int, int], steps: Collection[int] | None, limit: int 
 
 
 def _keep(
-    rows: dict[str, Array], steps: Collection[int] | None, limit: int | None
+    rows: dict[str, Array], steps: Collection[int] | None, limit: int | None, span: Span
 ) -> dict[str, Array]:
     step_N = rows["step"]
     keep = np.ones(len(step_N), dtype=bool)
@@ -311,6 +330,10 @@ def _keep(
         keep &= step_N < limit
     if steps is not None:
         keep &= np.isin(step_N, list(steps))
+    if span.low is not None:
+        keep &= rows["sequence_id"] >= span.low
+    if span.high is not None:
+        keep &= rows["sequence_id"] < span.high
     return rows if keep.all() else {name: values[keep] for name, values in rows.items()}
 
 

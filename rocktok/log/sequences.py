@@ -35,6 +35,14 @@ class Prompts:
     prompt_S: Array
     known: bool
 
+    def within(self, low: int | None, high: int | None) -> Prompts:
+        """Only the sequences of a range of ids: what a worker needs for one task."""
+        start = 0 if low is None else int(np.searchsorted(self.sequence_S, low))
+        stop = len(self.sequence_S)
+        if high is not None:
+            stop = int(np.searchsorted(self.sequence_S, high))
+        return Prompts(self.sequence_S[start:stop], self.prompt_S[start:stop], self.known)
+
     def of(self, sequence_N: Array) -> Array:
         """Prompt hash (uint64) of each row's sequence; an unlisted sequence is its own prompt."""
         own = sequence_N.astype(np.int64).view(np.uint64) ^ np.uint64(_OWN)

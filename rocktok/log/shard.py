@@ -100,14 +100,14 @@ class OpenShard:
                 return column
         return "?"
 
-    def group_steps(self, group: int) -> tuple[int, int] | None:
-        """Smallest and largest step of a row group by its statistics, if they can be trusted."""
+    def group_range(self, group: int, name: str) -> tuple[int, int] | None:
+        """Smallest and largest value of a column by its statistics, if they can be trusted."""
         if not self.trusted:
             return None
         metadata = self.file.metadata.row_group(group)
         for index in range(metadata.num_columns):
             column = metadata.column(index)
-            if column.path_in_schema == "step":
+            if column.path_in_schema == name:
                 statistics = column.statistics
                 if statistics is not None and statistics.has_min_max:
                     return int(statistics.min), int(statistics.max)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rocktok.report.text import count
 
 if TYPE_CHECKING:
-    from rocktok.log.info import LogInfo, TableInfo
+    from rocktok.analyse.info import LogInfo, TableInfo
 
 
 def render(info: LogInfo) -> str:

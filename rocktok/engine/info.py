@@ -1,63 +1,27 @@
-"""What is in a log: steps, sequences, columns, gaps, damage. `rocktok info`."""
+"""`info` over a log: what its manifests say, and one look, or one pass, at every shard."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rocktok import schema
+from rocktok.analyse.info import LogInfo, TableInfo
+from rocktok.engine.passes import Engine
 from rocktok.errors import LogError
 from rocktok.log.checks import SequenceRuns, Where, check_values, to_numpy
 from rocktok.log.sequences import load_prompts
 
 if TYPE_CHECKING:
     from rocktok.log.reader import Log
-    from rocktok.log.shard import Shard
-
-SCHEMA = "rocktok.info/1"
+    from rocktok.log.shard import OpenShard, Shard
 
 
-@dataclass(frozen=True)
-class TableInfo:
-    """One table: rows that count, by step, and rows that a later attempt has superseded."""
-
-    shards: int
-    rows: int
-    columns: tuple[str, ...]
-    steps: tuple[dict[str, Any], ...]
-    incomplete_steps: tuple[int, ...]
-    superseded_rows: int
-
-
-@dataclass(frozen=True)
-class LogInfo:
-    """Summary of a log; `damage` names every problem found, `verified` says how hard it looked."""
-
-    log: dict[str, Any]
-    run: dict[str, Any] | None
-    sequences: int | None
-    prompts: int | None
-    vocab: int
-    tables: dict[str, TableInfo]
-    attempts: tuple[dict[str, Any], ...]
-    ranks: tuple[dict[str, Any], ...]
-    dropped: tuple[dict[str, Any], ...]
-    dropped_rows: int
-    mismatches: int
-    damage: tuple[str, ...]
-    verified: bool
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `info --format json` writes."""
-        return {"schema": SCHEMA, **asdict(self)}
-
-
-def gather(log: Log, *, verify: bool = False) -> LogInfo:
+def gather(log: Log, *, verify: bool = False, engine: Engine | None = None) -> LogInfo:
     """Summarise a log; with `verify` every value of every row is read and checked."""
-    damage = _damage(log, verify)
+    damage = _damage(log, verify, engine or Engine())
     tables = (
         {} if damage else {t: _table(log, t) for t in schema.OCCURRENCE_TABLES if log.shards(t)}
     )
@@ -113,33 +77,43 @@ def _sequences(log: Log) -> tuple[int | None, int | None]:
     return len(prompts.sequence_S), len(np.unique(prompts.prompt_S))
 
 
-def _damage(log: Log, verify: bool) -> list[str]:
+def _damage(log: Log, verify: bool, engine: Engine) -> list[str]:
     """One line for each thing that is wrong; without `verify`, as far as footers show it."""
     problems = []
+    bare = replace(log, manifests=[], all_shards={})
     for table in log.tables():
         runs = SequenceRuns()
-        for shard in log.shards(table):
-            try:
-                _check_shard(log, table, shard, runs, verify)
-            except LogError as error:
-                problems.append(str(error))
+        calls = ((bare, table, shard, verify) for shard in log.shards(table))
+        for problem, found in engine.map(_check_shard, calls):
+            problems += [problem] if problem is not None else []
+            runs.merge(found)
         try:
             runs.check()
             if verify and table == "sequences":
                 load_prompts(log)
         except LogError as error:
-            if str(error) not in problems:
-                problems.append(str(error))
+            problems += [str(error)] if str(error) not in problems else []
     return problems
 
 
-def _check_shard(log: Log, table: str, shard: Shard, runs: SequenceRuns, verify: bool) -> None:
-    opened = log.open(shard, schema.required_names(table))
-    if not verify:
-        return
+def _check_shard(
+    log: Log, table: str, shard: Shard, verify: bool
+) -> tuple[str | None, SequenceRuns]:
+    """What is wrong with a shard, if anything, and the sequences in it. Runs on a worker."""
+    runs = SequenceRuns()
+    try:
+        opened = log.open(shard, schema.required_names(table))
+        if verify:
+            _read_everything(log, table, opened, runs)
+    except LogError as error:
+        return str(error), runs
+    return None, runs
+
+
+def _read_everything(log: Log, table: str, opened: OpenShard, runs: SequenceRuns) -> None:
     if table in schema.OCCURRENCE_TABLES:
         known = [c.name for c in schema.columns_of(table) if c.name in opened.columns]
-        for _ in log.scan_shard(table, shard, known, check=runs):
+        for _ in log.scan_shard(table, opened.shard, known, check=runs):
             pass
         return
     for group, _ in opened.groups():

@@ -1,0 +1,101 @@
+"""Which table and which steps of a log an analysis rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rocktok.analyse.detect import DetectParams
+from rocktok.errors import LogError, UsageError
+from rocktok.log.reader import Log
+
+REMEDY = "score its text at a second step with `rocktok rescore`"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Table, steps (`pre` None without context), why there is no context, and notes."""
+
+    table: str
+    pre: int | None
+    post: int
+    no_context: str | None
+    notes: list[str]
+
+
+def choose_steps(log: Log, params: DetectParams) -> Choice:
+    """Decide on table and steps.
+
+    Raises `LogError` for a table or step that the log lacks, or when context is required and
+    there is no fixed text at two steps; `UsageError` for steps in the wrong order.
+    """
+    table = params.table
+    if table == "auto":
+        table = "fixed" if log.shards("fixed") else "rollout"
+    if not log.shards(table):
+        raise LogError(f"{log.name}: has no {table}/ table; it has {', '.join(log.tables())}")
+    steps = [s.step for s in log.steps(table)]
+    complete = log.complete_steps(table)
+    notes = _notes(log, table, params)
+    if not complete and params.post is None:
+        raise LogError(
+            f"{log.name}: no step of {table}/ is complete on every rank; give --post (and --pre) "
+            f"to use one as it is: {_list(steps)}"
+        )
+    post = _step(log, table, steps, params.post, complete[-1] if complete else None, "post")
+    reason = _no_context(log, table, steps, complete, post, params)
+    if reason is not None and params.context == "required":
+        raise LogError(f"{log.name}: context is required, but {reason}; {REMEDY}")
+    pre = None
+    if reason is None:
+        pre = _step(log, table, steps, params.pre, complete[0] if complete else None, "pre")
+        if pre >= post:
+            message = f"pre is step {pre}, post is step {post}; it must be the earlier one"
+            raise UsageError(message, parameter="pre")
+    elif params.context == "auto":
+        notes.append(f"no persistence and no context consistency: {reason}; {REMEDY}")
+    return Choice(table, pre, post, reason, notes)
+
+
+def _notes(log: Log, table: str, params: DetectParams) -> list[str]:
+    notes = list(log.warnings())
+    incomplete = log.incomplete_steps(table)
+    if incomplete:
+        notes.append(
+            f"{len(incomplete)} steps of {table}/ are dropped or unfinished on some rank and "
+            f"left out of the defaults: {_list(incomplete)}"
+        )
+    for name in ("pre", "post"):
+        if getattr(params, name) in incomplete:
+            notes.append(f"--{name} {getattr(params, name)} is incomplete: ranks are missing in it")
+    return notes
+
+
+def _step(
+    log: Log, table: str, steps: list[int], asked: int | None, default: int | None, name: str
+) -> int:
+    step = default if asked is None else asked
+    if step is None or step not in steps:
+        raise LogError(
+            f"{log.name}: {table}/ has no step {step}; --{name} must be one of {_list(steps)}"
+        )
+    return step
+
+
+def _no_context(
+    log: Log, table: str, steps: list[int], complete: list[int], post: int, params: DetectParams
+) -> str | None:
+    """Why there is no before and after of the same text; None if there is."""
+    if params.context == "off":
+        return "it was switched off"
+    if table != "fixed":
+        which = "was chosen" if log.shards("fixed") else "is all that the log has"
+        return f"rollout/, where every step has its own text, {which}"
+    usable = complete if params.pre is None else steps
+    if not any(step < post for step in usable) and params.pre is None:
+        return f"fixed/ has no complete step before step {post}"
+    return None
+
+
+def _list(steps: list[int], most: int = 12) -> str:
+    shown = ", ".join(map(str, steps[:most]))
+    return f"{shown}, … {steps[-1]}" if len(steps) > most else shown
