@@ -41,13 +41,14 @@ def step_tasks(log: Log, table: str, step: int) -> list[Task]:
 
 
 def joined_tasks(
-    log: Log, table: str, pre: int, post: int, task_rows: int = TASK_ROWS
+    log: Log, table: str, pre: int, post: int, task_rows: int | None = None
 ) -> list[Task]:
     """Tasks that join two steps on ranges of sequence ids; together they cover all ids.
 
     A range ends where no row group of either step straddles, so that each is read once. Shards
     whose ids are interleaved stay in one task.
     """
+    task_rows = TASK_ROWS if task_rows is None else task_rows
     early, late = (_groups(log, table, step) for step in (pre, post))
     tasks = []
     for span in _spans([*early, *late], [g.rows for g in early] + [0] * len(late), task_rows):
