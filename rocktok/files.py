@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,19 @@ class Place:
     def show(self, relative: str) -> str:
         """How a message names a file below this directory."""
         return f"{self.name.rstrip('/')}/{relative}"
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Turns what a storage says no with into a `LogError` that names the place."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise LogError(
+                f"{self.name}: the storage refuses ({_line(error)}); check the address and the "
+                "permissions, and try again"
+            ) from error
 
     def exists(self, relative: str = "") -> bool:
         """Whether there is a file or directory."""
@@ -110,7 +124,8 @@ def place(name: str | os.PathLike[str]) -> Place:
         filesystem, path = fs.FileSystem.from_uri(text)
     except Exception as error:
         filesystem, path = _fsspec(text, error)
-    return Place(filesystem, path.rstrip("/"), text)
+    # Endpoint and region stand in the address; messages name the place without them.
+    return Place(filesystem, path.rstrip("/"), text.partition("?")[0])
 
 
 def _fsspec(text: str, first: Exception) -> tuple[Any, str]:

@@ -15,6 +15,7 @@ from rocktok.errors import RocktokError, UsageError
 #: Command → what `rocktok --help` says of it. The modules are imported only when they run.
 COMMANDS = {
     "info": "What is in a log: steps, sequences, columns, gaps, damage.",
+    "compact": "Many small shards into few ordered ones.",
     "detect": "Which tokens are rocks: persistent loss in recurring contexts.",
 }
 

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import io
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rocktok.errors import DamagedError, LogError
 from rocktok.hooks.rollouts import Rollout
-from rocktok.log.manifest import load_manifest
+from rocktok.log.manifest import load_attempts, load_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rocktok.files import Place
-    from rocktok.log.manifest import Attempt
 
 _COMPLETE_KEY = b"rocktok.complete_step"
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What a new attempt goes on with.
+
+    `kept`: texts of earlier attempts. `complete_step`: when that set was complete (None: it was
+    not). `again`: the step that the attempt resumes from, if the set has been scored at it, for
+    those rows are void now.
+    """
+
+    kept: tuple[Rollout, ...] = ()
+    complete_step: int | None = None
+    again: int | None = None
 
 
 class FixedSet:
@@ -30,25 +43,17 @@ class FixedSet:
     Args:
         limit: number of prompts wanted.
         every: steps between scorings.
-        kept, complete_step: what an earlier attempt had kept (see `load_kept`).
-        again: the step that this attempt resumes from, if an earlier one had scored the set at it:
-            those rows are void now.
+        inherited: what earlier attempts kept.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        every: int,
-        kept: Sequence[Rollout] = (),
-        complete_step: int | None = None,
-        again: int | None = None,
-    ) -> None:
+    def __init__(self, limit: int, every: int, inherited: Inherited | None = None) -> None:
+        inherited = inherited or Inherited()
         self.limit = limit
         self.every = every
-        self.kept = list(kept)
-        self.complete_step = complete_step
-        self._again = again
-        self._prompts = {rollout.prompt_id for rollout in kept}
+        self.kept = list(inherited.kept)
+        self.complete_step = inherited.complete_step
+        self._again = inherited.again
+        self._prompts = {rollout.prompt_id for rollout in self.kept}
         self._last_scored: int | None = None
 
     @property
@@ -133,32 +138,35 @@ def encode_kept(kept: Sequence[Rollout], complete_step: int | None) -> bytes:
     return sink.getvalue()
 
 
-def was_scored(where: Place, step: int) -> bool:
+def inherit(where: Place, resume_step: int) -> Inherited:
+    """What earlier attempts leave to one that starts now from this step.
+
+    Texts from steps that a later attempt did again are void, as their rows are. Raises
+    `DamagedError`.
+    """
+    valid_below = resume_step
+    for attempt in reversed(load_attempts(where)):
+        path = kept_path(attempt.attempt)
+        if where.exists(path):
+            kept, complete_step = _decode_kept(where, path)
+            if complete_step is not None and complete_step > valid_below:
+                complete_step = None
+            return Inherited(
+                tuple(rollout for rollout in kept if rollout.step < valid_below),
+                complete_step,
+                resume_step if _was_scored(where, resume_step) else None,
+            )
+        valid_below = min(valid_below, attempt.resume_step)
+    return Inherited()
+
+
+def _was_scored(where: Place, step: int) -> bool:
     """Whether an attempt has scored the fixed set at this step (also if that cannot be known)."""
     paths = [path for path, _ in where.files("manifest") if path.endswith(".json")]
     try:
         return any(step in load_manifest(where, path).steps.get("fixed", ()) for path in paths)
     except LogError:
         return True
-
-
-def load_kept(where: Place, attempts: Sequence[Attempt]) -> tuple[list[Rollout], int | None]:
-    """What earlier attempts kept that the last of `attempts` may go on with.
-
-    Texts from steps that a later attempt did again are void, as their rows are. Returns the texts
-    and the step at which the set was complete (None if it was not). Raises `DamagedError`.
-    """
-    resume = None
-    for attempt, later in reversed(list(pairwise(attempts))):
-        resume = later.resume_step if resume is None else min(resume, later.resume_step)
-        path = kept_path(attempt.attempt)
-        if where.exists(path):
-            kept, complete_step = _decode_kept(where, path)
-            valid = [rollout for rollout in kept if rollout.step < resume]
-            if complete_step is not None and complete_step > resume:
-                complete_step = None
-            return valid, complete_step
-    return [], None
 
 
 def _decode_kept(where: Place, path: str) -> tuple[list[Rollout], int | None]:

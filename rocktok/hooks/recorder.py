@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rocktok import schema
-from rocktok.errors import HookError, RocktokError, RocktokWarning
-from rocktok.files import place
+from rocktok.errors import HookError, RocktokWarning
 from rocktok.hooks.background import Background, StepRows, describe
-from rocktok.hooks.fixed_set import FixedSet, encode_kept, kept_path, load_kept, was_scored
+from rocktok.hooks.fixed_set import FixedSet, Inherited, encode_kept, kept_path
 from rocktok.hooks.pending import PendingStep
 from rocktok.hooks.rollouts import sequence_columns
 from rocktok.hooks.signals import TerminationHandler
+from rocktok.hooks.start import start_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -164,92 +164,44 @@ class Recorder:
         Raises:
             HookError: on every rank, if the log cannot be written or belongs to another run.
         """
-        from rocktok.log import LogWriter
-
         if self.running:
             raise HookError("this recorder runs already; close it first")
         self.rank, self.world_size, self._process = rank, world_size, os.getpid()
         self._with_domain = with_domain
-        writer, opened = None, None
-        if rank == 0:
-            writer, opened = self._open(world_size, resume_step, run, vocab)
-        first = all_gather(opened)[0]
-        error = first.get("error")
-        if error is None and rank != 0:
-            try:
-                writer = LogWriter(
-                    self.log_dir,
-                    columns=self.columns,
-                    rank=rank,
-                    world_size=world_size,
-                    resume_step=resume_step,
-                    attempt=first["attempt"],
-                    run_id=first["run_id"],
-                )
-            except (RocktokError, OSError) as problem:
-                error = f"rank {rank}: {self.log_dir}: {problem}"
-        errors = [e for e in all_gather(error) if e is not None]
-        if errors or writer is None:
-            raise HookError(errors[0])
-        self.attempt, self._counter = first["attempt"], 0
+        writer, inherited = start_attempt(
+            self.log_dir,
+            columns=self.columns,
+            rank=rank,
+            world_size=world_size,
+            resume_step=resume_step,
+            run=self._describe(run or {}),
+            vocab=vocab,
+            all_gather=all_gather,
+        )
+        self.attempt, self._counter = writer.attempt, 0
         self._pending.clear()
         self._background = Background(writer, self.queue_steps)
-        self._continue_fixed(*first["fixed"])
+        if self.fixed_sequences == 0:
+            inherited = Inherited()
+        self.fixed = FixedSet(self.fixed_sequences, self.fixed_every, inherited)
+        if self.fixed.kept:
+            self.store_fixed()
+            self.flush()
         self._signals = TerminationHandler(self._flush_before_death)
         self._signals.install()
         atexit.register(self.close, final=False)
 
-    def _open(
-        self,
-        world_size: int,
-        resume_step: int,
-        run: Mapping[str, Any] | None,
-        vocab: Iterable[tuple[int, str, bytes]] | None,
-    ) -> tuple[Any, dict[str, Any]]:
-        """Rank 0's part of `start`: the writer, and what the other ranks must know."""
-        from rocktok.log import LogWriter
-        from rocktok.log.manifest import load_attempts
-
+    def _describe(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """What run.json says."""
         named = {"student": self.student, "teacher": self.teacher}
-        content = {
-            **(run or {}),
+        return {
+            **run,
             **{key: value for key, value in named.items() if value is not None},
             "every": self.every,
             "fixed_every": self.fixed_every,
             "fixed_sequences": self.fixed_sequences,
-            "extra": {**(run or {}).get("extra", {}), **self.extra},
+            "extra": {**run.get("extra", {}), **self.extra},
         }
-        try:
-            writer = LogWriter(
-                self.log_dir,
-                columns=self.columns,
-                world_size=world_size,
-                resume_step=resume_step,
-                run=content,
-                vocab=vocab,
-            )
-            where = place(self.log_dir)
-            kept, complete_step = load_kept(where, load_attempts(where))
-            again = resume_step if was_scored(where, resume_step) else None
-        except RocktokError as error:
-            return None, {"error": str(error)}
-        except OSError as error:
-            return None, {"error": f"{self.log_dir}: cannot be written ({describe(error)})"}
-        return writer, {
-            "attempt": writer.attempt,
-            "run_id": writer.run_id,
-            "fixed": (kept, complete_step, again),
-        }
-
-    def _continue_fixed(
-        self, kept: Sequence[Rollout], complete_step: int | None, again: int | None
-    ) -> None:
-        if self.fixed_sequences == 0:
-            kept, complete_step = (), None
-        self.fixed = FixedSet(self.fixed_sequences, self.fixed_every, kept, complete_step, again)
-        if kept:
-            self.store_fixed()
-            self.flush()
 
     def close(self, final: bool = True) -> None:
         """Publish all finished steps and stop; with `final` this rank is marked as done.

@@ -136,7 +136,7 @@ def token_statistics(
     # The norm of the head's gradient is made from that of the logits' at the end.
     inner = wanted | {"grad_norm"} if "head_grad_norm" in wanted else wanted
     block = tiles.Block(student, teacher, temperature, inner)
-    with torch.autocast(student.device.type, enabled=False), tiles.full_float32():
+    with torch.autocast(student.device.type, enabled=False):
         result = _all_blocks(block, positions, token_N)
     return {name: result[name] for name in COLUMNS if name in wanted}
 
@@ -162,29 +162,31 @@ def _blocks(
 ) -> dict[str, Tensor]:
     """One pass over the positions, in tiles that are projected and blocks that are computed."""
     student, teacher = block.student, block.teacher
-    step = tiles.block_rows(student.vocabulary, student.device)
-    projected = student.head_VH is not None or teacher.head_VH is not None
-    tile = tiles.PROJECTED_ROWS if projected else step
-    result: dict[str, Tensor] = {}
     count = len(positions)
+    projected = student.head_VH is not None or teacher.head_VH is not None
+    step = tiles.PROJECTED_ROWS if projected else max(1, count)
+    parts: list[dict[str, Tensor]] = []
     # Even without positions, one empty block says which columns there are.
-    for start in range(0, max(1, count), tile):
-        stop = min(start + tile, count)
-        student_NV = student.raw_logits(positions, start, stop)
-        teacher_NV = teacher.raw_logits(positions, start, stop)
-        for first in range(start, max(stop, start + 1), step):
-            last = min(first + step, stop)
-            rows = slice(first - start, last - start)
-            part = block.statistics(
-                student_NV[rows], teacher_NV[rows], token_N[first:last], excluded
-            )
-            for name, values_N in part.items():
-                if name not in result:
-                    result[name] = values_N.new_empty(count)
-                result[name][first:last] = values_N
-        # Before the next projection, so that there are never two tiles of one model.
-        del student_NV, teacher_NV
-    return result
+    for start in range(0, max(1, count), step):
+        parts += _tile(block, positions, token_N, slice(start, min(start + step, count)), excluded)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _tile(
+    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, rows: slice, excluded: bool
+) -> list[dict[str, Tensor]]:
+    """The blocks of one tile, whose logits are gone when this returns."""
+    student_rows = block.student.tile(positions, rows.start, rows.stop)
+    teacher_rows = block.teacher.tile(positions, rows.start, rows.stop)
+
+    def work(first: int, last: int) -> dict[str, Tensor]:
+        logits = student_rows(first, last), teacher_rows(first, last)
+        return block.statistics(*logits, token_N[first:last], excluded)
+
+    if rows.start == rows.stop:
+        return [work(rows.start, rows.stop)]
+    step = tiles.block_rows(block.student.vocabulary, block.student.device)
+    return tiles.each_block(work, rows.start, rows.stop, step, block.student.device)
 
 
 def _hidden_norms(student: tiles.Model, positions: tiles.Positions) -> Tensor:

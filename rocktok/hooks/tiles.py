@@ -7,21 +7,30 @@ stands for the caller's own dimensions, such as (batch, completion).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Part = TypeVar("Part")
 
 # Extra memory is promised in tiles of this many float32 rows of the vocabulary: at most two.
 TILE_ROWS = 512
 # Rows projected at once. Two models' take half of the two tiles; fewer rows would read and convert
 # the heads more often, more would leave no room for the rest.
 PROJECTED_ROWS = 256
-# Six working copies of 64 rows are three eighths of the two tiles.
+# Rows in work at any time, by all workers. Six copies of 64 are three eighths of the two tiles.
 MOST_BLOCK_ROWS = 64
-# Elements per thread in a block: its three working copies then stay in a core's own cache.
+# Above this many, workers wait for each other's turn in the interpreter.
+MOST_WORKERS = 16
+# Elements per block: its three working copies then stay in a core's own cache.
 CPU_BLOCK_ELEMENTS = 1 << 17
 # Elements per block on an accelerator: enough that arithmetic outlasts the kernel launches.
 CUDA_BLOCK_ELEMENTS = 1 << 23
@@ -83,10 +92,13 @@ class Model:
         assert source is not None
         return source
 
-    def raw_logits(self, positions: Positions, start: int, stop: int) -> Tensor:
-        """(N, V) raw head outputs of some positions; float32 where they are projected here."""
-        rows = positions.take(self._source, start, stop)
-        return rows if self.head_VH is None else project(rows, self.head_VH, self.bias_V)
+    def tile(self, positions: Positions, start: int, stop: int) -> Callable[[int, int], Tensor]:
+        """What gives (N, V) raw logits of any rows within start:stop; projects them all, now."""
+        if self.head_VH is None:
+            return lambda first, last: positions.take(self._source, first, last)
+        rows_NH = positions.take(self._source, start, stop)
+        logits_NV = project(rows_NH, self.head_VH, self.bias_V)
+        return lambda first, last: logits_NV[first - start : last - start]
 
     def final_logits(
         self, raw_NV: Tensor, temperature: float, with_slope: bool
@@ -105,12 +117,57 @@ class Model:
 
 
 def block_rows(vocabulary: int, device: torch.device) -> int:
-    """Rows per block: a cache's worth on the CPU, whole rows per thread; more on CUDA."""
-    if device.type == "cpu":
-        rows = max(1, CPU_BLOCK_ELEMENTS // vocabulary) * torch.get_num_threads()
-    else:
-        rows = max(1, CUDA_BLOCK_ELEMENTS // vocabulary)
-    return min(rows, MOST_BLOCK_ROWS)
+    """Rows per block: a cache's worth on the CPU, as many as pay for the launches on CUDA."""
+    if device.type != "cpu":
+        return min(max(1, CUDA_BLOCK_ELEMENTS // vocabulary), MOST_BLOCK_ROWS)
+    most = MOST_BLOCK_ROWS // min(torch.get_num_threads(), MOST_WORKERS)
+    return min(max(1, CPU_BLOCK_ELEMENTS // vocabulary), most)
+
+
+def each_block(
+    work: Callable[[int, int], Part], start: int, stop: int, step: int, device: torch.device
+) -> list[Part]:
+    """work(first, last) for every `step` rows of start:stop, in order; on the CPU in parallel.
+
+    There, each block runs on one thread from beginning to end. Splitting every operation of a block
+    over the threads, as PyTorch would, makes them meet some thirty times per block, which on a busy
+    machine costs ten times the arithmetic.
+    """
+    blocks = [(first, min(first + step, stop)) for first in range(start, stop, step)]
+    threads = min(torch.get_num_threads(), MOST_WORKERS)
+    if device.type != "cpu" or threads == 1 or len(blocks) == 1:
+        return [work(first, last) for first, last in blocks]
+    queue = iter(enumerate(blocks))
+
+    def drain() -> list[tuple[int, Part]]:
+        return [(number, work(first, last)) for number, (first, last) in queue]
+
+    pool = _single_threaded_workers(os.getpid(), threads)
+    shares = [future.result() for future in [pool.submit(drain) for _ in range(threads)]]
+    return [part for _, part in sorted((pair for share in shares for pair in share), key=_number)]
+
+
+def _number(pair: tuple[int, object]) -> int:
+    return pair[0]
+
+
+@cache
+def _single_threaded_workers(process: int, threads: int) -> ThreadPoolExecutor:
+    """Workers whose operations PyTorch does not split; per process, as threads die in a fork."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, f"rocktok-{process}")
+    all_here = threading.Barrier(threads)
+
+    def settle() -> None:
+        torch.set_num_threads(1)
+        all_here.wait()
+
+    for future in [pool.submit(settle) for _ in range(threads)]:
+        future.result()
+    # The setting holds for the thread that makes it and for all threads that start later: those
+    # of the training process are to find what they would have found.
+    torch.set_num_threads(before)
+    return pool
 
 
 def project(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None) -> Tensor:
@@ -119,9 +176,10 @@ def project(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None) -> Tensor
     hidden_NH = hidden_NH.to(torch.float32)
     logits_NV = hidden_NH.new_empty(len(hidden_NH), vocabulary)
     chunk = _chunk_rows(head_VH)
-    for start in range(0, vocabulary, chunk):
-        weight_CH = head_VH[start : start + chunk].to(torch.float32)
-        torch.mm(hidden_NH, weight_CH.T, out=logits_NV[:, start : start + chunk])
+    with full_float32():
+        for start in range(0, vocabulary, chunk):
+            weight_CH = head_VH[start : start + chunk].to(torch.float32)
+            torch.mm(hidden_NH, weight_CH.T, out=logits_NV[:, start : start + chunk])
     return logits_NV if bias_V is None else logits_NV.add_(bias_V.to(torch.float32))
 
 
@@ -168,6 +226,7 @@ class Block:
     temperature: float
     columns: frozenset[str]
 
+    @torch.no_grad()  # again, as it holds per thread
     def statistics(
         self, student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, excluded: bool = False
     ) -> dict[str, Tensor]:

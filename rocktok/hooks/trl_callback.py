@@ -54,13 +54,21 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
             world_size=self._trainer.accelerator.num_processes,
             resume_step=state.global_step,
             run=describe_run(self._trainer),
-            vocab=vocabulary(self._trainer._tokenizer),
+            vocab=self._vocabulary(),
             all_gather=all_gather,
             with_domain="domain" in columns,
         )
         kept = self._recorder.fixed.kept
         self._collected_from = 0.0 if kept else float(state.epoch or 0)
         self._resumed = state.global_step > 0
+
+    def _vocabulary(self) -> list[tuple[int, str, bytes]] | None:
+        try:
+            return list(vocabulary(self._trainer._tokenizer))
+        except Exception as error:
+            what = f"the tokenizer's vocabulary cannot be read: {describe(error)}"
+            self._recorder.trouble("vocabulary", f"{what}; tokens of this log will print as ids")
+            return None
 
     @_guarded
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -43,13 +43,18 @@ def open_log(
         DamagedError: a listed shard is gone, or a manifest is damaged.
     """
     where = place(path)
+    with where.asking():
+        return _open(where, allow_missing, notice or _to_stderr)
+
+
+def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> Log:
     if not where.is_directory():
         raise LogError(f"{where.name}: no such directory; give the directory of a log")
     run = runs.load_run(where)
     manifests = [load_manifest(where, p) for p, _ in where.files("manifest") if p.endswith(".json")]
     log = Log(where, run, load_attempts(where), manifests, allow_missing)
     _check_one_run(log)
-    log.all_shards = _find_shards(log, notice or _to_stderr)
+    log.all_shards = _find_shards(log, notice)
     if not any(log.shards(table) for table in schema.OCCURRENCE_TABLES):
         raise LogError(
             f"{where.name}: no shards in rollout/ or fixed/; it is no log, or nothing has been "

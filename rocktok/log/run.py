@@ -41,6 +41,11 @@ def exactness_of(run: Mapping[str, Any] | None, name: str) -> str:
     return str(exactness)
 
 
+def new_run_id() -> str:
+    """An identity that no other run has."""
+    return uuid.uuid4().hex
+
+
 def start_run(where: Place, run: Mapping[str, Any]) -> str:
     """Create run.json, or join the run that is there. Returns the run_id.
 
@@ -49,7 +54,7 @@ def start_run(where: Place, run: Mapping[str, Any]) -> str:
     existing = load_run(where)
     if existing is None:
         _refuse_strangers(where)
-        run_id = uuid.uuid4().hex
+        run_id = new_run_id()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         content = {
             **run,

@@ -40,6 +40,17 @@ def step_tasks(log: Log, table: str, step: int) -> list[Task]:
     return found
 
 
+def span_tasks(log: Log, table: str, step: int) -> list[Task]:
+    """Tasks that cover one step in ascending ranges of sequence ids, cutting no row group."""
+    groups = _groups(log, table, step)
+    tasks = []
+    for span in _spans(groups, [g.rows for g in groups], TASK_ROWS):
+        held = [g for g in groups if span.touches(g.first, g.last)]
+        shards = tuple({g.shard.path: g.shard for g in held}.values())
+        tasks.append(Task((shards,), span, sum(g.rows for g in held)))
+    return tasks
+
+
 def joined_tasks(
     log: Log, table: str, pre: int, post: int, task_rows: int | None = None
 ) -> list[Task]:

@@ -1,0 +1,30 @@
+"""`rocktok compact`."""
+
+from __future__ import annotations
+
+import click
+
+from rocktok.cli import options
+
+
+@click.command("compact")
+@options.log_argument
+@click.option(
+    "-o", "--output", required=True, metavar="OUT", help="A new directory, outside the log."
+)
+@click.option("-q", "--quiet", is_flag=True, help="No notes on stderr.")
+@options.allow_missing_option
+def compact_command(log: str, output: str, quiet: bool, allow_missing: bool) -> None:
+    """Write LOG's rows to OUT in few, ordered shards.
+
+    Rows are the same; those that a later attempt superseded are left behind.
+    """
+    from rocktok.cli.progress import progress_bar
+    from rocktok.log import open_log
+    from rocktok.log.compact import compact
+
+    opened = open_log(log, allow_missing=allow_missing)
+    with progress_bar(quiet=quiet) as tell:
+        written = compact(opened, output, tell)
+    before = sum(len(opened.shards(table)) for table in opened.tables())
+    options.notes([f"{before:,} shards became {written:,} in {output}"], quiet=quiet)

@@ -1,0 +1,81 @@
+"""The start of an attempt: rank 0 opens the log, the others follow, or all refuse together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rocktok.errors import HookError, RocktokError
+from rocktok.files import place
+from rocktok.hooks.background import describe
+from rocktok.hooks.fixed_set import Inherited, inherit
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from rocktok.log import LogWriter
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What rank 0 tells the others."""
+
+    attempt: int
+    run_id: str
+    inherited: Inherited
+
+
+def start_attempt(
+    log_dir: str | os.PathLike[str],
+    *,
+    columns: Sequence[str],
+    rank: int,
+    world_size: int,
+    resume_step: int,
+    run: Mapping[str, Any],
+    vocab: Iterable[tuple[int, str, bytes]] | None,
+    all_gather: Callable[[Any], Sequence[Any]],
+) -> tuple[LogWriter, Inherited]:
+    """Every rank's writer, and the kept texts of earlier attempts. Arguments: `Recorder.start`.
+
+    Raises `HookError` on every rank if it cannot be had on one: a rank that went on alone would
+    wait for the others for ever.
+    """
+    from rocktok.log import LogWriter
+
+    def create(**identity: Any) -> LogWriter:
+        return LogWriter(
+            log_dir,
+            columns=columns,
+            rank=rank,
+            world_size=world_size,
+            resume_step=resume_step,
+            **identity,
+        )
+
+    writer, opened, error = None, None, None
+    if rank == 0:
+        try:
+            # Before the attempt exists: creating it voids rows, so all else must be in order.
+            inherited = inherit(place(log_dir), resume_step)
+            writer = create(run=run, vocab=vocab)
+            opened = _Opened(writer.attempt, writer.run_id, inherited)
+        except Exception as problem:
+            error = _say(log_dir, problem)
+    opened, error = all_gather((opened, error))[0]
+    if opened is not None and rank != 0:
+        try:
+            writer = create(attempt=opened.attempt, run_id=opened.run_id)
+        except Exception as problem:
+            error = f"rank {rank}: {_say(log_dir, problem)}"
+    errors = [e for e in all_gather(error) if e is not None]
+    if errors or writer is None or opened is None:
+        raise HookError(errors[0])
+    return writer, opened.inherited
+
+
+def _say(log_dir: str | os.PathLike[str], problem: Exception) -> str:
+    if isinstance(problem, RocktokError):
+        return str(problem)
+    return f"{log_dir}: cannot be written ({describe(problem)})"

@@ -1,0 +1,184 @@
+"""Many small shards into few ordered ones: the same rows, by step, streamed.
+
+Superseded rows are left behind, and attempts and ranks become one. What a manifest says of
+dropped steps and mismatches is carried over, and a step that was incomplete stays so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from rocktok import schema
+from rocktok.errors import LogError, UsageError
+from rocktok.files import Place, place
+from rocktok.log import run as runs
+from rocktok.log import vocab as vocabs
+from rocktok.log.checks import SequenceRuns, numpy_view
+from rocktok.log.manifest import Attempt, Manifest, dump_json
+from rocktok.log.reader import Log
+from rocktok.log.shard import ShardEntry, encode_shard, entry_of
+from rocktok.log.tasks import span_tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: Rows of a full shard: two full row groups.
+SHARD_ROWS = 1 << 21
+
+
+@dataclass
+class _Sink:
+    """Collects rows of one table and publishes shards as they fill."""
+
+    where: Place
+    table: str
+    run_id: str
+    entries: list[ShardEntry] = field(default_factory=list)
+    _parts: list[pa.Table] = field(default_factory=list)
+    _rows: int = 0
+
+    def add(self, rows: pa.Table) -> None:
+        """Add whole sequences that follow those before."""
+        self._parts.append(rows)
+        self._rows += rows.num_rows
+        if self._rows >= SHARD_ROWS:
+            self.publish()
+
+    def publish(self) -> None:
+        """Write what was collected as one shard."""
+        if not self._rows:
+            return
+        rows = pa.concat_tables(self._parts).combine_chunks()
+        self._parts, self._rows = [], 0
+        step_N = numpy_view(rows["step"].chunk(0))
+        name = f"rank-00000-00-{len(self.entries):05d}.parquet"
+        folder = self.table
+        if self.table != "sequences":
+            folder += f"/step-{int(step_N[0]):08d}"
+        data = encode_shard(rows, run_id=self.run_id, attempt=0)
+        entry = entry_of(f"{folder}/{name}", data, step_N)
+        self.where.create(entry.path, data)
+        self.entries.append(entry)
+
+
+def compact(
+    log: Log, output: str | os.PathLike[str], tell: Callable[[int, int], None] | None = None
+) -> int:
+    """Write a log's rows to another directory, in full shards; returns the shards written.
+
+    A local output appears whole or not at all. `tell` hears of (rows done, all rows).
+
+    Raises:
+        UsageError: the output exists, or is the log itself or inside it.
+        LogError: the log is damaged, or the output cannot be written.
+    """
+    target = place(output)
+    _refuse(log, target)
+    if not target.is_local:
+        return _write(log, target, tell)
+    final = Path(target.path)
+    temporary = final.parent / f".{final.name}.{secrets.token_hex(6)}.tmp"
+    try:
+        written = _write(log, place(temporary), tell)
+        temporary.rename(final)
+    except OSError as error:
+        raise LogError(f"{target.name}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return written
+
+
+def _refuse(log: Log, target: Place) -> None:
+    if target.is_local and log.place.is_local:
+        inside = Path(target.path).resolve()
+        source = Path(log.place.path).resolve()
+        if inside == source or source in inside.parents:
+            raise UsageError(f"{target.name}: lies inside the log that is read; write elsewhere")
+    if target.exists():
+        raise UsageError(f"{target.name}: exists already; give a new directory")
+
+
+def _write(log: Log, target: Place, tell: Callable[[int, int], None] | None) -> int:
+    run_id = log.run_id or runs.new_run_id()
+    manifest = Manifest(run_id=run_id, rank=0, attempt=0, final=True)
+    total = sum(step.rows for t in schema.OCCURRENCE_TABLES for step in log.steps(t))
+    done = 0
+    for table in log.tables():
+        sink = _Sink(target, table, run_id)
+        for rows in _sequences(log) if table == "sequences" else _occurrences(log, table):
+            sink.add(rows)
+            done += 0 if table == "sequences" else rows.num_rows
+            if tell is not None:
+                tell(done, total)
+        sink.publish()
+        manifest.shards += sink.entries
+    _describe(log, target, run_id, manifest)
+    return len(manifest.shards)
+
+
+def _occurrences(log: Log, table: str) -> Iterator[pa.Table]:
+    """Rows by step, then in ascending order of sequence_id: whole sequences in every part."""
+    columns = log.columns(table)
+    wanted = schema.arrow_schema(table, [c for c in columns if c in schema.OPTIONAL_STATISTICS])
+    for step in log.steps(table):
+        for task in span_tasks(log, table, step.step):
+            check = SequenceRuns()
+            batches = [
+                batch.columns
+                for shard in task.shards[0]
+                for batch in log.scan_shard(table, shard, columns, [step.step], check, task.span)
+            ]
+            check.check()
+            if not batches:
+                continue
+            rows = {name: np.concatenate([b[name] for b in batches]) for name in wanted.names}
+            order = np.lexsort((rows["position"], rows["sequence_id"]))
+            yield pa.Table.from_arrays(
+                [pa.array(rows[f.name][order], f.type) for f in wanted], schema=wanted
+            )
+
+
+def _sequences(log: Log) -> Iterator[pa.Table]:
+    shards = log.shards("sequences")
+    names = [c.name for c in schema.columns_of("sequences")]
+    held = [set(log.open(shard).columns) for shard in shards]
+    common = [n for n in names if all(n in columns for columns in held)]
+    wanted = schema.arrow_schema(
+        "sequences", [n for n in common if n not in schema.required_names("sequences")]
+    )
+    for shard in shards:
+        opened = log.open(shard, schema.required_names("sequences"))
+        limit = log.limit_of(opened.attempt)
+        for group, _ in opened.groups():
+            rows = opened.read_group(group, wanted.names).select(wanted.names).cast(wanted)
+            if limit is not None:
+                rows = rows.filter(pa.array(np.asarray(rows["step"]) < limit))
+            yield rows
+
+
+def _describe(log: Log, target: Place, run_id: str, manifest: Manifest) -> None:
+    """run.json, vocabulary, one attempt, and last the manifest that vouches for the shards."""
+    for table in schema.OCCURRENCE_TABLES:
+        manifest.steps[table] = log.complete_steps(table)
+    manifest.dropped = [drop for m in log.manifests for drop in m.dropped]
+    for other in log.manifests:
+        for step, n in other.mismatches.items():
+            manifest.mismatches[step] = manifest.mismatches.get(step, 0) + n
+    run = {"schema_version": schema.SCHEMA_VERSION, **(log.run or {}), "run_id": run_id}
+    target.create(runs.PATH, dump_json(run))
+    if log.place.exists(vocabs.PATH):
+        target.create(vocabs.PATH, log.place.read(vocabs.PATH))
+    attempt = Attempt(0, 0, 1)
+    content: dict[str, Any] = {"schema_version": schema.SCHEMA_VERSION}
+    content |= {"attempt": 0, "resume_step": 0, "world_size": 1}
+    target.create(attempt.path, json.dumps(content, indent=1).encode())
+    target.create(manifest.path, manifest.encode())
