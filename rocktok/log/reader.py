@@ -154,15 +154,29 @@ class Log:
 
     @cached_property
     def _steps(self) -> dict[str, list[Step]]:
-        found = {}
+        return {
+            table: [
+                Step(step, sum(rows for _, rows in held), self.is_complete(table, step))
+                for step, held in sorted(self._holders[table].items())
+            ]
+            for table in schema.OCCURRENCE_TABLES
+        }
+
+    def holders(self, table: str, step: int) -> list[tuple[Shard, int]]:
+        """The shards that hold rows of a step, and how many; superseded rows left out."""
+        return self._holders[table].get(step, [])
+
+    @cached_property
+    def _holders(self) -> dict[str, dict[int, list[tuple[Shard, int]]]]:
+        found: dict[str, dict[int, list[tuple[Shard, int]]]] = {}
         for table in schema.OCCURRENCE_TABLES:
-            rows: dict[int, int] = {}
+            by_step: dict[int, list[tuple[Shard, int]]] = {}
             for shard in self.shards(table):
                 limit = self.limit_of(self.attempt_of(shard))
-                for step, count in self.rows_by_step(shard).items():
+                for step, rows in self.rows_by_step(shard).items():
                     if limit is None or step < limit:
-                        rows[step] = rows.get(step, 0) + count
-            found[table] = [Step(s, n, self.is_complete(table, s)) for s, n in sorted(rows.items())]
+                        by_step.setdefault(step, []).append((shard, rows))
+            found[table] = by_step
         return found
 
     def complete_steps(self, table: str) -> list[int]:

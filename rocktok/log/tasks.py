@@ -32,12 +32,7 @@ class Task:
 
 def step_tasks(log: Log, table: str, step: int) -> list[Task]:
     """One task for each shard that holds rows of the step."""
-    found = []
-    for shard in log.shards(table):
-        rows = log.rows_by_step(shard).get(step, 0)
-        if rows:
-            found.append(Task(((shard,),), Span(), rows))
-    return found
+    return [Task(((shard,),), Span(), rows) for shard, rows in log.holders(table, step)]
 
 
 def span_tasks(log: Log, table: str, step: int) -> list[Task]:
@@ -84,10 +79,7 @@ class _Group:
 
 def _groups(log: Log, table: str, step: int) -> list[_Group]:
     found = []
-    for shard in log.shards(table):
-        known = shard.entry.steps if shard.entry is not None else None
-        if known is not None and step not in known:
-            continue
+    for shard, _ in log.holders(table, step):
         opened = log.open(shard, ("step", "sequence_id"))
         for group, _ in opened.groups():
             steps = opened.group_range(group, "step")
