@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 import rocktok
 from rocktok import schema
@@ -119,7 +120,11 @@ class Log:
             "trained_loss": loss.get("trained"),
             "shards": {table: len(self.shards(table)) for table in self.tables()},
             "skipped_shards": len(self.skipped),
-            "rocktok_version": rocktok.__version__,
+            "versions": {
+                "rocktok": rocktok.__version__,
+                "numpy": np.__version__,
+                "pyarrow": pa.__version__,
+            },
         }
 
     def warnings(self) -> list[str]:

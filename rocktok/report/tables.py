@@ -68,6 +68,8 @@ def _summary(result: DetectResult) -> list[str]:
         + f": {count(totals['sequences'])} sequences, {count(totals['positions'])} positions, "
         f"{number(totals['loss'], 4)} nats; {log['passes']} passes",
     ]
+    if log["skipped_shards"]:
+        lines.append(f"{log['skipped_shards']} damaged or missing shards left out")
     if log["pre"] is None:
         return [*lines, f"Ranked by Rock Score alone: {log['no_context']}."]
     thresholds = result.thresholds
