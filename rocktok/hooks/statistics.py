@@ -1,13 +1,14 @@
 """Per-token statistics of a student against its teacher, exact over the whole vocabulary.
 
-What the columns mean is in docs and in `rocktok.schema`. Nothing here remembers anything between
-calls, touches a gradient or changes an input, so a training step may call it at any point.
+Nothing here touches a gradient, changes an input or keeps one, so a training step may call it at
+any point.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import overload
 
 import torch
@@ -96,8 +97,8 @@ def token_statistics(
     Memory beyond inputs, result and O(N) indices stays under two tiles of 512 rows of V float32,
     given H ≤ V / 6; with logits on the CPU it is a few rows. DTensors are gathered whole, once.
 
-    Source: "Per-occurrence quantities" in the definitions; paper section 3 for the loss; the
-    gradient norms and the way of summing are ours.
+    Source: the loss is the per-position reverse KL of arXiv 2605.09253, exact rather than sampled;
+    the gradient norms, and how it is all summed, are ours.
 
     >>> from math import log
     >>> p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 0.75]])
@@ -135,7 +136,7 @@ def token_statistics(
     token_N = _checked_tokens(token_ids, positions, student.vocabulary)
     # The norm of the head's gradient is made from that of the logits' at the end.
     inner = wanted | {"grad_norm"} if "head_grad_norm" in wanted else wanted
-    block = tiles.Block(student, teacher, temperature, inner)
+    block = tiles.Block(student, teacher, float(temperature), inner)
     with torch.autocast(student.device.type, enabled=False):
         result = _all_blocks(block, positions, token_N)
     return {name: result[name] for name in COLUMNS if name in wanted}
@@ -145,11 +146,12 @@ def _all_blocks(
     block: tiles.Block, positions: tiles.Positions, token_N: Tensor
 ) -> dict[str, Tensor]:
     """Every column of every scored position."""
-    result = _blocks(block, positions, token_N, excluded=False)
+    result = _blocks(block, positions, token_N)
     # One question for all rows: asking block by block would make an accelerator wait each time.
     odd_M = (~result["loss"].isfinite()).nonzero().squeeze(1)
     if len(odd_M):
-        again = _blocks(block, positions.subset(odd_M), token_N[odd_M], excluded=True)
+        careful = replace(block, excluded=True)
+        again = _blocks(careful, positions.subset(odd_M), token_N[odd_M])
         for name in {"loss", "student_entropy", "teacher_entropy", "grad_norm"} & result.keys():
             result[name][odd_M] = again[name]
     if "head_grad_norm" in block.columns:
@@ -157,36 +159,41 @@ def _all_blocks(
     return result
 
 
-def _blocks(
-    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, excluded: bool
-) -> dict[str, Tensor]:
+def _blocks(block: tiles.Block, positions: tiles.Positions, token_N: Tensor) -> dict[str, Tensor]:
     """One pass over the positions, in tiles that are projected and blocks that are computed."""
-    student, teacher = block.student, block.teacher
     count = len(positions)
-    projected = student.head_VH is not None or teacher.head_VH is not None
+    projected = block.student.head_VH is not None or block.teacher.head_VH is not None
     step = tiles.PROJECTED_ROWS if projected else max(1, count)
     parts: list[dict[str, Tensor]] = []
-    # Even without positions, one empty block says which columns there are.
     for start in range(0, max(1, count), step):
-        parts += _tile(block, positions, token_N, slice(start, min(start + step, count)), excluded)
+        parts += _tile(block, positions, token_N, start, min(start + step, count))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _tile(
-    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, rows: slice, excluded: bool
+    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, start: int, stop: int
 ) -> list[dict[str, Tensor]]:
     """The blocks of one tile, whose logits are gone when this returns."""
-    student_rows = block.student.tile(positions, rows.start, rows.stop)
-    teacher_rows = block.teacher.tile(positions, rows.start, rows.stop)
+    student_rows = block.student.tile(positions, start, stop)
+    teacher_rows = block.teacher.tile(positions, start, stop)
+    device = block.student.device
+    step = min(tiles.block_rows(block.student.vocabulary, device), max(1, stop - start))
 
-    def work(first: int, last: int) -> dict[str, Tensor]:
-        logits = student_rows(first, last), teacher_rows(first, last)
-        return block.statistics(*logits, token_N[first:last], excluded)
+    def worker() -> Callable[[int, int], dict[str, Tensor]]:
+        buffers = block.workspace(step)
 
-    if rows.start == rows.stop:
-        return [work(rows.start, rows.stop)]
-    step = tiles.block_rows(block.student.vocabulary, block.student.device)
-    return tiles.each_block(work, rows.start, rows.stop, step, block.student.device)
+        def work(first: int, last: int) -> dict[str, Tensor]:
+            space = buffers[:, : last - first]
+            student_NV = student_rows(first, last, space[0])
+            teacher_NV = teacher_rows(first, last, space[1])
+            return block.statistics(student_NV, teacher_NV, token_N[first:last], space)
+
+        return work
+
+    # Even without positions, one empty block says which columns there are.
+    firsts = range(start, max(stop, start + 1), step)
+    blocks = [(first, min(first + step, stop)) for first in firsts]
+    return tiles.each_block(worker, blocks, tiles.workers(device))
 
 
 def _hidden_norms(student: tiles.Model, positions: tiles.Positions) -> Tensor:

@@ -1,7 +1,7 @@
 """Logits a few rows at a time: float32 projection, and the statistics of one block of rows.
 
-Shape suffixes: N rows of a block (scored positions), V vocabulary, H hidden size. A leading `...`
-stands for the caller's own dimensions, such as (batch, completion).
+Shape suffixes: N rows of a block (scored positions), V vocabulary, H hidden size, C rows of a chunk
+of a head. A leading `...` stands for the caller's own dimensions, such as (batch, completion).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TypeVar
 
 import torch
@@ -30,17 +30,19 @@ PROJECTED_ROWS = 256
 MOST_BLOCK_ROWS = 64
 # Above this many, workers wait for each other's turn in the interpreter.
 MOST_WORKERS = 16
-# Elements per block: its three working copies then stay in a core's own cache.
-CPU_BLOCK_ELEMENTS = 1 << 17
+# Elements per block on the CPU: few enough to stay in cache, enough that workers seldom wait for
+# the interpreter. (With 151,936 tokens, 2 to 8 rows took the same time; single rows took more.)
+CPU_BLOCK_ELEMENTS = 1 << 19
 # Elements per block on an accelerator: enough that arithmetic outlasts the kernel launches.
 CUDA_BLOCK_ELEMENTS = 1 << 23
 # Elements of a head converted to float32 at once.
 CPU_CHUNK_ELEMENTS = 1 << 22
 CUDA_CHUNK_ELEMENTS = 1 << 24
-# Log-probabilities below this count as this where they enter a sum: exp() stays clear of float32's
-# slow denormals, exp(-FLOOR) of its overflow, and the whole tail adds less than 1e-18 nats.
+# Logits further than this below their row's largest count as this where a sum has exp() of them:
+# that stays clear of float32's slow denormals, and the ratio of two of its overflow. The whole tail
+# that it changes adds less than 1e-18 nats.
 FLOOR = -60.0
-# How far below its row's maximum an excluded logit is put: below FLOOR for any vocabulary.
+# How far below its row's largest an excluded logit is put, so that FLOOR takes it.
 EXCLUDED = 200.0
 
 
@@ -54,15 +56,32 @@ class Positions:
     def __len__(self) -> int:
         return len(self.index[0])
 
+    @cached_property
+    def places(self) -> list[tuple[int, ...]]:
+        """The index as numbers, position by position."""
+        return list(zip(*(index_N.tolist() for index_N in self.index), strict=True))
+
     def take(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """Rows start:stop of (..., W) values as (N, W), without copying all of `values`."""
-        if self.every and values.is_contiguous():
+        """Rows start:stop of (..., W) values as (N, W): a view if it can be, else a copy."""
+        if self._in_order(values):
             return values.view(-1, values.shape[-1])[start:stop]
         return values[tuple(index_N[start:stop] for index_N in self.index)]
 
-    def subset(self, chosen: Tensor) -> Positions:
-        """Those among these positions that (M,) indices choose."""
-        return Positions(tuple(index_N[chosen] for index_N in self.index), every=False)
+    def load(self, values: Tensor, start: int, stop: int, out_NV: Tensor) -> Tensor:
+        """As `take`; a copy goes into `out`, in its dtype."""
+        if self._in_order(values) or values.device.type != "cpu":
+            return self.take(values, start, stop)
+        # Row by row, because gathering first would allocate, at the price of the arithmetic.
+        for row_V, place in zip(out_NV, self.places[start:stop], strict=True):
+            row_V.copy_(values[place])
+        return out_NV
+
+    def subset(self, chosen_M: Tensor) -> Positions:
+        """Those among these positions that M indices choose."""
+        return Positions(tuple(index_N[chosen_M] for index_N in self.index), every=False)
+
+    def _in_order(self, values: Tensor) -> bool:
+        return self.every and values.is_contiguous()
 
 
 @dataclass(frozen=True)
@@ -92,82 +111,135 @@ class Model:
         assert source is not None
         return source
 
-    def tile(self, positions: Positions, start: int, stop: int) -> Callable[[int, int], Tensor]:
-        """What gives (N, V) raw logits of any rows within start:stop; projects them all, now."""
+    def tile(
+        self, positions: Positions, start: int, stop: int
+    ) -> Callable[[int, int, Tensor], Tensor]:
+        """What gives raw logits (N, V) of any rows within start:stop; projects them all, now.
+
+        It takes the first and last row and a float32 buffer that it may use.
+        """
         if self.head_VH is None:
-            return lambda first, last: positions.take(self._source, first, last)
+            return lambda first, last, out_NV: positions.load(self._source, first, last, out_NV)
         rows_NH = positions.take(self._source, start, stop)
         logits_NV = project(rows_NH, self.head_VH, self.bias_V)
-        return lambda first, last: logits_NV[first - start : last - start]
+        return lambda first, last, _: logits_NV[first - start : last - start]
 
-    def final_logits(
-        self, raw_NV: Tensor, temperature: float, with_slope: bool
-    ) -> tuple[Tensor, Tensor | float]:
-        """Logits at the loss temperature in float32, and their slope against the raw ones."""
+    def final_logits(self, raw_NV: Tensor, temperature: float, out_NV: Tensor) -> Tensor:
+        """Float32 logits at the loss temperature: `out`, or the raw ones where they are that."""
+        if self.softcap is None:
+            factor = self.logit_scale / temperature
+            if factor == 1 and raw_NV.dtype == torch.float32:
+                return raw_NV
+            return out_NV.copy_(raw_NV).mul_(factor)
+        out_NV.copy_(raw_NV).mul_(self.logit_scale / self.softcap)
+        return out_NV.tanh_().mul_(self.softcap / temperature)
+
+    def slope(self, raw_NV: Tensor, temperature: float) -> Tensor | float:
+        """How fast the final logits change with the raw ones; (N, V) under a soft cap."""
         factor = self.logit_scale / temperature
         if self.softcap is None:
-            logits_NV = raw_NV.to(torch.float32)
-            return (logits_NV if factor == 1 else logits_NV * factor), factor
-        capped_NV = raw_NV.to(torch.float32) * (self.logit_scale / self.softcap)
-        slope_NV: Tensor | float = factor
-        if with_slope:
-            # 1 - tanh² would cancel where the cap saturates; 1 / cosh² does not.
-            slope_NV = torch.cosh(capped_NV).square_().reciprocal_().mul_(factor)
-        return capped_NV.tanh_().mul_(self.softcap / temperature), slope_NV
+            return factor
+        # 1 - tanh² would cancel where the cap saturates; 1 / cosh² does not.
+        inner_NV = raw_NV.to(torch.float32) * (self.logit_scale / self.softcap)
+        return inner_NV.cosh_().square_().reciprocal_().mul_(factor)
 
 
-def block_rows(vocabulary: int, device: torch.device) -> int:
-    """Rows per block: a cache's worth on the CPU, as many as pay for the launches on CUDA."""
-    if device.type != "cpu":
-        return min(max(1, CUDA_BLOCK_ELEMENTS // vocabulary), MOST_BLOCK_ROWS)
-    most = MOST_BLOCK_ROWS // min(torch.get_num_threads(), MOST_WORKERS)
-    return min(max(1, CPU_BLOCK_ELEMENTS // vocabulary), most)
+@dataclass(frozen=True)
+class Block:
+    """The statistics of one block of rows; `columns` are those wanted besides the loss."""
+
+    student: Model
+    teacher: Model
+    temperature: float
+    columns: frozenset[str]
+    # Where the teacher gives -inf, a row's loss comes out inf or NaN. To say inf only where the
+    # loss is infinite takes more time and memory: this does.
+    excluded: bool = False
+
+    def workspace(self, rows: int) -> Tensor:
+        """(3, rows, V) buffers. Allocating them anew for each block would double its cost."""
+        shape = 3, rows, self.student.vocabulary
+        return torch.empty(shape, dtype=torch.float32, device=self.student.device)
+
+    @torch.no_grad()  # again, because it holds per thread
+    def statistics(
+        self, student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, space: Tensor
+    ) -> dict[str, Tensor]:
+        """Columns of (N,) from raw logits (N, V), which may lie in the first two buffers."""
+        result: dict[str, Tensor] = {}
+        with_gradient = "grad_norm" in self.columns
+        slope = self.student.slope(student_NV, self.temperature) if with_gradient else 1.0
+        student_NV = self.student.final_logits(student_NV, self.temperature, space[0])
+        teacher_NV = self.teacher.final_logits(teacher_NV, self.temperature, space[1])
+        if self.excluded:
+            student_NV, teacher_NV, infinite_N = _without_excluded(student_NV, teacher_NV)
+        # Logits from here on count from their row's largest: exp() of one is at most 1.
+        teacher_NV = torch.sub(teacher_NV, teacher_NV.amax(-1, keepdim=True), out=space[1])
+        weight_NV = torch.clamp_min(teacher_NV, FLOOR, out=space[2]).exp_()
+        sum_q_N = weight_NV.sum(-1)
+        if "teacher_entropy" in self.columns:
+            result["teacher_entropy"] = _entropy(weight_NV.mul_(teacher_NV), sum_q_N)
+        student_NV = torch.sub(student_NV, student_NV.amax(-1, keepdim=True), out=space[0])
+        result["student_logprob"] = _gather(student_NV, token_N)
+        weight_NV = torch.exp(student_NV.clamp_min_(FLOOR), out=space[2])
+        sum_p_N = weight_NV.sum(-1)
+        result["student_logprob"] -= sum_p_N.log()
+        result["teacher_logprob"] = _gather(teacher_NV, token_N) - sum_q_N.log()
+        result["log_ratio"] = result["student_logprob"] - result["teacher_logprob"]
+        shift_N1 = (sum_p_N.log() - sum_q_N.log()).unsqueeze(1)
+        excess_NV = teacher_NV.sub_(student_NV).add_(shift_N1)  # log q - log p
+        if "student_entropy" in self.columns:
+            result["student_entropy"] = _entropy(student_NV.mul_(weight_NV), sum_p_N)
+        # p·(expm1(log q/p) - log q/p) sums to the divergence because p and q sum to one; unlike
+        # p·log p/q its terms are never negative, so nothing cancels where p and q nearly agree.
+        terms_NV = torch.expm1(excess_NV, out=space[0]).sub_(excess_NV).mul_(weight_NV)
+        result["loss"] = terms_NV.sum(-1).div_(sum_p_N).clamp_min_(0)
+        if with_gradient:
+            excess_NV.add_(result["loss"].unsqueeze(1))
+            result["grad_norm"] = _grad_norm(excess_NV, weight_NV, sum_p_N, slope, space[0])
+        if self.excluded:
+            for name in {"loss", "grad_norm"} & result.keys():
+                result[name].masked_fill_(infinite_N, math.inf)
+        return result
 
 
-def each_block(
-    work: Callable[[int, int], Part], start: int, stop: int, step: int, device: torch.device
-) -> list[Part]:
-    """work(first, last) for every `step` rows of start:stop, in order; on the CPU in parallel.
+def _gather(values_NV: Tensor, token_N: Tensor) -> Tensor:
+    return values_NV.gather(1, token_N.unsqueeze(1)).squeeze(1)
 
-    There, each block runs on one thread from beginning to end. Splitting every operation of a block
-    over the threads, as PyTorch would, makes them meet some thirty times per block, which on a busy
-    machine costs ten times the arithmetic.
+
+def _entropy(terms_NV: Tensor, sum_N: Tensor) -> Tensor:
+    """Entropy of exp(x) / sum from the terms x·exp(x)."""
+    return (sum_N.log() - terms_NV.sum(-1) / sum_N).clamp_min_(0)
+
+
+def _grad_norm(
+    centred_NV: Tensor, weight_NV: Tensor, sum_N: Tensor, slope: Tensor | float, out_NV: Tensor
+) -> Tensor:
+    """‖p·c·slope‖ with p = weight / sum and c = log q - log p + loss; overwrites `out`."""
+    torch.mul(centred_NV, weight_NV, out=out_NV)
+    # Σ p·c is zero. Taking off what rounding left of it keeps the norm right where p is all but
+    # certain and the gradient far smaller than the loss.
+    rest_N = out_NV.sum(-1) / sum_N
+    out_NV.addcmul_(weight_NV, rest_N.unsqueeze(1), value=-1)
+    if isinstance(slope, Tensor):
+        out_NV.mul_(slope)
+        slope = 1.0
+    norm_N: Tensor = torch.linalg.vector_norm(out_NV, dim=-1)
+    return norm_N.mul_(slope).div_(sum_N)
+
+
+def _without_excluded(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits with -inf replaced by a low number that adds nothing, and which rows are infinite.
+
+    A row's loss is infinite where the teacher excludes what the student does not.
     """
-    blocks = [(first, min(first + step, stop)) for first in range(start, stop, step)]
-    threads = min(torch.get_num_threads(), MOST_WORKERS)
-    if device.type != "cpu" or threads == 1 or len(blocks) == 1:
-        return [work(first, last) for first, last in blocks]
-    queue = iter(enumerate(blocks))
-
-    def drain() -> list[tuple[int, Part]]:
-        return [(number, work(first, last)) for number, (first, last) in queue]
-
-    pool = _single_threaded_workers(os.getpid(), threads)
-    shares = [future.result() for future in [pool.submit(drain) for _ in range(threads)]]
-    return [part for _, part in sorted((pair for share in shares for pair in share), key=_number)]
-
-
-def _number(pair: tuple[int, object]) -> int:
-    return pair[0]
-
-
-@cache
-def _single_threaded_workers(process: int, threads: int) -> ThreadPoolExecutor:
-    """Workers whose operations PyTorch does not split; per process, as threads die in a fork."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, f"rocktok-{process}")
-    all_here = threading.Barrier(threads)
-
-    def settle() -> None:
-        torch.set_num_threads(1)
-        all_here.wait()
-
-    for future in [pool.submit(settle) for _ in range(threads)]:
-        future.result()
-    # The setting holds for the thread that makes it and for all threads that start later: those
-    # of the training process are to find what they would have found.
-    torch.set_num_threads(before)
-    return pool
+    outside_NV = teacher_NV == -math.inf
+    both_NV = outside_NV & (student_NV == -math.inf)
+    infinite_N = (outside_NV & ~both_NV).any(-1)
+    low_N1 = student_NV.amax(-1, keepdim=True) - EXCLUDED
+    student_NV = torch.where(both_NV, low_N1, student_NV)
+    low_N1 = teacher_NV.amax(-1, keepdim=True) - EXCLUDED
+    return student_NV, torch.where(outside_NV, low_N1, teacher_NV), infinite_N
 
 
 def project(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None) -> Tensor:
@@ -217,102 +289,57 @@ def _set_each(objects: list[object], name: str, values: list[str]) -> None:
         setattr(thing, name, value)
 
 
-@dataclass(frozen=True)
-class Block:
-    """The statistics of one block of rows; `columns` are those wanted besides the loss."""
-
-    student: Model
-    teacher: Model
-    temperature: float
-    columns: frozenset[str]
-
-    @torch.no_grad()  # again, as it holds per thread
-    def statistics(
-        self, student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, excluded: bool = False
-    ) -> dict[str, Tensor]:
-        """Columns of (N,) from raw logits (N, V).
-
-        A logit of -inf in the teacher makes a row's loss inf or NaN here; `excluded` computes such
-        rows with care (and more memory), and then says inf only where the loss is infinite.
-        """
-        with_gradient = "grad_norm" in self.columns
-        logits_NV, slope = self.student.final_logits(student_NV, self.temperature, with_gradient)
-        other_NV, _ = self.teacher.final_logits(teacher_NV, self.temperature, False)
-        if excluded:
-            logits_NV, other_NV, infinite_N = _without_excluded(logits_NV, other_NV)
-        logp_NV = torch.log_softmax(logits_NV, -1)
-        del logits_NV
-        logq_NV = torch.log_softmax(other_NV, -1)
-        del other_NV
-        result = self._of_distributions(logp_NV, logq_NV, token_N, slope)
-        if excluded:
-            for name in {"loss", "grad_norm"} & result.keys():
-                result[name].masked_fill_(infinite_N, math.inf)
-        return result
-
-    def _of_distributions(
-        self, logp_NV: Tensor, logq_NV: Tensor, token_N: Tensor, slope: Tensor | float
-    ) -> dict[str, Tensor]:
-        """As `statistics`; overwrites both log-probabilities, and holds one more copy."""
-        token_N1 = token_N.unsqueeze(1)
-        student_N = logp_NV.gather(1, token_N1).squeeze(1)
-        teacher_N = logq_NV.gather(1, token_N1).squeeze(1)
-        result = {}
-        work_NV = logq_NV.clamp_min(FLOOR).exp_()
-        mass_q_N = work_NV.sum(-1)
-        if "teacher_entropy" in self.columns:
-            result["teacher_entropy"] = _entropy(work_NV.mul_(logq_NV), mass_q_N)
-        excess_NV = logq_NV.sub_(logp_NV.clamp_min_(FLOOR))
-        p_NV = torch.exp(logp_NV, out=work_NV)
-        mass_p_N = p_NV.sum(-1)
-        if "student_entropy" in self.columns:
-            result["student_entropy"] = _entropy(logp_NV.mul_(p_NV), mass_p_N)
-        result["student_logprob"] = (student_N - mass_p_N.log()).clamp_max_(0)
-        result["teacher_logprob"] = (teacher_N - mass_q_N.log()).clamp_max_(0)
-        result["log_ratio"] = result["student_logprob"] - result["teacher_logprob"]
-        # p·(expm1(log q/p) - log q/p) sums to the divergence because p and q sum to one; unlike
-        # p·log p/q its terms are never negative, so nothing cancels where p and q nearly agree.
-        torch.expm1(excess_NV, out=logp_NV).sub_(excess_NV).mul_(p_NV)
-        drift_N = mass_q_N / mass_p_N - 1
-        loss_N = logp_NV.sum(-1) / mass_p_N - (drift_N - drift_N.log1p())
-        result["loss"] = loss_N.clamp_min_(0)
-        if "grad_norm" in self.columns:
-            norm_N = _grad_norm(p_NV, excess_NV, loss_N, slope, logp_NV)
-            result["grad_norm"] = norm_N / mass_p_N
-        return result
+def block_rows(vocabulary: int, device: torch.device) -> int:
+    """Rows per block: a cache's worth on the CPU, as many as pay for the launches on CUDA."""
+    if device.type != "cpu":
+        return min(max(1, CUDA_BLOCK_ELEMENTS // vocabulary), MOST_BLOCK_ROWS)
+    return min(max(1, CPU_BLOCK_ELEMENTS // vocabulary), MOST_BLOCK_ROWS // workers(device))
 
 
-def _entropy(terms_NV: Tensor, mass_N: Tensor) -> Tensor:
-    """-Σ p·log p from p·log p as rounded, with p summing to `mass`.
+def workers(device: torch.device) -> int:
+    """Threads that compute blocks side by side; on CUDA the device does that itself."""
+    return min(torch.get_num_threads(), MOST_WORKERS) if device.type == "cpu" else 1
 
-    The mass is not quite one: beside a likely token, the softmax's own float32 sum can lose 1e-4 of
-    it in a long tail. Two sums over the vocabulary make good for that in every column.
+
+def each_block(
+    worker: Callable[[], Callable[[int, int], Part]], blocks: list[tuple[int, int]], threads: int
+) -> list[Part]:
+    """What work(first, last) gives for every block of rows, in order; `worker()` makes a `work`.
+
+    Each block runs on one thread from beginning to end. Splitting every operation of a block over
+    the threads, as PyTorch would, makes them meet some thirty times per block, which on a busy
+    machine takes ten times as long as the arithmetic.
     """
-    return (mass_N.log() - terms_NV.sum(-1) / mass_N).clamp_min_(0)
+    if threads == 1 or len(blocks) == 1:
+        work = worker()
+        return [work(first, last) for first, last in blocks]
+    queue = iter(enumerate(blocks))
+
+    def drain() -> list[tuple[int, Part]]:
+        work = worker()
+        return [(number, work(first, last)) for number, (first, last) in queue]
+
+    pool = _single_threaded_workers(os.getpid(), threads)
+    parts: dict[int, Part] = {}
+    for future in [pool.submit(drain) for _ in range(threads)]:
+        parts.update(future.result())
+    return [parts[number] for number in range(len(blocks))]
 
 
-def _grad_norm(
-    p_NV: Tensor, excess_NV: Tensor, loss_N: Tensor, slope: Tensor | float, out_NV: Tensor
-) -> Tensor:
-    """‖p·(log p/q - loss)·slope‖ with excess = log q/p, which it overwrites, as it does `out`."""
-    torch.mul(excess_NV.add_(loss_N.unsqueeze(1)), p_NV, out=out_NV)
-    # The gradient sums to zero. Taking off what rounding left of the sum keeps its norm right where
-    # p is all but certain and the gradient far smaller than the loss.
-    out_NV.addcmul_(p_NV, out_NV.sum(-1, keepdim=True), value=-1)
-    capped = isinstance(slope, Tensor)
-    norm_N: Tensor = torch.linalg.vector_norm(out_NV.mul_(slope) if capped else out_NV, dim=-1)
-    return norm_N if capped else norm_N.mul_(slope)
+@cache
+def _single_threaded_workers(process: int, threads: int) -> ThreadPoolExecutor:
+    """Workers whose operations PyTorch does not split; per process, as threads die in a fork."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, f"rocktok-{process}")
+    all_here = threading.Barrier(threads)
 
+    def settle() -> None:
+        torch.set_num_threads(1)
+        all_here.wait()
 
-def _without_excluded(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits with -inf replaced by a low number that adds nothing, and which rows are infinite.
-
-    A row's loss is infinite where the teacher excludes what the student does not.
-    """
-    outside_NV = teacher_NV == -math.inf
-    both_NV = outside_NV & (student_NV == -math.inf)
-    infinite_N = (outside_NV & ~both_NV).any(-1)
-    low_N1 = student_NV.amax(-1, keepdim=True) - EXCLUDED
-    student_NV = torch.where(both_NV, low_N1, student_NV)
-    low_N1 = teacher_NV.amax(-1, keepdim=True) - EXCLUDED
-    return student_NV, torch.where(outside_NV, low_N1, teacher_NV), infinite_N
+    for future in [pool.submit(settle) for _ in range(threads)]:
+        future.result()
+    # The setting holds for the thread that makes it and for all threads that start later: those
+    # of the training process are to find what they would have found.
+    torch.set_num_threads(before)
+    return pool
