@@ -50,18 +50,15 @@ def _forward(trainer: Any, capture: Capture, scoring: Scoring) -> None:
     """As the trainer's `compute_loss` does it, without its metrics and their collectives."""
     wrapped = trainer.model_wrapped
     student = trainer.accelerator.unwrap_model(wrapped)
-    original_forward = vars(student).get("forward")
+    forward = student.forward
     try:
         with torch.no_grad(), trainer.compute_loss_context_manager(), capture.scoring(scoring):
             trainer._forward_redirection(
                 wrapped, student, trainer._compute_loss, student, scoring.inputs, None
             )
     except BaseException:
-        # The redirection restores the patched forward only once it has been reached.
-        if original_forward is None:
-            vars(student).pop("forward", None)
-        else:
-            student.forward = original_forward
+        # The redirection puts the student's forward back only once it has been reached.
+        student.forward = forward
         raise
 
 
