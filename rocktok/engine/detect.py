@@ -247,7 +247,7 @@ class _Run:
         row_P = np.repeat(np.arange(len(around)), around.shape[1])
         here = around.ravel() != windows.MISSING
         length = np.int64(len(self.count_V))
-        pairs = np.unique(row_P[here] * length + around.ravel()[here])
+        pairs = accumulate.distinct(row_P[here] * length + around.ravel()[here])
         free_V = len(around) - np.bincount(pairs % length, minlength=int(length))
         scarce = (free_V[types.token_T] < analysis.DRAWS) & (types.persistent_T > 0)
         chosen = types.token_T[scarce].tolist()
