@@ -57,8 +57,8 @@ OCCURRENCE_COLUMNS: tuple[Column, ...] = (
     Column("teacher_logprob", "float32", "nats", "log q(x), teacher", False),
     Column("student_entropy", "float32", "nats", "−Σ p log p", False),
     Column("teacher_entropy", "float32", "nats", "−Σ q log q", False),
-    Column("grad_norm", "float32", "nats", "‖∂loss/∂(student logits)‖₂", False),
-    Column("head_grad_norm", "float32", "nats", "‖∂loss/∂(output head)‖ of this position", False),
+    Column("grad_norm", "float32", "nats/logit", "‖∂loss/∂(student logits)‖₂", False),
+    Column("head_grad_norm", "float32", "nats/weight", "‖∂loss/∂(output head)‖₂", False),
 )
 
 SEQUENCE_COLUMNS: tuple[Column, ...] = (

@@ -271,7 +271,7 @@ def test_one_step_with_context_required(tmp_path: Path) -> None:
     assert (code, printed) == (1, "")
     assert said == (
         f"rocktok: {tmp_path}/log: context is required, but fixed/ has no complete step before "
-        "step 4; score its text at a second step with `rocktok rescore`\n"
+        "step 4; record with fixed_sequences, which scores the same text at several steps\n"
     )
 
 
@@ -283,8 +283,8 @@ def test_rollouts_only_with_context_required(tmp_path: Path) -> None:
     assert code == 1
     assert said == (
         f"rocktok: {tmp_path}/log: context is required, but rollout/, where every step has its "
-        "own text, is all that the log has; score its text at a second step with "
-        "`rocktok rescore`\n"
+        "own text, is all that the log has; record with fixed_sequences, which scores "
+        "the same text at several steps\n"
     )
 
 
@@ -312,7 +312,7 @@ def test_most_losses_zero(tmp_path: Path) -> None:
     code, _, said = run("detect", log, "-q")
     assert code == 1
     assert said == (
-        f"rocktok: {log}: more than 80% of the losses at step 0 are zero or less, so the "
+        f"rocktok: {log}: a share of 0.8 of the losses at step 0 is zero or less, so the "
         "threshold would be too; raise --quantile-pre or give --tau-pre\n"
     )
 

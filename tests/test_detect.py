@@ -194,6 +194,8 @@ def test_the_walk_misses_no_rock(data: st.DataObject) -> None:
         {"window": 0},
         {"quantile_pre": 1.0},
         {"tau_pre": -1},
+        {"tau_pre": float("inf")},
+        {"tau_r": float("nan")},
         {"eta": "sometimes"},
         {"similarity": "magic"},
         {"persistence": "recalcitrant", "tau_post": 0.5},

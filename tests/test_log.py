@@ -416,3 +416,80 @@ def test_a_log_in_memory_through_fsspec() -> None:
     log = rocktok.open("memory://log")
     found = np.concatenate([b.columns["loss"] for b in log.scan("rollout", ["loss"])])
     np.testing.assert_array_equal(found, batch["loss"])
+
+
+def test_two_runs_without_a_run_json_are_noticed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_log(tmp_path / name, steps=(0,) if name == "a" else (10,))
+    target = tmp_path / "mixed" / "fixed"
+    target.mkdir(parents=True)
+    for name in ("a", "b"):
+        (target / f"{name}.parquet").write_bytes(shards(tmp_path / name)[0].read_bytes())
+    with pytest.raises(LogError, match=r"b\.parquet: belongs to run .*a\.parquet is of run"):
+        rocktok.detect(rocktok.open(tmp_path / "mixed"))
+
+
+def test_steps_that_only_void_rows_have_are_not_incomplete(tmp_path: Path) -> None:
+    with LogWriter(tmp_path, run=RUN) as first:
+        for step in (0, 10, 20, 30):
+            first.write(rows(step, range(3)))
+    with LogWriter(tmp_path, run=RUN, resume_step=20) as second:
+        second.write(rows(20, range(3)))
+    log = rocktok.open(tmp_path)
+    assert log.complete_steps("rollout") == [0, 10, 20]
+    assert log.incomplete_steps("rollout") == []
+
+
+def test_a_step_that_lost_a_shard_is_incomplete(tmp_path: Path) -> None:
+    write_log(tmp_path, steps=(0, 10, 20))
+    shards(tmp_path)[1].unlink()
+    log = rocktok.log.open_log(tmp_path, allow_missing=True)
+    assert log.incomplete_steps("fixed") == [10]
+    assert log.complete_steps("fixed") == [0, 20]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"loss": "reverse_kl"}, "loss is 'reverse_kl'; it must be an object"),
+        ({"vocab_size": "many"}, "vocab_size is 'many'; it must be a positive integer"),
+        ({"loss": {"exactness": "good"}}, "exactness 'good'; it must be one of exact, topk"),
+    ],
+)
+def test_a_run_json_that_makes_no_sense_is_one_line(tmp_path, content, message) -> None:
+    write_by_hand(tmp_path, rows(0, [0]))
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(LogError, match=message):
+        rocktok.detect(rocktok.open(tmp_path))
+
+
+def test_verify_reads_superseded_rows_too(tmp_path: Path) -> None:
+    for resume in (0, 0):
+        with LogWriter(tmp_path, run=RUN, resume_step=resume) as writer:
+            writer.write(rows(0, range(20)), table="fixed")
+    void = shards(tmp_path)[0]
+    data = bytearray(void.read_bytes())
+    data[len(data) // 2] ^= 1
+    void.write_bytes(bytes(data))
+    from rocktok.engine.info import gather
+
+    (problem,) = gather(rocktok.open(tmp_path), verify=True).damage
+    assert str(void) in problem
+
+
+def test_a_sequences_column_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
+    write_by_hand(tmp_path, rows(0, [0]))
+    wrong = {**sequence_rows([0]), "correct": ["perhaps"]}
+    write_by_hand(tmp_path, wrong, table="sequences")
+    from rocktok.engine.info import gather
+
+    (problem,) = gather(rocktok.open(tmp_path), verify=True).damage
+    assert "column correct: is not bool" in problem
+
+
+def test_sequences_that_the_table_lacks_are_said(tmp_path: Path) -> None:
+    for step, name in ((0, "a"), (10, "b")):
+        write_by_hand(tmp_path, rows(step, range(20)), name)
+    write_by_hand(tmp_path, sequence_rows(range(15)), table="sequences")
+    notes = rocktok.detect(rocktok.open(tmp_path)).notes
+    assert "5 sequences are not in sequences/: each counts as its own prompt" in notes

@@ -1,6 +1,6 @@
 """Which tokens are rocks: Rock Score, persistence, context consistency.
 
-What the numbers mean is in the README's "Definitions"; the source is arXiv 2605.09253. This
+What the numbers mean is in the docs/definitions.md; the source is arXiv 2605.09253. This
 module holds the parameters, the arithmetic per token type, and the ranking. It opens no file:
 `rocktok.engine.detect` feeds it from a log.
 """
@@ -41,7 +41,7 @@ CRITERIA = ("high", "recalcitrant")
 
 @dataclass(frozen=True)
 class DetectParams:
-    """Options of `detect`; README, "rocktok detect", explains each.
+    """Options of `detect`; docs/definitions.md explains each.
 
     `quantile_post` None: 0.8 for persistence "high"; 0.2, of the change, for "recalcitrant".
     """
@@ -79,17 +79,17 @@ class DetectParams:
         _demand(0 < self.quantile_pre < 1, "quantile_pre", "between 0 and 1", self)
         post = self.quantile_post
         _demand(post is None or 0 < post < 1, "quantile_post", "between 0 and 1", self)
-        _demand(self.tau_pre is None or self.tau_pre > 0, "tau_pre", "above 0", self)
+        _demand(_positive(self.tau_pre), "tau_pre", "above 0, and finite", self)
         tau = self.tau_post
-        good = tau is None or tau == "same" or (not isinstance(tau, str) and tau > 0)
-        _demand(good, "tau_post", "above 0, or 'same'", self)
+        good = tau == "same" or (not isinstance(tau, str) and _positive(tau))
+        _demand(good, "tau_post", "above 0, and finite, or 'same'", self)
         _demand(self.window >= 1, "window", "1 or more", self)
         _demand(0 < self.gamma <= 1, "gamma", "above 0 and at most 1", self)
         eta = self.eta
         good = eta == "auto" or (not isinstance(eta, str) and 0 <= eta <= 1)
         _demand(good, "eta", "'auto', or from 0 to 1", self)
         _demand(self.top_k >= 1, "top_k", "1 or more", self)
-        _demand(self.tau_r is None or self.tau_r > 0, "tau_r", "above 0", self)
+        _demand(_positive(self.tau_r), "tau_r", "above 0, and finite", self)
         _demand(self.min_frequency >= 1, "min_frequency", "1 or more", self)
         _demand(self.exclude_most_frequent >= 0, "exclude_most_frequent", "0 or more", self)
         if self.persistence == "recalcitrant" and self.tau_post is not None:
@@ -104,6 +104,10 @@ class DetectParams:
         if self.quantile_post is not None:
             return self.quantile_post
         return 0.8 if self.persistence == "high" else 0.2
+
+
+def _positive(value: float | None) -> bool:
+    return value is None or (0 < value < float("inf"))
 
 
 def _demand(good: bool, name: str, allowed: str, params: DetectParams) -> None:

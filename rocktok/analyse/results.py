@@ -114,6 +114,21 @@ COLUMNS = (
 )
 
 
+#: Columns that hold whole numbers.
+INTEGERS = {
+    "rank",
+    "token_id",
+    "frequency",
+    "prompts",
+    "persistent",
+    "persistent_prompts",
+    "retained",
+    "eta_count",
+    "null_distance",
+    "rollout_frequency",
+}
+
+
 def make_result(
     *,
     log: Row,

@@ -20,10 +20,9 @@ def compact_command(log: str, output: str, quiet: bool, allow_missing: bool) -> 
     Rows are the same; those that a later attempt superseded are left behind.
     """
     from rocktok.cli.progress import progress_bar
-    from rocktok.log import open_log
     from rocktok.log.compact import compact
 
-    opened = open_log(log, allow_missing=allow_missing)
+    opened = options.open_named(log, allow_missing=allow_missing)
     with progress_bar(quiet=quiet) as tell:
         written = compact(opened, output, tell)
     before = sum(len(opened.shards(table)) for table in opened.tables())

@@ -115,11 +115,10 @@ def detect_command(
     occurrences that are hard at both steps in contexts that recur in other prompts.
     """
     from rocktok.engine.detect import detect
-    from rocktok.log import open_log
 
     chosen = options.chosen_format(format_, output)
     matrix = _load_embeddings(embeddings) if embeddings is not None else None
-    opened = open_log(log, allow_missing=allow_missing)
+    opened = options.open_named(log, allow_missing=allow_missing)
     with options.engine(jobs, dask, quiet=quiet) as engine:
         result = detect(opened, embeddings=matrix, engine=engine, **parameters)
     options.deliver(_render(result, chosen), output, force=force)

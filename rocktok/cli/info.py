@@ -33,10 +33,9 @@ def info_command(
     """
     from rocktok.engine.info import gather
     from rocktok.errors import DamagedError
-    from rocktok.log import open_log
 
     chosen = options.chosen_format(format_, output)
-    opened = open_log(log, allow_missing=allow_missing)
+    opened = options.open_named(log, allow_missing=allow_missing)
     with options.engine(jobs, dask, quiet=quiet) as engine:
         info = gather(opened, verify=verify, engine=engine)
     if chosen == "json":

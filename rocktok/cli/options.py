@@ -14,6 +14,7 @@ from rocktok.errors import UsageError
 
 if TYPE_CHECKING:
     from rocktok.engine.passes import Engine
+    from rocktok.log import Log
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -112,6 +113,16 @@ def deliver(data: bytes | str, output: Path | None, *, force: bool) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(raw)
     sys.stdout.buffer.flush()
+
+
+def open_named(log: str, *, allow_missing: bool) -> Log:
+    """Open LOG; waiting for a file is said on stderr."""
+    from rocktok.log import open_log
+
+    def notice(line: str) -> None:
+        click.echo(f"rocktok: {line}", err=True)
+
+    return open_log(log, allow_missing=allow_missing, notice=notice)
 
 
 def notes(lines: list[str] | tuple[str, ...], *, quiet: bool) -> None:

@@ -8,7 +8,7 @@ from rocktok.analyse.detect import DetectParams
 from rocktok.errors import LogError, UsageError
 from rocktok.log.reader import Log
 
-REMEDY = "score its text at a second step with `rocktok rescore`"
+REMEDY = "record with fixed_sequences, which scores the same text at several steps"
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ def _notes(log: Log, table: str, params: DetectParams) -> list[str]:
     notes = list(log.warnings())
     incomplete = log.incomplete_steps(table)
     if incomplete:
+        number = f"{len(incomplete)} steps" if len(incomplete) > 1 else "1 step"
         notes.append(
-            f"{len(incomplete)} steps of {table}/ are dropped or unfinished on some rank and "
-            f"left out of the defaults: {_list(incomplete)}"
+            f"{number} of {table}/ dropped or unfinished on some rank, and left out of the "
+            f"defaults: {_list(incomplete)}"
         )
     for name in ("pre", "post"):
         if getattr(params, name) in incomplete:

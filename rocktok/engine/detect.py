@@ -119,7 +119,7 @@ class _Run:
                 "passes": self.engine.passes,
             },
             params=self.params,
-            notes=self._notes(thresholds),
+            notes=self._notes(thresholds, sizes.rows),
             thresholds=thresholds,
             sizes=sizes,
             unpaired=self.unpaired,
@@ -138,9 +138,10 @@ class _Run:
         sums = TypeSums(("loss_post", *self.means))
         sizes, prompts = accumulate.SequenceCounts(), accumulate.PromptCounts()
         self.upper = {name: Histogram(name) for name in self._quantiles()}
-        unpaired = self.engine.run(self.source, sums, sizes, prompts, *self.upper.values())
+        read = self.engine.run(self.source, sums, sizes, prompts, *self.upper.values())
         if self.choice.pre is not None:
-            self.unpaired = unpaired
+            self.unpaired = read.unpaired
+        self.unlisted = read.unlisted
         if sizes.rows == 0:
             choice = self.choice
             raise LogError(
@@ -186,8 +187,8 @@ class _Run:
             if found.get(name, 1.0) <= 0:
                 step = getattr(self.choice, option)
                 raise LogError(
-                    f"{self.log.name}: more than {self._quantiles()[name]:.0%} of the losses at "
-                    f"step {step} are zero or less, so the threshold would be too; raise "
+                    f"{self.log.name}: a share of {self._quantiles()[name]:g} of the losses at "
+                    f"step {step} is zero or less, so the threshold would be too; raise "
                     f"--quantile-{option} or give --tau-{option}"
                 )
 
@@ -310,13 +311,28 @@ class _Run:
         types.extra_T["rollout_frequency"] = padded(sums.count_V, length)[types.token_T]
         types.extra_T["rollout_rock_score"] = padded(sums.sum_V["loss_post"], length)[types.token_T]
 
-    def _notes(self, thresholds: Thresholds | None) -> list[str]:
+    def _notes(self, thresholds: Thresholds | None, rows: int) -> list[str]:
         notes = list(self.choice.notes)
+        if self.unlisted:
+            notes.append(
+                f"{self.unlisted} sequences are not in sequences/: each counts as its own prompt"
+            )
         if self.unpaired:
             notes.append(f"{self.unpaired} sequences stand at one of the steps only")
+        if self.params.eta == "auto" and thresholds is not None and rows < analysis.MIN_DRAWS:
+            notes.append(
+                f"{rows} positions are too few to draw a null from ({analysis.MIN_DRAWS} are "
+                "needed), so no context was judged; give --eta a number"
+            )
+        if thresholds is not None and (thresholds.change or 0.0) < 0:
+            notes.append(
+                f"tau_change is {thresholds.change:.3g}: a fifth of the positions got worse, and "
+                "these are the ones that 'recalcitrant' selects"
+            )
         if thresholds is not None and thresholds.post is not None:
             ratio = thresholds.post / thresholds.pre
-            if ratio < 0.5:
+            quantiles = self.params.tau_pre is None and self.params.tau_post is None
+            if ratio < 0.5 and quantiles:
                 notes.append(
                     f"tau_post is {ratio:.2f} of tau_pre: losses fell, and quantiles hide "
                     "learning that is uniform; compare with --tau-post same"

@@ -12,7 +12,7 @@ from rocktok.analyse.info import LogInfo, TableInfo
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError
 from rocktok.log.checks import SequenceRuns, Where, check_values, to_numpy
-from rocktok.log.sequences import load_prompts
+from rocktok.log.sequences import cast_sequences, load_prompts
 
 if TYPE_CHECKING:
     from rocktok.log.reader import Log
@@ -113,11 +113,14 @@ def _check_shard(
 def _read_everything(log: Log, table: str, opened: OpenShard, runs: SequenceRuns) -> None:
     if table in schema.OCCURRENCE_TABLES:
         known = [c.name for c in schema.columns_of(table) if c.name in opened.columns]
-        for _ in log.scan_shard(table, opened.shard, known, check=runs):
-            pass
+        limit = log.limit_of(opened.attempt)
+        for batch in log.scan_shard(table, opened.shard, known, superseded=True):
+            step_N, sequence_N = batch.columns["step"], batch.columns["sequence_id"]
+            counts = slice(None) if limit is None else step_N < limit
+            runs.add(batch.name, step_N[counts], sequence_N[counts])
         return
     for group, _ in opened.groups():
         where = Where(opened.name, group)
-        rows = opened.read_group(group, opened.columns)
+        rows = cast_sequences(opened.read_group(group, opened.columns), where)
         numbers = {n: to_numpy(rows[n], n, where) for n in ("sequence_id", "step", "num_tokens")}
         check_values(numbers, log.rules, where)

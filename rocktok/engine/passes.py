@@ -36,7 +36,7 @@ class Partial:
 
     accumulators: Sequence[Accumulator]
     unpaired: int
-    rows: int
+    unlisted: int
     runs: SequenceRuns
 
 
@@ -48,7 +48,7 @@ def make_partial(source: Source, task: Task, prototypes: Sequence[Accumulator]) 
         rows = with_derived(batch)
         for accumulator in accumulators:
             accumulator.update(rows)
-    return Partial(accumulators, reading.unpaired, reading.rows, reading.runs)
+    return Partial(accumulators, reading.unpaired, reading.unlisted, reading.runs)
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -75,33 +75,35 @@ class Engine(AbstractContextManager["Engine"]):
         self.passes = 0
         self._progress = progress
         self._client: Any = _connect(dask) if dask is not None else None
-        self._jobs = jobs or len(os.sched_getaffinity(0))
+        self._jobs = jobs or _cores()
 
     def __exit__(self, *details: object) -> None:
         if self._client is not None:
             self._client.close()
 
-    def run(self, source: Source, *accumulators: Accumulator) -> int:
+    def run(self, source: Source, *accumulators: Accumulator) -> Partial:
         """One pass: every row of the source goes to every accumulator.
 
-        Returns the number of sequences that only one of two joined steps has. Raises `DataError`
-        or `DamagedError` as the reader does; the accumulators are then of no use.
+        Returns them with what the reading counted. Raises `DataError` or `DamagedError` as the
+        reader does; the accumulators are then of no use.
         """
         self.passes += 1
         tasks = source.tasks()
-        total, done, unpaired, runs = sum(t.rows for t in tasks), 0, 0, SequenceRuns()
+        total, done = sum(t.rows for t in tasks), 0
+        whole = Partial(accumulators, 0, 0, SequenceRuns())
         prototypes = copy.deepcopy(accumulators)
         calls = ((source.for_task(task), task, prototypes) for task in tasks)
         for task, part in zip(tasks, self.map(make_partial, calls), strict=True):
             for ours, theirs in zip(accumulators, part.accumulators, strict=True):
                 ours.merge(theirs)
-            unpaired += part.unpaired
-            runs.merge(part.runs)
+            whole.unpaired += part.unpaired
+            whole.unlisted += part.unlisted
+            whole.runs.merge(part.runs)
             done += task.rows
             if self._progress is not None:
                 self._progress(done, total)
-        runs.check()
-        return unpaired
+        whole.runs.check()
+        return whole
 
     def map(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """Results of function(*call) in the order of the calls, a bounded number of them ahead.
@@ -137,6 +139,13 @@ class Engine(AbstractContextManager["Engine"]):
                 f"the Dask cluster failed ({str(error).splitlines()[0]}); look at its workers' "
                 "logs, and run the command again"
             ) from error
+
+
+def _cores() -> int:
+    """Cores this process may use; only Linux can tell them from the cores there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _in_order(

@@ -56,18 +56,22 @@ class Source:
 
 @dataclass
 class Reading:
-    """The rows of one task. Iterate; then `unpaired`, `rows` and `runs` are known."""
+    """The rows of one task. Iterate; then the counts and `runs` are known.
+
+    `unpaired`: sequences that only one of two joined steps has; `unlisted`: those that are not in
+    sequences/.
+    """
 
     source: Source
     task: Task
     unpaired: int = field(default=0, init=False)
-    rows: int = field(default=0, init=False)
+    unlisted: int = field(default=0, init=False)
     runs: SequenceRuns = field(default_factory=SequenceRuns, init=False)
 
     def __iter__(self) -> Iterator[Rows]:
         source = self.source
         for batch in self._joined() if source.pre is not None else self._single():
-            self.rows += len(batch["token_id"])
+            self.unlisted += source.prompts.unlisted(batch["sequence_id"])
             for name in ("loss_pre", "loss_post"):
                 if name in batch and source.log.rules.exactness == "exact":
                     batch[name] = np.maximum(batch[name], np.float32(0))

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 class PendingStep:
     """What has been recorded of one step of one table.
 
-    `dropped` says why the step cannot be recorded; `rows` counts its rows all the same.
+    `dropped` says why the step cannot be recorded; `rows` counts its rows all the same; `exact`:
+    losses are exact, so none may be negative.
     """
 
     batches: list[dict[str, NDArray[Any]]] = field(default_factory=list)
     rollouts: list[Rollout] = field(default_factory=list)
     rows: int = 0
     dropped: str | None = None
+    exact: bool = True
 
     def add(
         self,
@@ -42,7 +44,7 @@ class PendingStep:
         rows = len(batch["loss"])
         self.rows += rows
         if self.dropped is None:
-            self.dropped = _fault(batch, statistics)
+            self.dropped = _fault(batch, statistics, self.exact)
             self.batches.append({"step": np.full(rows, step, np.int32), **batch})
 
     def drop(self, reason: str, rows: int = 0) -> None:
@@ -52,13 +54,13 @@ class PendingStep:
         self.batches.clear()
 
 
-def _fault(batch: Mapping[str, NDArray[Any]], statistics: Sequence[str]) -> str | None:
+def _fault(batch: Mapping[str, NDArray[Any]], statistics: Sequence[str], exact: bool) -> str | None:
     """Why the log may not hold these rows, if so."""
     for name in ("loss", *statistics):
         if not np.isfinite(batch[name]).all():
             return f"{name} is NaN or infinite"
     least = batch["loss"].min(initial=0.0)
-    if least < schema.EXACT_LOSS_FLOOR:
+    if exact and least < schema.EXACT_LOSS_FLOOR:
         return f"loss is negative ({least:.3g}), which a reverse KL cannot be"
     return None
 

@@ -107,6 +107,7 @@ class Recorder:
         self._signals: TerminationHandler | None = None
         self._pending: dict[tuple[str, int], PendingStep] = {}
         self._with_domain = False
+        self._exact = True
         self._counter = 0
         self._process = os.getpid()
         self._warned: set[str] = set()
@@ -168,6 +169,7 @@ class Recorder:
             raise HookError("this recorder runs already; close it first")
         self.rank, self.world_size, self._process = rank, world_size, os.getpid()
         self._with_domain = with_domain
+        self._exact = ((run or {}).get("loss") or {}).get("exactness", "exact") == "exact"
         writer, inherited = start_attempt(
             self.log_dir,
             columns=self.columns,
@@ -272,7 +274,7 @@ class Recorder:
             table: "rollout" for the step's own text, "fixed" for kept text scored again.
             rollouts: the sequences, where the log does not have them yet.
         """
-        pending = self._pending.setdefault((table, step), PendingStep())
+        pending = self._pending.setdefault((table, step), PendingStep(exact=self._exact))
         try:
             pending.add(step, columns, self.columns, rollouts)
         except Exception as error:
@@ -280,7 +282,7 @@ class Recorder:
 
     def drop(self, step: int, reason: str, *, table: str = "rollout", rows: int = 0) -> None:
         """Give a step up: whatever of it was or will be recorded is left out, and counted."""
-        self._pending.setdefault((table, step), PendingStep()).drop(reason, rows)
+        self._pending.setdefault((table, step), PendingStep(exact=self._exact)).drop(reason, rows)
 
     def mismatch(self, step: int, message: str) -> None:
         """Count a call whose recorded loss was not what the trainer returned; warn of the first."""
@@ -290,7 +292,7 @@ class Recorder:
 
     def finish_step(self, step: int, *, table: str = "rollout") -> None:
         """All rows of the step are here (perhaps none): hand them to the writer thread."""
-        pending = self._pending.pop((table, step), None) or PendingStep()
+        pending = self._pending.pop((table, step), None) or PendingStep(exact=self._exact)
         if not self.running or self._background is None:
             return
         if pending.dropped is None:

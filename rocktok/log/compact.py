@@ -22,9 +22,10 @@ from rocktok.errors import LogError, UsageError
 from rocktok.files import Place, place
 from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
-from rocktok.log.checks import SequenceRuns, numpy_view
+from rocktok.log.checks import SequenceRuns, Where, numpy_view
 from rocktok.log.manifest import Attempt, Manifest, dump_json
 from rocktok.log.reader import Log
+from rocktok.log.sequences import cast_sequences
 from rocktok.log.shard import ShardEntry, encode_shard, entry_of
 from rocktok.log.tasks import span_tasks
 
@@ -109,7 +110,8 @@ def _refuse(log: Log, target: Place) -> None:
 
 def _write(log: Log, target: Place, tell: Callable[[int, int], None] | None) -> int:
     run_id = log.run_id or runs.new_run_id()
-    manifest = Manifest(run_id=run_id, rank=0, attempt=0, final=True)
+    ended = all(m.final for m in log.manifests if m.attempt == log.manifests[-1].attempt)
+    manifest = Manifest(run_id=run_id, rank=0, attempt=0, final=ended)
     total = sum(step.rows for t in schema.OCCURRENCE_TABLES for step in log.steps(t))
     done = 0
     for table in log.tables():
@@ -159,7 +161,8 @@ def _sequences(log: Log) -> Iterator[pa.Table]:
         opened = log.open(shard, schema.required_names("sequences"))
         limit = log.limit_of(opened.attempt)
         for group, _ in opened.groups():
-            rows = opened.read_group(group, wanted.names).select(wanted.names).cast(wanted)
+            rows = opened.read_group(group, wanted.names)
+            rows = cast_sequences(rows, Where(opened.name, group)).select(wanted.names)
             if limit is not None:
                 rows = rows.filter(pa.array(np.asarray(rows["step"]) < limit))
             yield rows
@@ -180,5 +183,7 @@ def _describe(log: Log, target: Place, run_id: str, manifest: Manifest) -> None:
     attempt = Attempt(0, 0, 1)
     content: dict[str, Any] = {"schema_version": schema.SCHEMA_VERSION}
     content |= {"attempt": 0, "resume_step": 0, "world_size": 1}
+    if log.attempts and log.attempts[-1].columns is not None:
+        content["columns"] = list(log.attempts[-1].columns)
     target.create(attempt.path, json.dumps(content, indent=1).encode())
     target.create(manifest.path, manifest.encode())

@@ -94,7 +94,7 @@ def load_manifest(where: Place, path: str) -> Manifest:
     if content.get("crc32") != _crc(content):
         raise DamagedError(
             f"{name}: altered or damaged (its CRC32 does not match its content); restore it from "
-            "a copy, or remove it: its shards are then read without being vouched for"
+            "a copy"
         )
     try:
         return Manifest(

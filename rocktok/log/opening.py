@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rocktok.files import Place
+    from rocktok.log.shard import ShardEntry
 
 #: Shared filesystems show new files late: how long a listed shard may be absent, in seconds.
 MISSING_WAIT = 60.0
@@ -36,7 +37,7 @@ def open_log(
         path: the log's directory.
         allow_missing: go on without shards that are damaged or gone (they are counted in every
             output). Every shard is then verified first.
-        notice: told when the reader waits for a file; default: a line on stderr.
+        notice: told when the reader waits for a file; default: a warning through logging.
 
     Raises:
         LogError: no such directory, no shards, a newer version, two runs in one directory.
@@ -44,7 +45,7 @@ def open_log(
     """
     where = place(path)
     with where.asking():
-        return _open(where, allow_missing, notice or _to_stderr)
+        return _open(where, allow_missing, notice or _to_log)
 
 
 def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> Log:
@@ -65,18 +66,13 @@ def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> L
     return log
 
 
-def _to_stderr(line: str) -> None:
-    print(f"rocktok: {line}", file=sys.stderr)
+def _to_log(line: str) -> None:
+    logging.getLogger("rocktok").warning(line)
 
 
 def _check_one_run(log: Log) -> None:
     for manifest in log.manifests:
-        if log.run_id is not None and manifest.run_id != log.run_id:
-            raise LogError(
-                f"{log.place.show(manifest.path)}: belongs to run {manifest.run_id}, but "
-                f"{log.place.show(runs.PATH)} is of run {log.run_id}; keep each run in its own "
-                "directory"
-            )
+        log.check_run(manifest.run_id, log.place.show(manifest.path))
 
 
 def _find_shards(log: Log, notice: Callable[[str], None]) -> dict[str, list[Shard]]:
@@ -95,7 +91,7 @@ def _find_shards(log: Log, notice: Callable[[str], None]) -> dict[str, list[Shar
             raise DamagedError(
                 f"{log.place.show(path)}: is listed in a manifest, but is gone; {REMEDY}"
             )
-        log.skipped.append((log.place.show(path), "gone"))
+        _skip(log, path, listed[path][0], "gone")
     found: dict[str, list[Shard]] = {table: [] for table in schema.TABLES}
     for path, size in present.items():
         entry, attempt = listed.get(path, (None, None))
@@ -112,6 +108,12 @@ def _present(where: Place) -> dict[str, int]:
     }
 
 
+def _skip(log: Log, path: str, entry: ShardEntry | None, reason: str) -> None:
+    log.skipped.append((log.place.show(path), reason))
+    table = path.split("/", 1)[0]
+    log.skipped_steps |= {(table, step) for step in (entry.steps if entry is not None else ())}
+
+
 def _leave_out_damaged(log: Log) -> None:
     for table in schema.TABLES:
         good = []
@@ -119,7 +121,8 @@ def _leave_out_damaged(log: Log) -> None:
             try:
                 verify_shard(log, shard)
             except DamagedError as error:
-                log.skipped.append((log.place.show(shard.path), str(error)))
+                reason = str(error).removeprefix(f"{log.place.show(shard.path)}: ")
+                _skip(log, shard.path, shard.entry, reason.removesuffix(f"; {REMEDY}"))
             else:
                 good.append(shard)
         log.all_shards[table] = good

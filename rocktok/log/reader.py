@@ -78,6 +78,8 @@ class Log:
     manifests: list[Manifest]
     allow_missing: bool = False
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    seen_run: tuple[str, str] | None = None
+    skipped_steps: set[tuple[str, int]] = field(default_factory=set)
     all_shards: dict[str, list[Shard]] = field(default_factory=dict, repr=False)
 
     @property
@@ -93,9 +95,7 @@ class Log:
     @cached_property
     def rules(self) -> Rules:
         """What values this log promises. Raises `LogError` for an unknown exactness."""
-        size = (self.run or {}).get("vocab_size")
-        exactness = runs.exactness_of(self.run, self.place.show(runs.PATH))
-        return Rules(exactness, int(size) if size is not None else None)
+        return runs.rules_of(self.run, self.place.show(runs.PATH))
 
     @cached_property
     def vocab(self) -> Vocab:
@@ -135,6 +135,10 @@ class Log:
             for m in self._owning_manifests()
             if not m.final
         ]
+        if self.attempts:
+            there = {m.rank for m in self._owning_manifests()}
+            gone = sorted(set(range(self.attempts[-1].world_size)) - there)
+            lines += [f"rank {r} of the last attempt has published nothing" for r in gone]
         lines += [f"{path}: left out: {reason}" for path, reason in self.skipped]
         if "sequences" not in self.tables():
             lines.append("no sequences/ table: each sequence counts as its own prompt")
@@ -191,12 +195,18 @@ class Log:
     def incomplete_steps(self, table: str) -> list[int]:
         """Steps dropped or unfinished on some rank."""
         seen = {s.step for s in self.steps(table)}
-        dropped = {d.step for m in self.manifests for d in m.dropped if d.table == table}
-        published = {s for m in self.manifests for s in m.steps.get(table, [])}
-        return sorted(s for s in seen | dropped | published if not self.is_complete(table, s))
+        seen |= {step for of_table, step in self.skipped_steps if of_table == table}
+        for manifest in self.manifests:
+            limit = self.limit_of(manifest.attempt)
+            steps = {d.step for d in manifest.dropped if d.table == table}
+            steps |= set(manifest.steps.get(table, []))
+            seen |= {step for step in steps if limit is None or step < limit}
+        return sorted(step for step in seen if not self.is_complete(table, step))
 
     def is_complete(self, table: str, step: int) -> bool:
         """Whether every rank of the attempt that owns the step has published it."""
+        if (table, step) in self.skipped_steps:
+            return False
         owners = [a for a in self.attempts if a.resume_step <= step]
         if not owners:
             return True
@@ -241,12 +251,22 @@ class Log:
     def open(self, shard: Shard, required: Sequence[str] = ()) -> OpenShard:
         """Open a shard and check that it belongs to this run."""
         opened = open_shard(self.place, shard, required)
-        if opened.run_id is not None and self.run_id is not None and opened.run_id != self.run_id:
-            raise LogError(
-                f"{opened.name}: belongs to run {opened.run_id}, but {self.place.show(runs.PATH)} "
-                f"is of run {self.run_id}; keep each run in its own directory"
-            )
+        if opened.run_id is not None:
+            self.check_run(opened.run_id, opened.name)
         return opened
+
+    def check_run(self, run_id: str, name: str) -> None:
+        """Raise `LogError` if a file is of another run than run.json, or than files before it."""
+        known = self.run_id
+        other = self.place.show(runs.PATH)
+        if known is None:
+            known, other = self.seen_run or (run_id, name)
+            self.seen_run = (known, other)
+        if run_id != known:
+            raise LogError(
+                f"{name}: belongs to run {run_id}, but {other} is of run {known}; keep each run "
+                "in its own directory"
+            )
 
     def columns(self, table: str) -> list[str]:
         """Columns that every shard of the table has, in canonical order."""
@@ -285,10 +305,11 @@ class Log:
         steps: Collection[int] | None = None,
         check: SequenceRuns | None = None,
         span: Span = Span(),
+        superseded: bool = False,
     ) -> Iterator[Batch]:
         """As `scan`, for one shard. `check` collects what finds duplicates between shards.
 
-        `span`: only sequences in this range of ids.
+        `span`: only sequences in this range of ids. `superseded`: those rows, too.
         """
         wanted = ["step", "sequence_id", "position"]
         wanted += [c for c in columns if c not in wanted]
@@ -296,7 +317,7 @@ class Log:
         if known is not None and steps is not None and not set(known) & set(steps):
             return
         opened = self.open(shard, wanted)
-        limit = self.limit_of(opened.attempt)
+        limit = None if superseded else self.limit_of(opened.attempt)
         order, carry = OrderCheck(), None
         for group, _ in opened.groups():
             bounds = opened.group_range(group, "step")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rocktok
 from rocktok import schema
 from rocktok.errors import HookError, LogError
+from rocktok.log.checks import Rules
 from rocktok.log.manifest import Attempt, dump_json, load_attempts, load_json
 
 if TYPE_CHECKING:
@@ -33,12 +34,22 @@ def exactness_of(run: Mapping[str, Any] | None, name: str) -> str:
     Raises `LogError` for a word that the format does not know.
     """
     loss = (run or {}).get("loss") or {}
+    if not isinstance(loss, dict):
+        raise LogError(f"{name}: loss is {loss!r}; it must be an object, as in docs/log-format.md")
     exactness = loss.get("exactness", "exact")
     if exactness not in schema.EXACTNESS:
         raise LogError(
             f"{name}: exactness {exactness!r}; it must be one of {', '.join(schema.EXACTNESS)}"
         )
     return str(exactness)
+
+
+def rules_of(run: Mapping[str, Any] | None, name: str) -> Rules:
+    """What run.json promises of the values. Raises `LogError` for a size that is none."""
+    size = (run or {}).get("vocab_size")
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise LogError(f"{name}: vocab_size is {size!r}; it must be a positive integer")
+    return Rules(exactness_of(run, name), size)
 
 
 def new_run_id() -> str:

@@ -43,6 +43,13 @@ class Prompts:
             stop = int(np.searchsorted(self.sequence_S, high))
         return Prompts(self.sequence_S[start:stop], self.prompt_S[start:stop], self.known)
 
+    def unlisted(self, sequence_N: Array) -> int:
+        """How many of the sequences of some ordered rows the table does not list."""
+        if not self.known or len(sequence_N) == 0:
+            return 0
+        new_N = np.concatenate(([True], sequence_N[1:] != sequence_N[:-1]))
+        return int(np.count_nonzero(~np.isin(sequence_N[new_N], self.sequence_S)))
+
     def of(self, sequence_N: Array) -> Array:
         """Prompt hash (uint64) of each row's sequence; an unlisted sequence is its own prompt."""
         own = sequence_N.astype(np.int64).view(np.uint64) ^ np.uint64(_OWN)
@@ -51,6 +58,25 @@ class Prompts:
         at = np.searchsorted(self.sequence_S, sequence_N)
         at = np.minimum(at, len(self.sequence_S) - 1)
         return np.where(self.sequence_S[at] == sequence_N, self.prompt_S[at], own)
+
+
+def cast_sequences(rows: Any, where: Where) -> Any:
+    """Rows of sequences/ in the format's own types, unknown columns left out.
+
+    Raises `DataError` for a column that is none of its kind.
+    """
+    known = [c.name for c in schema.SEQUENCE_COLUMNS if c.name in rows.schema.names]
+    required = schema.required_names("sequences")
+    wanted = schema.arrow_schema("sequences", [n for n in known if n not in required])
+    for field in wanted:
+        try:
+            rows[field.name].cast(field.type)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{where.name}: row group {where.group}, column {field.name}: is not "
+                f"{field.type} ({str(error).splitlines()[0]})"
+            ) from error
+    return rows.select(wanted.names).cast(wanted)
 
 
 def load_prompts(log: Log) -> Prompts:

@@ -112,9 +112,9 @@ class LogWriter:
         """Add rows: a mapping of arrays (scalars are repeated) or a DataFrame.
 
         `rollout` and `fixed` take step, sequence_id, position, token_id, loss and the columns
-        the writer was opened with; `sequences` takes its own (see the README's table). Rows of
-        one sequence at one step may come in several calls, in any order; a batch of a later step
-        finishes the earlier ones.
+        the writer was opened with; `sequences` takes its own (see docs/log-format.md). Rows of
+        one sequence at one step may come in several calls, in any order; a batch of another
+        step finishes the one before.
 
         Raises `DataError` for missing or unknown columns, wrong types, nulls, unequal lengths.
         """

@@ -38,7 +38,7 @@ _PLAIN = (
 #: Marks of flags in the table, each explained below it.
 _MARKS = {
     "low_power": ("*", "few persistent occurrences or prompts: low power"),
-    "null_scarce": ("?", "too frequent to draw a null: context not judged"),
+    "null_scarce": ("?", "too few positions far from it to draw a null: context not judged"),
     "excluded": ("x", "left out of the ranking by the options"),
     "not_in_rollouts": ("o", "the late student no longer writes it"),
 }
@@ -129,13 +129,20 @@ def encode(rows: Sequence[Row], form: Literal["csv", "parquet"]) -> bytes:
     """Rows with the columns of `DetectResult.table`; flags joined by commas."""
     import pyarrow as pa
 
-    from rocktok.analyse.results import COLUMNS
+    from rocktok.analyse.results import COLUMNS, INTEGERS
 
+    types = {"token": pa.string(), "flags": pa.string(), "is_rock": pa.bool_()}
+    schema = pa.schema(
+        [
+            (name, types.get(name, pa.int64() if name in INTEGERS else pa.float64()))
+            for name in COLUMNS
+        ]
+    )
     columns = {
         name: [",".join(row[name]) if name == "flags" else row[name] for row in rows]
         for name in COLUMNS
     }
-    table = pa.table(columns)
+    table = pa.table(columns, schema=schema)
     sink = io.BytesIO()
     if form == "parquet":
         import pyarrow.parquet as pq
