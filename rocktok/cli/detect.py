@@ -117,6 +117,7 @@ def detect_command(
     from rocktok.engine.detect import detect
 
     chosen = options.chosen_format(format_, output)
+    options.check_output(output, force=force)
     matrix = _load_embeddings(embeddings) if embeddings is not None else None
     opened = options.open_named(log, allow_missing=allow_missing)
     with options.engine(jobs, dask, quiet=quiet) as engine:

@@ -35,6 +35,7 @@ def info_command(
     from rocktok.errors import DamagedError
 
     chosen = options.chosen_format(format_, output)
+    options.check_output(output, force=force)
     opened = options.open_named(log, allow_missing=allow_missing)
     with options.engine(jobs, dask, quiet=quiet) as engine:
         info = gather(opened, verify=verify, engine=engine)

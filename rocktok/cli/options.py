@@ -101,6 +101,12 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
     return chosen
 
 
+def check_output(output: Path | None, *, force: bool) -> None:
+    """Refuse before the work is done what would be refused after it. Raises `UsageError`."""
+    if output is not None and output.exists() and not force:
+        raise UsageError(f"{output}: exists already; give --force to replace it")
+
+
 def deliver(data: bytes | str, output: Path | None, *, force: bool) -> None:
     """Write a result to its file or to stdout."""
     from rocktok.files import write_output
