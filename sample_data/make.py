@@ -1,0 +1,236 @@
+"""Make the sample log from nothing: a real on-policy distillation of a tiny student.
+
+    python sample_data/make.py --work DIRECTORY
+
+trains a tokenizer, a teacher and a student on generated word problems, distils the teacher into
+the student with TRL's ``DistillationTrainer`` while rocktok's recorder is attached, and measures on
+held-out problems what the student has gained. Nothing is downloaded; every stage is seeded, and a
+stage whose output is already in the work directory is not run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+# Read when transformers and datasets are imported, so it has to be set before.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import click
+import models
+import problems
+import torch
+from datasets import Dataset
+from transformers import Qwen3ForCausalLM
+from trl import DistillationConfig, DistillationTrainer
+
+HERE = Path(__file__).resolve().parent
+
+HELD_OUT = 1000  # problems that no model has seen
+PROMPTS = 512  # problems that the student practises on, over and over
+BATCH = 32
+STEPS = 500
+LEARNING_RATE = 5e-4
+WARMUP_STEPS = 20
+MAX_COMPLETION = 160
+RECORD_EVERY = 10
+FIXED_SEQUENCES = 256
+FIXED_EVERY = 100
+COLUMNS = (
+    "student_logprob",
+    "teacher_logprob",
+    "student_entropy",
+    "teacher_entropy",
+    "grad_norm",
+)
+
+
+def stage(path: Path, make: Callable[[Path], None]) -> None:
+    """Run ``make`` unless ``path`` exists; a stage that was interrupted is made anew."""
+    if path.exists():
+        click.echo(f"{path.name}: kept")
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    if partial.is_dir():
+        shutil.rmtree(partial)
+    began = time.monotonic()
+    make(partial)
+    partial.rename(path)
+    click.echo(f"{path.name}: made in {time.monotonic() - began:.0f} s")
+
+
+def load_model(path: Path, name: str) -> Qwen3ForCausalLM:
+    """Load a model under a name of our own, so that no path of this machine reaches the log."""
+    model = Qwen3ForCausalLM.from_pretrained(path)
+    model.config._name_or_path = model.name_or_path = name
+    return model
+
+
+def held_out_problems() -> list[problems.Problem]:
+    """The problems that measure accuracy."""
+    return problems.draw_distinct(HELD_OUT, seed=999)
+
+
+def training_prompts() -> Dataset:
+    """The prompts of the distillation: plain strings, none of them held out."""
+    held_out = frozenset(problem.prompt for problem in held_out_problems())
+    practice = problems.draw_distinct(PROMPTS, seed=5, avoid=held_out)
+    return Dataset.from_dict({"prompt": [problem.prompt for problem in practice]})
+
+
+def make_model(name: str, work: Path, path: Path) -> None:
+    """Train one of the two models; the held-out problems are kept out of its corpus."""
+    avoid = frozenset(problem.prompt for problem in held_out_problems())
+    models.train_model(name, models.load_tokenizer(work / "tokenizer"), path, avoid)
+
+
+def recording(trainer: DistillationTrainer, log: Path | None) -> AbstractContextManager[Any]:
+    """Attach the recorder, or nothing where there is no ``log`` to write."""
+    if log is None:
+        return contextlib.nullcontext()
+    from rocktok.hooks import Recorder
+    from rocktok.hooks.trl import attach
+
+    recorder = Recorder(
+        log,
+        every=RECORD_EVERY,
+        fixed_sequences=FIXED_SEQUENCES,
+        fixed_every=FIXED_EVERY,
+        columns=COLUMNS,
+    )
+    return attach(trainer, recorder)
+
+
+def distillation_config(output: Path) -> DistillationConfig:
+    """Reverse KL on untruncated samples at temperature 1: the loss recorded is the loss trained."""
+    return DistillationConfig(
+        output_dir=str(output),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=1,
+        seed=3,
+        max_steps=STEPS,
+        per_device_train_batch_size=BATCH,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="cosine",
+        warmup_steps=WARMUP_STEPS,
+        max_completion_length=MAX_COMPLETION,
+        beta=1.0,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+    )
+
+
+def distil(work: Path, record: bool, path: Path) -> None:
+    """Distil the teacher into the student; leave the new student, its loss curve and the log."""
+    trainer = DistillationTrainer(
+        model=load_model(work / "student", "sample-student"),
+        teacher_model=load_model(work / "teacher", "sample-teacher"),
+        args=distillation_config(path / "trainer"),
+        train_dataset=training_prompts(),
+        processing_class=models.load_tokenizer(work / "tokenizer"),
+    )
+    with recording(trainer, path / "log" if record else None):
+        trainer.train()
+    trainer.model.save_pretrained(path / "student")
+    # Logged after the step: entry n (from 1) is the loss of the weights after n - 1 steps.
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    (path / "losses.json").write_text(json.dumps(losses))
+
+
+def measure(work: Path, distilled: Path, path: Path) -> None:
+    """Accuracy of the three models, and the loss by eighths of the run."""
+    tokenizer = models.load_tokenizer(work / "tokenizer")
+    held_out = held_out_problems()
+    places = {
+        "teacher": work / "teacher",
+        "student before": work / "student",
+        "student after": distilled / "student",
+    }
+    figures: dict[str, Any] = {"held_out": len(held_out), "right": {}}
+    for name, place in places.items():
+        model = Qwen3ForCausalLM.from_pretrained(place)
+        # Distillation matches distributions, so the draw at temperature 1 that it trains on is
+        # what it improves first; the most likely answer follows later.
+        figures["right"][name] = {
+            how: models.accuracy(model, tokenizer, held_out, sampled=how == "sampled")
+            for how in ("greedy", "sampled")
+        }
+    figures["loss_by_eighth"] = means(json.loads((distilled / "losses.json").read_text()), 8)
+    path.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def means(values: list[float], parts: int) -> list[float]:
+    """Means of ``parts`` consecutive, near equal stretches of ``values``."""
+    cuts = [len(values) * part // parts for part in range(parts + 1)]
+    stretches = [values[a:b] for a, b in itertools.pairwise(cuts)]
+    return [round(sum(stretch) / len(stretch), 5) for stretch in stretches]
+
+
+def publish(log: Path, target: Path, force: bool) -> None:
+    """Copy the finished log to ``target``; with ``force`` an older log there gives way."""
+    if target.exists() and force:
+        shutil.rmtree(target)
+    shutil.copytree(log, target)
+    files = [path for path in target.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    click.echo(f"log: {len(files)} files, {size / 1e6:.2f} MB")
+
+
+@click.command()
+@click.option("--work", type=click.Path(path_type=Path), help="Kept models [default: temporary].")
+@click.option(
+    "--log",
+    "target",
+    type=click.Path(path_type=Path),
+    default=HERE / "opd",
+    help="Where the log goes [default: opd, beside this file].",
+)
+@click.option("--force", is_flag=True, help="Replace an existing log.")
+@click.option("--no-record", is_flag=True, help="Distil without the recorder, and write no log.")
+@click.option("--threads", default=2, show_default=True, help="Threads that torch may use.")
+def main(work: Path | None, target: Path, force: bool, no_record: bool, threads: int) -> None:
+    """Make the sample log: tokenizer, teacher, student, distillation, figures."""
+    if target.exists() and not (force or no_record):
+        raise click.ClickException(f"{target} exists; --force replaces it")
+    if force and target.exists() and not (target / "run.json").exists():
+        raise click.ClickException(f"{target} holds no run.json, so it is not replaced")
+    torch.set_num_threads(threads)
+    with contextlib.ExitStack() as stack:
+        if work is None:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rocktok-")))
+        work.mkdir(parents=True, exist_ok=True)
+        run(work, target, force, not no_record)
+
+
+def run(work: Path, target: Path, force: bool, record: bool) -> None:
+    """All stages in order."""
+    stage(work / "tokenizer", models.make_tokenizer)
+    for name in models.RECIPES:
+        stage(work / name, lambda path, name=name: make_model(name, work, path))
+    distilled = work / ("distilled" if record else "distilled-unrecorded")
+    stage(distilled, lambda path: distil(work, record, path))
+    figures = distilled / "figures.json"
+    stage(figures, lambda path: measure(work, distilled, path))
+    click.echo(figures.read_text())
+    if record:
+        publish(distilled / "log", target, force)
+        shutil.copy(figures, target.with_suffix(".json"))
+
+
+if __name__ == "__main__":
+    main()
