@@ -1,5 +1,6 @@
 """Make the sample log from nothing: a real on-policy distillation of a tiny student.
 
+    pip install -e '.[trl]'
     python sample_data/make.py --work DIRECTORY
 
 trains a tokenizer, a teacher and a student on generated word problems, distils the teacher into
@@ -11,7 +12,6 @@ stage whose output is already in the work directory is not run again.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import shutil
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ import models
 import problems
 import torch
 from datasets import Dataset
-from transformers import Qwen3ForCausalLM
+from transformers import PrinterCallback, Qwen3ForCausalLM
 from trl import DistillationConfig, DistillationTrainer
+
+from rocktok.hooks import Recorder
+from rocktok.hooks.trl import attach
 
 HERE = Path(__file__).resolve().parent
 
@@ -59,12 +63,11 @@ def stage(path: Path, make: Callable[[Path], None]) -> None:
     if path.exists():
         click.echo(f"{path.name}: kept")
         return
-    partial = path.with_name(f".{path.name}.partial")
-    if partial.is_dir():
-        shutil.rmtree(partial)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     began = time.monotonic()
-    make(partial)
-    partial.rename(path)
+    make(unfinished)
+    unfinished.rename(path)
     click.echo(f"{path.name}: made in {time.monotonic() - began:.0f} s")
 
 
@@ -97,9 +100,6 @@ def recording(trainer: DistillationTrainer, log: Path | None) -> AbstractContext
     """Attach the recorder, or nothing where there is no ``log`` to write."""
     if log is None:
         return contextlib.nullcontext()
-    from rocktok.hooks import Recorder
-    from rocktok.hooks.trl import attach
-
     recorder = Recorder(
         log,
         every=RECORD_EVERY,
@@ -144,6 +144,8 @@ def distil(work: Path, record: bool, path: Path) -> None:
         train_dataset=training_prompts(),
         processing_class=models.load_tokenizer(work / "tokenizer"),
     )
+    # It would print every step, and the loss is wanted at every step for the curve alone.
+    trainer.remove_callback(PrinterCallback)
     with recording(trainer, path / "log" if record else None):
         trainer.train()
     trainer.model.save_pretrained(path / "student")
@@ -152,43 +154,51 @@ def distil(work: Path, record: bool, path: Path) -> None:
     (path / "losses.json").write_text(json.dumps(losses))
 
 
+def count_right(model: Qwen3ForCausalLM, work: Path) -> dict[str, int]:
+    """Held-out problems solved: by the most likely tokens, and by one draw at temperature 1.
+
+    Distillation trains on draws, so they are what it improves first.
+    """
+    tokenizer, held_out = models.load_tokenizer(work / "tokenizer"), held_out_problems()
+    return {
+        "greedy": models.accuracy(model, tokenizer, held_out, sampled=False),
+        "sampled": models.accuracy(model, tokenizer, held_out, sampled=True),
+    }
+
+
 def measure(work: Path, distilled: Path, path: Path) -> None:
-    """Accuracy of the three models, and the loss by eighths of the run."""
-    tokenizer = models.load_tokenizer(work / "tokenizer")
-    held_out = held_out_problems()
+    """Size and accuracy of the three models, and the loss curve."""
     places = {
         "teacher": work / "teacher",
         "student before": work / "student",
         "student after": distilled / "student",
     }
-    figures: dict[str, Any] = {"held_out": len(held_out), "right": {}}
+    figures: dict[str, Any] = {"held_out": HELD_OUT, "parameters": {}, "right": {}}
     for name, place in places.items():
         model = Qwen3ForCausalLM.from_pretrained(place)
-        # Distillation matches distributions, so the draw at temperature 1 that it trains on is
-        # what it improves first; the most likely answer follows later.
-        figures["right"][name] = {
-            how: models.accuracy(model, tokenizer, held_out, sampled=how == "sampled")
-            for how in ("greedy", "sampled")
-        }
-    figures["loss_by_eighth"] = means(json.loads((distilled / "losses.json").read_text()), 8)
+        figures["parameters"][name] = model.num_parameters()
+        figures["right"][name] = count_right(model, work)
+    losses = json.loads((distilled / "losses.json").read_text())
+    figures["mean_loss_of_25_steps"] = means(losses, 25)
     path.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def means(values: list[float], parts: int) -> list[float]:
-    """Means of ``parts`` consecutive, near equal stretches of ``values``."""
-    cuts = [len(values) * part // parts for part in range(parts + 1)]
-    stretches = [values[a:b] for a, b in itertools.pairwise(cuts)]
-    return [round(sum(stretch) / len(stretch), 5) for stretch in stretches]
+def means(values: list[float], size: int) -> list[float]:
+    """Means of consecutive stretches of ``size`` values."""
+    stretches = [values[start : start + size] for start in range(0, len(values), size)]
+    return [round(sum(stretch) / len(stretch), 4) for stretch in stretches]
 
 
-def publish(log: Path, target: Path, force: bool) -> None:
-    """Copy the finished log to ``target``; with ``force`` an older log there gives way."""
-    if target.exists() and force:
-        shutil.rmtree(target)
-    shutil.copytree(log, target)
+def publish(log: Path, target: Path) -> None:
+    """Copy the finished log to ``target``, where an older log gives way."""
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(log, unfinished)
+    shutil.rmtree(target, ignore_errors=True)
+    unfinished.rename(target)
     files = [path for path in target.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
-    click.echo(f"log: {len(files)} files, {size / 1e6:.2f} MB")
+    click.echo(f"{target}: {len(files)} files, {size / 1e6:.2f} MB")
 
 
 @click.command()
@@ -214,21 +224,21 @@ def main(work: Path | None, target: Path, force: bool, no_record: bool, threads:
         if work is None:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rocktok-")))
         work.mkdir(parents=True, exist_ok=True)
-        run(work, target, force, not no_record)
+        run(work, None if no_record else target)
 
 
-def run(work: Path, target: Path, force: bool, record: bool) -> None:
-    """All stages in order."""
+def run(work: Path, target: Path | None) -> None:
+    """All stages in order; without a ``target`` nothing is recorded."""
     stage(work / "tokenizer", models.make_tokenizer)
     for name in models.RECIPES:
-        stage(work / name, lambda path, name=name: make_model(name, work, path))
-    distilled = work / ("distilled" if record else "distilled-unrecorded")
-    stage(distilled, lambda path: distil(work, record, path))
+        stage(work / name, partial(make_model, name, work))
+    distilled = work / ("distilled" if target else "distilled-unrecorded")
+    stage(distilled, partial(distil, work, target is not None))
     figures = distilled / "figures.json"
-    stage(figures, lambda path: measure(work, distilled, path))
+    stage(figures, partial(measure, work, distilled))
     click.echo(figures.read_text())
-    if record:
-        publish(distilled / "log", target, force)
+    if target:
+        publish(distilled / "log", target)
         shutil.copy(figures, target.with_suffix(".json"))
 
 
