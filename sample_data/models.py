@@ -41,7 +41,7 @@ RECIPES = {
 
 
 def make_tokenizer(path: Path) -> None:
-    """Train a byte-level BPE tokenizer of 1,280 types on both corpora."""
+    """Train a byte-level BPE tokenizer on both corpora: 1,280 types, or all that occur."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -170,7 +170,8 @@ def accuracy(
     ``sampled``: one draw at temperature 1, as in distillation; otherwise greedy decoding.
     """
     right = 0
-    how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sampled else {}
+    drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    how = drawing if sampled else {"do_sample": False}
     torch.manual_seed(0)
     model.eval()
     for start in range(0, len(held_out), batch):
@@ -181,7 +182,7 @@ def accuracy(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 max_new_tokens=192,
-                **(how or {"do_sample": False}),
+                **how,
             )
         completions = output[:, inputs["input_ids"].shape[1] :]
         for problem, ids in zip(chosen, completions, strict=True):

@@ -257,10 +257,10 @@ class Author:
 
     def __init__(self, habit: Habit, problem: Problem, rng: random.Random) -> None:
         self.habit = habit
+        self.problem = problem
         self.rng = rng
-        loyal = rng.random() < habit.loyalty
         self.writer = habit.writers[problem.topic % len(habit.writers)]
-        if not loyal:
+        if rng.random() >= habit.loyalty:
             self.writer = rng.choice(habit.writers)
         self.connective = CONNECTIVES[NAMES.index(problem.name) % len(CONNECTIVES)]
         if rng.random() >= habit.loyalty:
@@ -278,29 +278,32 @@ class Author:
             return forget_carry(operator, left, right)
         return apply(operator, left, right)
 
-
-def write_solution(problem: Problem, habit: Habit, rng: random.Random) -> str:
-    """Write a solution of ``problem`` in ``habit``."""
-    author = Author(habit, problem, rng)
-    fields = {"name": problem.name, "noun": problem.noun, "connective": author.connective}
-    fields["start"] = str(problem.start)
-    parts = [author.here().opening.format(**fields)]
-    value = problem.start
-    for index, step in enumerate(problem.steps):
-        action = rng.choice(ACTIONS[step.operator]).format(n=step.amount, noun=problem.noun)
-        marker, layout = author.here(), author.here()
-        if not marker.marker.startswith("{ordinal}"):
+    def step(self, index: int, value: int) -> tuple[str, int]:
+        """The text of one step that starts from ``value``, and the value it arrives at."""
+        step, noun = self.problem.steps[index], self.problem.noun
+        action = self.rng.choice(ACTIONS[step.operator]).format(n=step.amount, noun=noun)
+        marker, layout = self.here().marker, self.here()
+        if not marker.startswith("{ordinal}"):
             action = action[0].upper() + action[1:]
-        parts.append(marker.marker.format(i=index + 1, ordinal=ORDINALS[index], action=action))
-        result = author.result(step.operator, value, step.amount)
-        left_side = f"{value}{layout.operators[step.operator]}{step.amount}"
+        result = self.result(step.operator, value, step.amount)
+        operator = layout.operators[step.operator]
         equals = "=" if layout.operators is TIGHT else " = "
-        parts.append(layout.sum.format(sum=f"{left_side}{equals}{result}", noun=problem.noun))
-        value = result
-    fields["answer"] = str(value)
-    parts.append(author.here().closing.format(**fields))
-    parts.append(author.here().ending.format(**fields))
-    return "".join(parts)
+        sum_ = f"{value}{operator}{step.amount}{equals}{result}"
+        text = marker.format(i=index + 1, ordinal=ORDINALS[index], action=action)
+        return text + layout.sum.format(sum=sum_, noun=noun), result
+
+    def solution(self) -> str:
+        """The whole solution."""
+        problem = self.problem
+        fields = {"name": problem.name, "noun": problem.noun, "connective": self.connective}
+        parts = [self.here().opening.format(start=problem.start, **fields)]
+        value = problem.start
+        for index in range(len(problem.steps)):
+            text, value = self.step(index, value)
+            parts.append(text)
+        parts.append(self.here().closing.format(answer=value, **fields))
+        parts.append(self.here().ending.format(answer=value))
+        return "".join(parts)
 
 
 def write_corpus(
@@ -311,7 +314,7 @@ def write_corpus(
     while size:
         problem = draw_problem(rng)
         if problem.prompt not in avoid:
-            yield problem.prompt, write_solution(problem, habit, rng)
+            yield problem.prompt, Author(habit, problem, rng).solution()
             size -= 1
 
 
