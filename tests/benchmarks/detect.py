@@ -48,9 +48,7 @@ def main() -> None:
     print(f"first run, no bytecode: {first:.2f} s")
     print(f"later runs: median {statistics.median(ours for ours, _ in pairs):.2f} s")
     print(f"reading alone: median {statistics.median(theirs for _, theirs in pairs):.2f} s")
-    print(
-        f"ratio: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+    print(f"ratio: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 if __name__ == "__main__":
