@@ -367,3 +367,52 @@ def test_allow_missing_goes_on_and_counts(tmp_path: Path) -> None:
     assert code == 0
     assert json.loads(printed)["log"]["skipped_shards"] == 1
     assert f"rocktok: note: {target}: left out: gone\n" in said
+
+
+FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))"
+
+
+def run_on_full_disk(*arguments: str | Path) -> tuple[int, str]:
+    """The command where no file can grow beyond 512 bytes: writes fail as on a full disk."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL + _CALL, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv", "parquet", "txt"])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+    log = write_log(tmp_path / "log")
+    output = tmp_path / f"rocks.{suffix}"
+    options = ["--all", "--quantile-pre", "0.3", "--quantile-post", "0.3"]
+    said = f"rocktok: {output}: cannot be written (File too large)\n"
+    assert run_on_full_disk("detect", log, "-q", *options, "-o", output) == (1, said)
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    output.write_text("mine")
+    assert run_on_full_disk("detect", log, "-q", *options, "-o", output, "--force") == (1, said)
+    assert output.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", output.name]
+
+
+def test_a_full_disk_leaves_no_half_log(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    output = tmp_path / "compact"
+    code, said = run_on_full_disk("compact", log, "-o", output)
+    assert (code, said) == (1, f"rocktok: {output}: cannot be written (File too large)\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", [["detect", "-q"], ["info"], ["info", "--format", "json"]])
+def test_a_full_disk_behind_a_pipe(tmp_path: Path, command: list[str]) -> None:
+    log = write_log(tmp_path / "log")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", _CALL, *command, str(log)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    said = "rocktok: the output cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (1, said)

@@ -10,16 +10,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import rocktok
+from rocktok.engine import passes
 from rocktok.engine.info import gather
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
 from rocktok.log import LogWriter, tasks
-from tests.logs import RUN, rows, sequence_rows, shards
+from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand
 
 distributed = pytest.importorskip("distributed")
 
@@ -98,6 +100,36 @@ def test_a_shard_that_vanishes_during_the_run_is_an_error(tmp_path: Path) -> Non
         rocktok.detect(opened, engine=Engine(1, progress=remove))
 
 
+def test_a_hand_written_shard_that_changes_during_the_run_is_an_error(tmp_path: Path) -> None:
+    for step, name in ((0, "a"), (10, "b")):
+        write_by_hand(tmp_path, rows(step, range(20)), name)
+    opened = rocktok.open(tmp_path)
+
+    def rewrite(done: int, total: int) -> None:
+        write_by_hand(tmp_path, rows(10, range(21)), "b")
+
+    with pytest.raises(DamagedError, match=r"b\.parquet: has \d+ bytes, \d+ when the log was open"):
+        rocktok.detect(opened, engine=Engine(1, progress=rewrite))
+
+
+def test_a_shard_replaced_by_another_of_its_size_is_an_error(tmp_path: Path) -> None:
+    with LogWriter(tmp_path, run=RUN) as writer:
+        for step in (0, 10):
+            writer.write(rows(step, range(20)), table="fixed")
+            writer.finish_step(step, "fixed")
+            writer.flush()
+    opened = rocktok.open(tmp_path)
+    changed = shards(tmp_path)[1]
+
+    def replace(done: int, total: int) -> None:
+        data = bytearray(changed.read_bytes())
+        data[len(data) // 3] ^= 1
+        changed.write_bytes(data)
+
+    with pytest.raises(DamagedError, match=f"{changed}: "):
+        rocktok.detect(opened, engine=Engine(1, progress=replace))
+
+
 def test_jobs_below_one_are_refused() -> None:
     with pytest.raises(UsageError, match="jobs is 0; it must be 1 or more"):
         Engine(0)
@@ -168,9 +200,38 @@ def test_a_cluster_gives_the_same_bytes_and_survives_a_lost_worker(
         assert list(engine.map(np.add, [(1, 2), (3, 4)])) == [3, 7]
 
 
-def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from rocktok.engine import passes
+@pytest.mark.long
+def test_a_cluster_without_workers_is_one_line(
+    log: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "WORKERS_WAIT", 2)
+    with Engine(dask=str(cluster.file)) as engine:
+        for worker in cluster.workers:
+            worker.send_signal(signal.SIGKILL)
+        with pytest.raises(RocktokError, match="has had no workers for 2 s; look at their logs"):
+            list(engine.map(np.add, [(1, 2)]))
 
+
+@pytest.mark.long
+def test_a_task_that_kills_its_workers_is_one_line(cluster: Cluster) -> None:
+    with Engine(dask=str(cluster.file)) as engine:
+        engine._client.run_on_scheduler(_allow_no_failures)
+        with pytest.raises(RocktokError, match=r"the Dask cluster failed \(.*look at its workers"):
+            list(engine.map(os._exit, [(1,), (1,), (1,)]))
+
+
+def _allow_no_failures(dask_scheduler: Any) -> None:
+    dask_scheduler.allowed_failures = 0
+
+
+def test_large_prototypes_go_to_a_cluster_once(
+    log: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "SMALL_BYTES", 0)
+    assert answer(log, Engine(dask=str(cluster.file))) == answer(log, Engine(1))
+
+
+def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(passes, "CONNECT_TIMEOUT", 1)
     with pytest.raises(RocktokError, match="no Dask scheduler answers there within 1 s"):
         Engine(dask="tcp://127.0.0.1:1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rocktok.errors import UsageError
+from rocktok.errors import LogError, UsageError
 
 if TYPE_CHECKING:
     from rocktok.engine.passes import Engine
@@ -116,9 +117,20 @@ def deliver(data: bytes | str, output: Path | None, *, force: bool) -> None:
         write_output(output, raw, force=force)
         return
     # Straight to the bytes: token text may not fit the terminal's encoding.
-    sys.stdout.flush()
-    sys.stdout.buffer.write(raw)
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(raw)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_stdout()
+        raise LogError(f"the output cannot be written ({error.strerror or error})") from error
+
+
+def _give_up_stdout() -> None:
+    """What is still buffered would fail again, with a traceback, when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def open_named(log: str, *, allow_missing: bool) -> Log:

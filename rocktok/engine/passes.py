@@ -9,12 +9,12 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ OUTSTANDING = 4
 
 #: Bytes of arguments that may go to a cluster with every task.
 SMALL_BYTES = 1 << 16
+
+#: Seconds that a cluster may be without workers: they may come later than the scheduler.
+WORKERS_WAIT = 120
 
 #: Seconds to find the scheduler of a cluster.
 CONNECT_TIMEOUT = 20
@@ -150,8 +153,11 @@ class Engine(AbstractContextManager["Engine"]):
         from distributed.client import FutureCancelledError
 
         workers = max(1, sum(self._client.nthreads().values()))
-        # Not pure: Dask would hash every argument to look for an earlier answer.
-        submit = partial(self._client.submit, pure=False)
+
+        def submit(*call: Any) -> _Patient:
+            # Not pure: Dask would hash every argument to look for an earlier answer.
+            return _Patient(self._client.submit(*call, pure=False), self._client)
+
         try:
             yield from _in_order(submit, OUTSTANDING * workers, function, calls)
         except (KilledWorker, FutureCancelledError) as error:
@@ -159,6 +165,32 @@ class Engine(AbstractContextManager["Engine"]):
                 f"the Dask cluster failed ({str(error).splitlines()[0]}); look at its workers' "
                 "logs, and run the command again"
             ) from error
+
+
+@dataclass
+class _Patient:
+    """A future that waits for its worker, though not for a cluster that has none left."""
+
+    future: Any
+    client: Any
+
+    def result(self) -> Any:
+        alone_since: float | None = None
+        while True:
+            try:
+                return self.future.result(timeout=1.0)
+            except TimeoutError:
+                if self.future.status == "error":
+                    raise
+            if self.client.nthreads():
+                alone_since = None
+            elif alone_since is None:
+                alone_since = time.monotonic()
+            elif time.monotonic() - alone_since > WORKERS_WAIT:
+                raise RocktokError(
+                    f"the Dask cluster has had no workers for {WORKERS_WAIT:g} s; look at their "
+                    "logs, start some, and run the command again"
+                )
 
 
 def _cores() -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROW_GROUP_ROWS = 1 << 20
 
-#: Rows of a piece of a row group (hand-written ones may be huge), where sequences need not be whole.
+#: Rows of a piece of a row group, where sequences need not be whole: hand-written ones may be huge.
 STREAM_ROWS = 1 << 20
 _MAGIC = b"PAR1"
 _TAIL = 8  # four bytes of footer length, four of magic
@@ -237,6 +237,11 @@ def _check_footer(source: Any, shard: Shard, name: str) -> None:
         raise DamagedError(
             f"{name}: has {size} bytes where its manifest says {entry.size}: truncated or "
             f"overwritten; {REMEDY}"
+        )
+    if size != shard.size:
+        raise DamagedError(
+            f"{name}: has {size} bytes, {shard.size} when the log was opened: it is being written "
+            "or replaced; run the command again when that is done"
         )
     tail = _read_at(source, max(size - _TAIL, 0), _TAIL, name)
     if size < 2 * _TAIL or tail[4:] != _MAGIC:
