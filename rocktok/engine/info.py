@@ -83,10 +83,15 @@ def _damage(log: Log, verify: bool, engine: Engine) -> list[str]:
     bare = replace(log, manifests=[], all_shards={})
     for table in log.tables():
         runs = SequenceRuns()
-        calls = ((bare, table, shard, verify) for shard in log.shards(table))
-        for problem, found in engine.map(_check_shard, calls):
-            problems += [problem] if problem is not None else []
-            runs.merge(found)
+        shards = log.shards(table)
+        # Handing out shards one by one costs as much as looking at a small one.
+        size = 1 if verify else 64
+        parts = (shards[i : i + size] for i in range(0, len(shards), size))
+        for found, seen in engine.map(
+            _check_shards, ((bare, table, part, verify) for part in parts)
+        ):
+            problems += found
+            runs.merge(seen)
         try:
             runs.check()
             if verify and table == "sequences":
@@ -96,18 +101,19 @@ def _damage(log: Log, verify: bool, engine: Engine) -> list[str]:
     return problems
 
 
-def _check_shard(
-    log: Log, table: str, shard: Shard, verify: bool
-) -> tuple[str | None, SequenceRuns]:
-    """What is wrong with a shard, if anything, and the sequences in it. Runs on a worker."""
-    runs = SequenceRuns()
-    try:
-        opened = log.open(shard, schema.required_names(table))
-        if verify:
-            _read_everything(log, table, opened, runs)
-    except LogError as error:
-        return str(error), runs
-    return None, runs
+def _check_shards(
+    log: Log, table: str, shards: list[Shard], verify: bool
+) -> tuple[list[str], SequenceRuns]:
+    """What is wrong with some shards, and the sequences in them. Runs on a worker."""
+    runs, problems = SequenceRuns(), []
+    for shard in shards:
+        try:
+            opened = log.open(shard, schema.required_names(table))
+            if verify:
+                _read_everything(log, table, opened, runs)
+        except LogError as error:
+            problems.append(str(error))
+    return problems, runs
 
 
 def _read_everything(log: Log, table: str, opened: OpenShard, runs: SequenceRuns) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ ROW_GROUP_ROWS = 1 << 20
 #: Rows of a piece of a row group, where sequences need not be whole: hand-written ones may be huge.
 STREAM_ROWS = 1 << 20
 _MAGIC = b"PAR1"
+_END = 1 << 15
 _TAIL = 8  # four bytes of footer length, four of magic
 
 REMEDY = "restore it from a copy, or go on without it with --allow-missing"
@@ -72,7 +74,7 @@ class OpenShard:
         """Rows in the whole file."""
         return int(self.file.metadata.num_rows)
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Names of the columns in the file."""
         return list(self.file.schema_arrow.names)
@@ -243,14 +245,17 @@ def _check_footer(source: Any, shard: Shard, name: str) -> None:
             f"{name}: has {size} bytes, {shard.size} when the log was opened: it is being written "
             "or replaced; run the command again when that is done"
         )
-    tail = _read_at(source, max(size - _TAIL, 0), _TAIL, name)
-    if size < 2 * _TAIL or tail[4:] != _MAGIC:
+    # One read for most footers.
+    end = _read_at(source, max(size - _END, 0), _END, name)
+    if size < 2 * _TAIL or end[-4:] != _MAGIC:
         raise DamagedError(f"{name}: no Parquet footer at the end: truncated; {REMEDY}")
-    length = int.from_bytes(tail[:4], "little")
+    length = int.from_bytes(end[-_TAIL:-4], "little")
     if length + _TAIL > size:
         raise DamagedError(f"{name}: damaged footer (longer than the file); {REMEDY}")
     if entry is not None:
-        footer = _read_at(source, size - length - _TAIL, length + _TAIL, name)
+        footer = end[-(length + _TAIL) :]
+        if length + _TAIL > len(end):
+            footer = _read_at(source, size - length - _TAIL, length + _TAIL, name)
         if zlib.crc32(footer) != entry.footer_crc32:
             raise DamagedError(
                 f"{name}: damaged footer (its CRC32 is not the manifest's); {REMEDY}"
