@@ -24,7 +24,7 @@ from rocktok.analyse.accumulate import (
 )
 from rocktok.analyse.density import Density
 from rocktok.analyse.detect import Thresholds
-from rocktok.analyse.hashing import hash_rows
+from rocktok.hashing import hash_rows
 from rocktok.analyse.persistence import Persistent
 from tests import twin
 

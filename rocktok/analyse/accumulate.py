@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.hashing import hash_rows
+from rocktok.hashing import hash_rows
 
 Array = npt.NDArray[Any]
 Batch = Mapping[str, Array]
