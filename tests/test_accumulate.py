@@ -24,8 +24,8 @@ from rocktok.analyse.accumulate import (
 )
 from rocktok.analyse.density import Density
 from rocktok.analyse.detect import Thresholds
-from rocktok.hashing import hash_rows
 from rocktok.analyse.persistence import Persistent
+from rocktok.hashing import hash_rows
 from tests import twin
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from rocktok.files import Place
 
 ROW_GROUP_ROWS = 1 << 20
+#: Numbers in the vectors of a row group of gradients/: what a reader holds at once.
+ROW_GROUP_NUMBERS = 1 << 24
+_DICTIONARIES = ("step", "sequence_id", "prompt_id", "kind", "vocab_size", "sketch_dims", "seed")
 _MAGIC = b"PAR1"
 _TAIL = 8  # four bytes of footer length, four of magic
 
@@ -135,7 +138,7 @@ def encode_shard(
         sink,
         encoded.schema,
         compression="lz4",
-        use_dictionary=[name for name in ("step", "sequence_id", "prompt_id") if name in names],
+        use_dictionary=[name for name in _DICTIONARIES if name in names],
         column_encoding={"position": "DELTA_BINARY_PACKED"} if "position" in names else None,
         write_page_checksum=True,
     ) as writer:
@@ -146,6 +149,11 @@ def encode_shard(
 
 def _row_groups(table: pa.Table, target: int) -> Iterator[tuple[int, int]]:
     rows = table.num_rows
+    if "vector" in table.schema.names:
+        numbers = sum(len(chunk.flatten()) for chunk in table["vector"].chunks)
+        target = max(1, ROW_GROUP_NUMBERS * rows // max(1, numbers))
+        yield from ((start, min(start + target, rows)) for start in range(0, rows, target))
+        return
     if "position" not in table.schema.names or rows <= target:
         yield 0, rows
         return
