@@ -249,7 +249,10 @@ def _matrix(column: Any, rows: dict[str, Array], where: Where) -> Array:
     if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
         raise DataError(f"{where.name}: column vector: type {lists.type}; it must be list<float32>")
     if lists.null_count or lists.flatten().null_count:
-        raise DataError(f"{where.name}: row group {where.group}, column vector: nulls; remove them")
+        raise DataError(
+            f"{where.name}: row group {where.group}, column vector: null or NaN; every number must "
+            "be there"
+        )
     length_N = np.diff(numpy_view(lists.offsets))
     width_N = np.where(rows["sketch_dims"] > 0, rows["sketch_dims"], rows["vocab_size"])
     _refuse(length_N != width_N, length_N, "vector", where, "numbers are not the width of the row")
