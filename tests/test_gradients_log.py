@@ -322,3 +322,12 @@ def test_geometry_of_a_log(tmp_path: Path) -> None:
     assert step == 10 and found.exact
     assert [row["token_id"] for row in found.rows()] == [1, 2, 4]
     assert geometry_at(rocktok.open(tmp_path), 0)[0] == 0
+
+
+def test_the_page_on_the_format_has_the_columns() -> None:
+    page = (Path(__file__).parents[1] / "docs/log-format.md").read_text()
+    rows = [
+        f"| `{c.name}` | {c.type} | {c.unit} | {'yes' if c.required else 'no'} | {c.meaning} |"
+        for c in schema.GRADIENT_COLUMNS
+    ]
+    assert "\n".join(rows) in page

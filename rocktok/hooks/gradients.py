@@ -85,6 +85,9 @@ class GradientSums:
                 "more than can be stored; choose fewer types, or fewer dimensions"
             )
         self._sums_SW = torch.zeros(len(self._keys), width, device=device)
+        # Each row belongs to a sum of its own at most, and to the four totals.
+        most = min(ROWS + 4, len(self._keys))
+        self._partial = torch.empty(most, width, device=device)
         self._sketch = None
         if request.sketch_dims:
             self._sketch = _Sketch(vocabulary, request.sketch_dims, request.seed, device)
@@ -176,8 +179,9 @@ class GradientSums:
         share_KN = np.zeros((len(place_K), len(place_N3)), dtype=np.float32)
         share_KN[at_M, row_M] = weight_N3[row_M, column_M]
         device = self._sums_SW.device
+        partial_KW = self._partial[: len(place_K)]
         with tiles.full_float32():
-            partial_KW = torch.from_numpy(share_KN).to(device) @ term_NW
+            torch.mm(torch.from_numpy(share_KN).to(device), term_NW, out=partial_KW)
         self._sums_SW.index_add_(0, torch.from_numpy(place_K).to(device), partial_KW)
 
     def add_norms(self, place_N3: Array, weight_N3: Array, norm_N: Array) -> None:
@@ -232,10 +236,12 @@ class _Sketch:
         self._widths = hashing.sketch_widths(dims)
         # Zeros behind the vocabulary fill the last line of every table.
         self._padded = torch.zeros(ROWS, vocabulary + max(self._widths), device=device)
+        self._shuffled = torch.empty(ROWS, vocabulary, device=device)
 
     def __call__(self, gradient_NV: Tensor) -> Tensor:
         rows, vocabulary = gradient_NV.shape
-        shuffled_NV = gradient_NV.index_select(1, self._order_V)
+        shuffled_NV = self._shuffled[:rows]
+        torch.index_select(gradient_NV, 1, self._order_V, out=shuffled_NV)
         padded = self._padded[:rows]
         parts = []
         for sign_V, width in zip(self._signs_RV, self._widths, strict=True):

@@ -39,27 +39,27 @@ class Delivery:
         self._rows = rows
         self._turn = threading.Condition()
         self._next = 0
-        self._stopped = False
+        self._error: BaseException | None = None
 
     @contextmanager
     def block(self, first: int, last: int) -> Iterator[Callable[[Tensor], None]]:
         """Around the work on rows first:last: gives what takes their gradients.
 
-        A block that fails ends the wait of the others, which fail too.
+        A block that fails ends the wait of the others, which fail with the same error.
         """
         try:
             yield lambda gradient_NV: self._take(first, last, gradient_NV)
-        except BaseException:
+        except BaseException as error:
             with self._turn:
-                self._stopped = True
+                self._error = self._error or error
                 self._turn.notify_all()
             raise
 
     def _take(self, first: int, last: int, gradient_NV: Tensor) -> None:
         with self._turn:
-            self._turn.wait_for(lambda: self._next == first or self._stopped)
-            if self._stopped:
-                raise RuntimeError("another block of this pass failed")
+            self._turn.wait_for(lambda: self._next == first or self._error is not None)
+            if self._error is not None:
+                raise self._error
             self._sink.add(self._rows[first:last], gradient_NV)
             self._next = last
             self._turn.notify_all()

@@ -213,7 +213,8 @@ class Block:
                 result[name].masked_fill_(infinite_N, math.inf)
         if with_gradient and take is not None:
             descent_NV.mul_((-scale / sum_p_N).unsqueeze(1))
-            take(descent_NV.masked_fill_(~result["loss"].isfinite().unsqueeze(1), 0.0))
+            _clear(descent_NV, ~result["loss"].isfinite())
+            take(descent_NV)
         return result
 
 
@@ -241,6 +242,16 @@ def _descent(
     if isinstance(slope, Tensor):
         return out_NV.mul_(slope), 1.0
     return out_NV, slope
+
+
+def _clear(values_NV: Tensor, where_N: Tensor) -> None:
+    """Set rows to 0."""
+    if values_NV.device.type != "cpu":
+        # Asking which rows would make the host wait.
+        values_NV.masked_fill_(where_N.unsqueeze(1), 0.0)
+        return
+    for row in where_N.nonzero().flatten().tolist():
+        values_NV[row] = 0.0
 
 
 def _without_excluded(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
