@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,13 @@ from rocktok.analyse.accumulate import (
     value_of,
 )
 from rocktok.analyse.density import Density
-from rocktok.analyse.detect import Thresholds
-from rocktok.analyse.persistence import Persistent
+from rocktok.analyse.persistence import (
+    HardCounts,
+    PersistentWindows,
+    Thresholds,
+    of_type,
+    sample_limits,
+)
 from rocktok.hashing import hash_rows
 from tests import twin
 
@@ -59,12 +65,17 @@ def cut(rows: dict[str, np.ndarray], after: int) -> list[dict[str, np.ndarray]]:
 
 MAKERS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "sums": (
-        lambda: TypeSums(("loss_post",)),
-        lambda a: (a.count_V.tolist(), a.sum_V["loss_post"].tolist()),
+        lambda: TypeSums(("loss_post", "loss_pre", "loss_post")),
+        lambda a: [np.trim_zeros(t.sum(axis=1), "b").tolist() for t in a._tables],
     ),
     "upper": (lambda: Histogram("loss_pre"), lambda a: a.count_B.tolist()),
     "lower": (lambda: Histogram("loss_pre", 0xBF00), lambda a: a.count_B.tolist()),
-    "prompts": (PromptCounts, lambda a: a.result(12).tolist()),
+    "prompts": (lambda: PromptCounts(np.array([0, 3, 7])), lambda a: a.result()),
+    "many prompts": (lambda: PromptCounts(np.arange(12), most=2), lambda a: a.result()),
+    "hard": (
+        lambda: HardCounts(Thresholds(0.5, post=0.5)),
+        lambda a: {name: np.trim_zeros(c, "b").tolist() for name, c in a.count_V.items()},
+    ),
     "sizes": (SequenceCounts, lambda a: (a.sequences, a.rows)),
     "pool": (
         lambda: windows.Pool(3, 2, size=20),
@@ -78,10 +89,20 @@ MAKERS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         },
     ),
     "persistent": (
-        lambda: Persistent(Thresholds(0.5, post=0.5), 3),
-        lambda a: {name: values.tolist() for name, values in a.occurrences.result().items()},
+        lambda: PersistentWindows(Thresholds(0.5, post=0.5), 3, 0),
+        lambda a: {n: v.tolist() for n, v in copy.deepcopy(a).result().items()},
     ),
     "density": (lambda: Density(np.array([1, 4]), None), lambda a: a.result()),
+    "density of few": (
+        lambda: Density(
+            np.array([1, 4, 5]),
+            (np.array([2, 8]), np.array([1, 2])),
+            {5: 0.25},
+            Thresholds(0.5, post=0.5),
+            most=4,
+        ),
+        lambda a: (a.seen, a.result()),
+    ),
 }
 
 
@@ -107,6 +128,76 @@ def test_cut_anew_and_merged_is_the_same(name: str, seed: int, after: int) -> No
     assert result(merged) == result(whole)
     if before is not None:
         assert result(other) == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), columns=st.integers(1, 5))
+def test_sums_are_those_of_each_column(seed: int, columns: int) -> None:
+    rows = batch(seed)
+    names = ("loss_pre", "loss_post", "position", "loss_pre", "loss_post")[:columns]
+    rows["position"] = rows["position"].astype(np.float64) / 3
+    sums = TypeSums(names)
+    sums.update(rows)
+    token_N, length = rows["token_id"], len(sums.count_V)
+    assert sums.count_V.tolist() == np.bincount(token_N, minlength=length).tolist()
+    for name in set(names):
+        x_N = rows[name].astype(np.float64)
+        exact = np.bincount(token_N, x_N, minlength=length)
+        np.testing.assert_array_equal(sums.sum_V[name], exact)
+        exact = np.bincount(token_N, x_N * x_N, minlength=length)
+        np.testing.assert_array_equal(sums.square_V[name], exact)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_partial_survives_the_way_to_the_client(name: str) -> None:
+    make, result = MAKERS[name]
+    partial = make()
+    partial.update(batch(1))
+    assert result(pickle.loads(pickle.dumps(partial))) == result(partial)
+
+
+def test_partials_are_sparse() -> None:
+    sums, histogram = TypeSums(("loss_post", "loss_pre")), Histogram("loss_pre")
+    rows = batch(1)
+    rows["token_id"][0] = 150_000
+    sums.update(rows)
+    histogram.update(rows)
+    assert len(pickle.dumps(sums)) < 3_000
+    assert len(pickle.dumps(histogram)) < 3_000
+
+
+def test_prompts_beyond_the_limit_are_estimated() -> None:
+    rng = np.random.default_rng(0)
+    counts = PromptCounts(np.array([3, 5]), most=4096)
+    for _ in range(10):
+        prompt = rng.integers(0, 100_000, 40_000).astype(np.uint64)
+        counts.update({"token_id": np.full(40_000, 3), "prompt": prompt})
+        counts.update({"token_id": np.full(10, 5), "prompt": prompt[:10] % np.uint64(7)})
+    true = 100_000 * (1 - np.exp(-4.0))
+    found = counts.result()
+    assert abs(found[3] - true) < 4 * true / 64
+    assert found[5] == 7
+
+
+@pytest.mark.parametrize("most", [5, 40])
+def test_the_smallest_hashes_of_a_type_are_its_sample(most: int) -> None:
+    rows = batch(3, sequences=120)
+    everything = PersistentWindows(Thresholds(0.5, post=0.5), 2, seed=9)
+    everything.update(rows)
+    whole = everything.result()
+    count_V = np.bincount(whole["token"], minlength=12)
+    counted = {v: int(count_V[v]) for v in (2, 7)}
+    limit_V = sample_limits(counted, most, lambda n: n > most)
+    some = PersistentWindows(Thresholds(0.5, post=0.5), 2, 9, limit_V)
+    some.update(rows)
+    held = some.result()
+    assert set(held["token"].tolist()) == {2, 7}
+    for v in (2, 7):
+        sample, direct = of_type(held, v, most), of_type(whole, v, most)
+        hashes = np.sort(whole["hash"][whole["token"] == v])[:most]
+        assert np.sort(sample["hash"]).tolist() == hashes.tolist()
+        for name in direct:
+            np.testing.assert_array_equal(sample[name], direct[name])
 
 
 @settings(max_examples=300, deadline=None)

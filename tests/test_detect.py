@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rocktok
-from rocktok.analyse.detect import Context, DetectParams, TypeTable, ranking, walk
+from rocktok.analyse.context import Context
+from rocktok.analyse.detect import DetectParams, TypeTable, ranking, walk
 from rocktok.errors import UsageError
 from rocktok.log import LogWriter
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
@@ -151,7 +152,6 @@ def _types(losses: list[float], persistent: list[int], frequency: list[int]) -> 
     return TypeTable(
         token_T=np.arange(len(losses)),
         frequency_T=np.array(frequency),
-        prompts_T=np.ones(len(losses), dtype=int),
         loss_T=np.array(losses),
         persistent_T=np.array(persistent),
     )
@@ -168,7 +168,7 @@ def test_the_walk_misses_no_rock(data: st.DataObject) -> None:
     top_k = data.draw(st.integers(1, n))
 
     def judge(index: int) -> Context:
-        return Context(np.arange(persistent[index]) < retained[index])
+        return Context(persistent[index], persistent[index], 1, True, retained[index])
 
     def rocks(all_types: bool) -> tuple[list[int], int]:
         from rocktok.analyse.detect import context_scores

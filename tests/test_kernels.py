@@ -24,7 +24,7 @@ from rocktok.analyse import kernels, pair_index
 from rocktok.analyse.accumulate import Histogram
 from rocktok.analyse.kernels import PairRule, SimilarPairs, SparseRows
 from rocktok.analyse.pairs import KINDS
-from rocktok.analyse.similarity import PARTNERS, Similarity, Windows, groups_of
+from rocktok.analyse.similarity import Similarity, Windows
 from rocktok.errors import RocktokWarning
 
 floats = st.floats(width=32, allow_nan=False)
@@ -39,57 +39,49 @@ slow_ok = settings(
 # Sums and histograms.
 
 
-def fresh(length: int, columns: int, apart: bool) -> tuple[Any, list[Any], list[Any]]:
-    if not apart:
-        return kernels.sum_arrays(length, columns)
-    zeros = [[np.zeros(length) for _ in range(columns)] for _ in range(2)]
-    return np.zeros(length, dtype=np.int64), *zeros
-
-
 @pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("double", [False, True])
 @slow_ok
 @given(rows=st.lists(st.tuples(st.integers(0, 6), floats, floats), max_size=60), cut=seeds)
 def test_type_sums_have_the_bits_of_their_twin(
-    columns: int, apart: bool, rows: list[tuple[int, float, float]], cut: int
+    columns: int, double: bool, rows: list[tuple[int, float, float]], cut: int
 ) -> None:
     token_N = np.array([r[0] for r in rows], dtype=np.int32)
     values = [np.array([r[1 + c] for r in rows], dtype=np.float32) for c in range(columns)]
-    compiled, plain = fresh(8, columns, apart), fresh(8, columns, apart=True)
+    if double:
+        values[-1] = values[-1].astype(np.float64) / 3
+    ours_VS, twin_VS = (np.zeros((8, 1 + 2 * columns)) for _ in range(2))
     at = cut % (len(rows) + 1)
     with np.errstate(all="ignore"):
         for part in (slice(0, at), slice(at, None)):
-            kernels.type_sums(token_N[part], [x[part] for x in values], *compiled)
-            kernels.type_sums_numpy(token_N[part], [x[part] for x in values], *plain)
-        assert compiled[0].tolist() == plain[0].tolist()
-        for ours, theirs in zip(compiled[1] + compiled[2], plain[1] + plain[2], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-        for c in range(columns):
-            np.testing.assert_array_equal(
-                compiled[1][c], np.bincount(token_N, values[c], minlength=8)
-            )
+            kernels.type_sums(token_N[part], [x[part] for x in values], ours_VS)
+            kernels.type_sums_numpy(token_N[part], [x[part] for x in values], twin_VS)
+        np.testing.assert_array_equal(ours_VS, twin_VS)
+        for c, x_N in enumerate(values):
+            x_N = x_N.astype(np.float64)
+            sums = (np.bincount(token_N, w, minlength=8) for w in (None, x_N, x_N * x_N))
+            for column, sum_V in zip((0, 1 + 2 * c, 2 + 2 * c), sums, strict=True):
+                np.testing.assert_array_equal(ours_VS[:, column], sum_V)
 
 
 def test_type_sums_take_read_only_and_strided_columns() -> None:
     token_N = np.arange(10, dtype=np.int64) % 3
     values = np.linspace(0, 1, 20, dtype=np.float32)[::2]
     values.flags.writeable = False
-    count_V, (sum_V,), (square_V,) = kernels.sum_arrays(3, 1)
-    kernels.type_sums(token_N, [values], count_V, [sum_V], [square_V])
-    assert count_V.tolist() == [4, 3, 3]
-    np.testing.assert_array_equal(sum_V, np.bincount(token_N, values))
-    np.testing.assert_array_equal(square_V, np.bincount(token_N, values.astype(float) ** 2))
+    table_VS = np.zeros((3, 3))
+    kernels.type_sums(token_N, [values], table_VS)
+    assert table_VS[:, 0].tolist() == [4, 3, 3]
+    np.testing.assert_array_equal(table_VS[:, 1], np.bincount(token_N, values))
+    np.testing.assert_array_equal(table_VS[:, 2], np.bincount(token_N, values.astype(float) ** 2))
 
 
 def test_type_sums_refuse_what_does_not_fit() -> None:
     token_N, x_N = np.zeros(3, dtype=np.int32), np.zeros(3, dtype=np.float32)
-    count_V, sums, squares = kernels.sum_arrays(3, 1)
-    with pytest.raises(ValueError, match="one or two columns"):
-        kernels.type_sums(token_N, [x_N] * 3, count_V, sums * 3, squares * 3)
+    for values, columns in (([x_N] * 3, 7), ([x_N], 5), ([x_N, x_N], 3)):
+        with pytest.raises(ValueError, match="one or two columns"):
+            kernels.type_sums(token_N, values, np.zeros((3, columns)))
     with pytest.raises(ValueError, match="differ in length"):
-        kernels.type_sums(token_N, [x_N[1:]], count_V, sums, squares)
-    with pytest.raises(ValueError, match="shorter than the counts"):
-        kernels.type_sums(token_N, [x_N], count_V, [np.zeros(2)], squares)
+        kernels.type_sums(token_N, [x_N[1:]], np.zeros((3, 3)))
     with pytest.raises(ValueError, match="bins"):
         kernels.histogram16(x_N, None, np.zeros(3, dtype=np.int64))
 
@@ -121,12 +113,7 @@ def windows(rng: np.random.Generator, count: int, width: int, vocabulary: int) -
     window_MK[rng.random(window_MK.shape) < rng.choice([0, 0.1, 0.5])] = -1
     window_MK[rng.random(count) < 0.05] = -1
     prompt_M = rng.integers(0, 9, count).astype(np.uint64) + np.uint64(2**63)
-    return Windows(window_MK.astype(np.int32), prompt_M, rng.integers(0, 30, count))
-
-
-def labels_of(ours: Windows, theirs: Windows, partners: str) -> Any:
-    label_M, label_T = groups_of(ours, partners), groups_of(theirs, partners)
-    return None if label_M is None else (label_M, label_T)
+    return Windows(window_MK.astype(np.int32), prompt_M)
 
 
 @pytest.fixture(params=[(1 << 16, 24), (128, 3), (64, 0)], ids=["one block", "blocks", "no head"])
@@ -137,14 +124,14 @@ def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("layout")
-@pytest.mark.parametrize("partners", PARTNERS)
+@pytest.mark.parametrize("apart", [False, True], ids=["labels", "own labels"])
 @pytest.mark.parametrize("kind", KINDS)
 @slow_ok
 @given(
     seed=seeds, gamma=st.sampled_from([1e-10, 0.2, 1 / 3, 0.5, 0.75, 1.0]), reach=st.integers(1, 4)
 )
 def test_counts_are_those_of_similarity(
-    kind: str, partners: str, seed: int, gamma: float, reach: int
+    kind: str, apart: bool, seed: int, gamma: float, reach: int
 ) -> None:
     rng = np.random.default_rng(seed)
     vocabulary = int(rng.choice([3, 12, 200]))
@@ -156,13 +143,36 @@ def test_counts_are_those_of_similarity(
     our_rows, their_rows = (
         kernels.window_rows(w.window_MK, kind, weight_V) for w in (ours, theirs)
     )
-    expected = similarity.count_similar(ours, theirs, partners)
-    labels = labels_of(ours, theirs, partners)
-    assert kernels.count_similar(our_rows, their_rows, rule, labels).tolist() == expected.tolist()
-    expected = similarity.count_similar(theirs, theirs, partners, same=True)
-    labels = labels_of(theirs, theirs, partners)
-    found = kernels.count_similar(their_rows, None, rule, labels, jobs=int(rng.integers(1, 4)))
+    if apart:
+        ours, theirs = own_labels(ours, 1_000), own_labels(theirs, 0)
+    expected = similarity.count_similar_scipy(ours, theirs)
+    given_labels = None if apart else (ours.label_M, theirs.label_M)
+    found = kernels.count_similar(our_rows, their_rows, rule, given_labels)
     assert found.tolist() == expected.tolist()
+    expected = similarity.count_similar_scipy(theirs, theirs)
+    given_labels = None if apart else (theirs.label_M, theirs.label_M)
+    jobs = int(rng.integers(1, 4))
+    found = kernels.count_similar(their_rows, None, rule, given_labels, jobs=jobs)
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("itself", [False, True])
+def test_many_pairs_are_counted_by_the_loops(
+    kind: str, itself: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    ours = windows(rng, 300, 6, 40)
+    theirs = ours if itself else windows(rng, 400, 6, 40)
+    similarity = Similarity(kind, 0.5, 6, rng.random(40), jobs=2)
+    expected = similarity.count_similar_scipy(ours, theirs)
+    monkeypatch.setattr("rocktok.analyse.similarity._MANY", 90_000)
+    monkeypatch.setattr(Similarity, "count_similar_scipy", None)
+    assert similarity.count_similar(ours, theirs).tolist() == expected.tolist()
+
+
+def own_labels(given: Windows, first: int) -> Windows:
+    return Windows(given.window_MK, np.arange(first, first + len(given), dtype=np.uint64))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -229,7 +239,7 @@ def test_any_ranges_of_rows_add_up(seed: int, cuts: list[int], labelled: bool) -
     rng = np.random.default_rng(seed)
     both = windows(rng, 200, 8, 30)
     rows = kernels.window_rows(both.window_MK, "bag")
-    labels = (both.prompt_M, both.prompt_M) if labelled else None
+    labels = (both.label_M, both.label_M) if labelled else None
     rule = PairRule("bag", 0.5 - 1e-9, 8)
     for theirs in (None, rows):
         pairs = SimilarPairs(rows, theirs, rule, labels)
@@ -342,9 +352,9 @@ token_N, x_N = np.array([0, 1, 1], np.int32), np.array([1, 2, 4], np.float32)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(2):
-        count_V, sums, squares = kernels.sum_arrays(2, 1)
-        kernels.type_sums(token_N, [x_N], count_V, sums, squares)
-        assert count_V.tolist() == [1, 2] and sums[0].tolist() == [1, 6], sums
+        table_VS = np.zeros((2, 3))
+        kernels.type_sums(token_N, [x_N], table_VS)
+        assert table_VS.tolist() == [[1, 1, 1], [2, 6, 20]], table_VS
         bins = np.zeros(1 << 16, np.int64)
         kernels.histogram16(x_N, None, bins)
         assert bins.sum() == 3

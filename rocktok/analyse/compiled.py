@@ -101,37 +101,31 @@ def _warn(error: Exception, where: str | None) -> None:
 
 
 @Kernel
-def sum_one(token_N: Array, x_N: Array, count_V: Array, sum_V: Array, square_V: Array) -> None:
+def sum_one(token_N: Array, x_N: Array, table_VS: Array) -> None:
     """`kernels.type_sums` of one column."""
     for i in range(len(token_N)):
         # Unsigned, or every access tests for an index from the end.
         v = np.uint32(token_N[i])
         x = np.float64(x_N[i])
-        count_V[v] += 1
-        sum_V[v] += x
-        square_V[v] += x * x
+        table_VS[v, 0] += 1.0
+        table_VS[v, 1] += x
+        table_VS[v, 2] += x * x
 
 
 @Kernel
-def sum_two(
-    token_N: Array,
-    x_N: Array,
-    y_N: Array,
-    count_V: Array,
-    sum_V: Array,
-    square_V: Array,
-    sum2_V: Array,
-    square2_V: Array,
-) -> None:
+def sum_two(token_N: Array, x_N: Array, y_N: Array, table_VS: Array) -> None:
     """`kernels.type_sums` of two columns."""
     for i in range(len(token_N)):
         v = np.uint32(token_N[i])
         x, y = np.float64(x_N[i]), np.float64(y_N[i])
-        count_V[v] += 1
-        sum_V[v] += x
-        square_V[v] += x * x
-        sum2_V[v] += y
-        square2_V[v] += y * y
+        # All loads before all stores: the compiler cannot know that it may reorder them.
+        count, sum_x, sum_xx = table_VS[v, 0], table_VS[v, 1], table_VS[v, 2]
+        sum_y, sum_yy = table_VS[v, 3], table_VS[v, 4]
+        table_VS[v, 0] = count + 1.0
+        table_VS[v, 1] = sum_x + x
+        table_VS[v, 2] = sum_xx + x * x
+        table_VS[v, 3] = sum_y + y
+        table_VS[v, 4] = sum_yy + y * y
 
 
 @part

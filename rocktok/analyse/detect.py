@@ -7,6 +7,7 @@ module holds the parameters, the arithmetic per token type, and the ranking. It 
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,25 +15,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.similarity import (
-    PARTNERS,
-    SIMILARITIES,
-    Similarity,
-    Windows,
-    partner_counts,
-)
+from rocktok.analyse.context import Context
+from rocktok.analyse.similarity import PARTNERS, SIMILARITIES
 from rocktok.errors import UsageError
 
 Array = npt.NDArray[Any]
 
-#: Positions drawn for the null of `eta="auto"`, the fewest that will do, and the share of them
-#: that may lie at or below the threshold: 951st of 1,000.
-DRAWS = 1_000
-MIN_DRAWS = 200
-NULL_SHARE = 0.95
-
 LOW_POWER_PERSISTENT = 20
 LOW_POWER_PROMPTS = 5
+
+#: The smallest sample of persistent occurrences.
+MIN_CAP = 100
 
 CONTEXTS = ("auto", "required", "off")
 TABLES = ("auto", "fixed", "rollout")
@@ -64,6 +57,8 @@ class DetectParams:
     tau_r: float | None = None
     min_frequency: int = 1
     exclude_most_frequent: int = 0
+    cap: int = 50_000
+    exact: bool = False
     seed: int = 0
     all_types: bool = False
 
@@ -90,6 +85,7 @@ class DetectParams:
         _demand(good, "eta", "'auto', or from 0 to 1", self)
         _demand(self.top_k >= 1, "top_k", "1 or more", self)
         _demand(_positive(self.tau_r), "tau_r", "above 0, and finite", self)
+        _demand(self.cap >= MIN_CAP, "cap", f"{MIN_CAP} or more", self)
         _demand(self.min_frequency >= 1, "min_frequency", "1 or more", self)
         _demand(self.exclude_most_frequent >= 0, "exclude_most_frequent", "0 or more", self)
         if self.persistence == "recalcitrant" and self.tau_post is not None:
@@ -116,85 +112,6 @@ def _demand(good: bool, name: str, allowed: str, params: DetectParams) -> None:
         raise UsageError(message, parameter=name)
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """Thresholds in nats: of the loss at pre and at post, or (recalcitrant) of the change."""
-
-    pre: float
-    post: float | None = None
-    change: float | None = None
-
-    def persistent(self, pre_N: Array, post_N: Array) -> Array:
-        """Which rows (float32 losses) belong to O_PH."""
-        hard_N: Array = pre_N.astype(np.float64) >= self.pre
-        if self.change is not None:
-            return hard_N & ((pre_N - post_N).astype(np.float64) < self.change)
-        assert self.post is not None
-        return hard_N & (post_N.astype(np.float64) >= self.post)
-
-
-@dataclass(frozen=True)
-class Context:
-    """What context consistency came to for one type; None where it could not be computed."""
-
-    retained_M: Array | None
-    eta: float | None = None
-    eta_count: int | None = None
-    null_distance: int | None = None
-
-
-def surprisal(count_V: Array) -> Array:
-    """−ln(n_u / n) by token id; 0 for an id that does not occur."""
-    total = count_V.sum()
-    weight_V = np.zeros(len(count_V))
-    seen = count_V > 0
-    weight_V[seen] = -np.log(count_V[seen] / total)
-    return weight_V
-
-
-def null_threshold(values_D: Array) -> float:
-    """The value that an occurrence must strictly exceed: the 951st smallest of 1,000 draws."""
-    index = int(np.floor(NULL_SHARE * len(values_D) + 1e-9))
-    return float(np.sort(values_D)[min(index, len(values_D) - 1)])
-
-
-def distances(window: int) -> tuple[int, ...]:
-    """How far from v the null is drawn: 2w, or nearer where too few positions are that far."""
-    return (2 * window, window, window // 2)
-
-
-#: Gives, for a type, the draws for its null: windows and the distance; None if there are too few.
-Draws = Callable[[int], "tuple[Windows, int] | None"]
-
-
-@dataclass(frozen=True)
-class ContextRule:
-    """How occurrences are retained: similarity, partners, η."""
-
-    similarity: Similarity
-    partners: str
-    eta: float | Literal["auto"]
-
-    def judge(self, v: int, persistent: Windows, draws: Draws) -> Context:
-        """Which persistent occurrences of v recur in contexts like those of their partners."""
-        count_M, rate_M = self._rates(persistent, persistent, same=True)
-        if self.eta != "auto":
-            return Context((rate_M >= self.eta) & (rate_M > 0), eta=self.eta)
-        drawn = draws(v)
-        if drawn is None:
-            return Context(None)
-        windows, distance = drawn
-        null_count_D, null_rate_D = self._rates(windows, persistent, same=False)
-        count, rate = null_threshold(null_count_D), null_threshold(null_rate_D)
-        return Context((count_M > count) & (rate_M > rate), rate, int(count), distance)
-
-    def _rates(self, ours: Windows, theirs: Windows, *, same: bool) -> tuple[Array, Array]:
-        similar = self.similarity.count_similar(ours, theirs, self.partners, same=same)
-        partners = partner_counts(ours, theirs, self.partners, same=same)
-        rate = np.divide(similar, partners, out=np.zeros(len(ours)), where=partners > 0)
-        return similar, rate
-
-
 @dataclass
 class TypeTable:
     """Numbers of every type seen, as equally long arrays; what was not computed is NaN or −1.
@@ -204,12 +121,10 @@ class TypeTable:
 
     token_T: Array
     frequency_T: Array
-    prompts_T: Array
     loss_T: Array
     persistent_T: Array | None = None
     hard_pre_T: Array | None = None
     hard_post_T: Array | None = None
-    persistent_prompts_T: Array | None = None
     context: dict[int, Context] = field(default_factory=dict)
     extra_T: dict[str, Array] = field(default_factory=dict)
 
@@ -233,11 +148,15 @@ def context_scores(types: TypeTable) -> Array:
     assert types.persistent_T is not None
     score_T = np.where(types.persistent_T == 0, 0.0, np.nan)
     for index, context in types.context.items():
-        if context.retained_M is not None:
-            retained = int(context.retained_M.sum())
-            ccr = retained / types.frequency_T[index]
-            score_T[index] = types.loss_T[index] * ccr
+        if context.judgeable:
+            score_T[index] = context_score(types, index, context)
     return score_T
+
+
+def context_score(types: TypeTable, index: int, context: Context) -> float:
+    """R_ctx of one type whose contexts were judged."""
+    ccr = context.retained / int(types.frequency_T[index])
+    return float(types.loss_T[index] * ccr)
 
 
 def ranking(types: TypeTable, params: DetectParams, score_T: Array) -> tuple[Array, Array]:
@@ -257,26 +176,36 @@ def ranking(types: TypeTable, params: DetectParams, score_T: Array) -> tuple[Arr
     return order, (rank < params.top_k) & (scores > 0)
 
 
+def candidates(types: TypeTable, params: DetectParams) -> list[int]:
+    """Types with persistent occurrences, down the bound on R_ctx; with `all_types` also those
+    that the options exclude, at the end.
+    """
+    assert types.persistent_T is not None
+    allowed_T, excluded_T = types.persistent_T > 0, types.excluded_T(params)
+    order = np.argsort(-types.bound_T(), kind="stable")
+    first = [int(i) for i in order if allowed_T[i] and not excluded_T[i]]
+    if not params.all_types:
+        return first
+    return first + np.flatnonzero(allowed_T & excluded_T).tolist()
+
+
 def walk(types: TypeTable, params: DetectParams, judge: Callable[[int], Context]) -> None:
-    """Judge contexts type by type down the bound, until no other type can be a rock.
+    """Judge the candidates in order, until no other type can be a rock.
 
     Fills `types.context`. With `all_types` every type is judged.
     """
-    assert types.persistent_T is not None
-    bound_T = types.bound_T()
-    allowed_T = (types.persistent_T > 0) & ~types.excluded_T(params)
-    order = [int(i) for i in np.argsort(-bound_T, kind="stable") if allowed_T[i]]
+    excluded_T, bound_T = types.excluded_T(params), types.bound_T()
     best: list[float] = []
-    for index in order:
-        if not params.all_types and _cannot_enter(bound_T[index], best, params):
+    passed = False
+    for index in candidates(types, params):
+        passed = passed or bool(excluded_T[index]) or _cannot_enter(bound_T[index], best, params)
+        if passed and not params.all_types:
             return
-        context = types.context[index] = judge(index)
-        if context.retained_M is not None:
-            ccr = int(context.retained_M.sum()) / types.frequency_T[index]
-            best.append(float(types.loss_T[index] * ccr))
-    if params.all_types:
-        for index in np.flatnonzero((types.persistent_T > 0) & ~allowed_T).tolist():
-            types.context[index] = judge(index)
+        context = judge(index)
+        # What cannot be a rock need not be remembered row by row.
+        types.context[index] = context.summary() if passed else context
+        if context.judgeable and not excluded_T[index]:
+            insort(best, -context_score(types, index, context))
 
 
 def _cannot_enter(bound: float, best: list[float], params: DetectParams) -> bool:
@@ -286,4 +215,4 @@ def _cannot_enter(bound: float, best: list[float], params: DetectParams) -> bool
         return bool(bound < params.tau_r)
     if len(best) < params.top_k:
         return False
-    return bool(bound < sorted(best, reverse=True)[params.top_k - 1])
+    return bool(bound < -best[params.top_k - 1])

@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok.analyse.accumulate import SequenceCounts
+from rocktok.analyse.context import Context
 from rocktok.analyse.detect import (
     LOW_POWER_PERSISTENT,
     LOW_POWER_PROMPTS,
-    Context,
     DetectParams,
-    Thresholds,
     TypeTable,
+    context_score,
 )
+from rocktok.analyse.persistence import Thresholds
 
 Array = npt.NDArray[Any]
 
@@ -103,6 +104,8 @@ COLUMNS = (
     "eta_count",
     "null_distance",
     "ccr",
+    "ccr_low",
+    "ccr_high",
     "context_rock_score",
     "rollout_frequency",
     "rollout_rock_score",
@@ -139,10 +142,9 @@ def make_result(
     sizes: SequenceCounts,
     unpaired: int | None,
     types: TypeTable,
+    prompts: dict[int, int],
     order: Array,
     is_rock: Array,
-    score_T: Array,
-    persistent: dict[str, Array] | None,
     density: Row,
     text: Callable[[int], str],
 ) -> DetectResult:
@@ -160,16 +162,17 @@ def make_result(
             "token_id": int(types.token_T[index]),
             "token": text(int(types.token_T[index])),
             **_scores(types, index, total),
+            "prompts": prompts[int(types.token_T[index])],
             "coverage": float(coverage[rank]),
-            **_persistence(types, thresholds, index),
-            **_context(types, index, context, persistent, score_T),
+            **_persistence(types, thresholds, index, context),
+            **_context(types, index, context),
             **{name: _plain(values[index]) for name, values in types.extra_T.items()},
             "flags": _flags(types, index, context, bool(excluded_T[index])),
             "is_rock": bool(is_rock[rank]),
         }
         rows.append({name: row.get(name) for name in COLUMNS})
     rocks = [types.context.get(int(index)) for index in order[is_rock]]
-    retained = sum(int(c.retained_M.sum()) for c in rocks if c and c.retained_M is not None)
+    retained = round(sum(context.retained for context in rocks if context))
     known = types.persistent_T is not None
     return DetectResult(
         log={**log, **source},
@@ -205,19 +208,19 @@ def _scores(types: TypeTable, index: int, total: float) -> Row:
     frequency, loss = int(types.frequency_T[index]), float(types.loss_T[index])
     return {
         "frequency": frequency,
-        "prompts": int(types.prompts_T[index]),
         "mean_loss": loss / frequency,
         "rock_score": loss,
         "loss_share": loss / total if total else None,
     }
 
 
-def _persistence(types: TypeTable, thresholds: Thresholds | None, index: int) -> Row:
+def _persistence(
+    types: TypeTable, thresholds: Thresholds | None, index: int, context: Context | None
+) -> Row:
     if thresholds is None or types.persistent_T is None:
         return {}
     assert types.hard_pre_T is not None
     assert types.hard_post_T is not None
-    assert types.persistent_prompts_T is not None
     persistent = int(types.persistent_T[index])
     by_chance = int(types.hard_pre_T[index]) * int(types.hard_post_T[index])
     lift = None
@@ -225,49 +228,44 @@ def _persistence(types: TypeTable, thresholds: Thresholds | None, index: int) ->
         lift = persistent * int(types.frequency_T[index]) / by_chance
     return {
         "persistent": persistent,
-        "persistent_prompts": int(types.persistent_prompts_T[index]),
+        "persistent_prompts": context.prompts if context else None if persistent else 0,
         "persistence_lift": lift,
     }
 
 
-def _context(
-    types: TypeTable,
-    index: int,
-    context: Context | None,
-    persistent: dict[str, Array] | None,
-    score_T: Array,
-) -> Row:
-    if persistent is None or types.persistent_T is None:
+def _context(types: TypeTable, index: int, context: Context | None) -> Row:
+    if types.persistent_T is None:
         return {}
     if types.persistent_T[index] == 0:
         return {"retained": 0, "retained_loss": 0.0, "ccr": 0.0, "context_rock_score": 0.0}
-    if context is None or context.retained_M is None:
+    if context is None or not context.judgeable:
         return {}
-    v = types.token_T[index]
-    start = np.searchsorted(persistent["token"], v)
-    loss_M = persistent["loss"][start : start + len(context.retained_M)]
-    retained = int(context.retained_M.sum())
-    return {
-        "retained": retained,
-        "retained_loss": float(loss_M[context.retained_M].sum(dtype=np.float64)),
+    row = {
+        "retained": round(context.retained),
+        "retained_loss": context.retained_loss,
         "eta": context.eta,
         "eta_count": context.eta_count,
         "null_distance": context.null_distance,
-        "ccr": retained / int(types.frequency_T[index]),
-        "context_rock_score": float(score_T[index]),
+        "ccr": context.retained / int(types.frequency_T[index]),
+        "context_rock_score": context_score(types, index, context),
     }
+    if context.interval is not None:
+        scale = context.persistent / int(types.frequency_T[index])
+        low, high = context.interval
+        row |= {"ccr_low": low * scale, "ccr_high": high * scale}
+    return row
 
 
 def _flags(types: TypeTable, index: int, context: Context | None, excluded: bool) -> list[str]:
     flags = []
-    if types.persistent_T is not None and types.persistent_prompts_T is not None:
-        persistent = int(types.persistent_T[index])
-        prompts = int(types.persistent_prompts_T[index])
-        few = persistent < LOW_POWER_PERSISTENT or prompts < LOW_POWER_PROMPTS
-        if persistent and few:
+    if types.persistent_T is not None and types.persistent_T[index]:
+        few = types.persistent_T[index] < LOW_POWER_PERSISTENT
+        if few or (context is not None and context.prompts < LOW_POWER_PROMPTS):
             flags.append("low_power")
-    if context is not None and context.retained_M is None:
+    if context is not None and not context.judgeable:
         flags.append("null_scarce")
+    if context is not None and context.sampled:
+        flags.append("sampled")
     if excluded:
         flags.append("excluded")
     rollout_T = types.extra_T.get("rollout_frequency")

@@ -7,12 +7,14 @@ implementation and every cut of the log counts the same pairs.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rocktok.analyse import kernels
 from rocktok.analyse.windows import MISSING
 from rocktok.errors import DataError
 
@@ -28,16 +30,41 @@ EPSILON = 1e-9
 _BLOCK = 4_000_000
 
 
+#: Pairs of windows from which compiled loops pay: loading them takes as long as these in SciPy.
+MANY = 3_000_000
+
+
 @dataclass(frozen=True)
 class Windows:
-    """Windows of M rows with what partner rules need: token ids (M, 2w), prompts, sequences."""
+    """Windows of M rows: token ids (M, 2w), and labels: rows under the same one are no partners.
+
+    A label (uint64) is of the row's prompt, of its sequence, or the row's own.
+    """
 
     window_MK: Array
-    prompt_M: Array
-    sequence_M: Array
+    label_M: Array
 
     def __len__(self) -> int:
         return len(self.window_MK)
+
+    def joined(self, others: Windows) -> Windows:
+        """These, then the others."""
+        return Windows(
+            np.concatenate((self.window_MK, others.window_MK)),
+            np.concatenate((self.label_M, others.label_M)),
+        )
+
+
+def labels(rows: dict[str, Array], partners: str) -> Array:
+    """Labels under a partner rule, of rows that have `prompt`, `sequence` and `hash`.
+
+    A row's own label is the hash of its sequence and position: once in 10^19 two share one.
+    """
+    if partners == "all":
+        return rows["hash"]
+    if partners == "other-sequence":
+        return rows["sequence"].astype(np.int64, copy=False).view(np.uint64)
+    return rows["prompt"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +87,7 @@ class Similarity:
         offsets: 2w, the number of offsets in a window.
         weight_V: surprisals −ln(n_u/n) by token id, for "surprisal".
         embedding_VD: a row for each token id, for "embedding".
+        jobs: threads of the compiled loops.
     """
 
     def __init__(
@@ -69,35 +97,48 @@ class Similarity:
         offsets: int,
         weight_V: Array,
         embedding_VD: Array | None = None,
+        jobs: int = 1,
     ) -> None:
+        self.many = MANY
         self.kind = kind
+        self.jobs = jobs
         self.offsets = offsets
         self.threshold = gamma - EPSILON
         self.weight_V = weight_V
         self.embedding_VD = embedding_VD
 
-    def count_similar(
-        self, ours: Windows, theirs: Windows, group: str, *, same: bool = False
-    ) -> Array:
-        """For each of our windows, how many of its partners among theirs are similar to it.
+    def compiled(self) -> Similarity:
+        """The same with compiled loops for any but a few pairs, on one thread."""
+        made = copy.copy(self)
+        made.jobs, made.many = 1, MANY // 100
+        return made
 
-        `group` names the partner rule; `same`: ours and theirs are the same rows, and a row is no
-        partner of itself.
+    def count_similar(self, ours: Windows, theirs: Windows) -> Array:
+        """(M,) int64: for each of our windows, how many of its partners among theirs are similar.
+
+        The same counts with compiled loops, where there are many pairs, and without.
         """
+        if self.kind == "embedding" or len(ours) * len(theirs) < self.many:
+            return self.count_similar_scipy(ours, theirs)
+        rule = kernels.PairRule(self.kind, self.threshold, self.offsets)
+        our_rows = kernels.window_rows(ours.window_MK, self.kind, self.weight_V)
+        their_rows = None
+        if theirs is not ours:
+            their_rows = kernels.window_rows(theirs.window_MK, self.kind, self.weight_V)
+        given = (ours.label_M, theirs.label_M)
+        return kernels.count_similar(our_rows, their_rows, rule, given, self.jobs)
+
+    def count_similar_scipy(self, ours: Windows, theirs: Windows) -> Array:
+        """Twin of the compiled loops, block by block of sparse matrix products."""
         counts_M = np.zeros(len(ours), dtype=np.int64)
         if len(theirs) == 0 or len(ours) == 0:
             return counts_M
-        label_M, label_T = groups_of(ours, group), groups_of(theirs, group)
         our_side, their_side = self._sides(ours.window_MK, theirs.window_MK)
         block = max(1, _BLOCK // len(theirs))
         for start in range(0, len(ours), block):
             rows = slice(start, start + block)
             row_E, other_E = self._similar(our_side.rows(rows), their_side)
-            if label_M is not None and label_T is not None:
-                apart_E = label_M[row_E + start] != label_T[other_E]
-                row_E = row_E[apart_E]
-            elif same:
-                row_E = row_E[row_E + start != other_E]
+            row_E = row_E[ours.label_M[row_E + start] != theirs.label_M[other_E]]
             counts_M[rows] = np.bincount(row_E, minlength=len(counts_M[rows]))
         return counts_M
 
@@ -171,22 +212,12 @@ class Similarity:
         return dots.row[alike_E], dots.col[alike_E]
 
 
-def groups_of(windows: Windows, group: str) -> Array | None:
-    """What partners must not share: the prompt, the sequence, or (None) nothing."""
-    if group == "all":
-        return None
-    return windows.prompt_M if group == "other-prompt" else windows.sequence_M
-
-
-def partner_counts(ours: Windows, theirs: Windows, group: str, *, same: bool) -> Array:
-    """How many partners each of our rows has among theirs; `same`: they are the same rows."""
-    label_M, label_T = groups_of(ours, group), groups_of(theirs, group)
-    if label_M is None or label_T is None:
-        return np.full(len(ours), len(theirs) - (1 if same else 0), dtype=np.int64)
-    unique_U, count_U = np.unique(label_T, return_counts=True)
+def partner_counts(ours: Windows, theirs: Windows) -> Array:
+    """How many partners each of our rows has among theirs: those under another label."""
+    unique_U, count_U = np.unique(theirs.label_M, return_counts=True)
     if len(unique_U) == 0:
         return np.zeros(len(ours), dtype=np.int64)
-    at_M = np.minimum(np.searchsorted(unique_U, label_M), len(unique_U) - 1)
-    own_M = np.where(unique_U[at_M] == label_M, count_U[at_M], 0)
+    at_M = np.minimum(np.searchsorted(unique_U, ours.label_M), len(unique_U) - 1)
+    own_M = np.where(unique_U[at_M] == ours.label_M, count_U[at_M], 0)
     partners: Array = len(theirs) - own_M
     return partners

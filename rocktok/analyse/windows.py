@@ -20,6 +20,17 @@ MISSING = -1
 POOL_SIZE = 1 << 16
 
 
+_LARGEST = np.uint64(2**64 - 1)
+
+
+def smallest_below(size: int, total: int | None) -> np.uint64:
+    """A hash below which the `size` smallest of `total` hashes lie, but for once in 10^9."""
+    if total is None or total <= size:
+        return _LARGEST
+    share = (size + 6.0 * np.sqrt(size)) / total
+    return np.uint64(min(2**64 - 1, int(share * 2**64)))
+
+
 def offsets(reach: int) -> Array:
     """−reach … −1, +1 … +reach."""
     return np.concatenate((np.arange(-reach, 0), np.arange(1, reach + 1)))
@@ -56,51 +67,24 @@ def _keys(batch: Batch) -> Array:
     return keys
 
 
-class Occurrences:
-    """Collects chosen rows with their windows: `sequence`, `position`, `prompt`, `token`, `loss`.
-
-    Arrays are (N,), `window` is (N, 2w) int32; rows come in the order of the log.
-    """
-
-    def __init__(self, reach: int) -> None:
-        self.offset_K = offsets(reach)
-        self._parts: list[dict[str, Array]] = []
-
-    def add(self, batch: Batch, rows_M: Array) -> None:
-        """Take rows of a batch."""
-        self._parts.append(
-            {
-                "sequence": batch["sequence_id"][rows_M],
-                "prompt": batch["prompt"][rows_M],
-                "token": batch["token_id"][rows_M],
-                "loss": batch["loss_post"][rows_M],
-                "window": window_tokens(batch, rows_M, self.offset_K),
-            }
-        )
-
-    def merge(self, other: Self) -> None:
-        """Append another's rows."""
-        self._parts.extend(other._parts)
-
-    def result(self) -> dict[str, Array]:
-        """All rows, sorted by token (stable: within a type in the order of the log)."""
-        if not self._parts:
-            return {}
-        rows = {k: np.concatenate([p[k] for p in self._parts]) for k in self._parts[0]}
-        order = np.argsort(rows["token"], kind="stable")
-        return {k: v[order] for k, v in rows.items()}
-
-
 class Pool:
     """The positions with the smallest hashes of (seed, sequence_id, position): a uniform draw.
 
     The same however the log is cut. `result` gives rows in ascending order of the hash, with the
     tokens around each (offsets −reach … +reach, the position itself in the middle).
+
+    `total`: how many positions will be offered in all, where that is known: few of those that
+    cannot be among the smallest are then carried along.
     """
 
-    def __init__(self, seed: int, reach: int, size: int = POOL_SIZE) -> None:
+    needs = ("token_id", "sequence_id", "position", "prompt")
+
+    def __init__(
+        self, seed: int, reach: int, size: int = POOL_SIZE, total: int | None = None
+    ) -> None:
         self.seed = seed
         self.size = size
+        self.limit = smallest_below(size, total)
         self.offset_K = np.arange(-reach, reach + 1)
         self.seen = 0
         self._rows: dict[str, Array] = {}
@@ -113,8 +97,11 @@ class Pool:
         """Offer some positions of a batch."""
         self.seen += len(rows_M)
         hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
+        limit = self.limit
         if len(self._rows) and len(self._rows["hash"]) == self.size:
-            near_M = hash_M <= self._rows["hash"][-1]
+            limit = min(limit, self._rows["hash"][-1])
+        if limit < _LARGEST:
+            near_M = hash_M <= limit
             rows_M, hash_M = rows_M[near_M], hash_M[near_M]
         if len(rows_M) > self.size:
             near_M = np.sort(np.argpartition(hash_M, self.size - 1)[: self.size])
@@ -156,6 +143,8 @@ class FreePools:
 
     One small pool for each (type, distance).
     """
+
+    needs = Pool.needs
 
     def __init__(
         self, seed: int, reach: int, types: list[int], distances: tuple[int, ...], draws: int

@@ -92,6 +92,15 @@ def _choice(*words: str) -> click.Choice[str]:
 @click.option("--tau-r", type=float, metavar="NATS", help="Rocks by score instead of --top-k.")
 @click.option("--min-frequency", type=int, default=1, show_default=True)
 @click.option("--exclude-most-frequent", type=int, default=0, show_default=True, metavar="N")
+@click.option(
+    "--cap",
+    type=int,
+    default=50_000,
+    show_default=True,
+    metavar="N",
+    help="Judge a sample of a type's contexts, with an interval, above N persistent occurrences.",
+)
+@click.option("--exact", is_flag=True, help="Judge every context, whatever it takes.")
 @click.option("--all", "all_types", is_flag=True, help="Every type seen, not only the rocks.")
 @options.seed_option
 @options.engine_options

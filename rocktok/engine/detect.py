@@ -1,10 +1,12 @@
 """`detect` over a log: the passes, in order.
 
-1. sums per type, prompts per type, and the upper halves of the quantile histograms;
+1. sums per type, and the upper halves of the quantile histograms;
 2. their lower halves, which give the thresholds (left out where both are given);
-3. the persistent occurrences with their windows, and a pool of positions for the null;
-4. a pool for types too frequent for the shared one (only where there are such types);
-5. density, once the rocks are known.
+3. who is persistent, and a pool of positions for the null; in a small log the windows, too;
+4. the windows of the likeliest types, and a null for types too frequent for the shared pool (a
+   small log: only where there are such types; a large one: a pass for each round of windows);
+5. density, and the prompts of the rocks;
+6. what the late student itself still writes, where that was recorded.
 """
 
 from __future__ import annotations
@@ -15,15 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse import accumulate, windows
+from rocktok.analyse import accumulate
 from rocktok.analyse import detect as analysis
 from rocktok.analyse.accumulate import Histogram, TypeSums, padded
+from rocktok.analyse.context import MIN_DRAWS
 from rocktok.analyse.density import Density
-from rocktok.analyse.detect import Context, DetectParams, Thresholds, TypeTable
-from rocktok.analyse.persistence import Persistent, distinct_prompts
+from rocktok.analyse.detect import DetectParams, TypeTable
+from rocktok.analyse.persistence import Thresholds
 from rocktok.analyse.results import DetectResult, make_result
-from rocktok.analyse.similarity import Similarity, Windows
 from rocktok.engine.choose import choose_steps
+from rocktok.engine.contexts import Contexts
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import DERIVABLE, Source
 from rocktok.errors import LogError, UsageError
@@ -78,35 +81,26 @@ class _Run:
         self.log, self.params, self.embeddings, self.engine = log, params, embeddings, engine
         self.choice = choose_steps(log, params)
         present = set(log.columns(self.choice.table))
-        means = {name: column for name, column in DERIVABLE.items() if column in present}
-        self.means = tuple(means)
-        self.plain = Source(
-            log,
-            self.choice.table,
-            self.choice.pre,
-            self.choice.post,
-            (),
-            load_prompts(log),
-        )
-        self.source = replace(self.plain, columns=tuple(means.values()))
+        self.means = tuple(name for name, column in DERIVABLE.items() if column in present)
+        choice = self.choice
+        self.source = Source(log, choice.table, choice.pre, choice.post, load_prompts(log))
         self.unpaired: int | None = None
-        self.pool: dict[str, Array] = {}
-        self.free: windows.FreePools | None = None
+        self.prompts: dict[int, int] = {}
 
     def result(self) -> DetectResult:
         """All passes, then the ranking and the density."""
-        sums, sizes, prompts = self._count()
-        types = self._types(sums, prompts)
-        thresholds, persistent = None, None
+        sums, sizes = self._count()
+        types = self._types(sums)
+        thresholds = None
         if self.choice.pre is not None:
             thresholds = self._thresholds(sizes.rows)
-            persistent = self._persistent(types, thresholds)
+            contexts = Contexts(self.source, self.engine, self.params, thresholds, self.embeddings)
+            contexts.judge(types, sums.count_V, sizes.rows)
             score_T = analysis.context_scores(types)
         else:
             score_T = types.loss_T.astype(np.float64)
         order, is_rock = analysis.ranking(types, self.params, score_T)
-        rocks = types.token_T[order[is_rock]]
-        density = self._density(rocks, types, persistent)
+        density = self._density(types, order[is_rock], thresholds)
         self._add_rollout(types)
         return make_result(
             log=self.log.identity(),
@@ -124,21 +118,21 @@ class _Run:
             sizes=sizes,
             unpaired=self.unpaired,
             types=types,
+            prompts=self.prompts,
             order=order,
             is_rock=is_rock,
-            score_T=score_T,
-            persistent=persistent,
             density=density,
             text=self.log.vocab.text,
         )
 
     # -- passes ----------------------------------------------------------------------------
 
-    def _count(self) -> tuple[TypeSums, accumulate.SequenceCounts, accumulate.PromptCounts]:
-        sums = TypeSums(("loss_post", *self.means))
-        sizes, prompts = accumulate.SequenceCounts(), accumulate.PromptCounts()
-        self.upper = {name: Histogram(name) for name in self._quantiles()}
-        read = self.engine.run(self.source, sums, sizes, prompts, *self.upper.values())
+    def _count(self) -> tuple[TypeSums, accumulate.SequenceCounts]:
+        compiled = self.source.large
+        sums = TypeSums(("loss_post", *self.means), compiled=compiled)
+        sizes = accumulate.SequenceCounts()
+        self.upper = {name: Histogram(name, compiled=compiled) for name in self._quantiles()}
+        read = self.engine.run(self.source, sums, sizes, *self.upper.values())
         if self.choice.pre is not None:
             self.unpaired = read.unpaired
         self.unlisted = read.unlisted
@@ -148,7 +142,7 @@ class _Run:
                 f"{self.log.name}: no sequence of {choice.table}/ stands at both step "
                 f"{choice.pre} and step {choice.post}; choose other steps with --pre and --post"
             )
-        return sums, sizes, prompts
+        return sums, sizes
 
     def _quantiles(self) -> dict[str, float]:
         """Column → quantile, for the thresholds that are not given."""
@@ -167,9 +161,12 @@ class _Run:
             name: self.upper[name].locate(accumulate.quantile_rank(q, rows))
             for name, q in self._quantiles().items()
         }
-        lower = {name: Histogram(name, prefix) for name, (prefix, _) in located.items()}
+        lower = {
+            name: Histogram(name, prefix, compiled=self.source.large)
+            for name, (prefix, _) in located.items()
+        }
         if lower:
-            self.engine.run(self.plain, *lower.values())
+            self.engine.run(self.source, *lower.values())
         found = {
             name: float(accumulate.value_of(prefix, lower[name].locate(rank)[0]))
             for name, (prefix, rank) in located.items()
@@ -192,105 +189,34 @@ class _Run:
                     f"--quantile-{option} or give --tau-{option}"
                 )
 
-    def _types(self, sums: TypeSums, prompts: accumulate.PromptCounts) -> TypeTable:
-        self.count_V = sums.count_V
+    def _types(self, sums: TypeSums) -> TypeTable:
         token_T = np.flatnonzero(sums.count_V)
-        frequency_T = sums.count_V[token_T]
-        extra = {n: s[token_T] / frequency_T for n, s in sums.sum_V.items() if n != "loss_post"}
+        frequency_T, sum_V = sums.count_V[token_T], sums.sum_V
         return TypeTable(
             token_T=token_T,
             frequency_T=frequency_T,
-            prompts_T=prompts.result(len(sums.count_V))[token_T],
-            loss_T=sums.sum_V["loss_post"][token_T],
-            extra_T=extra,
+            loss_T=sum_V["loss_post"][token_T],
+            extra_T={name: sum_V[name][token_T] / frequency_T for name in self.means},
         )
-
-    def _persistent(self, types: TypeTable, thresholds: Thresholds) -> dict[str, Array]:
-        collect = Persistent(thresholds, self.params.window)
-        pool = windows.Pool(self.params.seed, 2 * self.params.window)
-        draw = self.params.eta == "auto"
-        self.engine.run(self.plain, collect, *([pool] if draw else []))
-        rows = collect.occurrences.result()
-        length = len(self.count_V)
-        counts = [padded(c, length)[types.token_T] for c in collect.hard.values()]
-        types.persistent_T, types.hard_pre_T, types.hard_post_T = counts
-        types.persistent_prompts_T = distinct_prompts(rows, length)[types.token_T]
-        if draw:
-            self.pool = pool.result()
-            self._draw_for_frequent(types, complete=pool.complete)
-        self._judge(types, rows)
-        return rows
-
-    def _judge(self, types: TypeTable, rows: dict[str, Array]) -> None:
-        params = self.params
-        similarity = Similarity(
-            params.similarity,
-            params.gamma,
-            2 * params.window,
-            analysis.surprisal(self.count_V),
-            self.embeddings,
-        )
-        rule = analysis.ContextRule(similarity, params.partners, params.eta)
-
-        def judge(index: int) -> Context:
-            v = int(types.token_T[index])
-            return rule.judge(v, _windows(_of_type(rows, v)), self._draws)
-
-        analysis.walk(types, params, judge)
-
-    # -- the null --------------------------------------------------------------------------
-
-    def _draw_for_frequent(self, types: TypeTable, *, complete: bool) -> None:
-        """A pass of its own for types that leave too few positions of the pool free."""
-        if complete or types.persistent_T is None:
-            return
-        around = self.pool["around"]
-        row_P = np.repeat(np.arange(len(around)), around.shape[1])
-        here = around.ravel() != windows.MISSING
-        length = np.int64(len(self.count_V))
-        pairs = accumulate.distinct(row_P[here] * length + around.ravel()[here])
-        free_V = len(around) - np.bincount(pairs % length, minlength=int(length))
-        scarce = (free_V[types.token_T] < analysis.DRAWS) & (types.persistent_T > 0)
-        chosen = types.token_T[scarce].tolist()
-        if chosen:
-            reach, near = 2 * self.params.window, analysis.distances(self.params.window)
-            self.free = windows.FreePools(self.params.seed, reach, chosen, near, analysis.DRAWS)
-            self.engine.run(self.plain, self.free)
-
-    def _draws(self, v: int) -> tuple[Windows, int] | None:
-        for distance in analysis.distances(self.params.window):
-            if self.free is not None and (v, distance) in self.free.pools:
-                drawn = self.free.pools[(v, distance)].result()
-                rows = np.arange(len(drawn.get("hash", ())))
-            else:
-                drawn = self.pool
-                rows = self._free_rows(v, distance)
-            if len(rows) >= analysis.MIN_DRAWS:
-                reach, w = 2 * self.params.window, self.params.window
-                near = [reach + k for k in windows.offsets(w).tolist()]
-                around = drawn["around"][rows][:, near]
-                return Windows(around, drawn["prompt"][rows], drawn["sequence"][rows]), distance
-        return None
-
-    def _free_rows(self, v: int, distance: int) -> Array:
-        """The first rows of the pool with no v within a distance; enough of them for the draw."""
-        reach = 2 * self.params.window
-        around = self.pool["around"][:, reach - distance : reach + distance + 1]
-        stop = 2 * analysis.DRAWS
-        while True:
-            free = np.flatnonzero(~(around[:stop] == v).any(axis=1))
-            if len(free) >= analysis.DRAWS or stop >= len(around):
-                return free[: analysis.DRAWS]
-            stop *= 2
 
     # -- after the ranking -----------------------------------------------------------------
 
     def _density(
-        self, rocks: Array, types: TypeTable, persistent: dict[str, Array] | None
+        self, types: TypeTable, rocks: Array, thresholds: Thresholds | None
     ) -> dict[str, Any]:
-        retained = _retained_sequences(rocks, types, persistent)
-        density = Density(rocks, retained)
-        self.engine.run(self.plain, density)
+        """The last pass over the same rows: density, and the prompts of the types shown."""
+        judged = None if thresholds is None else _retained_sequences(types, rocks)
+        density = Density(
+            types.token_T[rocks],
+            judged,
+            _sampled_shares(types, rocks),
+            thresholds,
+            self.params.seed,
+        )
+        shown = types.token_T if self.params.all_types else types.token_T[rocks]
+        prompts = accumulate.PromptCounts(shown)
+        self.engine.run(self.source, density, prompts)
+        self.prompts = prompts.result()
         return density.result()
 
     def _add_rollout(self, types: TypeTable) -> None:
@@ -304,10 +230,10 @@ class _Run:
         if not steps:
             return
         self.rollout_step = steps[-1]
-        sums = TypeSums(("loss_post",))
-        rollouts = replace(self.plain, table="rollout", pre=None, post=steps[-1])
+        rollouts = replace(self.source, table="rollout", pre=None, post=steps[-1])
+        sums = TypeSums(("loss_post",), compiled=rollouts.large)
         self.engine.run(rollouts, sums)
-        length = len(self.count_V)
+        length = int(types.token_T[-1]) + 1
         types.extra_T["rollout_frequency"] = padded(sums.count_V, length)[types.token_T]
         types.extra_T["rollout_rock_score"] = padded(sums.sum_V["loss_post"], length)[types.token_T]
 
@@ -319,9 +245,9 @@ class _Run:
             )
         if self.unpaired:
             notes.append(f"{self.unpaired} sequences stand at one of the steps only")
-        if self.params.eta == "auto" and thresholds is not None and rows < analysis.MIN_DRAWS:
+        if self.params.eta == "auto" and thresholds is not None and rows < MIN_DRAWS:
             notes.append(
-                f"{rows} positions are too few to draw a null from ({analysis.MIN_DRAWS} are "
+                f"{rows} positions are too few to draw a null from ({MIN_DRAWS} are "
                 "needed), so no context was judged; give --eta a number"
             )
         if thresholds is not None and (thresholds.change or 0.0) < 0:
@@ -340,25 +266,18 @@ class _Run:
         return notes
 
 
-def _retained_sequences(
-    rocks: Array, types: TypeTable, persistent: dict[str, Array] | None
-) -> tuple[Array, Array] | None:
-    """(sequence ids, retained occurrences of rocks in each)."""
-    if persistent is None:
-        return None
+def _retained_sequences(types: TypeTable, rocks: Array) -> tuple[Array, Array]:
+    """(sequence ids, retained occurrences in each) of the rocks that were judged in full."""
     found: list[Array] = [np.zeros(0, dtype=np.int64)]
-    for index, context in types.context.items():
-        v = int(types.token_T[index])
-        if context.retained_M is not None and v in rocks:
-            found.append(_of_type(persistent, v)["sequence"][context.retained_M])
+    for index in rocks.tolist():
+        context = types.context[index]
+        if context.hit_sequences is not None and not context.sampled:
+            found.append(context.hit_sequences)
     ids, counts = np.unique(np.concatenate(found), return_counts=True)
     return ids, counts
 
 
-def _of_type(rows: dict[str, Array], v: int) -> dict[str, Array]:
-    start, stop = np.searchsorted(rows["token"], [v, v + 1])
-    return {name: values[start:stop] for name, values in rows.items()}
-
-
-def _windows(rows: dict[str, Array]) -> Windows:
-    return Windows(rows["window"], rows["prompt"], rows["sequence"])
+def _sampled_shares(types: TypeTable, rocks: Array) -> dict[int, float]:
+    """Token id → retained share of the persistent occurrences, of the rocks that were sampled."""
+    judged = {int(types.token_T[i]): types.context.get(i) for i in rocks.tolist()}
+    return {v: context.share for v, context in judged.items() if context and context.sampled}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rocktok.analyse.accumulate import Accumulator
-from rocktok.engine.source import Reading, Source, with_derived
+from rocktok.analyse.accumulate import Accumulator, Closing
+from rocktok.engine.source import Reading, Source
 from rocktok.errors import RocktokError, UsageError
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.tasks import Task
 
 #: Partials that may wait to be merged, for each worker.
 OUTSTANDING = 4
+
+#: Bytes of arguments that may go to a cluster with every task.
+SMALL_BYTES = 1 << 16
 
 #: Seconds to find the scheduler of a cluster.
 CONNECT_TIMEOUT = 20
@@ -40,14 +44,23 @@ class Partial:
     runs: SequenceRuns
 
 
-def make_partial(source: Source, task: Task, prototypes: Sequence[Accumulator]) -> Partial:
+@dataclass
+class Prototypes:
+    """Empty accumulators, as every task of a pass begins with them."""
+
+    accumulators: Sequence[Accumulator]
+
+
+def make_partial(source: Source, task: Task, prototypes: Prototypes) -> Partial:
     """Read a task's rows into copies of empty accumulators. Runs on a worker."""
-    reading = Reading(source, task)
-    accumulators = copy.deepcopy(prototypes)
-    for batch in reading:
-        rows = with_derived(batch)
+    accumulators = copy.deepcopy(prototypes.accumulators)
+    reading = Reading(source, task, {name for a in accumulators for name in a.needs})
+    for rows in reading:
         for accumulator in accumulators:
             accumulator.update(rows)
+    for accumulator in accumulators:
+        if isinstance(accumulator, Closing):
+            accumulator.close()
     return Partial(accumulators, reading.unpaired, reading.unlisted, reading.runs)
 
 
@@ -55,8 +68,9 @@ class Engine(AbstractContextManager["Engine"]):
     """Makes passes over logs, and counts them.
 
     Args:
-        jobs: threads; None: the cores this process may use.
-        dask: address of a Dask scheduler, or its scheduler file; `jobs` is then ignored.
+        jobs: threads; None: the cores this process may use. What is computed outside of passes
+            uses as many, on a cluster too.
+        dask: address of a Dask scheduler, or its scheduler file; passes are then made there.
         progress: told of the rows of each finished task, and of all rows of the pass.
 
     Raises:
@@ -75,7 +89,7 @@ class Engine(AbstractContextManager["Engine"]):
         self.passes = 0
         self._progress = progress
         self._client: Any = _connect(dask) if dask is not None else None
-        self._jobs = jobs or _cores()
+        self.jobs = jobs or _cores()
 
     def __exit__(self, *details: object) -> None:
         if self._client is not None:
@@ -91,7 +105,7 @@ class Engine(AbstractContextManager["Engine"]):
         tasks = source.tasks()
         total, done = sum(t.rows for t in tasks), 0
         whole = Partial(accumulators, 0, 0, SequenceRuns())
-        prototypes = copy.deepcopy(accumulators)
+        prototypes = self._share(Prototypes(copy.deepcopy(accumulators)))
         calls = ((source.for_task(task), task, prototypes) for task in tasks)
         for task, part in zip(tasks, self.map(make_partial, calls), strict=True):
             for ours, theirs in zip(accumulators, part.accumulators, strict=True):
@@ -105,6 +119,12 @@ class Engine(AbstractContextManager["Engine"]):
         whole.runs.check()
         return whole
 
+    def _share(self, prototypes: Prototypes) -> Any:
+        """On a cluster, what is large goes to each worker once, not with every task."""
+        if self._client is None or len(pickle.dumps(prototypes)) < SMALL_BYTES:
+            return prototypes
+        return self._client.scatter(prototypes, broadcast=True, hash=False)
+
     def map(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """Results of function(*call) in the order of the calls, a bounded number of them ahead.
 
@@ -113,13 +133,13 @@ class Engine(AbstractContextManager["Engine"]):
         """
         if self._client is not None:
             yield from self._on_cluster(function, calls)
-        elif self._jobs == 1:
+        elif self.jobs == 1:
             for call in calls:
                 yield function(*call)
         else:
-            pool = ThreadPoolExecutor(self._jobs)
+            pool = ThreadPoolExecutor(self.jobs)
             try:
-                yield from _in_order(pool.submit, OUTSTANDING * self._jobs, function, calls)
+                yield from _in_order(pool.submit, OUTSTANDING * self.jobs, function, calls)
             finally:
                 pool.shutdown(cancel_futures=True)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from rocktok.analyse.accumulate import LARGE
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.pairs import Pairs
 from rocktok.log.reader import Log
@@ -16,7 +18,7 @@ from rocktok.log.tasks import Task, joined_tasks, step_tasks
 
 Rows = dict[str, Any]
 
-#: Columns that follow from others, made where a pass asks for them.
+#: Columns that follow from others, made where an accumulator needs them.
 _DERIVED = {
     "change": ("loss_pre", "loss_post"),
     "student_probability": ("student_logprob",),
@@ -26,21 +28,34 @@ _DERIVED = {
 
 DERIVABLE = {name: parts[0] for name, parts in _DERIVED.items() if not parts[0].startswith("loss")}
 
+#: Rows of a joined pass carry these, whatever is needed: the text is compared on the way.
+_JOINED = {"sequence_id", "position", "token_id", "loss_pre", "loss_post"}
+
 
 @dataclass(frozen=True)
 class Source:
     """Rows of one table at one step (`pre` None), or joined at two.
 
-    Batches have sequence_id, prompt (uint64), position, token_id, loss_post and, with `pre`,
-    loss_pre; float32 losses, those within rounding of 0 set to 0; and the asked columns at post.
+    Batches hold what the accumulators of a pass need: columns of the table as they are at post,
+    `loss_post` and, with `pre`, `loss_pre` (float32, those within rounding of 0 set to 0),
+    `prompt` (uint64), and what follows from these.
     """
 
     log: Log
     table: str
     pre: int | None
     post: int
-    columns: tuple[str, ...]
     prompts: Prompts
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows at post."""
+        return sum(rows for _, rows in self.log.holders(self.table, self.post))
+
+    @property
+    def large(self) -> bool:
+        """Whether compiled loops pay."""
+        return self.rows >= LARGE
 
     def tasks(self) -> list[Task]:
         """How a pass over these rows is shared out."""
@@ -56,53 +71,70 @@ class Source:
 
 @dataclass
 class Reading:
-    """The rows of one task. Iterate; then the counts and `runs` are known.
+    """The rows of one task, with the columns that are needed. Iterate; then the counts are known.
 
     `unpaired`: sequences that only one of two joined steps has; `unlisted`: those that are not in
-    sequences/.
+    sequences/ (where sequence_id is read); `runs`: what finds duplicates.
     """
 
     source: Source
     task: Task
+    needs: set[str]
     unpaired: int = field(default=0, init=False)
     unlisted: int = field(default=0, init=False)
     runs: SequenceRuns = field(default_factory=SequenceRuns, init=False)
 
     def __iter__(self) -> Iterator[Rows]:
-        source = self.source
-        for batch in self._joined() if source.pre is not None else self._single():
-            self.unlisted += source.prompts.unlisted(batch["sequence_id"])
+        prompts, exact = self.source.prompts, self.source.log.rules.exactness == "exact"
+        for batch in self._joined() if self.source.pre is not None else self._single():
             for name in ("loss_pre", "loss_post"):
-                if name in batch and source.log.rules.exactness == "exact":
+                if name in batch and exact and batch[name].min(initial=0) < 0:
                     batch[name] = np.maximum(batch[name], np.float32(0))
-            batch["prompt"] = source.prompts.of(batch["sequence_id"])
-            yield batch
+            if "sequence_id" in batch:
+                self.unlisted += prompts.unlisted(batch["sequence_id"])
+            if "prompt" in self.needs:
+                batch["prompt"] = prompts.of(batch["sequence_id"])
+            yield self._with_derived(batch)
+
+    def _stored(self) -> list[str]:
+        """Columns to read, by their names in the table (loss is that at post)."""
+        found = set()
+        for name in self.needs:
+            found |= set(_DERIVED.get(name, (name,)))
+        if "prompt" in found:
+            found.add("sequence_id")
+        if "sequence_id" in found:
+            # With the step, duplicates between shards are found.
+            found.add("step")
+        return sorted(found - {"prompt", "loss_pre", "loss_post"})
 
     def _single(self) -> Iterator[Rows]:
         source = self.source
-        wanted = ["token_id", "loss", *source.columns]
+        wanted = self._stored()
+        if self.needs & {"loss_post"}:
+            wanted.append("loss")
         for shard in self.task.shards[0]:
             for batch in source.log.scan_shard(
                 source.table, shard, wanted, [source.post], self.runs
             ):
                 rows = dict(batch.columns)
-                rows["loss_post"] = rows.pop("loss")
+                if "loss" in rows:
+                    rows["loss_post"] = rows.pop("loss")
                 yield rows
 
     def _joined(self) -> Iterator[Rows]:
         source = self.source
         assert source.pre is not None
-        pairs = Pairs(source.log, source.table, source.pre, source.post, source.columns, self.task)
+        columns = [name for name in self._stored() if name not in _JOINED | {"step"}]
+        pairs = Pairs(source.log, source.table, source.pre, source.post, columns, self.task)
         yield from pairs
         self.unpaired = pairs.unpaired
 
-
-def with_derived(batch: Rows) -> Rows:
-    """Add the columns that follow from those in the batch."""
-    if "loss_pre" in batch:
-        batch["change"] = batch["loss_pre"] - batch["loss_post"]
-    for name, column in DERIVABLE.items():
-        if column in batch:
-            values = batch[column].astype(np.float64)
-            batch[name] = values if name == "mean_log_ratio" else np.exp(values)
-    return batch
+    def _with_derived(self, batch: Rows) -> Rows:
+        if "change" in self.needs:
+            batch["change"] = batch["loss_pre"] - batch["loss_post"]
+        for name, column in DERIVABLE.items():
+            if name in self.needs:
+                values = batch[column].astype(np.float64)
+                batch[name] = values if name == "mean_log_ratio" else np.exp(values)
+        return batch

@@ -31,10 +31,11 @@ class Where:
 
     name: str
     group: int
+    first: int = 0  # row within the row group
 
     def at(self, row: int, column: str) -> str:
         """The start of a message about one value."""
-        return f"{self.name}: row group {self.group}, row {row}, column {column}"
+        return f"{self.name}: row group {self.group}, row {self.first + row}, column {column}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Rules:
 def to_numpy(column: Any, name: str, where: Where) -> Array:
     """A column in the format's own type; nulls, and values that do not fit, are a `DataError`."""
     wanted = _NUMPY[_TYPES[name]]
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = column
+    if isinstance(column, pa.ChunkedArray):
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if array.null_count:
@@ -91,17 +94,19 @@ def check_values(columns: dict[str, Array], rules: Rules, where: Where) -> None:
         if len(values) == 0:
             continue
         if values.dtype == np.float32:
-            # A sum is finite only if all terms are: one cheap pass where all is well.
-            if not np.isfinite(values.sum(dtype=np.float64)):
+            # Extremes are cheap to find, and NaN is both; what is wrong is looked for after.
+            low, high = values.min(), values.max()
+            if not np.isfinite(low) or not np.isfinite(high):
                 _refuse(~np.isfinite(values), values, name, where, "is not a finite number")
-            if name == "loss" and rules.exactness == "exact":
+            if name == "loss" and rules.exactness == "exact" and low < schema.EXACT_LOSS_FLOOR:
                 why = "is below −0.0001: an exact reverse KL is never negative"
                 _refuse(values < schema.EXACT_LOSS_FLOOR, values, name, where, why)
-        elif name in ("step", "position", "rollout", "num_tokens"):
+        elif name in ("step", "position", "rollout", "num_tokens") and values.min() < 0:
             _refuse(values < 0, values, name, where, "is negative")
         elif name == "token_id":
-            _refuse(values < 0, values, name, where, "is negative; padding is never recorded")
-            if rules.vocab_size is not None:
+            if values.min() < 0:
+                _refuse(values < 0, values, name, where, "is negative; padding is never recorded")
+            if rules.vocab_size is not None and values.max() >= rules.vocab_size:
                 why = f"is outside the vocabulary of {rules.vocab_size} (run.json)"
                 _refuse(values >= rules.vocab_size, values, name, where, why)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from rocktok.errors import DataError
 from rocktok.log.checks import SequenceRuns
+from rocktok.log.selection import KEY
 from rocktok.log.shard import sequence_starts
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Pairs:
     ) -> Iterator[Batch]:
         for shard in self.task.shards[side]:
             yield from self.log.scan_shard(
-                self.table, shard, columns, [step], check, self.task.span
+                self.table, shard, (*KEY, *columns), [step], check, self.task.span
             )
 
     def _match(self, pairs: list[tuple[Part, Part]]) -> Rows:

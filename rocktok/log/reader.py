@@ -14,6 +14,7 @@ from rocktok import schema
 from rocktok.errors import LogError
 from rocktok.log import run as runs
 from rocktok.log.checks import OrderCheck, Rules, SequenceRuns, Where, check_values, to_numpy
+from rocktok.log.selection import EVERYWHERE, KEY, Selection, Span
 from rocktok.log.shard import OpenShard, Shard, open_shard, sequence_starts
 from rocktok.log.vocab import Vocab
 
@@ -37,18 +38,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
-
-
-@dataclass(frozen=True)
-class Span:
-    """A range of sequence ids, `low` included and `high` not; None: no bound."""
-
-    low: int | None = None
-    high: int | None = None
-
-    def touches(self, first: int, last: int) -> bool:
-        """Whether any id from `first` to `last` lies in the span."""
-        return (self.high is None or first < self.high) and (self.low is None or last >= self.low)
 
 
 @dataclass(frozen=True)
@@ -293,8 +282,9 @@ class Log:
         Raises `DamagedError` or `DataError` naming file, row group, row and column.
         """
         check = SequenceRuns()
+        wanted = tuple(dict.fromkeys((*KEY, *columns)))
         for shard in self.shards(table):
-            yield from self.scan_shard(table, shard, columns, steps, check)
+            yield from self.scan_shard(table, shard, wanted, steps, check)
         check.check()
 
     def scan_shard(
@@ -304,77 +294,83 @@ class Log:
         columns: Sequence[str],
         steps: Collection[int] | None = None,
         check: SequenceRuns | None = None,
-        span: Span = Span(),
+        span: Span = EVERYWHERE,
         superseded: bool = False,
     ) -> Iterator[Batch]:
-        """As `scan`, for one shard. `check` collects what finds duplicates between shards.
+        """As `scan`, for one shard, with no other columns than those asked for.
 
-        `span`: only sequences in this range of ids. `superseded`: those rows, too.
+        `check` collects what finds duplicates between shards, where sequence_id is read. `span`:
+        only sequences in this range of ids. `superseded`: those rows, too. A hand-written shard is
+        read with its keys whatever is asked, and its order checked; of one that a manifest
+        vouches for that is checked where the keys are asked for.
         """
-        wanted = ["step", "sequence_id", "position"]
-        wanted += [c for c in columns if c not in wanted]
         known = shard.entry.steps if shard.entry is not None else None
         if known is not None and steps is not None and not set(known) & set(steps):
             return
-        opened = self.open(shard, wanted)
-        limit = None if superseded else self.limit_of(opened.attempt)
+        wanted = tuple(columns) if known is not None else tuple(dict.fromkeys((*KEY, *columns)))
+        opened = self.open(shard, tuple(dict.fromkeys((*KEY, *columns))))
+        select = Selection(steps, None if superseded else self.limit_of(opened.attempt), span)
+        read = self._read_whole if known is None else self._read_trusted
+        for rows in read(opened, wanted, select):
+            yield self._batch(rows, opened.name, check)
+
+    def _read_trusted(
+        self, opened: OpenShard, wanted: Sequence[str], select: Selection
+    ) -> Iterator[dict[str, Array]]:
+        """Rows of a shard of our writer, which never breaks a sequence over row groups."""
+        order = OrderCheck()
+        for group, _ in opened.groups():
+            plan = select.plan(opened, group)
+            if plan is None:
+                continue
+            columns = (*wanted, *(c for c in plan if c not in wanted))
+            for where, rows in self._read(opened, group, columns):
+                if set(KEY) <= set(rows):
+                    order.check(rows["step"], rows["sequence_id"], rows["position"], where)
+                kept = select.keep(rows, plan)
+                if len(kept[wanted[0]]):
+                    yield {name: kept[name] for name in wanted}
+
+    def _read_whole(
+        self, opened: OpenShard, wanted: Sequence[str], select: Selection
+    ) -> Iterator[dict[str, Array]]:
+        """Rows of a hand-written shard, with their keys: whole sequences in order."""
         order, carry = OrderCheck(), None
         for group, _ in opened.groups():
-            bounds = opened.group_range(group, "step")
-            if bounds is not None and not _touches(bounds, steps, limit):
-                continue
-            ids = opened.group_range(group, "sequence_id")
-            if ids is not None and not span.touches(*ids):
-                continue
-            rows = self._read(opened, group, wanted)
-            order.check(
-                rows["step"], rows["sequence_id"], rows["position"], Where(opened.name, group)
-            )
-            rows = _keep(rows, steps, limit, span)
-            if carry is not None:
-                rows = {name: np.concatenate((carry[name], rows[name])) for name in rows}
-            # The last sequence of a row group may go on in the next one.
-            cut = _last_start(rows)
-            carry = {name: values[cut:] for name, values in rows.items()}
-            if cut:
-                yield self._batch({n: v[:cut] for n, v in rows.items()}, opened.name, check)
+            for where, rows in self._read(opened, group, wanted):
+                order.check(rows["step"], rows["sequence_id"], rows["position"], where)
+                rows = select.keep(rows, KEY)
+                if carry is not None:
+                    rows = {name: np.concatenate((carry[name], rows[name])) for name in rows}
+                # The last sequence of a row group may go on in the next one.
+                cut = _last_start(rows)
+                carry = {name: values[cut:] for name, values in rows.items()}
+                if cut:
+                    yield {name: values[:cut] for name, values in rows.items()}
         if carry is not None and len(carry["step"]):
-            yield self._batch(carry, opened.name, check)
+            yield carry
 
     def _batch(self, rows: dict[str, Array], name: str, check: SequenceRuns | None) -> Batch:
-        if check is not None:
+        if check is not None and {"step", "sequence_id"} <= set(rows):
             check.add(name, rows["step"], rows["sequence_id"])
         return Batch(rows, name)
 
-    def _read(self, opened: OpenShard, group: int, wanted: Sequence[str]) -> dict[str, Array]:
-        where = Where(opened.name, group)
-        table = opened.read_group(group, wanted)
-        rows = {name: to_numpy(table[name], name, where) for name in wanted}
-        check_values(rows, self.rules, where)
-        return rows
-
-
-def _touches(bounds: tuple[int, int], steps: Collection[int] | None, limit: int | None) -> bool:
-    low, high = bounds
-    if limit is not None and low >= limit:
-        return False
-    return steps is None or any(low <= step <= high for step in steps)
-
-
-def _keep(
-    rows: dict[str, Array], steps: Collection[int] | None, limit: int | None, span: Span
-) -> dict[str, Array]:
-    step_N = rows["step"]
-    keep = np.ones(len(step_N), dtype=bool)
-    if limit is not None:
-        keep &= step_N < limit
-    if steps is not None:
-        keep &= np.isin(step_N, list(steps))
-    if span.low is not None:
-        keep &= rows["sequence_id"] >= span.low
-    if span.high is not None:
-        keep &= rows["sequence_id"] < span.high
-    return rows if keep.all() else {name: values[keep] for name, values in rows.items()}
+    def _read(
+        self, opened: OpenShard, group: int, wanted: Sequence[str]
+    ) -> Iterator[tuple[Where, dict[str, Array]]]:
+        """Checked rows of a row group: in pieces if sequences need not be whole."""
+        pieces = (
+            [opened.read_group(group, wanted)]
+            if "sequence_id" in wanted
+            else opened.stream_group(group, wanted)
+        )
+        first = 0
+        for piece in pieces:
+            where = Where(opened.name, group, first)
+            rows = {name: to_numpy(piece[name], name, where) for name in wanted}
+            check_values(rows, self.rules, where)
+            yield where, rows
+            first += piece.num_rows
 
 
 def _last_start(rows: dict[str, Array]) -> int:

@@ -11,7 +11,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rocktok.log.checks import Where, to_numpy
-from rocktok.log.reader import Log, Span
+from rocktok.log.reader import Log
+from rocktok.log.selection import Span
 from rocktok.log.shard import Shard
 
 if TYPE_CHECKING:
@@ -31,8 +32,18 @@ class Task:
 
 
 def step_tasks(log: Log, table: str, step: int) -> list[Task]:
-    """One task for each shard that holds rows of the step."""
-    return [Task(((shard,),), Span(), rows) for shard, rows in log.holders(table, step)]
+    """Shards that hold rows of the step, in order; small ones share a task."""
+    tasks: list[Task] = []
+    shards: list[Shard] = []
+    rows = 0
+    held = log.holders(table, step)
+    for number, (shard, count) in enumerate(held, start=1):
+        shards.append(shard)
+        rows += count
+        if rows >= TASK_ROWS or number == len(held):
+            tasks.append(Task((tuple(shards),), Span(), rows))
+            shards, rows = [], 0
+    return tasks
 
 
 def span_tasks(log: Log, table: str, step: int) -> list[Task]:

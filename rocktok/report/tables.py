@@ -39,6 +39,7 @@ _PLAIN = (
 _MARKS = {
     "low_power": ("*", "few persistent occurrences or prompts: low power"),
     "null_scarce": ("?", "too few positions far from it to draw a null: context not judged"),
+    "sampled": ("~", "estimated from a sample of its persistent occurrences: ccr_low, ccr_high"),
     "excluded": ("x", "left out of the ranking by the options"),
     "not_in_rollouts": ("o", "the late student no longer writes it"),
 }

@@ -63,9 +63,9 @@ def by_kernel(window_MK: Any, weight_V: Any, prompt_M: Any) -> Any:
 
 def by_scipy(window_MK: Any, weight_V: Any, prompt_M: Any) -> Any:
     """The reference."""
-    windows = Windows(window_MK, prompt_M, prompt_M)
+    windows = Windows(window_MK, prompt_M.astype(np.uint64))
     similarity = Similarity("surprisal", GAMMA, WIDTH, weight_V)
-    return similarity.count_similar(windows, windows, "other-prompt", same=True)
+    return similarity.count_similar_scipy(windows, windows)
 
 
 class Torch:
