@@ -164,9 +164,9 @@ def test_many_pairs_are_counted_by_the_loops(
     rng = np.random.default_rng(5)
     ours = windows(rng, 300, 6, 40)
     theirs = ours if itself else windows(rng, 400, 6, 40)
+    monkeypatch.setattr("rocktok.analyse.similarity.MANY", 90_000)
     similarity = Similarity(kind, 0.5, 6, rng.random(40), jobs=2)
     expected = similarity.count_similar_scipy(ours, theirs)
-    monkeypatch.setattr("rocktok.analyse.similarity._MANY", 90_000)
     monkeypatch.setattr(Similarity, "count_similar_scipy", None)
     assert similarity.count_similar(ours, theirs).tolist() == expected.tolist()
 

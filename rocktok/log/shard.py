@@ -30,8 +30,8 @@ ROW_GROUP_ROWS = 1 << 20
 ROW_GROUP_NUMBERS = 1 << 24
 _DICTIONARIES = ("step", "sequence_id", "prompt_id", "kind", "vocab_size", "sketch_dims", "seed")
 
-#: Rows of a piece of a row group, where whole sequences are not needed.
-STREAM_ROWS = 1 << 16
+#: Rows of a piece of a row group (hand-written ones may be huge), where sequences need not be whole.
+STREAM_ROWS = 1 << 20
 _MAGIC = b"PAR1"
 _TAIL = 8  # four bytes of footer length, four of magic
 
@@ -99,7 +99,7 @@ class OpenShard:
             ) from error
 
     def stream_group(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """As `read_group`, in pieces that stay in a core's cache."""
+        """As `read_group`, in pieces of `STREAM_ROWS`."""
         try:
             yield from self.file.iter_batches(
                 STREAM_ROWS, row_groups=[group], columns=list(columns), use_threads=False

@@ -18,11 +18,16 @@ VOCABULARY = 151_936
 TOKENS = 512  # of a sequence
 PHRASE = 8  # tokens
 PHRASES = 200_000
+KINK = 5_000  # rank from which types thin out
 
 
 def zipf(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws from 0 … size − 1 with probability about 1 / (rank + 3)."""
-    edges = np.cumsum(1.0 / np.arange(3, size + 3))
+    """Ranks of words in text: probability about 1/rank, and 1/rank² for the rare ones.
+
+    Two regimes as in large corpora: Ferrer i Cancho and Solé 2001.
+    """
+    rank = np.arange(3, size + 3)
+    edges = np.cumsum(1.0 / rank * np.minimum(1.0, KINK / rank))
     return np.searchsorted(edges, rng.random(count) * edges[-1]).astype(np.int32)
 
 
