@@ -5,7 +5,7 @@ come from here.
 
 History of the schema version (written into every shard's footer and into run.json):
 
-1  first release: rollout/, fixed/, sequences/.
+1  first release: rollout/, fixed/, sequences/, gradients/.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ KEY_ATTEMPT = b"rocktok.attempt"
 #: Tables of occurrences: the same columns; `rollout` is each step's own text, `fixed` the same
 #: text scored again.
 OCCURRENCE_TABLES = ("rollout", "fixed")
-TABLES = (*OCCURRENCE_TABLES, "sequences")
+#: Tables whose steps every rank must have finished before they are complete.
+STEP_TABLES = (*OCCURRENCE_TABLES, "gradients")
+TABLES = (*STEP_TABLES, "sequences")
+
+#: What a row of `gradients` sums over: one token type, all occurrences, or all occurrences, each
+#: divided by the frequency of its type.
+GRADIENT_KINDS = ("type", "global", "balanced")
 
 EXACTNESS = ("exact", "topk", "truncated", "sampled")
 
@@ -73,13 +79,29 @@ SEQUENCE_COLUMNS: tuple[Column, ...] = (
     Column("correct", "bool", "–", "whether the answer was right", False),
 )
 
+GRADIENT_COLUMNS: tuple[Column, ...] = (
+    Column("step", "int32", "optimizer steps", "as in fixed"),
+    Column("half", "int32", "–", "half of the prompts, 0 or 1"),
+    Column("kind", "string", "–", "what is summed: a type, global or balanced"),
+    Column("token_id", "int32", "–", "the type; −1 for global and balanced"),
+    Column("count", "int64", "occurrences", "occurrences in the sum"),
+    Column("norm_sum", "float64", "nats/logit", "Σ ‖g‖"),
+    Column("square_sum", "float64", "nats²/logit²", "Σ ‖g‖²"),
+    Column("vector", "list<float32>", "nats/logit", "Σ g, or its sketch (balanced: Σ g/n)"),
+    Column("vocab_size", "int32", "tokens", "width of the logits"),
+    Column("sketch_dims", "int32", "–", "width of the sketch; 0: the vector itself"),
+    Column("seed", "int64", "–", "seed of the halves and of the sketch"),
+)
+
 #: Columns of a scored occurrence that a log may hold, beside the required ones.
 OPTIONAL_STATISTICS = tuple(c.name for c in OCCURRENCE_COLUMNS if not c.required)
 
 
 def columns_of(table: str) -> tuple[Column, ...]:
     """Columns of a table, required ones first."""
-    return SEQUENCE_COLUMNS if table == "sequences" else OCCURRENCE_COLUMNS
+    return {"sequences": SEQUENCE_COLUMNS, "gradients": GRADIENT_COLUMNS}.get(
+        table, OCCURRENCE_COLUMNS
+    )
 
 
 def required_names(table: str) -> tuple[str, ...]:
@@ -102,9 +124,11 @@ def arrow_schema(table: str, optional: Iterable[str] = ()) -> Any:
         "int32": pa.int32(),
         "int64": pa.int64(),
         "float32": pa.float32(),
+        "float64": pa.float64(),
         "string": pa.string(),
         "bool": pa.bool_(),
         "list<int32>": pa.list_(pa.int32()),
+        "list<float32>": pa.list_(pa.float32()),
     }
     return pa.schema(
         [

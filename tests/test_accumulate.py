@@ -24,7 +24,6 @@ from rocktok.analyse.accumulate import (
     value_of,
 )
 from rocktok.analyse.density import Density
-from rocktok.analyse.hashing import hash_rows
 from rocktok.analyse.persistence import (
     HardCounts,
     PersistentWindows,
@@ -32,6 +31,7 @@ from rocktok.analyse.persistence import (
     of_type,
     sample_limits,
 )
+from rocktok.hashing import hash_rows
 from tests import twin
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)

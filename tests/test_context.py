@@ -10,11 +10,11 @@ import pytest
 
 import rocktok
 from rocktok.analyse.context import Context, ContextRule, Partners, share_interval
-from rocktok.analyse.hashing import hash_rows
 from rocktok.analyse.similarity import Similarity, Windows
 from rocktok.engine import contexts
 from rocktok.engine.passes import Engine
 from rocktok.errors import UsageError
+from rocktok.hashing import hash_rows
 from rocktok.log import LogWriter
 
 

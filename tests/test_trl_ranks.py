@@ -20,7 +20,16 @@ import rocktok
 from rocktok.errors import HookError
 from rocktok.hooks import Recorder, trl_capture
 from rocktok.hooks.trl import attach
-from tests.trl_models import PROMPTS, make_model, make_trainer, manifest, read_sequences, read_table
+from rocktok.log import load_gradients
+from tests.trl_models import (
+    PROMPTS,
+    VOCAB_SIZE,
+    make_model,
+    make_trainer,
+    manifest,
+    read_sequences,
+    read_table,
+)
 
 pytestmark = pytest.mark.long
 
@@ -61,6 +70,9 @@ def scenes(folder: Path) -> None:
 
     checkpoint = str(folder / "recorded/trainer/checkpoint-3")
     train(folder / "recorded", folder / "log", resume=checkpoint)
+
+    summed = train(folder / "summed", folder / "sums", gradient_types=range(VOCAB_SIZE))
+    assert_same(outcome(summed), outcome(plain))
 
     with pytest.raises(HookError) as refused:
         train(folder / "refused", folder / "log", columns=["grad_norm"])
@@ -142,6 +154,25 @@ def test_resuming_voids_and_replaces(folder: Path) -> None:
     rows = read_table(folder / "log")
     assert ((rows["sequence_id"] >> 53) == (rows["step"] >= 3)).all()
     assert manifest(folder / "log", attempt=1)["steps"]["fixed"] == [3, 5]
+
+
+def test_gradient_sums_of_both_ranks_are_those_of_all_rows(folder: Path) -> None:
+    log = rocktok.open(folder / "sums")
+    assert log.complete_steps("gradients") == log.complete_steps("fixed")
+    rows = read_table(folder / "sums", "fixed", ["grad_norm"])
+    for step in log.complete_steps("gradients"):
+        assert len(log.holders("gradients", step)) == 2
+        sums = load_gradients(log, step)
+        here = rows["step"] == step
+        n_T = np.bincount(rows["token_id"][here], minlength=VOCAB_SIZE)[sums.token_T]
+        assert n_T.sum() == here.sum()
+        assert np.array_equal(sums.count_HT.sum(axis=0), n_T)
+        norms = rows["grad_norm"][here].sum(dtype=np.float64)
+        assert sums.norm_HT.sum() == pytest.approx(norms, rel=1e-12)
+        # Every type was asked for, and n counts the texts of both ranks.
+        np.testing.assert_allclose(sums.vector_HTW.sum(axis=1), sums.global_HW, atol=1e-5)
+        mean_HTV = sums.vector_HTW / n_T[:, None]
+        np.testing.assert_allclose(mean_HTV.sum(axis=1), sums.balanced_HW, atol=1e-5)
 
 
 def test_a_refusal_reaches_both_ranks(folder: Path) -> None:

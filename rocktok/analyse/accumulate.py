@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok.analyse import kernels
-from rocktok.analyse.hashing import hash_rows
+from rocktok.hashing import hash_rows
 
 Array = npt.NDArray[Any]
 Batch = Mapping[str, Array]

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok.analyse.accumulate import Batch, is_among, quantile
-from rocktok.analyse.hashing import hash_rows
 from rocktok.analyse.persistence import Thresholds
+from rocktok.hashing import hash_rows
 
 Array = npt.NDArray[Any]
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok.analyse.accumulate import Batch, add_counts
-from rocktok.analyse.hashing import hash_rows
 from rocktok.analyse.windows import offsets, smallest_below, window_tokens
+from rocktok.hashing import hash_rows
 
 Array = npt.NDArray[Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok.analyse.accumulate import Batch
-from rocktok.analyse.hashing import hash_rows
+from rocktok.hashing import hash_rows
 
 Array = npt.NDArray[Any]
 

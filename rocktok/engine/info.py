@@ -12,6 +12,7 @@ from rocktok.analyse.info import LogInfo, TableInfo
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError
 from rocktok.log.checks import SequenceRuns, Where, check_values, to_numpy
+from rocktok.log.gradients import checked_rows
 from rocktok.log.sequences import cast_sequences, load_prompts
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 def gather(log: Log, *, verify: bool = False, engine: Engine | None = None) -> LogInfo:
     """Summarise a log; with `verify` every value of every row is read and checked."""
     damage = _damage(log, verify, engine or Engine())
-    tables = (
-        {} if damage else {t: _table(log, t) for t in schema.OCCURRENCE_TABLES if log.shards(t)}
-    )
+    tables = {} if damage else {t: _table(log, t) for t in schema.STEP_TABLES if log.shards(t)}
     sequences, prompts = (None, None) if damage else _sequences(log)
     dropped = [
         {"rank": m.rank, "attempt": m.attempt, **asdict(d)}
@@ -126,6 +125,9 @@ def _read_everything(log: Log, table: str, opened: OpenShard, runs: SequenceRuns
             runs.add(batch.name, step_N[counts], sequence_N[counts])
         return
     for group, _ in opened.groups():
+        if table == "gradients":
+            checked_rows(log, opened, group, vectors=True)
+            continue
         where = Where(opened.name, group)
         rows = cast_sequences(opened.read_group(group, opened.columns), where)
         numbers = {n: to_numpy(rows[n], n, where) for n in ("sequence_id", "step", "num_tokens")}

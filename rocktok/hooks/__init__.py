@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rocktok.hooks.gradients import GradientSums as GradientSums
     from rocktok.hooks.recorder import Recorder as Recorder
     from rocktok.hooks.statistics import token_statistics as token_statistics
 
-__all__ = ["Recorder", "token_statistics"]
+__all__ = ["GradientSums", "Recorder", "token_statistics"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,6 +18,10 @@ def __getattr__(name: str) -> Any:
         from rocktok.hooks.recorder import Recorder
 
         return Recorder
+    if name == "GradientSums":
+        from rocktok.hooks.gradients import GradientSums
+
+        return GradientSums
     if name == "token_statistics":
         from rocktok.hooks.statistics import token_statistics
 

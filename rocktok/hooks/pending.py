@@ -47,6 +47,13 @@ class PendingStep:
             self.dropped = _fault(batch, statistics, self.exact)
             self.batches.append({"step": np.full(rows, step, np.int32), **batch})
 
+    def add_sums(self, step: int, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Add rows of gradient sums, which nobody else holds."""
+        rows = len(columns["count"])
+        self.rows += rows
+        if self.dropped is None:
+            self.batches.append({"step": np.full(rows, step, np.int32), **columns})
+
     def drop(self, reason: str, rows: int = 0) -> None:
         """Give the step up; the first reason stays."""
         self.rows += rows

@@ -18,6 +18,7 @@ from rocktok import schema
 from rocktok.errors import HookError, RocktokWarning
 from rocktok.hooks.background import Background, StepRows, describe
 from rocktok.hooks.fixed_set import FixedSet, Inherited, encode_kept, kept_path
+from rocktok.hooks.gradient_request import gradient_request
 from rocktok.hooks.pending import PendingStep
 from rocktok.hooks.rollouts import sequence_columns
 from rocktok.hooks.signals import TerminationHandler
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rocktok.hooks.gradient_request import GradientTypes
+    from rocktok.hooks.gradients import GradientSums
     from rocktok.hooks.rollouts import Rollout
 
 DEFAULT_COLUMNS = (
@@ -71,6 +74,11 @@ class Recorder:
         fixed_sequences: prompts whose first rollout is kept and scored again (0: none).
         fixed_every: optimizer steps between those scorings; 10 × `every` unless told.
         columns: statistics beside the loss, from `rocktok.schema.OPTIONAL_STATISTICS`.
+        gradient_types: token types whose gradient vectors are summed, exactly, whenever the kept
+            texts are scored: ids, or the path of a JSON file of `rocktok detect` (its rocks).
+            Takes 8 bytes × vocabulary for each type, on the device and in the log, at each step.
+        gradient_sketch: instead, signed hash sketches of every type's sum, this many numbers each.
+        gradient_seed: seed of the sketch, and of the halves of the prompts that sums are kept for.
         queue_steps: steps that may wait for the disk; when so many do, the next is dropped.
         student, teacher: names for run.json, where the trainer's own do not say enough.
         extra: anything else for run.json.
@@ -87,6 +95,9 @@ class Recorder:
         fixed_every: int | None = None,
         columns: Iterable[str] | None = None,
         *,
+        gradient_types: GradientTypes | None = None,
+        gradient_sketch: int | None = None,
+        gradient_seed: int = 0,
         queue_steps: int = 8,
         student: str | None = None,
         teacher: str | None = None,
@@ -101,6 +112,10 @@ class Recorder:
         self.student, self.teacher = student, teacher
         self.extra = dict(extra or {})
         self._check_arguments()
+        self.gradients = gradient_request(
+            gradient_types, gradient_sketch, gradient_seed, fixed_sequences
+        )
+        self.vocab_size: int | None = None
         self.rank, self.world_size, self.attempt = 0, 1, -1
         self.fixed = FixedSet(0, self.fixed_every)
         self._background: Background | None = None
@@ -163,11 +178,15 @@ class Recorder:
             with_domain: whether sequences have a `domain`.
 
         Raises:
-            HookError: on every rank, if the log cannot be written or belongs to another run.
+            HookError: on every rank, if the log cannot be written or belongs to another run, or
+                the gradients asked for cannot be had of this vocabulary.
         """
         if self.running:
             raise HookError("this recorder runs already; close it first")
         self.rank, self.world_size, self._process = rank, world_size, os.getpid()
+        self.vocab_size = (run or {}).get("vocab_size")
+        if self.gradients is not None and self.vocab_size is not None:
+            self.gradients.check_vocabulary(self.vocab_size)
         self._with_domain = with_domain
         self._exact = ((run or {}).get("loss") or {}).get("exactness", "exact") == "exact"
         writer, inherited = start_attempt(
@@ -277,6 +296,14 @@ class Recorder:
         pending = self._pending.setdefault((table, step), PendingStep(exact=self._exact))
         try:
             pending.add(step, columns, self.columns, rollouts)
+        except Exception as error:
+            pending.drop(describe(error))
+
+    def record_gradients(self, step: int, sums: GradientSums) -> None:
+        """Add the sums of gradients that this rank has made at a step of the kept texts."""
+        pending = self._pending.setdefault(("gradients", step), PendingStep())
+        try:
+            pending.add_sums(step, sums.columns())
         except Exception as error:
             pending.drop(describe(error))
 

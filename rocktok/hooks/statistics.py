@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import overload
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rocktok.hooks import tiles
+from rocktok.hooks.sinks import Delivery, GradientSink
 
 COLUMNS = (
     "loss",
@@ -47,6 +49,7 @@ def token_statistics(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     columns: Collection[str] | None = None,
+    gradients: GradientSink | None = None,
 ) -> dict[str, Tensor]:
     """Loss, log-probabilities, entropies and gradient norms of every scored position.
 
@@ -82,6 +85,8 @@ def token_statistics(
         temperature: temperature of the loss.
         mask: (...,) nonzero where a position is scored; None scores all.
         columns: the columns wanted; None gives all that the arguments allow.
+        gradients: takes each position's gradient of `loss` with respect to the student's raw
+            logits, the vector whose norm is `grad_norm`; 0 where the loss is not finite.
 
     Returns:
         float32 columns, each (N,) for the N scored positions in row-major order.
@@ -135,43 +140,55 @@ def token_statistics(
     positions = _scored_positions(token_ids, _plain(mask), student.device)
     token_N = _checked_tokens(token_ids, positions, student.vocabulary)
     # The norm of the head's gradient is made from that of the logits' at the end.
-    inner = wanted | {"grad_norm"} if "head_grad_norm" in wanted else wanted
+    with_norm = "head_grad_norm" in wanted or gradients is not None
+    inner = wanted | {"grad_norm"} if with_norm else wanted
     block = tiles.Block(student, teacher, float(temperature), inner)
     with torch.autocast(student.device.type, enabled=False):
-        result = _all_blocks(block, positions, token_N)
+        result = _all_blocks(block, positions, token_N, gradients)
     return {name: result[name] for name in COLUMNS if name in wanted}
 
 
 def _all_blocks(
-    block: tiles.Block, positions: tiles.Positions, token_N: Tensor
+    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, sink: GradientSink | None
 ) -> dict[str, Tensor]:
     """Every column of every scored position."""
-    result = _blocks(block, positions, token_N)
+    deliver = None if sink is None else Delivery(sink, range(len(positions)))
+    result = _blocks(block, positions, token_N, deliver)
     # One question for all rows: asking block by block would make an accelerator wait each time.
     odd_M = (~result["loss"].isfinite()).nonzero().squeeze(1)
     if len(odd_M):
         careful = replace(block, excluded=True)
-        again = _blocks(careful, positions.subset(odd_M), token_N[odd_M])
+        deliver = None if sink is None else Delivery(sink, odd_M.tolist())
+        again = _blocks(careful, positions.subset(odd_M), token_N[odd_M], deliver)
         for name in {"loss", "student_entropy", "teacher_entropy", "grad_norm"} & result.keys():
             result[name][odd_M] = again[name]
     if "head_grad_norm" in block.columns:
         result["head_grad_norm"] = result["grad_norm"] * _hidden_norms(block.student, positions)
+    if sink is not None:
+        sink.finish(result["grad_norm"])
     return result
 
 
-def _blocks(block: tiles.Block, positions: tiles.Positions, token_N: Tensor) -> dict[str, Tensor]:
+def _blocks(
+    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, deliver: Delivery | None
+) -> dict[str, Tensor]:
     """One pass over the positions, in tiles that are projected and blocks that are computed."""
     count = len(positions)
     projected = block.student.head_VH is not None or block.teacher.head_VH is not None
     step = tiles.PROJECTED_ROWS if projected else max(1, count)
     parts: list[dict[str, Tensor]] = []
     for start in range(0, max(1, count), step):
-        parts += _tile(block, positions, token_N, start, min(start + step, count))
+        parts += _tile(block, positions, token_N, deliver, start, min(start + step, count))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _tile(
-    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, start: int, stop: int
+    block: tiles.Block,
+    positions: tiles.Positions,
+    token_N: Tensor,
+    deliver: Delivery | None,
+    start: int,
+    stop: int,
 ) -> list[dict[str, Tensor]]:
     """The blocks of one tile, whose logits are gone when this returns."""
     student_rows = block.student.tile(positions, start, stop)
@@ -184,9 +201,10 @@ def _tile(
 
         def work(first: int, last: int) -> dict[str, Tensor]:
             space = buffers[:, : last - first]
-            student_NV = student_rows(first, last, space[0])
-            teacher_NV = teacher_rows(first, last, space[1])
-            return block.statistics(student_NV, teacher_NV, token_N[first:last], space)
+            with nullcontext() if deliver is None else deliver.block(first, last) as take:
+                student_NV = student_rows(first, last, space[0])
+                teacher_NV = teacher_rows(first, last, space[1])
+                return block.statistics(student_NV, teacher_NV, token_N[first:last], space, take)
 
         return work
 

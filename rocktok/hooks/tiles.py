@@ -163,9 +163,18 @@ class Block:
 
     @torch.no_grad()  # again, because it holds per thread
     def statistics(
-        self, student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, space: Tensor
+        self,
+        student_NV: Tensor,
+        teacher_NV: Tensor,
+        token_N: Tensor,
+        space: Tensor,
+        take: Callable[[Tensor], None] | None = None,
     ) -> dict[str, Tensor]:
-        """Columns of (N,) from raw logits (N, V), which may lie in the first two buffers."""
+        """Columns of (N,) from raw logits (N, V), which may lie in the first two buffers.
+
+        `take` is given the gradients (N, V), in a buffer that is used again; rows whose loss is
+        not finite are 0.
+        """
         result: dict[str, Tensor] = {}
         with_gradient = "grad_norm" in self.columns
         slope = self.student.slope(student_NV, self.temperature) if with_gradient else 1.0
@@ -196,10 +205,16 @@ class Block:
         result["loss"] = terms_NV.sum(-1).div_(sum_p_N).clamp_min_(0)
         if with_gradient:
             excess_NV.add_(result["loss"].unsqueeze(1))
-            result["grad_norm"] = _grad_norm(excess_NV, weight_NV, sum_p_N, slope, space[0])
+            descent_NV, scale = _descent(excess_NV, weight_NV, sum_p_N, slope, space[0])
+            norm_N: Tensor = torch.linalg.vector_norm(descent_NV, dim=-1)
+            result["grad_norm"] = norm_N.mul_(scale).div_(sum_p_N)
         if self.excluded:
             for name in {"loss", "grad_norm"} & result.keys():
                 result[name].masked_fill_(infinite_N, math.inf)
+        if with_gradient and take is not None:
+            descent_NV.mul_((-scale / sum_p_N).unsqueeze(1))
+            _clear(descent_NV, ~result["loss"].isfinite())
+            take(descent_NV)
         return result
 
 
@@ -212,20 +227,31 @@ def _entropy(terms_NV: Tensor, sum_N: Tensor) -> Tensor:
     return (sum_N.log() - terms_NV.sum(-1) / sum_N).clamp_min_(0)
 
 
-def _grad_norm(
+def _descent(
     centred_NV: Tensor, weight_NV: Tensor, sum_N: Tensor, slope: Tensor | float, out_NV: Tensor
-) -> Tensor:
-    """‖p·c·slope‖ with p = weight / sum and c = log q - log p + loss; overwrites `out`."""
+) -> tuple[Tensor, float]:
+    """The gradient but for a factor of -scale / sum, and scale; overwrites `out`.
+
+    It is p·c·slope, with p = weight / sum and c = log q - log p + loss, and the sign turned.
+    """
     torch.mul(centred_NV, weight_NV, out=out_NV)
     # Σ p·c is zero. Taking off what rounding left of it keeps the norm right where p is all but
     # certain and the gradient far smaller than the loss.
     rest_N = out_NV.sum(-1) / sum_N
     out_NV.addcmul_(weight_NV, rest_N.unsqueeze(1), value=-1)
     if isinstance(slope, Tensor):
-        out_NV.mul_(slope)
-        slope = 1.0
-    norm_N: Tensor = torch.linalg.vector_norm(out_NV, dim=-1)
-    return norm_N.mul_(slope).div_(sum_N)
+        return out_NV.mul_(slope), 1.0
+    return out_NV, slope
+
+
+def _clear(values_NV: Tensor, where_N: Tensor) -> None:
+    """Set rows to 0."""
+    if values_NV.device.type != "cpu":
+        # Asking which rows would make the host wait.
+        values_NV.masked_fill_(where_N.unsqueeze(1), 0.0)
+        return
+    for row in where_N.nonzero().flatten().tolist():
+        values_NV[row] = 0.0
 
 
 def _without_excluded(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import inspect
     from collections.abc import Callable, Mapping, Sequence
 
+    from rocktok.hooks.gradients import GradientSums
     from rocktok.hooks.recorder import Recorder
+    from rocktok.hooks.sinks import GradientSink
 
 #: Row-aligned sequence ids in the trainer's batches.
 IDS_KEY = "rocktok_sequence_ids"
@@ -41,6 +43,7 @@ class Scoring:
     step: int
     inputs: Mapping[str, Any]
     record: bool = True
+    gradients: GradientSums | None = None
     calls: int = 0
 
 
@@ -197,12 +200,17 @@ class Capture:
         if ids_B is None:
             raise RuntimeError("the batch carries no sequence ids")
         token_ids_BK = scoring.inputs["completion_ids"].to(mask_BK.device)
-        statistics = _statistics(arguments, token_ids_BK, mask_BK, self._recorder.columns)
         row_N, position_N = mask_BK.nonzero(as_tuple=True)
+        sequence_N = _host(ids_B)[_host(row_N)]
+        token_N = _host(token_ids_BK[mask_BK]).astype(np.int32)
+        sink = None
+        if scoring.gradients is not None:
+            sink = scoring.gradients.batch(sequence_N, token_N)
+        statistics = _statistics(arguments, token_ids_BK, mask_BK, self._recorder.columns, sink)
         return {
-            "sequence_id": _host(ids_B)[_host(row_N)],
+            "sequence_id": sequence_N,
             "position": _host(position_N).astype(np.int32),
-            "token_id": _host(token_ids_BK[mask_BK]).astype(np.int32),
+            "token_id": token_N,
             **{name: _host(values) for name, values in statistics.items()},
         }
 
@@ -259,6 +267,7 @@ def _statistics(
     token_ids_BK: torch.Tensor,
     mask_BK: torch.Tensor,
     columns: Sequence[str],
+    sink: GradientSink | None = None,
 ) -> dict[str, torch.Tensor]:
     """`token_statistics` on the loss function's own arguments, rounded as TRL rounds them."""
     device = mask_BK.device.type
@@ -291,6 +300,7 @@ def _statistics(
             temperature=arguments.get("temperature", 1.0),
             mask=mask_BK,
             columns=("loss", *columns),
+            gradients=sink,
         )
     return statistics
 

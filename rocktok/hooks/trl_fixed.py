@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from rocktok.hooks.background import describe
+from rocktok.hooks.gradients import GradientSums
 from rocktok.hooks.trl_capture import IDS_KEY, Capture, Scoring
 
 if TYPE_CHECKING:
@@ -34,16 +35,41 @@ def score_fixed(trainer: Any, recorder: Recorder, capture: Capture, step: int) -
     batches = [share[i : i + size] for i in range(0, len(share), size)]
     calls = -(-recorder.fixed.largest_share(recorder.world_size) // size)
     filler = batches[-1] if batches else recorder.fixed.kept[:size]
+    sums = _gradient_sums(trainer, recorder, step, share)
     with _untouched(trainer.model_wrapped):
         for number in range(calls):
             record = number < len(batches)
             batch = batches[number] if record else filler
             try:
-                _forward(trainer, capture, Scoring("fixed", step, _inputs(trainer, batch), record))
+                inputs = _inputs(trainer, batch)
+                _forward(trainer, capture, Scoring("fixed", step, inputs, record, gradients=sums))
             except Exception as error:
                 # The other ranks go on to their next batch: this one must, too.
                 recorder.drop(step, describe(error), table="fixed")
     recorder.finish_step(step, table="fixed")
+    if recorder.gradients is not None:
+        if sums is not None:
+            recorder.record_gradients(step, sums)
+        recorder.finish_step(step, table="gradients")
+
+
+def _gradient_sums(
+    trainer: Any, recorder: Recorder, step: int, share: Sequence[Rollout]
+) -> GradientSums | None:
+    """Empty sums for this rank's texts, if gradients are asked for and there is room for them."""
+    if recorder.gradients is None:
+        return None
+    try:
+        return GradientSums(
+            recorder.gradients,
+            share,
+            recorder.fixed.kept,
+            vocabulary=recorder.vocab_size or 0,
+            device=trainer.accelerator.device,
+        )
+    except Exception as error:
+        recorder.drop(step, describe(error), table="gradients")
+        return None
 
 
 def _forward(trainer: Any, capture: Capture, scoring: Scoring) -> None:

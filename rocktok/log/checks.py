@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 _TYPES = {c.name: c.type for table in schema.TABLES for c in schema.columns_of(table)}
-_NUMPY = {"int32": np.int32, "int64": np.int64, "float32": np.float32}
+_NUMPY = {"int32": np.int32, "int64": np.int64, "float32": np.float32, "float64": np.float64}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from rocktok.files import Place, place
 from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
 from rocktok.log.checks import SequenceRuns, Where, numpy_view
+from rocktok.log.gradients import checked_rows
 from rocktok.log.manifest import Attempt, Manifest, dump_json
 from rocktok.log.reader import Log
 from rocktok.log.sequences import cast_sequences
@@ -116,15 +117,38 @@ def _write(log: Log, target: Place, tell: Callable[[int, int], None] | None) -> 
     done = 0
     for table in log.tables():
         sink = _Sink(target, table, run_id)
-        for rows in _sequences(log) if table == "sequences" else _occurrences(log, table):
+        for rows in _rows(log, table):
             sink.add(rows)
-            done += 0 if table == "sequences" else rows.num_rows
+            if table == "gradients":
+                # Vectors are large, and a step of them is read at once.
+                sink.publish()
+            done += rows.num_rows if table in schema.OCCURRENCE_TABLES else 0
             if tell is not None:
                 tell(done, total)
         sink.publish()
         manifest.shards += sink.entries
     _describe(log, target, run_id, manifest)
     return len(manifest.shards)
+
+
+def _rows(log: Log, table: str) -> Iterator[pa.Table]:
+    if table == "sequences":
+        return _sequences(log)
+    return _gradients(log) if table == "gradients" else _occurrences(log, table)
+
+
+def _gradients(log: Log) -> Iterator[pa.Table]:
+    """The rows of all ranks, step by step, in the order in which readers add them up."""
+    wanted = schema.arrow_schema("gradients")
+    for step in log.steps("gradients"):
+        parts = []
+        for shard, _ in log.holders("gradients", step.step):
+            opened = log.open(shard, wanted.names)
+            for group, _ in opened.groups():
+                kept = checked_rows(log, opened, group, vectors=True)["step"] == step.step
+                rows = opened.read_group(group, wanted.names).select(wanted.names).cast(wanted)
+                parts.append(rows.filter(pa.array(kept)))
+        yield pa.concat_tables(parts)
 
 
 def _occurrences(log: Log, table: str) -> Iterator[pa.Table]:
@@ -170,7 +194,9 @@ def _sequences(log: Log) -> Iterator[pa.Table]:
 
 def _describe(log: Log, target: Place, run_id: str, manifest: Manifest) -> None:
     """run.json, vocabulary, one attempt, and last the manifest that vouches for the shards."""
-    for table in schema.OCCURRENCE_TABLES:
+    for table in schema.STEP_TABLES:
+        if table not in schema.OCCURRENCE_TABLES and table not in log.tables():
+            continue
         manifest.steps[table] = log.complete_steps(table)
     manifest.dropped = [drop for m in log.manifests for drop in m.dropped]
     for other in log.manifests:

@@ -157,7 +157,7 @@ class Log:
                 Step(step, sum(rows for _, rows in held), self.is_complete(table, step))
                 for step, held in sorted(self._holders[table].items())
             ]
-            for table in schema.OCCURRENCE_TABLES
+            for table in schema.STEP_TABLES
         }
 
     def holders(self, table: str, step: int) -> list[tuple[Shard, int]]:
@@ -167,7 +167,7 @@ class Log:
     @cached_property
     def _holders(self) -> dict[str, dict[int, list[tuple[Shard, int]]]]:
         found: dict[str, dict[int, list[tuple[Shard, int]]]] = {}
-        for table in schema.OCCURRENCE_TABLES:
+        for table in schema.STEP_TABLES:
             by_step: dict[int, list[tuple[Shard, int]]] = {}
             for shard in self.shards(table):
                 limit = self.limit_of(self.attempt_of(shard))
@@ -213,7 +213,7 @@ class Log:
     @cached_property
     def _published_steps(self) -> dict[tuple[int, int], dict[str, set[int]]]:
         return {
-            (m.rank, m.attempt): {t: set(m.steps.get(t, [])) for t in schema.OCCURRENCE_TABLES}
+            (m.rank, m.attempt): {t: set(m.steps.get(t, [])) for t in schema.STEP_TABLES}
             for m in self.manifests
         }
 

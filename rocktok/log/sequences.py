@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from rocktok import schema
 from rocktok.errors import DataError
+from rocktok.hashing import prompt_hash
 from rocktok.log.checks import Where, check_values, numpy_view, to_numpy
 
 if TYPE_CHECKING:
@@ -123,10 +123,7 @@ def _hash_text(column: Any, where: Where) -> Array:
     if not pa.types.is_dictionary(encoded.type):
         encoded = encoded.dictionary_encode()
     # Hashing only the distinct prompts: many rollouts share one.
-    hashes = [
-        int.from_bytes(hashlib.blake2b(str(text).encode(), digest_size=8).digest(), "little")
-        for text in encoded.dictionary.to_pylist()
-    ]
+    hashes = [prompt_hash(str(text)) for text in encoded.dictionary.to_pylist()]
     unique = np.asarray(hashes, dtype=np.uint64)
     prompt_N: Array = unique[numpy_view(encoded.indices)]
     return prompt_N

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from rocktok.files import Place
 
 ROW_GROUP_ROWS = 1 << 20
+#: Numbers in the vectors of a row group of gradients/: what a reader holds at once.
+ROW_GROUP_NUMBERS = 1 << 24
+_DICTIONARIES = ("step", "sequence_id", "prompt_id", "kind", "vocab_size", "sketch_dims", "seed")
 
 #: Rows of a piece of a row group, where sequences need not be whole: hand-written ones may be huge.
 STREAM_ROWS = 1 << 20
@@ -150,7 +153,7 @@ def encode_shard(
         sink,
         encoded.schema,
         compression="lz4",
-        use_dictionary=[name for name in ("step", "sequence_id", "prompt_id") if name in names],
+        use_dictionary=[name for name in _DICTIONARIES if name in names],
         column_encoding={"position": "DELTA_BINARY_PACKED"} if "position" in names else None,
         write_page_checksum=True,
     ) as writer:
@@ -161,6 +164,11 @@ def encode_shard(
 
 def _row_groups(table: pa.Table, target: int) -> Iterator[tuple[int, int]]:
     rows = table.num_rows
+    if "vector" in table.schema.names:
+        numbers = sum(len(chunk.flatten()) for chunk in table["vector"].chunks)
+        target = max(1, ROW_GROUP_NUMBERS * rows // max(1, numbers))
+        yield from ((start, min(start + target, rows)) for start in range(0, rows, target))
+        return
     if "position" not in table.schema.names or rows <= target:
         yield 0, rows
         return

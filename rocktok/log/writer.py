@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
     from rocktok.log.shard import ShardEntry
 
+_ORDER = {
+    **dict.fromkeys(schema.OCCURRENCE_TABLES, ("step", "sequence_id", "position")),
+    "sequences": ("step", "sequence_id"),
+    "gradients": ("step", "half", "token_id"),
+}
+
 
 class LogWriter:
     """Writes one rank's part of a log, for trainers that the hooks do not know.
@@ -96,7 +102,7 @@ class LogWriter:
         self._manifest = Manifest(run_id=run_id, rank=rank, attempt=attempt)
         self._buffers: dict[str, list[pa.Table]] = {table: [] for table in schema.TABLES}
         self._open: dict[str, int] = {}
-        self._finished: dict[str, set[int]] = {table: set() for table in schema.OCCURRENCE_TABLES}
+        self._finished: dict[str, set[int]] = {table: set() for table in schema.STEP_TABLES}
         self._given_up: set[tuple[str, int]] = set()
         self._numbers = dict.fromkeys(schema.TABLES, 0)
         self._last_flush = time.monotonic()
@@ -112,7 +118,8 @@ class LogWriter:
         """Add rows: a mapping of arrays (scalars are repeated) or a DataFrame.
 
         `rollout` and `fixed` take step, sequence_id, position, token_id, loss and the columns
-        the writer was opened with; `sequences` takes its own (see docs/log-format.md). Rows of
+        the writer was opened with; `sequences` and `gradients` take their own (see
+        docs/log-format.md; `vector` may be an array of two dimensions). Rows of
         one sequence at one step may come in several calls, in any order; a batch of another
         step finishes the one before.
 
@@ -173,7 +180,7 @@ class LogWriter:
     def drop_buffered(self, reason: str) -> int:
         """Give up every buffered step, counted in the log; returns the rows lost."""
         lost = 0
-        for table in schema.OCCURRENCE_TABLES:
+        for table in schema.STEP_TABLES:
             parts, self._buffers[table] = self._buffers[table], []
             rows: dict[int, int] = {}
             for part in parts:
@@ -190,7 +197,7 @@ class LogWriter:
 
         Raises `OSError` if the disk fails; what was not published stays buffered.
         """
-        for table in ("sequences", *schema.OCCURRENCE_TABLES):
+        for table in ("sequences", *schema.STEP_TABLES):
             # More rows of an open step may come, and no sequence may straddle two shards.
             held = self._open.get(table)
             parts = [p for p in self._buffers[table] if held is None or not _has_step(p, held)]
@@ -214,14 +221,19 @@ class LogWriter:
         self.flush()
 
     def _write_manifest(self) -> None:
-        self._manifest.steps = {table: sorted(steps) for table, steps in self._finished.items()}
+        self._manifest.steps = {
+            table: sorted(steps)
+            for table, steps in self._finished.items()
+            if steps or table in schema.OCCURRENCE_TABLES
+        }
         self.place.replace(self._manifest.path, self._manifest.encode())
         self._manifest_stale = False
 
     def _publish(self, table: str, rows: pa.Table) -> ShardEntry:
-        keys = ["step", "sequence_id"] + (["position"] if table != "sequences" else [])
-        columns = [np.asarray(rows[key]) for key in reversed(keys)]
-        rows = rows.take(pa.array(np.lexsort(columns)))
+        columns = [np.asarray(rows[key]) for key in reversed(_ORDER[table])]
+        order = np.lexsort(columns)
+        if (np.diff(order) != 1).any():
+            rows = rows.take(pa.array(order))
         step_N = np.asarray(rows["step"])
         data = encode_shard(rows, run_id=self.run_id, attempt=self.attempt)
         name = f"rank-{self.rank:05d}-{self.attempt:02d}-{self._numbers[table]:05d}.parquet"
@@ -240,11 +252,11 @@ class LogWriter:
         if table not in schema.TABLES:
             raise DataError(f"no table {table!r}; choose from {', '.join(schema.TABLES)}")
         names = list(batch.keys())
-        optional = (
-            [n for n in names if n not in schema.required_names(table)]
-            if table == "sequences"
-            else self.columns
-        )
+        optional: Iterable[str] = ()
+        if table == "sequences":
+            optional = [n for n in names if n not in schema.required_names(table)]
+        elif table in schema.OCCURRENCE_TABLES:
+            optional = self.columns
         try:
             wanted = schema.arrow_schema(table, optional)
         except ValueError as error:
@@ -265,6 +277,10 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 2
+
+
 def _check_names(names: list[str], wanted: list[str], table: str) -> None:
     missing = [name for name in wanted if name not in names]
     extra = [name for name in names if name not in wanted]
@@ -278,18 +294,28 @@ def _arrow(value: Any, field: Any, length: int, table: str) -> pa.Array:
     """One column as Arrow, cast safely: a value that does not fit is an error, never wrapped."""
     if np.ndim(value) == 0 and not _is_list(value):
         value = [value] * length
+    floating = pa.types.is_floating(field.type)
+    vectors = pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type)
     try:
-        array = pa.array(value)
+        array = _lists(value) if _is_matrix(value) else pa.array(value)
         if isinstance(array, pa.ChunkedArray):
             array = array.combine_chunks()
-        floating = pa.types.is_floating(field.type)
-        array = array.cast(field.type, safe=not floating)
+        array = array.cast(field.type, safe=not (floating or vectors))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{table}: column {field.name}: {str(error).splitlines()[0]}") from error
     if len(array) != length:
         raise DataError(f"{table}: column {field.name} has {len(array)} rows, others {length}")
     if array.null_count and not field.nullable:
         raise DataError(f"{table}: column {field.name}: nulls are not allowed")
-    if pa.types.is_floating(field.type) and not np.isfinite(np.asarray(array)).all():
+    numbers = array.flatten() if vectors else array
+    if (floating or vectors) and not np.isfinite(np.asarray(numbers)).all():
         raise DataError(f"{table}: column {field.name}: NaN or infinite values")
     return array
+
+
+def _lists(values_NW: Any) -> pa.Array:
+    """The rows of a matrix as lists, not copied."""
+    values_NW = np.ascontiguousarray(values_NW)
+    rows, width = values_NW.shape
+    offsets = np.arange(0, rows * width + 1, width) if width else np.zeros(rows + 1)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values_NW.ravel()))
