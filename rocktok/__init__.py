@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rocktok.engine.attribute import attribute as attribute
     from rocktok.engine.detect import detect as detect
     from rocktok.log import Log as Log
     from rocktok.log import LogWriter as LogWriter
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Log", "LogWriter", "__version__", "detect", "open"]
+__all__ = ["Log", "LogWriter", "__version__", "attribute", "detect", "open"]
 
 # Loaded on first use: `rocktok --help` and the training hooks must not pay for the analysis.
 _LAZY = {
     "Log": ("rocktok.log", "Log"),
     "LogWriter": ("rocktok.log", "LogWriter"),
+    "attribute": ("rocktok.engine.attribute", "attribute"),
     "detect": ("rocktok.engine.detect", "detect"),
     "open": ("rocktok.log", "open_log"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import secrets
 import sys
@@ -169,6 +170,29 @@ def replace_file(path: Path, data: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
+
+
+def load_rocks(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Token ids of the rocks in a JSON file of `rocktok detect`, ascending.
+
+    Raises `LogError` for a file that cannot be read, is none of `detect`'s, or holds no rocks.
+    """
+    remedy = "give what `rocktok detect LOG --format json -o FILE` writes"
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except ValueError as error:
+        raise LogError(f"{path}: is no JSON ({error}); {remedy}") from error
+    try:
+        if not str(content["schema"]).startswith("rocktok.detect/"):
+            raise KeyError("schema")
+        rocks = {int(row["token_id"]) for row in content["tokens"] if row["is_rock"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise LogError(f"{path}: is no result of `rocktok detect`; {remedy}") from error
+    if not rocks:
+        raise LogError(f"{path}: holds no rocks; {remedy}")
+    return tuple(sorted(rocks))
 
 
 def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:

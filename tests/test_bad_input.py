@@ -369,7 +369,12 @@ def test_allow_missing_goes_on_and_counts(tmp_path: Path) -> None:
     assert f"rocktok: note: {target}: left out: gone\n" in said
 
 
-FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))"
+#: Without bytecode: Python would leave cut-off .pyc files behind, and choke on them ever after.
+FULL = """
+import resource, sys
+sys.dont_write_bytecode = True
+resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))
+"""
 
 
 def run_on_full_disk(*arguments: str | Path) -> tuple[int, str]:

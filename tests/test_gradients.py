@@ -399,8 +399,8 @@ def test_types_come_from_ids_or_from_a_file_of_detect(tmp_path: Path) -> None:
         ),
         (
             {"gradient_types": "no/such.json"},
-            "gradient_types: no/such.json: cannot be read (No such file or directory); give token "
-            "ids, or what `rocktok detect LOG --format json -o FILE` writes",
+            "gradient_types: no/such.json: cannot be read (No such file or directory); give what "
+            "`rocktok detect LOG --format json -o FILE` writes; or give token ids",
         ),
     ],
 )
@@ -429,7 +429,7 @@ def test_files_that_are_no_result_of_detect(tmp_path: Path, content: str, messag
     with pytest.raises(HookError) as caught:
         Recorder("x", gradient_types=path)
     assert str(caught.value).startswith(f"Recorder: gradient_types: {path}: {message}")
-    assert "give token ids, or what `rocktok detect" in str(caught.value)
+    assert "FILE` writes; or give token ids" in str(caught.value)
 
 
 @pytest.mark.parametrize(

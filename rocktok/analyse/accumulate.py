@@ -283,6 +283,51 @@ class PromptCounts:
         return found
 
 
+class PromptFloor:
+    """Per token type, the number of distinct prompts that hold it, counted no further than `most`.
+
+    Types that have reached it cost nothing more: rows are taken in slices, of which each leaves
+    fewer types to look at.
+    """
+
+    needs = ("token_id", "prompt")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._pairs: Array = np.zeros((0, 2), dtype=np.uint64)
+        self._done_V: Array = np.zeros(0, dtype=bool)
+
+    def update(self, batch: Batch) -> None:
+        """Add the batch's (token_id, prompt) pairs."""
+        token_N, prompt_N = batch["token_id"], batch["prompt"]
+        start, size = 0, 1 << 12
+        while start < len(token_N):
+            part = slice(start, start + size)
+            self._add(token_N[part].astype(np.uint64), prompt_N[part])
+            start, size = start + size, size * 2
+
+    def merge(self, other: Self) -> None:
+        """Add another's pairs."""
+        self._add(other._pairs[:, 0], other._pairs[:, 1])
+
+    def _add(self, token_M: Array, prompt_M: Array) -> None:
+        if len(self._done_V):
+            open_M = ~self._done_V[np.minimum(token_M, np.uint64(len(self._done_V) - 1))]
+            token_M, prompt_M = token_M[open_M], prompt_M[open_M]
+        pairs = np.concatenate((self._pairs, np.stack([token_M, prompt_M], axis=1)))
+        pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+        pairs = pairs[np.concatenate(([True], (pairs[1:] != pairs[:-1]).any(axis=1)))[: len(pairs)]]
+        rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
+        self._pairs = pairs[rank < self.most]
+        if len(self._pairs):
+            count_V = self.result(int(self._pairs[-1, 0]) + 2)
+            self._done_V = count_V >= self.most
+
+    def result(self, length: int) -> Array:
+        """int64 counts by token id, none above `most`."""
+        return np.bincount(self._pairs[:, 0].astype(np.int64), minlength=length)
+
+
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
 

@@ -36,6 +36,9 @@ MEASURES = (
     "split_cos_global",
 )
 
+#: Types that a group must have to be compared.
+MIN_TYPES = 5
+
 #: 97.5% point of Student's t with one degree of freedom less than there are tables.
 T_QUANTILE = 2.364624
 #: A difference of squares this small beside its terms is what rounding left of 0.
@@ -163,6 +166,65 @@ class Difference:
     value: float | None
     bound: float | None
     reason: str | None
+
+
+def compare_groups(
+    found: Geometry, members: dict[str, tuple[int, ...]], pairs: tuple[tuple[int, int], ...]
+) -> list[dict[str, Any]]:
+    """The rocks against each other group, and against their controls pair by pair.
+
+    Means over the types whose sums were recorded; `p_types_naive` is Mann-Whitney's across types
+    (for pairs Wilcoxon's), which takes types for independent draws. There is no interval over
+    prompts: the sums of two halves do not hold what it takes.
+    """
+    kept = {
+        name: [v for v in ids if v in set(found.token_T.tolist())] for name, ids in members.items()
+    }
+    rows = []
+    for measure in MEASURES:
+        for other in (name for name in members if name != "rocks"):
+            row: dict[str, Any] = {"measure": measure, "first": "rocks", "second": other}
+            small = [
+                f"{name} has {len(kept[name])} types with sums"
+                for name in ("rocks", other)
+                if len(kept[name]) < MIN_TYPES
+            ]
+            if small:
+                skipped = f"{' and '.join(small)}; at least {MIN_TYPES} are needed"
+                rows.append({**row, "skipped": skipped})
+                continue
+            apart = found.difference(measure, kept["rocks"], kept[other])
+            row |= {"difference": apart.value, "bound": apart.bound, "reason": apart.reason}
+            if other == "control":
+                row["p_types_naive"] = _paired_p(found, measure, pairs)
+            else:
+                row["p_types_naive"] = _unpaired_p(found, measure, kept["rocks"], kept[other])
+            rows.append(row)
+    return rows
+
+
+def _unpaired_p(found: Geometry, measure: str, *groups: Sequence[int]) -> float | None:
+    from scipy.stats import mannwhitneyu
+
+    values_T = getattr(found, measure)
+    first, second = (values_T[found._known(ids, values_T)] for ids in groups)
+    if min(len(first), len(second)) < MIN_TYPES:
+        return None
+    return float(mannwhitneyu(first, second).pvalue)
+
+
+def _paired_p(found: Geometry, measure: str, pairs: tuple[tuple[int, int], ...]) -> float | None:
+    from scipy.stats import wilcoxon
+
+    place = {int(v): at for at, v in enumerate(found.token_T)}
+    values_T = getattr(found, measure)
+    apart = np.array(
+        [values_T[place[a]] - values_T[place[b]] for a, b in pairs if a in place and b in place]
+    )
+    apart = apart[np.isfinite(apart)]
+    if len(apart) < MIN_TYPES or not apart.any():
+        return None
+    return float(wilcoxon(apart).pvalue)
 
 
 def geometry(

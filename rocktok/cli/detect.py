@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -138,13 +138,11 @@ def detect_command(
 def _render(result: DetectResult, format_: str) -> bytes | str:
     if format_ == "json":
         return result.to_json()
-    from rocktok.report import tables
+    from rocktok.report import detect as report
 
-    form: Literal["csv", "parquet"]
     if format_ in ("csv", "parquet"):
-        form = "csv" if format_ == "csv" else "parquet"
-        return tables.encode(result.tokens, form)
-    return tables.render_detect(result)
+        return report.encode_detect(result, "csv" if format_ == "csv" else "parquet")
+    return report.render_detect(result)
 
 
 def _load_embeddings(path: Path) -> Any:

@@ -28,14 +28,14 @@ def choose_steps(log: Log, params: DetectParams) -> Choice:
     Raises `LogError` for a table or step that the log lacks, or when context is required and
     there is no fixed text at two steps; `UsageError` for steps in the wrong order.
     """
-    table = params.table
-    if table == "auto":
-        table = "fixed" if log.shards("fixed") else "rollout"
-    if not log.shards(table):
-        raise LogError(f"{log.name}: has no {table}/ table; it has {', '.join(log.tables())}")
+    table = _table(log, params.table)
     steps = [s.step for s in log.steps(table)]
     complete = log.complete_steps(table)
-    notes = _notes(log, table, params)
+    notes = _notes(log, table)
+    incomplete = set(steps) - set(complete)
+    for name in ("pre", "post"):
+        if getattr(params, name) in incomplete:
+            notes.append(f"--{name} {getattr(params, name)} is incomplete: ranks are missing in it")
     if not complete and params.post is None:
         raise LogError(
             f"{log.name}: no step of {table}/ is complete on every rank; give --post (and --pre) "
@@ -56,7 +56,35 @@ def choose_steps(log: Log, params: DetectParams) -> Choice:
     return Choice(table, pre, post, reason, notes)
 
 
-def _notes(log: Log, table: str, params: DetectParams) -> list[str]:
+def choose_table(log: Log, asked: str, step: int | None) -> tuple[str, list[int], int, list[str]]:
+    """(table, its complete steps and the reference step, the reference step, notes).
+
+    Raises `LogError` for a table or step that the log lacks.
+    """
+    table = _table(log, asked)
+    steps, complete = [s.step for s in log.steps(table)], log.complete_steps(table)
+    notes = _notes(log, table)
+    if step is None and not complete:
+        raise LogError(
+            f"{log.name}: no step of {table}/ is complete on every rank; give --step to use one as "
+            f"it is: {_list(steps)}"
+        )
+    chosen = _step(log, table, steps, step, complete[-1] if complete else None, "step")
+    if chosen not in complete:
+        notes.append(f"--step {chosen} is incomplete: ranks are missing in it")
+    return table, sorted({*complete, chosen}), chosen, notes
+
+
+def _table(log: Log, asked: str) -> str:
+    table = asked
+    if table == "auto":
+        table = "fixed" if log.shards("fixed") else "rollout"
+    if not log.shards(table):
+        raise LogError(f"{log.name}: has no {table}/ table; it has {', '.join(log.tables())}")
+    return table
+
+
+def _notes(log: Log, table: str) -> list[str]:
     notes = list(log.warnings())
     incomplete = log.incomplete_steps(table)
     if incomplete:
@@ -65,9 +93,6 @@ def _notes(log: Log, table: str, params: DetectParams) -> list[str]:
             f"{number} of {table}/ dropped or unfinished on some rank, and left out of the "
             f"defaults: {_list(incomplete)}"
         )
-    for name in ("pre", "post"):
-        if getattr(params, name) in incomplete:
-            notes.append(f"--{name} {getattr(params, name)} is incomplete: ranks are missing in it")
     return notes
 
 

@@ -41,6 +41,7 @@ def detect(
     *,
     embeddings: Array | None = None,
     engine: Engine | None = None,
+    half: int | None = None,
     **options: Any,
 ) -> DetectResult:
     """Find the tokens whose loss persists in recurring contexts.
@@ -49,6 +50,8 @@ def detect(
         log: an open log (`rocktok.open`).
         embeddings: (token ids, D) matrix for `similarity="embedding"`.
         engine: what makes the passes; default: threads on the cores this process may use.
+        half: look at this half of the prompts alone (0 or 1; `rocktok.hashing.halves` with the
+            option `seed`): what is found there can be tested on the other.
         options: fields of `rocktok.analyse.detect.DetectParams`.
 
     Returns:
@@ -69,21 +72,27 @@ def detect(
             "embeddings: similarity 'embedding' and an embedding matrix go together",
             parameter="embeddings",
         )
-    return _Run(log, params, embeddings, engine or Engine()).result()
+    return _Run(log, params, embeddings, engine or Engine(), half).result()
 
 
 class _Run:
     """One `detect`, pass after pass."""
 
     def __init__(
-        self, log: Log, params: DetectParams, embeddings: Array | None, engine: Engine
+        self,
+        log: Log,
+        params: DetectParams,
+        embeddings: Array | None,
+        engine: Engine,
+        half: int | None,
     ) -> None:
         self.log, self.params, self.embeddings, self.engine = log, params, embeddings, engine
         self.choice = choose_steps(log, params)
         present = set(log.columns(self.choice.table))
         self.means = tuple(name for name, column in DERIVABLE.items() if column in present)
         choice = self.choice
-        self.source = Source(log, choice.table, choice.pre, choice.post, load_prompts(log))
+        prompts = load_prompts(log)
+        self.source = Source(log, choice.table, choice.pre, choice.post, prompts, half, params.seed)
         self.unpaired: int | None = None
         self.prompts: dict[int, int] = {}
 

@@ -1,13 +1,16 @@
-"""Gradient geometry of a log's `gradients/`, at one step."""
+"""Gradient geometry of a log's `gradients/`, at one step, and by group."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rocktok.analyse.geometry import Geometry, geometry
+import numpy as np
+
+from rocktok.analyse.geometry import MEASURES, Geometry, compare_groups, geometry
 from rocktok.log.gradients import load_gradients
 
 if TYPE_CHECKING:
+    from rocktok.analyse.groups import Groups
     from rocktok.log.reader import Log
 
 
@@ -28,3 +31,37 @@ def geometry_at(log: Log, step: int | None = None) -> tuple[int, Geometry]:
         balanced_HW=sums.balanced_HW,
         sketch_dims=sums.sketch_dims,
     )
+
+
+def geometry_rows(log: Log, groups: Groups, notes: list[str]) -> dict[str, Any] | None:
+    """What `gradients/` gives at every complete step; None, with a note, where the log has none."""
+    steps = log.complete_steps("gradients")
+    if not steps:
+        notes.append(
+            "no gradient sums in this log, so no directions: record them with "
+            "Recorder(gradient_types=…) or Recorder(gradient_sketch=…)"
+        )
+        return None
+    rows: list[dict[str, Any]] = []
+    for step in steps:
+        _, found = geometry_at(log, step)
+        rows += [_group(step, name, ids, found) for name, ids in groups.members.items()]
+    return {
+        "step": steps[-1],
+        "exact": found.exact,
+        "sketch_dims": found.sketch_dims,
+        "tokens": [{"token": log.vocab.text(row["token_id"]), **row} for row in found.rows()],
+        "groups": rows,
+        "comparisons": compare_groups(found, groups.members, groups.pairs),
+    }
+
+
+def _group(step: int, name: str, ids: tuple[int, ...], found: Geometry) -> dict[str, Any]:
+    """Medians over the group's types whose sums were recorded."""
+    kept = np.isin(found.token_T, np.array(ids, dtype=np.int64))
+    row: dict[str, Any] = {"step": step, "group": name, "types": int(kept.sum())}
+    for measure in MEASURES:
+        values = getattr(found, measure)[kept]
+        values = values[np.isfinite(values)]
+        row[measure] = float(np.median(values)) if len(values) else None
+    return row

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rocktok.analyse.accumulate import LARGE
+from rocktok.hashing import halves
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.pairs import Pairs
 from rocktok.log.reader import Log
@@ -38,7 +39,8 @@ class Source:
 
     Batches hold what the accumulators of a pass need: columns of the table as they are at post,
     `loss_post` and, with `pre`, `loss_pre` (float32, those within rounding of 0 set to 0),
-    `prompt` (uint64), and what follows from these.
+    `prompt` (uint64), and what follows from these. `half`: only rows whose prompt is in that half
+    (0 or 1), the halves cut by `seed`.
     """
 
     log: Log
@@ -46,6 +48,8 @@ class Source:
     pre: int | None
     post: int
     prompts: Prompts
+    half: int | None = None
+    seed: int = 0
 
     @cached_property
     def rows(self) -> int:
@@ -92,16 +96,23 @@ class Reading:
                     batch[name] = np.maximum(batch[name], np.float32(0))
             if "sequence_id" in batch:
                 self.unlisted += prompts.unlisted(batch["sequence_id"])
-            if "prompt" in self.needs:
+            if "prompt" in self.needs or self.source.half is not None:
                 batch["prompt"] = prompts.of(batch["sequence_id"])
-            yield self._with_derived(batch)
+            yield self._with_derived(self._of_half(batch))
+
+    def _of_half(self, batch: Rows) -> Rows:
+        half = self.source.half
+        if half is None:
+            return batch
+        kept = halves(batch["prompt"], self.source.seed) == half
+        return {name: values[kept] for name, values in batch.items()}
 
     def _stored(self) -> list[str]:
         """Columns to read, by their names in the table (loss is that at post)."""
         found = set()
         for name in self.needs:
             found |= set(_DERIVED.get(name, (name,)))
-        if "prompt" in found:
+        if "prompt" in found or self.source.half is not None:
             found.add("sequence_id")
         if "sequence_id" in found:
             # With the step, duplicates between shards are found.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rocktok.errors import HookError
+from rocktok.errors import HookError, LogError
+from rocktok.files import load_rocks
 from rocktok.hashing import SKETCH_LEAST
 
 #: Types whose sums can be had: an id, ids, or the path of a file that `rocktok detect` wrote.
@@ -18,8 +18,6 @@ GradientTypes = Iterable[int] | str | os.PathLike[str]
 #: Numbers that the vectors of one rank and step may hold: beyond, Arrow cannot address them, and
 #: the training process would want more than 8 GB for them.
 MOST_NUMBERS = (1 << 31) - 1
-
-_DETECT = "rocktok.detect/"
 
 
 @dataclass(frozen=True)
@@ -104,28 +102,10 @@ def _ids(types: Iterable[int]) -> tuple[int, ...]:
 
 def _rocks(path: Path) -> tuple[int, ...]:
     """Token ids of the rocks in a JSON file of `rocktok detect`."""
-    remedy = "give token ids, or what `rocktok detect LOG --format json -o FILE` writes"
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise HookError(
-            f"Recorder: gradient_types: {path}: cannot be read ({error.strerror}); {remedy}"
-        ) from error
-    except ValueError as error:
-        raise HookError(
-            f"Recorder: gradient_types: {path}: is no JSON ({error}); {remedy}"
-        ) from error
-    try:
-        if not str(content["schema"]).startswith(_DETECT):
-            raise KeyError("schema")
-        rocks = [int(row["token_id"]) for row in content["tokens"] if row["is_rock"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise HookError(
-            f"Recorder: gradient_types: {path}: is no result of `rocktok detect`; {remedy}"
-        ) from error
-    if not rocks:
-        raise HookError(f"Recorder: gradient_types: {path}: holds no rocks; {remedy}")
-    return _ids(rocks)
+        return _ids(load_rocks(path))
+    except LogError as error:
+        raise HookError(f"Recorder: gradient_types: {error}; or give token ids") from error
 
 
 def _is_integer(value: Any) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from rocktok.analyse.results import DetectResult
+from rocktok.report.encode import Form, encode
 from rocktok.report.text import Field, count, number, percent, render_table, token
 
 Row = dict[str, Any]
@@ -126,31 +126,8 @@ def _plain_cells(row: Row) -> Sequence[str]:
     )
 
 
-def encode(rows: Sequence[Row], form: Literal["csv", "parquet"]) -> bytes:
-    """Rows with the columns of `DetectResult.table`; flags joined by commas."""
-    import pyarrow as pa
-
+def encode_detect(result: DetectResult, form: Form) -> bytes:
+    """All columns of `DetectResult.table`."""
     from rocktok.analyse.results import COLUMNS, INTEGERS
 
-    types = {"token": pa.string(), "flags": pa.string(), "is_rock": pa.bool_()}
-    schema = pa.schema(
-        [
-            (name, types.get(name, pa.int64() if name in INTEGERS else pa.float64()))
-            for name in COLUMNS
-        ]
-    )
-    columns = {
-        name: [",".join(row[name]) if name == "flags" else row[name] for row in rows]
-        for name in COLUMNS
-    }
-    table = pa.table(columns, schema=schema)
-    sink = io.BytesIO()
-    if form == "parquet":
-        import pyarrow.parquet as pq
-
-        pq.write_table(table, sink)
-    else:
-        from pyarrow import csv
-
-        csv.write_csv(table, sink)
-    return sink.getvalue()
+    return encode(result.tokens, COLUMNS, INTEGERS, form)

@@ -1,0 +1,42 @@
+"""Rows as CSV or Parquet."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
+
+Form = Literal["csv", "parquet"]
+
+_TEXT = {"token", "flags", "groups"}
+_LOGICAL = {"is_rock"}
+
+
+def encode(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str], integers: Collection[str], form: Form
+) -> bytes:
+    """Rows with those columns: text, true or false, `integers`, else float64; lists by commas."""
+    import pyarrow as pa
+
+    def kind(name: str) -> Any:
+        if name in _TEXT:
+            return pa.string()
+        if name in _LOGICAL:
+            return pa.bool_()
+        return pa.int64() if name in integers else pa.float64()
+
+    values = {
+        name: [",".join(row[name]) if isinstance(row[name], list) else row[name] for row in rows]
+        for name in columns
+    }
+    table = pa.table(values, schema=pa.schema([(name, kind(name)) for name in columns]))
+    sink = io.BytesIO()
+    if form == "parquet":
+        import pyarrow.parquet as pq
+
+        pq.write_table(table, sink)
+    else:
+        from pyarrow import csv
+
+        csv.write_csv(table, sink)
+    return sink.getvalue()
