@@ -133,7 +133,7 @@ def interval(values_B: Array, level: float = 0.95) -> tuple[float | None, float 
     undefined = len(values_B) - len(known)
     if len(known) == 0 or undefined > len(values_B) / 20:
         return None, None, undefined
-    tail = (1 - level) / 2
+    tail = round((1 - level) / 2, 12)
     low, high = np.quantile(known, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high), undefined
 

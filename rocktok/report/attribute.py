@@ -93,7 +93,7 @@ def _between(row: Row, name: str, *, shares: bool) -> str:
         return "–"
     if shares:
         return f"{100 * low:.1f} to {100 * high:.1f}"
-    return f"{number(low)} to {number(high)}"
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _shares(row: Row) -> Sequence[str]:
