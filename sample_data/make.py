@@ -34,6 +34,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, Qwen3ForCausalLM
 from trl import DistillationConfig, DistillationTrainer
 
+import rocktok
 from rocktok.hooks import Recorder
 from rocktok.hooks.trl import attach
 
@@ -96,7 +97,9 @@ def make_model(name: str, work: Path, path: Path) -> None:
     models.train_model(name, models.load_tokenizer(work / "tokenizer"), path, avoid)
 
 
-def recording(trainer: DistillationTrainer, log: Path | None) -> AbstractContextManager[Any]:
+def recording(
+    trainer: DistillationTrainer, log: Path | None, types: list[int] | None
+) -> AbstractContextManager[Any]:
     """Attach the recorder, or nothing where there is no ``log`` to write."""
     if log is None:
         return contextlib.nullcontext()
@@ -106,6 +109,7 @@ def recording(trainer: DistillationTrainer, log: Path | None) -> AbstractContext
         fixed_sequences=FIXED_SEQUENCES,
         fixed_every=FIXED_EVERY,
         columns=COLUMNS,
+        gradient_types=types,
     )
     return attach(trainer, recorder)
 
@@ -135,8 +139,19 @@ def distillation_config(output: Path) -> DistillationConfig:
     )
 
 
-def distil(work: Path, record: bool, path: Path) -> None:
-    """Distil the teacher into the student; leave the new student, its loss curve and the log."""
+def compared_types(log: Path) -> list[int]:
+    """Token ids of the rocks of a log, and of all groups that `rocktok attribute` compares."""
+    members = rocktok.attribute(rocktok.open(log)).members
+    groups = ("rocks", "high_kl", "random", "control")
+    return sorted({token for group in groups for token in members[group]})
+
+
+def distil(work: Path, record: bool, first: Path | None, path: Path) -> None:
+    """Distil the teacher into the student; leave the new student, its loss curve and the log.
+
+    Gradient sums are recorded of the types that the log of a ``first`` run singles out.
+    """
+    types = compared_types(first / "log") if first is not None else None
     trainer = DistillationTrainer(
         model=load_model(work / "student", "sample-student"),
         teacher_model=load_model(work / "teacher", "sample-teacher"),
@@ -146,7 +161,7 @@ def distil(work: Path, record: bool, path: Path) -> None:
     )
     # It would print every step, and the loss is wanted at every step for the curve alone.
     trainer.remove_callback(PrinterCallback)
-    with recording(trainer, path / "log" if record else None):
+    with recording(trainer, path / "log" if record else None, types):
         trainer.train()
     trainer.model.save_pretrained(path / "student")
     # Logged after the step: entry n (from 1) is the loss of the weights after n - 1 steps.
@@ -233,7 +248,14 @@ def run(work: Path, target: Path | None) -> None:
     for name in models.RECIPES:
         stage(work / name, partial(make_model, name, work))
     distilled = work / ("distilled" if target else "distilled-unrecorded")
-    stage(distilled, partial(distil, work, target is not None))
+    stage(distilled, partial(distil, work, target is not None, None))
+    if target:
+        # Which types are rocks is known only at the end. The second run is the first over again,
+        # as neither the seed nor the recorder changes anything.
+        first, distilled = distilled, work / "distilled-again"
+        stage(distilled, partial(distil, work, True, first))
+        curves = [(path / "losses.json").read_text() for path in (first, distilled)]
+        click.echo("both runs have the same losses" if curves[0] == curves[1] else "runs differ")
     figures = distilled / "figures.json"
     stage(figures, partial(measure, work, distilled))
     click.echo(figures.read_text())
