@@ -28,7 +28,7 @@ from rocktok.analyse.groups import (
 )
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
-from rocktok.hashing import halves, hash_rows
+from rocktok.hashing import halves, hash_rows, sketch
 from rocktok.log import LogWriter, tasks
 from tests.logs import write_log
 
@@ -62,7 +62,42 @@ def frame(seed: int, prompts: int = 60, steps: tuple[int, ...] = (0, 10)) -> pd.
     return pd.concat(parts, ignore_index=True)
 
 
-def write(path: Path, rows: pd.DataFrame, table: str = "fixed", ranks: int = 4) -> Path:
+def gradient_rows(width: int = 50, dims: int = 0, types: int = 12) -> dict[str, Any]:
+    """Sums of both halves, in which types 0 … 5 point one way, and 6 … 11 anyhow.
+
+    Sketches of `dims`: all types point much the same way.
+    """
+    rng = np.random.default_rng(8)
+    common = rng.normal(size=width)
+    vectors = rng.normal(size=(types, 2, width))
+    vectors[: types if dims else 6] += 3 * common
+    if dims:
+        vectors = sketch(vectors.reshape(-1, width), dims, 0).reshape(types, 2, dims)
+    kinds, ids = ["global", "balanced"] + ["type"] * types, [-1, -1, *range(types)]
+    both = [np.stack([vectors[:, h].sum(axis=0)] * 2 + list(vectors[:, h])) for h in range(2)]
+    count = 2 * len(kinds)
+    return {
+        "step": 10,
+        "half": np.repeat([0, 1], len(kinds)),
+        "kind": kinds * 2,
+        "token_id": ids * 2,
+        "count": np.where(np.array(ids * 2) < 0, 4 * types, 4),
+        "norm_sum": np.full(count, 40.0),
+        "square_sum": np.full(count, 420.0),
+        "vector": list(np.concatenate(both).astype(np.float32)),
+        "vocab_size": width,
+        "sketch_dims": dims,
+        "seed": 0,
+    }
+
+
+def write(
+    path: Path,
+    rows: pd.DataFrame,
+    table: str = "fixed",
+    ranks: int = 4,
+    gradients: dict[str, Any] | None = None,
+) -> Path:
     """The rows as a log of some ranks."""
     attempt, run_id = None, None
     ids = np.unique(rows["sequence_id"])
@@ -86,6 +121,9 @@ def write(path: Path, rows: pd.DataFrame, table: str = "fixed", ranks: int = 4) 
                 writer.write(held, table=table)
                 writer.finish_step(int(step), table)
                 writer.flush()
+            if gradients is not None:
+                writer.write(gradients, table="gradients")
+                writer.finish_step(10, "gradients")
     return path
 
 
@@ -223,6 +261,56 @@ def test_contrasts_are_measured_on_the_other_half(tmp_path: Path) -> None:
     changed = attribute(write(tmp_path / "other", other), rocks=None, seed=2)
     assert changed.tests == found.tests
     assert changed.groups != found.groups
+
+
+# Directions.
+
+
+def test_directions_where_gradients_were_recorded(tmp_path: Path) -> None:
+    path = write(tmp_path, frame(1), ranks=1, gradients=gradient_rows())
+    result = attribute(path, rocks=tuple(range(6)), group_size=6)
+    found = result.geometry
+    assert (found["step"], found["exact"]) == (10, True)
+    assert [row["token_id"] for row in found["tokens"]] == list(range(12))
+    group = {row["group"]: row for row in found["groups"]}
+    assert group["rocks"]["types"] == 6
+    assert group["rocks"]["split_cos_global"] > 0.8 > 0.3 > group["high_kl"]["split_cos_global"]
+    rows = {(row["measure"], row["second"]): row for row in found["comparisons"]}
+    apart = rows["split_cos_global", "high_kl"]
+    assert apart["difference"] > 0.4
+    assert apart["bound"] == 0
+    assert apart["p_types_naive"] < 0.01
+    assert not any("no gradient sums" in note for note in result.notes)
+    few = attribute(path, rocks=(0, 1, 2))
+    skipped = few.geometry["comparisons"][0]["skipped"]
+    assert skipped.startswith("rocks has 3 types with sums")
+    assert "p_types_naive" not in few.geometry["comparisons"][0]
+
+
+def test_sketches_refuse_what_they_cannot_tell(tmp_path: Path) -> None:
+    rows = gradient_rows(width=1_000, dims=256)
+    with LogWriter(tmp_path / "other", run={"vocab_size": 1_000}, columns=["grad_norm"]) as writer:
+        held = frame(1)
+        for step, part in held.groupby("step"):
+            writer.write(part, table="fixed")
+            writer.finish_step(int(step), "fixed")
+        writer.write(rows, table="gradients")
+        writer.finish_step(10, "gradients")
+    found = attribute(tmp_path / "other", rocks=tuple(range(6)), group_size=6).geometry
+    assert (found["exact"], found["sketch_dims"]) == (False, 256)
+    refused = [row for row in found["comparisons"] if row.get("reason")]
+    assert refused
+    for row in refused:
+        assert row["difference"] is None
+        assert "not distinguishable" in row["reason"] or "null" in row["reason"]
+
+
+def test_gradients_of_another_vocabulary(tmp_path: Path) -> None:
+    path = write(tmp_path / "log", frame(1), ranks=1, gradients=gradient_rows(width=60))
+    code, printed, said = run(path)
+    assert (code, printed) == (1, "")
+    assert "column vocab_size: 60 is not the log's 50 (run.json)" in said
+    assert said.count("\n") == 1
 
 
 # Groups.

@@ -78,14 +78,15 @@ class PromptBootstrap:
         if len(batch["token_id"]) == 0:
             return
         self._floor.update(batch)
-        prompt_P, place_N = np.unique(batch["prompt"], return_inverse=True)
+        prompt_P, place_N = _places_of_prompts(batch)
         width = len(self.types) + 1
         key_N = place_N * np.int64(width) + self._places(batch["token_id"])
-        key_E, pair_N = np.unique(key_N, return_inverse=True)
-        sum_EM = np.stack(
-            [np.bincount(pair_N, self._values(batch, name)) for name in self.quantities], axis=1
-        )
-        self._add(prompt_P, key_E // width, key_E % width, sum_EM)
+        key_E, pair_N = _numbered(key_N, len(prompt_P) * width)
+        sums = [
+            np.bincount(pair_N, self._values(batch, name), minlength=len(key_E))
+            for name in self.quantities
+        ]
+        self._add(prompt_P, key_E // width, key_E % width, np.stack(sums, axis=1))
 
     def _places(self, token_N: Array) -> Array:
         """Index of each row's type; that of all others where it is not told apart."""
@@ -122,6 +123,25 @@ class PromptBootstrap:
         length = int(self.types.max(initial=0)) + 1
         enough: Array = self._floor.result(length)[self.types] >= MIN_PROMPTS
         return enough
+
+
+def _places_of_prompts(batch: Batch) -> tuple[Array, Array]:
+    """Distinct prompts of a batch of whole sequences, ascending, and the place of each row's."""
+    sequence_N = batch["sequence_id"]
+    starts = np.flatnonzero(np.concatenate(([True], sequence_N[1:] != sequence_N[:-1])))
+    prompt_P, place_S = np.unique(batch["prompt"][starts], return_inverse=True)
+    return prompt_P, np.repeat(place_S, np.diff(np.append(starts, len(sequence_N))))
+
+
+def _numbered(key_N: Array, limit: int) -> tuple[Array, Array]:
+    """Distinct keys, ascending, and the number of each row's; without sorting where few can be."""
+    if limit > max(1 << 16, 8 * len(key_N)):
+        key_E, pair_N = np.unique(key_N, return_inverse=True)
+        return key_E, pair_N
+    seen = np.zeros(limit, dtype=bool)
+    seen[key_N] = True
+    number = np.cumsum(seen) - 1
+    return np.flatnonzero(seen), number[key_N]
 
 
 def interval(values_B: Array, level: float = 0.95) -> tuple[float | None, float | None, int]:
