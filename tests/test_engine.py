@@ -21,6 +21,7 @@ from rocktok.engine.info import gather
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
 from rocktok.log import LogWriter, tasks
+from tests.gradient_logs import frame, write
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand
 
 distributed = pytest.importorskip("distributed")
@@ -229,6 +230,16 @@ def test_large_prototypes_go_to_a_cluster_once(
 ) -> None:
     monkeypatch.setattr(passes, "SMALL_BYTES", 0)
     assert answer(log, Engine(dask=str(cluster.file))) == answer(log, Engine(1))
+
+
+def test_attribute_on_a_cluster_gives_the_same_bytes(tmp_path: Path, cluster: Cluster) -> None:
+    path = write(tmp_path / "log", frame(1))
+
+    def answer_of(engine: Engine) -> str:
+        with engine:
+            return rocktok.attribute(rocktok.open(path), engine=engine, replicates=100).to_json()
+
+    assert answer_of(Engine(dask=str(cluster.file))) == answer_of(Engine(1))
 
 
 def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
