@@ -63,10 +63,13 @@ class TypeSums:
         # Two columns to a loop, a table each: rows, then sum and sum of squares of each column.
         self._pairs = [columns[i : i + 2] for i in range(0, len(columns), 2)]
         self._tables: list[Array] = [np.zeros((0, 1 + 2 * len(pair))) for pair in self._pairs]
+        # Of a partial result that came from a worker: the ids of its rows.
+        self._seen: Array | None = None
 
     @property
     def count_V(self) -> Array:
         """int64, indexed by token id, as long as the largest id seen needs, or longer."""
+        self._spread()
         return self._tables[0][:, 0].astype(np.int64)
 
     @property
@@ -80,6 +83,7 @@ class TypeSums:
         return self._named(2)
 
     def _named(self, first: int) -> dict[str, Array]:
+        self._spread()
         pairs = zip(self._pairs, self._tables, strict=True)
         return {
             name: table_VS[:, first + 2 * i]
@@ -99,11 +103,16 @@ class TypeSums:
 
     def merge(self, other: Self) -> None:
         """Add another's counts and sums."""
-        self._reach(len(other._tables[0]))
+        seen = other._seen
+        self._reach(len(other._tables[0]) if seen is None else int(seen.max(initial=-1)) + 1)
         for ours, theirs in zip(self._tables, other._tables, strict=True):
-            ours[: len(theirs)] += theirs
+            if seen is None:
+                ours[: len(theirs)] += theirs
+            else:
+                ours[seen] += theirs
 
     def _reach(self, length: int) -> None:
+        self._spread()
         if length > len(self._tables[0]):
             # Powers of two: seldom, however the ids come.
             length = 1 << (length - 1).bit_length()
@@ -111,18 +120,20 @@ class TypeSums:
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the types seen: a worker's partial of 150,000 types would be 6 MB otherwise."""
+        self._spread()
         seen = np.flatnonzero(self._tables[0][:, 0])
-        tables = [table_VS[seen] for table_VS in self._tables]
-        return {**self.__dict__, "_tables": tables, "seen": seen, "length": len(self._tables[0])}
+        return {**self.__dict__, "_tables": [table_VS[seen] for table_VS in self._tables],
+                "_seen": seen}  # fmt: skip
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        seen, length = state.pop("seen"), state.pop("length")
-        self.__dict__.update(state)
-        self._tables = []
-        for held in state["_tables"]:
-            table_VS = np.zeros((length, held.shape[1]))
-            table_VS[seen] = held
-            self._tables.append(table_VS)
+    def _spread(self) -> None:
+        """Rows in their places by token id."""
+        if self._seen is None:
+            return
+        seen, held, self._seen = self._seen, self._tables, None
+        self._tables = [np.zeros((0, table.shape[1])) for table in held]
+        self._reach(int(seen.max(initial=-1)) + 1)
+        for table_VS, rows in zip(self._tables, held, strict=True):
+            table_VS[seen] = rows
 
 
 def _longer(table_VS: Array, length: int) -> Array:
