@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import overload
 
 import torch
 from torch import Tensor
 
-from rocktok.hooks import tiles
+from rocktok.hooks import fused, tiles
 from rocktok.hooks.sinks import Delivery, GradientSink
 
 COLUMNS = (
@@ -28,6 +29,9 @@ COLUMNS = (
     "grad_norm",
     "head_grad_norm",
 )
+
+# What gives the columns of the rows from one number up to another, in parts.
+Tile = Callable[[tiles.Block, tiles.Positions, Tensor, int, int], list[dict[str, Tensor]]]
 
 
 @torch.no_grad()
@@ -100,7 +104,9 @@ def token_statistics(
     loss and gradient norms infinite; NaN gives NaN in its own row only.
 
     Memory beyond inputs, result and O(N) indices stays under two tiles of 512 rows of V float32,
-    given H ≤ V / 6; with logits on the CPU it is a few rows. DTensors are gathered whole, once.
+    given H ≤ V / 6; with logits on the CPU it is a few rows. On an accelerator with Triton, one
+    kernel computes it all, which copies no logits; if it cannot be built, a RocktokWarning says so
+    and PyTorch's own operations give the same. DTensors are gathered whole, once.
 
     Source: the loss is the per-position reverse KL of arXiv 2605.09253, exact rather than sampled;
     the gradient norms, and how it is all summed, are ours.
@@ -152,16 +158,7 @@ def _all_blocks(
     block: tiles.Block, positions: tiles.Positions, token_N: Tensor, sink: GradientSink | None
 ) -> dict[str, Tensor]:
     """Every column of every scored position."""
-    deliver = None if sink is None else Delivery(sink, range(len(positions)))
-    result = _blocks(block, positions, token_N, deliver)
-    # One question for all rows: asking block by block would make an accelerator wait each time.
-    odd_M = (~result["loss"].isfinite()).nonzero().squeeze(1)
-    if len(odd_M):
-        careful = replace(block, excluded=True)
-        deliver = None if sink is None else Delivery(sink, odd_M.tolist())
-        again = _blocks(careful, positions.subset(odd_M), token_N[odd_M], deliver)
-        for name in {"loss", "student_entropy", "teacher_entropy", "grad_norm"} & result.keys():
-            result[name][odd_M] = again[name]
+    result = _rows(block, positions, token_N, sink)
     if "head_grad_norm" in block.columns:
         result["head_grad_norm"] = result["grad_norm"] * _hidden_norms(block.student, positions)
     if sink is not None:
@@ -169,8 +166,33 @@ def _all_blocks(
     return result
 
 
+def _rows(
+    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, sink: GradientSink | None
+) -> dict[str, Tensor]:
+    """Every column that the logits give, by the kernel where there is one, else by the tiles.
+
+    The kernel keeps no gradients: a sink asks for the tiles.
+    """
+    if sink is None and fused.usable(block.student, block.teacher):
+        try:
+            return _blocks(fused.tile, block, positions, token_N)
+        except fused.KernelError as error:
+            fused.give_up(error)
+    deliver = None if sink is None else Delivery(sink, range(len(positions)))
+    result = _blocks(partial(_tile, deliver), block, positions, token_N)
+    # One question for all rows: asking block by block would make an accelerator wait each time.
+    odd_M = (~result["loss"].isfinite()).nonzero().squeeze(1)
+    if len(odd_M):
+        careful = replace(block, excluded=True)
+        deliver = None if sink is None else Delivery(sink, odd_M.tolist())
+        again = _blocks(partial(_tile, deliver), careful, positions.subset(odd_M), token_N[odd_M])
+        for name in {"loss", "student_entropy", "teacher_entropy", "grad_norm"} & result.keys():
+            result[name][odd_M] = again[name]
+    return result
+
+
 def _blocks(
-    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, deliver: Delivery | None
+    tile: Tile, block: tiles.Block, positions: tiles.Positions, token_N: Tensor
 ) -> dict[str, Tensor]:
     """One pass over the positions, in tiles that are projected and blocks that are computed."""
     count = len(positions)
@@ -178,15 +200,15 @@ def _blocks(
     step = tiles.PROJECTED_ROWS if projected else max(1, count)
     parts: list[dict[str, Tensor]] = []
     for start in range(0, max(1, count), step):
-        parts += _tile(block, positions, token_N, deliver, start, min(start + step, count))
+        parts += tile(block, positions, token_N, start, min(start + step, count))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _tile(
+    deliver: Delivery | None,
     block: tiles.Block,
     positions: tiles.Positions,
     token_N: Tensor,
-    deliver: Delivery | None,
     start: int,
     stop: int,
 ) -> list[dict[str, Tensor]]:

@@ -120,9 +120,13 @@ class Model:
         """
         if self.head_VH is None:
             return lambda first, last, out_NV: positions.load(self._source, first, last, out_NV)
-        rows_NH = positions.take(self._source, start, stop)
-        logits_NV = project(rows_NH, self.head_VH, self.bias_V)
+        logits_NV = self.project(positions, start, stop)
         return lambda first, last, _: logits_NV[first - start : last - start]
+
+    def project(self, positions: Positions, start: int, stop: int) -> Tensor:
+        """Raw logits (N, V) of rows start:stop, in float32, of a model given with its head."""
+        assert self.head_VH is not None
+        return project(positions.take(self._source, start, stop), self.head_VH, self.bias_V)
 
     def final_logits(self, raw_NV: Tensor, temperature: float, out_NV: Tensor) -> Tensor:
         """Float32 logits at the loss temperature: `out`, or the raw ones where they are that."""

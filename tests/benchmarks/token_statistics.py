@@ -1,6 +1,7 @@
 """What token statistics cost beside the plain loss, as ratios in one run.
 
     python tests/benchmarks/token_statistics.py [--rows 512] [--vocabulary 151936] [--threads 2]
+    python tests/benchmarks/token_statistics.py --device cuda [--rows 4096] [--dtype bfloat16]
 
 Three ratios, each the median over interleaved pairs (plain, ours, plain, ours, ...):
 
@@ -10,11 +11,17 @@ Three ratios, each the median over interleaved pairs (plain, ours, plain, ours, 
 - hidden: every column from hidden states and heads, against projecting both and the plain KL.
 
 and the growth of the process's peak memory over each first call, against the promised bound.
+
+On CUDA, every column from logits against the same plain loss, in float32 and in the logits' dtype,
+and against the floor: the time that the card's copy bandwidth needs for the bytes of both models'
+logits, once and twice (the kernel reads them twice). All of it in interleaved rounds. And what the
+kernel gave, on some rows, against float64 on the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import platform
 import resource
 import statistics
@@ -24,10 +31,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rocktok.hooks import fused
 from rocktok.hooks.statistics import token_statistics
-from rocktok.hooks.tiles import TILE_ROWS
+from rocktok.hooks.tiles import TILE_ROWS, Model
 
 MIB = 1 << 20
+GIB = 1 << 30
 
 
 @torch.no_grad()
@@ -68,16 +77,123 @@ def extra_memory(name: str, call: Callable[[], object], vocabulary: int) -> None
     print(f"{name:8} extra memory {growth / MIB:.0f} MiB of {bound / MIB:.0f} MiB promised")
 
 
+def card_seconds(call: Callable[[], object]) -> float:
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / 1000
+
+
+def errors(student_NV: Tensor, teacher_NV: Tensor, got: dict[str, Tensor], rows: int) -> str:
+    """The largest relative errors of the first rows' losses and norms, against float64."""
+    logp_NV, logq_NV = (
+        torch.log_softmax(logits_NV[:rows].cpu().double(), -1)
+        for logits_NV in (student_NV, teacher_NV)
+    )
+    ratio_NV = logp_NV - logq_NV
+    loss_N = (logp_NV.exp() * ratio_NV).sum(-1)
+    expected = {
+        "loss": loss_N,
+        "grad_norm": (logp_NV.exp() * (ratio_NV - loss_N.unsqueeze(-1))).norm(dim=-1),
+    }
+    return ", ".join(
+        f"{name} {(got[name][:rows].cpu().double() / values_N - 1).abs().max():.1e}"
+        for name, values_N in expected.items()
+    )
+
+
+def triton_version() -> str:
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def on_card(options: argparse.Namespace) -> None:
+    """Print the times and ratios of the kernel, the plain loss and the floor."""
+    dtype = getattr(torch, options.dtype)
+    major, minor = torch.cuda.get_device_capability()
+    print(
+        f"{torch.cuda.get_device_name()} (sm_{major}{minor}), CUDA {torch.version.cuda}, torch "
+        f"{torch.__version__}, triton {triton_version()}; rows {options.rows}, vocabulary "
+        f"{options.vocabulary}, {options.dtype}, seed 0, {options.repetitions} rounds"
+    )
+    torch.manual_seed(0)
+    shape = options.rows, options.vocabulary
+    student = torch.empty(shape, dtype=dtype, device="cuda").normal_(0, 3)
+    # Near the student, as a teacher is: the log-ratios then take both ways through the kernel.
+    teacher = torch.empty(shape, dtype=dtype, device="cuda").normal_(0, 0.3).add_(student)
+    token_ids = torch.randint(options.vocabulary, shape[:1], device="cuda")
+    source = torch.empty(GIB, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+
+    def ours() -> dict[str, Tensor]:
+        return token_statistics(token_ids=token_ids, student_logits=student, teacher_logits=teacher)
+
+    calls: dict[str, Callable[[], object]] = {
+        "copy": lambda: target.copy_(source),
+        "ours": ours,
+        "plain float32": lambda: plain_loss(student.float(), teacher.float()),
+        f"plain {options.dtype}": lambda: plain_loss(student, teacher),
+    }
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    got = ours()
+    extra = torch.cuda.max_memory_allocated() - before
+    # Said after the first call, which is when a kernel that cannot be built is given up.
+    model = Model(student, None, None, None, 1.0, None)
+    print("by the Triton kernel" if fused.usable(model) else "by the tiles, NOT by the kernel")
+    print(f"ours: extra memory {extra / MIB:.1f} MiB; largest relative errors of 8 rows: ", end="")
+    print(errors(student, teacher, got, 8))
+    for name in list(calls):
+        try:
+            calls[name]()
+        except torch.OutOfMemoryError:
+            print(f"{name}: does not fit this card")
+            del calls[name]
+    rounds = [
+        {name: card_seconds(call) for name, call in calls.items()}
+        for _ in range(options.repetitions)
+    ]
+    times = {name: statistics.median(times[name] for times in rounds) for name in calls}
+    bandwidth = 2 * GIB / times["copy"]
+    once = 2 * student.numel() * student.element_size() / bandwidth
+    print(f"copy bandwidth {bandwidth / 1e9:.0f} GB/s, reads and writes together")
+    print(f"ours {times['ours'] * 1e3:.3f} ms")
+    for count, word in ((1, "once"), (2, "twice")):
+        share = count * once / times["ours"]
+        print(f"floor, logits read {word}: {count * once * 1e3:.3f} ms, {share:.0%} of its speed")
+    for name in [name for name in calls if name.startswith("plain")]:
+        ratios = sorted(times["ours"] / times[name] for times in rounds)
+        print(
+            f"{name} {times[name] * 1e3:.3f} ms; ours / plain {statistics.median(ratios):.2f} "
+            f"(min {ratios[0]:.2f}, max {ratios[-1]:.2f})"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rows", type=int, help="default 512, on CUDA 4096")
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--hidden", type=int, default=1024)
-    parser.add_argument("--dtype", default="float32", help="of logits, hidden states and heads")
+    parser.add_argument(
+        "--dtype", help="of logits, hidden states and heads; default float32, on CUDA bfloat16"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--only", nargs="+", default=["logits", "loss", "hidden"])
     options = parser.parse_args()
+    cuda = options.device == "cuda"
+    options.rows = options.rows or (4096 if cuda else 512)
+    options.dtype = options.dtype or ("bfloat16" if cuda else "float32")
+    if cuda:
+        if not torch.cuda.is_available():
+            parser.error("there is no CUDA device here")
+        on_card(options)
+        return
     torch.set_num_threads(options.threads)
     print(
         f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, "
