@@ -229,6 +229,16 @@ def test_minus_infinity() -> None:
     assert got["student_entropy"][4].item() == pytest.approx(-(p * p.log()).sum().item())
 
 
+@pytest.mark.parametrize("low", [-math.inf, torch.finfo(torch.float32).min, -1e30, -1e9, -1e4])
+def test_tokens_that_both_models_mask_count_for_nothing(low: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    student, teacher = (torch.randn(4, 900, generator=generator) * 3 for _ in range(2))
+    tokens = torch.tensor([500, 600, 700, 800])
+    expected = reference(student[:, 300:], teacher[:, 300:], tokens - 300)
+    student[:, :300] = teacher[:, :300] = low
+    assert_close(from_logits(student, teacher, tokens), expected)
+
+
 def test_an_underflowing_student_probability_is_not_zero() -> None:
     student, teacher = torch.tensor([[0.0, -300.0]]), torch.tensor([[0.0, -INF]])
     assert from_logits(student, teacher, torch.tensor([0]))["loss"].item() == INF

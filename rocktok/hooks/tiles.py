@@ -42,6 +42,8 @@ CUDA_CHUNK_ELEMENTS = 1 << 24
 # that stays clear of float32's slow denormals, and the ratio of two of its overflow. The whole tail
 # that it changes adds less than 1e-18 nats.
 FLOOR = -60.0
+# A finite logit this low is a mask: what FLOOR puts in the place of its exp() would count.
+MASK = -1e15
 # How far below its row's largest an excluded logit is put, so that FLOOR takes it.
 EXCLUDED = 200.0
 
@@ -188,16 +190,20 @@ class Block:
             student_NV, teacher_NV, infinite_N = _without_excluded(student_NV, teacher_NV)
         # Logits from here on count from their row's largest: exp() of one is at most 1.
         teacher_NV = torch.sub(teacher_NV, teacher_NV.amax(-1, keepdim=True), out=space[1])
+        masked = bool(teacher_NV.amin() < MASK) if teacher_NV.numel() else False
         weight_NV = torch.clamp_min(teacher_NV, FLOOR, out=space[2]).exp_()
         sum_q_N = weight_NV.sum(-1)
         if "teacher_entropy" in self.columns:
-            result["teacher_entropy"] = _entropy(weight_NV.mul_(teacher_NV), sum_q_N)
+            known_NV = teacher_NV.clamp_min(FLOOR) if masked else teacher_NV
+            result["teacher_entropy"] = _entropy(weight_NV.mul_(known_NV), sum_q_N)
         student_NV = torch.sub(student_NV, student_NV.amax(-1, keepdim=True), out=space[0])
         result["student_logprob"] = _gather(student_NV, token_N)
+        result["teacher_logprob"] = _gather(teacher_NV, token_N) - sum_q_N.log()
+        if masked:
+            _floor_where_both_are_low(student_NV, teacher_NV)
         weight_NV = torch.exp(student_NV.clamp_min_(FLOOR), out=space[2])
         sum_p_N = weight_NV.sum(-1)
         result["student_logprob"] -= sum_p_N.log()
-        result["teacher_logprob"] = _gather(teacher_NV, token_N) - sum_q_N.log()
         result["log_ratio"] = result["student_logprob"] - result["teacher_logprob"]
         shift_N1 = (sum_p_N.log() - sum_q_N.log()).unsqueeze(1)
         excess_NV = teacher_NV.sub_(student_NV).add_(shift_N1)  # log q - log p
@@ -220,6 +226,12 @@ class Block:
             _clear(descent_NV, ~result["loss"].isfinite())
             take(descent_NV)
         return result
+
+
+def _floor_where_both_are_low(student_NV: Tensor, teacher_NV: Tensor) -> None:
+    """Of tokens that both models mask with some -1e30, exp(FLOOR) · 1e30 nats would remain."""
+    low_NV = (student_NV < FLOOR) & (teacher_NV < FLOOR) & teacher_NV.isfinite()
+    teacher_NV.masked_fill_(low_NV, FLOOR)
 
 
 def _gather(values_NV: Tensor, token_N: Tensor) -> Tensor:
