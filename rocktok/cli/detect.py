@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rocktok.cli import options
+from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
     from rocktok.analyse.results import DetectResult
+    from rocktok.engine.passes import Engine
+    from rocktok.log import Log
 
 
 class NumberOr(click.ParamType[float | str]):
@@ -35,7 +37,6 @@ def _choice(*words: str) -> click.Choice[str]:
 
 
 @click.command("detect")
-@options.log_argument
 @click.option("--pre", type=int, metavar="STEP", help="Earlier step. Default: first complete one.")
 @click.option("--post", type=int, metavar="STEP", help="Later step. Default: last complete one.")
 @click.option(
@@ -102,22 +103,8 @@ def _choice(*words: str) -> click.Choice[str]:
 )
 @click.option("--exact", is_flag=True, help="Judge every context, whatever it takes.")
 @click.option("--all", "all_types", is_flag=True, help="Every type seen, not only the rocks.")
-@options.seed_option
-@options.engine_options
-@options.output_options(*options.FORMATS)
-@options.allow_missing_option
-def detect_command(
-    log: str,
-    format_: str | None,
-    output: Path | None,
-    force: bool,
-    quiet: bool,
-    allow_missing: bool,
-    jobs: int | None,
-    dask: str | None,
-    embeddings: Path | None,
-    **parameters: Any,
-) -> None:
+@job_options
+def detect_command(job: Job, embeddings: Path | None, **parameters: Any) -> None:
     """Find the tokens of LOG whose loss persists in recurring contexts.
 
     Ranks token types by context Rock Score: the loss a type carries, times the share of its
@@ -125,24 +112,12 @@ def detect_command(
     """
     from rocktok.engine.detect import detect
 
-    chosen = options.chosen_format(format_, output)
-    options.check_output(output, force=force)
     matrix = _load_embeddings(embeddings) if embeddings is not None else None
-    opened = options.open_named(log, allow_missing=allow_missing)
-    with options.engine(jobs, dask, quiet=quiet) as engine:
-        result = detect(opened, embeddings=matrix, engine=engine, **parameters)
-    options.deliver(_render(result, chosen), output, force=force)
-    options.notes(result.notes, quiet=quiet)
 
+    def analyse(log: Log, engine: Engine) -> DetectResult:
+        return detect(log, embeddings=matrix, engine=engine, **parameters)
 
-def _render(result: DetectResult, format_: str) -> bytes | str:
-    if format_ == "json":
-        return result.to_json()
-    from rocktok.report import detect as report
-
-    if format_ in ("csv", "parquet"):
-        return report.encode_detect(result, "csv" if format_ == "csv" else "parquet")
-    return report.render_detect(result)
+    job.run("detect", analyse)
 
 
 def _load_embeddings(path: Path) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rocktok.analyse.attribute import AttributeResult
-from rocktok.report.encode import Form, encode
+from rocktok.report.encode import Form, encode_rows
 from rocktok.report.text import Field, count, number, percent, render_table, token
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ _MEASURES = {
 _MARKS = {"rocks": "R", "high_kl": "h", "random": "r", "control": "c"}
 
 
-def render_attribute(result: AttributeResult) -> str:
+def render(result: AttributeResult) -> str:
     """Summary, groups, contrasts, directions, tokens."""
     log, step = result.log, result.log["step"]
     parts = [
@@ -161,7 +161,7 @@ def _geometry(found: Row) -> list[str]:
     ]
 
 
-def encode_attribute(result: AttributeResult, form: Form) -> bytes:
+def encode(result: AttributeResult, form: Form) -> bytes:
     """The tokens, with all columns."""
     columns = list(result.tokens[0])
-    return encode(result.tokens, columns, {"token_id", "frequency"}, form)
+    return encode_rows(result.tokens, columns, {"token_id", "frequency"}, form)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rocktok.analyse.results import DetectResult
-from rocktok.report.encode import Form, encode
+from rocktok.report.encode import Form, encode_rows
 from rocktok.report.text import Field, count, number, percent, render_table, token
 
 Row = dict[str, Any]
@@ -45,7 +45,7 @@ _MARKS = {
 }
 
 
-def render_detect(result: DetectResult) -> str:
+def render(result: DetectResult) -> str:
     """Summary, table, and what the marks mean."""
     parts = [*_summary(result), ""]
     if not result.tokens:
@@ -126,8 +126,8 @@ def _plain_cells(row: Row) -> Sequence[str]:
     )
 
 
-def encode_detect(result: DetectResult, form: Form) -> bytes:
+def encode(result: DetectResult, form: Form) -> bytes:
     """All columns of `DetectResult.table`."""
     from rocktok.analyse.results import COLUMNS, INTEGERS
 
-    return encode(result.tokens, COLUMNS, INTEGERS, form)
+    return encode_rows(result.tokens, COLUMNS, INTEGERS, form)

@@ -12,7 +12,7 @@ _TEXT = {"token", "flags", "groups"}
 _LOGICAL = {"is_rock"}
 
 
-def encode(
+def encode_rows(
     rows: Sequence[dict[str, Any]], columns: Sequence[str], integers: Collection[str], form: Form
 ) -> bytes:
     """Rows with those columns: text, true or false, `integers`, else float64; lists by commas."""
