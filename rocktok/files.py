@@ -172,26 +172,43 @@ def replace_file(path: Path, data: bytes) -> None:
     _sync_directory(path.parent)
 
 
-def load_rocks(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """Token ids of the rocks in a JSON file of `rocktok detect`, ascending.
+_WANTED = "give what `rocktok detect LOG --format json -o FILE` writes"
 
-    Raises `LogError` for a file that cannot be read, is none of `detect`'s, or holds no rocks.
+
+def load_detect(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a JSON file of `rocktok detect`; only its schema is checked.
+
+    Raises `LogError` for a file that cannot be read, or is none of `detect`'s.
     """
-    remedy = "give what `rocktok detect LOG --format json -o FILE` writes"
     try:
         content = json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise LogError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+        raise LogError(f"{path}: cannot be read ({error.strerror}); {_WANTED}") from error
     except ValueError as error:
-        raise LogError(f"{path}: is no JSON ({error}); {remedy}") from error
+        raise LogError(f"{path}: is no JSON ({error}); {_WANTED}") from error
+    known = isinstance(content, dict) and str(content.get("schema")).startswith("rocktok.detect/")
+    if not known:
+        raise not_of_detect(path)
+    return dict(content)
+
+
+def not_of_detect(path: str | os.PathLike[str]) -> LogError:
+    """The error for a file that is not what `rocktok detect` writes."""
+    return LogError(f"{path}: is no result of `rocktok detect`; {_WANTED}")
+
+
+def load_rocks(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Token ids of the rocks in a JSON file of `rocktok detect`, ascending.
+
+    Raises `LogError` as `load_detect`, and for a file without rocks.
+    """
+    content = load_detect(path)
     try:
-        if not str(content["schema"]).startswith("rocktok.detect/"):
-            raise KeyError("schema")
         rocks = {int(row["token_id"]) for row in content["tokens"] if row["is_rock"]}
     except (KeyError, TypeError, ValueError) as error:
-        raise LogError(f"{path}: is no result of `rocktok detect`; {remedy}") from error
+        raise not_of_detect(path) from error
     if not rocks:
-        raise LogError(f"{path}: holds no rocks; {remedy}")
+        raise LogError(f"{path}: holds no rocks; {_WANTED}")
     return tuple(sorted(rocks))
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--replicates", type=int, default=1000, show_default=True, help="Of the bootstrap over prompts."
 )
-@job_options
+@job_options()
 def attribute_command(job: Job, rocks: Path | None, **parameters: Any) -> None:
     """Say which tokens of LOG take the gradient, and whether rocks take more than their share.
 

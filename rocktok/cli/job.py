@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a command over LOG, with the options that all analyses share."""
+    """One run of a command, with the options that all analyses share. `log`: LOG, if it has one."""
 
-    log: str
+    log: str | None
     format_: str | None
     output: Path | None
     force: bool
@@ -30,15 +30,24 @@ class Job:
     dask: str | None
 
     def run(self, name: str, analyse: Callable[[Log, Engine], Any]) -> None:
-        """Analyse the log, and deliver the result as `rocktok.report.<name>` renders it.
+        """Analyse LOG, and deliver the result."""
+        log = self.log
+        assert log is not None
+        self.perform(name, lambda engine: analyse(self.open(log), engine))
+
+    def open(self, log: str) -> Log:
+        """Open a log as the options say."""
+        return options.open_named(log, allow_missing=self.allow_missing)
+
+    def perform(self, name: str, analyse: Callable[[Engine], Any]) -> None:
+        """Analyse, and deliver the result as `rocktok.report.<name>` renders it.
 
         What would be refused at the end is refused before anything is read.
         """
         chosen = options.chosen_format(self.format_, self.output)
         options.check_output(self.output, force=self.force)
-        opened = options.open_named(self.log, allow_missing=self.allow_missing)
         with options.engine(self.jobs, self.dask, quiet=self.quiet) as engine:
-            result = analyse(opened, engine)
+            result = analyse(engine)
         options.deliver(_render(name, result, chosen), self.output, force=self.force)
         options.notes(result.notes, quiet=self.quiet)
 
@@ -53,20 +62,23 @@ def _render(name: str, result: Any, format_: str) -> bytes | str:
     return rendered
 
 
-def job_options(function: Callable[..., None]) -> Callable[..., None]:
-    """LOG, --seed, --jobs, --dask, --format and their like; the command is given a `Job`."""
+def job_options(*, log: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """LOG (where there is one), --seed, --jobs, --dask, --format and their like, as a `Job`."""
 
-    @wraps(function)
-    def command(**given: Any) -> None:
-        shared = {name: given.pop(name) for name in Job.__dataclass_fields__}
-        function(Job(**shared), **given)
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def command(**given: Any) -> None:
+            shared = {name: given.pop(name, None) for name in Job.__dataclass_fields__}
+            function(Job(**shared), **given)
 
-    for decorate in (
-        options.allow_missing_option,
-        options.output_options(*options.FORMATS),
-        options.engine_options,
-        options.seed_option,
-        options.log_argument,
-    ):
-        command = decorate(command)
-    return command
+        for option in (
+            options.allow_missing_option,
+            options.output_options(*options.FORMATS),
+            options.engine_options,
+            options.seed_option,
+            *((options.log_argument,) if log else ()),
+        ):
+            command = option(command)
+        return command
+
+    return decorate

@@ -42,6 +42,7 @@ def detect(
     embeddings: Array | None = None,
     engine: Engine | None = None,
     half: int | None = None,
+    only: Array | None = None,
     **options: Any,
 ) -> DetectResult:
     """Find the tokens whose loss persists in recurring contexts.
@@ -52,6 +53,7 @@ def detect(
         engine: what makes the passes; default: threads on the cores this process may use.
         half: look at this half of the prompts alone (0 or 1; `rocktok.hashing.halves` with the
             option `seed`): what is found there can be tested on the other.
+        only: ascending ids (int64) of the sequences to look at.
         options: fields of `rocktok.analyse.detect.DetectParams`.
 
     Returns:
@@ -72,7 +74,7 @@ def detect(
             "embeddings: similarity 'embedding' and an embedding matrix go together",
             parameter="embeddings",
         )
-    return _Run(log, params, embeddings, engine or Engine(), half).result()
+    return _Run(log, params, embeddings, engine or Engine(), half, only).result()
 
 
 class _Run:
@@ -85,6 +87,7 @@ class _Run:
         embeddings: Array | None,
         engine: Engine,
         half: int | None,
+        only: Array | None,
     ) -> None:
         self.log, self.params, self.embeddings, self.engine = log, params, embeddings, engine
         self.choice = choose_steps(log, params)
@@ -92,7 +95,10 @@ class _Run:
         self.means = tuple(name for name, column in DERIVABLE.items() if column in present)
         choice = self.choice
         prompts = load_prompts(log)
-        self.source = Source(log, choice.table, choice.pre, choice.post, prompts, half, params.seed)
+        self.source = Source(
+            log, choice.table, choice.pre, choice.post, prompts, half, params.seed, only
+        )
+        self.passes_before = engine.passes
         self.unpaired: int | None = None
         self.prompts: dict[int, int] = {}
 
@@ -112,14 +118,14 @@ class _Run:
         density = self._density(types, order[is_rock], thresholds)
         self._add_rollout(types)
         return make_result(
-            log=self.log.identity(),
+            log={**self.log.identity(), "vocab": self.log.vocab.identity},
             source={
                 "table": self.choice.table,
                 "pre": self.choice.pre,
                 "post": self.choice.post,
                 "no_context": self.choice.no_context,
                 "rollout_step": self.rollout_step,
-                "passes": self.engine.passes,
+                "passes": self.engine.passes - self.passes_before,
             },
             params=self.params,
             notes=self._notes(thresholds, sizes.rows),

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rocktok.analyse.accumulate import LARGE
 from rocktok.hashing import halves
@@ -40,7 +41,7 @@ class Source:
     Batches hold what the accumulators of a pass need: columns of the table as they are at post,
     `loss_post` and, with `pre`, `loss_pre` (float32, those within rounding of 0 set to 0),
     `prompt` (uint64), and what follows from these. `half`: only rows whose prompt is in that half
-    (0 or 1), the halves cut by `seed`.
+    (0 or 1), the halves cut by `seed`. `only`: ascending ids of the sequences that count.
     """
 
     log: Log
@@ -50,6 +51,7 @@ class Source:
     prompts: Prompts
     half: int | None = None
     seed: int = 0
+    only: npt.NDArray[np.int64] | None = None
 
     @cached_property
     def rows(self) -> int:
@@ -70,7 +72,12 @@ class Source:
     def for_task(self, task: Task) -> Source:
         """This source with no more in it than the task needs: what is sent to a worker."""
         log = replace(self.log, manifests=[], all_shards={})
-        return replace(self, log=log, prompts=self.prompts.within(task.span.low, task.span.high))
+        low, high = task.span.low, task.span.high
+        only = self.only
+        if only is not None:
+            start = 0 if low is None else int(np.searchsorted(only, low))
+            only = only[start : None if high is None else int(np.searchsorted(only, high))]
+        return replace(self, log=log, prompts=self.prompts.within(low, high), only=only)
 
 
 @dataclass
@@ -98,21 +105,25 @@ class Reading:
                 self.unlisted += prompts.unlisted(batch["sequence_id"])
             if "prompt" in self.needs or self.source.half is not None:
                 batch["prompt"] = prompts.of(batch["sequence_id"])
-            yield self._with_derived(self._of_half(batch))
+            yield self._with_derived(self._selected(batch))
 
-    def _of_half(self, batch: Rows) -> Rows:
-        half = self.source.half
-        if half is None:
-            return batch
-        kept = halves(batch["prompt"], self.source.seed) == half
-        return {name: values[kept] for name, values in batch.items()}
+    def _selected(self, batch: Rows) -> Rows:
+        half, only = self.source.half, self.source.only
+        if half is not None:
+            kept = halves(batch["prompt"], self.source.seed) == half
+            batch = {name: values[kept] for name, values in batch.items()}
+        if only is not None:
+            at = np.minimum(np.searchsorted(only, batch["sequence_id"]), max(0, len(only) - 1))
+            kept = only[at] == batch["sequence_id"] if len(only) else np.zeros(len(at), dtype=bool)
+            batch = {name: values[kept] for name, values in batch.items()}
+        return batch
 
     def _stored(self) -> list[str]:
         """Columns to read, by their names in the table (loss is that at post)."""
         found = set()
         for name in self.needs:
             found |= set(_DERIVED.get(name, (name,)))
-        if "prompt" in found or self.source.half is not None:
+        if "prompt" in found or self.source.half is not None or self.source.only is not None:
             found.add("sequence_id")
         if "sequence_id" in found:
             # With the step, duplicates between shards are found.

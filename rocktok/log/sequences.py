@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from rocktok import schema
-from rocktok.errors import DataError
+from rocktok.errors import DataError, LogError
 from rocktok.hashing import prompt_hash
 from rocktok.log.checks import Where, check_values, numpy_view, to_numpy
 
@@ -77,6 +77,34 @@ def cast_sequences(rows: Any, where: Where) -> Any:
                 f"{field.type} ({str(error).splitlines()[0]})"
             ) from error
     return rows.select(wanted.names).cast(wanted)
+
+
+def load_domains(log: Log) -> dict[str, Array]:
+    """Domain → ascending ids (int64) of its sequences; those without a domain are left out.
+
+    Raises `LogError` if no sequence has one.
+    """
+    found: dict[str, list[Array]] = {}
+    for shard in log.shards("sequences"):
+        opened = log.open(shard, schema.required_names("sequences"))
+        if "domain" not in opened.columns:
+            continue
+        limit = log.limit_of(opened.attempt)
+        for group, _ in opened.groups():
+            where = Where(opened.name, group)
+            table = opened.read_group(group, ["sequence_id", "step", "domain"])
+            ids = to_numpy(table["sequence_id"], "sequence_id", where)
+            domains = np.array(table["domain"].cast(pa.string()).to_pylist(), dtype=object)
+            if limit is not None:
+                domains[to_numpy(table["step"], "step", where) >= limit] = None
+            for domain in {d for d in domains.tolist() if d is not None}:
+                found.setdefault(domain, []).append(ids[domains == domain])
+    if not found:
+        raise LogError(
+            f"{log.name}: no sequence has a domain; record it in sequences/ (with TRL: a column "
+            "`domain` of the dataset)"
+        )
+    return {domain: np.sort(np.concatenate(parts)) for domain, parts in sorted(found.items())}
 
 
 def load_prompts(log: Log) -> Prompts:

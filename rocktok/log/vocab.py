@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,16 @@ class Vocab:
 
     def __init__(self, texts: dict[int, str] | None = None) -> None:
         self._texts = texts or {}
+
+    @property
+    def identity(self) -> str | None:
+        """The same for vocabularies with the same texts, and no other; None without texts."""
+        if not self._texts:
+            return None
+        digest = hashlib.blake2b(digest_size=8)
+        for token_id, text in sorted(self._texts.items()):
+            digest.update(f"{token_id}\0{text}\0".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self._texts)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Form = Literal["csv", "parquet"]
 
-_TEXT = {"token", "flags", "groups"}
+_TEXT = {"token", "flags", "groups", "first", "second"}
 _LOGICAL = {"is_rock"}
 
 

@@ -1,0 +1,189 @@
+"""Do runs agree on their rocks: overlap and rank correlation of several lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rocktok.errors import UsageError
+
+Array = npt.NDArray[Any]
+Row = dict[str, Any]
+Key = int | str
+
+SCHEMA = "rocktok.compare/1"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The rocks of one log, best first.
+
+    Attributes:
+        name: of the log or file.
+        vocab: what identifies its vocabulary; None where it has none.
+        tokens: (token id, text, score).
+        ranked_by: "context_rock_score" or, without context, "rock_score".
+        about: table, steps and the like.
+    """
+
+    name: str
+    vocab: str | None
+    tokens: tuple[tuple[int, str, float], ...]
+    ranked_by: str
+    about: Row
+
+    @classmethod
+    def of(cls, name: str, content: Row) -> Ranking:
+        """From what `rocktok detect` writes as JSON."""
+        log = content["log"]
+        by = "rock_score" if log["pre"] is None else "context_rock_score"
+        rocks = sorted((r for r in content["tokens"] if r["is_rock"]), key=lambda r: int(r["rank"]))
+        tokens = tuple((int(r["token_id"]), str(r["token"]), float(r[by])) for r in rocks)
+        about = {key: log[key] for key in ("path", "run_id", "table", "pre", "post")}
+        return cls(name, log.get("vocab"), tokens, by, about)
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """How far lists of rocks agree.
+
+    Attributes:
+        log: what was compared, in the order given.
+        params: every option.
+        matched_by: "token_id" where all vocabularies are one file, else "token".
+        pairs: for each two: rocks, shared, `jaccard`, `spearman`, tokens shared and unique.
+        tokens: the union, those in most lists first, with the rank in each list.
+        notes: what a reader of the numbers must know.
+    """
+
+    log: tuple[Row, ...]
+    params: Row
+    matched_by: str
+    pairs: tuple[Row, ...]
+    tokens: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @cached_property
+    def table(self) -> Any:
+        """The pairs as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.pairs))
+
+    def to_json(self) -> str:
+        """JSON with schema, log, params, matched_by, pairs, tokens, notes."""
+        content = {"schema": SCHEMA, **asdict(self)}
+        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _repr_html_(self) -> str:
+        """The pairs, for notebooks."""
+        return str(self.table.drop(columns=["shared", "only_first", "only_second"]).to_html())
+
+
+def compare(rankings: Sequence[Ranking], params: Row) -> CompareResult:
+    """Overlap and rank correlation of every two lists of rocks.
+
+    Tokens are matched by id where all vocabularies are the same, else by text. The Jaccard index is
+    |A ∩ B| / |A ∪ B|. Spearman's correlation is over the union: tokens that are no rock in one
+    list share the places after its last.
+
+    Raises `UsageError` for fewer than two.
+    """
+    if len(rankings) < 2:
+        raise UsageError("compare needs two or more; give logs, or JSON files of `rocktok detect`")
+    vocabs = {ranking.vocab for ranking in rankings}
+    by_id = len(vocabs) == 1 and None not in vocabs
+    keyed = [_places(ranking, by_id=by_id) for ranking in rankings]
+    names = [ranking.name for ranking in rankings]
+    pairs = [_pair(names[i], keyed[i], names[j], keyed[j]) for i, j in _two(len(names))]
+    return CompareResult(
+        log=tuple({"name": r.name, "ranked_by": r.ranked_by, **r.about} for r in rankings),
+        params=params,
+        matched_by="token_id" if by_id else "token",
+        pairs=tuple(pairs),
+        tokens=tuple(_union(names, keyed)),
+        notes=tuple(_notes(rankings, by_id=by_id)),
+    )
+
+
+def _two(count: int) -> list[tuple[int, int]]:
+    return list(combinations(range(count), 2))
+
+
+@dataclass(frozen=True)
+class _Place:
+    rank: int
+    text: str
+
+
+def _places(ranking: Ranking, *, by_id: bool) -> dict[Key, _Place]:
+    """Rank from 1 of each rock. Of several ids with one text the best counts."""
+    found: dict[Key, _Place] = {}
+    for rank, (token_id, text, _) in enumerate(ranking.tokens, start=1):
+        found.setdefault(token_id if by_id else text, _Place(rank, text))
+    return found
+
+
+def _pair(first: str, ours: dict[Key, _Place], second: str, theirs: dict[Key, _Place]) -> Row:
+    union = list(dict.fromkeys((*ours, *theirs)))
+    shared = [key for key in ours if key in theirs]
+    return {
+        "first": first,
+        "second": second,
+        "rocks_first": len(ours),
+        "rocks_second": len(theirs),
+        "shared_count": len(shared),
+        "jaccard": len(shared) / len(union) if union else None,
+        "spearman": spearman(_ranks(ours, union), _ranks(theirs, union)),
+        "shared": [ours[key].text for key in shared],
+        "only_first": [place.text for key, place in ours.items() if key not in theirs],
+        "only_second": [place.text for key, place in theirs.items() if key not in ours],
+    }
+
+
+def _ranks(places: dict[Key, _Place], union: list[Key]) -> Array:
+    """Ranks over the union; what is no rock shares the last places, at their mean."""
+    absent = sum(key not in places for key in union)
+    last = len(places) + (absent + 1) / 2
+    order = {key: rank for rank, key in enumerate(places, start=1)}
+    return np.array([float(order.get(key, last)) for key in union])
+
+
+def spearman(first_U: Array, second_U: Array) -> float | None:
+    """Correlation of ranks (mid-ranks where tied); None where one side does not vary."""
+    if len(first_U) == 0:
+        return None
+    x, y = first_U - first_U.mean(), second_U - second_U.mean()
+    scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum() / scale) if scale else None
+
+
+def _union(names: list[str], keyed: list[dict[Key, _Place]]) -> list[Row]:
+    rows: list[Row] = []
+    for key in dict.fromkeys(key for places in keyed for key in places):
+        held = [places.get(key) for places in keyed]
+        ranks = [place.rank if place else None for place in held]
+        text = next(place.text for place in held if place)
+        known = [rank for rank in ranks if rank is not None]
+        rows.append({"token": text, "lists": len(known), "best_rank": min(known), "ranks": ranks})
+    return sorted(rows, key=lambda row: (-row["lists"], row["best_rank"], row["token"]))
+
+
+def _notes(rankings: Sequence[Ranking], *, by_id: bool) -> list[str]:
+    notes = []
+    if not by_id:
+        notes.append("the vocabularies are not one file: tokens are matched by their text")
+    if len({ranking.ranked_by for ranking in rankings}) > 1:
+        notes.append(
+            "some lists rank by context Rock Score and some by Rock Score alone: they measure "
+            "different things"
+        )
+    notes += [f"{r.name}: no rocks" for r in rankings if not r.tokens]
+    return notes

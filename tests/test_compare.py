@@ -1,0 +1,190 @@
+"""`compare`: overlap and rank correlation of lists of rocks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rocktok
+from rocktok.analyse.compare import Ranking, compare, spearman
+from rocktok.errors import LogError, UsageError
+from rocktok.log.sequences import load_domains
+from tests.logs import rows, sequence_rows, write_by_hand, write_log
+
+SAMPLE = Path(__file__).parents[1] / "sample_data" / "opd"
+
+
+def ranking(name: str, tokens: str, vocab: str | None = "v", **changes: Any) -> Ranking:
+    """Rocks named by letters, best first; an id is the letter's number."""
+    held = tuple((ord(t), t, float(100 - i)) for i, t in enumerate(tokens))
+    fields = {"ranked_by": "context_rock_score", "about": {}, **changes}
+    return Ranking(name, vocab, held, **fields)
+
+
+def test_by_hand() -> None:
+    found = compare([ranking("one", "abc"), ranking("two", "bad")], {})
+    (pair,) = found.pairs
+    assert found.matched_by == "token_id"
+    assert (pair["shared_count"], pair["jaccard"]) == (2, 0.5)
+    assert (pair["shared"], pair["only_first"], pair["only_second"]) == (["a", "b"], ["c"], ["d"])
+    # Union a b c d: ranks 1 2 3 4 and 2 1 4 3.
+    assert pair["spearman"] == pytest.approx(1 - 6 * 4 / (4 * 15))
+    assert [row["token"] for row in found.tokens] == ["a", "b", "c", "d"]
+    assert [row["ranks"] for row in found.tokens] == [[1, 2], [2, 1], [3, None], [None, 3]]
+    assert found.notes == ()
+
+
+def test_all_pairs_of_three() -> None:
+    found = compare([ranking(n, t) for n, t in (("x", "ab"), ("y", "ab"), ("z", "cd"))], {})
+    assert [(p["first"], p["second"], p["jaccard"]) for p in found.pairs] == [
+        ("x", "y", 1.0), ("x", "z", 0.0), ("y", "z", 0.0)
+    ]  # fmt: skip
+    assert found.pairs[0]["spearman"] == pytest.approx(1)
+    assert found.pairs[1]["spearman"] < 0
+
+
+def test_unlike_vocabularies_are_matched_by_text() -> None:
+    other = Ranking("two", "w", ((7, "a", 2.0), (8, "a", 1.0)), "rock_score", {})
+    found = compare([ranking("one", "ab"), other], {})
+    assert found.matched_by == "token"
+    assert found.pairs[0]["shared"] == ["a"]
+    assert found.pairs[0]["rocks_second"] == 1
+    assert len(found.notes) == 2
+    # Without a vocabulary on either side there is nothing that vouches for ids.
+    assert compare([ranking("a", "x", None)] * 2, {}).matched_by == "token"
+
+
+def test_lists_without_rocks() -> None:
+    found = compare([ranking("one", ""), ranking("two", "")], {})
+    assert (found.pairs[0]["jaccard"], found.pairs[0]["spearman"]) == (None, None)
+    assert found.notes == ("one: no rocks", "two: no rocks")
+    with pytest.raises(UsageError, match="two or more"):
+        compare([ranking("one", "a")], {})
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=8), st.randoms())
+def test_spearman_is_scipys(values: list[int], random: Any) -> None:
+    from scipy.stats import rankdata, spearmanr
+
+    other = values.copy()
+    random.shuffle(other)
+    found = spearman(rankdata(values), rankdata(other))
+    if len(set(values)) == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx(spearmanr(values, other).statistic, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.permutations("abcdef"), st.integers(0, 6), st.integers(0, 6))
+def test_order_of_the_two_does_not_matter(letters: list[str], m: int, n: int) -> None:
+    one, two = ranking("one", "".join(letters[:m])), ranking("two", "".join(letters[6 - n :]))
+    there, back = (compare(p, {}).pairs[0] for p in ([one, two], [two, one]))
+    assert there["jaccard"] == back["jaccard"]
+    assert there["spearman"] == pytest.approx(back["spearman"])
+    assert (there["only_first"], there["only_second"]) == (back["only_second"], back["only_first"])
+
+
+# Logs, domains and the command.
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    call = [sys.executable, "-m", "rocktok", "compare", *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_logs_and_files(tmp_path: Path) -> None:
+    rocks = tmp_path / "rocks.json"
+    detect = [sys.executable, "-m", "rocktok", "detect", str(SAMPLE), "-q", "-o", str(rocks)]
+    subprocess.run(detect, check=True)
+    output = tmp_path / "c.json"
+    assert run(SAMPLE, rocks, "--top-k", "30", "-q", "-o", output)[0] == 0
+    content = json.loads(output.read_text())
+    assert content["schema"] == "rocktok.compare/1"
+    assert (content["matched_by"], content["pairs"][0]["jaccard"]) == ("token_id", 1.0)
+    assert content["pairs"][0]["spearman"] == pytest.approx(1)
+    code, printed, said = run(SAMPLE, rocks, "-q")
+    assert (code, said) == (0, "")
+    assert max(len(line) for line in printed.splitlines()) <= 80
+    assert run(SAMPLE, rocks, "-q", "-o", tmp_path / "c.csv")[0] == 0
+    assert pd.read_csv(tmp_path / "c.csv")["jaccard"].tolist() == [1.0]
+
+
+def with_domains(path: Path, domains: list[str | None]) -> Path:
+    for step, name in ((0, "a"), (10, "b")):
+        write_by_hand(path, rows(step, range(40)), name)
+    facts = {**sequence_rows(range(40)), "domain": domains}
+    return write_by_hand(path, facts, table="sequences")
+
+
+def test_domains_are_the_logs_of_their_sequences(tmp_path: Path) -> None:
+    kinds = ["code" if i % 3 else "maths" for i in range(40)]
+    kinds[5] = None
+    log = rocktok.open(with_domains(tmp_path / "log", kinds))
+    domains = load_domains(log)
+    assert {k: len(v) for k, v in domains.items()} == {"code": 25, "maths": 14}
+    options = {"quantile_pre": 0.3, "quantile_post": 0.3, "all_types": True, "eta": 0.05}
+    for name, ids in domains.items():
+        for step, shard in ((0, "a"), (10, "b")):
+            batch = pd.DataFrame(rows(step, range(40)))
+            write_by_hand(tmp_path / name, batch[batch["sequence_id"].isin(ids)], shard)
+        facts = pd.DataFrame(sequence_rows(range(40)))
+        write_by_hand(tmp_path / name, facts, table="sequences")
+        part = rocktok.detect(log, only=ids, **options)
+        alone = rocktok.detect(rocktok.open(tmp_path / name), **options)
+        assert part.tokens == alone.tokens
+        assert part.totals == alone.totals
+        assert part.density == alone.density
+
+
+def test_the_domains_of_a_log(tmp_path: Path) -> None:
+    kinds = ["code" if i % 2 else "maths" for i in range(40)]
+    log = with_domains(tmp_path / "log", kinds)
+    code, printed, _ = run(log, "--by", "domain", "--format", "json", "-q")
+    assert code == 0
+    assert [row["name"] for row in json.loads(printed)["log"]] == ["code", "maths"]
+    said = "rocktok: --by domain compares the parts of one log, but 2 were given\n"
+    assert run(log, log, "--by", "domain") == (2, "", said)
+
+
+def test_a_log_without_domains(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    with pytest.raises(LogError, match="no sequence has a domain; record it in sequences/"):
+        load_domains(rocktok.open(log))
+    assert run(log, "--by", "domain")[0] == 1
+
+
+@pytest.mark.parametrize("content", ['{"schema": "rocktok.detect/1"}', "[]", '"x"'])
+def test_files_that_are_none_of_detects(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    code, printed, said = run(path, path)
+    remedy = "give what `rocktok detect LOG --format json -o FILE` writes"
+    assert (code, printed) == (1, "")
+    assert said == f"rocktok: {path}: is no result of `rocktok detect`; {remedy}\n"
+
+
+def test_one_is_not_enough(tmp_path: Path) -> None:
+    code, _, said = run(write_log(tmp_path / "log"), "-q")
+    assert code == 2
+    assert said == (
+        "rocktok: compare needs two or more; give logs, or JSON files of `rocktok detect`\n"
+    )
+
+
+def test_a_vocabulary_is_known_by_its_texts(tmp_path: Path) -> None:
+    same = [rocktok.open(write_log(tmp_path / name)).vocab.identity for name in "ab"]
+    assert same[0] == same[1] is not None
+    assert rocktok.open(with_domains(tmp_path / "c", ["x"] * 40)).vocab.identity is None
+    assert np.unique([same[0], rocktok.open(SAMPLE).vocab.identity]).size == 2
