@@ -88,7 +88,7 @@ def test_the_command_line_reads_an_address(bucket: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "48 rows in 1 shards" in done.stdout
+    assert "48 rows in 1 shard" in done.stdout
 
 
 def test_nothing_there_is_one_line(bucket: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rocktok.report.text import count
+from rocktok.report.text import count, counted
 
 if TYPE_CHECKING:
     from rocktok.analyse.info import LogInfo, TableInfo
@@ -47,14 +47,16 @@ def _table(name: str, table: TableInfo) -> list[tuple[str, str]]:
     facts = [
         (
             f"{name}/",
-            f"{count(table.rows)} rows in {count(table.shards)} shards; "
-            f"{count(len(steps))} steps{span}",
+            f"{counted(table.rows, 'row')} in {counted(table.shards, 'shard')}; "
+            f"{counted(len(steps), 'step')}{span}",
         ),
         ("  columns", ", ".join(table.columns)),
     ]
     if incomplete:
         shown = ", ".join(map(str, table.incomplete_steps[:12]))
-        facts.append(("  incomplete", f"{incomplete} steps: {shown}{' …' * (incomplete > 12)}"))
+        facts.append(
+            ("  incomplete", f"{counted(incomplete, 'step')}: {shown}{' …' * (incomplete > 12)}")
+        )
     if table.superseded_rows:
         facts.append(
             ("  superseded", f"{count(table.superseded_rows)} rows of earlier attempts, not read")
@@ -79,7 +81,11 @@ def _losses(info: LogInfo) -> list[tuple[str, str]]:
     if info.dropped:
         reasons = ", ".join(sorted({item["reason"] for item in info.dropped}))
         facts.append(
-            ("dropped", f"{count(info.dropped_rows)} rows of {len(info.dropped)} steps ({reasons})")
+            (
+                "dropped",
+                f"{counted(info.dropped_rows, 'row')} of {counted(len(info.dropped), 'step')} "
+                f"({reasons})",
+            )
         )
     if info.mismatches:
         facts.append(

@@ -62,6 +62,11 @@ def count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A count and its noun: 1 shard, 2 shards."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as a percentage."""
     return "–" if share is None else f"{100 * share:.{digits}f}%"
