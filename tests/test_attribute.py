@@ -129,7 +129,7 @@ def test_shares_by_hand(tmp_path: Path) -> None:
     assert all("at least 5 are needed" in row["skipped"] for row in result.tests)
     assert result.members["rocks_without_control"] == (3,)
     assert result.totals == {
-        "positions": 4, "loss": 4.0, "grad_norm": 4.0, "grad_norm²": 6.0
+        "positions": 4, "loss": 4.0, "grad_norm": 4.0, "grad_norm_sq": 6.0
     }  # fmt: skip
     assert result.geometry is None
 

@@ -139,7 +139,7 @@ class Shares:
     def totals(self) -> Row:
         """Sums over all positions."""
         names = {"": "positions", "loss_post": "loss"}
-        found = {names.get(q, q): float(self.sum_V[q].sum()) for q in self.shares.values()}
+        found = {names.get(q, q.replace("²", "_sq")): float(self.sum_V[q].sum()) for q in self.shares.values()}
         return {**found, "positions": int(self.count_V.sum())}
 
     def of_types(self, ids: Array, *, intervals: bool = True) -> Row:
