@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -453,3 +454,7 @@ def test_the_command_writes_every_format(tmp_path: Path) -> None:
     same = pd.read_parquet(tmp_path / "a.parquet")
     assert rows["token_id"].tolist() == same["token_id"].tolist()
     assert rows["token_id"].tolist() == [row["token_id"] for row in content["tokens"]]
+    about = json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"rocktok"])
+    assert about["schema"] == "rocktok.attribute/1"
+    assert about["notes"] == content["notes"]
+    assert about["params"]["replicates"] == 100

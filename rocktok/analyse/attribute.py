@@ -107,10 +107,13 @@ class AttributeResult:
         frame["groups"] = [",".join(row["groups"]) for row in self.tokens]
         return frame
 
+    def to_dict(self) -> Row:
+        """What `to_json` writes."""
+        return {"schema": SCHEMA, **asdict(self)}
+
     def to_json(self) -> str:
         """JSON with schema, log, params, totals, tokens, groups, members, tests, geometry."""
-        content = {"schema": SCHEMA, **asdict(self)}
-        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _repr_html_(self) -> str:
         """The groups, for notebooks."""
@@ -139,7 +142,10 @@ class Shares:
     def totals(self) -> Row:
         """Sums over all positions."""
         names = {"": "positions", "loss_post": "loss"}
-        found = {names.get(q, q.replace("²", "_sq")): float(self.sum_V[q].sum()) for q in self.shares.values()}
+        found = {
+            names.get(q, q.replace("²", "_sq")): float(self.sum_V[q].sum())
+            for q in self.shares.values()
+        }
         return {**found, "positions": int(self.count_V.sum())}
 
     def of_types(self, ids: Array, *, intervals: bool = True) -> Row:

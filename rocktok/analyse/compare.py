@@ -77,10 +77,13 @@ class CompareResult:
 
         return pd.DataFrame(list(self.pairs))
 
+    def to_dict(self) -> Row:
+        """What `to_json` writes."""
+        return {"schema": SCHEMA, **asdict(self)}
+
     def to_json(self) -> str:
         """JSON with schema, log, params, matched_by, pairs, tokens, notes."""
-        content = {"schema": SCHEMA, **asdict(self)}
-        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     def _repr_html_(self) -> str:
         """The pairs, for notebooks."""

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -126,6 +127,7 @@ class _Run:
                 "no_context": self.choice.no_context,
                 "rollout_step": self.rollout_step,
                 "passes": self.engine.passes - self.passes_before,
+                "embeddings": _identity(self.embeddings),
             },
             params=self.params,
             notes=self._notes(thresholds, sizes.rows),
@@ -279,6 +281,15 @@ class _Run:
                     "learning that is uniform; compare with --tau-post same"
                 )
         return notes
+
+
+def _identity(matrix: Array | None) -> str | None:
+    """What tells an embedding matrix from any other."""
+    if matrix is None:
+        return None
+    digest = hashlib.blake2b(str(matrix.shape).encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(matrix).tobytes())
+    return digest.hexdigest()
 
 
 def _retained_sequences(types: TypeTable, rocks: Array) -> tuple[Array, Array]:

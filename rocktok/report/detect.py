@@ -130,4 +130,5 @@ def encode(result: DetectResult, form: Form) -> bytes:
     """All columns of `DetectResult.table`."""
     from rocktok.analyse.results import COLUMNS, INTEGERS
 
-    return encode_rows(result.tokens, COLUMNS, INTEGERS, form)
+    about = {name: value for name, value in result.to_dict().items() if name != "tokens"}
+    return encode_rows(result.tokens, COLUMNS, INTEGERS, form, about)

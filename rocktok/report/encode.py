@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
@@ -13,9 +14,16 @@ _LOGICAL = {"is_rock"}
 
 
 def encode_rows(
-    rows: Sequence[dict[str, Any]], columns: Sequence[str], integers: Collection[str], form: Form
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence[str],
+    integers: Collection[str],
+    form: Form,
+    about: dict[str, Any],
 ) -> bytes:
-    """Rows with those columns: text, true or false, `integers`, else float64; lists by commas."""
+    """Rows with those columns: text, true or false, `integers`, else float64; lists by commas.
+
+    `about`: what the JSON output says beside the rows; in Parquet it is the metadata `rocktok`.
+    """
     import pyarrow as pa
 
     def kind(name: str) -> Any:
@@ -34,7 +42,7 @@ def encode_rows(
     if form == "parquet":
         import pyarrow.parquet as pq
 
-        pq.write_table(table, sink)
+        pq.write_table(table.replace_schema_metadata({"rocktok": json.dumps(about)}), sink)
     else:
         from pyarrow import csv
 
