@@ -22,7 +22,7 @@ from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
 from rocktok.log import LogWriter, tasks
 from tests.gradient_logs import frame, write
-from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand
+from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
 
 distributed = pytest.importorskip("distributed")
 
@@ -86,12 +86,7 @@ def test_progress_tells_the_rows(log: Path) -> None:
 
 
 def test_a_shard_that_vanishes_during_the_run_is_an_error(tmp_path: Path) -> None:
-    with LogWriter(tmp_path, run=RUN) as writer:
-        for step in (0, 10):
-            writer.write(rows(step, range(20)), table="fixed")
-            writer.finish_step(step, "fixed")
-            writer.flush()
-    opened = rocktok.open(tmp_path)
+    opened = rocktok.open(write_log(tmp_path, sequences=20))
     gone = shards(tmp_path)[1]
 
     def remove(done: int, total: int) -> None:
@@ -114,12 +109,7 @@ def test_a_hand_written_shard_that_changes_during_the_run_is_an_error(tmp_path: 
 
 
 def test_a_shard_replaced_by_another_of_its_size_is_an_error(tmp_path: Path) -> None:
-    with LogWriter(tmp_path, run=RUN) as writer:
-        for step in (0, 10):
-            writer.write(rows(step, range(20)), table="fixed")
-            writer.finish_step(step, "fixed")
-            writer.flush()
-    opened = rocktok.open(tmp_path)
+    opened = rocktok.open(write_log(tmp_path, sequences=20))
     changed = shards(tmp_path)[1]
 
     def replace(done: int, total: int) -> None:

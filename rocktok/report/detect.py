@@ -82,11 +82,14 @@ def _summary(result: DetectResult) -> list[str]:
             if second is not None
             else f"change < {number(thresholds['tau_change'])}"
         )
-        + f": {count(totals['persistent'])} occurrences, {count(totals['retained'])} retained"
+    )
+    lines.append(
+        f"occurrences: {count(totals['persistent'])} persistent (all types), "
+        f"{count(totals['retained'])} retained (rocks)"
     )
     kinds = result.density
     lines += [
-        f"{name} in a sequence: median {percent(kinds[key]['median'])} of positions "
+        f"{name}: median {percent(kinds[key]['median'])} of a sequence "
         f"(p10 {percent(kinds[key]['p10'])}, p90 {percent(kinds[key]['p90'])})"
         for key, name in (("type", "rock types"), ("retained", "retained occurrences"))
     ]
