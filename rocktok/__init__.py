@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rocktok.engine.attribute import attribute as attribute
     from rocktok.engine.detect import detect as detect
+    from rocktok.engine.stagnation import stagnation as stagnation
     from rocktok.log import Log as Log
     from rocktok.log import LogWriter as LogWriter
     from rocktok.log import open_log as open
 
 __version__ = "0.1.0"
 
-__all__ = ["Log", "LogWriter", "__version__", "attribute", "detect", "open"]
+__all__ = ["Log", "LogWriter", "__version__", "attribute", "detect", "open", "stagnation"]
 
 # Loaded on first use: `rocktok --help` and the training hooks must not pay for the analysis.
 _LAZY = {
@@ -28,6 +29,7 @@ _LAZY = {
     "attribute": ("rocktok.engine.attribute", "attribute"),
     "detect": ("rocktok.engine.detect", "detect"),
     "open": ("rocktok.log", "open_log"),
+    "stagnation": ("rocktok.engine.stagnation", "stagnation"),
 }
 
 

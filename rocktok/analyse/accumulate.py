@@ -372,3 +372,24 @@ class SequenceCounts:
         """Add another's numbers."""
         self.sequences += other.sequences
         self.rows += other.rows
+
+
+class SequenceIds:
+    """Distinct sequence ids: 8 bytes each."""
+
+    needs = ("sequence_id",)
+
+    def __init__(self) -> None:
+        self._parts: list[Array] = []
+
+    def update(self, batch: Batch) -> None:
+        """Add the batch's."""
+        self._parts.append(distinct(batch["sequence_id"]))
+
+    def merge(self, other: Self) -> None:
+        """Add another's."""
+        self._parts += other._parts
+
+    def result(self) -> Array:
+        """Ascending, int64."""
+        return distinct(np.concatenate(self._parts)) if self._parts else np.zeros(0, np.int64)

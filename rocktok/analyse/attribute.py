@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok.analyse.accumulate import TypeSums
-from rocktok.analyse.bootstrap import REPLICATES, PromptBootstrap, holm, interval, two_sided_p
+from rocktok.analyse.bootstrap import REPLICATES, PromptBootstrap, holm, interval
+from rocktok.analyse.contrasts import MIN_TYPES, contrast, ratio
 from rocktok.analyse.groups import Groups
 from rocktok.errors import UsageError
 
@@ -26,9 +27,6 @@ Array = npt.NDArray[Any]
 Row = dict[str, Any]
 
 SCHEMA = "rocktok.attribute/1"
-
-#: Types that a group must have for contrasts to be tested.
-MIN_TYPES = 5
 
 #: Share → the quantity it is a share of, as `PromptBootstrap` names it.
 SHARES = {
@@ -168,18 +166,12 @@ class Shares:
             m = self.bootstrap.quantities.index(quantity)
             part_B = self.bootstrap.sum_BTM[:, place, m].sum(axis=1)
             total_B = self.bootstrap.sum_BTM[:, :, m].sum(axis=1)
-            share_B[share] = _ratio(part_B, total_B)
-        share_B["concentration"] = _ratio(share_B["grad_share"], share_B["position_share"])
+            share_B[share] = ratio(part_B, total_B)
+        share_B["concentration"] = ratio(share_B["grad_share"], share_B["position_share"])
         for share, values_B in share_B.items():
             low, high, _ = interval(values_B) if enough else (None, None, 0)
             row |= {f"{share}_low": low, f"{share}_high": high}
         return row
-
-
-def _ratio(over_B: Array, under_B: Array) -> Array:
-    values_B: Array = np.full(np.broadcast(over_B, under_B).shape, np.nan)
-    np.divide(over_B, under_B, out=values_B, where=under_B > 0)
-    return values_B
 
 
 def contrasts(bootstrap: PromptBootstrap, groups: Groups, described: Row) -> list[Row]:
@@ -208,7 +200,7 @@ def contrasts(bootstrap: PromptBootstrap, groups: Groups, described: Row) -> lis
             if small:
                 row["skipped"] = f"{' and '.join(small)}; at least {MIN_TYPES} are needed"
             else:
-                row |= _contrast(values_T, values_BT, kept[0], kept[1])
+                row |= contrast(values_T, values_BT, kept[0], kept[1])
             rows.append(row)
     tested = [row for row in rows if "p" in row]
     for row, adjusted in zip(tested, holm([row["p"] for row in tested]), strict=True):
@@ -224,44 +216,4 @@ def _measure(bootstrap: PromptBootstrap, over: str, under: str) -> tuple[Array, 
     """A ratio of sums by type: (T,), and of each replicate (B, T); NaN where undefined."""
     a, b = (bootstrap.quantities.index(name) for name in (over, under))
     plain, drawn = bootstrap.sum_TM[:-1], bootstrap.sum_BTM[:, :-1]
-    return _ratio(plain[:, a], plain[:, b]), _ratio(drawn[..., a], drawn[..., b])
-
-
-def _contrast(values_T: Array, values_BT: Array, first: Array, second: Array) -> Row:
-    from scipy.stats import mannwhitneyu
-
-    apart_B = _medians(values_BT[:, first]) - _medians(values_BT[:, second])
-    ranks_B = np.array([_rank_biserial(x_T[first], x_T[second]) for x_T in values_BT])
-    low, high, undefined = interval(apart_B)
-    rank_low, rank_high, _ = interval(ranks_B)
-    naive = mannwhitneyu(values_T[first], values_T[second]).pvalue
-    return {
-        "types_first": len(first),
-        "types_second": len(second),
-        "difference_of_medians": float(np.median(values_T[first]) - np.median(values_T[second])),
-        "low": low,
-        "high": high,
-        "rank_biserial": float(_rank_biserial(values_T[first], values_T[second])),
-        "rank_biserial_low": rank_low,
-        "rank_biserial_high": rank_high,
-        "undefined_replicates": undefined,
-        "p": two_sided_p(apart_B),
-        "p_types_naive": float(naive),
-    }
-
-
-def _medians(values_BG: Array) -> Array:
-    """Median of the defined values of each replicate; NaN where none is."""
-    known_B = np.isfinite(values_BG).any(axis=1)
-    medians_B = np.full(len(values_BG), np.nan)
-    medians_B[known_B] = np.nanmedian(values_BG[known_B], axis=1)
-    return medians_B
-
-
-def _rank_biserial(first_G: Array, second_G: Array) -> float:
-    """P(x > y) − P(x < y) over pairs of defined values."""
-    first, second = first_G[np.isfinite(first_G)], np.sort(second_G[np.isfinite(second_G)])
-    if not len(first) or not len(second):
-        return float("nan")
-    below, up_to = (np.searchsorted(second, first, side=side) for side in ("left", "right"))
-    return float((below - (len(second) - up_to)).sum() / (len(first) * len(second)))
+    return ratio(plain[:, a], plain[:, b]), ratio(drawn[..., a], drawn[..., b])

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok.analyse.accumulate import Batch, PromptFloor, TypeSums, is_among, padded
+from rocktok.analyse.matching import match
 from rocktok.hashing import halves, hash_rows
 
 Array = npt.NDArray[Any]
@@ -40,12 +41,14 @@ class TypeFacts:
 
     frequency_HT, prompts_HT: in each half of the prompts; prompts are counted up to `MIN_PROMPTS`.
     loss_HT: sum of the losses, nats.
+    position_HT: sum of the positions, where it was asked for.
     """
 
     token_T: Array
     frequency_HT: Array
     prompts_HT: Array
     loss_HT: Array
+    position_HT: Array | None = None
 
     def common_T(self) -> Array:
         """Types that have enough occurrences and prompts in each half."""
@@ -55,13 +58,13 @@ class TypeFacts:
 
 
 class HalfFacts:
-    """Accumulates `TypeFacts`; needs prompts."""
+    """Accumulates `TypeFacts`; needs prompts, and with `positions` the positions."""
 
-    needs = ("token_id", "prompt", "loss_post")
-
-    def __init__(self, seed: int, *, compiled: bool = False) -> None:
+    def __init__(self, seed: int, *, positions: bool = False, compiled: bool = False) -> None:
         self.seed = seed
-        self.sums = [TypeSums(("loss_post",), compiled=compiled) for _ in range(2)]
+        columns = ("loss_post", "position") if positions else ("loss_post",)
+        self.needs = ("token_id", "prompt", *columns)
+        self.sums = [TypeSums(columns, compiled=compiled) for _ in range(2)]
         self.floors = [PromptFloor(MIN_PROMPTS) for _ in range(2)]
 
     def update(self, batch: Batch) -> None:
@@ -82,10 +85,19 @@ class HalfFacts:
         """Of all types seen."""
         length = max(len(sums.count_V) for sums in self.sums)
         count_HV = np.stack([padded(sums.count_V, length) for sums in self.sums])
-        loss_HV = np.stack([padded(sums.sum_V["loss_post"], length) for sums in self.sums])
         prompts_HV = np.stack([floor.result(length) for floor in self.floors])
         token_T = np.flatnonzero(count_HV.sum(axis=0))
-        return TypeFacts(token_T, count_HV[:, token_T], prompts_HV[:, token_T], loss_HV[:, token_T])
+        sums_HV = {
+            name: np.stack([padded(sums.sum_V[name], length) for sums in self.sums])[:, token_T]
+            for name in self.sums[0].columns
+        }
+        return TypeFacts(
+            token_T,
+            count_HV[:, token_T],
+            prompts_HV[:, token_T],
+            sums_HV["loss_post"],
+            sums_HV.get("position"),
+        )
 
 
 @dataclass(frozen=True)
@@ -161,18 +173,10 @@ def match_frequency(
 
     Returns ((rock, control) pairs, rocks left alone). A type that was not seen is left alone.
     """
-    from scipy.optimize import linear_sum_assignment
-
     seen = count_R > 0
-    if not len(others) or not seen.any():
-        return (), tuple(rocks.tolist())
-    apart = np.abs(np.log10(count_R[seen])[:, None] - np.log10(count_A)[None, :])
-    # A pair beyond the caliper costs more than all others together, so it is never preferred.
-    forbidden = apart > caliper
-    cost = np.where(forbidden, 1.0 + caliper * seen.sum(), apart)
-    row, column = linear_sum_assignment(cost)
-    kept = ~forbidden[row, column]
+    rock_RC, other_AC = np.log10(count_R[seen])[:, None], np.log10(count_A)[:, None]
+    found, _ = match(rock_RC, other_AC, np.array([caliper]))
     left = rocks[seen]
-    pairs = [(int(left[i]), int(others[j])) for i, j in zip(row[kept], column[kept], strict=True)]
+    pairs = tuple((int(left[i]), int(others[j])) for i, j in found.tolist())
     matched = {rock for rock, _ in pairs}
-    return tuple(pairs), tuple(v for v in rocks.tolist() if v not in matched)
+    return pairs, tuple(v for v in rocks.tolist() if v not in matched)

@@ -19,6 +19,7 @@ COMMANDS = {
     "detect": "Which tokens are rocks: persistent loss in recurring contexts.",
     "compare": "Whether logs agree on their rocks.",
     "attribute": "Who takes the gradient: its norm by token and by group, and its directions.",
+    "stagnation": "Whether rocks learn: losses over the steps, fairly chosen and compared.",
 }
 
 

@@ -75,6 +75,38 @@ def choose_table(log: Log, asked: str, step: int | None) -> tuple[str, list[int]
     return table, sorted({*complete, chosen}), chosen, notes
 
 
+def choose_course(
+    log: Log, asked: str, first: int | None, last: int | None
+) -> tuple[str, list[int], list[str]]:
+    """(table, its complete steps from `first` to `last`, notes).
+
+    Raises `LogError` for a table or step that the log lacks, or fewer than two steps;
+    `UsageError` for steps in the wrong order.
+    """
+    table = _table(log, asked)
+    steps, complete = [s.step for s in log.steps(table)], log.complete_steps(table)
+    if not complete and (first is None or last is None):
+        raise LogError(
+            f"{log.name}: no step of {table}/ is complete on every rank; give --first and --last "
+            f"to use two as they are: {_list(steps)}"
+        )
+    notes = _notes(log, table)
+    low = _step(log, table, steps, first, complete[0] if complete else None, "first")
+    high = _step(log, table, steps, last, complete[-1] if complete else None, "last")
+    if first is not None and last is not None and low >= high:
+        message = f"last is step {high}, first is step {low}; it must be the later one"
+        raise UsageError(message, parameter="last")
+    chosen = sorted({*(step for step in complete if low <= step <= high), low, high})
+    if len(chosen) < 2:
+        raise LogError(
+            f"{log.name}: {table}/ has one complete step, {chosen[0]}; learning needs two or "
+            f"more: {REMEDY}"
+        )
+    for step in sorted({low, high} - set(complete)):
+        notes.append(f"step {step} is incomplete: ranks are missing in it")
+    return table, chosen, notes
+
+
 def _table(log: Log, asked: str) -> str:
     table = asked
     if table == "auto":

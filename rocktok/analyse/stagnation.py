@@ -1,0 +1,351 @@
+"""Do rocks learn: losses over training, of types and of groups, fairly chosen and compared.
+
+Groups are chosen at the first step on one half of the prompts and measured on the other: a type
+that was chosen for its late loss has one, learn as it may. Source: arXiv 2605.09253, section 3;
+the choice, the matching, the bootstrap and the equivalence tests are ours.
+
+Array suffixes: B replicates; T types; C covariates.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rocktok.analyse.bootstrap import REPLICATES, holm, interval
+from rocktok.analyse.contrasts import MIN_TYPES, contrast, ratio
+from rocktok.analyse.course import Course
+from rocktok.analyse.groups import CALIPER, TypeFacts
+from rocktok.analyse.matching import match
+from rocktok.errors import UsageError
+from rocktok.hashing import hash_rows
+
+Array = npt.NDArray[Any]
+Row = dict[str, Any]
+
+SCHEMA = "rocktok.stagnation/1"
+
+NAMES = ("rocks", "high_kl", "random", "control", "loss_control")
+
+#: Matched on these, within calipers; `control` on all, `loss_control` on all but the frequency.
+COVARIATES = ("log10 frequency", "log10 mean loss", "mean position")
+
+#: Largest difference of mean positions, in standard deviations over the types.
+POSITION_CALIPER = 0.2
+
+#: Ratios within a factor of this count as the same.
+MARGIN = 1.1
+
+DESCRIPTIVE = "descriptive: conditioned on the outcome"
+
+
+@dataclass(frozen=True)
+class StagnationParams:
+    """Options of `stagnation`. `first`, `last`: steps; None: of those complete, the outermost."""
+
+    table: str = "auto"
+    first: int | None = None
+    last: int | None = None
+    select_at: str = "first"
+    top_k: int = 100
+    group_size: int | None = None
+    top: int = 100
+    replicates: int = REPLICATES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"top_k": 1, "top": 0, "replicates": 100}
+        if self.group_size is not None:
+            least["group_size"] = 1
+        for name, floor in least.items():
+            value = getattr(self, name)
+            if value < floor:
+                raise UsageError(f"{name} is {value}; it must be {floor} or more", parameter=name)
+        if self.select_at not in ("first", "last"):
+            message = f"select_at is {self.select_at!r}; it must be first or last"
+            raise UsageError(message, parameter="select_at")
+
+
+@dataclass(frozen=True)
+class StagnationResult:
+    """Losses over the steps of a log.
+
+    Attributes:
+        log: identity of the log, table, steps, passes, and on what prompts all was measured.
+        params: every option.
+        corpus: mean loss of all positions: steps, stagnation, ΔKL, intervals.
+        tokens: one mapping per type, with its curve (None where it is absent).
+        groups: one mapping per group.
+        curves: one mapping per step and group.
+        members: token ids of each group, pairs of rocks and controls, balance of the matching.
+        tests: rocks against each other group.
+        notes: what a reader of the numbers must know.
+    """
+
+    log: Row
+    params: Row
+    corpus: Row
+    tokens: tuple[Row, ...]
+    groups: tuple[Row, ...]
+    curves: tuple[Row, ...]
+    members: Row
+    tests: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @cached_property
+    def table(self) -> Any:
+        """The tokens as a pandas DataFrame, a list in each cell of a curve."""
+        import pandas as pd
+
+        frame = pd.DataFrame(list(self.tokens))
+        frame["groups"] = [",".join(row["groups"]) for row in self.tokens]
+        return frame
+
+    def to_dict(self) -> Row:
+        """What `to_json` writes."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def to_json(self) -> str:
+        """JSON with schema, log, params, corpus, tokens, groups, curves, members, tests."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _repr_html_(self) -> str:
+        """The groups, for notebooks."""
+        import pandas as pd
+
+        return str(pd.DataFrame(list(self.groups)).to_html(index=False))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Groups, pairs of `control` and `loss_control`, rocks left alone, and the balance."""
+
+    members: dict[str, tuple[int, ...]]
+    pairs: dict[str, tuple[tuple[int, int], ...]]
+    unmatched: dict[str, tuple[int, ...]]
+    balance: tuple[Row, ...]
+
+    def of(self, token_id: int) -> list[str]:
+        """Groups that hold a type."""
+        return [name for name, ids in self.members.items() if token_id in ids]
+
+    def against(self, other: str) -> tuple[int, ...]:
+        """The rocks that a group is compared with: of matched groups, those with a control."""
+        if other in self.pairs:
+            return tuple(sorted(rock for rock, _ in self.pairs[other]))
+        return self.members["rocks"]
+
+
+def choose(
+    facts: TypeFacts, params: StagnationParams, half: int | None, given: Array | None = None
+) -> Chosen:
+    """Rocks by Rock Score at the step of the facts, and who they are compared with.
+
+    Args:
+        facts: with positions.
+        half: of the prompts whose numbers choose; None: both.
+        given: token ids of the rocks; None: the `top_k` largest Rock Scores among types that stand
+            often enough in both halves, and no more than a third of these.
+    """
+    assert facts.position_HT is not None
+    sides = slice(None) if half is None else slice(half, half + 1)
+    count_T, loss_T, place_T = (
+        values[sides].sum(axis=0)
+        for values in (facts.frequency_HT, facts.loss_HT, facts.position_HT)
+    )
+    common = np.flatnonzero(facts.common_T())
+    if given is None:
+        ranked = common[np.lexsort((facts.token_T[common], -count_T[common], -loss_T[common]))]
+        rocks = np.sort(ranked[: min(params.top_k, max(1, len(common) // 3))])
+    else:
+        rocks = np.flatnonzero(np.isin(facts.token_T, given))
+    able = np.setdiff1d(common, rocks)
+    size = len(rocks) if params.group_size is None else params.group_size
+    by_loss = able[np.lexsort((facts.token_T[able], -ratio(loss_T[able], count_T[able])))]
+    by_hash = able[np.argsort(hash_rows(params.seed, facts.token_T[able]), kind="stable")]
+    values_TC = _covariates(count_T, loss_T, place_T, common)
+    members = {"rocks": rocks, "high_kl": by_loss[:size], "random": by_hash[:size]}
+    pairs, unmatched, balance = {}, {}, []
+    for name, columns in (("control", [0, 1, 2]), ("loss_control", [1, 2])):
+        caliper_C = np.array([CALIPER, CALIPER, POSITION_CALIPER])[columns]
+        found, left = match(values_TC[rocks][:, columns], values_TC[able][:, columns], caliper_C)
+        members[name] = able[found[:, 1]]
+        ids = zip(facts.token_T[rocks[found[:, 0]]], facts.token_T[able[found[:, 1]]], strict=True)
+        pairs[name] = tuple((int(a), int(b)) for a, b in ids)
+        unmatched[name] = tuple(int(v) for v in facts.token_T[rocks[left]])
+        balance += _balance(name, values_TC, rocks, able, found)
+    chosen = {name: tuple(np.sort(facts.token_T[at]).tolist()) for name, at in members.items()}
+    return Chosen(chosen, pairs, unmatched, tuple(balance))
+
+
+def _covariates(count_T: Array, loss_T: Array, place_T: Array, common: Array) -> Array:
+    """(T, C) log₁₀ n, log₁₀ mean loss, and mean position in standard deviations over types."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean_T, position_T = loss_T / count_T, place_T / count_T
+        logs = np.log10(count_T), np.log10(mean_T)
+    spread = float(np.std(position_T[common])) if len(common) else 0.0
+    return np.stack([*logs, position_T / (spread or 1.0)], axis=1)
+
+
+def _balance(name: str, values_TC: Array, rocks: Array, able: Array, found: Array) -> list[Row]:
+    """Standardised mean differences of the covariates, before and after matching."""
+    rows = []
+    for c, covariate in enumerate(COVARIATES):
+        before = values_TC[rocks, c], values_TC[able, c]
+        after = values_TC[rocks[found[:, 0]], c], values_TC[able[found[:, 1]], c]
+        pooled = [values[np.isfinite(values)].var() for values in before if len(values)]
+        spread = math.sqrt(sum(pooled) / len(pooled)) if pooled else 0.0
+        row: Row = {"control": name, "covariate": covariate, "pairs": len(found)}
+        for when, (first, second) in (("before", before), ("after", after)):
+            first, second = first[np.isfinite(first)], second[np.isfinite(second)]
+            known = len(first) and len(second) and spread > 0
+            row[f"smd_{when}"] = float(first.mean() - second.mean()) / spread if known else None
+        rows.append(row)
+    return rows
+
+
+def change_rows(course: Course, ids: tuple[int, ...] | Array) -> list[Row]:
+    """Of types: first and last loss, stagnation, ΔKL and slope, with 95% intervals, and the curve.
+
+    Intervals are null below 20 prompts at either end, and where a twentieth of the replicates are
+    undefined.
+    """
+    first, last = course.ends
+    slope_T, slope_BT = course.slope.result()
+    rows = []
+    for t in first.places(ids):
+        enough = bool(first.enough_T[t] and last.enough_T[t])
+        before, after = first.mean_T[t], last.mean_T[t]
+        before_B, after_B = first.mean_BT[:, t], last.mean_BT[:, t]
+        measures = {
+            "stagnation": (ratio(after[None], before[None])[0], ratio(after_B, before_B)),
+            "delta_kl": (after - before, after_B - before_B),
+            "slope": (slope_T[t], slope_BT[:, t]),
+        }
+        row: Row = {
+            "token_id": int(first.types[t]),
+            "frequency_first": int(first.count_T[t]),
+            "frequency_last": int(last.count_T[t]),
+            "loss_first": _known(before),
+            "loss_last": _known(after),
+        }
+        for name, (value, drawn_B) in measures.items():
+            row |= _with_interval(name, value, drawn_B, enough)
+        curve = np.array([loss_T[t] for loss_T in course.loss_ST])
+        ends = np.array([[side[t] for side in ends] for ends in course.ends_ST])
+        row["curve"] = [_known(value) for value in curve]
+        row["curve_low"] = [_known(value) for value in ends[:, 0]]
+        row["curve_high"] = [_known(value) for value in ends[:, 1]]
+        rows.append(row)
+    return rows
+
+
+def corpus_row(course: Course) -> Row:
+    """Of all positions."""
+    first, last = course.ends
+    row: Row = {"loss_first": first.corpus, "loss_last": last.corpus, "curve": course.corpus_rows}
+    whole = np.array(last.corpus / first.corpus if first.corpus > 0 else np.nan)
+    row |= _with_interval("stagnation", whole, ratio(last.corpus_B, first.corpus_B), True)
+    difference = np.array(last.corpus - first.corpus)
+    return row | _with_interval("delta_kl", difference, last.corpus_B - first.corpus_B, True)
+
+
+def group_rows(course: Course) -> list[Row]:
+    """Of each group, over the members seen at both ends, each counting the same."""
+    rows = []
+    for name, ids in course.groups.items():
+        at = _both_ends(course, ids)
+        row: Row = {"group": name, "types": len(ids), "types_at_both_ends": len(at)}
+        if not len(at):
+            rows.append({**row, "skipped": "no type of it stands at both ends"})
+            continue
+        (before, before_B), (after, after_B) = (end.group(at) for end in course.ends)
+        row |= {"loss_first": before, "loss_last": after}
+        change_B = ratio(after_B, before_B)
+        row |= _with_interval("stagnation", np.array(after / before), change_B, True)
+        row |= _with_interval("delta_kl", np.array(after - before), after_B - before_B, True)
+        low, high, _ = interval(change_B, 0.9)
+        row |= {"stagnation_low90": low, "stagnation_high90": high}
+        row["does_not_learn"] = _within(low, high)
+        rows.append(row)
+    return rows
+
+
+def tests(course: Course, chosen: Chosen) -> list[Row]:
+    """Rocks against each other group: ratio of stagnations, and contrasts over types.
+
+    `verdict` goes by the 90% interval of stagnation_rocks / stagnation_other: within a factor of
+    1.1, "learns like"; else by the 95% interval "learns less", "learns more" or "inconclusive".
+    """
+    rows = []
+    for other in NAMES[1:]:
+        sides = [_both_ends(course, ids) for ids in (chosen.against(other), chosen.members[other])]
+        row: Row = {"first": "rocks", "second": other,
+                    "types_first": len(sides[0]), "types_second": len(sides[1])}  # fmt: skip
+        if min(len(at) for at in sides) < MIN_TYPES:
+            few = f"rocks: {len(sides[0])} types, {other}: {len(sides[1])}"
+            row["skipped"] = f"{few}; at least {MIN_TYPES} are needed of each"
+        else:
+            row |= _test(course, *sides)
+        rows.append(row)
+    tested = [row for row in rows if "p" in row]
+    for row, adjusted in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
+
+
+def _test(course: Course, first_at: Array, second_at: Array) -> Row:
+    changes = []
+    for at in (first_at, second_at):
+        (before, before_B), (after, after_B) = (end.group(at) for end in course.ends)
+        changes.append((after / before, ratio(after_B, before_B)))
+    (ours, ours_B), (theirs, theirs_B) = changes
+    apart_B = ratio(ours_B, theirs_B)
+    row = _with_interval("ratio", np.array(ours / theirs), apart_B, True)
+    low, high, _ = interval(apart_B, 0.9)
+    row |= {"ratio_low90": low, "ratio_high90": high}
+    row["verdict"] = _verdict(row)
+    first, last = course.ends
+    stagnation = ratio(last.mean_T, first.mean_T), ratio(last.mean_BT, first.mean_BT)
+    delta = last.mean_T - first.mean_T, last.mean_BT - first.mean_BT
+    row |= contrast(*stagnation, first_at, second_at)
+    by_delta = contrast(*delta, first_at, second_at)
+    row["delta_kl"] = {k: v for k, v in by_delta.items() if not k.startswith("types_")}
+    return row
+
+
+def _verdict(row: Row) -> str:
+    if row["ratio_low"] is None:
+        return "inconclusive"
+    if _within(row["ratio_low90"], row["ratio_high90"]):
+        return "learns like"
+    if row["ratio_low"] > 1:
+        return "learns less"
+    return "learns more" if row["ratio_high"] < 1 else "inconclusive"
+
+
+def _within(low: float | None, high: float | None) -> bool | None:
+    if low is None or high is None:
+        return None
+    return low >= 1 / MARGIN and high <= MARGIN
+
+
+def _both_ends(course: Course, ids: tuple[int, ...]) -> Array:
+    first, last = course.ends
+    at = first.places(ids)
+    return at[np.isfinite(first.mean_T[at]) & np.isfinite(last.mean_T[at]) & (first.mean_T[at] > 0)]
+
+
+def _with_interval(name: str, value: Array, values_B: Array, enough: bool) -> Row:
+    low, high, _ = interval(values_B) if enough else (None, None, 0)
+    return {name: _known(value), f"{name}_low": low, f"{name}_high": high}
+
+
+def _known(value: Array | float) -> float | None:
+    return float(value) if np.isfinite(value) else None

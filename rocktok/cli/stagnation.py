@@ -1,0 +1,63 @@
+"""`rocktok stagnation`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rocktok.cli.job import Job, job_options
+
+if TYPE_CHECKING:
+    from rocktok.analyse.stagnation import StagnationResult
+    from rocktok.engine.passes import Engine
+    from rocktok.log import Log
+
+
+@click.command("stagnation")
+@click.option(
+    "--rocks",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="JSON of `rocktok detect`. Default: the largest Rock Scores at the first step.",
+)
+@click.option(
+    "--table",
+    type=click.Choice(["auto", "fixed", "rollout"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--first", type=int, metavar="STEP", help="Default: first complete one.")
+@click.option("--last", type=int, metavar="STEP", help="Default: last complete one.")
+@click.option(
+    "--select-at",
+    type=click.Choice(["first", "last"]),
+    default="first",
+    show_default=True,
+    help="Step at which groups are chosen. `last` is descriptive: conditioned on the outcome.",
+)
+@click.option("--top-k", type=int, default=100, show_default=True, help="How many rocks at most.")
+@click.option(
+    "--group-size", type=int, metavar="N", help="Types of high_kl and random. Default: as rocks."
+)
+@click.option("--top", type=int, default=100, show_default=True, help="Types by loss to show.")
+@click.option(
+    "--replicates", type=int, default=1000, show_default=True, help="Of the bootstrap over prompts."
+)
+@job_options()
+def stagnation_command(job: Job, rocks: Path | None, **parameters: Any) -> None:
+    """Say whether the hard tokens of LOG learn less than tokens like them.
+
+    Rocks and their controls are chosen at the first step on one half of the prompts, and their
+    losses followed on the other, with intervals from a bootstrap over prompts.
+    """
+    from rocktok.engine.stagnation import stagnation
+    from rocktok.files import load_rocks
+
+    given = load_rocks(rocks) if rocks is not None else None
+
+    def analyse(log: Log, engine: Engine) -> StagnationResult:
+        return stagnation(log, rocks=given, engine=engine, **parameters)
+
+    job.run("stagnation", analyse)

@@ -1,0 +1,194 @@
+"""`stagnation` as tables for people, CSV or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rocktok.analyse.stagnation import StagnationResult
+from rocktok.report.encode import Form, encode_rows
+from rocktok.report.text import Field, count, number, render_table, token
+
+Row = dict[str, Any]
+
+_GROUPS = (
+    Field("group", text=True),
+    Field("types"),
+    Field("first"),
+    Field("last"),
+    Field("ratio"),
+    Field("95%"),
+    Field("ΔKL"),
+    Field("still"),
+)
+_TESTS = (
+    Field("rocks against", text=True),
+    Field("types"),
+    Field("ratio"),
+    Field("90%"),
+    Field("95%"),
+    Field("", text=True),
+)
+_MEDIANS = (
+    Field("medians of ratio", text=True),
+    Field("difference"),
+    Field("95%"),
+    Field("rank-bis."),
+    Field("p Holm"),
+    Field("naive"),
+)
+_BALANCE = (
+    Field("balance (SMD)", text=True),
+    Field("pairs"),
+    Field("log₁₀ n"),
+    Field("log₁₀ loss"),
+    Field("position"),
+)
+_TOKENS = (
+    Field("token", text=True),
+    Field("freq"),
+    Field("first"),
+    Field("last"),
+    Field("ratio"),
+    Field("95%"),
+    Field("ΔKL"),
+    Field("slope"),
+    Field("", text=True),
+)
+#: Marks of groups in the table of tokens.
+_MARKS = {"rocks": "R", "high_kl": "h", "random": "r", "control": "c", "loss_control": "l"}
+_STILL = {True: "yes", False: "no", None: "–"}
+
+#: Types in the table; the other forms have all.
+_SHOWN = 30
+
+
+def render(result: StagnationResult) -> str:
+    """Summary, groups, tests, balance, tokens."""
+    log = result.log
+    steps = log["steps"]
+    parts = [
+        f"losses in {log['table']}/ ({log['path']}): {log['text']}; {log['passes']} passes",
+        f"{len(steps)} steps, {steps[0]} to {steps[-1]}; one log is one training run",
+        _chosen(log),
+        "",
+        "Mean loss of a group's types, each counting the same (nats)",
+        render_table(_GROUPS, [_corpus(result.corpus), *map(_group, result.groups)]).rstrip("\n"),
+        "ratio: last over first (1: no learning)  still: its 90% interval is within 1/1.1 to 1.1",
+        "",
+        *_tests(result.tests),
+        *_balance(result.members),
+        f"Tokens, largest loss at step {steps[0]} first",
+        render_table(_TOKENS, map(_token, result.tokens[:_SHOWN])).rstrip("\n"),
+        "R rocks  h high_kl  r random  c control  l loss_control",
+    ]
+    if len(result.tokens) > _SHOWN:
+        more = len(result.tokens) - _SHOWN
+        parts.append(f"{count(more)} more, and all curves: --format json")
+    return "\n".join(parts) + "\n"
+
+
+def _chosen(log: Row) -> str:
+    at = log["selected_at"]
+    where = "rocks given" if at == "rocks given" else f"chosen at step {at} on {log['chosen_on']}"
+    line = f"groups {where}, measured on {log['measured_on']}"
+    return line if log["descriptive"] is None else f"{line}\n{log['descriptive']}"
+
+
+def _between(row: Row, name: str, level: str = "") -> str:
+    low, high = row.get(f"{name}_low{level}"), row.get(f"{name}_high{level}")
+    return "–" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+
+def _change(row: Row) -> Sequence[str]:
+    return (
+        *(number(row[name]) for name in ("loss_first", "loss_last", "stagnation")),
+        _between(row, "stagnation"),
+        _signed(row["delta_kl"]),
+    )
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def _corpus(row: Row) -> Sequence[str]:
+    return ("all positions", "", *_change(row), "")
+
+
+def _group(row: Row) -> Sequence[str]:
+    if "skipped" in row:
+        return (row["group"], str(row["types"]), "–", "–", "–", "–", "–", "–")
+    types = str(row["types_at_both_ends"])
+    return (row["group"], types, *_change(row), _STILL[row["does_not_learn"]])
+
+
+def _tests(rows: Sequence[Row]) -> list[str]:
+    tested = [row for row in rows if "skipped" not in row]
+    skipped = [f"{row['second']}: skipped: {row['skipped']}" for row in rows if "skipped" in row]
+    lines = ["Ratio of rocks over that of others (matched groups: of their rocks alone)"]
+    if not tested:
+        return [*lines, *skipped, ""]
+    cells = (
+        (
+            row["second"],
+            f"{row['types_first']}/{row['types_second']}",
+            number(row["ratio"]),
+            _between(row, "ratio", "90"),
+            _between(row, "ratio"),
+            row["verdict"],
+        )
+        for row in tested
+    )
+    medians = (
+        (
+            f"rocks less {row['second']}",
+            _signed(row["difference_of_medians"]),
+            f"{number(row['low'], 2)} to {number(row['high'], 2)}",
+            f"{row['rank_biserial']:.2f}",
+            number(row["p_holm"], 2),
+            number(row["p_types_naive"], 2),
+        )
+        for row in tested
+    )
+    lines.append(render_table(_TESTS, cells).rstrip("\n"))
+    return [*lines, *skipped, "", render_table(_MEDIANS, medians)]
+
+
+def _balance(members: Row) -> list[str]:
+    cells = []
+    for name in ("control", "loss_control"):
+        rows = [row for row in members["balance"] if row["control"] == name]
+        pairs = rows[0]["pairs"]
+        for when in ("before", "after"):
+            values = ("–" if r[f"smd_{when}"] is None else f"{r[f'smd_{when}']:+.2f}" for r in rows)
+            cells.append((f"{name}, {when}", str(pairs) if when == "after" else "", *values))
+    alone = {name: len(ids) for name, ids in members["rocks_without_control"].items()}
+    left = ", ".join(f"{number} of {name}" for name, number in alone.items())
+    table = render_table(_BALANCE, cells).rstrip("\n")
+    return [table, f"rocks without a type like them within the calipers: {left}", ""]
+
+
+def _token(row: Row) -> Sequence[str]:
+    return (
+        token(row["token"]),
+        count(row["frequency_first"]),
+        *_change(row),
+        "–" if row["slope"] is None else f"{row['slope']:+.2f}",
+        "".join(_MARKS[name] for name in row["groups"]),
+    )
+
+
+def encode(result: StagnationResult, form: Form) -> bytes:
+    """One row per type and step, with what holds for the type beside it."""
+    steps = result.log["steps"]
+    rows = []
+    for row in result.tokens:
+        same = {k: v for k, v in row.items() if not k.startswith("curve")}
+        same["groups"] = ",".join(row["groups"])
+        curve = zip(steps, row["curve"], row["curve_low"], row["curve_high"], strict=True)
+        for step, loss, low, high in curve:
+            rows.append({**same, "step": step, "loss": loss, "loss_low": low, "loss_high": high})
+    about = {name: value for name, value in result.to_dict().items() if name != "tokens"}
+    integers = {"token_id", "frequency_first", "frequency_last", "step"}
+    return encode_rows(rows, list(rows[0]), integers, form, about)
