@@ -1,0 +1,354 @@
+"""`stagnation`: by hand, by a brute-force twin, its choice of groups, its messages."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import rocktok
+from rocktok.analyse.matching import match
+from rocktok.analyse.stagnation import MARGIN
+from rocktok.engine.passes import Engine
+from rocktok.errors import LogError, UsageError
+from rocktok.hashing import halves
+from rocktok.log import LogWriter
+from rocktok.log.sequences import load_prompts
+from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
+from tests.test_attribute import prompt_hashes, twin_weights
+
+SAMPLE = Path(__file__).parents[1] / "sample_data" / "opd"
+
+
+def stagnation(path: Path, **options: Any) -> Any:
+    options = {"rocks": (0, 1), "replicates": 200, **options}
+    return rocktok.stagnation(rocktok.open(path), **options)
+
+
+def token(result: Any, token_id: int) -> dict[str, Any]:
+    return next(row for row in result.tokens if row["token_id"] == token_id)
+
+
+# Curves and their intervals.
+
+
+def course(steps: tuple[int, ...], seed: int = 0, prompts: int = 60) -> pd.DataFrame:
+    """Types 0 … 9: even ones learn, odd ones stay; type 9 is missing at the second step."""
+    rng = np.random.default_rng(seed)
+    shape = prompts * 2, 14
+    text = rng.integers(0, 10, shape)
+    level = (
+        rng.exponential(1.0, shape)
+        * (1 + text / 4)
+        * rng.uniform(0.5, 2, (prompts, 1)).repeat(2, axis=0)
+    )
+    parts = []
+    for i, step in enumerate(steps):
+        learned = np.where(text % 2 == 0, 0.5**i, 1.0)
+        noise = rng.uniform(0.8, 1.2, shape)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "step": step,
+                    "sequence_id": np.repeat(np.arange(shape[0]), shape[1]),
+                    "position": np.tile(np.arange(shape[1]), shape[0]),
+                    "token_id": text.ravel(),
+                    "loss": (level * learned * noise).ravel().astype(np.float32),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def write(tmp_path: Path, frame: pd.DataFrame, table: str = "fixed", cut: int = 1) -> Path:
+    path = tmp_path / f"log-{table}-{cut}"
+    listed = pd.DataFrame({"sequence_id": sorted(frame["sequence_id"].unique())})
+    listed["step"], listed["num_tokens"] = 0, 14
+    listed["prompt_id"] = [f"p{s // 2}" for s in listed["sequence_id"]]
+    with LogWriter(path, run=RUN, vocab=[(i, f"t{i}", b"t%d" % i) for i in range(50)]) as writer:
+        writer.write(listed, table="sequences")
+        for step, part in frame.groupby("step"):
+            for piece in range(cut):
+                some = part[part["sequence_id"] % cut == piece]
+                writer.write(some.sort_values(["sequence_id", "position"]), table=table)
+                writer.flush()
+            writer.finish_step(int(step), table)
+    return path
+
+
+def test_means_ratios_and_intervals_are_the_twins(tmp_path: Path) -> None:
+    steps = (1, 10, 100)
+    frame = course(steps)
+    path = write(tmp_path, frame)
+    result = stagnation(path, seed=3)
+    frame["prompt"] = frame["sequence_id"].map(prompt_hashes(path))
+    frame["loss"] = frame["loss"].astype(float)
+    prompts = sorted(frame["prompt"].unique().tolist())
+    weights = twin_weights(3, 200, prompts)
+    drawn: dict[tuple[int, int], np.ndarray] = {}
+    for (step, v), part in frame.groupby(["step", "token_id"]):
+        by = part.groupby("prompt")["loss"].agg(["sum", "size"]).reindex(prompts, fill_value=0)
+        drawn[int(step), int(v)] = (weights @ by["sum"].to_numpy()) / (
+            weights @ by["size"].to_numpy()
+        )
+        row = token(result, int(v))
+        at = steps.index(int(step))
+        assert row["curve"][at] == pytest.approx(part["loss"].mean(), rel=1e-9)
+        low, high = np.quantile(drawn[int(step), int(v)], [0.025, 0.975], method="inverted_cdf")
+        assert (row["curve_low"][at], row["curve_high"][at]) == pytest.approx((low, high), rel=1e-9)
+    x = np.log(steps)
+    for v in range(10):
+        row = token(result, v)
+        means = [drawn[step, v] for step in steps]
+        for name, values in (
+            ("stagnation", means[2] / means[0]),
+            ("delta_kl", means[2] - means[0]),
+            ("slope", np.polyfit(x, np.log(np.stack(means)), 1)[0]),
+        ):
+            ends = np.quantile(values, [0.025, 0.975], method="inverted_cdf")
+            assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(ends, rel=1e-7)
+        assert row["slope"] == pytest.approx(np.polyfit(x, np.log(row["curve"]), 1)[0], rel=1e-7)
+    group = next(row for row in result.groups if row["group"] == "rocks")
+    firsts = [token(result, v)["loss_first"] for v in (0, 1)]
+    lasts = [token(result, v)["loss_last"] for v in (0, 1)]
+    assert group["stagnation"] == pytest.approx(sum(lasts) / sum(firsts))
+    values = (drawn[100, 0] + drawn[100, 1]) / (drawn[1, 0] + drawn[1, 1])
+    ends = np.quantile(values, [0.05, 0.95], method="inverted_cdf")
+    assert (group["stagnation_low90"], group["stagnation_high90"]) == pytest.approx(ends, rel=1e-9)
+    means = frame.groupby("step")["loss"].mean()
+    assert result.corpus["stagnation"] == pytest.approx(means[100] / means[1], rel=1e-9)
+
+
+def test_a_type_that_is_absent_leaves_a_gap(tmp_path: Path) -> None:
+    frame = course((0, 5, 10))
+    absent = (frame["step"] == 5) & (frame["token_id"] == 9)
+    lost = (frame["step"] == 10) & (frame["token_id"] == 8)
+    # Other text at a step: rollouts.
+    path = write(tmp_path, frame[~(absent | lost)], "rollout")
+    result = stagnation(path, rocks=(8, 9))
+    nine, eight = token(result, 9), token(result, 8)
+    assert nine["curve"][1] is None
+    assert nine["curve_low"][1] is None
+    assert nine["stagnation"] is not None
+    assert (eight["loss_last"], eight["stagnation"], eight["delta_kl"]) == (None, None, None)
+    rocks = [row for row in result.curves if row["group"] == "rocks"]
+    assert [row["types_seen"] for row in rocks] == [2, 1, 1]
+    assert result.groups[0]["types_at_both_ends"] == 1
+    # Step 0 has no logarithm, and two steps are left: no slope.
+    assert nine["slope"] is None
+    assert result.log["text"] == "each step's own rollouts"
+    assert any("drift of the contexts" in note for note in result.notes)
+
+
+def test_fixed_text_that_differs_is_cut_to_what_all_steps_have(tmp_path: Path) -> None:
+    frame = course((0, 5, 10))
+    shorter = frame[~((frame["step"] == 5) & (frame["sequence_id"] >= 100))]
+    result = stagnation(write(tmp_path, shorter))
+    only = frame[frame["sequence_id"] < 100]
+    expected = only[only["step"] == 10].groupby("token_id")["loss"].size()
+    assert token(result, 0)["frequency_last"] == expected[0]
+    assert any("100 of up to 120 sequences of fixed/" in note for note in result.notes)
+
+
+def test_any_workers_and_any_cut_give_the_same(tmp_path: Path) -> None:
+    frame = course((0, 5, 10), prompts=100)
+    results = []
+    for cut, jobs in ((1, 1), (1, 3), (4, 2)):
+        result = stagnation(write(tmp_path / str(jobs), frame, cut=cut), rocks=None,
+                            engine=Engine(jobs=jobs))  # fmt: skip
+        found = result.to_dict()
+        found["log"] = {k: v for k, v in found["log"].items() if k in ("steps", "passes", "text")}
+        results.append(found)
+    assert results[0] == results[1]
+    assert results[0]["members"] == results[2]["members"]
+    for one, other in zip(results[0]["tokens"], results[2]["tokens"], strict=True):
+        assert one["stagnation"] == pytest.approx(other["stagnation"], rel=1e-12)
+
+
+# The choice of groups.
+
+
+def test_groups_are_chosen_on_one_half_and_measured_on_the_other(tmp_path: Path) -> None:
+    frame = course((0, 5, 10), prompts=200)
+    path = write(tmp_path / "a", frame)
+    result = stagnation(path, rocks=None, top_k=3, seed=1)
+    assert len(result.members["rocks"]) == 3
+    assert (result.log["chosen_on"], result.log["measured_on"]) == (
+        "half 0 of the prompts", "half 1 of the prompts"
+    )  # fmt: skip
+    assert result.log["descriptive"] is None
+    prompts = load_prompts(rocktok.open(path))
+    half = halves(prompts.of(frame["sequence_id"].to_numpy()), 1)
+    changed = frame.copy()
+    changed.loc[half == 1, "loss"] *= np.where(changed[half == 1]["token_id"] < 3, 9, 0.5).astype(
+        np.float32
+    )
+    other = stagnation(write(tmp_path / "b", changed), rocks=None, top_k=3, seed=1)
+    for name in ("rocks", "high_kl", "random", "control", "loss_control"):
+        assert other.members[name] == result.members[name]
+    # Only the first step chooses: what comes later in the half that chooses changes nothing.
+    later = frame.copy()
+    later.loc[(half == 0) & (later["step"] > 0), "loss"] *= 7
+    third = stagnation(write(tmp_path / "c", later), rocks=None, top_k=3, seed=1)
+    assert third.to_dict()["tokens"] == result.to_dict()["tokens"]
+    assert third.to_dict()["tests"] == result.to_dict()["tests"]
+    measured = frame[(half == 1) & (frame["step"] == 10)]
+    sizes = measured.groupby("token_id").size()
+    assert all(row["frequency_last"] == sizes[row["token_id"]] for row in result.tokens)
+
+
+def test_rocks_at_the_last_step_are_descriptive(tmp_path: Path) -> None:
+    frame = course((0, 5, 10), prompts=200)
+    result = stagnation(write(tmp_path, frame), rocks=None, top_k=3, select_at="last")
+    assert result.log["measured_on"] == "all prompts"
+    assert result.log["descriptive"] == "descriptive: conditioned on the outcome"
+    last = frame[frame["step"] == 10].groupby("token_id")["loss"].sum()
+    assert set(result.members["rocks"]) == set(last.nlargest(3).index)
+
+
+def test_matching_is_the_best_there_is() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        ours, theirs = rng.normal(size=(3, 2)), rng.normal(size=(4, 2))
+        caliper = np.array([0.9, 1.2])
+        pairs, left = match(ours, theirs, caliper)
+        best = (0, 0.0)
+        for chosen in itertools.permutations(range(4), 3):
+            apart = [np.abs(ours[i] - theirs[j]) / caliper for i, j in enumerate(chosen)]
+            within = [steps.sum() for steps in apart if (steps <= 1).all()]
+            best = max(best, (len(within), -sum(within)))
+        found = [(np.abs(ours[i] - theirs[j]) / caliper) for i, j in pairs]
+        assert all((steps <= 1).all() for steps in found)
+        assert len(found) == best[0]
+        assert sum(float(steps.sum()) for steps in found) == pytest.approx(-best[1])
+        assert sorted([*pairs[:, 0].tolist(), *left.tolist()]) == [0, 1, 2]
+        assert len(set(pairs[:, 1].tolist())) == len(pairs)
+
+
+def test_controls_are_like_their_rocks(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    count, tokens = 400, 20
+    text = rng.integers(0, 40, (count, tokens))
+    loss = rng.exponential(1.0, text.shape) * (1 + text // 4 / 10)
+    frame = pd.concat(
+        pd.DataFrame(
+            {
+                "step": step,
+                "sequence_id": np.repeat(np.arange(count), tokens),
+                "position": np.tile(np.arange(tokens), count),
+                "token_id": text.ravel(),
+                "loss": (loss * scale).ravel().astype(np.float32),
+            }
+        )
+        for step, scale in ((1, 1.0), (9, 0.5))
+    )
+    result = stagnation(write(tmp_path, frame), rocks=None, top_k=8)
+    assert len(result.members["pairs"]["control"]) >= 5
+    for name in ("control", "loss_control"):
+        pairs = result.members["pairs"][name]
+        rocks = {rock for rock, _ in pairs}
+        assert rocks | set(result.members["rocks_without_control"][name]) == set(
+            result.members["rocks"]
+        )
+        assert not {other for _, other in pairs} & set(result.members["rocks"])
+    test = next(row for row in result.tests if row["second"] == "control")
+    assert test["verdict"] == "learns like"
+    assert test["ratio"] == pytest.approx(1, abs=1e-6)
+    assert 1 / MARGIN < test["ratio_low90"] <= test["ratio_high90"] < MARGIN
+    assert {row["covariate"] for row in result.members["balance"]} == {
+        "log10 frequency", "log10 mean loss", "mean position"
+    }  # fmt: skip
+
+
+# Bad input, and the command.
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    call = [sys.executable, "-m", "rocktok", "stagnation", *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_one_step_only(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", steps=(7,))
+    assert run(log) == (
+        1,
+        "",
+        f"rocktok: {log}: fixed/ has one complete step, 7; learning needs two or more: record "
+        "with fixed_sequences, which scores the same text at several steps\n",
+    )
+
+
+def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with LogWriter(path, run=RUN, rank=0, world_size=2) as first:
+        attempt, run_id = first.attempt, first.run_id
+        second = LogWriter(path, run=RUN, rank=1, world_size=2, attempt=attempt, run_id=run_id)
+        for rank, writer in enumerate((first, second)):
+            ids = range(rank * 40, rank * 40 + 40)
+            writer.write(sequence_rows(ids), table="sequences")
+            for step in (0, 5, 10):
+                if (rank, step) == (1, 5):
+                    continue
+                writer.write(rows(step, ids), table="fixed")
+                writer.finish_step(step, "fixed")
+        second.close()
+    result = stagnation(path)
+    assert result.log["steps"] == [0, 10]
+    assert any(
+        "1 step of fixed/ dropped or unfinished on some rank, and left out of the defaults: 5"
+        in note
+        for note in result.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"first": 3}, LogError, "fixed/ has no step 3; --first must be one of 0, 10"),
+        ({"first": 10, "last": 0}, UsageError, "last is step 0, first is step 10; it must be"),
+        ({"top_k": 0}, UsageError, "top_k is 0; it must be 1 or more"),
+        ({"select_at": "middle"}, UsageError, "select_at is 'middle'; it must be first or last"),
+    ],
+)  # fmt: skip
+def test_options_out_of_range(
+    tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        stagnation(write_log(tmp_path / "log"), **options)
+
+
+def test_no_sequence_stands_at_all_steps(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    write_by_hand(path, rows(0, range(6)), name="a")
+    write_by_hand(path, rows(5, range(6, 10)), name="b")
+    (path / "run.json").write_text(json.dumps({"schema_version": 1, **RUN}))
+    with pytest.raises(LogError, match=r"no sequence of fixed/ stands at all of the steps 0 to 5"):
+        stagnation(path)
+
+
+def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
+    code, table, notes = run(SAMPLE, "--replicates", 200)
+    assert code == 0
+    assert "the same text at every step; 7 passes" in table
+    assert "groups chosen at step 8 on half 0 of the prompts, measured on half 1" in table
+    assert max(map(len, table.splitlines()[1:])) <= 80
+    assert "control: no rock has a type like it within the calipers" in notes
+    target = tmp_path / "out.parquet"
+    code, _, _ = run(SAMPLE, "--replicates", 200, "-o", target)
+    assert code == 0
+    table = pq.read_table(target).to_pandas()
+    assert sorted(table["step"].unique()) == [8, 100, 200, 300, 400, 500]
+    code, text, _ = run(SAMPLE, "--replicates", 200, "--format", "json")
+    found = json.loads(text)
+    assert found["schema"] == "rocktok.stagnation/1"
+    first = found["tokens"][0]
+    assert table[table["token_id"] == first["token_id"]]["loss"].tolist() == first["curve"]
