@@ -64,7 +64,9 @@ def analysed(steps: list[Rows], seed: int, select_at: str = "first", **options: 
         if select_at == "first":
             kept = halves(rows["prompt"], seed) == 1
             rows = {name: values[kept] for name, values in rows.items()}
-        types = np.array(sorted({v for ids in chosen.members.values() for v in ids}))
+        types = np.array(
+            sorted({v for ids in chosen.members.values() for v in ids}), dtype=np.int64
+        )
         bootstrap = PromptBootstrap(types, QUANTITIES, seed, params.replicates)
         bootstrap.update(rows)
         course.add(step, bootstrap)

@@ -339,7 +339,7 @@ def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
     code, table, notes = run(SAMPLE, "--replicates", 200)
     assert code == 0
     assert "the same text at every step; 7 passes" in table
-    assert "groups chosen at step 8 on half 0 of the prompts, measured on half 1" in table
+    assert "groups chosen at step 8 on half 0, measured on half 1 of the prompts" in table
     assert max(map(len, table.splitlines()[1:])) <= 80
     assert "control: no rock has a type like it within the calipers" in notes
     target = tmp_path / "out.parquet"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.bootstrap import REPLICATES, holm, interval
+from rocktok.analyse.bootstrap import MIN_PROMPTS, REPLICATES, holm, interval
 from rocktok.analyse.contrasts import MIN_TYPES, contrast, ratio
 from rocktok.analyse.course import Course
 from rocktok.analyse.groups import CALIPER, TypeFacts
@@ -251,9 +251,10 @@ def corpus_row(course: Course) -> Row:
     first, last = course.ends
     row: Row = {"loss_first": first.corpus, "loss_last": last.corpus, "curve": course.corpus_rows}
     whole = np.array(last.corpus / first.corpus if first.corpus > 0 else np.nan)
-    row |= _with_interval("stagnation", whole, ratio(last.corpus_B, first.corpus_B), True)
+    enough = _enough(course, np.arange(len(first.types)))
+    row |= _with_interval("stagnation", whole, ratio(last.corpus_B, first.corpus_B), enough)
     difference = np.array(last.corpus - first.corpus)
-    return row | _with_interval("delta_kl", difference, last.corpus_B - first.corpus_B, True)
+    return row | _with_interval("delta_kl", difference, last.corpus_B - first.corpus_B, enough)
 
 
 def group_rows(course: Course) -> list[Row]:
@@ -267,10 +268,10 @@ def group_rows(course: Course) -> list[Row]:
             continue
         (before, before_B), (after, after_B) = (end.group(at) for end in course.ends)
         row |= {"loss_first": before, "loss_last": after}
-        change_B = ratio(after_B, before_B)
-        row |= _with_interval("stagnation", np.array(after / before), change_B, True)
-        row |= _with_interval("delta_kl", np.array(after - before), after_B - before_B, True)
-        low, high, _ = interval(change_B, 0.9)
+        change_B, enough = ratio(after_B, before_B), _enough(course, at)
+        row |= _with_interval("stagnation", np.array(after / before), change_B, enough)
+        row |= _with_interval("delta_kl", np.array(after - before), after_B - before_B, enough)
+        low, high, _ = interval(change_B, 0.9) if enough else (None, None, 0)
         row |= {"stagnation_low90": low, "stagnation_high90": high}
         row["does_not_learn"] = _within(low, high)
         rows.append(row)
@@ -289,8 +290,10 @@ def tests(course: Course, chosen: Chosen) -> list[Row]:
         row: Row = {"first": "rocks", "second": other,
                     "types_first": len(sides[0]), "types_second": len(sides[1])}  # fmt: skip
         if min(len(at) for at in sides) < MIN_TYPES:
-            few = f"rocks: {len(sides[0])} types, {other}: {len(sides[1])}"
-            row["skipped"] = f"{few}; at least {MIN_TYPES} are needed of each"
+            few = f"{len(sides[0])} rocks against {len(sides[1])} types"
+            row["skipped"] = f"{few}; at least {MIN_TYPES} of each are needed"
+        elif not all(_enough(course, at) for at in sides):
+            row["skipped"] = f"fewer than {MIN_PROMPTS} prompts hold any type of a group"
         else:
             row |= _test(course, *sides)
         rows.append(row)
@@ -334,6 +337,12 @@ def _within(low: float | None, high: float | None) -> bool | None:
     if low is None or high is None:
         return None
     return low >= 1 / MARGIN and high <= MARGIN
+
+
+def _enough(course: Course, at: Array) -> bool:
+    """Whether some of the types stand in enough prompts for an interval, at both ends."""
+    first, last = course.ends
+    return bool((first.enough_T[at] & last.enough_T[at]).any())
 
 
 def _both_ends(course: Course, ids: tuple[int, ...]) -> Array:

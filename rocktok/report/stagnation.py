@@ -90,8 +90,8 @@ def render(result: StagnationResult) -> str:
 
 
 def _chosen(log: Row) -> str:
-    at = log["selected_at"]
-    where = "rocks given" if at == "rocks given" else f"chosen at step {at} on {log['chosen_on']}"
+    at, chosen_on = log["selected_at"], log["chosen_on"].removesuffix(" of the prompts")
+    where = "rocks given" if at == "rocks given" else f"chosen at step {at} on {chosen_on}"
     line = f"groups {where}, measured on {log['measured_on']}"
     return line if log["descriptive"] is None else f"{line}\n{log['descriptive']}"
 
@@ -164,10 +164,10 @@ def _balance(members: Row) -> list[str]:
         for when in ("before", "after"):
             values = ("–" if r[f"smd_{when}"] is None else f"{r[f'smd_{when}']:+.2f}" for r in rows)
             cells.append((f"{name}, {when}", str(pairs) if when == "after" else "", *values))
-    alone = {name: len(ids) for name, ids in members["rocks_without_control"].items()}
-    left = ", ".join(f"{number} of {name}" for name, number in alone.items())
+    alone = members["rocks_without_control"].items()
+    left = ", ".join(f"{len(ids)} ({name})" for name, ids in alone)
     table = render_table(_BALANCE, cells).rstrip("\n")
-    return [table, f"rocks without a type like them within the calipers: {left}", ""]
+    return [table, f"rocks without a type like them: {left}", ""]
 
 
 def _token(row: Row) -> Sequence[str]:

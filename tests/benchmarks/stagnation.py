@@ -1,0 +1,46 @@
+"""`rocktok stagnation` against the passes it makes: whole commands, paired.
+
+Make a log with `python tests/benchmarks/large_logs.py LOG --rows 5000000 --shards 4 --table fixed
+--steps $(seq 1 20)`, then run `python tests/benchmarks/stagnation.py LOG`. The ratio divides the
+command's time by that of `detect --context off` on one step, times the number of passes.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+REPEATS = 3
+
+
+def timed(*arguments: str) -> tuple[float, str]:
+    """Wall seconds and stdout of one command."""
+    command = [sys.executable, "-m", "rocktok", *arguments, "-q"]
+    began = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return time.perf_counter() - began, done.stdout
+
+
+def main() -> None:
+    """Print the figures."""
+    log = sys.argv[1]
+    timed("detect", log, "--context", "off")
+    ratios, ours, theirs, passes = [], [], [], 0
+    for _ in range(REPEATS):
+        one, _ = timed("detect", log, "--context", "off")
+        whole, table = timed("stagnation", log)
+        passes = int(table.splitlines()[0].rsplit("; ", 1)[1].split()[0])
+        ratios.append(whole / (one * passes))
+        ours.append(whole)
+        theirs.append(one)
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    print(f"detect --context off: {statistics.median(theirs):.2f} s")
+    print(f"stagnation: {statistics.median(ours):.2f} s, {passes} passes")
+    print(f"ratio: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()
