@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rocktok.engine.attribute import attribute as attribute
     from rocktok.engine.detect import detect as detect
+    from rocktok.engine.stability import stability as stability
     from rocktok.engine.stagnation import stagnation as stagnation
     from rocktok.log import Log as Log
     from rocktok.log import LogWriter as LogWriter
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Log", "LogWriter", "__version__", "attribute", "detect", "open", "stagnation"]
+__all__ = [
+    "Log",
+    "LogWriter",
+    "__version__",
+    "attribute",
+    "detect",
+    "open",
+    "stability",
+    "stagnation",
+]
 
 # Loaded on first use: `rocktok --help` and the training hooks must not pay for the analysis.
 _LAZY = {
@@ -29,6 +39,7 @@ _LAZY = {
     "attribute": ("rocktok.engine.attribute", "attribute"),
     "detect": ("rocktok.engine.detect", "detect"),
     "open": ("rocktok.log", "open_log"),
+    "stability": ("rocktok.engine.stability", "stability"),
     "stagnation": ("rocktok.engine.stagnation", "stagnation"),
 }
 

@@ -374,22 +374,26 @@ class SequenceCounts:
         self.rows += other.rows
 
 
-class SequenceIds:
-    """Distinct sequence ids: 8 bytes each."""
+class DistinctValues:
+    """Distinct values of a column: 8 bytes each."""
 
-    needs = ("sequence_id",)
-
-    def __init__(self) -> None:
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self.needs = (column,) if column == "sequence_id" else ("sequence_id", column)
         self._parts: list[Array] = []
 
     def update(self, batch: Batch) -> None:
         """Add the batch's."""
-        self._parts.append(distinct(batch["sequence_id"]))
+        self._parts.append(distinct(batch[self.column]))
 
     def merge(self, other: Self) -> None:
         """Add another's."""
         self._parts += other._parts
 
+    def close(self) -> None:
+        """Each value once."""
+        self._parts = [self.result()]
+
     def result(self) -> Array:
-        """Ascending, int64."""
+        """Ascending."""
         return distinct(np.concatenate(self._parts)) if self._parts else np.zeros(0, np.int64)

@@ -78,10 +78,10 @@ class PromptBootstrap:
         if len(batch["token_id"]) == 0:
             return
         self._floor.update(batch)
-        prompt_P, place_N = _places_of_prompts(batch)
+        prompt_P, place_N = places_of_prompts(batch)
         width = len(self.types) + 1
         key_N = place_N * np.int64(width) + self._places(batch["token_id"])
-        key_E, pair_N = _numbered(key_N, len(prompt_P) * width)
+        key_E, pair_N = numbered(key_N, len(prompt_P) * width)
         sums = [
             np.bincount(pair_N, self._values(batch, name), minlength=len(key_E))
             for name in self.quantities
@@ -125,7 +125,7 @@ class PromptBootstrap:
         return enough
 
 
-def _places_of_prompts(batch: Batch) -> tuple[Array, Array]:
+def places_of_prompts(batch: Batch) -> tuple[Array, Array]:
     """Distinct prompts of a batch of whole sequences, ascending, and the place of each row's."""
     sequence_N = batch["sequence_id"]
     starts = np.flatnonzero(np.concatenate(([True], sequence_N[1:] != sequence_N[:-1])))
@@ -133,7 +133,7 @@ def _places_of_prompts(batch: Batch) -> tuple[Array, Array]:
     return prompt_P, np.repeat(place_S, np.diff(np.append(starts, len(sequence_N))))
 
 
-def _numbered(key_N: Array, limit: int) -> tuple[Array, Array]:
+def numbered(key_N: Array, limit: int) -> tuple[Array, Array]:
     """Distinct keys, ascending, and the number of each row's; without sorting where few can be."""
     if limit > max(1 << 16, 8 * len(key_N)):
         key_E, pair_N = np.unique(key_N, return_inverse=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.accumulate import SequenceIds
+from rocktok.analyse.accumulate import DistinctValues
 from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.course import QUANTITIES, Course
 from rocktok.analyse.groups import HalfFacts, TypeFacts
@@ -123,7 +123,7 @@ class _Run:
             return source
         found = []
         for one in sources:
-            ids = SequenceIds()
+            ids = DistinctValues("sequence_id")
             self.engine.run(one, ids)
             found.append(ids.result())
         shared = found[0]

@@ -1,0 +1,74 @@
+"""`rocktok stability`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rocktok.cli.job import Job, job_options
+
+if TYPE_CHECKING:
+    from rocktok.analyse.stability import StabilityResult
+    from rocktok.engine.passes import Engine
+    from rocktok.log import Log
+
+
+def _numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 50,100,200") from None
+
+
+@click.command("stability")
+@click.option(
+    "--table",
+    type=click.Choice(["auto", "fixed", "rollout"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--step", type=int, metavar="STEP", help="Default: last complete one.")
+@click.option(
+    "--sizes",
+    callback=_numbers,
+    metavar="N,N,…",
+    help="Prompts in nested subsamples. Default: 10, 20, 40, 60 and 80% of them.",
+)
+@click.option(
+    "--repeats", type=int, default=40, show_default=True, help="Halvings, and draws of each size."
+)
+@click.option(
+    "--k",
+    callback=_numbers,
+    default="5,10,20,50,100,200,500",
+    show_default=True,
+    metavar="K,K,…",
+    help="Cutoffs.",
+)
+@click.option(
+    "--context",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="off: without `detect`'s rankings.",
+)
+@click.option("--top", type=int, default=100, show_default=True, help="How many types to show.")
+@click.option(
+    "--replicates", type=int, default=200, show_default=True, help="Of the bootstrap over prompts."
+)
+@job_options()
+def stability_command(job: Job, **parameters: Any) -> None:
+    """Say whether another sample of LOG's prompts would pick the same tokens.
+
+    Overlap between disjoint halves of the prompts and between nested subsamples, inclusion
+    probabilities and rank intervals, the loss covered, and twelve scores compared.
+    """
+    from rocktok.engine.stability import stability
+
+    def analyse(log: Log, engine: Engine) -> StabilityResult:
+        return stability(log, engine=engine, **parameters)
+
+    job.run("stability", analyse)

@@ -1,0 +1,205 @@
+"""`stability` over a log: the passes, in order.
+
+1. sums of all types by half of the prompts, and the distinct prompts;
+2. halves, nested subsamples and bootstrap replicates of the types with the largest Rock Scores;
+3. where there is persistence, `detect` on all prompts and on each half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rocktok.analyse.accumulate import DistinctValues
+from rocktok.analyse.bootstrap import PromptBootstrap
+from rocktok.analyse.groups import HalfFacts, TypeFacts
+from rocktok.analyse.scores import Moments
+from rocktok.analyse.stability import (
+    CANDIDATES,
+    LEAST_CANDIDATES,
+    SHARES,
+    WANTED,
+    Samples,
+    StabilityParams,
+    StabilityResult,
+    ablation,
+    cutoff_rows,
+    inclusion,
+    jaccard,
+    ranked,
+    recommend,
+    score_rows,
+)
+from rocktok.analyse.subsamples import Subsamples, limits
+from rocktok.engine.choose import choose_table
+from rocktok.engine.detect import detect
+from rocktok.engine.passes import Engine
+from rocktok.engine.source import Source
+from rocktok.errors import LogError, UsageError
+from rocktok.log.reader import Log
+from rocktok.log.sequences import load_prompts
+
+Array = npt.NDArray[Any]
+Row = dict[str, Any]
+
+
+def stability(log: Log, *, engine: Engine | None = None, **options: Any) -> StabilityResult:
+    """Whether other samples of the prompts would rank the same types first.
+
+    Args:
+        log: an open log (`rocktok.open`).
+        engine: what makes the passes; default: threads on the cores this process may use.
+        options: fields of `rocktok.analyse.stability.StabilityParams`.
+
+    Raises:
+        UsageError: options out of range, or more prompts asked for than there are.
+        LogError: the log is damaged, or lacks what was asked.
+    """
+    return _Run(log, StabilityParams(**options), engine or Engine()).result()
+
+
+class _Run:
+    def __init__(self, log: Log, params: StabilityParams, engine: Engine) -> None:
+        self.log, self.params, self.engine = log, params, engine
+        self.table, _, self.step, self.notes = choose_table(log, params.table, params.step)
+        prompts = load_prompts(log)
+        self.source = Source(log, self.table, None, self.step, prompts, seed=params.seed)
+
+    def result(self) -> StabilityResult:
+        """All passes."""
+        facts, squares_HT, prompt_P = self._whole()
+        sizes = self._sizes(len(prompt_P))
+        token_T, count_T = facts.token_T, facts.frequency_HT.sum(axis=0)
+        loss_T = facts.loss_HT.sum(axis=0)
+        order = ranked(loss_T, count_T, token_T)
+        grid = sorted({k for k in self.params.k if k <= len(order)} or {len(order)})
+        kept = order[: max(CANDIDATES * grid[-1], LEAST_CANDIDATES)]
+        subsamples = Subsamples(
+            token_T[kept], self.params.seed,
+            limits(self.params.seed, self.params.repeats, sizes, prompt_P),
+        )  # fmt: skip
+        bootstrap = PromptBootstrap(
+            token_T[kept], ("", "loss_post"), self.params.seed, self.params.replicates
+        )
+        self.engine.run(self.source, subsamples, bootstrap)
+        limit = float(loss_T[order[len(kept)]]) if len(order) > len(kept) else 0.0
+        samples = Samples(bootstrap.types, limit)
+        coverage = np.cumsum(loss_T[order]) / (loss_T.sum() or 1.0)
+        whole = np.searchsorted(bootstrap.types, token_T[kept])
+        rows = cutoff_rows(samples, *subsamples.result(), sizes, grid, coverage, whole)
+        best = recommend(rows, len(order))
+        k = best["k"] if best is not None else grid[-1]
+        self._note(best, rows)
+        moments = [
+            Moments(facts.frequency_HT[h], facts.loss_HT[h], squares_HT[h]) for h in range(2)
+        ]
+        rankings = self._rankings(k)
+        return StabilityResult(
+            log={
+                **self.log.identity(),
+                "table": self.table,
+                "step": self.step,
+                "passes": self.engine.passes,
+                "prompts": len(prompt_P),
+                "positions": int(count_T.sum()),
+                "types": len(token_T),
+                "candidates": len(kept),
+            },
+            params=asdict(self.params),
+            cutoffs=tuple(rows),
+            recommended=best,
+            tokens=tuple(self._tokens(facts, order, coverage, inclusion(bootstrap, k), k)),
+            scores=tuple(score_rows(token_T, moments, k)),
+            rankings=rankings,
+            notes=tuple(self.notes),
+        )
+
+    def _whole(self) -> tuple[TypeFacts, list[Array], Array]:
+        halves = HalfFacts(self.params.seed, compiled=self.source.large)
+        prompts = DistinctValues("prompt")
+        self.engine.run(self.source, halves, prompts)
+        facts = halves.result()
+        if not len(facts.token_T):
+            raise LogError(f"{self.log.name}: step {self.step} of {self.table}/ has no rows")
+        squares = []
+        for sums in halves.sums:
+            square_V = np.zeros(int(facts.token_T[-1]) + 1)
+            found = sums.square_V["loss_post"][: len(square_V)]
+            square_V[: len(found)] = found
+            squares.append(square_V[facts.token_T])
+        return facts, squares, prompts.result()
+
+    def _sizes(self, prompts: int) -> list[int]:
+        if prompts < 2:
+            raise LogError(
+                f"{self.log.name}: step {self.step} of {self.table}/ has one prompt; samples of "
+                "prompts need two or more"
+            )
+        asked = self.params.sizes
+        if asked is not None and max(asked) > prompts:
+            message = (
+                f"sizes asks for {max(asked):,} prompts; step {self.step} of {self.table}/ has "
+                f"{prompts:,}"
+            )
+            raise UsageError(message, parameter="sizes")
+        return sorted(set(asked or (max(1, round(share * prompts)) for share in SHARES)))
+
+    def _tokens(
+        self, facts: TypeFacts, order: Array, coverage: Array, drawn: dict[int, Row], k: int
+    ) -> list[Row]:
+        rows = []
+        for rank, t in enumerate(order[: self.params.top].tolist()):
+            v, count = int(facts.token_T[t]), int(facts.frequency_HT[:, t].sum())
+            loss = float(facts.loss_HT[:, t].sum())
+            row: Row = {"rank": rank + 1, "token_id": v, "token": self.log.vocab.text(v)}
+            row |= {"frequency": count, "mean_loss": loss / count, "rock_score": loss}
+            row["coverage"] = float(coverage[rank])
+            rows.append({**row, "k": k, **(drawn.get(v) or _UNKNOWN)})
+        return rows
+
+    def _rankings(self, k: int) -> Row | None:
+        """`detect`'s rankings of all prompts against each other, and of one half against other."""
+        if self.params.context == "off":
+            return None
+        same: dict[str, Any] = {"table": self.table, "seed": self.params.seed, "top_k": k}
+        if self.params.step is not None:
+            same["post"] = self.params.step
+        whole = detect(self.log, engine=self.engine, all_types=True, **same)
+        if whole.thresholds["tau_pre"] is None:
+            self.notes.append(
+                "no rankings by persistence and context: there is no fixed text at two steps"
+            )
+            return None
+        sides = [
+            np.array(
+                [
+                    row["token_id"]
+                    for row in detect(self.log, engine=self.engine, half=half, **same).rocks
+                ],
+                dtype=np.int64,
+            )
+            for half in range(2)
+        ]
+        return {
+            "pairs": ablation(whole.tokens, k),
+            "rocks_of_halves": {"k": k, "first": len(sides[0]), "second": len(sides[1]),
+                                "jaccard": jaccard(*sides)},
+        }  # fmt: skip
+
+    def _note(self, best: Row | None, rows: list[Row]) -> None:
+        if best is None:
+            self.notes.append(
+                f"no K reaches a mean Jaccard of {WANTED} between halves; more prompts would tell"
+            )
+        unsure = [row["k"] for row in rows if row["certain"] < 1]
+        if unsure:
+            self.notes.append(
+                f"for K = {', '.join(map(str, unsure))} a type that was not drawn again might "
+                "belong to some sample's first K; `certain` says in how many none can"
+            )
+
+
+_UNKNOWN: Row = {"inclusion": None, "rank_low": None, "rank_high": None}

@@ -1,0 +1,224 @@
+"""`stability`: samples by a twin, the twelve scores by hand, its messages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+import rocktok
+from rocktok.analyse.scores import Moments, least_of_two, scores
+from rocktok.analyse.stability import jaccard, overlap, recommend
+from rocktok.analyse.subsamples import Subsamples, limits, shuffled
+from rocktok.engine.passes import Engine
+from rocktok.errors import LogError, UsageError
+from rocktok.hashing import halves, hash_rows
+from tests.logs import write_log
+from tests.test_attribute import prompt_hashes
+from tests.test_stagnation import course, write
+
+SAMPLE = Path(__file__).parents[1] / "sample_data" / "opd"
+
+
+def stability(path: Path, **options: Any) -> Any:
+    options = {"replicates": 100, "repeats": 4, "context": "off", **options}
+    return rocktok.stability(rocktok.open(path), **options)
+
+
+def frame_of(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The last step's rows with prompt hashes."""
+    last = frame[frame["step"] == frame["step"].max()].copy()
+    last["prompt"] = last["sequence_id"].map(prompt_hashes(path))
+    last["loss"] = last["loss"].astype(float)
+    return last
+
+
+def first(rows: pd.DataFrame, k: int) -> list[int]:
+    """Types by Rock Score, ties by frequency and id, in plain pandas."""
+    by = rows.groupby("token_id")["loss"].agg(["sum", "size"]).reset_index()
+    by = by.sort_values(["sum", "size", "token_id"], ascending=[False, False, True])
+    return by["token_id"].tolist()[:k]
+
+
+def test_samples_are_the_twins(tmp_path: Path) -> None:
+    frame = course((0, 10), seed=4)
+    path = write(tmp_path, frame)
+    result = stability(path, sizes=(20, 45), k=(2, 4), seed=9)
+    last = frame_of(path, frame)
+    prompts = np.array(sorted(set(last["prompt"])), dtype=np.uint64)
+    assert result.log["prompts"] == len(prompts)
+    for row in result.cutoffs:
+        k = row["k"]
+        found, nested = [], {20: [], 45: []}
+        for repeat in range(4):
+            half = halves(prompts, int(hash_rows(9, np.array([repeat]))[0]))
+            sides = [last[last["prompt"].isin(prompts[half == h].tolist())] for h in (0, 1)]
+            a, b = (set(first(side, k)) for side in sides)
+            found.append(len(a & b) / len(a | b))
+            order = prompts[np.argsort(shuffled(9, repeat, prompts))]
+            for size, values in nested.items():
+                some = last[last["prompt"].isin(order[:size].tolist())]
+                a, b = set(first(some, k)), set(first(last, k))
+                values.append(len(a & b) / len(a | b))
+        assert row["halves"]["jaccard"] == pytest.approx(np.mean(found))
+        assert row["halves"]["jaccard_least"] == pytest.approx(min(found))
+        for part in row["nested"]:
+            assert part["jaccard"] == pytest.approx(np.mean(nested[part["prompts"]]))
+        top = last[last["token_id"].isin(first(last, k))]
+        assert row["coverage"] == pytest.approx(top["loss"].sum() / last["loss"].sum())
+        assert row["certain"] == 1.0
+    assert [row["token_id"] for row in result.tokens] == first(last, 10)
+
+
+def test_sums_do_not_depend_on_the_cut() -> None:
+    rng = np.random.default_rng(0)
+    sequence = np.repeat(np.arange(60), 10)
+    rows = {
+        "sequence_id": sequence,
+        "prompt": hash_rows(1, sequence // 2),
+        "token_id": rng.integers(0, 12, 600),
+        "loss_post": rng.exponential(1.0, 600).astype(np.float32),
+    }
+    limit = limits(3, 5, [4, 11, 30], np.unique(rows["prompt"]))
+    whole = Subsamples(np.arange(3, 9), 3, limit)
+    whole.update(rows)
+    parts = [Subsamples(np.arange(3, 9), 3, limit) for _ in range(3)]
+    for i, part in enumerate(parts):
+        part.update({name: values[i * 200 : i * 200 + 200] for name, values in rows.items()})
+    parts[1].merge(parts[2])
+    parts[0].merge(parts[1])
+    for one, other in zip(whole.result(), parts[0].result(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    halved, nested = whole.result()
+    # All prompts of the largest size: the whole; and the halves add up to it.
+    np.testing.assert_allclose(nested[..., 2], halved.sum(axis=-1), rtol=1e-12)
+    assert nested[0, :, 0, 0].sum() < nested[0, :, 0, 1].sum()
+
+
+def test_scores_by_hand() -> None:
+    # Three types: losses 1, 3; 2 alone; twelve of 1 and 2 by turns.
+    moments = Moments(np.array([2, 1, 12]), np.array([4.0, 2.0, 18.0]), np.array([10.0, 4.0, 30.0]))
+    found = {name: values.tolist() for name, values in scores(moments).items()}
+    none = -np.inf
+    assert found["mean"] == [2.0, 2.0, 1.5]
+    assert found["mean, n ≥ 5"] == [none, none, 1.5]
+    assert found["mean, n ≥ 10"] == [none, none, 1.5]
+    assert found["n·mean"] == [4.0, 2.0, 18.0]
+    # t(.95, 1) = 6.3138, s = √2; t(.95, 11) = 1.7959, s = √(3/11).
+    lower = [2 - 6.313752 * 2**0.5 / 2**0.5, 1.5 - 1.795885 * (3 / 11) ** 0.5 / 12**0.5]
+    assert found["LCB"] == pytest.approx([lower[0], none, lower[1]], rel=1e-6)
+    assert found["n·max(0, LCB)"] == pytest.approx([0.0, none, 12 * lower[1]], rel=1e-6)
+    # σ² = (2 + 0 + 3) / 12; means 2, 2, 1.5: variance 1/18 < σ²/5, so that τ² = 0: all draw to μ0.
+    assert found["EB mean"] == pytest.approx([24 / 15] * 3)
+    assert found["EB bound"] == pytest.approx([24 / 15] * 3)
+
+
+def test_empirical_bayes_by_hand() -> None:
+    moments = Moments(np.array([4, 4]), np.array([4.0, 20.0]), np.array([5.0, 101.0]))
+    found = scores(moments)
+    # σ² = (1 + 1)/6; means 1 and 5: Var 4, τ² = 4 − σ²/4; μ0 = 3.
+    sigma, tau = 1 / 3, 4 - 1 / 12
+    weight = (4 / sigma) / (4 / sigma + 1 / tau)
+    mean = np.array([weight * 1 + (1 - weight) * 3, weight * 5 + (1 - weight) * 3])
+    np.testing.assert_allclose(found["EB mean"], mean)
+    bound = mean - 1.645 / (4 / sigma + 1 / tau) ** 0.5
+    np.testing.assert_allclose(found["EB bound"], bound)
+    least = least_of_two(found, {name: values + 1 for name, values in found.items()})
+    assert sorted(least) == ["min EB bound", "min LCB", "min n·LCB", "min n·mean"]
+    np.testing.assert_allclose(least["min EB bound"], bound)
+
+
+def test_overlap_by_hand() -> None:
+    a, b = np.array([5, 1, 2]), np.array([1, 5, 7])
+    found = overlap([(a, b)], 3)
+    assert found["jaccard"] == 0.5
+    # Union 1, 2, 5, 7: ranks 2, 3, 1, 4 and 1, 4, 2, 3 (the fourth place is the missing one's).
+    expected = spearmanr([2, 3, 1, 4], [1, 4, 2, 3]).statistic
+    assert found["spearman"] == pytest.approx(expected)
+    assert jaccard(np.zeros(0), np.zeros(0)) is None
+
+
+def test_a_cutoff_near_all_types_is_not_recommended() -> None:
+    rows = [{"k": k, "coverage": c, "halves": {"jaccard": j}}
+            for k, c, j in ((5, 0.3, 0.9), (10, 0.5, 0.72), (20, 0.6, 0.4), (90, 1, 1))]  # fmt: skip
+    assert recommend(rows, 100) == {"k": 10, "coverage": 0.5, "jaccard": 0.72}
+    assert recommend(rows[2:], 100) is None
+
+
+def test_any_workers_give_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path, course((0, 10), prompts=120), cut=3)
+    one, three = (stability(path, engine=Engine(jobs=jobs)).to_json() for jobs in (1, 3))
+    assert one == three
+
+
+def test_halves_bracket_from_below_and_nested_from_above() -> None:
+    result = stability(SAMPLE, repeats=20)
+    for row in result.cutoffs:
+        if row["k"] <= 100:
+            assert row["halves"]["jaccard"] <= row["nested"][-1]["jaccard"]
+            sizes = [part["jaccard"] for part in row["nested"]]
+            assert sizes == sorted(sizes)
+
+
+def test_rankings_of_detect(tmp_path: Path) -> None:
+    result = stability(SAMPLE, context="auto")
+    pairs = result.rankings["pairs"]
+    assert len(pairs) == 6
+    k = result.rankings["rocks_of_halves"]["k"]
+    table = rocktok.detect(rocktok.open(SAMPLE), all_types=True, top_k=k).tokens
+    best = {
+        name: {r["token_id"] for r in sorted(table, key=lambda r: -(r[name] or 0))[:k]}
+        for name in ("rock_score", "context_rock_score")
+    }
+    a, b = best.values()
+    row = next(r for r in pairs if (r["first"], r["second"]) == tuple(best))
+    assert row["jaccard"] == pytest.approx(len(a & b) / len(a | b))
+    rollout = stability(SAMPLE, context="auto", table="rollout")
+    assert rollout.rankings is None
+    assert any("no fixed text at two steps" in note for note in rollout.notes)
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    call = [sys.executable, "-m", "rocktok", "stability", *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_more_prompts_than_there_are(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    code, out, said = run(log, "--sizes", "10,500")
+    assert (code, out) == (2, "")
+    assert "--sizes asks for 500 prompts; step 10 of fixed/ has 14" in said
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    with pytest.raises(LogError, match="fixed/ has no step 7"):
+        stability(log, step=7)
+    with pytest.raises(UsageError, match=r"k is \[0, 5\]; give one number or more, each 1 or more"):
+        stability(log, k=(0, 5))
+    with pytest.raises(UsageError, match="repeats is 1; it must be 2 or more"):
+        stability(log, repeats=1)
+    one = write_log(tmp_path / "one", sequences=3)
+    with pytest.raises(LogError, match="has one prompt; samples of prompts need two or more"):
+        stability(one)
+    assert "'a,b' is no list of numbers" in run(log, "--k", "a,b")[2]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    code, table, _ = run(SAMPLE, "--context", "off", "-q")
+    assert code == 0
+    assert "one log is one training run" in table
+    assert max(map(len, table.splitlines()[1:])) <= 80
+    target = tmp_path / "s.json"
+    assert run(SAMPLE, "--context", "off", "-o", target)[0] == 0
+    found = json.loads(target.read_text())
+    assert found["schema"] == "rocktok.stability/1"
+    assert found["log"]["passes"] == 2
