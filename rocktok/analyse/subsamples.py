@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.accumulate import Batch, is_among
+from rocktok.analyse.accumulate import Batch
 from rocktok.analyse.bootstrap import numbered, places_of_prompts
 from rocktok.hashing import halves, hash_rows
 
@@ -63,10 +63,14 @@ class Subsamples:
         if len(batch["token_id"]) == 0:
             return
         prompt_P, place_N = places_of_prompts(batch)
-        rows_M = np.flatnonzero(is_among(batch["token_id"], self.types))
+        # A table, as a search in thousands of types would take longer than all the rest.
+        table = np.full(int(self.types[-1]) + 2, -1, dtype=np.int32)
+        table[self.types] = np.arange(len(self.types))
+        place = table[np.minimum(batch["token_id"], len(table) - 1)]
+        rows_M = np.flatnonzero(place >= 0)
         if not len(rows_M):
             return
-        type_M = np.searchsorted(self.types, batch["token_id"][rows_M])
+        type_M = place[rows_M]
         key_M = place_N[rows_M] * np.int64(len(self.types)) + type_M
         key_E, pair_M = numbered(key_M, len(prompt_P) * len(self.types))
         loss_M = batch["loss_post"][rows_M].astype(np.float64)
