@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok.analyse.accumulate import Batch, distinct
-from rocktok.analyse.persistence import PersistentWindows, Thresholds, of_type, sample_limits
+from rocktok.analyse.persistence import Choice, PersistentWindows, of_type, sample_limits
 from rocktok.analyse.similarity import Similarity, Windows, labels, partner_counts
 
 Array = npt.NDArray[Any]
@@ -205,7 +205,7 @@ class PartnerCounts:
     """Compares samples of frequent types, and the draws of their nulls, with all their partners.
 
     Args:
-        thresholds: what is persistent.
+        choice: which rows are partners; `Thresholds` chooses the persistent ones.
         reach: tokens on each side of a window.
         seed: of the hash that labels rows where all others are partners.
         rule: similarity (of one thread: the engine has its own) and partners.
@@ -218,20 +218,20 @@ class PartnerCounts:
 
     def __init__(
         self,
-        thresholds: Thresholds,
+        choice: Choice,
         reach: int,
         seed: int,
         rule: ContextRule,
         judged: dict[int, Windows],
     ) -> None:
-        self.thresholds, self.reach, self.seed = thresholds, reach, seed
+        self.choice, self.reach, self.seed = choice, reach, seed
         self.rule, self.judged = rule, judged
         self.similar, self.partners = (
             {v: np.zeros(len(w), dtype=np.int64) for v, w in judged.items()} for _ in range(2)
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        made = type(self)(self.thresholds, self.reach, self.seed, self.rule, self.judged)
+        made = type(self)(self.choice, self.reach, self.seed, self.rule, self.judged)
         made.merge(self)
         return made
 
@@ -239,7 +239,7 @@ class PartnerCounts:
         """Compare with the persistent occurrences of a joined batch."""
         wanted = dict.fromkeys(self.judged, 0)
         limit_V = sample_limits(wanted, 0, lambda _: False)
-        collect = PersistentWindows(self.thresholds, self.reach, self.seed, limit_V)
+        collect = PersistentWindows(self.choice, self.reach, self.seed, limit_V)
         collect.update(batch)
         rows = collect.result()
         for v in np.unique(rows["token"]).tolist():

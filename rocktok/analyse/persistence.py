@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,29 @@ class Thresholds:
             return hard_N & ((pre_N - post_N).astype(np.float64) < self.change)
         assert self.post is not None
         return hard_N & (post_N.astype(np.float64) >= self.post)
+
+    def chosen(self, batch: Batch) -> Array:
+        """Which rows of a joined batch belong to O_PH."""
+        return self.persistent(batch["loss_pre"], batch["loss_post"])
+
+
+class Choice(Protocol):
+    """Which rows of a joined batch are collected: O_PH, or others in their place."""
+
+    def chosen(self, batch: Batch) -> Array:
+        """(N,) bool."""
+
+
+@dataclass(frozen=True)
+class Others:
+    """The rows that are not persistent."""
+
+    thresholds: Thresholds
+
+    def chosen(self, batch: Batch) -> Array:
+        """Which rows of a joined batch do not belong to O_PH."""
+        rest_N: Array = ~self.thresholds.chosen(batch)
+        return rest_N
 
 
 class HardCounts:
@@ -83,7 +106,7 @@ class PersistentWindows:
     """Collects persistent occurrences with the tokens around them.
 
     Args:
-        thresholds: what is persistent.
+        choice: which rows; `Thresholds` chooses the persistent ones.
         reach: tokens on each side of a window.
         seed: of the hash of (sequence_id, position) by which samples are taken.
         limit_V: by token id, the largest hash to keep (`sample_limits`), the last for ids beyond;
@@ -92,10 +115,8 @@ class PersistentWindows:
 
     needs = ("token_id", "sequence_id", "position", "prompt", "loss_pre", "loss_post")
 
-    def __init__(
-        self, thresholds: Thresholds, reach: int, seed: int, limit_V: Array | None = None
-    ) -> None:
-        self.thresholds = thresholds
+    def __init__(self, choice: Choice, reach: int, seed: int, limit_V: Array | None = None) -> None:
+        self.choice = choice
         self.offset_K = offsets(reach)
         self.seed = seed
         self.limit_V = limit_V
@@ -103,8 +124,7 @@ class PersistentWindows:
 
     def update(self, batch: Batch) -> None:
         """Add a joined batch of whole sequences."""
-        pre_N, post_N = batch["loss_pre"], batch["loss_post"]
-        rows_M = np.flatnonzero(self.thresholds.persistent(pre_N, post_N))
+        rows_M = np.flatnonzero(self.choice.chosen(batch))
         hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
         if self.limit_V is not None:
             limit_M = self.limit_V[np.minimum(batch["token_id"][rows_M], len(self.limit_V) - 1)]
@@ -115,7 +135,7 @@ class PersistentWindows:
                 "sequence": batch["sequence_id"][rows_M],
                 "prompt": batch["prompt"][rows_M],
                 "token": batch["token_id"][rows_M],
-                "loss": post_N[rows_M],
+                "loss": batch["loss_post"][rows_M],
                 "hash": hash_M,
                 "window": window_tokens(batch, rows_M, self.offset_K),
             }

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rocktok.analyse import lifts as lifting
 from rocktok.analyse.accumulate import SequenceCounts
 from rocktok.analyse.context import Context
 from rocktok.analyse.detect import (
@@ -41,6 +42,7 @@ class DetectResult:
         density: share of a sequence's positions: of rock types, and retained occurrences.
         tokens: one mapping per type; None where a number was not computed.
         notes: what a reader of the numbers must know.
+        permuted: with lifts, rocks found and rocks that permuted labels give; else None.
     """
 
     log: Row
@@ -50,13 +52,19 @@ class DetectResult:
     density: Row
     tokens: tuple[Row, ...]
     notes: tuple[str, ...]
+    permuted: Row | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of `tokens`."""
+        return COLUMNS if self.permuted is None else LIFT_COLUMNS
 
     @cached_property
     def table(self) -> Any:
         """The tokens as a pandas DataFrame, one row per type; flags joined by commas."""
         import pandas as pd
 
-        frame = pd.DataFrame(list(self.tokens), columns=COLUMNS)
+        frame = pd.DataFrame(list(self.tokens), columns=self.columns)
         frame["flags"] = [",".join(row["flags"]) for row in self.tokens]
         return frame
 
@@ -67,7 +75,10 @@ class DetectResult:
 
     def to_dict(self) -> Row:
         """What `to_json` writes."""
-        return {"schema": SCHEMA, **asdict(self)}
+        found = {"schema": SCHEMA, **asdict(self)}
+        if self.permuted is None:
+            del found["permuted"]
+        return found
 
     def to_json(self) -> str:
         """JSON with schema, log, params, thresholds, totals, density, tokens, notes."""
@@ -117,6 +128,9 @@ COLUMNS = (
 )
 
 
+#: With lifts: theirs come after all others.
+LIFT_COLUMNS = (*COLUMNS, *lifting.COLUMNS)
+
 #: Columns that hold whole numbers.
 INTEGERS = {
     "rank",
@@ -129,6 +143,7 @@ INTEGERS = {
     "eta_count",
     "null_distance",
     "rollout_frequency",
+    "lifts_undefined",
 }
 
 
@@ -147,8 +162,12 @@ def make_result(
     is_rock: Array,
     density: Row,
     text: Callable[[int], str],
+    lifts: tuple[dict[int, Row], Row] | None = None,
 ) -> DetectResult:
-    """Put the numbers of `detect` together. `order` and `is_rock` are as `ranking` gives them."""
+    """Put the numbers of `detect` together. `order` and `is_rock` are as `ranking` gives them.
+
+    `lifts`: by token id, and what permuted labels gave.
+    """
     total = float(types.loss_T.sum())
     excluded_T = types.excluded_T(params)
     coverage = np.cumsum(types.loss_T[order]) / total if total else np.zeros(len(order))
@@ -170,13 +189,21 @@ def make_result(
             "flags": _flags(types, index, context, bool(excluded_T[index])),
             "is_rock": bool(is_rock[rank]),
         }
-        rows.append({name: row.get(name) for name in COLUMNS})
+        if lifts is not None:
+            row |= lifts[0].get(row["token_id"], {})
+            row["flags"] = row["flags"] + _lift_flags(row)
+        columns = COLUMNS if lifts is None else LIFT_COLUMNS
+        rows.append({name: row.get(name) for name in columns})
     rocks = [types.context.get(int(index)) for index in order[is_rock]]
     retained = round(sum(context.retained for context in rocks if context))
     known = types.persistent_T is not None
     return DetectResult(
         log={**log, **source},
-        params={**asdict(params), "quantile_post": params.second_quantile},
+        params={
+            **asdict(params),
+            "quantile_post": params.second_quantile,
+            **({} if lifts is None else {"lifts": True}),
+        },
         thresholds=_thresholds(thresholds),
         totals={
             "sequences": sizes.sequences,
@@ -189,6 +216,7 @@ def make_result(
         density=density,
         tokens=tuple(rows),
         notes=tuple(notes),
+        permuted=None if lifts is None else lifts[1],
     )
 
 
@@ -272,6 +300,13 @@ def _flags(types: TypeTable, index: int, context: Context | None, excluded: bool
     if rollout_T is not None and rollout_T[index] == 0:
         flags.append("not_in_rollouts")
     return flags
+
+
+def _lift_flags(row: Row) -> list[str]:
+    if "singled_out" not in row:
+        return []
+    found = {True: [], False: ["not_singled_out"], None: ["lift_unknown"]}[row["singled_out"]]
+    return [*found, "lifts_sampled"] if row["sampled"] else found
 
 
 def _plain(value: Any) -> int | float:

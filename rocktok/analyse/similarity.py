@@ -8,6 +8,7 @@ implementation and every cut of the log counts the same pairs.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,16 +132,22 @@ class Similarity:
     def count_similar_scipy(self, ours: Windows, theirs: Windows) -> Array:
         """Twin of the compiled loops, block by block of sparse matrix products."""
         counts_M = np.zeros(len(ours), dtype=np.int64)
+        for row_E, _ in self.similar_pairs(ours, theirs):
+            counts_M += np.bincount(row_E, minlength=len(ours))
+        return counts_M
+
+    def similar_pairs(self, ours: Windows, theirs: Windows) -> Iterator[tuple[Array, Array]]:
+        """(row of ours, row of theirs) of every pair of similar partners, block by block."""
         if len(theirs) == 0 or len(ours) == 0:
-            return counts_M
+            return
         our_side, their_side = self._sides(ours.window_MK, theirs.window_MK)
         block = max(1, _BLOCK // len(theirs))
         for start in range(0, len(ours), block):
             rows = slice(start, start + block)
             row_E, other_E = self._similar(our_side.rows(rows), their_side)
-            row_E = row_E[ours.label_M[row_E + start] != theirs.label_M[other_E]]
-            counts_M[rows] = np.bincount(row_E, minlength=len(counts_M[rows]))
-        return counts_M
+            row_E = row_E + start
+            partner_E = ours.label_M[row_E] != theirs.label_M[other_E]
+            yield row_E[partner_E], other_E[partner_E]
 
     def _sides(self, ours_MK: Array, theirs_TK: Array) -> tuple[_Side, _Side]:
         # Encoded together, so that both use the same columns.

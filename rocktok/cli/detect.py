@@ -103,6 +103,7 @@ def _choice(*words: str) -> click.Choice[str]:
 )
 @click.option("--exact", is_flag=True, help="Judge every context, whatever it takes.")
 @click.option("--all", "all_types", is_flag=True, help="Every type seen, not only the rocks.")
+@click.option("--lifts", is_flag=True, help="Whether the loss singles the contexts out; slower.")
 @job_options()
 def detect_command(job: Job, embeddings: Path | None, **parameters: Any) -> None:
     """Find the tokens of LOG whose loss persists in recurring contexts.

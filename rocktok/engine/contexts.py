@@ -6,6 +6,8 @@ each round is one pass, and holds no more windows than fit in memory.
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,9 @@ from rocktok.analyse import windows
 from rocktok.analyse.accumulate import distinct, padded
 from rocktok.analyse.context import Context, ContextRule, PartnerCounts
 from rocktok.analyse.detect import DetectParams, TypeTable
+from rocktok.analyse.permute import DrawLimits, Drawn
 from rocktok.analyse.persistence import (
+    Choice,
     HardCounts,
     PersistentWindows,
     Thresholds,
@@ -50,6 +54,7 @@ class Contexts:
     ) -> None:
         self.source, self.engine, self.params = source, engine, params
         self.thresholds, self.embeddings = thresholds, embeddings
+        self.choice: Choice = thresholds
         self._pool: dict[str, Array] = {}
         self._free: windows.FreePools | None = None
         self._wanted_free: windows.FreePools | None = None
@@ -71,6 +76,11 @@ class Contexts:
             self.engine.jobs,
         )
         self.rule = ContextRule(similarity, params.partners, params.eta)
+        self._walk(types)
+
+    def _walk(self, types: TypeTable) -> None:
+        params = self.params
+        assert types.persistent_T is not None
         order = analysis.candidates(types, params)
         place = {index: at for at, index in enumerate(order)}
         persistent = types.persistent_T
@@ -86,7 +96,28 @@ class Contexts:
             return self._judged[v]
 
         analysis.walk(types, params, judge)
-        self._held = {}
+        self._held, self._holds = {}, set()
+
+    def permuted(self, types: TypeTable) -> TypeTable:
+        """The types judged anew, as many occurrences of each drawn at random as are persistent.
+
+        Null, similarity, partners and walk are the same. Where the log is too large for its windows
+        to be held at once, only types that `judge` has judged. One pass, and those of the windows.
+        """
+        assert types.persistent_T is not None
+        persistent_T = types.persistent_T
+        if self.source.rows > ROUND_WINDOWS:
+            judged_T = np.isin(np.arange(len(persistent_T)), list(types.context))
+            persistent_T = np.where(judged_T, persistent_T, 0)
+        limits = DrawLimits(self.params.seed, types.token_T, persistent_T, types.frequency_T)
+        self.engine.run(self.source, limits)
+        again = copy.copy(self)
+        again.choice = Drawn(self.params.seed, limits.result())
+        again.params = replace(self.params, all_types=False)
+        again._judged = {}
+        drawn = replace(types, persistent_T=persistent_T, context={})
+        again._walk(drawn)
+        return drawn
 
     def _count(self, types: TypeTable, length: int, rows: int) -> None:
         """One pass: the hard rows of each type, and a pool for the null; small logs: windows."""
@@ -95,7 +126,7 @@ class Contexts:
         pool = windows.Pool(params.seed, 2 * params.window, total=rows)
         draw = params.eta == "auto"
         everything = rows <= ROUND_WINDOWS
-        collect = PersistentWindows(self.thresholds, params.window, params.seed)
+        collect = PersistentWindows(self.choice, params.window, params.seed)
         self.engine.run(
             self.source, hard, *([pool] if draw else []), *([collect] if everything else [])
         )
@@ -118,7 +149,7 @@ class Contexts:
         self._held = {}
         limit_V = sample_limits(persistent, self._sample_size, self._is_sampled)
         w, seed = self.params.window, self.params.seed
-        collect = PersistentWindows(self.thresholds, w, seed, limit_V)
+        collect = PersistentWindows(self.choice, w, seed, limit_V)
         self._take_free(collect)
         self._held, self._holds = collect.result(), set(ids.tolist())
 
@@ -156,7 +187,7 @@ class Contexts:
             ours = self.rule.windows(rows)
             judged[v] = ours if drawn is None else ours.joined(drawn[0])
         counts = PartnerCounts(
-            self.thresholds, self.params.window, self.params.seed, self.rule.on_workers(), judged
+            self.choice, self.params.window, self.params.seed, self.rule.on_workers(), judged
         )
         self.engine.run(self.source, counts)
         for v, rows in samples.items():

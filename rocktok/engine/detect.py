@@ -26,8 +26,10 @@ from rocktok.analyse.density import Density
 from rocktok.analyse.detect import DetectParams, TypeTable
 from rocktok.analyse.persistence import Thresholds
 from rocktok.analyse.results import DetectResult, make_result
-from rocktok.engine.choose import choose_steps
+from rocktok.engine.choose import REMEDY, choose_steps
 from rocktok.engine.contexts import Contexts
+from rocktok.engine.lifts import lifts as lifts_of
+from rocktok.engine.lifts import permuted
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import DERIVABLE, Source
 from rocktok.errors import LogError, UsageError
@@ -44,6 +46,7 @@ def detect(
     engine: Engine | None = None,
     half: int | None = None,
     only: Array | None = None,
+    lifts: bool = False,
     **options: Any,
 ) -> DetectResult:
     """Find the tokens whose loss persists in recurring contexts.
@@ -55,6 +58,8 @@ def detect(
         half: look at this half of the prompts alone (0 or 1; `rocktok.hashing.halves` with the
             option `seed`): what is found there can be tested on the other.
         only: ascending ids (int64) of the sequences to look at.
+        lifts: say, too, whether the loss singles the contexts of the rocks out, and how many
+            rocks labels permuted within types would give; a few passes more.
         options: fields of `rocktok.analyse.detect.DetectParams`.
 
     Returns:
@@ -75,7 +80,12 @@ def detect(
             "embeddings: similarity 'embedding' and an embedding matrix go together",
             parameter="embeddings",
         )
-    return _Run(log, params, embeddings, engine or Engine(), half, only).result()
+    if lifts and params.context == "off":
+        raise UsageError(
+            "lifts need persistence and context; leave out either lifts or context 'off'",
+            parameter="lifts",
+        )
+    return _Run(log, params, embeddings, engine or Engine(), half, only, lifts).result()
 
 
 class _Run:
@@ -89,9 +99,15 @@ class _Run:
         engine: Engine,
         half: int | None,
         only: Array | None,
+        lifts: bool,
     ) -> None:
         self.log, self.params, self.embeddings, self.engine = log, params, embeddings, engine
         self.choice = choose_steps(log, params)
+        if lifts and self.choice.pre is None:
+            raise LogError(
+                f"{log.name}: lifts need persistence, but {self.choice.no_context}; {REMEDY}"
+            )
+        self.lifts = lifts
         present = set(log.columns(self.choice.table))
         self.means = tuple(name for name, column in DERIVABLE.items() if column in present)
         choice = self.choice
@@ -116,6 +132,13 @@ class _Run:
         else:
             score_T = types.loss_T.astype(np.float64)
         order, is_rock = analysis.ranking(types, self.params, score_T)
+        found = None
+        if self.lifts:
+            rocks = order[is_rock]
+            found = (
+                lifts_of(contexts, types, rocks),
+                permuted(contexts, types, rocks, score_T),
+            )
         density = self._density(types, order[is_rock], thresholds)
         self._add_rollout(types)
         return make_result(
@@ -140,6 +163,7 @@ class _Run:
             is_rock=is_rock,
             density=density,
             text=self.log.vocab.text,
+            lifts=found,
         )
 
     # -- passes ----------------------------------------------------------------------------

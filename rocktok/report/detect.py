@@ -7,7 +7,7 @@ from typing import Any
 
 from rocktok.analyse.results import DetectResult
 from rocktok.report.encode import Form, encode_rows
-from rocktok.report.text import Field, count, number, percent, render_table, token
+from rocktok.report.text import Field, count, counted, number, percent, render_table, token
 
 Row = dict[str, Any]
 
@@ -21,6 +21,15 @@ _CONTEXT = (
     Field("retain"),
     Field("CCR"),
     Field("R_ctx"),
+    Field("", text=True),
+)
+_LIFTS = (
+    Field("rank"),
+    Field("token", text=True),
+    Field("CCR"),
+    Field("R_ctx"),
+    Field("persistence lift"),
+    Field("context lift"),
     Field("", text=True),
 )
 _PLAIN = (
@@ -42,6 +51,12 @@ _MARKS = {
     "sampled": ("~", "estimated from a sample of its persistent occurrences: ccr_low, ccr_high"),
     "excluded": ("x", "left out of the ranking by the options"),
     "not_in_rollouts": ("o", "the late student no longer writes it"),
+    "not_singled_out": ("=", "the token recurs, its loss does not single it out"),
+    "lift_unknown": ("-", "a lift has no interval: not known whether its loss singles it out"),
+    "lifts_sampled": (
+        "s",
+        "context lift from 1,000 persistent and 1,000 other occurrences at most",
+    ),
 }
 
 
@@ -52,7 +67,10 @@ def render(result: DetectResult) -> str:
         parts.append("No type is a rock at these settings; --all shows every type.")
         return "\n".join(parts) + "\n"
     context = result.log["pre"] is not None
+    fields: Sequence[Field]
     fields, cells = (_CONTEXT, _context_cells) if context else (_PLAIN, _plain_cells)
+    if result.permuted is not None:
+        fields, cells = _LIFTS, _lift_cells
     parts.append(render_table(fields, (cells(row) for row in result.tokens)).rstrip("\n"))
     used = {flag for row in result.tokens for flag in row["flags"]}
     parts += [f"{mark}  {why}" for flag, (mark, why) in _MARKS.items() if flag in used]
@@ -93,7 +111,17 @@ def _summary(result: DetectResult) -> list[str]:
         f"(p10 {percent(kinds[key]['p10'])}, p90 {percent(kinds[key]['p90'])})"
         for key, name in (("type", "rock types"), ("retained", "retained occurrences"))
     ]
+    if result.permuted is not None:
+        lines.append(_permuted(result.permuted))
     return lines
+
+
+def _permuted(found: Row) -> str:
+    least = "" if found["complete"] else "at least "
+    return (
+        f"labels permuted within types: {least}{counted(found['rocks_permuted'], 'rock token')}, "
+        f"{found['reach_lowest']:,} at the lowest R_ctx"
+    )
 
 
 def _marks(row: Row) -> str:
@@ -115,6 +143,23 @@ def _context_cells(row: Row) -> Sequence[str]:
     )
 
 
+def _lift_cells(row: Row) -> Sequence[str]:
+    return (
+        str(row["rank"]),
+        token(row["token"]),
+        "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
+        number(row["context_rock_score"]),
+        _with_interval(row, "persistence_lift"),
+        _with_interval(row, "context_lift"),
+        _marks(row),
+    )
+
+
+def _with_interval(row: Row, name: str) -> str:
+    value, low = number(row[name]), row[f"{name}_low"]
+    return value if low is None else f"{value} ({number(low, 2)}–{number(row[f'{name}_high'], 2)})"
+
+
 def _plain_cells(row: Row) -> Sequence[str]:
     return (
         str(row["rank"]),
@@ -131,7 +176,7 @@ def _plain_cells(row: Row) -> Sequence[str]:
 
 def encode(result: DetectResult, form: Form) -> bytes:
     """All columns of `DetectResult.table`."""
-    from rocktok.analyse.results import COLUMNS, INTEGERS
+    from rocktok.analyse.results import INTEGERS
 
     about = {name: value for name, value in result.to_dict().items() if name != "tokens"}
-    return encode_rows(result.tokens, COLUMNS, INTEGERS, form, about)
+    return encode_rows(result.tokens, result.columns, INTEGERS, form, about)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 Form = Literal["csv", "parquet"]
 
 _TEXT = {"token", "flags", "groups", "first", "second"}
-_LOGICAL = {"is_rock"}
+_LOGICAL = {"is_rock", "singled_out"}
 
 
 def encode_rows(
