@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rocktok.engine.attribute import attribute as attribute
+    from rocktok.engine.controls import controls as controls
     from rocktok.engine.detect import detect as detect
     from rocktok.engine.stability import stability as stability
     from rocktok.engine.stagnation import stagnation as stagnation
@@ -26,6 +27,7 @@ __all__ = [
     "LogWriter",
     "__version__",
     "attribute",
+    "controls",
     "detect",
     "open",
     "stability",
@@ -37,6 +39,7 @@ _LAZY = {
     "Log": ("rocktok.log", "Log"),
     "LogWriter": ("rocktok.log", "LogWriter"),
     "attribute": ("rocktok.engine.attribute", "attribute"),
+    "controls": ("rocktok.engine.controls", "controls"),
     "detect": ("rocktok.engine.detect", "detect"),
     "open": ("rocktok.log", "open_log"),
     "stability": ("rocktok.engine.stability", "stability"),

@@ -212,6 +212,31 @@ def load_rocks(path: str | os.PathLike[str]) -> tuple[int, ...]:
     return tuple(sorted(rocks))
 
 
+def load_controls(
+    path: str | os.PathLike[str], kind: str
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """(rocks, pairs of a rock and its control) of a JSON file of `rocktok controls`.
+
+    Raises `LogError` for a file that cannot be read, is none of its, or lacks the kind.
+    """
+    wanted = "give what `rocktok controls LOG --format json -o FILE` writes"
+    try:
+        content = json.loads(Path(path).read_bytes())
+        known = str(content["schema"]).startswith("rocktok.controls/")
+        rocks = tuple(int(v) for v in content["log"]["rocks"]) if known else ()
+        found = content["kinds"].get(kind) if known else None
+        pairs = tuple((int(a), int(b)) for a, b in found["pairs"]) if found else None
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LogError(f"{path}: is no result of `rocktok controls`; {wanted}") from error
+    if not known:
+        raise LogError(f"{path}: is no result of `rocktok controls`; {wanted}")
+    if not pairs:
+        raise LogError(f"{path}: matches no types by {kind}; choose another kind, or make it anew")
+    return rocks, pairs
+
+
 def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
     """Write a result of a command: whole or not at all, over another file only with `force`.
 

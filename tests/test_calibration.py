@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rocktok.analyse import stagnation as analysis
 from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.course import QUANTITIES, Course
 from rocktok.analyse.groups import HalfFacts
-from rocktok.analyse.stagnation import StagnationParams, choose, corpus_row, group_rows, tests
+from rocktok.analyse.stagnation import StagnationParams, choose, corpus_row, group_rows
 from rocktok.hashing import halves, hash_rows
 
 Rows = dict[str, np.ndarray]
@@ -70,7 +71,7 @@ def analysed(steps: list[Rows], seed: int, select_at: str = "first", **options: 
         bootstrap = PromptBootstrap(types, QUANTITIES, seed, params.replicates)
         bootstrap.update(rows)
         course.add(step, bootstrap)
-    return group_rows(course), tests(course, chosen), corpus_row(course)
+    return group_rows(course), analysis.tests(course, chosen), corpus_row(course)
 
 
 def rates(prompts: int, tries: int) -> dict[str, float]:

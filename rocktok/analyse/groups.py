@@ -118,6 +118,12 @@ class Groups:
         """Groups that hold a type."""
         return [name for name, ids in self.members.items() if token_id in ids]
 
+    def with_controls(self, pairs: tuple[tuple[int, int], ...]) -> Groups:
+        """These groups with other controls: (rock, its control)."""
+        alone = set(self.members["rocks"]) - {rock for rock, _ in pairs}
+        members = {**self.members, "control": tuple(sorted({other for _, other in pairs}))}
+        return Groups(members, pairs, tuple(sorted(alone)))
+
     @property
     def all_ids(self) -> Array:
         """Members of any group, ascending."""

@@ -5,12 +5,14 @@ Array suffixes: R those to be matched; A those that may be their controls; C cov
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Row = dict[str, Any]
 
 
 def match(rock_RC: Array, other_AC: Array, caliper_C: Array) -> tuple[Array, Array]:
@@ -35,3 +37,25 @@ def match(rock_RC: Array, other_AC: Array, caliper_C: Array) -> tuple[Array, Arr
     kept = ~forbidden[row, column]
     pairs = np.stack([row[kept], column[kept]], axis=1)
     return pairs, np.setdiff1d(np.arange(len(rock_RC)), pairs[:, 0])
+
+
+def balance(names: tuple[str, ...], rock_RC: Array, other_AC: Array, pairs: Array) -> list[Row]:
+    """Standardised mean differences of each covariate, before and after matching.
+
+    Both are in units of one spread, √(mean of the variances of rocks and others before), so that
+    they compare; `smd_after` is None without pairs.
+    """
+    rows: list[Row] = []
+    for c, covariate in enumerate(names):
+        before = rock_RC[:, c], other_AC[:, c]
+        after = rock_RC[pairs[:, 0], c], other_AC[pairs[:, 1], c]
+        known = [values[np.isfinite(values)] for values in before]
+        variances = [values.var() for values in known if len(values)]
+        spread = math.sqrt(sum(variances) / len(variances)) if variances else 0.0
+        row: Row = {"covariate": covariate, "pairs": len(pairs)}
+        for when, sides in (("before", before), ("after", after)):
+            first, second = (values[np.isfinite(values)] for values in sides)
+            able = len(first) and len(second) and spread > 0
+            row[f"smd_{when}"] = float(first.mean() - second.mean()) / spread if able else None
+        rows.append(row)
+    return rows

@@ -10,7 +10,6 @@ Array suffixes: B replicates; T types; C covariates.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +21,7 @@ from rocktok.analyse.bootstrap import MIN_PROMPTS, REPLICATES, holm, interval
 from rocktok.analyse.contrasts import MIN_TYPES, contrast, ratio
 from rocktok.analyse.course import Course
 from rocktok.analyse.groups import CALIPER, TypeFacts
-from rocktok.analyse.matching import match
+from rocktok.analyse.matching import balance, match
 from rocktok.errors import UsageError
 from rocktok.hashing import hash_rows
 
@@ -171,7 +170,7 @@ def choose(
     by_hash = able[np.argsort(hash_rows(params.seed, facts.token_T[able]), kind="stable")]
     values_TC = _covariates(count_T, loss_T, place_T, common)
     members = {"rocks": rocks, "high_kl": by_loss[:size], "random": by_hash[:size]}
-    pairs, unmatched, balance = {}, {}, []
+    pairs, unmatched, balances = {}, {}, []
     for name, columns in (("control", [0, 1, 2]), ("loss_control", [1, 2])):
         caliper_C = np.array([CALIPER, CALIPER, POSITION_CALIPER])[columns]
         found, left = match(values_TC[rocks][:, columns], values_TC[able][:, columns], caliper_C)
@@ -179,9 +178,10 @@ def choose(
         ids = zip(facts.token_T[rocks[found[:, 0]]], facts.token_T[able[found[:, 1]]], strict=True)
         pairs[name] = tuple((int(a), int(b)) for a, b in ids)
         unmatched[name] = tuple(int(v) for v in facts.token_T[rocks[left]])
-        balance += _balance(name, values_TC, rocks, able, found)
+        rows = balance(COVARIATES, values_TC[rocks], values_TC[able], found)
+        balances += [{"control": name, **row} for row in rows]
     chosen = {name: tuple(np.sort(facts.token_T[at]).tolist()) for name, at in members.items()}
-    return Chosen(chosen, pairs, unmatched, tuple(balance))
+    return Chosen(chosen, pairs, unmatched, tuple(balances))
 
 
 def _covariates(count_T: Array, loss_T: Array, place_T: Array, common: Array) -> Array:
@@ -191,23 +191,6 @@ def _covariates(count_T: Array, loss_T: Array, place_T: Array, common: Array) ->
         logs = np.log10(count_T), np.log10(mean_T)
     spread = float(np.std(position_T[common])) if len(common) else 0.0
     return np.stack([*logs, position_T / (spread or 1.0)], axis=1)
-
-
-def _balance(name: str, values_TC: Array, rocks: Array, able: Array, found: Array) -> list[Row]:
-    """Standardised mean differences of the covariates, before and after matching."""
-    rows = []
-    for c, covariate in enumerate(COVARIATES):
-        before = values_TC[rocks, c], values_TC[able, c]
-        after = values_TC[rocks[found[:, 0]], c], values_TC[able[found[:, 1]], c]
-        pooled = [values[np.isfinite(values)].var() for values in before if len(values)]
-        spread = math.sqrt(sum(pooled) / len(pooled)) if pooled else 0.0
-        row: Row = {"control": name, "covariate": covariate, "pairs": len(found)}
-        for when, (first, second) in (("before", before), ("after", after)):
-            first, second = first[np.isfinite(first)], second[np.isfinite(second)]
-            known = len(first) and len(second) and spread > 0
-            row[f"smd_{when}"] = float(first.mean() - second.mean()) / spread if known else None
-        rows.append(row)
-    return rows
 
 
 def change_rows(course: Course, ids: tuple[int, ...] | Array) -> list[Row]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": "Whether logs agree on their rocks.",
     "attribute": "Who takes the gradient: its norm by token and by group, and its directions.",
     "stagnation": "Whether rocks learn: losses over the steps, fairly chosen and compared.",
+    "controls": "What rocks are fairly compared with, and how well it is balanced.",
     "stability": "Whether another sample of prompts would pick the same tokens, and the cutoff.",
 }
 

@@ -44,6 +44,7 @@ def attribute(
     log: Log,
     *,
     rocks: tuple[int, ...] | None = None,
+    pairs: tuple[tuple[int, int], ...] | None = None,
     engine: Engine | None = None,
     **options: Any,
 ) -> AttributeResult:
@@ -52,6 +53,7 @@ def attribute(
     Args:
         log: an open log (`rocktok.open`) that records `grad_norm`.
         rocks: token ids; None: what `detect` finds with its default options.
+        pairs: (rock, control), in place of types of like frequency; with `rocks`.
         engine: what makes the passes; default: threads on the cores this process may use.
         options: fields of `rocktok.analyse.attribute.AttributeParams`.
 
@@ -59,7 +61,9 @@ def attribute(
         UsageError: options out of range.
         LogError: the log is damaged, lacks what was asked, or has no gradient columns.
     """
-    return _Run(log, AttributeParams(**options), rocks, engine or Engine()).result()
+    run = _Run(log, AttributeParams(**options), rocks, engine or Engine())
+    run.pairs = pairs
+    return run.result()
 
 
 class _Run:
@@ -67,6 +71,7 @@ class _Run:
         self, log: Log, params: AttributeParams, rocks: tuple[int, ...] | None, engine: Engine
     ) -> None:
         self.log, self.params, self.engine = log, params, engine
+        self.pairs: tuple[tuple[int, int], ...] | None = None
         self.given = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
         self.table, self.steps, self.step, self.notes = choose_table(log, params.table, params.step)
         present = set(log.columns(self.table))
@@ -88,6 +93,8 @@ class _Run:
         if not len(facts.token_T):
             raise LogError(f"{self.log.name}: step {self.step} of {self.table}/ has no rows")
         groups = choose_groups(facts, rocks, self.params.seed, self.params.group_size)
+        if self.pairs is not None:
+            groups = groups.with_controls(self.pairs)
         rows: list[Row] = []
         for step in self.steps:
             shares = self._shares(step, groups, facts)
@@ -112,7 +119,8 @@ class _Run:
                 **groups.members,
                 "control_pairs": groups.pairs,
                 "rocks_without_control": groups.unmatched,
-                "caliper": CALIPER,
+                "caliper": CALIPER if self.pairs is None else None,
+                "control_source": "frequency" if self.pairs is None else "given",
             },
             tests=tests,
             geometry=geometry_rows(self.log, groups, self.notes),

@@ -1,0 +1,61 @@
+"""`rocktok controls`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rocktok.cli.job import Job, job_options
+
+if TYPE_CHECKING:
+    from rocktok.analyse.controls import ControlsResult
+    from rocktok.engine.passes import Engine
+    from rocktok.log import Log
+
+_KINDS = ("frequency", "loss", "occurrence", "window")
+
+
+@click.command("controls")
+@click.option(
+    "--rocks",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="JSON of `rocktok detect`. Default: what it finds here, by its defaults.",
+)
+@click.option(
+    "--table",
+    type=click.Choice(["auto", "fixed", "rollout"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--step", type=int, metavar="STEP", help="Default: first complete one.")
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(_KINDS),
+    multiple=True,
+    default=_KINDS,
+    help="What is matched; may be given several times. Default: all.",
+)
+@click.option(
+    "--occurrences", type=int, default=1000, show_default=True, help="Of rocks, to be matched."
+)
+@click.option("--window", type=int, default=8, show_default=True, help="Tokens on each side.")
+@job_options()
+def controls_command(job: Job, rocks: Path | None, **parameters: Any) -> None:
+    """Find what the rocks of LOG are fairly compared with, and say how fair it is.
+
+    Types of like frequency or like loss, occurrences of like place and loss, windows of like length
+    and token frequency; each with its balance, and with what could not be matched.
+    """
+    from rocktok.engine.controls import controls
+    from rocktok.files import load_rocks
+
+    given = load_rocks(rocks) if rocks is not None else None
+
+    def analyse(log: Log, engine: Engine) -> ControlsResult:
+        return controls(log, rocks=given, engine=engine, **parameters)
+
+    job.run("controls", analyse)
