@@ -271,7 +271,7 @@ def test_one_step_with_context_required(tmp_path: Path) -> None:
     assert (code, printed) == (1, "")
     assert said == (
         f"rocktok: {tmp_path}/log: context is required, but fixed/ has no complete step before "
-        "step 4; record with fixed_sequences, which scores the same text at several steps\n"
+        "step 4; record with fixed_sequences, or score saved checkpoints with `rocktok rescore`\n"
     )
 
 
@@ -283,8 +283,8 @@ def test_rollouts_only_with_context_required(tmp_path: Path) -> None:
     assert code == 1
     assert said == (
         f"rocktok: {tmp_path}/log: context is required, but rollout/, where every step has its "
-        "own text, is all that the log has; record with fixed_sequences, which scores "
-        "the same text at several steps\n"
+        "own text, is all that the log has; record with fixed_sequences, or score "
+        "saved checkpoints with `rocktok rescore`\n"
     )
 
 

@@ -283,7 +283,7 @@ def test_one_step_only(tmp_path: Path) -> None:
         1,
         "",
         f"rocktok: {log}: fixed/ has one complete step, 7; learning needs two or more: record "
-        "with fixed_sequences, which scores the same text at several steps\n",
+        "with fixed_sequences, or score saved checkpoints with `rocktok rescore`\n",
     )
 
 

@@ -143,6 +143,16 @@ def open_named(log: str, *, allow_missing: bool) -> Log:
     return open_log(log, allow_missing=allow_missing, notice=notice)
 
 
+def numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    """Callback of an option that takes numbers with commas between them."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 50,100,200") from None
+
+
 def notes(lines: list[str] | tuple[str, ...], *, quiet: bool) -> None:
     """Say on stderr what a reader of the result must know."""
     for line in () if quiet else lines:

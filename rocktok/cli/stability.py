@@ -6,21 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
     from rocktok.analyse.stability import StabilityResult
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
-
-
-def _numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> Any:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no list of numbers such as 50,100,200") from None
 
 
 @click.command("stability")
@@ -33,7 +25,7 @@ def _numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> 
 @click.option("--step", type=int, metavar="STEP", help="Default: last complete one.")
 @click.option(
     "--sizes",
-    callback=_numbers,
+    callback=options.numbers,
     metavar="N,N,…",
     help="Prompts in nested subsamples. Default: 10, 20, 40, 60 and 80% of them.",
 )
@@ -42,7 +34,7 @@ def _numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> 
 )
 @click.option(
     "--k",
-    callback=_numbers,
+    callback=options.numbers,
     default="5,10,20,50,100,200,500",
     show_default=True,
     metavar="K,K,…",

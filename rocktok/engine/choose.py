@@ -8,7 +8,7 @@ from rocktok.analyse.detect import DetectParams
 from rocktok.errors import LogError, UsageError
 from rocktok.log.reader import Log
 
-REMEDY = "record with fixed_sequences, which scores the same text at several steps"
+REMEDY = "record with fixed_sequences, or score saved checkpoints with `rocktok rescore`"
 
 
 @dataclass(frozen=True)

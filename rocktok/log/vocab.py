@@ -55,6 +55,11 @@ class Vocab:
             digest.update(f"{token_id}\0{text}\0".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
+    @property
+    def texts(self) -> dict[int, str]:
+        """Token id → text, of those that have one."""
+        return dict(self._texts)
+
     def __len__(self) -> int:
         return len(self._texts)
 

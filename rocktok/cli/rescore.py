@@ -1,0 +1,58 @@
+"""`rocktok rescore`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rocktok.cli import options
+
+
+@click.command("rescore")
+@click.option("--text", required=True, metavar="LOG", help="A log, or a Parquet file of sequences.")
+@click.option(
+    "--student",
+    "students",
+    required=True,
+    multiple=True,
+    metavar="CKPT",
+    help="A checkpoint; once for each step.",
+)
+@click.option("--teacher", required=True, metavar="MODEL")
+@click.option("-o", "--output", required=True, metavar="LOG", help="The log that is written.")
+@click.option("--steps", callback=options.numbers, metavar="N,N,…", help="Default: from the names.")
+@click.option("--sequences", type=int, metavar="N", help="How many of the texts. Default: all.")
+@click.option("--device", help="Default: cuda where there is one, else cpu.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the weights.",
+)
+@click.option(
+    "--batch-tokens", type=int, default=16_384, show_default=True, help="Padded tokens in a batch."
+)
+@click.option("-q", "--quiet", is_flag=True, help="No notes on stderr.")
+def rescore_command(quiet: bool, **parameters: Any) -> None:
+    """Score the same text with saved checkpoints, into a log that `detect` reads with context.
+
+    Started again with the same options, it goes on at the first step that is not finished.
+    """
+    from rocktok.cli.progress import progress_bar
+    from rocktok.errors import RocktokError
+
+    try:
+        from rocktok.replay.rescore import rescore
+    except ImportError as error:
+        raise RocktokError("rescore needs torch and transformers; install rocktok[hf]") from error
+    with progress_bar(quiet=quiet) as tell:
+        done = rescore(progress=tell, **parameters)
+    options.notes(done.notes, quiet=quiet)
+    kept = f"; {len(done.kept)} stood already" if done.kept else ""
+    steps = ", ".join(map(str, done.steps)) or "none"
+    click.echo(
+        f"{parameters['output']}: steps {steps} scored, {done.sequences:,} sequences, "
+        f"{done.rows:,} positions each{kept}"
+    )

@@ -1,0 +1,1 @@
+"""Runs models again over text that was kept."""

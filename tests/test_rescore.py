@@ -1,0 +1,208 @@
+"""`rescore`: real checkpoints on disk against float64 logits, going on, and its messages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import rocktok
+from rocktok.errors import LogError, UsageError
+from rocktok.log import LogWriter
+from rocktok.replay import rescore as replay
+from rocktok.replay.models import check_widths, step_of
+from rocktok.replay.texts import load_texts
+from tests.trl_models import VOCAB_SIZE, make_model, make_tokenizer, read_table
+
+RUN = {"vocab_size": VOCAB_SIZE, "loss": {"exactness": "exact", "student_temperature": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three students and a teacher."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name, seed, hidden in (("checkpoint-10", 1, 32), ("checkpoint-20", 3, 32),
+                               ("checkpoint-30", 4, 32), ("teacher", 2, 48)):  # fmt: skip
+        make_model(seed, hidden=hidden).save_pretrained(folder / name)
+        make_tokenizer().save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Sequences of unlike length."""
+    rng = np.random.default_rng(1)
+    rows = [
+        {
+            "sequence_id": i,
+            "prompt_id": f"p{i // 2}",
+            "prompt_token_ids": rng.integers(2, 200, 3 + i % 4).tolist(),
+            "token_ids": rng.integers(2, 200, 4 + 3 * (i % 5)).tolist(),
+        }
+        for i in range(12)
+    ]
+    path = tmp_path / "text.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def rescore(checkpoints: Path, text: Path, output: Path, *steps: int, **options: Any) -> Any:
+    torch.set_num_threads(1)
+    students = tuple(str(checkpoints / f"checkpoint-{step}") for step in steps or (10, 20))
+    return replay.rescore(str(text), students, str(checkpoints / "teacher"), str(output),
+                          device="cpu", **options)  # fmt: skip
+
+
+def test_losses_are_those_of_float64_logits(checkpoints: Path, text: Path, tmp_path: Path) -> None:
+    done = rescore(checkpoints, text, tmp_path / "log", batch_tokens=64)
+    assert (done.steps, done.sequences) == ((10, 20), 12)
+    rows = read_table(tmp_path / "log", "fixed", ["student_logprob", "grad_norm"])
+    models = {10: make_model(1), 20: make_model(3)}
+    teacher = make_model(2, hidden=48).double().eval()
+    at = 0
+    for step, student in models.items():
+        student.double().eval()
+        for one in load_texts(str(text)).texts:
+            ids = torch.tensor([[*one.prompt_ids, *one.token_ids]])
+            with torch.no_grad():
+                p, q = (
+                    model(input_ids=ids).logits[0].log_softmax(-1) for model in (student, teacher)
+                )
+            for t, v in enumerate(one.token_ids):
+                place = len(one.prompt_ids) - 1 + t
+                gap = p[place] - q[place]
+                loss = float((p[place].exp() * gap).sum())
+                found = [rows[name][at] for name in ("step", "sequence_id", "position", "token_id")]
+                assert found == [step, one.sequence_id, t, v]
+                assert rows["loss"][at] == pytest.approx(loss, abs=2e-5, rel=2e-5)
+                assert rows["student_logprob"][at] == pytest.approx(float(p[place, v]), abs=2e-5)
+                norm = float((p[place].exp() * (gap - loss)).norm())
+                assert rows["grad_norm"][at] == pytest.approx(norm, abs=2e-5, rel=2e-5)
+                at += 1
+    assert at == len(rows["loss"])
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
+def test_any_batch_gives_the_same(
+    checkpoints: Path, text: Path, tmp_path: Path, batch_tokens: int
+) -> None:
+    rescore(checkpoints, text, tmp_path / "a", batch_tokens=100)
+    rescore(checkpoints, text, tmp_path / "b", batch_tokens=batch_tokens)
+    a, b = (read_table(tmp_path / name, "fixed") for name in "ab")
+    np.testing.assert_array_equal(a["token_id"], b["token_id"])
+    np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4, atol=1e-5)
+
+
+def test_detect_reads_it_with_context(checkpoints: Path, text: Path, tmp_path: Path) -> None:
+    rescore(checkpoints, text, tmp_path / "log")
+    result = rocktok.detect(rocktok.open(tmp_path / "log"), context="required")
+    assert result.totals["sequences"] == 12
+    assert result.thresholds["tau_pre"] > 0
+    # And its own text can be scored again.
+    rescore(checkpoints, tmp_path / "log", tmp_path / "again", 10)
+    a, b = (read_table(tmp_path / name, "fixed") for name in ("log", "again"))
+    np.testing.assert_allclose(a["loss"][a["step"] == 10], b["loss"], rtol=1e-6)
+
+
+def test_a_stopped_run_goes_on(
+    checkpoints: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rescore(checkpoints, text, tmp_path / "whole", 10, 20, 30)
+    scored, load = [], replay.load_model
+
+    def stops(name: str, *rest: str) -> Any:
+        scored.append(name)
+        if name.endswith("checkpoint-30"):
+            raise KeyboardInterrupt
+        return load(name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replay, "load_model", stops)
+        with pytest.raises(KeyboardInterrupt):
+            rescore(checkpoints, text, tmp_path / "log", 10, 20, 30)
+    done = rescore(checkpoints, text, tmp_path / "log", 10, 20, 30)
+    assert (done.kept, done.steps) == ((10, 20), (30,))
+    a, b = (read_table(tmp_path / name, "fixed") for name in ("whole", "log"))
+    for name, values in a.items():
+        np.testing.assert_array_equal(values, b[name])
+    assert rocktok.detect(rocktok.open(tmp_path / "log")).log["post"] == 30
+    # All done: nothing is scored, and nothing lost.
+    assert rescore(checkpoints, text, tmp_path / "log", 10, 20, 30).steps == ()
+    with pytest.raises(LogError, match="holds a log of other text, models or options"):
+        rescore(checkpoints, text, tmp_path / "log", 10, 20)
+
+
+def test_steps_from_names() -> None:
+    assert [step_of(name) for name in ("a/checkpoint-500", "step_7", "12/", "final")] == [
+        500, 7, 12, None
+    ]  # fmt: skip
+
+
+def test_messages(checkpoints: Path, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="teacher: its name tells no step; give --steps"):
+        replay.rescore(str(text), (str(checkpoints / "teacher"),), "x", str(out))
+    with pytest.raises(UsageError, match="step 5 is there twice; give --steps, one for each"):
+        rescore(checkpoints, text, out, steps=(5, 5))
+    with pytest.raises(UsageError, match="steps has 1 numbers for 2 students; give one for each"):
+        rescore(checkpoints, text, out, steps=(5,))
+    with pytest.raises(LogError, match="has 12 whole sequences, 500 were asked for; ask for fewer"):
+        rescore(checkpoints, text, out, sequences=500)
+    bare = tmp_path / "checkpoint-5"
+    bare.mkdir()
+    with pytest.raises(LogError, match=r"checkpoint-5: has no config.json; give what save_pretr"):
+        replay.rescore(str(text), (str(bare),), str(checkpoints / "teacher"), str(out))
+    (bare / "config.json").write_text("{}")
+    message = r"checkpoint-5: has no weights \(\*.safetensors or pytorch_model\*.bin\); give what"
+    with pytest.raises(LogError, match=message):
+        replay.rescore(str(text), (str(bare),), str(checkpoints / "teacher"), str(out))
+    with pytest.raises(LogError, match="a has 300 logits, b has 320; reverse KL needs one vocab"):
+        check_widths(("a", 300), ("b", 320))
+    assert not out.exists()
+
+
+def test_text_of_other_tokens(checkpoints: Path, tmp_path: Path) -> None:
+    vocab = [(i, f"t{i}", b"t%d" % i) for i in range(200)]
+    path = tmp_path / "log"
+    with LogWriter(path, run=RUN, vocab=vocab) as writer:
+        writer.write({"sequence_id": [0], "step": 0, "num_tokens": 3, "prompt_id": ["p"],
+                      "prompt_token_ids": pa.array([[5, 6]])}, table="sequences")  # fmt: skip
+        writer.write({"step": 0, "sequence_id": [0] * 3, "position": [0, 1, 2],
+                      "token_id": [7, 8, 9], "loss": [1.0] * 3}, table="fixed")  # fmt: skip
+        writer.finish_step(0, "fixed")
+    message = (
+        r"log has 200 tokens, .*checkpoint-10 has \d+; the first that differs is 0: 't0' against"
+    )
+    with pytest.raises(LogError, match=message):
+        rescore(checkpoints, path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_without_prompts(checkpoints: Path, tmp_path: Path) -> None:
+    from tests.logs import write_log
+
+    with pytest.raises(LogError, match="sequences/ has no prompt_token_ids, which the models must"):
+        rescore(checkpoints, write_log(tmp_path / "log"), tmp_path / "out")
+    other = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"a": [1]}), other)
+    with pytest.raises(LogError, match="lacks sequence_id, prompt_token_ids, token_ids"):
+        rescore(checkpoints, other, tmp_path / "out")
+
+
+def test_the_command(checkpoints: Path, text: Path, tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "rocktok", "rescore", "--text", str(text),
+            "--student", str(checkpoints / "checkpoint-10"),
+            "--student", str(checkpoints / "checkpoint-20"),
+            "--teacher", str(checkpoints / "teacher"), "-o", str(tmp_path / "log")]  # fmt: skip
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert (done.returncode, done.stdout) == (
+        0, f"{tmp_path / 'log'}: steps 10, 20 scored, 12 sequences, 111 positions each\n"
+    ), done.stderr  # fmt: skip
