@@ -44,6 +44,8 @@ def rescore_command(quiet: bool, **parameters: Any) -> None:
     from rocktok.errors import RocktokError
 
     try:
+        import transformers  # noqa: F401 - loaded late by what follows, missed here
+
         from rocktok.replay.rescore import rescore
     except ImportError as error:
         raise RocktokError("rescore needs torch and transformers; install rocktok[hf]") from error
