@@ -40,12 +40,26 @@ def check_checkpoint(name: str) -> None:
     path = Path(name)
     if not path.exists():
         return
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise LogError(f"{name}: holds an adapter alone; merge it into its model and save that")
     if not (path / "config.json").exists():
         raise LogError(f"{name}: has no config.json; give what save_pretrained writes")
     if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
         raise LogError(
             f"{name}: has no weights ({' or '.join(_WEIGHTS)}); give what save_pretrained writes"
         )
+
+
+def load_config(name: str) -> Any:
+    """A checkpoint's text configuration, without its weights. Raises `RocktokError`."""
+    from transformers import AutoConfig
+
+    check_checkpoint(name)
+    # What goes wrong in there has no common base.
+    try:
+        return AutoConfig.from_pretrained(name).get_text_config()
+    except Exception as error:
+        raise _not_loaded(name, error) from error
 
 
 def load_tokenizer(name: str) -> Any | None:
@@ -59,19 +73,52 @@ def load_tokenizer(name: str) -> Any | None:
 
 
 def load_model(name: str, dtype: str, device: str) -> Any:
-    """The model in evaluation mode. Raises `RocktokError` where it cannot be loaded."""
+    """The model in evaluation mode. Raises `RocktokError` where it cannot be loaded whole."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     check_checkpoint(name)
     # stderr is for our own words.
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except (OSError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise RocktokError(f"{name}: cannot be loaded ({line})") from error
-    return model.to(device).eval()
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, output_loading_info=True
+        )
+        model = model.to(device).eval()
+    except Exception as error:
+        raise _not_loaded(name, error) from error
+    # They would be drawn at random.
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise LogError(
+            f"{name}: has no weights for {missing[0]} ({len(missing)} are missing); give what "
+            "save_pretrained writes of the whole model"
+        )
+    if model.get_output_embeddings() is None:
+        raise LogError(f"{name}: has no output head; give a causal language model")
+    return model
+
+
+def _not_loaded(name: str, error: Exception) -> RocktokError:
+    lines = str(error).strip().splitlines()
+    line = lines[0].rstrip(".") if lines else type(error).__name__
+    return RocktokError(
+        f"{name}: cannot be loaded ({line}); give a directory that save_pretrained wrote, or a "
+        "model's name where its hub can be reached"
+    )
+
+
+def check_device(device: str) -> None:
+    """Raise `UsageError` for a device that is none, or not there."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        line = (str(error).splitlines() or [""])[0].rstrip(".")
+        message = f"device is {device}, which cannot be used ({line}); give cpu or another"
+        raise UsageError(message, parameter="device") from error
 
 
 def width(model: Any) -> int:
@@ -82,9 +129,11 @@ def width(model: Any) -> int:
 def check_widths(first: tuple[str, int], second: tuple[str, int]) -> None:
     """Raise `LogError` for models of unlike vocabulary sizes."""
     if first[1] != second[1]:
+        wider = max(first, second, key=lambda one: one[1])[0]
         raise LogError(
-            f"{first[0]} has {first[1]:,} logits, {second[0]} has {second[1]:,}; reverse KL needs "
-            "one vocabulary"
+            f"{first[0]} has {first[1]:,} logits, {second[0]} has {second[1]:,}; the first that "
+            f"differs is {min(first[1], second[1])}, which {wider} alone has: reverse KL needs "
+            "one vocabulary; give models that share one"
         )
 
 
@@ -100,7 +149,8 @@ def check_tokens(first: tuple[str, dict[int, str]], second: tuple[str, dict[int,
         if a != b and plain:
             raise LogError(
                 f"{first[0]} has {len(ours):,} tokens, {second[0]} has {len(theirs):,}; the first "
-                f"that differs is {token_id}: {a!r} against {b!r}"
+                f"that differs is {token_id}: {a!r} against {b!r}; give text and models of one "
+                "tokenizer"
             )
 
 
