@@ -165,7 +165,9 @@ def test_messages(checkpoints: Path, text: Path, tmp_path: Path) -> None:
     message = r"checkpoint-5: has no weights \(\*.safetensors or pytorch_model\*.bin\); give what"
     with pytest.raises(LogError, match=message):
         replay.rescore(str(text), (str(bare),), str(checkpoints / "teacher"), str(out))
-    with pytest.raises(LogError, match="a has 300 logits, b has 320; the first that differs is 300, wh"):
+    with pytest.raises(
+        LogError, match="a has 300 logits, b has 320; the first that differs is 300, wh"
+    ):
         check_widths(("a", 300), ("b", 320))
     assert not out.exists()
 

@@ -45,7 +45,6 @@ def pick_up(where: Place, run_id: str, *, rank: int = 0, attempt: int = 0) -> Ma
                 f"{where.show(manifest.path)}: is of run {manifest.run_id}, run.json of {run_id}; "
                 "keep each run in its own directory"
             )
-    manifest.final = False
     listed = {entry.path for entry in manifest.shards}
     prefix = shard_prefix(rank, attempt)
     for table in schema.TABLES:

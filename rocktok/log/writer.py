@@ -103,6 +103,7 @@ class LogWriter:
         self.run_id, self.attempt, self.rank = run_id, attempt, rank
         self._flush_bytes, self._flush_seconds = flush_bytes, flush_seconds
         self._manifest = manifest or Manifest(run_id=run_id, rank=rank, attempt=attempt)
+        self._manifest.final = False
         self._buffers: dict[str, list[pa.Table]] = {table: [] for table in schema.TABLES}
         self._open: dict[str, int] = {}
         self._finished: dict[str, set[int]] = {

@@ -138,7 +138,7 @@ def rescore(
     stands = standing(output, job.identity)
     todo = tuple(step for step in by_step if step not in stands.steps)
     columns, kept, kept_rows = stands.columns, stands.steps, stands.rows
-    if todo:
+    if todo or stands.unmarked:
         columns = _write(job, stands, todo, vocab, progress)
     if columns is not None and not set(NORMS) <= set(columns):
         notes += (f"{' and '.join(NORMS)} are left out: the output head is not a plain one",)
@@ -154,22 +154,23 @@ def _write(
     progress: Progress | None,
 ) -> tuple[str, ...]:
     """Score what is missing; returns the columns that the log has."""
-    teacher = job.load(job.teacher)
-    # The first student tells the columns, and is there before anything is written.
-    loaded = [job.load(job.students[todo[0]])]
-    check_widths((loaded[0].name, loaded[0].vocabulary), (teacher.name, teacher.vocabulary))
-    columns = loaded[0].columns if stands.columns is None else stands.columns
+    loaded: list[Scorer] = []
+    if todo:
+        # Before anything is written; the first student tells which columns can be had.
+        loaded = [job.load(job.teacher), job.load(job.students[todo[0]])]
+        check_widths(*((one.name, one.vocabulary) for one in reversed(loaded)))
+    columns = stands.columns or loaded[-1].columns
     where = place(job.output)
     with where.asking(), only_writer(where):
         if standing(job.output, job.identity).state != stands.state:
             raise LogError(f"{job.output}: another process has just written to it; start again")
-        with _writer(job, stands, columns, teacher.vocabulary, vocab) as writer:
+        with _writer(job, stands, columns, loaded, vocab) as writer:
             _write_sequences(writer, job.texts, stands)
             tell = _Told(progress, job.texts.rows * len(todo))
             for step in todo:
-                student = loaded.pop() if loaded else job.load(job.students[step])
-                _check_student(student, teacher, columns)
-                _score_step(job, writer, step, student, teacher, columns, stands.at(step), tell)
+                student = loaded.pop() if len(loaded) > 1 else job.load(job.students[step])
+                _check_student(student, loaded[0], columns)
+                _score_step(job, writer, step, student, loaded[0], columns, stands.at(step), tell)
                 # The next one takes its place: models hold cycles, which only this collects.
                 del student
                 gc.collect()
@@ -293,30 +294,30 @@ def _writer(
     job: _Job,
     stands: Standing,
     columns: tuple[str, ...],
-    vocab_size: int,
+    loaded: list[Scorer],
     vocab: list[tuple[int, str, bytes]] | None,
 ) -> LogWriter:
     """A new log's writer, or one that goes on with the attempt that stands."""
+    manifest = stands.manifest
+    if manifest is not None:
+        return LogWriter(
+            job.output,
+            columns=columns,
+            vocab=vocab,
+            attempt=manifest.attempt,
+            run_id=manifest.run_id,
+            manifest=manifest,
+        )
     loss = {"divergence": "reverse_kl", "trained": False, "exactness": "exact"}
     both = ("student_temperature", "teacher_temperature")
     run = {
         "student": list(job.students.values())[-1],
         "teacher": job.teacher,
-        "vocab_size": vocab_size,
+        "vocab_size": loaded[0].vocabulary,
         "loss": {**loss, **dict.fromkeys(both, job.texts.temperature)},
         "extra": {"rescore": job.identity, "text": job.texts.name},
     }
-    if stands.manifest is None:
-        return LogWriter(job.output, columns=columns, run=run, vocab=vocab)
-    manifest = stands.manifest
-    return LogWriter(
-        job.output,
-        columns=columns,
-        vocab=vocab,
-        attempt=manifest.attempt,
-        run_id=manifest.run_id,
-        manifest=manifest,
-    )
+    return LogWriter(job.output, columns=columns, run=run, vocab=vocab)
 
 
 def _write_sequences(writer: LogWriter, texts: Texts, stands: Standing) -> None:

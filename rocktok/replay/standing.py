@@ -45,6 +45,11 @@ class Standing:
         return () if self.manifest is None else tuple(self.manifest.steps.get("fixed", ()))
 
     @property
+    def unmarked(self) -> bool:
+        """Whether an attempt stands without its final mark."""
+        return self.manifest is not None and not self.manifest.final
+
+    @property
     def rows(self) -> int:
         """Rows of all steps."""
         shards = [] if self.manifest is None else self.manifest.shards
