@@ -10,6 +10,7 @@ from rocktok.errors import LogError, RocktokError, UsageError
 from rocktok.hooks.vocabulary import vocabulary
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 
 
 def step_of(name: str) -> int | None:
@@ -66,6 +67,10 @@ def load_tokenizer(name: str) -> Any | None:
     """A checkpoint's tokenizer; None where it has none of its own."""
     from transformers import AutoTokenizer
 
+    path = Path(name)
+    # Without files, transformers makes some classes' tokenizers up, of special tokens alone.
+    if path.exists() and not any(next(path.glob(pattern), None) for pattern in _TOKENIZERS):
+        return None
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError):
