@@ -29,6 +29,10 @@ def steps_of(names: tuple[str, ...], given: tuple[int, ...] | None) -> list[int]
         if step is None:
             raise UsageError(f"{name}: its name tells no step; give --steps", parameter="steps")
     steps = [step for step in found if step is not None]
+    outside = [step for step in steps if not 0 <= step < 1 << 31]
+    if outside:
+        message = f"steps has {outside[0]}; steps are 0 or more, and below {1 << 31}"
+        raise UsageError(message, parameter="steps")
     twice = {step for step in steps if steps.count(step) > 1}
     if twice:
         message = f"step {min(twice)} is there twice; give --steps, one for each student"

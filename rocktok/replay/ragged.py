@@ -52,6 +52,8 @@ class Ragged:
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
+            raise pa.ArrowInvalid(f"{lists.type} where lists of token ids should be")
         length_S = pc.fill_null(pc.list_value_length(lists), 0)
         values = pc.list_flatten(lists)
         if values.null_count:

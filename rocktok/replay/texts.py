@@ -1,6 +1,7 @@
 """The text that is scored again: from a log, or from a Parquet file of sequences.
 
-A token takes 4 bytes, a sequence 24 and its `prompt_id`; while they are read, twice that.
+A token takes 4 bytes, a sequence 24 and its `prompt_id`; while they are read, about three times
+that.
 """
 
 from __future__ import annotations
