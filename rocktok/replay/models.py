@@ -62,9 +62,12 @@ def load_config(name: str) -> Any:
     check_checkpoint(name)
     # What goes wrong in there has no common base.
     try:
-        return AutoConfig.from_pretrained(name).get_text_config()
+        config = AutoConfig.from_pretrained(name).get_text_config()
     except Exception as error:
         raise _not_loaded(name, error) from error
+    if not isinstance(getattr(config, "vocab_size", None), int):
+        raise LogError(f"{name}: its config.json has no vocab_size; give a causal language model")
+    return config
 
 
 def load_tokenizer(name: str) -> Any | None:

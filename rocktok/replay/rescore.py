@@ -105,7 +105,7 @@ def rescore(
 ) -> Rescored:
     """Score text with each student against the teacher, one student at a time.
 
-    A run that was stopped, however, goes on behind the last shard that it published.
+    Where a run was stopped, it goes on: what stands in a published shard is not scored again.
 
     Args:
         text: a log, or a Parquet file of sequences (see `load_texts`).

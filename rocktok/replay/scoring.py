@@ -150,7 +150,7 @@ def head_input(model: Any, ids_BT: Tensor, mask_BT: Tensor) -> Tensor | None:
 
     def keep(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         seen.append(arguments[0])
-        return (arguments[0][:, :1], *arguments[1:])
+        return (arguments[0][:1, :1], *arguments[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(keep)
     try:
