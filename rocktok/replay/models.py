@@ -55,11 +55,22 @@ def check_checkpoint(name: str) -> None:
         )
 
 
+def _hush() -> None:
+    """Leave stderr to our own words: what goes wrong there is said in one line here."""
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+
+
 def load_config(name: str) -> Any:
     """A checkpoint's text configuration, without its weights. Raises `RocktokError`."""
     from transformers import AutoConfig
 
     check_checkpoint(name)
+    _hush()
     # What goes wrong in there has no common base.
     try:
         config = AutoConfig.from_pretrained(name).get_text_config()
@@ -87,12 +98,9 @@ def load_tokenizer(name: str) -> Any | None:
 def load_model(name: str, dtype: str, device: str) -> Any:
     """The model in evaluation mode. Raises `RocktokError` where it cannot be loaded whole."""
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     check_checkpoint(name)
-    # stderr is for our own words.
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    _hush()
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, output_loading_info=True
