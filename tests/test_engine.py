@@ -250,7 +250,12 @@ def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
     def controls(engine: Engine) -> str:
         return rocktok.controls(opened, rocks=(0, 1, 2), window=2, engine=engine).to_json()
 
-    return {"lifts": with_lifts, "stagnation": stagnation, "stability": stability, "controls": controls}
+    return {
+        "lifts": with_lifts,
+        "stagnation": stagnation,
+        "stability": stability,
+        "controls": controls,
+    }
 
 
 def test_the_other_passes_give_the_same_bytes_on_threads_and_on_a_cluster(
