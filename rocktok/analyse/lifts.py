@@ -178,8 +178,8 @@ def narrowing(slope_P: Array, kernel_PP: Array) -> float:
     Replicates of a mean over pairs vary by what single prompts contribute, and by what pairs of
     prompts do; but the first, measured on the sample, holds the noise of the second already
     (Arcones and Giné 1992). The first alone, the jackknife's variance, is never too small on
-    average (Efron and Stein 1981). Where pairs prevail, as where all contexts are about as common, it is two
-    thirds of the replicates'; with few frequent kinds of contexts next to all of it.
+    average (Efron and Stein 1981). Where pairs prevail, as where all contexts are about as common,
+    it is two thirds of the replicates'; with a few frequent kinds of contexts nearly all of it.
     """
     single, double = float((slope_P**2).sum()), 2 * float((kernel_PP**2).sum())
     return float(np.sqrt(single / (single + double))) if single > 0 else 1.0
