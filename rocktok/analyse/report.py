@@ -87,3 +87,7 @@ class ReportResult:
     def rocks(self) -> tuple[int, ...]:
         """Token ids of the rocks, in rank order."""
         return tuple(int(row["token_id"]) for row in self.detect.rocks)
+
+    def _repr_html_(self) -> str:
+        """The rocks, for notebooks."""
+        return self.detect._repr_html_()
