@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 #: Columns of the table of tokens: key, label, kind, and what it means.
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
-    ("rank", "rank", "integer", "by context Rock Score (without contexts: by Rock Score); rocks alone"),
+    ("rank", "rank", "integer", "of rocks: by context Rock Score, without contexts by Rock Score"),
     ("token", "token", "token", "the token's text"),
     ("token_id", "id", "integer", "its number in the vocabulary"),
     ("cluster", "cluster", "text", "what it is for, by the look of its text"),

@@ -14,7 +14,7 @@ from rocktok.report.captions import ORDER, caption
 from rocktok.report.content import COLUMNS, facts, page_content, token_rows
 from rocktok.report.figures.style import encode
 from rocktok.report.page import render_page
-from rocktok.report.series import Absent, series
+from rocktok.report.series import AbsentError, series
 from rocktok.report.summary import summary
 
 Row = dict[str, Any]
@@ -46,7 +46,7 @@ def figure_numbers(result: ReportResult) -> dict[str, Row]:
     for name in ORDER:
         try:
             found[name] = series(name, result)
-        except Absent:
+        except AbsentError:
             continue
     return found
 

@@ -32,22 +32,22 @@ _BINS, _TYPES_OF_A_BIN = 14, 5
 GROUPS = ("rocks", "high_kl", "random", "control", "loss_control")
 
 
-class Absent(Exception):
+class AbsentError(Exception):
     """The result does not hold what a figure shows; the message says why."""
 
 
 def series(name: str, result: Any) -> Row:
-    """The numbers of one figure. Raises `Absent` where the result does not hold them."""
+    """The numbers of one figure. Raises `AbsentError` where the result does not hold them."""
     make, kind, attribute = _SERIES[name]
     if isinstance(result, ReportResult):
         part = result if attribute is None else getattr(result, attribute)
     else:
         part = result
     if part is None:
-        raise Absent(f"{name}: the log does not have what it shows")
+        raise AbsentError(f"{name}: the log does not have what it shows")
     if not isinstance(part, kind):
         wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-        raise Absent(f"{name}: is drawn from {wanted}, not from {type(part).__name__}")
+        raise AbsentError(f"{name}: is drawn from {wanted}, not from {type(part).__name__}")
     return make(part)
 
 
@@ -125,7 +125,7 @@ def _coverage(result: StabilityResult) -> Row:
 
 def _density(result: ReportResult) -> Row:
     if not result.density["sequences"]:
-        raise Absent("density: no sequences")
+        raise AbsentError("density: no sequences")
     return {**result.density, "medians": {k: v["median"] for k, v in result.detect.density.items()
                                           if isinstance(v, Mapping)}}  # fmt: skip
 
@@ -139,13 +139,13 @@ def _ccr(result: DetectResult) -> Row:
         if row["ccr"] is not None
     ]  # fmt: skip
     if not rows:
-        raise Absent("ccr: no type has a context-consistent rock rate")
+        raise AbsentError("ccr: no type has a context-consistent rock rate")
     return {"points": rows}
 
 
 def _sensitivity(result: ReportResult) -> Row:
     if result.sensitivity is None:
-        raise Absent("sensitivity: no contexts were judged")
+        raise AbsentError("sensitivity: no contexts were judged")
     params = result.detect.params
     return {"cells": list(result.sensitivity),
             "in_use": {"gamma": params["gamma"], "eta": params["eta"],
@@ -186,10 +186,10 @@ def _gradient_norm(result: AttributeResult) -> Row:
 
 def _gradient_cosine(result: AttributeResult) -> Row:
     if result.geometry is None:
-        raise Absent("gradient_cosine: the log has no gradient sums")
+        raise AbsentError("gradient_cosine: the log has no gradient sums")
     groups = _by_group(result, result.geometry["tokens"], "split_cos_global")
     if not groups:
-        raise Absent("gradient_cosine: no type of a group has gradient sums")
+        raise AbsentError("gradient_cosine: no type of a group has gradient sums")
     return {"measure": "split_cos_global", "step": result.geometry["step"], "groups": groups}
 
 
@@ -200,7 +200,7 @@ def _early_late(result: ReportResult) -> Row:
     held = [(v, n, a, b) for v, n, a, b in known
             if a is not None and n >= ENOUGH and a > 0 and b > 0]  # fmt: skip
     if not held:
-        raise Absent("early_late: no type stands often enough at two steps")
+        raise AbsentError("early_late: no type stands often enough at two steps")
     order = _drawn([v for v, *_ in held], rocks)
     points = [
         {"token_id": held[i][0], "frequency": held[i][1], "loss_first": held[i][2],
@@ -223,7 +223,7 @@ def _delta_kl(result: StagnationResult) -> Row:
             median = float(np.median([one["value"] for one in held]))
             groups.append({"group": group, "types": held, "median": median})
     if not groups:
-        raise Absent("delta_kl: no group has a type at both ends")
+        raise AbsentError("delta_kl: no group has a type at both ends")
     return {"first": result.log["steps"][0], "last": result.log["steps"][-1],
             "table": result.log["table"], "groups": groups}  # fmt: skip
 

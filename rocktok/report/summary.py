@@ -38,9 +38,9 @@ def _are_there(result: ReportResult) -> Row:
     ]
     if log["pre"] is None:
         text = (
-            f"The {counted(len(rocks), 'token type')} with the largest Rock Scores, of {count(types)}, "
-            f"stand at {percent(positions)} of the positions of step {log['post']} and carry "
-            f"{percent(share)} of its loss. Whether they persist cannot be told: "
+            f"The {counted(len(rocks), 'token type')} with the largest Rock Scores, of "
+            f"{count(types)}, stand at {percent(positions)} of the positions of step "
+            f"{log['post']} and carry {percent(share)} of its loss. Whether they persist cannot be told: "
             f"{log_reason(result)}."
         )
         return {"text": text, "numbers": numbers}
@@ -51,9 +51,9 @@ def _are_there(result: ReportResult) -> Row:
             "numbers": numbers[:1],
         }
     text = (
-        f"{count(len(rocks))} of {counted(types, 'token type')} stay hard from step {log['pre']} to "
-        f"{log['post']} in recurring contexts. They stand at {percent(positions)} of the "
-        f"positions and carry {percent(share)} of the loss."
+        f"{count(len(rocks))} of {counted(types, 'token type')} stay hard from step "
+        f"{log['pre']} to {log['post']} in recurring contexts. They stand at "
+        f"{percent(positions)} of the positions and carry {percent(share)} of the loss."
     )
     permuted = found.permuted
     if permuted is not None:
@@ -140,8 +140,8 @@ def _learn(result: ReportResult) -> Row | None:
         else "The rocks"
     )
     text = (
-        f"{how} went to {percent(rocks['stagnation'], 0)}{_between(rocks, 'stagnation', _whole)} of "
-        f"that loss by step {steps[-1]}; all positions together to "
+        f"{how} went to {percent(rocks['stagnation'], 0)}{_between(rocks, 'stagnation', _whole)} "
+        f"of that loss by step {steps[-1]}; all positions together to "
         f"{percent(corpus['stagnation'], 0)}{_between(corpus, 'stagnation', _whole)}."
     )
     tests = [row for row in found.tests if "verdict" in row]
@@ -151,11 +151,11 @@ def _learn(result: ReportResult) -> Row | None:
                 "high_kl": "the types of the highest mean loss",
                 "random": "random types"}[against["second"]]  # fmt: skip
         verdict = against["verdict"]
+        than = "" if "like" in verdict else "than "
         text += (
             f" Against {name} it is open which learn more."
             if verdict == "inconclusive"
-            else f" {verdict.replace('learns', 'They learn')} {'' if 'like' in verdict else 'than '}"
-            f"{name}."
+            else f" {verdict.replace('learns', 'They learn')} {than}{name}."
         )
     if found.log["table"] == "rollout":
         text += " These are each step's own rollouts, so learning and drift of the text are mixed."

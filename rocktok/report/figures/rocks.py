@@ -76,12 +76,13 @@ def _coverage(ax: Any, numbers: Numbers) -> None:
     k = [row["k"] for row in rows]
     ax.fill_between(k, [row["halves_least"] for row in rows], [row["halves_most"] for row in rows],
                     color="#0072B2", alpha=0.15, linewidth=0)  # fmt: skip
+    nested = f"Jaccard, nested {numbers['nested_prompts']} of {numbers['prompts']}"
     ax.plot(k, [row["coverage"] for row in rows], color="black", marker="o",
             label="loss covered")  # fmt: skip
     ax.plot(k, [row["halves"] for row in rows], color="#0072B2", linestyle="--", marker="s",
             label="Jaccard, disjoint halves")  # fmt: skip
     ax.plot(k, [row["nested"] for row in rows], color="#E69F00", linestyle="-.", marker="^",
-            label=f"Jaccard, nested {numbers['nested_prompts']} of {numbers['prompts']}")  # fmt: skip
+            label=nested)  # fmt: skip
     ax.plot(k, [row["chance"] for row in rows], color="#999999", linestyle=":", marker="",
             label="Jaccard, chance")  # fmt: skip
     best = numbers["recommended"]
@@ -166,10 +167,10 @@ def _sensitivity(ax: Any, numbers: Numbers) -> None:
     in_use = numbers["in_use"]
     used = [i for i, (eta, _) in enumerate(columns) if eta == in_use["eta"]]
     if used and in_use["gamma"] in gammas:
-        at = used[0] - 0.5, gammas.index(in_use["gamma"]) - 0.5
+        corner = used[0] - 0.5, gammas.index(in_use["gamma"]) - 0.5
         from matplotlib.patches import Rectangle
 
-        ax.add_patch(Rectangle(at, 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.6))
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.6))
     ax.set_xticks(
         range(len(columns)),
         [f"auto\n{distance}" if eta == "auto" else f"{eta:g}" for eta, distance in columns],

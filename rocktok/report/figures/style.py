@@ -81,7 +81,8 @@ def styled() -> Iterator[None]:
     """Our look within, the user's without."""
     from matplotlib import rc_context
 
-    with rc_context(_STYLE):
+    settings: Any = _STYLE
+    with rc_context(settings):
         yield
 
 
