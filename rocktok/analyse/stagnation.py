@@ -9,10 +9,9 @@ Array suffixes: B replicates; T types; C covariates.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +21,12 @@ from rocktok.analyse.contrasts import MIN_TYPES, contrast, ratio
 from rocktok.analyse.course import Course
 from rocktok.analyse.groups import CALIPER, TypeFacts
 from rocktok.analyse.matching import balance, match
+from rocktok.analyse.traceable import Result
 from rocktok.errors import UsageError
 from rocktok.hashing import hash_rows
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
-
-SCHEMA = "rocktok.stagnation/1"
 
 NAMES = ("rocks", "high_kl", "random", "control", "loss_control")
 
@@ -72,7 +70,7 @@ class StagnationParams:
 
 
 @dataclass(frozen=True)
-class StagnationResult:
+class StagnationResult(Result):
     """Losses over the steps of a log.
 
     Attributes:
@@ -86,6 +84,8 @@ class StagnationResult:
         tests: rocks against each other group.
         notes: what a reader of the numbers must know.
     """
+
+    SCHEMA: ClassVar[str] = "rocktok.stagnation/1"
 
     log: Row
     params: Row
@@ -106,19 +106,9 @@ class StagnationResult:
         frame["groups"] = [",".join(row["groups"]) for row in self.tokens]
         return frame
 
-    def to_dict(self) -> Row:
-        """What `to_json` writes."""
-        return {"schema": SCHEMA, **asdict(self)}
-
-    def to_json(self) -> str:
-        """JSON with schema, log, params, corpus, tokens, groups, curves, members, tests."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def _repr_html_(self) -> str:
-        """The groups, for notebooks."""
-        import pandas as pd
-
-        return str(pd.DataFrame(list(self.groups)).to_html(index=False))
+    def shown(self) -> tuple[str, Any]:
+        """The groups."""
+        return "", self.groups
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,6 @@ def encode(result: StagnationResult, form: Form) -> bytes:
         curve = zip(steps, row["curve"], row["curve_low"], row["curve_high"], strict=True)
         for step, loss, low, high in curve:
             rows.append({**same, "step": step, "loss": loss, "loss_low": low, "loss_high": high})
-    about = {name: value for name, value in result.to_dict().items() if name != "tokens"}
+    about = result.about("tokens")
     integers = {"token_id", "frequency_first", "frequency_last", "step"}
     return encode_rows(rows, list(rows[0]), integers, form, about)
