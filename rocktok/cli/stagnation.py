@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("stagnation")
 @options.rocks_option("the largest Rock Scores at the first step")
+@options.controls_options
 @options.table_option
 @click.option("--first", type=int, metavar="STEP", help="Default: first complete one.")
 @click.option("--last", type=int, metavar="STEP", help="Default: last complete one.")
@@ -35,18 +36,19 @@ if TYPE_CHECKING:
 @click.option("--top", type=int, default=100, show_default=True, help="Types by loss to show.")
 @options.replicates_option()
 @job_options()
-def stagnation_command(job: Job, rocks: Path | None, **parameters: Any) -> None:
+def stagnation_command(
+    job: Job, rocks: Path | None, controls: Path | None, control_kind: str, **parameters: Any
+) -> None:
     """Say whether the hard tokens of LOG learn less than tokens like them.
 
     Rocks and their controls are chosen at the first step on one half of the prompts, and their
     losses followed on the other, with intervals from a bootstrap over prompts.
     """
     from rocktok.engine.stagnation import stagnation
-    from rocktok.files import load_rocks
 
-    given = load_rocks(rocks) if rocks is not None else None
+    given, pairs = options.given_rocks(rocks, controls, control_kind)
 
     def analyse(log: Log, engine: Engine) -> StagnationResult:
-        return stagnation(log, rocks=given, engine=engine, **parameters)
+        return stagnation(log, rocks=given, pairs=pairs, engine=engine, **parameters)
 
     job.run("stagnation", analyse)
