@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -429,6 +430,10 @@ def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
     assert "groups chosen at step 8 on half 0, measured on half 1 of the prompts" in table
     assert max(map(len, table.splitlines()[1:])) <= 80
     assert "control: no rock has a type like it within the calipers" in notes
+    # No p value is cut off, or shown as 0.
+    medians = re.findall(r"^(?:high_kl|random) .* (<?0\.\d\d+|1\.00) +(<?0\.\d\d+|1\.00)$",
+                         table, re.MULTILINE)  # fmt: skip
+    assert len(medians) == 2
     target = tmp_path / "out.parquet"
     code, _, _ = run(SAMPLE, "--replicates", 200, "-o", target)
     assert code == 0
