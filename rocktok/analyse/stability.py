@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.compare import spearman
 from rocktok.analyse.scores import Moments, least_of_two, scores
 from rocktok.errors import UsageError
@@ -206,16 +205,19 @@ def recommend(rows: list[Row], types: int) -> Row | None:
     return {**{name: best[name] for name in names}, "jaccard": best["halves"]["jaccard"]}
 
 
-def inclusion(bootstrap: PromptBootstrap, k: int) -> dict[int, Row]:
-    """Token id → share of the replicates with the type among the first k, and its 95% ranks."""
-    count_BT, loss_BT = bootstrap.sum_BTM[:, :-1, 0], bootstrap.sum_BTM[:, :-1, 1]
+def inclusion(token_T: Array, sum_TB: Array, k: int) -> dict[int, Row]:
+    """Token id → share of the replicates with the type among the first k, and its 95% ranks.
+
+    `sum_TB`: counts and losses of the candidates in each replicate, (2, T, B).
+    """
+    count_BT, loss_BT = np.ascontiguousarray(sum_TB.transpose(0, 2, 1))
     rank_BT = np.empty(loss_BT.shape, dtype=np.int64)
     for b in range(len(loss_BT)):
-        order = ranked(loss_BT[b], count_BT[b], bootstrap.types)
+        order = ranked(loss_BT[b], count_BT[b], token_T)
         rank_BT[b, order] = np.arange(1, len(order) + 1)
     ends = np.quantile(rank_BT, [0.025, 0.975], axis=0, method="inverted_cdf")
     rows = {}
-    for t, v in enumerate(bootstrap.types.tolist()):
+    for t, v in enumerate(token_T.tolist()):
         row: Row = {"inclusion": float((rank_BT[:, t] <= k).mean())}
         rows[v] = {**row, "rank_low": int(ends[0, t]), "rank_high": int(ends[1, t])}
     return rows

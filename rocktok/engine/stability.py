@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok.analyse.accumulate import DistinctValues
-from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.groups import HalfFacts, TypeFacts
 from rocktok.analyse.scores import Moments
 from rocktok.analyse.stability import (
@@ -80,18 +79,17 @@ class _Run:
         subsamples = Subsamples(
             token_T[kept], self.params.seed,
             limits(self.params.seed, self.params.repeats, sizes, prompt_P),
+            self.params.replicates, compiled=self.source.large,
         )  # fmt: skip
-        bootstrap = PromptBootstrap(
-            token_T[kept], ("", "loss_post"), self.params.seed, self.params.replicates
-        )
-        self.engine.run(self.source, subsamples, bootstrap)
+        self.engine.run(self.source, subsamples)
         limit = float(loss_T[order[len(kept)]]) if len(order) > len(kept) else 0.0
-        samples = Samples(bootstrap.types, limit)
+        samples = Samples(subsamples.types, limit)
         coverage = np.cumsum(loss_T[order]) / (loss_T.sum() or 1.0)
-        whole = np.searchsorted(bootstrap.types, token_T[kept])
+        whole = np.searchsorted(subsamples.types, token_T[kept])
         rows = cutoff_rows(samples, *subsamples.result(), sizes, grid, coverage, whole)
         best = recommend(rows, len(order))
         k = best["k"] if best is not None else grid[-1]
+        drawn = inclusion(subsamples.types, subsamples.replicated(), k)
         self._note(best, rows)
         moments = [
             Moments(facts.frequency_HT[h], facts.loss_HT[h], squares_HT[h]) for h in range(2)
@@ -111,7 +109,7 @@ class _Run:
             params=asdict(self.params),
             cutoffs=tuple(rows),
             recommended=best,
-            tokens=tuple(self._tokens(facts, order, coverage, inclusion(bootstrap, k), k)),
+            tokens=tuple(self._tokens(facts, order, coverage, drawn, k)),
             scores=tuple(score_rows(token_T, moments, k)),
             rankings=rankings,
             notes=tuple(self.notes),
