@@ -14,6 +14,8 @@ import pytest
 from scipy.stats import spearmanr
 
 import rocktok
+from rocktok.analyse import subsamples
+from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.scores import Moments, least_of_two, scores
 from rocktok.analyse.stability import jaccard, overlap, recommend
 from rocktok.analyse.subsamples import Subsamples, limits, shuffled
@@ -100,6 +102,47 @@ def test_sums_do_not_depend_on_the_cut() -> None:
     # All prompts of the largest size: the whole; and the halves add up to it.
     np.testing.assert_allclose(nested[..., 2], halved.sum(axis=-1), rtol=1e-12)
     assert nested[0, :, 0, 0].sum() < nested[0, :, 0, 1].sum()
+
+
+def sampled_rows(rows: int = 3000) -> dict[str, np.ndarray]:
+    """Prompts in no order, of unlike size."""
+    rng = np.random.default_rng(8)
+    sequence = np.sort(rng.integers(0, 90, rows))
+    return {
+        "sequence_id": sequence,
+        "prompt": hash_rows(2, sequence % 37),
+        "token_id": rng.integers(0, 40, rows).astype(np.int32),
+        "loss_post": rng.exponential(1.0, rows).astype(np.float32),
+    }
+
+
+def test_compiled_sums_have_the_bits_of_their_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = sampled_rows()
+    limit = limits(3, 4, [5, 20], np.unique(rows["prompt"]))
+    for held in (1 << 21, 20):
+        # 20: a few prompts at a time.
+        monkeypatch.setattr(subsamples, "_HELD", held)
+        made = [Subsamples(np.arange(2, 30, 3), 3, limit, 7, compiled=c) for c in (False, True)]
+        for one in made:
+            one.update(rows)
+            one.update({name: values[:0] for name, values in rows.items()})
+        np.testing.assert_array_equal(made[0].sum_TW, made[1].sum_TW)
+        if held > 20:
+            whole = made[0].sum_TW
+        np.testing.assert_allclose(made[0].sum_TW, whole, rtol=1e-12)
+        np.testing.assert_array_equal(made[0].sum_TW[0], whole[0])
+
+
+def test_replicates_are_those_of_the_bootstrap() -> None:
+    rows = sampled_rows()
+    types = np.arange(2, 30, 3)
+    drawn = Subsamples(types, 3, limits(3, 2, [5], np.unique(rows["prompt"])), 120)
+    drawn.update(rows)
+    bootstrap = PromptBootstrap(types, ("", "loss_post"), 3, 120)
+    bootstrap.update(rows)
+    expected = bootstrap.sum_BTM[:, :-1].transpose(2, 1, 0)
+    np.testing.assert_allclose(drawn.replicated(), expected, rtol=1e-12)
+    np.testing.assert_array_equal(drawn.replicated()[0], expected[0])
 
 
 def test_scores_by_hand() -> None:
