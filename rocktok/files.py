@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rocktok.errors import LogError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 #: link() is refused with these where a filesystem has no hard links.
 _NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
@@ -237,6 +238,24 @@ def load_controls(
     return rocks, pairs
 
 
+def load_patterns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Cluster → patterns, from a JSON file. Raises `LogError` for a file that is none."""
+    wanted = 'give JSON such as {"names": [" ?(Anna|Omar)"]}'
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
+    except ValueError as error:
+        raise LogError(f"{path}: is no JSON ({error}); {wanted}") from error
+    good = isinstance(content, dict) and all(
+        isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)
+        for patterns in content.values()
+    )
+    if not good:
+        raise LogError(f"{path}: does not say which patterns a cluster has; {wanted}")
+    return dict(content)
+
+
 def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
     """Write a result of a command: whole or not at all, over another file only with `force`.
 
@@ -252,6 +271,53 @@ def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
         raise UsageError(f"{target}: exists already; give --force to replace it") from error
     except OSError as error:
         raise LogError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def check_directory(path: Path, *, force: bool, marker: str, schema: str) -> None:
+    """Refuse a directory that must not be written. `force`: over one of ours, and no other.
+
+    Ours are those whose JSON file `marker` has a schema that begins so. Raises `UsageError`.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not path.is_dir():
+        raise UsageError(f"{path}: is a file; give a directory")
+    try:
+        ours = str(json.loads((path / marker).read_bytes())["schema"]).startswith(schema)
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise UsageError(f"{path}: holds other files; give a new directory")
+    if not force:
+        raise UsageError(f"{path}: exists already; give --force to replace it")
+
+
+def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a directory of files so that it appears whole, in the place of an older one.
+
+    Raises `LogError` if the disk fails; the older one is then still there.
+    """
+    made = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+    aside = made.with_suffix(".old")
+    try:
+        for name, data in files.items():
+            target = made / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if path.exists():
+            path.rename(aside)
+        made.rename(path)
+    except OSError as error:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        raise LogError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        for left in (made, aside):
+            shutil.rmtree(left, ignore_errors=True)
+    _sync_directory(path.parent)
 
 
 def _write_temporary(path: Path, data: bytes) -> Path:

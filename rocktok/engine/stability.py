@@ -63,6 +63,7 @@ def stability(log: Log, *, engine: Engine | None = None, **options: Any) -> Stab
 class _Run:
     def __init__(self, log: Log, params: StabilityParams, engine: Engine) -> None:
         self.log, self.params, self.engine = log, params, engine
+        self.passes_before = engine.passes
         self.table, _, self.step, self.notes = choose_table(log, params.table, params.step)
         prompts = load_prompts(log)
         self.source = Source(log, self.table, None, self.step, prompts, seed=params.seed)
@@ -100,7 +101,7 @@ class _Run:
                 **self.log.identity(),
                 "table": self.table,
                 "step": self.step,
-                "passes": self.engine.passes,
+                "passes": self.engine.passes - self.passes_before,
                 "prompts": len(prompt_P),
                 "positions": int(count_T.sum()),
                 "types": len(token_T),

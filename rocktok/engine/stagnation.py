@@ -70,6 +70,7 @@ class _Run:
         self, log: Log, params: StagnationParams, rocks: tuple[int, ...] | None, engine: Engine
     ) -> None:
         self.log, self.params, self.engine = log, params, engine
+        self.passes_before = engine.passes
         self.given = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
         self.table, self.steps, self.notes = choose_course(
             log, params.table, params.first, params.last
@@ -178,7 +179,7 @@ class _Run:
             "text": "the same text at every step" if self.table == "fixed"
             else "each step's own rollouts",
             "steps": self.steps,
-            "passes": self.engine.passes,
+            "passes": self.engine.passes - self.passes_before,
             "selected_at": "rocks given" if self.given is not None else self.source.post,
             "chosen_on": "rocks given" if self.given is not None else chosen_on,
             "measured_on": "half 1 of the prompts" if halved else "all prompts",
