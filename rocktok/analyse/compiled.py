@@ -135,7 +135,8 @@ def sum_prompts(
     """`kernels.sums_by_prompt`."""
     last = len(table_V) - 1
     for i in range(len(token_N)):
-        at = table_V[min(np.int64(token_N[i]), last)]
+        v = np.int64(token_N[i])
+        at = table_V[v] if v < last else -1
         if at >= 0:
             sum_TP[0, at, place_N[i]] += 1.0
             sum_TP[1, at, place_N[i]] += np.float64(loss_N[i])

@@ -102,8 +102,8 @@ def sums_by_prompt(
     """Add, by type and prompt and in row order, 1 and the loss.
 
     Args:
-        table_V: int32, place of a token id among the types, −1 for others; the last stands for all
-            ids beyond.
+        table_V: int32, place of a token id among the types, −1 for others; the last, −1, stands for
+            all ids beyond.
         token_N, place_N, loss_N: ids, places of the prompts in sum_TP (**not checked**), float32.
         sum_TP: (2, T, P) float64, changed in place.
     """
