@@ -45,22 +45,14 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     metavar="F,F,…",
     help="Of the files in figures/: png, pdf, svg.",
 )
-@click.option("--pre", type=int, metavar="STEP", help="Earlier step. Default: first complete one.")
-@click.option("--post", type=int, metavar="STEP", help="Later step. Default: last complete one.")
-@click.option(
-    "--table",
-    type=click.Choice(["auto", "fixed", "rollout"]),
-    default="auto",
-    show_default=True,
-)
-@click.option("--top-k", type=int, default=100, show_default=True, help="How many rocks at most.")
+@options.pre_and_post_options
+@options.table_option
+@options.top_k_option
 @click.option(
     "--sequences", type=int, default=24, show_default=True, help="Shown as text, at most."
 )
 @click.option("--rows", type=int, default=500, show_default=True, help="Of the table of tokens.")
-@click.option(
-    "--replicates", type=int, default=1000, show_default=True, help="Of the bootstrap over prompts."
-)
+@options.replicates_option()
 @click.option(
     "--lifts/--no-lifts",
     default=True,
