@@ -205,7 +205,7 @@ def load_rocks(path: str | os.PathLike[str]) -> tuple[int, ...]:
     """
     content = load_detect(path)
     try:
-        rocks = {int(row["token_id"]) for row in content["tokens"] if row["is_rock"]}
+        rocks = {_token_id(row["token_id"]) for row in content["tokens"] if row["is_rock"]}
     except (KeyError, TypeError, ValueError) as error:
         raise not_of_detect(path) from error
     if not rocks:
@@ -223,19 +223,35 @@ def load_controls(
     wanted = "give what `rocktok controls LOG --format json -o FILE` writes"
     try:
         content = json.loads(Path(path).read_bytes())
-        known = str(content["schema"]).startswith("rocktok.controls/")
-        rocks = tuple(int(v) for v in content["log"]["rocks"]) if known else ()
-        found = content["kinds"].get(kind) if known else None
-        pairs = tuple((int(a), int(b)) for a, b in found["pairs"]) if found else None
+        rocks, pairs = _controls(content, kind)
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LogError(f"{path}: is no result of `rocktok controls`; {wanted}") from error
-    if not known:
-        raise LogError(f"{path}: is no result of `rocktok controls`; {wanted}")
     if not pairs:
         raise LogError(f"{path}: matches no types by {kind}; choose another kind, or make it anew")
     return rocks, pairs
+
+
+def _controls(content: Any, kind: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Rocks and pairs; raises for a content that `rocktok controls` would not have written."""
+    if not str(content["schema"]).startswith("rocktok.controls/"):
+        raise ValueError("another schema")
+    rocks = tuple(_token_id(v) for v in content["log"]["rocks"])
+    found = content["kinds"].get(kind)
+    pairs = tuple((_token_id(a), _token_id(b)) for a, b in (found["pairs"] if found else ()))
+    ours, others = ([pair[side] for pair in pairs] for side in (0, 1))
+    one_to_one = len(set(ours)) == len(set(others)) == len(pairs)
+    if not one_to_one or set(ours) - set(rocks) or set(others) & set(rocks):
+        raise ValueError("no pairs of a rock and another type")
+    return rocks, pairs
+
+
+def _token_id(value: Any) -> int:
+    """A token id of a JSON file; `ValueError` for what cannot be one."""
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError(f"{value!r} is no token id")
+    return value
 
 
 def load_patterns(path: str | os.PathLike[str]) -> dict[str, list[str]]:

@@ -9,23 +9,21 @@ Array suffixes: B replicates; T candidate types; R repeats; K places of a rankin
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rocktok.analyse.compare import spearman
 from rocktok.analyse.scores import Moments, least_of_two, scores
+from rocktok.analyse.traceable import Result
 from rocktok.errors import UsageError
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
-
-SCHEMA = "rocktok.stability/1"
 
 #: Mean Jaccard of disjoint halves that a recommended K must reach.
 WANTED = 0.7
@@ -67,7 +65,7 @@ class StabilityParams:
 
 
 @dataclass(frozen=True)
-class StabilityResult:
+class StabilityResult(Result):
     """Stability of the ranking by Rock Score, and of what `detect` calls rocks.
 
     Attributes:
@@ -81,6 +79,8 @@ class StabilityResult:
         rankings: pairs of `detect`'s rankings, and of its rocks on each half; None without context.
         notes: what a reader of the numbers must know.
     """
+
+    SCHEMA: ClassVar[str] = "rocktok.stability/1"
 
     log: Row
     params: Row
@@ -98,19 +98,9 @@ class StabilityResult:
 
         return pd.DataFrame(list(self.tokens))
 
-    def to_dict(self) -> Row:
-        """What `to_json` writes."""
-        return {"schema": SCHEMA, **asdict(self)}
-
-    def to_json(self) -> str:
-        """JSON with schema, log, params, cutoffs, recommended, tokens, scores, rankings, notes."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def _repr_html_(self) -> str:
-        """The cutoffs, for notebooks."""
-        import pandas as pd
-
-        return str(pd.DataFrame(list(self.cutoffs)).to_html(index=False))
+    def shown(self) -> tuple[str, Any]:
+        """The cutoffs."""
+        return "", self.cutoffs
 
 
 def ranked(score_T: Array, count_T: Array, token_T: Array) -> Array:

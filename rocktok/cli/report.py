@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,8 @@ import click
 from rocktok.cli import options
 
 if TYPE_CHECKING:
+    from rocktok.analyse.compare import CompareResult
     from rocktok.analyse.report import ReportResult
-    from rocktok.engine.passes import Engine
-    from rocktok.log import Log
 
 _FORMATS = ("png", "pdf", "svg")
 
@@ -45,22 +45,14 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     metavar="F,F,…",
     help="Of the files in figures/: png, pdf, svg.",
 )
-@click.option("--pre", type=int, metavar="STEP", help="Earlier step. Default: first complete one.")
-@click.option("--post", type=int, metavar="STEP", help="Later step. Default: last complete one.")
-@click.option(
-    "--table",
-    type=click.Choice(["auto", "fixed", "rollout"]),
-    default="auto",
-    show_default=True,
-)
-@click.option("--top-k", type=int, default=100, show_default=True, help="How many rocks at most.")
+@options.pre_and_post_options
+@options.table_option
+@options.top_k_option
 @click.option(
     "--sequences", type=int, default=24, show_default=True, help="Shown as text, at most."
 )
 @click.option("--rows", type=int, default=500, show_default=True, help="Of the table of tokens.")
-@click.option(
-    "--replicates", type=int, default=1000, show_default=True, help="Of the bootstrap over prompts."
-)
+@options.replicates_option()
 @click.option(
     "--lifts/--no-lifts",
     default=True,
@@ -96,9 +88,12 @@ def report_command(
     The page answers: are there rocks, which, where do they sit in the text, do they learn, what do
     they cost. What the log lacks is named in it, with the remedy.
     """
+    from rocktok.engine.report import report
     from rocktok.errors import UsageError
     from rocktok.files import check_directory, load_patterns, write_directory
-    from rocktok.report.report import render_report
+    from rocktok.report.comparison import render_comparison
+    from rocktok.report.drawing import Drawing
+    from rocktok.report.report import add_figures, render_report
 
     if len(logs) > 1 and not compare:
         raise UsageError(f"{len(logs)} logs were given; --compare takes several")
@@ -106,10 +101,18 @@ def report_command(
         raise UsageError("--compare takes two logs or more")
     check_directory(output, force=force, marker="report.json", schema="rocktok.report")
     own = load_patterns(clusters) if clusters is not None else None
-    with options.engine(jobs, dask, quiet=quiet) as engine:
+    with (
+        options.engine(jobs, dask, quiet=quiet) as engine,
+        Drawing(formats, engine.jobs) as drawing,
+    ):
         opened = [options.open_named(log, allow_missing=allow_missing) for log in logs]
-        results = [_report(log, own, engine, parameters) for log in opened]
-    files = _comparison(results, formats) if compare else render_report(results[0], formats)
+        if compare:
+            results = [report(log, clusters=own, engine=engine, **parameters) for log in opened]
+            files = render_comparison(results, _compared(results), formats, drawing)
+        else:
+            begin = partial(add_figures, drawing)
+            result = report(opened[0], clusters=own, engine=engine, tell=begin, **parameters)
+            results, files = [result], render_report(result, formats, drawing)
     write_directory(output, files)
     notes = [note for result in results for note in result.notes]
     lacks = [f"not in the report: {row['what']}: {row['why']}; {row['remedy']}"
@@ -118,16 +121,9 @@ def report_command(
     click.echo(str(output / "report.html"))
 
 
-def _report(log: Log, own: Any, engine: Engine, parameters: dict[str, Any]) -> ReportResult:
-    from rocktok.engine.report import report
-
-    return report(log, clusters=own, engine=engine, **parameters)
-
-
-def _comparison(results: list[ReportResult], formats: tuple[str, ...]) -> dict[str, bytes]:
+def _compared(results: list[ReportResult]) -> CompareResult:
     from rocktok.analyse.compare import Ranking, compare
-    from rocktok.report.comparison import render_comparison
 
     rankings = [Ranking.of(str(r.log["path"]), r.detect.to_dict()) for r in results]
     params = {"top_k": results[0].params["top_k"], "by": None, "seed": results[0].params["seed"]}
-    return render_comparison(results, compare(rankings, params), formats)
+    return compare(rankings, params)

@@ -58,6 +58,7 @@ def report(
     *,
     clusters: Mapping[str, Sequence[str]] | None = None,
     engine: Engine | None = None,
+    tell: Callable[[Any], None] | None = None,
     **options: Any,
 ) -> ReportResult:
     """All analyses that a log allows, and what the report shows beside them.
@@ -66,19 +67,23 @@ def report(
         log: an open log (`rocktok.open`).
         clusters: name → patterns of functional clusters, asked before the built-in table.
         engine: what makes the passes; default: threads on the cores this process may use.
+        tell: given the result of each analysis as soon as there is one.
         options: fields of `rocktok.analyse.report.ReportParams`.
 
     Raises:
         UsageError: options out of range.
         LogError: the log is damaged, or has nothing to analyse.
     """
-    return _Run(log, ReportParams(**options), Clusters(clusters), engine or Engine()).result()
+    run = _Run(log, ReportParams(**options), Clusters(clusters), engine or Engine())
+    run.tell = tell or run.tell
+    return run.result()
 
 
 class _Run:
     def __init__(self, log: Log, params: ReportParams, clusters: Clusters, engine: Engine) -> None:
         self.log, self.params, self.clusters, self.engine = log, params, clusters, engine
         self.passes: dict[str, int] = {}
+        self.tell: Callable[[Any], None] = lambda _: None
         self.missing: list[Row] = []
         chosen = DetectParams(
             table=params.table, pre=params.pre, post=params.post, top_k=params.top_k,
@@ -90,12 +95,13 @@ class _Run:
     def result(self) -> ReportResult:
         """All passes."""
         found = self._counted("detect", self.run.result)
+        self.tell(found)
+        others = self._others(found)
         rocks = np.array([row["token_id"] for row in found.rocks], dtype=np.int64)
         sums, places, windows, drawn = self._counted("report", lambda: self._look(rocks))
         judged = self._judge(windows)
         contexts = self._contexts(found, judged, windows)
         texts = self._counted("texts", lambda: self._texts(drawn, contexts))
-        others = self._others(found)
         self._say_missing()
         token_texts = self._token_texts(found, contexts, texts, others)
         run = self.run
@@ -257,7 +263,7 @@ class _Run:
     def _allowed(self, name: str, what: str, analyse: Callable[[], Any]) -> Any:
         """The result, or None and what is missing for it."""
         try:
-            return self._counted(name, analyse)
+            found = self._counted(name, analyse)
         except (DamagedError, DataError):
             raise
         except LogError as error:
@@ -265,6 +271,8 @@ class _Run:
             why, _, remedy = text.partition("; ")
             self._miss(what, why, remedy)
             return None
+        self.tell(found)
+        return found
 
     def _miss(self, what: str, why: str, remedy: str) -> None:
         self.missing.append({"what": what, "why": why, "remedy": remedy})

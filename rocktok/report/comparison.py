@@ -9,11 +9,11 @@ from typing import Any
 import rocktok
 from rocktok.analyse.compare import CompareResult
 from rocktok.analyse.report import ReportResult
-from rocktok.report import figures
 from rocktok.report.content import facts
-from rocktok.report.figures.multiples import COMPARED, multiples
+from rocktok.report.drawing import Drawing
+from rocktok.report.figures.multiples import COMPARED
 from rocktok.report.page import render_page
-from rocktok.report.report import draw, encode_csv, encode_json, figure_numbers
+from rocktok.report.report import encode_csv, encode_json, figure_numbers, place_figures
 from rocktok.report.summary import summary
 from rocktok.report.text import number
 
@@ -23,13 +23,17 @@ SCHEMA = "rocktok.report-comparison/1"
 
 
 def render_comparison(
-    results: Sequence[ReportResult], compared: CompareResult, formats: Sequence[str] = ("png",)
+    results: Sequence[ReportResult],
+    compared: CompareResult,
+    formats: Sequence[str] = ("png",),
+    drawing: Drawing | None = None,
 ) -> dict[str, bytes]:
     """Relative path → content of every file.
 
     Args:
         compared: the rocks of the same logs, in the same order.
         formats: of the files in figures/: png, pdf, svg.
+        drawing: where figures are drawn; default: here.
     """
     names = labels([str(result.log["path"]) for result in results])
     by_log = {name: figure_numbers(result) for name, result in zip(names, results, strict=True)}
@@ -38,14 +42,12 @@ def render_comparison(
         for figure in COMPARED
     }
     numbers = {figure: behind for figure, behind in numbers.items() if len(behind) > 1}
+    drawing = drawing or Drawing(formats)
+    for figure, behind in numbers.items():
+        drawing.add(figure, behind, several=True)
     files: dict[str, bytes] = {}
     first = {figure: next(iter(behind.values())) for figure, behind in numbers.items()}
-    drawn = draw(
-        first,
-        lambda figure: multiples(getattr(figures, figure), figure, numbers[figure]),
-        formats,
-        files,
-    )
+    shown = place_figures(first, drawing, files, "two")
     columns, rows = _tokens(compared, names)
     page = {
         "title": f"Rock tokens in {len(names)} logs",
@@ -58,7 +60,7 @@ def render_comparison(
             for name, result in zip(names, results, strict=True)
             for row in result.missing
         ],
-        "figures": [{**figure, "width": "two"} for figure in drawn],
+        "figures": shown,
         "table": {"columns": columns, "rows": rows, "total": len(rows), "shown": len(rows)},
     }
     content = {

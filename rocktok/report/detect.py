@@ -180,5 +180,5 @@ def encode(result: DetectResult, form: Form) -> bytes:
     """All columns of `DetectResult.table`."""
     from rocktok.analyse.results import INTEGERS
 
-    about = {name: value for name, value in result.to_dict().items() if name != "tokens"}
+    about = result.about("tokens")
     return encode_rows(result.tokens, result.columns, INTEGERS, form, about)

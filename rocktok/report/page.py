@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -41,7 +41,7 @@ def render_page(data: Mapping[str, Any]) -> str:
             rocks: [id], sequences: [{sequence_id, prompt_id, prompt, token_ids, positions,
             retained, persistent, values: key → per step, per token}], shown, total, capped}.
     """
-    css, script = _asset("page.css"), _asset("page.js")
+    css, script = _asset("page.css"), _asset("text.js") + _asset("page.js")
     text = data.get("text") or None
     if text is not None and not text.get("sequences"):
         text = None
@@ -185,7 +185,8 @@ def _cell(value: Any, kind: str) -> Row:
     elif isinstance(value, bool) or kind == "text":
         cell["shown"] = _shown(value)
     else:
-        write = {"integer": count, "percent": percent}.get(kind, number)
+        writers: dict[str, Callable[[Any], str]] = {"integer": count, "percent": percent}
+        write = writers.get(kind, number)
         cell |= {"shown": write(value), "sort": f"{value:.6g}" if kind != "integer" else value}
     return cell
 

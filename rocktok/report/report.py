@@ -5,39 +5,52 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rocktok.analyse.report import SCHEMA, ReportResult
-from rocktok.report import figures
 from rocktok.report.captions import ORDER, caption
 from rocktok.report.content import COLUMNS, facts, page_content, token_rows
-from rocktok.report.figures.style import encode
+from rocktok.report.drawing import Drawing
 from rocktok.report.page import render_page
-from rocktok.report.series import AbsentError, series
+from rocktok.report.series import OF_ONE_ANALYSIS, AbsentError, series
 from rocktok.report.summary import summary
 
 Row = dict[str, Any]
 
-#: Figures that need the width of two columns.
-_WIDE: frozenset[str] = frozenset()
 
-
-def render_report(result: ReportResult, formats: Sequence[str] = ("png",)) -> dict[str, bytes]:
+def render_report(
+    result: ReportResult, formats: Sequence[str] = ("png",), drawing: Drawing | None = None
+) -> dict[str, bytes]:
     """Relative path → content of every file of a report, the same bytes for the same result.
 
     Args:
         formats: of the files in figures/: png, pdf, svg.
+        drawing: where figures are drawn, some perhaps already; default: here.
     """
     numbers = figure_numbers(result)
+    drawing = drawing or Drawing(formats)
+    for name, behind in numbers.items():
+        drawing.add(name, behind)
     files: dict[str, bytes] = {}
-    drawn = draw(numbers, lambda name: getattr(figures, name)(numbers[name]), formats, files)
-    files["report.html"] = render_page(page_content(result, drawn)).encode()
-    files["report.json"] = encode_json(to_dict(result, numbers))
     for name, rows in tables(result, numbers).items():
         if rows:
             files[f"tables/{name}.csv"] = encode_csv(rows)
+    files["report.json"] = encode_json(to_dict(result, numbers))
+    shown = place_figures(numbers, drawing, files)
+    files["report.html"] = render_page(page_content(result, shown)).encode()
     return dict(sorted(files.items()))
+
+
+def add_figures(drawing: Drawing, result: Any) -> None:
+    """Begin with the figures that rest on the result of one analysis alone."""
+    for name in ORDER:
+        if name not in OF_ONE_ANALYSIS:
+            continue
+        try:
+            drawing.add(name, series(name, result))
+        except AbsentError:
+            continue
 
 
 def figure_numbers(result: ReportResult) -> dict[str, Row]:
@@ -51,25 +64,20 @@ def figure_numbers(result: ReportResult) -> dict[str, Row]:
     return found
 
 
-def draw(
-    numbers: Mapping[str, Row],
-    figure: Callable[[str], Any],
-    formats: Sequence[str],
-    files: dict[str, bytes],
+def place_figures(
+    numbers: Mapping[str, Row], drawing: Drawing, files: dict[str, bytes], width: str = "one"
 ) -> list[Row]:
-    """Draw each figure into `files`; what the page shows of them."""
-    shown = []
+    """Put the figures among the files; what the page shows of them.
+
+    `numbers`: figure → the numbers that its caption goes by.
+    """
+    drawn, shown = drawing.drawn(), []
     for name, behind in numbers.items():
-        made = figure(name)
-        # Laid out once for all formats.
-        made.draw_without_rendering()
-        made.set_layout_engine("none")
-        drawn = {form: encode(made, form) for form in dict.fromkeys(("svg", *formats))}
-        files.update({f"figures/{name}.{form}": drawn[form] for form in formats})
+        files.update({f"figures/{name}.{form}": drawn[name][form] for form in drawing.formats})
         title, text = caption(name, behind)
         shown.append({
             "name": name, "title": title, "caption": text, "alt": f"Figure: {title}. {text}",
-            "svg": drawn["svg"].decode(), "width": "one",
+            "svg": drawn[name]["svg"].decode(), "width": width,
         })  # fmt: skip
     return shown
 

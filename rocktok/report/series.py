@@ -292,3 +292,6 @@ _SERIES: dict[str, tuple[Callable[[Any], Row], Any, str | None]] = {
 
 #: Names of all figures, in the order in which they are shown.
 NAMES = tuple(_SERIES)
+
+#: Those that need no more than the result of one analysis.
+OF_ONE_ANALYSIS = frozenset(name for name, (_, _, part) in _SERIES.items() if part is not None)

@@ -132,6 +132,6 @@ def _token(row: Row) -> Sequence[str]:
 
 def encode(result: StabilityResult, form: Form) -> bytes:
     """The tokens, with all columns."""
-    about = {name: value for name, value in result.to_dict().items() if name != "tokens"}
+    about = result.about("tokens")
     integers = {"rank", "token_id", "frequency", "k", "rank_low", "rank_high"}
     return encode_rows(result.tokens, list(result.tokens[0]), integers, form, about)

@@ -40,8 +40,8 @@ def _are_there(result: ReportResult) -> Row:
         text = (
             f"The {counted(len(rocks), 'token type')} with the largest Rock Scores, of "
             f"{count(types)}, stand at {percent(positions)} of the positions of step "
-            f"{log['post']} and carry {percent(share)} of its loss. Whether they persist cannot be told: "
-            f"{log_reason(result)}."
+            f"{log['post']} and carry {percent(share)} of its loss. Whether they persist "
+            f"cannot be told: {log_reason(result)}."
         )
         return {"text": text, "numbers": numbers}
     if not rocks:
