@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rocktok.errors import LogError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 #: link() is refused with these where a filesystem has no hard links.
 _NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
@@ -204,7 +205,7 @@ def load_rocks(path: str | os.PathLike[str]) -> tuple[int, ...]:
     """
     content = load_detect(path)
     try:
-        rocks = {int(row["token_id"]) for row in content["tokens"] if row["is_rock"]}
+        rocks = {_token_id(row["token_id"]) for row in content["tokens"] if row["is_rock"]}
     except (KeyError, TypeError, ValueError) as error:
         raise not_of_detect(path) from error
     if not rocks:
@@ -222,19 +223,53 @@ def load_controls(
     wanted = "give what `rocktok controls LOG --format json -o FILE` writes"
     try:
         content = json.loads(Path(path).read_bytes())
-        known = str(content["schema"]).startswith("rocktok.controls/")
-        rocks = tuple(int(v) for v in content["log"]["rocks"]) if known else ()
-        found = content["kinds"].get(kind) if known else None
-        pairs = tuple((int(a), int(b)) for a, b in found["pairs"]) if found else None
+        rocks, pairs = _controls(content, kind)
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LogError(f"{path}: is no result of `rocktok controls`; {wanted}") from error
-    if not known:
-        raise LogError(f"{path}: is no result of `rocktok controls`; {wanted}")
     if not pairs:
         raise LogError(f"{path}: matches no types by {kind}; choose another kind, or make it anew")
     return rocks, pairs
+
+
+def _controls(content: Any, kind: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Rocks and pairs; raises for a content that `rocktok controls` would not have written."""
+    if not str(content["schema"]).startswith("rocktok.controls/"):
+        raise ValueError("another schema")
+    rocks = tuple(_token_id(v) for v in content["log"]["rocks"])
+    found = content["kinds"].get(kind)
+    pairs = tuple((_token_id(a), _token_id(b)) for a, b in (found["pairs"] if found else ()))
+    ours, others = ([pair[side] for pair in pairs] for side in (0, 1))
+    one_to_one = len(set(ours)) == len(set(others)) == len(pairs)
+    if not one_to_one or set(ours) - set(rocks) or set(others) & set(rocks):
+        raise ValueError("no pairs of a rock and another type")
+    return rocks, pairs
+
+
+def _token_id(value: Any) -> int:
+    """A token id of a JSON file; `ValueError` for what cannot be one."""
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError(f"{value!r} is no token id")
+    return value
+
+
+def load_patterns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Cluster → patterns, from a JSON file. Raises `LogError` for a file that is none."""
+    wanted = 'give JSON such as {"names": [" ?(Anna|Omar)"]}'
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
+    except ValueError as error:
+        raise LogError(f"{path}: is no JSON ({error}); {wanted}") from error
+    good = isinstance(content, dict) and all(
+        isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)
+        for patterns in content.values()
+    )
+    if not good:
+        raise LogError(f"{path}: does not say which patterns a cluster has; {wanted}")
+    return dict(content)
 
 
 def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
@@ -252,6 +287,53 @@ def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
         raise UsageError(f"{target}: exists already; give --force to replace it") from error
     except OSError as error:
         raise LogError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+def check_directory(path: Path, *, force: bool, marker: str, schema: str) -> None:
+    """Refuse a directory that must not be written. `force`: over one of ours, and no other.
+
+    Ours are those whose JSON file `marker` has a schema that begins so. Raises `UsageError`.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not path.is_dir():
+        raise UsageError(f"{path}: is a file; give a directory")
+    try:
+        ours = str(json.loads((path / marker).read_bytes())["schema"]).startswith(schema)
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise UsageError(f"{path}: holds other files; give a new directory")
+    if not force:
+        raise UsageError(f"{path}: exists already; give --force to replace it")
+
+
+def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a directory of files so that it appears whole, in the place of an older one.
+
+    Raises `LogError` if the disk fails; the older one is then still there.
+    """
+    made = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+    aside = made.with_suffix(".old")
+    try:
+        for name, data in files.items():
+            target = made / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if path.exists():
+            path.rename(aside)
+        made.rename(path)
+    except OSError as error:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
+        raise LogError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        for left in (made, aside):
+            shutil.rmtree(left, ignore_errors=True)
+    _sync_directory(path.parent)
 
 
 def _write_temporary(path: Path, data: bytes) -> Path:

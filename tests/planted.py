@@ -366,3 +366,40 @@ def null_log(
     low = text.mark == DECOY
     before[low], after[low] = 1e-3, 1e-3
     return as_log(text, before, after, kinds)
+
+
+# --- does the loss single contexts out ---------------------------------------------------------
+
+
+def singled_log(seed: int, *, by_context: bool, types: int = 40, prompts: int = 120) -> PlantedLog:
+    """Types, each in a phrase of its own and in twelve times as many places anywhere.
+
+    `by_context`: the phrase's uses are hard, but one in five; nothing else is. Otherwise the same
+    text, and as many occurrences of each type hard, drawn at random among its prompts' places.
+    """
+    rng = np.random.default_rng([seed, types])
+    ids = list(range(BACKGROUND, BACKGROUND + types))
+    uses = 2 * prompts // 8
+    numbers = plan(rng, prompts, rollouts=2, slots=2 * types // 5 + 12, share=0.3)
+    units: list[Unit] = []
+    for token in ids:
+        phrase = put(rng, template(rng, 14), token, HARD, 1)
+        units += [use(rng, phrase, 0.05, stays_hard=0.8) for _ in range(uses)]
+    units += [chunk(rng) for _ in range(numbers.max() + 1 - len(units))]
+    assert len(units) == numbers.max() + 1
+    text = lay_out(numbers, [units[k] for k in rng.permutation(len(units))])
+    held = np.bincount(text.token, minlength=BACKGROUND + types)
+    scatter(rng, text, {token: 12 * int(held[token]) for token in ids}, (PLAIN,), DECOY)
+    if not by_context:
+        for token in ids:
+            at = np.flatnonzero(text.token == token)
+            wanted = int((text.mark[at] == HARD).sum())
+            order = np.argsort(rng.permutation(text.place.max() + 1)[text.place[at]])
+            text.mark[at] = DECOY
+            text.mark[at[order[:wanted]]] = HARD
+    before, after = losses(rng, text, np.full(len(text.token), 2.0))
+    # Nothing else is hard at both steps, by chance or otherwise.
+    plain = text.mark != HARD
+    before[plain] = np.minimum(before[plain], np.float32(0.5))
+    after[plain] = np.minimum(after[plain], np.float32(0.5))
+    return as_log(text, before, after, {"planted": ids})

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal, norm
 
 from rocktok.analyse import stagnation as analysis
 from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.course import QUANTITIES, Course
 from rocktok.analyse.groups import HalfFacts
+from rocktok.analyse.lifts import HardBootstrap, context_lift
+from rocktok.analyse.persistence import Thresholds
+from rocktok.analyse.similarity import Similarity
 from rocktok.analyse.stagnation import StagnationParams, choose, corpus_row, group_rows
 from rocktok.hashing import halves, hash_rows
 
@@ -133,3 +137,144 @@ def test_choosing_at_the_last_step_shows_stagnation_where_there_is_none() -> Non
     assert mean["last"] > 0.2
     assert abs(mean["first"]) <= 2.5 * error["first"]
     assert verdicts["last"].count("learns less") > 20
+
+
+# Lifts of `detect --lifts`.
+
+KINDS = 8
+
+
+def lift_rows(
+    seed: int, prompts: int, share_K: np.ndarray, hard_K: np.ndarray
+) -> tuple[Rows, Rows]:
+    """Persistent and other occurrences of a type, in contexts of some kinds; those of a kind alike.
+
+    A prompt has 0 to 4 of them, half of them in the kind that it prefers. How often an occurrence
+    is hard depends on its kind alone.
+    """
+    rng = np.random.default_rng([seed, prompts, 7])
+    prompt = np.repeat(np.arange(prompts), rng.integers(0, 5, prompts))
+    prefers = rng.choice(len(share_K), prompts, p=share_K)[prompt]
+    kind = np.where(
+        rng.random(len(prompt)) < 0.5, prefers, rng.choice(len(share_K), len(prompt), p=share_K)
+    )
+    hard = rng.random(len(prompt)) < hard_K[kind]
+    everything = {
+        "window": np.repeat(kind[:, None], 4, axis=1).astype(np.int32),
+        "prompt": hash_rows(seed, prompt),
+        "sequence": np.arange(len(prompt)),
+        "hash": hash_rows(seed, np.arange(len(prompt))),
+    }
+    persistent, other = ({k: v[at] for k, v in everything.items()} for at in (hard, ~hard))
+    return persistent, other
+
+
+def lift_truth(share_K: np.ndarray, hard_K: np.ndarray) -> float:
+    """Pairs of prompts are independent, so kinds of two occurrences are, given who is hard."""
+    hard, easy = share_K * hard_K, share_K * (1 - hard_K)
+    hard, easy = hard / hard.sum(), easy / easy.sum()
+    return float((hard @ hard) / (hard @ easy))
+
+
+#: Shares of the kinds of contexts, and how often they are hard. The first: every kind is as common
+#: as every other, so that no prompt tells more than another, and pairs of them all the rest.
+LIFT_CASES = {
+    "null, equal kinds": (np.full(KINDS, 1 / KINDS), np.full(KINDS, 0.4)),
+    "null, unequal kinds": (1 / np.arange(1, KINDS + 1), np.full(KINDS, 0.4)),
+    "singled out, equal": (np.full(KINDS, 1 / KINDS), np.linspace(0.1, 0.8, KINDS)),
+    "singled out, unequal": (1 / np.arange(1, KINDS + 1), np.linspace(0.8, 0.1, KINDS)),
+}
+
+
+def context_lift_coverage(case: str, prompts: int, tries: int) -> float:
+    share_K, hard_K = LIFT_CASES[case]
+    share_K = share_K / share_K.sum()
+    truth, covered = lift_truth(share_K, hard_K), 0
+    similarity = Similarity("bag", 0.5, 4, np.ones(KINDS))
+    for seed in range(tries):
+        rows = lift_rows(seed, prompts, share_K, hard_K)
+        lift, _, _ = context_lift(similarity, "other-prompt", *rows, seed)
+        assert lift.low is not None and lift.high is not None
+        covered += lift.low <= truth <= lift.high
+    return covered / tries
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", LIFT_CASES)
+def test_intervals_of_context_lift_cover(case: str) -> None:
+    found = {prompts: context_lift_coverage(case, prompts, 300) for prompts in (500, 64)}
+    print(case, found)
+    assert found[500] >= 0.92
+    assert found[64] >= 0.9
+    # Where pairs prevail the jackknife is too wide, by √2.
+    assert found[500] <= (1.0 if case == "null, equal kinds" else 0.98)
+
+
+def least_lift_holds(prompts: int, tries: int) -> tuple[float, int]:
+    """How often the lower bound that stands alone lies below the truth, and how often there is one.
+
+    One kind in five, and one other occurrence in 200 is of it.
+    """
+    share_K = np.array([0.2, *np.full(KINDS - 1, 0.8 / (KINDS - 1))])
+    hard_K = np.array([0.98, *np.zeros(KINDS - 1)])
+    truth, held, known = lift_truth(share_K, hard_K), 0, 0
+    similarity = Similarity("bag", 0.5, 4, np.ones(KINDS))
+    for seed in range(tries):
+        rows = lift_rows(seed, prompts, share_K, hard_K)
+        lift, _, _ = context_lift(similarity, "other-prompt", *rows, seed)
+        if lift.value is None and lift.low is not None:
+            known += 1
+            held += lift.low <= truth
+    return held / known, known
+
+
+@pytest.mark.long
+def test_a_lower_bound_of_context_lift_holds() -> None:
+    held, known = least_lift_holds(64, 300)
+    print("lower bound alone", held, known)
+    assert known > 40
+    assert held >= 0.95
+
+
+def hard_steps(seed: int, prompts: int, correlation: float) -> Rows:
+    """Losses at two steps whose normal scores correlate, half of it through the prompt."""
+    rng = np.random.default_rng([seed, prompts, 11])
+    prompt = np.repeat(np.arange(prompts), rng.integers(0, 7, prompts))
+
+    def pair(size: int) -> np.ndarray:
+        cov = [[1, correlation], [correlation, 1]]
+        return rng.multivariate_normal([0, 0], cov, size)
+
+    score = (pair(prompts)[prompt] + pair(len(prompt))) / 2**0.5
+    loss = np.exp(score).astype(np.float32)
+    return {
+        "token_id": np.zeros(len(prompt), dtype=np.int32),
+        "sequence_id": prompt,
+        "prompt": hash_rows(seed, prompt),
+        "loss_pre": loss[:, 0],
+        "loss_post": loss[:, 1],
+    }
+
+
+def persistence_lift_coverage(correlation: float, prompts: int, tries: int) -> float:
+    """Thresholds: what a fifth of the losses reach."""
+    cut = float(norm.ppf(0.8))
+    joint = multivariate_normal([0, 0], [[1, correlation], [correlation, 1]]).cdf([-cut, -cut])
+    truth, covered = float(joint) / 0.04, 0
+    thresholds = Thresholds(float(np.exp(cut)), float(np.exp(cut)))
+    for seed in range(tries):
+        hard = HardBootstrap(np.array([0]), thresholds, seed)
+        hard.update(hard_steps(seed, prompts, correlation))
+        lift = hard.lift(0)
+        assert lift.low is not None and lift.high is not None
+        covered += lift.low <= truth <= lift.high
+    return covered / tries
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("correlation", [0.0, 0.6])
+def test_intervals_of_persistence_lift_cover(correlation: float) -> None:
+    found = {prompts: persistence_lift_coverage(correlation, prompts, 400) for prompts in (500, 64)}
+    print("persistence_lift, correlation", correlation, found)
+    assert 0.92 <= found[500] <= 0.98
+    assert found[64] >= 0.88

@@ -33,6 +33,7 @@ def population(rng: np.random.Generator, count: int, recurring: float) -> dict[s
         "prompt": (sequence // 3).astype(np.uint64),
         "token": np.zeros(count, dtype=np.int32),
         "loss": rng.exponential(1.0, count).astype(np.float32),
+        "position": np.zeros(count, dtype=np.int32),
         "hash": hash_rows(0, sequence),
     }
 

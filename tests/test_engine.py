@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import rocktok
-from rocktok.engine import passes
+from rocktok.engine import lifts, passes
 from rocktok.engine.info import gather
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
@@ -230,6 +230,48 @@ def test_attribute_on_a_cluster_gives_the_same_bytes(tmp_path: Path, cluster: Cl
             return rocktok.attribute(rocktok.open(path), engine=engine, replicates=100).to_json()
 
     assert answer_of(Engine(dask=str(cluster.file))) == answer_of(Engine(1))
+
+
+def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
+    """What makes passes beside `detect` and `attribute`, each as JSON."""
+    opened = rocktok.open(log)
+    tau: dict[str, Any] = {"quantile_pre": 0.5, "quantile_post": 0.5, "eta": 0.0, "gamma": 0.2}
+
+    def with_lifts(engine: Engine) -> str:
+        return rocktok.detect(opened, lifts=True, engine=engine, **tau).to_json()
+
+    def stagnation(engine: Engine) -> str:
+        return rocktok.stagnation(opened, engine=engine, top_k=5, replicates=100).to_json()
+
+    def stability(engine: Engine) -> str:
+        options: dict[str, Any] = {"repeats": 4, "replicates": 100}
+        return rocktok.stability(opened, engine=engine, **options).to_json()
+
+    def controls(engine: Engine) -> str:
+        return rocktok.controls(opened, rocks=(0, 1, 2), window=2, engine=engine).to_json()
+
+    return {
+        "lifts": with_lifts,
+        "stagnation": stagnation,
+        "stability": stability,
+        "controls": controls,
+    }
+
+
+def test_the_other_passes_give_the_same_bytes_on_threads_and_on_a_cluster(
+    log: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Samples, and rounds, too: what large logs do.
+    monkeypatch.setattr(lifts, "LIFT_SAMPLE", 20)
+    monkeypatch.setattr(lifts, "ROUND_LIFTS", 7)
+    for name, answer_of in answers(log).items():
+        alone = answer_of(Engine(1))
+        for jobs in (2, 3):
+            assert answer_of(Engine(jobs)) == alone, (name, jobs)
+        with Engine(dask=str(cluster.file)) as engine:
+            assert answer_of(engine) == alone, name
+            # Nothing but the fixture's workers made these passes.
+            assert len(engine._client.nthreads()) == 2
 
 
 def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

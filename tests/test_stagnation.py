@@ -19,6 +19,7 @@ from rocktok.analyse.matching import match
 from rocktok.analyse.stagnation import MARGIN
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
+from rocktok.files import load_controls
 from rocktok.hashing import halves
 from rocktok.log import LogWriter
 from rocktok.log.sequences import load_prompts
@@ -266,6 +267,92 @@ def test_controls_are_like_their_rocks(tmp_path: Path) -> None:
     assert {row["covariate"] for row in result.members["balance"]} == {
         "log10 frequency", "log10 mean loss", "mean position"
     }  # fmt: skip
+
+
+# Rocks and controls from `rocktok controls`.
+
+
+def test_controls_that_are_given_are_contrasted(tmp_path: Path) -> None:
+    frame = course((0, 5, 10), prompts=200)
+    path = write(tmp_path, frame)
+    log = rocktok.open(path)
+    pairs = ((0, 3), (1, 2), (4, 7), (6, 5), (40, 8), (8, 41))
+    result = rocktok.stagnation(log, rocks=(0, 1, 4, 6, 8, 40), pairs=pairs, replicates=200)
+    # Types 40 and 41 do not stand in the log.
+    kept = [[a, b] for a, b in pairs[:4]]
+    assert [list(pair) for pair in result.members["pairs"]["control"]] == kept
+    assert result.members["control"] == (2, 3, 5, 7)
+    assert result.members["rocks_without_control"]["control"] == (8,)
+    assert result.members["control_source"] == "given"
+    assert result.log["descriptive"].startswith("rocks given: descriptive, unless")
+    assert any("(2 left out: not in fixed/ at step 0)" in note for note in result.notes)
+    counts = frame[frame["step"] == 0].groupby("token_id").size()
+    logs = np.log10(counts)
+    rocks, others = ([pair[side] for pair in kept] for side in (0, 1))
+    spread = ((logs[[0, 1, 4, 6, 8]].var(ddof=0) + logs[[2, 3, 5, 7, 9]].var(ddof=0)) / 2) ** 0.5
+    row = next(r for r in result.members["balance"] if r["covariate"] == "log10 frequency")
+    assert row["smd_after"] == pytest.approx((logs[rocks].mean() - logs[others].mean()) / spread)
+    test = next(row for row in result.tests if row["second"] == "control")
+    assert test["skipped"] == "4 rocks against 4 types; at least 5 of each are needed"
+    with pytest.raises(LogError, match=r"none of the 2 rocks stands in fixed/ at step 0; give ro"):
+        rocktok.stagnation(log, rocks=(40, 41))
+    with pytest.raises(LogError, match=r"none of the 1 pairs of a rock and its control stands in"):
+        rocktok.stagnation(log, rocks=(0,), pairs=((0, 41),))
+
+
+def test_the_command_takes_controls(tmp_path: Path) -> None:
+    file = tmp_path / "controls.json"
+    made = rocktok.controls(rocktok.open(SAMPLE), kinds=("frequency", "loss"))
+    file.write_text(made.to_json())
+    code, text, said = run(SAMPLE, "--controls", file, "--control-kind", "loss", "--replicates",
+                           100, "--format", "json")  # fmt: skip
+    assert code == 0
+    found = json.loads(text)
+    assert found["members"]["pairs"]["control"] == made.kinds["loss"]["pairs"]
+    assert found["members"]["rocks"] == made.log["rocks"]
+    assert "control: the pairs given, whatever they were matched on; the balance says" in said
+    code, table, _ = run(SAMPLE, "--controls", file, "--replicates", 100)
+    assert "rocks and control given, others chosen at step 8, measured on all prompts" in table
+    assert run(SAMPLE, "--controls", file, "--rocks", file) == (
+        2, "", "rocktok: --controls brings its own rocks; leave out --rocks\n"
+    )  # fmt: skip
+
+
+WRITES = "; give what `rocktok controls LOG --format json -o FILE` writes\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": "rocktok.detect/1"},
+        {"log": {}},
+        {"log": {"rocks": [-1, 13]}},
+        {"log": {"rocks": ["13"]}},
+        {"kinds": []},
+        {"kinds": {"loss": {"pairs": [[13]]}}},
+        {"kinds": {"loss": {"pairs": [[13, 13]]}}},
+        {"kinds": {"loss": {"pairs": [[13, 5], [14, 5]]}}},
+        {"kinds": {"loss": {"pairs": [[99, 5]]}}},
+    ],
+    ids=str,
+)
+def test_files_that_are_no_controls(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = tmp_path / "controls.json"
+    good = {"schema": "rocktok.controls/1", "log": {"rocks": [13, 14]},
+            "kinds": {"loss": {"pairs": [[13, 5]]}}}  # fmt: skip
+    file.write_text(json.dumps({**good, **change}))
+    with pytest.raises(LogError) as caught:
+        load_controls(file, "loss")
+    assert f"{caught.value}\n" == f"{file}: is no result of `rocktok controls`{WRITES}"
+
+
+def test_controls_that_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "controls.json"
+    said = "rocktok: {}: cannot be read (No such file or directory)" + WRITES
+    assert run(SAMPLE, "--controls", file) == (1, "", said.format(file))
+    file.write_text('{"schema": "rocktok.con')
+    code, _, said = run(SAMPLE, "--controls", file)
+    assert (code, said) == (1, f"rocktok: {file}: is no result of `rocktok controls`{WRITES}")
 
 
 # Bad input, and the command.

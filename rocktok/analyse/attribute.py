@@ -9,10 +9,9 @@ Array suffixes: B replicates; T types of a bootstrap; G members of a group; M qu
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +20,11 @@ from rocktok.analyse.accumulate import TypeSums
 from rocktok.analyse.bootstrap import REPLICATES, PromptBootstrap, holm, interval
 from rocktok.analyse.contrasts import MIN_TYPES, contrast, ratio
 from rocktok.analyse.groups import Groups
+from rocktok.analyse.traceable import Result
 from rocktok.errors import UsageError
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
-
-SCHEMA = "rocktok.attribute/1"
 
 #: Share → the quantity it is a share of, as `PromptBootstrap` names it.
 SHARES = {
@@ -71,7 +69,7 @@ class AttributeParams:
 
 
 @dataclass(frozen=True)
-class AttributeResult:
+class AttributeResult(Result):
     """Gradient shares of a log.
 
     Attributes:
@@ -85,6 +83,8 @@ class AttributeResult:
         geometry: what `gradients/` gives, None where the log has none.
         notes: what a reader of the numbers must know.
     """
+
+    SCHEMA: ClassVar[str] = "rocktok.attribute/1"
 
     log: Row
     params: Row
@@ -105,19 +105,9 @@ class AttributeResult:
         frame["groups"] = [",".join(row["groups"]) for row in self.tokens]
         return frame
 
-    def to_dict(self) -> Row:
-        """What `to_json` writes."""
-        return {"schema": SCHEMA, **asdict(self)}
-
-    def to_json(self) -> str:
-        """JSON with schema, log, params, totals, tokens, groups, members, tests, geometry."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def _repr_html_(self) -> str:
-        """The groups, for notebooks."""
-        import pandas as pd
-
-        return str(pd.DataFrame(list(self.groups)).to_html(index=False))
+    def shown(self) -> tuple[str, Any]:
+        """The groups."""
+        return "", self.groups
 
 
 def quantities(columns: set[str]) -> tuple[str, ...]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from rocktok.analyse.traceable import Result
 from rocktok.errors import UsageError
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
 Key = int | str
-
-SCHEMA = "rocktok.compare/1"
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class CompareResult:
+class CompareResult(Result):
     """How far lists of rocks agree.
 
     Attributes:
@@ -62,6 +60,8 @@ class CompareResult:
         tokens: the union, those in most lists first, with the rank in each list.
         notes: what a reader of the numbers must know.
     """
+
+    SCHEMA: ClassVar[str] = "rocktok.compare/1"
 
     log: tuple[Row, ...]
     params: Row
@@ -77,17 +77,9 @@ class CompareResult:
 
         return pd.DataFrame(list(self.pairs))
 
-    def to_dict(self) -> Row:
-        """What `to_json` writes."""
-        return {"schema": SCHEMA, **asdict(self)}
-
-    def to_json(self) -> str:
-        """JSON with schema, log, params, matched_by, pairs, tokens, notes."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def _repr_html_(self) -> str:
-        """The pairs, for notebooks."""
-        return str(self.table.drop(columns=["shared", "only_first", "only_second"]).to_html())
+    def shown(self) -> tuple[str, Any]:
+        """The pairs."""
+        return "", self.table.drop(columns=["shared", "only_first", "only_second"])
 
 
 def compare(rankings: Sequence[Ranking], params: Row) -> CompareResult:

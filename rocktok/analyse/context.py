@@ -41,7 +41,7 @@ class Context:
         prompts: distinct prompts among the judged.
         judgeable: False where too few positions are left to draw a null from.
         hits: retained occurrences among the judged; hit_loss: their loss at post, nats.
-        hit_sequences: sequence ids of these; None where they are of no use.
+        hit_sequences, hit_positions: where these stand; None where that is of no use.
         eta, eta_count: what rate and count had to exceed; null_distance: of the draws.
         interval: 95%, of the share of the persistent occurrences that is retained.
     """
@@ -53,6 +53,7 @@ class Context:
     hits: int = 0
     hit_loss: float = 0.0
     hit_sequences: Array | None = None
+    hit_positions: Array | None = None
     eta: float | None = None
     eta_count: int | None = None
     null_distance: int | None = None
@@ -80,7 +81,7 @@ class Context:
 
     def summary(self) -> Context:
         """The same without what grows with the occurrences."""
-        return replace(self, hit_sequences=None)
+        return replace(self, hit_sequences=None, hit_positions=None)
 
 
 def surprisal(count_V: Array) -> Array:
@@ -122,6 +123,28 @@ class Partners:
 
 
 @dataclass(frozen=True)
+class Retention:
+    """Which rows are retained, and what their rate and (η "auto") their count had to exceed."""
+
+    retained_M: Array
+    eta: float
+    eta_count: int | None
+
+
+def retention(
+    own: Partners, null: Partners | None, eta: float | Literal["auto"]
+) -> Retention | None:
+    """What η retains, a number or "auto"; None where η is "auto" and there is no null."""
+    if eta != "auto":
+        return Retention((own.rate_M >= eta) & (own.rate_M > 0), float(eta), None)
+    if null is None:
+        return None
+    count, rate = null_threshold(null.similar_M), null_threshold(null.rate_M)
+    retained_M: Array = (own.similar_M > count) & (own.rate_M > rate)
+    return Retention(retained_M, rate, int(count))
+
+
+@dataclass(frozen=True)
 class ContextRule:
     """How occurrences are retained: similarity, partners, η."""
 
@@ -154,22 +177,19 @@ class ContextRule:
             distance: of the draws.
         """
         context = Context(persistent, len(rows["loss"]), len(distinct(rows["prompt"])))
-        if self.eta == "auto" and null is None:
+        found = retention(own, null, self.eta)
+        if found is None:
             return context
-        eta, eta_count = self.eta, None
-        if null is None:
-            retained_M = (own.rate_M >= self.eta) & (own.rate_M > 0)
-        else:
-            count, eta = null_threshold(null.similar_M), null_threshold(null.rate_M)
-            retained_M, eta_count = (own.similar_M > count) & (own.rate_M > eta), int(count)
+        retained_M = found.retained_M
         context = replace(
             context,
             judgeable=True,
             hits=int(retained_M.sum()),
             hit_loss=float(rows["loss"][retained_M].sum(dtype=np.float64)),
             hit_sequences=rows["sequence"][retained_M],
-            eta=float(eta),
-            eta_count=eta_count,
+            hit_positions=rows["position"][retained_M],
+            eta=found.eta,
+            eta_count=found.eta_count,
             null_distance=distance,
         )
         return replace(context, interval=share_interval(context)) if context.sampled else context

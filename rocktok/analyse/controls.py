@@ -7,10 +7,9 @@ C covariates.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +17,11 @@ import numpy.typing as npt
 from rocktok.analyse.groups import CALIPER, TypeFacts
 from rocktok.analyse.matching import balance, match
 from rocktok.analyse.occurrences import FEATURES
+from rocktok.analyse.traceable import Result
 from rocktok.errors import UsageError
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
-
-SCHEMA = "rocktok.controls/1"
 
 KINDS = ("frequency", "loss", "occurrence", "window")
 
@@ -61,7 +59,7 @@ class ControlsParams:
 
 
 @dataclass(frozen=True)
-class ControlsResult:
+class ControlsResult(Result):
     """Matched sets.
 
     Attributes:
@@ -71,6 +69,8 @@ class ControlsResult:
             position, token_id).
         notes: what a reader of the numbers must know.
     """
+
+    SCHEMA: ClassVar[str] = "rocktok.controls/1"
 
     log: Row
     params: Row
@@ -97,13 +97,9 @@ class ControlsResult:
                 rows.append(row)
         return rows
 
-    def to_dict(self) -> Row:
-        """What `to_json` writes."""
-        return {"schema": SCHEMA, **asdict(self)}
-
-    def to_json(self) -> str:
-        """JSON with schema, log, params, kinds, notes."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    def shown(self) -> tuple[str, Any]:
+        """The pairs."""
+        return "", self.table
 
 
 def match_types(facts: TypeFacts, rocks: Array, kind: str) -> Row:

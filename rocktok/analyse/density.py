@@ -109,6 +109,19 @@ class Density:
             "sequences": len(self._rows),
         }
 
+    def histogram(self, bins: int = 20) -> dict[str, Any]:
+        """Sequences by share: the edges of the bins, and for both shares how many are in each.
+
+        None for a share that was not computed.
+        """
+        edges = np.linspace(0.0, 1.0, bins + 1)
+        counts = {}
+        for name in ("type", "retained"):
+            share_S = self._rows[name]
+            known = not np.isnan(share_S).any()
+            counts[name] = np.histogram(share_S, edges)[0].tolist() if known else None
+        return {"edges": edges.tolist(), **counts, "sequences": len(self._rows), "seen": self.seen}
+
 
 def _spread(share_S: Array) -> dict[str, float | None]:
     points = {"median": 0.5, "p10": 0.1, "p90": 0.9}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-SCHEMA = "rocktok.info/1"
+from rocktok.analyse.traceable import Result
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,10 @@ class TableInfo:
 
 
 @dataclass(frozen=True)
-class LogInfo:
+class LogInfo(Result):
     """Summary of a log; `damage` names every problem found, `verified` says how hard it looked."""
+
+    SCHEMA: ClassVar[str] = "rocktok.info/1"
 
     log: dict[str, Any]
     run: dict[str, Any] | None
@@ -39,6 +41,9 @@ class LogInfo:
     verified: bool
     notes: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What `info --format json` writes."""
-        return {"schema": SCHEMA, **asdict(self)}
+    def shown(self) -> tuple[str, Any]:
+        """The tables."""
+        names = ("shards", "rows", "superseded_rows")
+        rows = [{"table": name, **{n: getattr(table, n) for n in names}, "steps": len(table.steps)}
+                for name, table in self.tables.items()]  # fmt: skip
+        return "", rows

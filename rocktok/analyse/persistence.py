@@ -133,9 +133,11 @@ class PersistentWindows:
         self._parts.append(
             {
                 "sequence": batch["sequence_id"][rows_M],
+                "position": batch["position"][rows_M],
                 "prompt": batch["prompt"][rows_M],
                 "token": batch["token_id"][rows_M],
                 "loss": batch["loss_post"][rows_M],
+                "loss_pre": batch["loss_pre"][rows_M],
                 "hash": hash_M,
                 "window": window_tokens(batch, rows_M, self.offset_K),
             }
@@ -148,7 +150,8 @@ class PersistentWindows:
     def result(self) -> dict[str, Array]:
         """All rows, sorted by token (stable: within a type in the order of the log).
 
-        sequence, prompt (uint64), token, loss (at post), hash (uint64): (N,); window: (N, 2w).
+        sequence, position, prompt (uint64), token, loss (at post), loss_pre, hash (uint64): (N,);
+        window: (N, 2w).
         """
         if not self._parts:
             return {}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +21,15 @@ from rocktok.analyse.detect import (
     context_score,
 )
 from rocktok.analyse.persistence import Thresholds
+from rocktok.analyse.traceable import Result
 
 Array = npt.NDArray[Any]
-
-SCHEMA = "rocktok.detect/1"
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class DetectResult:
+class DetectResult(Result):
     """Rocks of a log (with `all_types`: every type seen), in rank order.
 
     Attributes:
@@ -44,6 +42,8 @@ class DetectResult:
         notes: what a reader of the numbers must know.
         permuted: with lifts, rocks found and rocks that permuted labels give; else None.
     """
+
+    SCHEMA: ClassVar[str] = "rocktok.detect/1"
 
     log: Row
     params: Row
@@ -74,26 +74,18 @@ class DetectResult:
         return tuple(row for row in self.tokens if row["is_rock"])
 
     def to_dict(self) -> Row:
-        """What `to_json` writes."""
-        found = {"schema": SCHEMA, **asdict(self)}
+        """What `to_json` writes: every field, `permuted` only with lifts."""
+        found = super().to_dict()
         if self.permuted is None:
             del found["permuted"]
         return found
 
-    def to_json(self) -> str:
-        """JSON with schema, log, params, thresholds, totals, density, tokens, notes."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def _repr_html_(self) -> str:
-        """The table, for notebooks."""
-        from html import escape
-
+    def shown(self) -> tuple[str, Any]:
+        """The tokens under the number of rocks."""
         frame = self.table.drop(columns=["eta", "eta_count", "null_distance"])
         frame["token"] = [repr(text) for text in frame["token"]]
         step = f"step {self.log['post']} of {self.log['table']}/"
-        head = f"<p>{len(self.rocks)} rock tokens at {step}</p>"
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
-        return head + str(frame.to_html(index=False)) + (f"<ul>{notes}</ul>" if notes else "")
+        return f"{len(self.rocks)} rock tokens at {step}", frame
 
 
 COLUMNS = (

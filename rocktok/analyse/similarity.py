@@ -31,6 +31,12 @@ EPSILON = 1e-9
 _BLOCK = 4_000_000
 
 
+#: Windows up to which a dense product with each is faster than a sparse one.
+_FEW = 64
+
+#: Largest value that is ranked by a table, and not by sorting.
+_TABLE = 1 << 18
+
 #: Pairs of windows from which compiled loops pay: loading them takes as long as these in SciPy.
 MANY = 3_000_000
 
@@ -114,6 +120,12 @@ class Similarity:
         made.jobs, made.many = 1, MANY // 100
         return made
 
+    def at(self, gamma: float) -> Similarity:
+        """The same at another γ."""
+        made = copy.copy(self)
+        made.threshold = gamma - EPSILON
+        return made
+
     def count_similar(self, ours: Windows, theirs: Windows) -> Array:
         """(M,) int64: for each of our windows, how many of its partners among theirs are similar.
 
@@ -138,48 +150,76 @@ class Similarity:
 
     def similar_pairs(self, ours: Windows, theirs: Windows) -> Iterator[tuple[Array, Array]]:
         """(row of ours, row of theirs) of every pair of similar partners, block by block."""
+        for row_E, other_E, _ in self.similar_values(ours, theirs):
+            yield row_E, other_E
+
+    def similar_values(
+        self, ours: Windows, theirs: Windows
+    ) -> Iterator[tuple[Array, Array, Array]]:
+        """(row of ours, row of theirs, similarity) of every pair of similar partners, by blocks."""
         if len(theirs) == 0 or len(ours) == 0:
             return
         our_side, their_side = self._sides(ours.window_MK, theirs.window_MK)
         block = max(1, _BLOCK // len(theirs))
         for start in range(0, len(ours), block):
             rows = slice(start, start + block)
-            row_E, other_E = self._similar(our_side.rows(rows), their_side)
+            row_E, other_E, alike_E = self._similar(our_side.rows(rows), their_side)
             row_E = row_E + start
             partner_E = ours.label_M[row_E] != theirs.label_M[other_E]
-            yield row_E[partner_E], other_E[partner_E]
+            yield row_E[partner_E], other_E[partner_E], alike_E[partner_E]
 
     def _sides(self, ours_MK: Array, theirs_TK: Array) -> tuple[_Side, _Side]:
-        # Encoded together, so that both use the same columns.
-        both = np.concatenate((ours_MK, theirs_TK))
+        # Encoded together, so that both use the same columns; once, where they are the same.
+        cut = len(ours_MK)
+        both = ours_MK if ours_MK is theirs_TK else np.concatenate((ours_MK, theirs_TK))
         if self.kind == "embedding":
             matrix = self._embed(both)
             size = np.sqrt((matrix * matrix).sum(axis=1))
         else:
             matrix = self._sparse(both)
-            sums = np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()
-            size = sums if self.kind == "jaccard" else np.sqrt(sums)
-        cut = len(ours_MK)
-        return _Side(matrix[:cut], size[:cut]), _Side(matrix[cut:], size[cut:])
+            size = self._sizes(matrix)
+        ours = _Side(matrix[:cut], size[:cut])
+        return ours, ours if both is ours_MK else _Side(matrix[cut:], size[cut:])
 
     def _sparse(self, window_NK: Array) -> Any:
         """CSR of (weighted) token counts, or of (offset, token) marks, columns by token id."""
         from scipy.sparse import csr_matrix
 
-        row_E, offset_E = np.nonzero(window_NK != MISSING)
-        token_E = window_NK[row_E, offset_E].astype(np.int64)
+        token_NK = window_NK.astype(np.int64)
         if self.kind == "positional":
-            token_E = token_E * window_NK.shape[1] + offset_E
-        unique_U, column_E = np.unique(token_E, return_inverse=True)
-        shape = (len(window_NK), max(1, len(unique_U)))
-        matrix = csr_matrix((np.ones(len(token_E)), (row_E, column_E)), shape=shape)
-        matrix.sum_duplicates()
+            places = np.arange(token_NK.shape[1])
+            token_NK = np.where(token_NK < 0, token_NK, token_NK * token_NK.shape[1] + places)
+        token_NK = np.sort(token_NK, axis=1)
+        here_NK = token_NK != MISSING
+        first_NK = here_NK.copy()
+        first_NK[:, 1:] &= token_NK[:, 1:] != token_NK[:, :-1]
+        # Each entry is a run of one token; a run ends where the next begins, or its row does.
+        start_E = np.flatnonzero(first_NK)
+        stop_E = np.append(start_E[1:], 0)
+        row_stop_E = (start_E // token_NK.shape[1] + 1) * token_NK.shape[1]
+        ends = (stop_E > row_stop_E) | (stop_E == 0)
+        stop_E[ends] = row_stop_E[ends]
+        # Missing places come first in a row, so they stand before its first run, not within one.
+        stop_E = np.minimum(stop_E, row_stop_E)
+        value_E = (stop_E - start_E).astype(np.float64)
+        entry_E = token_NK.ravel()[start_E]
         if self.kind == "jaccard":
-            matrix.data[:] = 1.0
+            value_E[:] = 1.0
         elif self.kind == "surprisal":
-            matrix.data *= self.weight_V[unique_U][matrix.indices]
-        matrix.sort_indices()
-        return matrix
+            value_E *= self.weight_V[entry_E]
+        column_E, columns = _ranked(entry_E)
+        pointer_N = np.concatenate(([0], np.cumsum(first_NK.sum(axis=1))))
+        shape = (len(window_NK), max(1, columns))
+        return csr_matrix((value_E, column_E, pointer_N), shape=shape)
+
+    def _sizes(self, matrix: Any) -> Array:
+        """Length of each row as a vector, or of its set."""
+        sums_N = np.zeros(matrix.shape[0])
+        filled_N = np.flatnonzero(np.diff(matrix.indptr))
+        if len(filled_N):
+            square_E = matrix.data * matrix.data
+            sums_N[filled_N] = np.add.reduceat(square_E, matrix.indptr[filled_N])
+        return sums_N if self.kind == "jaccard" else np.sqrt(sums_N)
 
     def _embed(self, window_NK: Array) -> Array:
         """Mean embedding of each window's tokens, (N, D) float64; zeros for an empty window."""
@@ -198,25 +238,50 @@ class Similarity:
         mean_ND: Array = total_ND / np.maximum(here_NK.sum(axis=1), 1)[:, None]
         return mean_ND
 
-    def _similar(self, ours: _Side, theirs: _Side) -> tuple[Array, Array]:
-        """(row of ours, row of theirs) of every similar pair."""
-        dots = ours.matrix @ theirs.matrix.T
+    def _similar(self, ours: _Side, theirs: _Side) -> tuple[Array, Array, Array]:
+        """(row of ours, row of theirs, similarity) of every similar pair."""
         if self.kind == "embedding":
-            scale = ours.size[:, None] * theirs.size[None, :]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                row_E, other_E = np.nonzero(dots / scale >= self.threshold)
-            return row_E, other_E
-        dots = dots.tocoo()
-        size_E, size_F = ours.size[dots.row], theirs.size[dots.col]
+            return self._dense(ours.matrix @ theirs.matrix.T, ours, theirs)
+        if theirs.matrix.shape[0] <= _FEW:
+            # Of few windows most pairs share a token: no use in looking for those that do. Each
+            # sum runs in the same order.
+            return self._dense(ours.matrix @ theirs.matrix.T.toarray(), ours, theirs)
+        dots = (ours.matrix @ theirs.matrix.T).tocoo()
+        alike_E = self._alike(dots.data, ours.size[dots.row], theirs.size[dots.col])
+        kept_E = alike_E >= self.threshold
+        return dots.row[kept_E], dots.col[kept_E], alike_E[kept_E]
+
+    def _dense(self, dots: Array, ours: _Side, theirs: _Side) -> tuple[Array, Array, Array]:
+        alike = self._alike(dots, ours.size[:, None], theirs.size[None, :])
+        # As in a sparse product: windows without a common token are alike at no γ.
+        shared = self.kind == "embedding" or dots != 0
+        row_E, other_E = np.nonzero((alike >= self.threshold) & shared)
+        return row_E, other_E, alike[row_E, other_E]
+
+    def _alike(self, dots: Array, ours: Array, theirs: Array) -> Array:
+        """Similarities from products and sizes; NaN of two empty windows, which are not alike."""
+        scale: Any = ours * theirs
         if self.kind == "jaccard":
-            scale_E = size_E + size_F - dots.data
+            scale = ours + theirs - dots
         elif self.kind == "positional":
-            scale_E = np.full(len(dots.data), float(self.offsets))
-        else:
-            scale_E = size_E * size_F
+            scale = float(self.offsets)
         with np.errstate(divide="ignore", invalid="ignore"):
-            alike_E = dots.data / scale_E >= self.threshold
-        return dots.row[alike_E], dots.col[alike_E]
+            alike: Array = dots / scale
+        return alike
+
+
+def _ranked(values_E: Array) -> tuple[Array, int]:
+    """(rank of each value among the distinct ones, how many these are); values from 0 on."""
+    if not len(values_E):
+        return np.zeros(0, dtype=np.int32), 0
+    largest = int(values_E.max())
+    if largest > _TABLE:
+        unique_U, rank_E = np.unique(values_E, return_inverse=True)
+        return rank_E.astype(np.int32), len(unique_U)
+    here_V = np.zeros(largest + 1, dtype=bool)
+    here_V[values_E] = True
+    rank_V = np.cumsum(here_V, dtype=np.int32) - np.int32(1)
+    return rank_V[values_E], int(rank_V[-1]) + 1
 
 
 def partner_counts(ours: Windows, theirs: Windows) -> Array:

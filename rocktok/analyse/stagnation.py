@@ -9,10 +9,9 @@ Array suffixes: B replicates; T types; C covariates.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +21,12 @@ from rocktok.analyse.contrasts import MIN_TYPES, contrast, ratio
 from rocktok.analyse.course import Course
 from rocktok.analyse.groups import CALIPER, TypeFacts
 from rocktok.analyse.matching import balance, match
+from rocktok.analyse.traceable import Result
 from rocktok.errors import UsageError
 from rocktok.hashing import hash_rows
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
-
-SCHEMA = "rocktok.stagnation/1"
 
 NAMES = ("rocks", "high_kl", "random", "control", "loss_control")
 
@@ -42,6 +40,7 @@ POSITION_CALIPER = 0.2
 MARGIN = 1.1
 
 DESCRIPTIVE = "descriptive: conditioned on the outcome"
+GIVEN = "rocks given: descriptive, unless they were chosen on other prompts"
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class StagnationParams:
 
 
 @dataclass(frozen=True)
-class StagnationResult:
+class StagnationResult(Result):
     """Losses over the steps of a log.
 
     Attributes:
@@ -86,6 +85,8 @@ class StagnationResult:
         tests: rocks against each other group.
         notes: what a reader of the numbers must know.
     """
+
+    SCHEMA: ClassVar[str] = "rocktok.stagnation/1"
 
     log: Row
     params: Row
@@ -106,19 +107,9 @@ class StagnationResult:
         frame["groups"] = [",".join(row["groups"]) for row in self.tokens]
         return frame
 
-    def to_dict(self) -> Row:
-        """What `to_json` writes."""
-        return {"schema": SCHEMA, **asdict(self)}
-
-    def to_json(self) -> str:
-        """JSON with schema, log, params, corpus, tokens, groups, curves, members, tests."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def _repr_html_(self) -> str:
-        """The groups, for notebooks."""
-        import pandas as pd
-
-        return str(pd.DataFrame(list(self.groups)).to_html(index=False))
+    def shown(self) -> tuple[str, Any]:
+        """The groups."""
+        return "", self.groups
 
 
 @dataclass(frozen=True)
@@ -142,7 +133,11 @@ class Chosen:
 
 
 def choose(
-    facts: TypeFacts, params: StagnationParams, half: int | None, given: Array | None = None
+    facts: TypeFacts,
+    params: StagnationParams,
+    half: int | None,
+    given: Array | None = None,
+    pairs: tuple[tuple[int, int], ...] | None = None,
 ) -> Chosen:
     """Rocks by Rock Score at the step of the facts, and who they are compared with.
 
@@ -151,6 +146,8 @@ def choose(
         half: of the prompts whose numbers choose; None: both.
         given: token ids of the rocks; None: the `top_k` largest Rock Scores among types that stand
             often enough in both halves, and no more than a third of these.
+        pairs: (rock, control) that are the group `control`, however they were matched; those of
+            types that were not seen are left out.
     """
     assert facts.position_HT is not None
     sides = slice(None) if half is None else slice(half, half + 1)
@@ -170,18 +167,37 @@ def choose(
     by_hash = able[np.argsort(hash_rows(params.seed, facts.token_T[able]), kind="stable")]
     values_TC = _covariates(count_T, loss_T, place_T, common)
     members = {"rocks": rocks, "high_kl": by_loss[:size], "random": by_hash[:size]}
-    pairs, unmatched, balances = {}, {}, []
+    matched, unmatched, balances = {}, {}, []
     for name, columns in (("control", [0, 1, 2]), ("loss_control", [1, 2])):
-        caliper_C = np.array([CALIPER, CALIPER, POSITION_CALIPER])[columns]
-        found, left = match(values_TC[rocks][:, columns], values_TC[able][:, columns], caliper_C)
-        members[name] = able[found[:, 1]]
-        ids = zip(facts.token_T[rocks[found[:, 0]]], facts.token_T[able[found[:, 1]]], strict=True)
-        pairs[name] = tuple((int(a), int(b)) for a, b in ids)
-        unmatched[name] = tuple(int(v) for v in facts.token_T[rocks[left]])
-        rows = balance(COVARIATES, values_TC[rocks], values_TC[able], found)
+        others = able
+        if name == "control" and pairs is not None:
+            found, others = _given_pairs(facts.token_T, rocks, able, pairs)
+        else:
+            caliper_C = np.array([CALIPER, CALIPER, POSITION_CALIPER])[columns]
+            ours_RC, others_AC = values_TC[rocks][:, columns], values_TC[others][:, columns]
+            found, _ = match(ours_RC, others_AC, caliper_C)
+        members[name] = others[found[:, 1]]
+        ids = facts.token_T[rocks[found[:, 0]]].tolist(), facts.token_T[members[name]].tolist()
+        matched[name] = tuple(zip(*ids, strict=True))
+        alone = np.delete(rocks, found[:, 0])
+        unmatched[name] = tuple(facts.token_T[alone].tolist())
+        rows = balance(COVARIATES, values_TC[rocks], values_TC[others], found)
         balances += [{"control": name, **row} for row in rows]
     chosen = {name: tuple(np.sort(facts.token_T[at]).tolist()) for name, at in members.items()}
-    return Chosen(chosen, pairs, unmatched, tuple(balances))
+    return Chosen(chosen, matched, unmatched, tuple(balances))
+
+
+def _given_pairs(
+    token_T: Array, rocks: Array, able: Array, pairs: tuple[tuple[int, int], ...]
+) -> tuple[Array, Array]:
+    """(n, 2) places of the pairs among the rocks and among the others, and these others."""
+    rock = {v: r for r, v in enumerate(token_T[rocks].tolist())}
+    seen = {v: t for t, v in enumerate(token_T.tolist())}
+    known = [(rock[a], seen[b]) for a, b in pairs if a in rock and b in seen]
+    found_P2 = np.array(known, dtype=np.int64).reshape(-1, 2)
+    others = np.union1d(able, found_P2[:, 1])
+    found_P2[:, 1] = np.searchsorted(others, found_P2[:, 1])
+    return found_P2, others
 
 
 def _covariates(count_T: Array, loss_T: Array, place_T: Array, common: Array) -> Array:

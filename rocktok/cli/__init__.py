@@ -17,6 +17,7 @@ COMMANDS = {
     "info": "What is in a log: steps, sequences, columns, gaps, damage.",
     "compact": "Many small shards into few ordered ones.",
     "rescore": "Score kept text with saved checkpoints, into a log with fixed text.",
+    "report": "All of it as figures and one HTML page.",
     "detect": "Which tokens are rocks: persistent loss in recurring contexts.",
     "compare": "Whether logs agree on their rocks.",
     "attribute": "Who takes the gradient: its norm by token and by group, and its directions.",

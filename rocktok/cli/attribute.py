@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
@@ -16,40 +17,16 @@ if TYPE_CHECKING:
 
 
 @click.command("attribute")
-@click.option(
-    "--rocks",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="JSON of `rocktok detect`. Default: what it finds here, by its defaults.",
-)
-@click.option(
-    "--controls",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="JSON of `rocktok controls`: its rocks, and their controls.",
-)
-@click.option(
-    "--control-kind",
-    type=click.Choice(["frequency", "loss"]),
-    default="frequency",
-    show_default=True,
-    help="Which of FILE's controls.",
-)
-@click.option(
-    "--table",
-    type=click.Choice(["auto", "fixed", "rollout"]),
-    default="auto",
-    show_default=True,
-)
-@click.option("--step", type=int, metavar="STEP", help="Of the tokens. Default: last complete one.")
-@click.option("--top", type=int, default=100, show_default=True, help="How many types to show.")
+@options.rocks_option()
+@options.controls_options
+@options.table_option
+@options.step_option("Of the tokens. Default: last complete one.")
+@options.top_option
 @click.option("--all", "all_types", is_flag=True, help="Every type seen.")
 @click.option(
     "--group-size", type=int, metavar="N", help="Types in the other groups. Default: as many rocks."
 )
-@click.option(
-    "--replicates", type=int, default=1000, show_default=True, help="Of the bootstrap over prompts."
-)
+@options.replicates_option()
 @job_options()
 def attribute_command(
     job: Job, rocks: Path | None, controls: Path | None, control_kind: str, **parameters: Any
@@ -60,14 +37,8 @@ def attribute_command(
     prompts; and, where the log has gradients/, which way the types' mean gradients point.
     """
     from rocktok.engine.attribute import attribute
-    from rocktok.files import load_controls, load_rocks
 
-    if rocks is not None and controls is not None:
-        raise click.UsageError("--controls brings its own rocks; leave out --rocks")
-    given = load_rocks(rocks) if rocks is not None else None
-    pairs = None
-    if controls is not None:
-        given, pairs = load_controls(controls, control_kind)
+    given, pairs = options.given_rocks(rocks, controls, control_kind)
 
     def analyse(log: Log, engine: Engine) -> AttributeResult:
         return attribute(log, rocks=given, pairs=pairs, engine=engine, **parameters)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("compare")
 @click.argument("sources", nargs=-1, required=True, metavar="A B [C...]")
-@click.option("--top-k", type=int, default=100, show_default=True, help="How many rocks at most.")
+@options.top_k_option
 @click.option(
     "--by", type=click.Choice(["domain"]), help="Compare the parts of one LOG: its domains."
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
@@ -18,19 +19,9 @@ _KINDS = ("frequency", "loss", "occurrence", "window")
 
 
 @click.command("controls")
-@click.option(
-    "--rocks",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="JSON of `rocktok detect`. Default: what it finds here, by its defaults.",
-)
-@click.option(
-    "--table",
-    type=click.Choice(["auto", "fixed", "rollout"]),
-    default="auto",
-    show_default=True,
-)
-@click.option("--step", type=int, metavar="STEP", help="Default: first complete one.")
+@options.rocks_option()
+@options.table_option
+@options.step_option("Default: first complete one.")
 @click.option(
     "--kind",
     "kinds",

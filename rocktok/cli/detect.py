@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
@@ -37,11 +38,8 @@ def _choice(*words: str) -> click.Choice[str]:
 
 
 @click.command("detect")
-@click.option("--pre", type=int, metavar="STEP", help="Earlier step. Default: first complete one.")
-@click.option("--post", type=int, metavar="STEP", help="Later step. Default: last complete one.")
-@click.option(
-    "--table", type=_choice("auto", "fixed", "rollout"), default="auto", show_default=True
-)
+@options.pre_and_post_options
+@options.table_option
 @click.option(
     "--context",
     type=_choice("auto", "required", "off"),
@@ -89,7 +87,7 @@ def _choice(*words: str) -> click.Choice[str]:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="NumPy .npy matrix, a row for each token id; for --similarity embedding.",
 )
-@click.option("--top-k", type=int, default=100, show_default=True, help="How many rocks at most.")
+@options.top_k_option
 @click.option("--tau-r", type=float, metavar="NATS", help="Rocks by score instead of --top-k.")
 @click.option("--min-frequency", type=int, default=1, show_default=True)
 @click.option("--exclude-most-frequent", type=int, default=0, show_default=True, metavar="N")

@@ -94,6 +94,101 @@ def seed_option(function: F) -> F:
     )
 
 
+def table_option(function: F) -> F:
+    """--table."""
+    return click.option(
+        "--table",
+        type=click.Choice(["auto", "fixed", "rollout"]),
+        default="auto",
+        show_default=True,
+    )(function)
+
+
+def step_option(words: str) -> Callable[[F], F]:
+    """--step."""
+    return click.option("--step", type=int, metavar="STEP", help=words)
+
+
+def pre_and_post_options(function: F) -> F:
+    """--pre and --post."""
+    for name, which, default in (("post", "Later", "last"), ("pre", "Earlier", "first")):
+        words = f"{which} step. Default: {default} complete one."
+        function = click.option(f"--{name}", type=int, metavar="STEP", help=words)(function)
+    return function
+
+
+def top_k_option(function: F) -> F:
+    """--top-k."""
+    return click.option(
+        "--top-k", type=int, default=100, show_default=True, help="How many rocks at most."
+    )(function)
+
+
+def top_option(function: F) -> F:
+    """--top."""
+    return click.option(
+        "--top", type=int, default=100, show_default=True, help="How many types to show."
+    )(function)
+
+
+def replicates_option(default: int = 1000) -> Callable[[F], F]:
+    """--replicates."""
+    return click.option(
+        "--replicates",
+        type=int,
+        default=default,
+        show_default=True,
+        help="Of the bootstrap over prompts.",
+    )
+
+
+def rocks_option(default: str = "what it finds here, by its defaults") -> Callable[[F], F]:
+    """--rocks FILE; `default`: what is taken without it."""
+    return click.option(
+        "--rocks",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help=f"JSON of `rocktok detect`. Default: {default}.",
+    )
+
+
+def controls_options(function: F) -> F:
+    """--controls FILE and --control-kind, for `given_rocks`."""
+    for option in (
+        click.option(
+            "--control-kind",
+            type=click.Choice(["frequency", "loss"]),
+            default="frequency",
+            show_default=True,
+            help="Which of FILE's controls.",
+        ),
+        click.option(
+            "--controls",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="JSON of `rocktok controls`: its rocks, and their controls.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def given_rocks(
+    rocks: Path | None, controls: Path | None, control_kind: str
+) -> tuple[tuple[int, ...] | None, tuple[tuple[int, int], ...] | None]:
+    """(rocks, pairs of a rock and its control) of the files given; None: none was.
+
+    Raises `UsageError` for both files, `LogError` for one that is not what it must be.
+    """
+    from rocktok.files import load_controls, load_rocks
+
+    if rocks is not None and controls is not None:
+        raise UsageError("--controls brings its own rocks; leave out --rocks")
+    if controls is not None:
+        return load_controls(controls, control_kind)
+    return (None if rocks is None else load_rocks(rocks)), None
+
+
 def chosen_format(format_: str | None, output: Path | None) -> str:
     """The format asked for, or that of the output's suffix. Raises `UsageError`."""
     chosen = format_ or (_SUFFIXES.get(output.suffix, "table") if output else "table")

@@ -34,11 +34,18 @@ from rocktok.cli import options
 @click.option(
     "--batch-tokens", type=int, default=16_384, show_default=True, help="Padded tokens in a batch."
 )
+@click.option(
+    "--shard-rows",
+    type=int,
+    default=1 << 20,
+    show_default=True,
+    help="Positions in a shard: what stands when a run is stopped.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No notes on stderr.")
 def rescore_command(quiet: bool, **parameters: Any) -> None:
     """Score the same text with saved checkpoints, into a log that `detect` reads with context.
 
-    Started again with the same options, it goes on at the first step that is not finished.
+    Started again with the same options, it goes on: no finished shard is scored again.
     """
     from rocktok.cli.progress import progress_bar
     from rocktok.errors import RocktokError
@@ -52,7 +59,7 @@ def rescore_command(quiet: bool, **parameters: Any) -> None:
     with progress_bar(quiet=quiet) as tell:
         done = rescore(progress=tell, **parameters)
     options.notes(done.notes, quiet=quiet)
-    kept = f"; {len(done.kept)} stood already" if done.kept else ""
+    kept = f"; {done.kept_rows:,} positions stood already" if done.kept_rows else ""
     steps = ", ".join(map(str, done.steps)) or "none"
     click.echo(
         f"{parameters['output']}: steps {steps} scored, {done.sequences:,} sequences, "

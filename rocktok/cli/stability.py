@@ -16,13 +16,8 @@ if TYPE_CHECKING:
 
 
 @click.command("stability")
-@click.option(
-    "--table",
-    type=click.Choice(["auto", "fixed", "rollout"]),
-    default="auto",
-    show_default=True,
-)
-@click.option("--step", type=int, metavar="STEP", help="Default: last complete one.")
+@options.table_option
+@options.step_option("Default: last complete one.")
 @click.option(
     "--sizes",
     callback=options.numbers,
@@ -41,18 +36,22 @@ if TYPE_CHECKING:
     help="Cutoffs.",
 )
 @click.option(
+    "--with",
+    "other",
+    metavar="LOG2",
+    help="Second log for the scores that take the smaller of two. Default: halves of the prompts.",
+)
+@click.option(
     "--context",
     type=click.Choice(["auto", "off"]),
     default="auto",
     show_default=True,
     help="off: without `detect`'s rankings.",
 )
-@click.option("--top", type=int, default=100, show_default=True, help="How many types to show.")
-@click.option(
-    "--replicates", type=int, default=200, show_default=True, help="Of the bootstrap over prompts."
-)
+@options.top_option
+@options.replicates_option(200)
 @job_options()
-def stability_command(job: Job, **parameters: Any) -> None:
+def stability_command(job: Job, other: str | None, **parameters: Any) -> None:
     """Say whether another sample of LOG's prompts would pick the same tokens.
 
     Overlap between disjoint halves of the prompts and between nested subsamples, inclusion
@@ -61,6 +60,7 @@ def stability_command(job: Job, **parameters: Any) -> None:
     from rocktok.engine.stability import stability
 
     def analyse(log: Log, engine: Engine) -> StabilityResult:
-        return stability(log, engine=engine, **parameters)
+        second = None if other is None else job.open(other)
+        return stability(log, other=second, engine=engine, **parameters)
 
     job.run("stability", analyse)

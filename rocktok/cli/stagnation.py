@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
@@ -16,18 +17,9 @@ if TYPE_CHECKING:
 
 
 @click.command("stagnation")
-@click.option(
-    "--rocks",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="JSON of `rocktok detect`. Default: the largest Rock Scores at the first step.",
-)
-@click.option(
-    "--table",
-    type=click.Choice(["auto", "fixed", "rollout"]),
-    default="auto",
-    show_default=True,
-)
+@options.rocks_option("the largest Rock Scores at the first step")
+@options.controls_options
+@options.table_option
 @click.option("--first", type=int, metavar="STEP", help="Default: first complete one.")
 @click.option("--last", type=int, metavar="STEP", help="Default: last complete one.")
 @click.option(
@@ -37,27 +29,26 @@ if TYPE_CHECKING:
     show_default=True,
     help="Step at which groups are chosen. `last` is descriptive: conditioned on the outcome.",
 )
-@click.option("--top-k", type=int, default=100, show_default=True, help="How many rocks at most.")
+@options.top_k_option
 @click.option(
     "--group-size", type=int, metavar="N", help="Types of high_kl and random. Default: as rocks."
 )
 @click.option("--top", type=int, default=100, show_default=True, help="Types by loss to show.")
-@click.option(
-    "--replicates", type=int, default=1000, show_default=True, help="Of the bootstrap over prompts."
-)
+@options.replicates_option()
 @job_options()
-def stagnation_command(job: Job, rocks: Path | None, **parameters: Any) -> None:
+def stagnation_command(
+    job: Job, rocks: Path | None, controls: Path | None, control_kind: str, **parameters: Any
+) -> None:
     """Say whether the hard tokens of LOG learn less than tokens like them.
 
     Rocks and their controls are chosen at the first step on one half of the prompts, and their
     losses followed on the other, with intervals from a bootstrap over prompts.
     """
     from rocktok.engine.stagnation import stagnation
-    from rocktok.files import load_rocks
 
-    given = load_rocks(rocks) if rocks is not None else None
+    given, pairs = options.given_rocks(rocks, controls, control_kind)
 
     def analyse(log: Log, engine: Engine) -> StagnationResult:
-        return stagnation(log, rocks=given, engine=engine, **parameters)
+        return stagnation(log, rocks=given, pairs=pairs, engine=engine, **parameters)
 
     job.run("stagnation", analyse)

@@ -24,6 +24,7 @@ from rocktok.analyse.attribute import (
 )
 from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.groups import CALIPER, NAMES, Groups, HalfFacts, TypeFacts, choose_groups
+from rocktok.analyse.results import DetectResult
 from rocktok.engine.choose import choose_table
 from rocktok.engine.detect import detect
 from rocktok.engine.geometry import geometry_rows
@@ -45,6 +46,7 @@ def attribute(
     *,
     rocks: tuple[int, ...] | None = None,
     pairs: tuple[tuple[int, int], ...] | None = None,
+    detected: DetectResult | None = None,
     engine: Engine | None = None,
     **options: Any,
 ) -> AttributeResult:
@@ -54,6 +56,8 @@ def attribute(
         log: an open log (`rocktok.open`) that records `grad_norm`.
         rocks: token ids; None: what `detect` finds with its default options.
         pairs: (rock, control), in place of types of like frequency; with `rocks`.
+        detected: what `detect` found here with its default options, where that is known already:
+            it is then not run again over all prompts.
         engine: what makes the passes; default: threads on the cores this process may use.
         options: fields of `rocktok.analyse.attribute.AttributeParams`.
 
@@ -62,7 +66,7 @@ def attribute(
         LogError: the log is damaged, lacks what was asked, or has no gradient columns.
     """
     run = _Run(log, AttributeParams(**options), rocks, engine or Engine())
-    run.pairs = pairs
+    run.pairs, run.detected = pairs, detected
     return run.result()
 
 
@@ -71,6 +75,8 @@ class _Run:
         self, log: Log, params: AttributeParams, rocks: tuple[int, ...] | None, engine: Engine
     ) -> None:
         self.log, self.params, self.engine = log, params, engine
+        self.passes_before = engine.passes
+        self.detected: DetectResult | None = None
         self.pairs: tuple[tuple[int, int], ...] | None = None
         self.given = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
         self.table, self.steps, self.step, self.notes = choose_table(log, params.table, params.step)
@@ -109,7 +115,7 @@ class _Run:
                 "table": self.table,
                 "steps": self.steps,
                 "step": self.step,
-                "passes": self.engine.passes,
+                "passes": self.engine.passes - self.passes_before,
             },
             params={**asdict(self.params), "rocks": None if self.given is None else "given"},
             totals=reference.totals,
@@ -142,6 +148,8 @@ class _Run:
     def _rocks(self, half: int | None) -> Array:
         if self.given is not None:
             return self.given
+        if half is None and self.detected is not None:
+            return np.array(sorted(row["token_id"] for row in self.detected.rocks), dtype=np.int64)
         options: dict[str, Any] = {
             "table": self.table,
             "seed": self.params.seed,

@@ -222,19 +222,26 @@ class Contexts:
 
     def _draws(self, v: int) -> tuple[Windows, int] | None:
         for distance in contexts.distances(self.params.window):
-            if self._free is not None and (v, distance) in self._free.pools:
-                drawn = self._free.pools[(v, distance)].result()
-                rows = np.arange(len(drawn.get("hash", ())))
-            else:
-                drawn = self._pool
-                rows = self._free_rows(v, distance)
-            if len(rows) >= contexts.MIN_DRAWS:
-                reach, w = 2 * self.params.window, self.params.window
-                near = [reach + k for k in windows.offsets(w).tolist()]
-                picked = {name: values[rows] for name, values in drawn.items()}
-                label_D = labels(picked, self.params.partners)
-                return Windows(picked["around"][:, near], label_D), distance
+            drawn = self.draws_at(v, distance)
+            if drawn is not None:
+                return drawn, distance
         return None
+
+    def draws_at(self, v: int, distance: int) -> Windows | None:
+        """Windows of the null of v, none within a distance of it; None if there are too few."""
+        if self._free is not None and (v, distance) in self._free.pools:
+            drawn = self._free.pools[(v, distance)].result()
+            rows = np.arange(len(drawn.get("hash", ())))
+        else:
+            drawn = self._pool
+            rows = self._free_rows(v, distance)
+        if len(rows) < contexts.MIN_DRAWS:
+            return None
+        reach, w = 2 * self.params.window, self.params.window
+        near = [reach + k for k in windows.offsets(w).tolist()]
+        picked = {name: values[rows] for name, values in drawn.items()}
+        label_D = labels(picked, self.params.partners)
+        return Windows(picked["around"][:, near], label_D)
 
     def _free_rows(self, v: int, distance: int) -> Array:
         """The first rows of the pool with no v within a distance; enough of them for the draw."""

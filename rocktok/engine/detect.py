@@ -85,11 +85,20 @@ def detect(
             "lifts need persistence and context; leave out either lifts or context 'off'",
             parameter="lifts",
         )
-    return _Run(log, params, embeddings, engine or Engine(), half, only, lifts).result()
+    return DetectRun(log, params, embeddings, engine or Engine(), half, only, lifts).result()
 
 
-class _Run:
-    """One `detect`, pass after pass."""
+class DetectRun:
+    """One `detect`, pass after pass. What it leaves behind, `report` looks at further.
+
+    After `result`: `types` (all seen), `thresholds` and `contexts` (None without persistence),
+    `density`.
+    """
+
+    types: TypeTable
+    density: Density
+    thresholds: Thresholds | None = None
+    contexts: Contexts | None = None
 
     def __init__(
         self,
@@ -122,12 +131,13 @@ class _Run:
     def result(self) -> DetectResult:
         """All passes, then the ranking and the density."""
         sums, sizes = self._count()
-        types = self._types(sums)
+        types = self.types = self._types(sums)
         thresholds = None
         if self.choice.pre is not None:
-            thresholds = self._thresholds(sizes.rows)
+            thresholds = self.thresholds = self._thresholds(sizes.rows)
             contexts = Contexts(self.source, self.engine, self.params, thresholds, self.embeddings)
             contexts.judge(types, sums.count_V, sizes.rows)
+            self.contexts = contexts
             score_T = analysis.context_scores(types)
         else:
             score_T = types.loss_T.astype(np.float64)
@@ -257,7 +267,7 @@ class _Run:
         shown = types.token_T if self.params.all_types else types.token_T[rocks]
         prompts = accumulate.PromptCounts(shown)
         self.engine.run(self.source, density, prompts)
-        self.prompts = prompts.result()
+        self.density, self.prompts = density, prompts.result()
         return density.result()
 
     def _add_rollout(self, types: TypeTable) -> None:

@@ -19,6 +19,7 @@ from rocktok.analyse.course import QUANTITIES, Course
 from rocktok.analyse.groups import HalfFacts, TypeFacts
 from rocktok.analyse.stagnation import (
     DESCRIPTIVE,
+    GIVEN,
     NAMES,
     Chosen,
     StagnationParams,
@@ -47,6 +48,7 @@ def stagnation(
     log: Log,
     *,
     rocks: tuple[int, ...] | None = None,
+    pairs: tuple[tuple[int, int], ...] | None = None,
     engine: Engine | None = None,
     **options: Any,
 ) -> StagnationResult:
@@ -55,14 +57,18 @@ def stagnation(
     Args:
         log: an open log (`rocktok.open`) with two steps or more.
         rocks: token ids; None: the largest Rock Scores at the first step.
+        pairs: (rock, control), in place of types that are matched here; with `rocks`.
         engine: what makes the passes; default: threads on the cores this process may use.
         options: fields of `rocktok.analyse.stagnation.StagnationParams`.
 
     Raises:
         UsageError: options out of range.
-        LogError: the log is damaged, lacks what was asked, or has one step only.
+        LogError: the log is damaged, lacks what was asked, has one step only, or holds none of the
+            rocks that were given.
     """
-    return _Run(log, StagnationParams(**options), rocks, engine or Engine()).result()
+    run = _Run(log, StagnationParams(**options), rocks, engine or Engine())
+    run.pairs = pairs
+    return run.result()
 
 
 class _Run:
@@ -70,6 +76,8 @@ class _Run:
         self, log: Log, params: StagnationParams, rocks: tuple[int, ...] | None, engine: Engine
     ) -> None:
         self.log, self.params, self.engine = log, params, engine
+        self.passes_before = engine.passes
+        self.pairs: tuple[tuple[int, int], ...] | None = None
         self.given = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
         self.table, self.steps, self.notes = choose_course(
             log, params.table, params.first, params.last
@@ -82,7 +90,8 @@ class _Run:
         """All passes."""
         facts = self._facts()
         halved = self.given is None and self.params.select_at == "first"
-        chosen = choose(facts, self.params, CHOSEN_ON if halved else None, self.given)
+        chosen = choose(facts, self.params, CHOSEN_ON if halved else None, self.given, self.pairs)
+        self._check(chosen)
         source = replace(self.source, half=1 - CHOSEN_ON if halved else None)
         if self.table == "fixed":
             source = self._same_text(source)
@@ -99,6 +108,7 @@ class _Run:
                 **chosen.members,
                 "pairs": chosen.pairs,
                 "rocks_without_control": chosen.unmatched,
+                "control_source": "matched" if self.pairs is None else "given",
                 "balance": chosen.balance,
             },
             tests=tuple(tests(course, chosen)),
@@ -178,12 +188,33 @@ class _Run:
             "text": "the same text at every step" if self.table == "fixed"
             else "each step's own rollouts",
             "steps": self.steps,
-            "passes": self.engine.passes,
+            "passes": self.engine.passes - self.passes_before,
             "selected_at": "rocks given" if self.given is not None else self.source.post,
             "chosen_on": "rocks given" if self.given is not None else chosen_on,
             "measured_on": "half 1 of the prompts" if halved else "all prompts",
-            "descriptive": None if halved else DESCRIPTIVE,
+            "descriptive": None if halved else GIVEN if self.source.post == self.steps[0]
+            else DESCRIPTIVE,
         }  # fmt: skip
+
+    def _check(self, chosen: Chosen) -> None:
+        """That the log has what was given."""
+        at = f"{self.table}/ at step {self.source.post}"
+        if self.given is not None and not chosen.members["rocks"]:
+            raise LogError(
+                f"{self.log.name}: none of the {len(self.given)} rocks stands in {at}; give rocks "
+                "of this log"
+            )
+        if self.pairs is not None:
+            lost = len(self.pairs) - len(chosen.pairs["control"])
+            if lost == len(self.pairs):
+                raise LogError(
+                    f"{self.log.name}: none of the {lost} pairs of a rock and its control stands "
+                    f"in {at}; give controls of this log"
+                )
+            self.notes.append(
+                "control: the pairs given, whatever they were matched on; the balance says how "
+                "like they are here" + (f" ({lost} left out: not in {at})" if lost else "")
+            )
 
     def _note(self, chosen: Chosen) -> None:
         if self.given is not None:

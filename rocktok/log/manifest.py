@@ -52,12 +52,28 @@ class Manifest:
         """Where the manifest stands below the log."""
         return f"manifest/rank-{self.rank:05d}-{self.attempt:02d}.json"
 
+    def next_number(self, table: str) -> int:
+        """The running number of the next shard of a table."""
+        paths = [entry.path for entry in self.shards if entry.path.startswith(f"{table}/")]
+        return max((shard_number(path) for path in paths), default=-1) + 1
+
     def encode(self) -> bytes:
         """The file's bytes."""
         content = {"schema_version": schema.SCHEMA_VERSION, **asdict(self)}
         content = json.loads(json.dumps(content))
         content["crc32"] = _crc(content)
         return dump_json(content)
+
+
+def shard_prefix(rank: int, attempt: int) -> str:
+    """How the names begin of the shards that a rank publishes in an attempt."""
+    return f"rank-{rank:05d}-{attempt:02d}-"
+
+
+def shard_number(path: str) -> int:
+    """The running number in the name of a shard of our writer; -1 for another name."""
+    number = path.rsplit("-", 1)[-1].removesuffix(".parquet")
+    return int(number) if number.isdecimal() else -1
 
 
 def dump_json(content: Any) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rocktok import schema
 from rocktok.errors import DataError, LogError
@@ -105,6 +106,23 @@ def load_domains(log: Log) -> dict[str, Array]:
             "`domain` of the dataset)"
         )
     return {domain: np.sort(np.concatenate(parts)) for domain, parts in sorted(found.items())}
+
+
+def load_rows(log: Log, ids: Array) -> dict[int, dict[str, Any]]:
+    """Sequence id → its row of sequences/ (all columns that are there), of some sequences."""
+    found: dict[int, dict[str, Any]] = {}
+    wanted = pa.array(np.asarray(ids, dtype=np.int64))
+    for shard in log.shards("sequences"):
+        opened = log.open(shard, schema.required_names("sequences"))
+        limit = log.limit_of(opened.attempt)
+        for group, _ in opened.groups():
+            where = Where(opened.name, group)
+            rows = cast_sequences(opened.read_group(group, opened.columns), where)
+            rows = rows.filter(pc.is_in(rows["sequence_id"], value_set=wanted))
+            for row in rows.to_pylist():
+                if limit is None or row["step"] < limit:
+                    found[row["sequence_id"]] = row
+    return found
 
 
 def load_prompts(log: Log) -> Prompts:

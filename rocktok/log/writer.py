@@ -17,7 +17,7 @@ from rocktok.errors import DataError, HookError
 from rocktok.files import place
 from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
-from rocktok.log.manifest import Dropped, Manifest
+from rocktok.log.manifest import Dropped, Manifest, shard_prefix
 from rocktok.log.shard import encode_shard, entry_of
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class LogWriter:
         resume_step: optimizer steps already done when this attempt starts.
         attempt, run_id: None on rank 0, which starts the attempt; the other ranks are given rank
             0's.
+        manifest: what an earlier process published as this rank in this attempt, where this one
+            goes on with it (see `pick_up`).
         run: what goes into run.json (student, teacher, vocab_size, loss, sampling, every, extra).
         vocab: (token_id, text, bytes) rows for vocab.parquet.
         flush_bytes, flush_seconds: buffered rows are published at the end of a step once they
@@ -75,6 +77,7 @@ class LogWriter:
         resume_step: int = 0,
         attempt: int | None = None,
         run_id: str | None = None,
+        manifest: Manifest | None = None,
         run: Mapping[str, Any] | None = None,
         vocab: Iterable[tuple[int, str, bytes]] | None = None,
         flush_bytes: int = 64 << 20,
@@ -95,16 +98,19 @@ class LogWriter:
             attempt = runs.start_attempt(
                 self.place, resume_step=resume_step, world_size=world_size, columns=self.columns
             )
-            if vocab is not None and not self.place.exists(vocabs.PATH):
-                self.place.replace(vocabs.PATH, vocabs.encode_vocab(vocab))
+        if vocab is not None and not self.place.exists(vocabs.PATH):
+            self.place.replace(vocabs.PATH, vocabs.encode_vocab(vocab))
         self.run_id, self.attempt, self.rank = run_id, attempt, rank
         self._flush_bytes, self._flush_seconds = flush_bytes, flush_seconds
-        self._manifest = Manifest(run_id=run_id, rank=rank, attempt=attempt)
+        self._manifest = manifest or Manifest(run_id=run_id, rank=rank, attempt=attempt)
+        self._manifest.final = False
         self._buffers: dict[str, list[pa.Table]] = {table: [] for table in schema.TABLES}
         self._open: dict[str, int] = {}
-        self._finished: dict[str, set[int]] = {table: set() for table in schema.STEP_TABLES}
-        self._given_up: set[tuple[str, int]] = set()
-        self._numbers = dict.fromkeys(schema.TABLES, 0)
+        self._finished: dict[str, set[int]] = {
+            table: set(self._manifest.steps.get(table, ())) for table in schema.STEP_TABLES
+        }
+        self._given_up = {(dropped.table, dropped.step) for dropped in self._manifest.dropped}
+        self._numbers = {table: self._manifest.next_number(table) for table in schema.TABLES}
         self._last_flush = time.monotonic()
         self._manifest_stale = True
 
@@ -192,18 +198,22 @@ class LogWriter:
         # Sequence rows are small and describe text that later steps may score: they are kept.
         return lost
 
-    def flush(self) -> None:
+    def flush(self, *, whole: bool = False) -> None:
         """Publish all steps but an unfinished one, then the manifest.
+
+        `whole`: the unfinished one, too; every sequence written of it so far must be whole, as no
+        sequence may straddle two shards.
 
         Raises `OSError` if the disk fails; what was not published stays buffered.
         """
         for table in ("sequences", *schema.STEP_TABLES):
-            # More rows of an open step may come, and no sequence may straddle two shards.
-            held = self._open.get(table)
+            held = None if whole else self._open.get(table)
             parts = [p for p in self._buffers[table] if held is None or not _has_step(p, held)]
             if parts:
                 entry = self._publish(table, pa.concat_tables(parts, promote_options="default"))
-                self._buffers[table] = [p for p in self._buffers[table] if p not in parts]
+                self._buffers[table] = [
+                    p for p in self._buffers[table] if held is not None and _has_step(p, held)
+                ]
                 self._manifest.shards.append(entry)
                 self._manifest_stale = True
         self._last_flush = time.monotonic()
@@ -236,7 +246,7 @@ class LogWriter:
             rows = rows.take(pa.array(order))
         step_N = np.asarray(rows["step"])
         data = encode_shard(rows, run_id=self.run_id, attempt=self.attempt)
-        name = f"rank-{self.rank:05d}-{self.attempt:02d}-{self._numbers[table]:05d}.parquet"
+        name = f"{shard_prefix(self.rank, self.attempt)}{self._numbers[table]:05d}.parquet"
         folder = table if table == "sequences" else f"{table}/step-{int(step_N[0]):08d}"
         entry = entry_of(f"{folder}/{name}", data, step_N)
         try:

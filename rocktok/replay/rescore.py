@@ -1,47 +1,92 @@
-"""Scores kept text with saved checkpoints, teacher-forced, into the `fixed/` table of a log."""
+"""Scores kept text with saved checkpoints, teacher-forced, into the `fixed/` table of a log.
+
+At most two models are loaded at a time: the teacher, and one student.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from rocktok.errors import LogError, UsageError
 from rocktok.files import place
-from rocktok.hooks.statistics import token_statistics
 from rocktok.hooks.vocabulary import vocabulary
-from rocktok.log import LogWriter, open_log
-from rocktok.log.run import load_run
+from rocktok.log import LogWriter
+from rocktok.log.resume import only_writer
 from rocktok.replay.models import (
-    check_checkpoint,
+    check_device,
     check_tokens,
     check_widths,
+    load_config,
     load_model,
     load_tokenizer,
     steps_of,
     token_texts,
-    width,
 )
-from rocktok.replay.texts import Text, Texts, load_texts
+from rocktok.replay.scoring import NORMS, Scorer, batches, most_tokens, score, scorer
+from rocktok.replay.standing import Standing, standing
+from rocktok.replay.texts import Texts, load_texts
 
-if TYPE_CHECKING:
-    from torch import Tensor
+#: A shard that takes longer is published as far as it is, in seconds.
+SHARD_SECONDS = 600.0
+#: Sequences written to sequences/ at once.
+_SEQUENCE_ROWS = 100_000
 
-COLUMNS = ("log_ratio", "student_logprob", "teacher_logprob", "student_entropy", "teacher_entropy",
-           "grad_norm")  # fmt: skip
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Rescored:
-    """What was done: steps scored now, steps that stood already, sequences and rows of a step."""
+    """What was done.
+
+    Attributes:
+        steps: scored now, wholly or the rest of them.
+        kept: steps that stood already.
+        sequences, rows: of the text, at each step.
+        kept_rows: rows that stood already, of all steps.
+    """
 
     steps: tuple[int, ...]
     kept: tuple[int, ...]
     sequences: int
     rows: int
+    kept_rows: int
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is asked for, checked; `students` in the order of their steps."""
+
+    output: str
+    texts: Texts
+    students: dict[int, str]
+    teacher: str
+    dtype: str
+    device: str
+    batch_tokens: int
+    shard_rows: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a stopped run to go on."""
+        return {
+            "text": self.texts.digest,
+            "students": {str(step): name for step, name in self.students.items()},
+            "teacher": self.teacher,
+            "dtype": self.dtype,
+            "temperature": self.texts.temperature,
+        }
+
+    def load(self, name: str) -> Scorer:
+        """A model, ready to score."""
+        model = load_model(name, self.dtype, self.device)
+        return scorer(name, model, self.texts, self.device)
 
 
 def rescore(
@@ -55,196 +100,240 @@ def rescore(
     device: str | None = None,
     dtype: str = "auto",
     batch_tokens: int = 16_384,
-    progress: Callable[[int, int], None] | None = None,
+    shard_rows: int = 1 << 20,
+    progress: Progress | None = None,
 ) -> Rescored:
     """Score text with each student against the teacher, one student at a time.
 
-    A run that was stopped goes on at the first step that is not complete in `output`.
+    Where a run was stopped, it goes on: what stands in a published shard is not scored again.
 
     Args:
         text: a log, or a Parquet file of sequences (see `load_texts`).
         students, teacher: Hugging Face checkpoints, local paths or names.
         steps: of the students; None: from their names.
         sequences: how many of the texts; None: all.
-        dtype: of the weights: auto, float32, bfloat16, float16. Logits are taken to float32.
+        dtype: of the weights: auto, float32, bfloat16, float16. Heads are applied in float32.
         batch_tokens: padded tokens in a batch.
+        shard_rows: positions after which a shard is published. One is also published after ten
+            minutes, and at the end of each step.
 
     Raises:
         UsageError: no step, or one twice; options out of range.
-        LogError: text or checkpoints lack something, tokens differ, `output` holds another run.
+        LogError: text or checkpoints lack something, tokens differ, `output` holds another run or
+            is being written by another process.
     """
-    import torch
-
-    if batch_tokens < 1:
-        message = f"batch_tokens is {batch_tokens}; it must be 1 or more"
-        raise UsageError(message, parameter="batch_tokens")
     found_steps = steps_of(students, steps)
-    order = sorted(range(len(students)), key=lambda i: found_steps[i])
-    for name in (*students, teacher):
-        check_checkpoint(name)
+    for name, value in (("batch_tokens", batch_tokens), ("shard_rows", shard_rows),
+                        ("sequences", 1 if sequences is None else sequences)):  # fmt: skip
+        if value < 1:
+            raise UsageError(f"{name} is {value}; it must be 1 or more", parameter=name)
+    device = _device(device)
+    by_step = dict(sorted(zip(found_steps, students, strict=True)))
+    configs = {name: load_config(name) for name in (*by_step.values(), teacher)}
     texts = load_texts(text, sequences)
-    empty = [one.sequence_id for one in texts.texts if not one.prompt_ids]
-    if empty:
-        raise LogError(f"{text}: sequence {empty[0]} has no prompt; its first token needs one")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    vocab = _vocab(texts, (*students, teacher))
-    identity = {
-        "text": texts.digest,
-        "students": {str(found_steps[i]): students[i] for i in order},
-        "teacher": teacher,
-        "dtype": dtype,
-        "temperature": texts.temperature,
-    }
-    kept = _kept(output, identity, [found_steps[i] for i in order])
-    todo = [i for i in order if found_steps[i] not in kept]
-    rows = sum(len(one.token_ids) for one in texts.texts)
+    for name, config in configs.items():
+        _check_model(name, config, teacher, configs[teacher], texts)
+    vocab, notes = _vocab(texts, tuple(configs))
+    job = _Job(output, texts, by_step, teacher, dtype, device, batch_tokens, shard_rows)
+    stands = standing(output, job.identity)
+    todo = tuple(step for step in by_step if step not in stands.steps)
+    columns, kept, kept_rows = stands.columns, stands.steps, stands.rows
+    if todo or stands.unmarked:
+        columns = _write(job, stands, todo, vocab, progress)
+    if columns is not None and not set(NORMS) <= set(columns):
+        notes += (f"{' and '.join(NORMS)} are left out: the output head is not a plain one",)
+    notes = (*texts.notes, *notes)
+    return Rescored(todo, kept, len(texts), texts.rows, kept_rows, notes)
+
+
+def _write(
+    job: _Job,
+    stands: Standing,
+    todo: tuple[int, ...],
+    vocab: list[tuple[int, str, bytes]] | None,
+    progress: Progress | None,
+) -> tuple[str, ...]:
+    """Score what is missing; returns the columns that the log has."""
+    loaded: list[Scorer] = []
     if todo:
-        teacher_model = load_model(teacher, dtype, device)
-        run = _run(identity, width(teacher_model), texts)
-        resume = found_steps[todo[0]] if kept else 0
-        total = rows * len(todo)
-        with LogWriter(output, columns=COLUMNS, run=run, vocab=vocab, resume_step=resume) as writer:
-            if not kept:
-                _write_sequences(writer, texts)
-            for turn, i in enumerate(todo):
-                student = load_model(students[i], dtype, device)
-                check_widths((students[i], width(student)), (teacher, width(teacher_model)))
-                done = turn * rows
-                for batch in batches(texts.texts, batch_tokens):
-                    scored = score(batch, student, teacher_model, texts.temperature, device)
-                    writer.write({"step": found_steps[i], **scored}, table="fixed")
-                    done += len(scored["loss"])
-                    if progress is not None:
-                        progress(done, total)
-                writer.finish_step(found_steps[i], "fixed")
-                writer.flush()
-                # The next student takes the place of this one.
+        # Before anything is written; the first student tells which columns can be had.
+        loaded = [job.load(job.teacher), job.load(job.students[todo[0]])]
+        check_widths(*((one.name, one.vocabulary) for one in reversed(loaded)))
+    columns = stands.columns or loaded[-1].columns
+    where = place(job.output)
+    with where.asking(), only_writer(where):
+        if standing(job.output, job.identity).state != stands.state:
+            raise LogError(f"{job.output}: another process has just written to it; start again")
+        with _writer(job, stands, columns, loaded, vocab) as writer:
+            _write_sequences(writer, job.texts, stands)
+            tell = _Told(progress, job.texts.rows * len(todo))
+            for step in todo:
+                student = loaded.pop() if len(loaded) > 1 else job.load(job.students[step])
+                _check_student(student, loaded[0], columns)
+                _score_step(job, writer, step, student, loaded[0], columns, stands.at(step), tell)
+                # The next one takes its place: models hold cycles, which only this collects.
                 del student
-    return Rescored(
-        tuple(found_steps[i] for i in todo), tuple(kept), len(texts.texts), rows, texts.notes
-    )
+                gc.collect()
+    return columns
 
 
-def batches(texts: tuple[Text, ...], batch_tokens: int) -> Iterator[list[Text]]:
-    """Texts of like length, padded to the longest within `batch_tokens`; one at least."""
-    batch: list[Text] = []
-    for one in sorted(texts, key=lambda one: (len(one), one.sequence_id)):
-        if batch and len(one) * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(one)
-    if batch:
-        yield batch
+def _score_step(
+    job: _Job,
+    writer: LogWriter,
+    step: int,
+    student: Scorer,
+    teacher: Scorer,
+    columns: tuple[str, ...],
+    done_S: Any,
+    tell: _Told,
+) -> None:
+    """Score a step but for the sequences that stand, in whole shards."""
+    texts, stands_S = job.texts, np.isin(job.texts.sequence_S, done_S)
+    published = time.monotonic()
+    most = most_tokens(job.batch_tokens, student, teacher)
+    for batch_B, ends in batches(texts, most, job.shard_rows):
+        tell(int(texts.completions.length_S[batch_B].sum()))
+        left_B = batch_B[~stands_S[batch_B]]
+        if len(left_B):
+            rows = score(texts, left_B, student, teacher, columns)
+            writer.write({"step": step, **rows}, table="fixed")
+        if ends or time.monotonic() - published >= SHARD_SECONDS:
+            writer.flush(whole=True)
+            published = time.monotonic()
+    writer.finish_step(step, "fixed")
+    writer.flush()
 
 
-def score(
-    batch: list[Text], student: Any, teacher: Any, temperature: float, device: str
-) -> dict[str, Any]:
-    """Rows of the completions of some texts, without their step."""
+class _Told:
+    """Tells how many rows are done."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def __call__(self, rows: int) -> None:
+        self._done += rows
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+# -- checks ----------------------------------------------------------------------------------
+
+
+def _device(device: str | None) -> str:
     import torch
 
-    longest = max(len(one) for one in batch)
-    ids = torch.zeros((len(batch), longest), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, one in enumerate(batch):
-        ids[row, : len(one)] = torch.tensor([*one.prompt_ids, *one.token_ids])
-        mask[row, : len(one)] = 1
-    logits = [_completions(model, ids.to(device), mask.to(device), batch)
-              for model in (student, teacher)]  # fmt: skip
-    token_ids = torch.tensor([v for one in batch for v in one.token_ids], device=device)
-    found = token_statistics(
-        token_ids=token_ids,
-        student_logits=logits[0],
-        teacher_logits=logits[1],
-        temperature=temperature,
-        columns=COLUMNS,
-    )
-    lengths = [len(one.token_ids) for one in batch]
-    return {
-        "sequence_id": np.repeat([one.sequence_id for one in batch], lengths),
-        "position": np.concatenate([np.arange(n) for n in lengths]),
-        "token_id": token_ids.cpu().numpy(),
-        **{name: values.float().cpu().numpy() for name, values in found.items()},
-    }
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
+    return device
 
 
-def _completions(model: Any, ids: Tensor, mask: Tensor, batch: list[Text]) -> Tensor:
-    """(N, V) float32 logits that predicted each completion token."""
-    import torch
-
-    with torch.inference_mode():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        return torch.cat(
-            [
-                logits[row, len(one.prompt_ids) - 1 : len(one) - 1].float()
-                for row, one in enumerate(batch)
-            ]
+def _check_model(name: str, config: Any, teacher: str, teacher_config: Any, texts: Texts) -> None:
+    """Raise `LogError` where, by its configuration, a model cannot score the texts."""
+    size = int(config.vocab_size)
+    check_widths((name, size), (teacher, int(teacher_config.vocab_size)))
+    prompt_S = texts.prompts.length_S
+    if not prompt_S.all():
+        sequence = texts.sequence_S[int(np.argmin(prompt_S))]
+        raise LogError(
+            f"{texts.name}: sequence {sequence} has no prompt; its first token needs one: leave "
+            "the sequence out"
+        )
+    for part in (texts.prompts, texts.completions):
+        bad_T = (part.value_T < 0) | (part.value_T >= size)
+        if bad_T.any():
+            at = int(np.argmax(bad_T))
+            row = int(np.searchsorted(part.start_S, at, side="right")) - 1
+            raise LogError(
+                f"{texts.name}: sequence {texts.sequence_S[row]} has token {part.value_T[at]}, "
+                f"{name} has {size:,} logits; give text and models of one tokenizer"
+            )
+    most, longest = getattr(config, "max_position_embeddings", None), int(texts.length_S.max())
+    if isinstance(most, int) and longest > most > 0:
+        sequence = texts.sequence_S[int(np.argmax(texts.length_S))]
+        raise LogError(
+            f"{texts.name}: sequence {sequence} has {longest:,} tokens, {name} takes {most:,}; "
+            "leave the sequence out"
         )
 
 
-def _vocab(texts: Texts, models: tuple[str, ...]) -> list[tuple[int, str, bytes]] | None:
-    """The tokens, the same in the text and in all models that bring a tokenizer."""
-    first: tuple[str, dict[int, str]] | None = None
-    if texts.vocab is not None:
-        first = texts.name, texts.vocab
-    found = None
+def _check_student(student: Scorer, teacher: Scorer, columns: tuple[str, ...]) -> None:
+    check_widths((student.name, student.vocabulary), (teacher.name, teacher.vocabulary))
+    missing = [name for name in columns if name not in student.columns]
+    if missing:
+        raise LogError(
+            f"{student.name}: has no plain output head, as the students before it; the log records "
+            f"{', '.join(missing)}: score this one into another -o"
+        )
+
+
+def _vocab(
+    texts: Texts, models: tuple[str, ...]
+) -> tuple[list[tuple[int, str, bytes]] | None, tuple[str, ...]]:
+    """The tokens, the same in the text and in all models that bring a tokenizer; notes."""
+    first = None if texts.vocab is None else (texts.name, texts.vocab)
+    found, without = None, []
     for name in models:
         tokenizer = load_tokenizer(name)
         if tokenizer is None:
+            without.append(name)
             continue
         mine = name, token_texts(tokenizer)
         if first is not None:
             check_tokens(first, mine)
         first = first or mine
         found = found or list(vocabulary(tokenizer))
-    return found
+    notes = tuple(f"{name}: brings no tokenizer; its tokens are taken on trust" for name in without)
+    return found, notes
 
 
-def _kept(output: str, identity: dict[str, Any], steps: list[int]) -> list[int]:
-    """Steps that a stopped run has finished. Raises `LogError` where another run stands there."""
-    where = place(output)
-    existing = load_run(where) if where.exists() else None
-    if existing is None:
-        return []
-    extra = existing.get("extra") or {}
-    if extra.get("rescore") != identity:
-        raise LogError(
-            f"{output}: holds a log of other text, models or options; give another -o, or go on "
-            "with the same"
+# -- writing ---------------------------------------------------------------------------------
+
+
+def _writer(
+    job: _Job,
+    stands: Standing,
+    columns: tuple[str, ...],
+    loaded: list[Scorer],
+    vocab: list[tuple[int, str, bytes]] | None,
+) -> LogWriter:
+    """A new log's writer, or one that goes on with the attempt that stands."""
+    manifest = stands.manifest
+    if manifest is not None:
+        return LogWriter(
+            job.output,
+            columns=columns,
+            vocab=vocab,
+            attempt=manifest.attempt,
+            run_id=manifest.run_id,
+            manifest=manifest,
         )
-    log = open_log(output)
-    kept = log.complete_steps("fixed") if log.shards("fixed") else []
-    if kept != steps[: len(kept)]:
-        raise LogError(f"{output}: steps {kept} are complete, but not the first of {steps}")
-    if not kept:
-        raise LogError(f"{output}: no step is finished; remove it and start again")
-    return kept
-
-
-def _run(identity: dict[str, Any], vocab_size: int, texts: Texts) -> dict[str, Any]:
     loss = {"divergence": "reverse_kl", "trained": False, "exactness": "exact"}
-    both = dict.fromkeys(("student_temperature", "teacher_temperature"), texts.temperature)
-    last = list(identity["students"].values())[-1]
-    return {
-        "student": last,
-        "teacher": identity["teacher"],
-        "vocab_size": vocab_size,
-        "loss": {**loss, **both},
-        "extra": {"rescore": identity, "text": texts.name},
+    both = ("student_temperature", "teacher_temperature")
+    run = {
+        "student": list(job.students.values())[-1],
+        "teacher": job.teacher,
+        "vocab_size": loaded[0].vocabulary,
+        "loss": {**loss, **dict.fromkeys(both, job.texts.temperature)},
+        "extra": {"rescore": job.identity, "text": job.texts.name},
     }
+    return LogWriter(job.output, columns=columns, run=run, vocab=vocab)
 
 
-def _write_sequences(writer: LogWriter, texts: Texts) -> None:
-    import pyarrow as pa
-
-    writer.write(
-        {
-            "sequence_id": [one.sequence_id for one in texts.texts],
-            "step": 0,
-            "num_tokens": [len(one.token_ids) for one in texts.texts],
-            "prompt_id": [one.prompt_id for one in texts.texts],
-            "prompt_token_ids": pa.array([list(one.prompt_ids) for one in texts.texts]),
-        },
-        table="sequences",
-    )
-    writer.flush()
+def _write_sequences(writer: LogWriter, texts: Texts, stands: Standing) -> None:
+    """The sequences/ that do not stand yet, in parts."""
+    missing_S = np.flatnonzero(~np.isin(texts.sequence_S, stands.listed))
+    left = texts if len(missing_S) == len(texts) else texts.take(missing_S)
+    for first in range(0, len(left), _SEQUENCE_ROWS):
+        last = min(first + _SEQUENCE_ROWS, len(left))
+        writer.write(
+            {
+                "sequence_id": left.sequence_S[first:last],
+                "step": 0,
+                "num_tokens": left.completions.length_S[first:last],
+                "prompt_id": left.prompt_id_S[first:last],
+                "prompt_token_ids": left.prompts.to_lists(first, last),
+            },
+            table="sequences",
+        )
+        writer.flush()

@@ -1,17 +1,26 @@
-"""The text that is scored again: from a log, or from a Parquet file of sequences."""
+"""The text that is scored again: from a log, or from a Parquet file of sequences.
+
+A token takes 4 bytes, a sequence 24 and its `prompt_id`; while they are read, about three times
+that.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.errors import LogError
+from rocktok import schema
+from rocktok.errors import DataError, LogError
 from rocktok.log import open_log
+from rocktok.log.checks import Where, to_numpy
+from rocktok.log.sequences import cast_sequences
+from rocktok.log.shard import sequence_starts
+from rocktok.replay.ragged import Ragged, concatenate
 
 if TYPE_CHECKING:
     from rocktok.log import Log
@@ -19,39 +28,66 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 _FILE_COLUMNS = ("sequence_id", "prompt_token_ids", "token_ids")
-
-
-@dataclass(frozen=True)
-class Text:
-    """A prompt and what was written after it, as token ids."""
-
-    sequence_id: int
-    prompt_id: str
-    prompt_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.token_ids)
+#: Rows of a file of sequences that are decoded at once.
+_FILE_ROWS = 4_096
 
 
 @dataclass(frozen=True)
 class Texts:
-    """All texts, where they come from, the vocabulary's texts (None: not known), and notes."""
+    """S texts by ascending sequence id: prompts, and what was written after them.
 
-    texts: tuple[Text, ...]
+    Attributes:
+        name: where they come from.
+        sequence_S: (S,) int64.
+        prompt_id_S: Arrow array of S strings.
+        prompts, completions: token ids.
+        vocab: token id → text; None: not known.
+        temperature: of the loss.
+        notes: what a reader of any result must know.
+    """
+
     name: str
-    vocab: dict[int, str] | None
-    temperature: float
-    notes: tuple[str, ...]
+    sequence_S: Array
+    prompt_id_S: Any
+    prompts: Ragged
+    completions: Ragged
+    vocab: dict[int, str] | None = None
+    temperature: float = 1.0
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.sequence_S)
+
+    @property
+    def length_S(self) -> Array:
+        """(S,) tokens of prompt and completion."""
+        return self.prompts.length_S + self.completions.length_S
+
+    @property
+    def rows(self) -> int:
+        """Completion tokens: the positions that are scored."""
+        return len(self.completions.value_T)
 
     @property
     def digest(self) -> str:
         """Of all ids: texts with the same digest are the same."""
         found = hashlib.blake2b(digest_size=16)
-        for text in self.texts:
-            for ids in ((text.sequence_id,), text.prompt_ids, text.token_ids):
-                found.update(np.array([len(ids), *ids], dtype=np.int64).tobytes())
+        for ids in (self.sequence_S, self.prompts.length_S, self.completions.length_S,
+                    self.prompts.value_T, self.completions.value_T):  # fmt: skip
+            found.update(np.ascontiguousarray(ids).data)
         return found.hexdigest()
+
+    def take(self, order_S: Array) -> Texts:
+        """Some of the texts, in an order."""
+        import pyarrow as pa
+
+        return replace(
+            self,
+            sequence_S=self.sequence_S[order_S],
+            prompt_id_S=self.prompt_id_S.take(pa.array(order_S)),
+            prompts=self.prompts.take(order_S),
+            completions=self.completions.take(order_S),
+        )
 
 
 def load_texts(name: str, sequences: int | None = None) -> Texts:
@@ -63,14 +99,22 @@ def load_texts(name: str, sequences: int | None = None) -> Texts:
     Raises `LogError` for text without prompts, or fewer sequences than asked for.
     """
     found = _of_file(Path(name)) if Path(name).is_file() else _of_log(open_log(name))
-    if sequences is not None and len(found.texts) < sequences:
+    if sequences is not None and len(found) < sequences:
         raise LogError(
-            f"{name}: has {len(found.texts):,} whole sequences, {sequences:,} were asked for; ask "
+            f"{name}: has {len(found):,} whole sequences, {sequences:,} were asked for; ask "
             "for fewer"
         )
-    if not found.texts:
+    if not len(found):
         raise LogError(f"{name}: has no whole sequence with its prompt; nothing can be scored")
-    return Texts(found.texts[:sequences], found.name, found.vocab, found.temperature, found.notes)
+    order_S = np.argsort(found.sequence_S, kind="stable")
+    twice = np.flatnonzero(np.diff(found.sequence_S[order_S]) == 0)
+    if len(twice):
+        sequence = int(found.sequence_S[order_S][twice[0]])
+        raise DataError(f"{name}: sequence {sequence} stands twice; keep one row per sequence")
+    return found.take(order_S[:sequences])
+
+
+# -- a file of sequences ---------------------------------------------------------------------
 
 
 def _of_file(path: Path) -> Texts:
@@ -78,49 +122,67 @@ def _of_file(path: Path) -> Texts:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            missing = [name for name in _FILE_COLUMNS if name not in names]
+            if missing:
+                raise LogError(
+                    f"{path}: lacks {', '.join(missing)}; sequences need {', '.join(_FILE_COLUMNS)}"
+                )
+            wanted = [*_FILE_COLUMNS, *(["prompt_id"] if "prompt_id" in names else [])]
+            parts = [_part(rows) for rows in file.iter_batches(_FILE_ROWS, columns=wanted)]
+    except (OSError, pa.ArrowException) as error:
         line = str(error).splitlines()[0]
         message = f"{path}: cannot be read as Parquet ({line}); give a file of sequences"
         raise LogError(message) from error
-    missing = [name for name in _FILE_COLUMNS if name not in table.column_names]
-    if missing:
-        raise LogError(
-            f"{path}: lacks {', '.join(missing)}; sequences need {', '.join(_FILE_COLUMNS)}"
-        )
-    rows = table.sort_by("sequence_id").to_pylist()
-    texts = [_text(row, row["token_ids"]) for row in rows if row["token_ids"]]
-    return Texts(tuple(texts), str(path), None, 1.0, ())
+    empty = pa.array([], pa.string())
+    texts = Texts(
+        str(path),
+        np.concatenate([np.zeros(0, dtype=np.int64), *(part.sequence_S for part in parts)]),
+        pa.concat_arrays([empty, *(part.prompt_id_S for part in parts)]),
+        concatenate([part.prompts for part in parts]),
+        concatenate([part.completions for part in parts]),
+    )
+    return texts.take(np.flatnonzero(texts.completions.length_S))
 
 
-def _text(row: dict[str, Any], token_ids: Any) -> Text:
-    sequence = int(row["sequence_id"])
-    prompt_id = str(row.get("prompt_id") or f"sequence-{sequence}")
-    prompt = tuple(int(v) for v in row["prompt_token_ids"] or ())
-    return Text(sequence, prompt_id, prompt, tuple(int(v) for v in token_ids))
+def _part(rows: Any) -> Texts:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    sequences = rows["sequence_id"].cast(pa.int64())
+    if sequences.null_count:
+        raise pa.ArrowInvalid("a sequence_id is null")
+    own = pc.binary_join_element_wise("sequence", sequences.cast(pa.string()), "-")
+    given = rows["prompt_id"].cast(pa.string()) if "prompt_id" in rows.schema.names else own
+    return Texts(
+        "",
+        np.asarray(sequences),
+        pc.coalesce(given, own),
+        Ragged.of_lists(rows["prompt_token_ids"]),
+        Ragged.of_lists(rows["token_ids"]),
+    )
+
+
+# -- a log -----------------------------------------------------------------------------------
 
 
 def _of_log(log: Log) -> Texts:
+    import pyarrow as pa
+
     table = "fixed" if log.shards("fixed") else "rollout"
     steps = log.complete_steps(table)
     if not steps:
         raise LogError(f"{log.name}: no step of {table}/ is complete on every rank")
-    listed = {int(row["sequence_id"]): row for row in _sequences(log)}
     step = steps[0] if table == "fixed" else steps[-1]
-    texts, partial, unlisted = [], 0, 0
-    for batch in log.scan(table, ["token_id"], steps=[step]):
-        ids, starts = np.unique(batch.columns["sequence_id"], return_index=True)
-        stops = np.append(starts[1:], len(batch))
-        for sequence, start, stop in zip(ids.tolist(), starts, stops, strict=True):
-            row = listed.get(sequence)
-            position = batch.columns["position"][start:stop]
-            if row is None or not row.get("prompt_token_ids"):
-                unlisted += 1
-            elif not np.array_equal(position, np.arange(stop - start)):
-                partial += 1
-            else:
-                texts.append(_text(row, batch.columns["token_id"][start:stop].tolist()))
-    if not texts and unlisted:
+    sequence_S, completions, partial = _completions(log, table, step)
+    listed = _prompts(log, np.sort(sequence_S))
+    # Where a sequence's prompt stands, and whether it has one.
+    at_S = np.searchsorted(listed.sequence_S, sequence_S)
+    known_S = at_S < len(listed)
+    known_S[known_S] = listed.sequence_S[at_S[known_S]] == sequence_S[known_S]
+    unlisted = int(np.count_nonzero(~known_S))
+    if unlisted and not known_S.any():
         raise LogError(
             f"{log.name}: sequences/ has no prompt_token_ids, which the models must be given; "
             "record them, or give a Parquet file of sequences"
@@ -131,17 +193,65 @@ def _of_log(log: Log) -> Texts:
             f"{partial:,} sequences with tokens that are not in the log and {unlisted:,} without a "
             "prompt are left out"
         )
-    vocab = log.vocab.texts or None
     run: dict[str, Any] = log.run or {}
-    temperature = float((run.get("loss") or {}).get("student_temperature") or 1.0)
-    return Texts(tuple(texts), log.name, vocab, temperature, tuple(notes))
+    return Texts(
+        log.name,
+        sequence_S[known_S],
+        listed.prompt_id_S.take(pa.array(at_S[known_S])),
+        listed.prompts.take(at_S[known_S]),
+        completions.take(np.flatnonzero(known_S)),
+        log.vocab.texts or None,
+        float((run.get("loss") or {}).get("student_temperature") or 1.0),
+        tuple(notes),
+    )
 
 
-def _sequences(log: Log) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
+def _completions(log: Log, table: str, step: int) -> tuple[Array, Ragged, int]:
+    """Ids and tokens of the whole sequences of a step, and how many have gaps."""
+    ids: list[Array] = [np.zeros(0, dtype=np.int64)]
+    parts, partial = [], 0
+    for batch in log.scan(table, ["token_id"], steps=[step]):
+        rows = batch.columns
+        start_S = sequence_starts(rows["step"], rows["sequence_id"])
+        length_S = np.diff(np.append(start_S, len(batch)))
+        # In a whole sequence every position is the row's number within it.
+        off_N = rows["position"] != np.arange(len(batch)) - np.repeat(start_S, length_S)
+        whole_S = ~np.logical_or.reduceat(off_N, start_S)
+        partial += int(np.count_nonzero(~whole_S))
+        ids.append(rows["sequence_id"][start_S[whole_S]])
+        keep_N = np.repeat(whole_S, length_S)
+        parts.append(Ragged.of(rows["token_id"][keep_N], length_S[whole_S]))
+    return np.concatenate(ids), concatenate(parts), partial
 
-    rows: list[dict[str, Any]] = []
+
+def _prompts(log: Log, wanted_S: Array) -> Texts:
+    """Prompts of some sequences (ids ascending), without completions; those that are not empty."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ids: list[Array] = [np.zeros(0, dtype=np.int64)]
+    names: list[Any] = [pa.array([], pa.string())]
+    parts: list[Ragged] = []
     for shard in log.shards("sequences"):
-        with log.place.filesystem.open_input_file(log.place.join(shard.path)) as file:
-            rows += pq.read_table(file).to_pylist()
-    return rows
+        opened = log.open(shard, schema.required_names("sequences"))
+        if "prompt_token_ids" not in opened.columns:
+            continue
+        limit = log.limit_of(opened.attempt)
+        for group, _ in opened.groups():
+            where = Where(opened.name, group)
+            columns = (*schema.required_names("sequences"), "prompt_token_ids")
+            rows = cast_sequences(opened.read_group(group, columns), where)
+            keep_S = np.isin(to_numpy(rows["sequence_id"], "sequence_id", where), wanted_S)
+            if limit is not None:
+                keep_S &= to_numpy(rows["step"], "step", where) < limit
+            length_S = pc.fill_null(pc.list_value_length(rows["prompt_token_ids"]), 0)
+            keep_S &= np.asarray(length_S) > 0
+            rows = rows.filter(pa.array(keep_S)).combine_chunks()
+            ids.append(to_numpy(rows["sequence_id"], "sequence_id", where))
+            names += rows["prompt_id"].chunks
+            parts += [Ragged.of_lists(chunk) for chunk in rows["prompt_token_ids"].chunks]
+    sequence_S = np.concatenate(ids)
+    order_S = np.argsort(sequence_S, kind="stable")
+    nothing = Ragged.of(np.zeros(0), np.zeros(len(sequence_S)))
+    found = Texts(log.name, sequence_S, pa.concat_arrays(names), concatenate(parts), nothing)
+    return found.take(order_S)

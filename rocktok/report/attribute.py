@@ -164,5 +164,5 @@ def _geometry(found: Row) -> list[str]:
 def encode(result: AttributeResult, form: Form) -> bytes:
     """The tokens, with all columns."""
     columns = list(result.tokens[0])
-    about = {name: value for name, value in result.to_dict().items() if name != "tokens"}
+    about = result.about("tokens")
     return encode_rows(result.tokens, columns, {"token_id", "frequency"}, form, about)

@@ -70,5 +70,5 @@ def encode(result: CompareResult, form: Form) -> bytes:
         [*columns, "jaccard", "spearman"],
         {"rocks_first", "rocks_second", "shared_count"},
         form,
-        {name: value for name, value in result.to_dict().items() if name != "pairs"},
+        result.about("pairs"),
     )

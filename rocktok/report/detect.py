@@ -156,8 +156,10 @@ def _lift_cells(row: Row) -> Sequence[str]:
 
 
 def _with_interval(row: Row, name: str) -> str:
-    value, low = number(row[name]), row[f"{name}_low"]
-    return value if low is None else f"{value} ({number(low, 2)}–{number(row[f'{name}_high'], 2)})"
+    value, low, high = number(row[name]), row[f"{name}_low"], row[f"{name}_high"]
+    if row[name] is None and low is not None and high is None:
+        return f"≥ {number(low, 2)}"
+    return value if low is None else f"{value} ({number(low, 2)}–{number(high, 2)})"
 
 
 def _plain_cells(row: Row) -> Sequence[str]:
@@ -178,5 +180,5 @@ def encode(result: DetectResult, form: Form) -> bytes:
     """All columns of `DetectResult.table`."""
     from rocktok.analyse.results import INTEGERS
 
-    about = {name: value for name, value in result.to_dict().items() if name != "tokens"}
+    about = result.about("tokens")
     return encode_rows(result.tokens, result.columns, INTEGERS, form, about)

@@ -70,7 +70,7 @@ def render(result: StagnationResult) -> str:
     parts = [
         f"losses in {log['table']}/ ({log['path']}): {log['text']}; {log['passes']} passes",
         f"{len(steps)} steps, {steps[0]} to {steps[-1]}; one log is one training run",
-        _chosen(log),
+        _chosen(result),
         "",
         "Mean loss of a group's types, each counting the same (nats)",
         render_table(_GROUPS, [_corpus(result.corpus), *map(_group, result.groups)]).rstrip("\n"),
@@ -89,10 +89,15 @@ def render(result: StagnationResult) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _chosen(log: Row) -> str:
+def _chosen(result: StagnationResult) -> str:
+    log = result.log
     at, chosen_on = log["selected_at"], log["chosen_on"].removesuffix(" of the prompts")
-    where = "rocks given" if at == "rocks given" else f"chosen at step {at} on {chosen_on}"
-    line = f"groups {where}, measured on {log['measured_on']}"
+    where = f"groups chosen at step {at} on {chosen_on}"
+    if at == "rocks given":
+        controls = " and control" if result.members["control_source"] == "given" else ""
+        step = log["steps"][0 if result.params["select_at"] == "first" else -1]
+        where = f"rocks{controls} given, others chosen at step {step}"
+    line = f"{where}, measured on {log['measured_on']}"
     return line if log["descriptive"] is None else f"{line}\n{log['descriptive']}"
 
 
@@ -190,6 +195,6 @@ def encode(result: StagnationResult, form: Form) -> bytes:
         curve = zip(steps, row["curve"], row["curve_low"], row["curve_high"], strict=True)
         for step, loss, low, high in curve:
             rows.append({**same, "step": step, "loss": loss, "loss_low": low, "loss_high": high})
-    about = {name: value for name, value in result.to_dict().items() if name != "tokens"}
+    about = result.about("tokens")
     integers = {"token_id", "frequency_first", "frequency_last", "step"}
     return encode_rows(rows, list(rows[0]), integers, form, about)

@@ -1,0 +1,93 @@
+"""What a report rests on: every analysis that a log allows, and what it lacks for the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rocktok.analyse.attribute import AttributeResult
+from rocktok.analyse.results import DetectResult
+from rocktok.analyse.stability import StabilityResult
+from rocktok.analyse.stagnation import StagnationResult
+from rocktok.errors import UsageError
+
+Row = dict[str, Any]
+
+SCHEMA = "rocktok.report/1"
+
+
+@dataclass(frozen=True)
+class ReportParams:
+    """Options of `report`.
+
+    `pre`, `post`, `table`, `top_k`: as in `detect`; `replicates`: of every bootstrap;
+    `sequences`: how many are shown as text; `rows`: of the table of tokens.
+    """
+
+    table: str = "auto"
+    pre: int | None = None
+    post: int | None = None
+    top_k: int = 100
+    replicates: int = 1000
+    sequences: int = 24
+    rows: int = 500
+    lifts: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("top_k", 1), ("replicates", 100), ("sequences", 0), ("rows", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise UsageError(f"{name} is {value}; it must be {least} or more", parameter=name)
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """All analyses of one log.
+
+    Attributes:
+        log: identity of the log, table, steps and passes, by analysis.
+        run: what run.json says; {} without it.
+        params: every option.
+        detect: rocks, of which those with contexts have `contexts` in `rocks`.
+        types: of every type seen, as equally long lists: `token_id`, `frequency`, `loss_first`
+            (None without an earlier step), `loss_last`.
+        attribute, stagnation, stability: None where the log lacks what they need.
+        positions: mean losses by relative position, of rocks and of others.
+        density: sequences by the share of their positions that is rock: bins and counts.
+        sensitivity: rocks over a grid of γ, η and the null's distance; None without contexts.
+        contexts: token id → typical retained contexts of a rock, and how many there are.
+        texts: sequences with all that was recorded of them, at some steps; None where not asked.
+        token_texts: token id → text of all ids that stand in the above.
+        clusters: token id → functional cluster; cluster_names: all of them, in order.
+        missing: what could not be done: `what`, `why`, `remedy`.
+        notes: what a reader of the numbers must know.
+    """
+
+    log: Row
+    run: Row
+    params: Row
+    detect: DetectResult
+    types: dict[str, list[Any]]
+    attribute: AttributeResult | None
+    stagnation: StagnationResult | None
+    stability: StabilityResult | None
+    positions: tuple[Row, ...]
+    density: Row
+    sensitivity: tuple[Row, ...] | None
+    contexts: dict[int, Row]
+    texts: Row | None
+    token_texts: dict[int, str]
+    clusters: dict[int, str]
+    cluster_names: tuple[str, ...]
+    missing: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def rocks(self) -> tuple[int, ...]:
+        """Token ids of the rocks, in rank order."""
+        return tuple(int(row["token_id"]) for row in self.detect.rocks)
+
+    def _repr_html_(self) -> str:
+        """The rocks, for notebooks."""
+        return self.detect._repr_html_()

@@ -1,0 +1,129 @@
+"""`rocktok report`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rocktok.cli import options
+
+if TYPE_CHECKING:
+    from rocktok.analyse.compare import CompareResult
+    from rocktok.analyse.report import ReportResult
+
+_FORMATS = ("png", "pdf", "svg")
+
+
+def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    wrong = [part for part in chosen if part not in _FORMATS]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is none of {', '.join(_FORMATS)}")
+    return chosen
+
+
+@click.command("report")
+@click.argument("logs", nargs=-1, required=True, metavar="LOG | --compare A B [C...]")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A directory; it appears whole or not at all.",
+)
+@click.option("--compare", is_flag=True, help="Several logs, their figures side by side.")
+@click.option(
+    "--figure-format",
+    "formats",
+    callback=_formats,
+    default="png",
+    show_default=True,
+    metavar="F,F,…",
+    help="Of the files in figures/: png, pdf, svg.",
+)
+@options.pre_and_post_options
+@options.table_option
+@options.top_k_option
+@click.option(
+    "--sequences", type=int, default=24, show_default=True, help="Shown as text, at most."
+)
+@click.option("--rows", type=int, default=500, show_default=True, help="Of the table of tokens.")
+@options.replicates_option()
+@click.option(
+    "--lifts/--no-lifts",
+    default=True,
+    show_default=True,
+    help="Whether the loss singles contexts out, and rocks of permuted labels.",
+)
+@click.option(
+    "--clusters",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="JSON: cluster → list of patterns, asked before the built-in ones.",
+)
+@options.seed_option
+@options.engine_options
+@click.option("--force", is_flag=True, help="Replace an older report.")
+@click.option("-q", "--quiet", is_flag=True, help="No notes on stderr.")
+@options.allow_missing_option
+def report_command(
+    logs: tuple[str, ...],
+    output: Path,
+    compare: bool,
+    formats: tuple[str, ...],
+    clusters: Path | None,
+    force: bool,
+    quiet: bool,
+    allow_missing: bool,
+    jobs: int | None,
+    dask: str | None,
+    **parameters: Any,
+) -> None:
+    """Write all analyses of LOG as figures, tables and one HTML page.
+
+    The page answers: are there rocks, which, where do they sit in the text, do they learn, what do
+    they cost. What the log lacks is named in it, with the remedy.
+    """
+    from rocktok.engine.report import report
+    from rocktok.errors import UsageError
+    from rocktok.files import check_directory, load_patterns, write_directory
+    from rocktok.report.comparison import render_comparison
+    from rocktok.report.drawing import Drawing
+    from rocktok.report.report import add_figures, render_report
+
+    if len(logs) > 1 and not compare:
+        raise UsageError(f"{len(logs)} logs were given; --compare takes several")
+    if compare and len(logs) < 2:
+        raise UsageError("--compare takes two logs or more")
+    check_directory(output, force=force, marker="report.json", schema="rocktok.report")
+    own = load_patterns(clusters) if clusters is not None else None
+    with (
+        options.engine(jobs, dask, quiet=quiet) as engine,
+        Drawing(formats, engine.jobs) as drawing,
+    ):
+        opened = [options.open_named(log, allow_missing=allow_missing) for log in logs]
+        if compare:
+            results = [report(log, clusters=own, engine=engine, **parameters) for log in opened]
+            files = render_comparison(results, _compared(results), formats, drawing)
+        else:
+            begin = partial(add_figures, drawing)
+            result = report(opened[0], clusters=own, engine=engine, tell=begin, **parameters)
+            results, files = [result], render_report(result, formats, drawing)
+    write_directory(output, files)
+    notes = [note for result in results for note in result.notes]
+    lacks = [f"not in the report: {row['what']}: {row['why']}; {row['remedy']}"
+             for result in results for row in result.missing]  # fmt: skip
+    options.notes(list(dict.fromkeys([*notes, *lacks])), quiet=quiet)
+    click.echo(str(output / "report.html"))
+
+
+def _compared(results: list[ReportResult]) -> CompareResult:
+    from rocktok.analyse.compare import Ranking, compare
+
+    rankings = [Ranking.of(str(r.log["path"]), r.detect.to_dict()) for r in results]
+    params = {"top_k": results[0].params["top_k"], "by": None, "seed": results[0].params["seed"]}
+    return compare(rankings, params)

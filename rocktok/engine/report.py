@@ -1,0 +1,321 @@
+"""`report` over a log: every analysis that it allows, then what only the report shows.
+
+1. `detect`, with lifts;
+2. one pass: losses of all types at both steps, losses by position, windows of the likely rocks, a
+   draw of sequences;
+3. each step shown as text once, of the sequences shown;
+4. `attribute`, `stagnation` and `stability`, where the log has what they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rocktok.analyse import detect as analysis
+from rocktok.analyse.accumulate import TypeSums, padded
+from rocktok.analyse.clusters import Clusters
+from rocktok.analyse.context import distances
+from rocktok.analyse.detect import DetectParams
+from rocktok.analyse.persistence import PersistentWindows, of_type, sample_limits
+from rocktok.analyse.relative import LossByPosition
+from rocktok.analyse.report import ReportParams, ReportResult
+from rocktok.analyse.results import DetectResult
+from rocktok.analyse.sensitivity import (
+    MOST,
+    Judged,
+    Setting,
+    grid_rows,
+    judge,
+    lowest,
+    settings,
+    typical,
+)
+from rocktok.analyse.texts import DrawnSequences
+from rocktok.engine.attribute import attribute
+from rocktok.engine.choose import REMEDY
+from rocktok.engine.detect import DetectRun
+from rocktok.engine.passes import Engine
+from rocktok.engine.stability import stability
+from rocktok.engine.stagnation import stagnation
+from rocktok.engine.texts import sequence_texts
+from rocktok.errors import DamagedError, DataError, LogError
+from rocktok.log.reader import Log
+
+Array = npt.NDArray[Any]
+Row = dict[str, Any]
+
+#: Types down the bound on R_ctx that the grid judges, for each rock there may be.
+CANDIDATES = 2
+
+
+def report(
+    log: Log,
+    *,
+    clusters: Mapping[str, Sequence[str]] | None = None,
+    engine: Engine | None = None,
+    tell: Callable[[Any], None] | None = None,
+    **options: Any,
+) -> ReportResult:
+    """All analyses that a log allows, and what the report shows beside them.
+
+    Args:
+        log: an open log (`rocktok.open`).
+        clusters: name → patterns of functional clusters, asked before the built-in table.
+        engine: what makes the passes; default: threads on the cores this process may use.
+        tell: given the result of each analysis as soon as there is one.
+        options: fields of `rocktok.analyse.report.ReportParams`.
+
+    Raises:
+        UsageError: options out of range.
+        LogError: the log is damaged, or has nothing to analyse.
+    """
+    run = _Run(log, ReportParams(**options), Clusters(clusters), engine or Engine())
+    run.tell = tell or run.tell
+    return run.result()
+
+
+class _Run:
+    def __init__(self, log: Log, params: ReportParams, clusters: Clusters, engine: Engine) -> None:
+        self.log, self.params, self.clusters, self.engine = log, params, clusters, engine
+        self.passes: dict[str, int] = {}
+        self.tell: Callable[[Any], None] = lambda _: None
+        self.missing: list[Row] = []
+        chosen = DetectParams(
+            table=params.table, pre=params.pre, post=params.post, top_k=params.top_k,
+            seed=params.seed,
+        )  # fmt: skip
+        self.run = DetectRun(log, chosen, None, engine, None, None, False)
+        self.run.lifts = params.lifts and self.run.choice.pre is not None
+
+    def result(self) -> ReportResult:
+        """All passes."""
+        found = self._counted("detect", self.run.result)
+        self.tell(found)
+        others = self._others(found)
+        rocks = np.array([row["token_id"] for row in found.rocks], dtype=np.int64)
+        sums, places, windows, drawn = self._counted("report", lambda: self._look(rocks))
+        judged = self._judge(windows)
+        contexts = self._contexts(found, judged, windows)
+        texts = self._counted("texts", lambda: self._texts(drawn, contexts))
+        self._say_missing()
+        token_texts = self._token_texts(found, contexts, texts, others)
+        run = self.run
+        return ReportResult(
+            log={
+                **self.log.identity(),
+                "table": run.choice.table,
+                "pre": run.choice.pre,
+                "post": run.choice.post,
+                "passes": self.passes,
+            },
+            run=dict(self.log.run or {}),
+            params=asdict(self.params),
+            detect=found,
+            types=self._types(sums),
+            positions=tuple(places.result()),
+            density=run.density.histogram(),
+            sensitivity=self._grid(judged),
+            contexts=contexts,
+            texts=texts,
+            token_texts=token_texts,
+            clusters={v: self.clusters.of(text) for v, text in token_texts.items()},
+            cluster_names=self.clusters.names,
+            missing=tuple(self.missing),
+            notes=self._notes(found, *others.values()),
+            attribute=others["attribute"],
+            stagnation=others["stagnation"],
+            stability=others["stability"],
+        )
+
+    def _counted(self, name: str, function: Callable[[], Any]) -> Any:
+        before = self.engine.passes
+        found = function()
+        self.passes[name] = self.engine.passes - before
+        return found
+
+    # -- what only the report shows --------------------------------------------------------
+
+    def _look(self, rocks: Array) -> tuple[Any, ...]:
+        source, params = self.run.source, self.params
+        columns = ("loss_post",) if source.pre is None else ("loss_pre", "loss_post")
+        sums = TypeSums(columns, compiled=source.large)
+        places = LossByPosition(rocks, columns)
+        drawn = DrawnSequences(params.seed, params.sequences)
+        likely = self._likely()
+        collect = []
+        if likely:
+            types = self.run.types
+            assert self.run.thresholds is not None
+            assert types.persistent_T is not None
+            counts = {int(types.token_T[i]): int(types.persistent_T[i]) for i in likely}
+            limit_V = sample_limits(counts, MOST, lambda n: n > MOST)
+            window = self.run.params.window
+            collect = [PersistentWindows(self.run.thresholds, window, params.seed, limit_V)]
+        self.engine.run(source, sums, places, drawn, *collect)
+        return sums, places, collect[0].result() if collect else {}, drawn
+
+    def _likely(self) -> list[int]:
+        """Types (indices) that may be rocks under some setting, down the bound on their score."""
+        if self.run.contexts is None:
+            return []
+        order = analysis.candidates(self.run.types, self.run.params)
+        return order[: CANDIDATES * self.params.top_k]
+
+    def _setting(self) -> Setting:
+        params = self.run.params
+        far = distances(params.window)[0] if params.eta == "auto" else None
+        return Setting(params.gamma, params.eta, far)
+
+    def _judge(self, windows: dict[str, Array]) -> dict[int, Judged]:
+        contexts, params = self.run.contexts, self.run.params
+        if contexts is None:
+            return {}
+        near = distances(params.window)
+        grid = settings(params.gamma, params.eta, near)
+        similarity = lowest(contexts.rule.similarity, params.gamma)
+        found = {}
+        for index in self._likely():
+            v = int(self.run.types.token_T[index])
+            ours = contexts.rule.windows(of_type(windows, v, MOST))
+            nulls = {distance: contexts.draws_at(v, distance) for distance in near}
+            found[index] = judge(ours, nulls, similarity, grid, self._setting())
+        return found
+
+    def _grid(self, judged: dict[int, Judged]) -> tuple[Row, ...] | None:
+        if not judged:
+            return None
+        params = self.run.params
+        grid = settings(params.gamma, params.eta, distances(params.window))
+        return tuple(grid_rows(self.run.types, params, judged, grid))
+
+    def _contexts(
+        self, found: DetectResult, judged: dict[int, Judged], windows: dict[str, Array]
+    ) -> dict[int, Row]:
+        """Of each rock, typical retained contexts, the windows as texts."""
+        by_token = {int(self.run.types.token_T[index]): one for index, one in judged.items()}
+        contexts = {}
+        for row in found.rocks:
+            v = int(row["token_id"])
+            if v not in by_token:
+                continue
+            examples, total = typical(of_type(windows, v, MOST), by_token[v])
+            for example in examples:
+                for side in ("before", "after"):
+                    example[side] = [self.log.vocab.text(u) for u in example[side] if u is not None]
+            contexts[v] = {"examples": examples, "distinct": total,
+                           "judged": len(by_token[v].rate_M)}  # fmt: skip
+        return contexts
+
+    def _texts(self, drawn: DrawnSequences, contexts: dict[int, Row]) -> Row | None:
+        if self.params.sequences == 0:
+            return None
+        return sequence_texts(self.run, self.engine, drawn, contexts, self.params.sequences)
+
+    def _types(self, sums: TypeSums) -> dict[str, list[Any]]:
+        types = self.run.types
+        found: dict[str, list[Any]] = {
+            "token_id": types.token_T.tolist(),
+            "frequency": types.frequency_T.tolist(),
+            "loss_last": (types.loss_T / types.frequency_T).tolist(),
+        }
+        first = sums.sum_V.get("loss_pre")
+        if first is not None:
+            sum_T = padded(first, int(types.token_T[-1]) + 1)[types.token_T]
+            found["loss_first"] = (sum_T / types.frequency_T).tolist()
+        else:
+            found["loss_first"] = [None] * len(types.token_T)
+        return found
+
+    # -- the other analyses ----------------------------------------------------------------
+
+    def _others(self, found: DetectResult) -> dict[str, Any]:
+        choice, params = self.run.choice, self.params
+        shared: dict[str, Any] = {"table": choice.table, "seed": params.seed, "engine": self.engine}
+        columns = self.log.columns(choice.table)
+        results: dict[str, Any] = dict.fromkeys(("attribute", "stagnation", "stability"))
+        if "grad_norm" in columns:
+            results["attribute"] = self._allowed(
+                "attribute", "who takes the gradient",
+                lambda: attribute(self.log, detected=found, step=choice.post,
+                                  replicates=params.replicates, **shared),
+            )  # fmt: skip
+        else:
+            self._miss(
+                "who takes the gradient",
+                f"{choice.table}/ has no column grad_norm",
+                "record it with Recorder(columns=[…, 'grad_norm'])",
+            )
+        results["stagnation"] = self._allowed(
+            "stagnation", "whether rocks learn",
+            lambda: stagnation(self.log, replicates=params.replicates, **shared),
+        )  # fmt: skip
+        results["stability"] = self._allowed(
+            "stability", "whether another sample would pick the same",
+            lambda: stability(self.log, step=choice.post, context="off", **shared),
+        )  # fmt: skip
+        return results
+
+    def _allowed(self, name: str, what: str, analyse: Callable[[], Any]) -> Any:
+        """The result, or None and what is missing for it."""
+        try:
+            found = self._counted(name, analyse)
+        except (DamagedError, DataError):
+            raise
+        except LogError as error:
+            text = str(error).removeprefix(f"{self.log.name}: ")
+            why, _, remedy = text.partition("; ")
+            self._miss(what, why, remedy)
+            return None
+        self.tell(found)
+        return found
+
+    def _miss(self, what: str, why: str, remedy: str) -> None:
+        self.missing.append({"what": what, "why": why, "remedy": remedy})
+
+    def _say_missing(self) -> None:
+        choice, log = self.run.choice, self.log
+        if choice.pre is None:
+            what = "persistence, context consistency, retained contexts, early against late loss"
+            self._miss(what, str(choice.no_context), REMEDY)
+        if "grad_norm" in log.columns(choice.table) and not log.complete_steps("gradients"):
+            self._miss(
+                "which way the gradients point",
+                "the log has no gradients/",
+                "record sums with Recorder(gradient_types=…) or Recorder(gradient_sketch=…)",
+            )
+        if not len(log.vocab):
+            self._miss(
+                "the texts of tokens, and what they are for",
+                "the log has no vocab.parquet",
+                "write one (token_id, token, bytes), or record with the tokenizer at hand",
+            )
+        if not self.run.source.prompts.known:
+            self._miss(
+                "which sequences share a prompt",
+                "the log has no sequences/; each sequence counts as its own prompt, and intervals "
+                "may be too narrow",
+                "write sequences/ (sequence_id, step, num_tokens, prompt_id)",
+            )
+
+    def _token_texts(
+        self, found: DetectResult, contexts: dict[int, Row], texts: Row | None, others: Row
+    ) -> dict[int, str]:
+        ids = {int(row["token_id"]) for row in found.tokens} | set(contexts)
+        for sequence in texts["sequences"] if texts else ():
+            ids |= set(sequence["token_ids"])
+        for result in others.values():
+            ids |= {int(row["token_id"]) for row in result.tokens} if result else set()
+        types = self.run.types
+        order = np.lexsort((types.token_T, -types.loss_T))[: self.params.rows]
+        ids |= set(types.token_T[order].tolist())
+        return {v: self.log.vocab.text(v) for v in sorted(ids)}
+
+    def _notes(self, *results: Any) -> tuple[str, ...]:
+        lines = [note for result in results if result is not None for note in result.notes]
+        said = {row["why"] for row in self.missing}
+        return tuple(line for line in dict.fromkeys(lines) if not any(why in line for why in said))

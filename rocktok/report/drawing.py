@@ -1,0 +1,79 @@
+"""Draws figures into files: here, or in other processes while the log is still being read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any
+
+Row = dict[str, Any]
+
+#: Processes that draw, at most: each takes some 80 MB.
+WORKERS = 2
+
+
+def draw_one(name: str, numbers: Mapping[str, Any], formats: Sequence[str], several: bool) -> Row:
+    """Format → bytes of one figure. `several`: the numbers are label → numbers of each log."""
+    from rocktok.report import figures
+    from rocktok.report.figures.multiples import multiples
+    from rocktok.report.figures.style import encode, settle
+
+    draw = getattr(figures, name)
+    figure = multiples(draw, name, numbers) if several else draw(numbers)
+    settle(figure)
+    return {form: encode(figure, form) for form in dict.fromkeys(("svg", *formats))}
+
+
+def _get_ready() -> None:
+    """Load what takes longest to load."""
+    from matplotlib import backends, figure, font_manager
+
+    from rocktok.report import figures
+
+    _ = backends, figure, font_manager, figures
+
+
+class Drawing(AbstractContextManager["Drawing"]):
+    """Figures to be drawn, and what came of them; the same bytes for any number of processes.
+
+    Args:
+        formats: png, pdf, svg; svg is drawn in any case.
+        jobs: processes; 1: draw in this one, when the results are asked for.
+    """
+
+    def __init__(self, formats: Sequence[str], jobs: int = 1) -> None:
+        self.formats = tuple(formats)
+        self.numbers: dict[str, Mapping[str, Any]] = {}
+        self._waiting: dict[str, Future[Row]] = {}
+        self._several: dict[str, bool] = {}
+        self._pool: ProcessPoolExecutor | None = None
+        if jobs > 1:
+            from multiprocessing import get_context
+
+            # Spawned, as a fork would copy the locks of threads that read.
+            workers = min(jobs, WORKERS)
+            self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
+            for _ in range(workers):
+                self._pool.submit(_get_ready)
+
+    def __exit__(self, *details: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, name: str, numbers: Mapping[str, Any], *, several: bool = False) -> None:
+        """A figure to be drawn; one that was added already is left as it is."""
+        if name in self.numbers:
+            return
+        self.numbers[name], self._several[name] = numbers, several
+        if self._pool is not None:
+            self._waiting[name] = self._pool.submit(draw_one, name, numbers, self.formats, several)
+
+    def drawn(self) -> dict[str, Row]:
+        """Figure → format → bytes, of all that were added."""
+        return {name: self._one(name) for name in self.numbers}
+
+    def _one(self, name: str) -> Row:
+        if name in self._waiting:
+            return self._waiting[name].result()
+        return draw_one(name, self.numbers[name], self.formats, self._several[name])
