@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -184,10 +184,11 @@ def _cell(value: Any, kind: str) -> Row:
         cell["flags"] = [value] if isinstance(value, str) else list(value)
     elif isinstance(value, bool) or kind == "text":
         cell["shown"] = _shown(value)
+    elif kind == "integer":
+        cell |= {"shown": count(value), "sort": value}
     else:
-        writers: dict[str, Callable[[Any], str]] = {"integer": count, "percent": percent}
-        write = writers.get(kind, number)
-        cell |= {"shown": write(value), "sort": f"{value:.6g}" if kind != "integer" else value}
+        shown = percent(value) if kind == "percent" else number(value)
+        cell |= {"shown": shown, "sort": f"{value:.6g}"}
     return cell
 
 
