@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rocktok import schema
+from rocktok.analyse.clusters import OTHER, RULES
 from rocktok.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -47,8 +48,18 @@ def test_every_command_is_in_the_readme() -> None:
 
 def test_python_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    block = next(b for b in _blocks("python") if "rocktok.open" in b)
-    exec(compile(block, "README.md", "exec"), {})
+    blocks = [b for b in _blocks("python") if "rocktok.open" in b]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_table_of_clusters_is_the_rules() -> None:
+    rows = ["| cluster | what |", "|---|---|"]
+    for rule in (*RULES, OTHER):
+        meaning = rule.meaning.replace("|", "\\|")
+        rows.append(f"| {rule.name} | {meaning} |")
+    assert "\n".join(rows) in (ROOT / "docs" / "report.md").read_text()
 
 
 def test_the_table_of_columns_is_the_schema() -> None:

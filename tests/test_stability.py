@@ -14,16 +14,20 @@ import pytest
 from scipy.stats import spearmanr
 
 import rocktok
+from rocktok.analyse import subsamples
+from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.scores import Moments, least_of_two, scores
 from rocktok.analyse.stability import jaccard, overlap, recommend
 from rocktok.analyse.subsamples import Subsamples, limits, shuffled
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.hashing import halves, hash_rows
-from tests.logs import write_log
+from rocktok.log import LogWriter
+from tests.logs import RUN, write_log
 from tests.test_attribute import prompt_hashes
 from tests.test_stagnation import course, write
 
+VOCAB = [(i, f"t{i}", b"t%d" % i) for i in range(50)]
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "opd"
 
 
@@ -100,6 +104,47 @@ def test_sums_do_not_depend_on_the_cut() -> None:
     # All prompts of the largest size: the whole; and the halves add up to it.
     np.testing.assert_allclose(nested[..., 2], halved.sum(axis=-1), rtol=1e-12)
     assert nested[0, :, 0, 0].sum() < nested[0, :, 0, 1].sum()
+
+
+def sampled_rows(rows: int = 3000) -> dict[str, np.ndarray]:
+    """Prompts in no order, of unlike size."""
+    rng = np.random.default_rng(8)
+    sequence = np.sort(rng.integers(0, 90, rows))
+    return {
+        "sequence_id": sequence,
+        "prompt": hash_rows(2, sequence % 37),
+        "token_id": rng.integers(0, 40, rows).astype(np.int32),
+        "loss_post": rng.exponential(1.0, rows).astype(np.float32),
+    }
+
+
+def test_compiled_sums_have_the_bits_of_their_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = sampled_rows()
+    limit = limits(3, 4, [5, 20], np.unique(rows["prompt"]))
+    for held in (1 << 21, 20):
+        # 20: a few prompts at a time.
+        monkeypatch.setattr(subsamples, "_HELD", held)
+        made = [Subsamples(np.arange(2, 30, 3), 3, limit, 7, compiled=c) for c in (False, True)]
+        for one in made:
+            one.update(rows)
+            one.update({name: values[:0] for name, values in rows.items()})
+        np.testing.assert_array_equal(made[0].sum_TW, made[1].sum_TW)
+        if held > 20:
+            whole = made[0].sum_TW
+        np.testing.assert_allclose(made[0].sum_TW, whole, rtol=1e-12)
+        np.testing.assert_array_equal(made[0].sum_TW[0], whole[0])
+
+
+def test_replicates_are_those_of_the_bootstrap() -> None:
+    rows = sampled_rows()
+    types = np.arange(2, 30, 3)
+    drawn = Subsamples(types, 3, limits(3, 2, [5], np.unique(rows["prompt"])), 120)
+    drawn.update(rows)
+    bootstrap = PromptBootstrap(types, ("", "loss_post"), 3, 120)
+    bootstrap.update(rows)
+    expected = bootstrap.sum_BTM[:, :-1].transpose(2, 1, 0)
+    np.testing.assert_allclose(drawn.replicated(), expected, rtol=1e-12)
+    np.testing.assert_array_equal(drawn.replicated()[0], expected[0])
 
 
 def test_scores_by_hand() -> None:
@@ -185,6 +230,148 @@ def test_rankings_of_detect(tmp_path: Path) -> None:
     assert any("no fixed text at two steps" in note for note in rollout.notes)
 
 
+def by_type(rows: pd.DataFrame, like: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Scores of the types of `like`, ascending; −inf for those that the rows lack."""
+    rows = rows.assign(square=rows["loss"] ** 2)
+    sums = rows.groupby("token_id").agg(n=("loss", "size"), x=("loss", "sum"), xx=("square", "sum"))
+    found = scores(Moments(*(sums[name].to_numpy() for name in ("n", "x", "xx"))))
+    types = sorted(like["token_id"].unique())
+    return {
+        name: pd.Series(values, index=sums.index).reindex(types, fill_value=-np.inf).to_numpy()
+        for name, values in found.items()
+    }
+
+
+def best(score: np.ndarray, rows: pd.DataFrame, types: list[int], k: int) -> set[int]:
+    count = rows.groupby("token_id").size().reindex(types, fill_value=0).to_numpy()
+    order = np.lexsort((types, -count, -score))[:k]
+    return {types[t] for t in order if np.isfinite(score[t])}
+
+
+def test_two_logs_are_those_of_the_twin(tmp_path: Path) -> None:
+    frames = [course((0, 10), seed=seed) for seed in (4, 5)]
+    # Either log has a type that the other lacks.
+    for frame, v in zip(frames, (3, 6), strict=True):
+        frame.loc[frame["token_id"] == v, "token_id"] = 20 + v
+    paths = [write(tmp_path / str(i), frame) for i, frame in enumerate(frames)]
+    other = rocktok.open(paths[1])
+    result = stability(paths[0], other=other, k=(3,), seed=9)
+    one, two = (frame_of(path, frame) for path, frame in zip(paths, frames, strict=True))
+    assert (result.log["with"]["path"], result.log["with"]["step"]) == (str(paths[1]), 10)
+    assert result.log["with"]["prompts"] == two["prompt"].nunique()
+    types = sorted(one["token_id"].unique())
+    rows = {row["score"]: row for row in result.scores}
+    assert len(rows) == 12
+    least = least_of_two(by_type(one, one), by_type(two, one))
+    sides = []
+    for half in (0, 1):
+        parts = [f[halves(f["prompt"].to_numpy(np.uint64), 9) == half] for f in (one, two)]
+        sides.append((parts[0], least_of_two(*(by_type(part, one) for part in parts))))
+    for name, values in least.items():
+        top = best(values, one, types, 3)
+        assert 23 not in top
+        loss = one[one["token_id"].isin(top)]["loss"].sum()
+        assert rows[name]["coverage"] == pytest.approx(loss / one["loss"].sum())
+        a, b = (best(found[name], part, types, 3) for part, found in sides)
+        assert rows[name]["jaccard_halves"] == pytest.approx(len(a & b) / len(a | b))
+    alone = stability(paths[0], k=(3,), seed=9)
+    assert alone.log["with"] is None
+    assert alone.cutoffs == result.cutoffs
+    for row in alone.scores:
+        if row["score"].startswith("min"):
+            assert row["jaccard_halves"] is None
+        else:
+            assert row == rows[row["score"]]
+
+
+def test_a_second_log_that_cannot_be_compared(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    path = write(tmp_path / "a", frame)
+    names = [(i, f"u{i}", b"u%d" % i) for i in range(50)]
+    for name, change, vocab, said in (
+        ("names", {}, names, "its vocabulary is not that of"),
+        ("none", {}, None, "its vocabulary is not that of"),
+        ("sampled", {"loss": {**RUN["loss"], "exactness": "sampled"}}, None, "its vocabulary"),
+    ):
+        with LogWriter(tmp_path / name, run={**RUN, **change}, vocab=vocab) as writer:
+            writer.write(frame[frame["step"] == 0], table="fixed")
+            writer.finish_step(0, "fixed")
+        with pytest.raises(LogError, match=f"{name}: {said}"):
+            stability(path, other=rocktok.open(tmp_path / name))
+    with pytest.raises(
+        LogError, match=r"sampled: its losses are 'sampled', those of .*none 'exact'"
+    ):
+        stability(tmp_path / "none", other=rocktok.open(tmp_path / "sampled"))
+    wide = {**RUN, "vocab_size": 60}
+    with LogWriter(tmp_path / "wide", run=wide) as writer:
+        writer.write(frame[frame["step"] == 0], table="fixed")
+        writer.finish_step(0, "fixed")
+    with pytest.raises(LogError, match="wide: its vocabulary is not that of"):
+        stability(tmp_path / "none", other=rocktok.open(tmp_path / "wide"))
+    code, out, said = run(path, "--with", path)
+    assert (code, out) == (1, "")
+    assert said == f"rocktok: {path}: is the same log twice; give a second run's\n"
+    code, _, said = run(path, "--with", tmp_path / "nothing")
+    assert code == 1
+    assert said.count("\n") == 1 and "nothing" in said
+    rollout = write(tmp_path / "b", frame, table="rollout")
+    with pytest.raises(LogError, match="log-rollout-1: has no fixed/ table; it has"):
+        stability(path, other=rocktok.open(rollout))
+    with LogWriter(tmp_path / "open", world_size=2, run=RUN, vocab=VOCAB) as writer:
+        writer.write(frame[frame["step"] == 0], table="fixed")
+    with pytest.raises(
+        LogError, match="open: no step of fixed/ is complete on every rank; give an"
+    ):
+        stability(path, other=rocktok.open(tmp_path / "open"))
+
+
+def test_the_command_with_two_logs(tmp_path: Path) -> None:
+    paths = [write(tmp_path / str(seed), course((0, 10), seed=seed)) for seed in (1, 2)]
+    code, table, _ = run(paths[0], "--with", paths[1], "--context", "off")
+    assert code == 0
+    assert f"min: the smaller of two logs, this and {paths[1]} (fixed/, step 10)" in table
+    code, table, _ = run(paths[0], "--context", "off")
+    assert "min: the smaller of two halves of the prompts; --with LOG2 takes a second log" in table
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--table", "both"), "'both' is not one of 'auto', 'fixed', 'rollout'"),
+        (("--step", "7"), "fixed/ has no step 7; --step must be one of 0, 10"),
+        (("--step", "x"), "'x' is not a valid integer"),
+        (("--sizes", "0,5"), "--sizes is [0, 5]; give one number or more, each 1 or more"),
+        (("--sizes", "5,"), "'5,' is no list of numbers such as 50,100,200"),
+        (("--repeats", "1"), "--repeats is 1; it must be 2 or more"),
+        (("--k", "0"), "--k is [0]; give one number or more, each 1 or more"),
+        (("--context", "on"), "'on' is not one of 'auto', 'off'"),
+        (("--top", "0"), "--top is 0; it must be 1 or more"),
+        (("--replicates", "99"), "--replicates is 99; it must be 100 or more"),
+    ],
+)
+def test_wrong_values_of_every_option(tmp_path: Path, given: tuple[str, str], said: str) -> None:
+    code, out, error = run(write_log(tmp_path / "log"), *given)
+    assert (code, out) == (1 if given == ("--step", "7") else 2, "")
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_options_do_what_they_say(tmp_path: Path) -> None:
+    path = write(tmp_path, course((0, 10)))
+    first = stability(path, step=0, top=3, k=(4, 2, 4, 5000), sizes=(60, 7), repeats=2)
+    assert first.log["step"] == 0
+    assert [row["rank"] for row in first.tokens] == [1, 2, 3]
+    # Larger than the number of types: nothing to cut there.
+    assert [row["k"] for row in first.cutoffs] == [2, 4]
+    assert [part["prompts"] for part in first.cutoffs[0]["nested"]] == [7, 60]
+    # All prompts are the whole.
+    assert first.cutoffs[0]["nested"][1]["jaccard"] == 1.0
+    only = stability(path, k=(5000,))
+    assert [row["k"] for row in only.cutoffs] == [10]
+    again = stability(path, step=0, top=3, k=(4, 2), sizes=(60, 7), repeats=2, seed=1)
+    assert again.cutoffs != first.cutoffs
+
+
 def run(*arguments: str | Path) -> tuple[int, str, str]:
     call = [sys.executable, "-m", "rocktok", "stability", *map(str, arguments)]
     done = subprocess.run(call, capture_output=True, text=True)
@@ -195,7 +382,7 @@ def test_more_prompts_than_there_are(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log")
     code, out, said = run(log, "--sizes", "10,500")
     assert (code, out) == (2, "")
-    assert "--sizes asks for 500 prompts; step 10 of fixed/ has 14" in said
+    assert "--sizes asks for 500 prompts; step 10 of fixed/ has 14; ask for fewer" in said
 
 
 def test_bad_input(tmp_path: Path) -> None:

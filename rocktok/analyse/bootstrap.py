@@ -77,11 +77,14 @@ class PromptBootstrap:
         """Add a batch of whole sequences."""
         if len(batch["token_id"]) == 0:
             return
-        self._floor.update(batch)
         prompt_P, place_N = places_of_prompts(batch)
         width = len(self.types) + 1
         key_N = place_N * np.int64(width) + self._places(batch["token_id"])
         key_E, pair_N = numbered(key_N, len(prompt_P) * width)
+        # Of pairs, not of rows: the same floor at a fraction of the time.
+        known_E = key_E[key_E % width < len(self.types)]
+        pairs = self.types[known_E % width], prompt_P[known_E // width]
+        self._floor.update(dict(zip(PromptFloor.needs, pairs, strict=True)))
         sums = [
             np.bincount(pair_N, self._values(batch, name), minlength=len(key_E))
             for name in self.quantities

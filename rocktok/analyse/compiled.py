@@ -128,6 +128,41 @@ def sum_two(token_N: Array, x_N: Array, y_N: Array, table_VS: Array) -> None:
         table_VS[v, 4] = sum_yy + y * y
 
 
+@Kernel
+def sum_prompts(
+    table_V: Array, token_N: Array, place_N: Array, loss_N: Array, sum_TP: Array
+) -> None:
+    """`kernels.sums_by_prompt`."""
+    last = len(table_V) - 1
+    for i in range(len(token_N)):
+        v = np.int64(token_N[i])
+        at = table_V[v] if v < last else -1
+        if at >= 0:
+            sum_TP[0, at, place_N[i]] += 1.0
+            sum_TP[1, at, place_N[i]] += np.float64(loss_N[i])
+
+
+@Kernel
+def weigh(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:
+    """`kernels.weigh`."""
+    width = weight_PW.shape[1]
+    count_W, loss_W = np.empty(width), np.empty(width)
+    for t in range(sum_TP.shape[1]):
+        count_W[:] = 0.0
+        loss_W[:] = 0.0
+        for p in range(sum_TP.shape[2]):
+            count, loss = sum_TP[0, t, p], sum_TP[1, t, p]
+            if count == 0.0:
+                continue
+            for k in range(width):
+                weight = np.float64(weight_PW[p, k])
+                count_W[k] += count * weight
+                loss_W[k] += loss * weight
+        for k in range(width):
+            sum_TW[0, t, k] += count_W[k]
+            sum_TW[1, t, k] += loss_W[k]
+
+
 @part
 def _ordered(bits: np.uint32) -> np.uint32:
     sign = np.uint32(0x80000000)

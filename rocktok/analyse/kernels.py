@@ -1,9 +1,11 @@
 """Hot loops over the rows of a log, and over pairs of windows; compiled when first used.
 
 Importing this module imports neither numba nor SciPy. Every loop has a plain twin that agrees with
-it bit for bit: `type_sums_numpy`, `accumulate.Histogram`, `similarity.Similarity.count_similar`.
+it bit for bit: `type_sums_numpy`, `accumulate.Histogram`, `similarity.Similarity.count_similar`,
+`sums_by_prompt_numpy`, `weigh_numpy`.
 
-Array suffixes: N rows of a log; V token ids; B bins; S columns of a table.
+Array suffixes: N rows of a log; V token ids; B bins; S columns of a table; T chosen types; P
+prompts; W weights of a prompt.
 """
 
 from __future__ import annotations
@@ -30,8 +32,12 @@ __all__ = [
     "Tally",
     "count_similar",
     "histogram16",
+    "sums_by_prompt",
+    "sums_by_prompt_numpy",
     "type_sums",
     "type_sums_numpy",
+    "weigh",
+    "weigh_numpy",
     "window_rows",
 ]
 
@@ -88,6 +94,60 @@ def histogram16(values_N: Array, prefix: int | None, count_B: Array) -> None:
         compiled.upper_half(bits_N, count_B)
     else:
         compiled.lower_half(bits_N, np.uint32(prefix), count_B)
+
+
+def sums_by_prompt(
+    table_V: Array, token_N: Array, place_N: Array, loss_N: Array, sum_TP: Array
+) -> None:
+    """Add, by type and prompt and in row order, 1 and the loss.
+
+    Args:
+        table_V: int32, place of a token id among the types, −1 for others; the last, −1, stands for
+            all ids beyond.
+        token_N, place_N, loss_N: ids, places of the prompts in sum_TP (**not checked**), float32.
+        sum_TP: (2, T, P) float64, changed in place.
+    """
+    from rocktok.analyse import compiled
+
+    places = _readonly(place_N, np.int64)
+    compiled.sum_prompts(
+        table_V, _readonly(token_N, np.int32), places, _readonly(loss_N, np.float32), sum_TP
+    )
+
+
+def sums_by_prompt_numpy(
+    table_V: Array, token_N: Array, place_N: Array, loss_N: Array, sum_TP: Array
+) -> None:
+    """Twin of `sums_by_prompt`: the same bits, without compiled code."""
+    type_N = table_V[np.minimum(token_N, len(table_V) - 1)]
+    rows_M = np.flatnonzero(type_N >= 0)
+    at_M = type_N[rows_M], place_N[rows_M]
+    np.add.at(sum_TP[0], at_M, 1.0)
+    np.add.at(sum_TP[1], at_M, loss_N[rows_M].astype(np.float64))
+
+
+def weigh(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:
+    """Add to sum_TW the sums over prompts, in their order, times each of their weights.
+
+    Args:
+        sum_TP: (2, T, P) float64, counts and sums; prompts with a count of 0 are passed over.
+        weight_PW: uint8.
+        sum_TW: (2, T, W) float64, changed in place.
+    """
+    from rocktok.analyse import compiled
+
+    compiled.weigh(sum_TP, weight_PW, sum_TW)
+
+
+def weigh_numpy(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:
+    """Twin of `weigh`: the same bits, without compiled code."""
+    from scipy.sparse import csr_matrix
+
+    type_E, prompt_E = np.nonzero(sum_TP[0])
+    weights_PW = weight_PW.astype(np.float64)
+    for q, sums_TP in enumerate(sum_TP):
+        values_E = sums_TP[type_E, prompt_E]
+        sum_TW[q] += csr_matrix((values_E, (type_E, prompt_E)), shape=sums_TP.shape) @ weights_PW
 
 
 def _readonly(array: Array, dtype: Any) -> Array:

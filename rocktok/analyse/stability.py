@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.compare import spearman
 from rocktok.analyse.scores import Moments, least_of_two, scores
 from rocktok.analyse.traceable import Result
@@ -70,7 +69,8 @@ class StabilityResult(Result):
     """Stability of the ranking by Rock Score, and of what `detect` calls rocks.
 
     Attributes:
-        log: identity of the log, table, step, passes, prompts.
+        log: identity of the log, table, step, passes, prompts; `with`: the same of a second log
+            that the scores "min …" took, None where they took two halves of the prompts.
         params: every option.
         cutoffs: one mapping per K: coverage, and Jaccard and Spearman of halves and subsamples.
         recommended: the largest K whose halves agree, with its coverage; None where none do.
@@ -196,37 +196,63 @@ def recommend(rows: list[Row], types: int) -> Row | None:
     return {**{name: best[name] for name in names}, "jaccard": best["halves"]["jaccard"]}
 
 
-def inclusion(bootstrap: PromptBootstrap, k: int) -> dict[int, Row]:
-    """Token id → share of the replicates with the type among the first k, and its 95% ranks."""
-    count_BT, loss_BT = bootstrap.sum_BTM[:, :-1, 0], bootstrap.sum_BTM[:, :-1, 1]
+def inclusion(token_T: Array, sum_TB: Array, k: int) -> dict[int, Row]:
+    """Token id → share of the replicates with the type among the first k, and its 95% ranks.
+
+    `sum_TB`: counts and losses of the candidates in each replicate, (2, T, B).
+    """
+    count_BT, loss_BT = np.ascontiguousarray(sum_TB.transpose(0, 2, 1))
     rank_BT = np.empty(loss_BT.shape, dtype=np.int64)
     for b in range(len(loss_BT)):
-        order = ranked(loss_BT[b], count_BT[b], bootstrap.types)
+        order = ranked(loss_BT[b], count_BT[b], token_T)
         rank_BT[b, order] = np.arange(1, len(order) + 1)
     ends = np.quantile(rank_BT, [0.025, 0.975], axis=0, method="inverted_cdf")
     rows = {}
-    for t, v in enumerate(bootstrap.types.tolist()):
+    for t, v in enumerate(token_T.tolist()):
         row: Row = {"inclusion": float((rank_BT[:, t] <= k).mean())}
         rows[v] = {**row, "rank_low": int(ends[0, t]), "rank_high": int(ends[1, t])}
     return rows
 
 
-def score_rows(token_T: Array, halves_HT: list[Moments], k: int) -> list[Row]:
+@dataclass(frozen=True)
+class Sample:
+    """Types of a log (ascending ids), and their moments in each half of its prompts."""
+
+    token_T: Array
+    halves: list[Moments]
+
+    @property
+    def whole(self) -> Moments:
+        """Of both halves."""
+        return Moments(*(a + b for a, b in zip(*(_parts(m) for m in self.halves), strict=True)))
+
+    def scores(self, moments: Moments, token_T: Array) -> dict[str, Array]:
+        """Scores by some of its moments, of the types asked for; −inf for those not held."""
+        at = np.minimum(np.searchsorted(self.token_T, token_T), len(self.token_T) - 1)
+        here_T = self.token_T[at] == token_T
+        return {k: np.where(here_T, v[at], -np.inf) for k, v in _scored(moments).items()}
+
+
+def score_rows(ours: Sample, other: Sample | None, k: int) -> list[Row]:
     """The twelve scores: overlap of their first k between two halves, coverage, and agreement.
 
-    The four that take the smaller of two logs take the two halves as such; nothing is left then to
-    compare them with.
+    The four that take the smaller of two logs take `other` as the second, and between halves its
+    halves. Without it they take the two halves for logs; nothing is left then to compare them with.
     """
-    whole = Moments(*(a + b for a, b in zip(*(_parts(m) for m in halves_HT), strict=True)))
-    of_all = _scored(whole)
-    by_half = [_scored(moments) for moments in halves_HT]
+    token_T, whole = ours.token_T, ours.whole
+    of_all = ours.scores(whole, token_T)
+    by_half = [ours.scores(moments, token_T) for moments in ours.halves]
+    if other is None:
+        of_all |= least_of_two(*by_half)
+    else:
+        of_all |= least_of_two(of_all, other.scores(other.whole, token_T))
+        theirs = [other.scores(moments, token_T) for moments in other.halves]
+        by_half = [a | least_of_two(a, b) for a, b in zip(by_half, theirs, strict=True)]
     tops = {name: _top(values, whole, token_T, k) for name, values in of_all.items()}
-    least = least_of_two(*by_half)
-    tops |= {name: _top(values, whole, token_T, k) for name, values in least.items()}
     total = whole.loss_T.sum()
     rows = []
     for name, top in tops.items():
-        sides = [_top(s[name], m, token_T, k) for s, m in zip(by_half, halves_HT, strict=True)
+        sides = [_top(s[name], m, token_T, k) for s, m in zip(by_half, ours.halves, strict=True)
                  if name in s]  # fmt: skip
         rows.append(
             {

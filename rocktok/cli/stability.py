@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     help="Cutoffs.",
 )
 @click.option(
+    "--with",
+    "other",
+    metavar="LOG2",
+    help="Second log for the scores that take the smaller of two. Default: halves of the prompts.",
+)
+@click.option(
     "--context",
     type=click.Choice(["auto", "off"]),
     default="auto",
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
 @options.top_option
 @options.replicates_option(200)
 @job_options()
-def stability_command(job: Job, **parameters: Any) -> None:
+def stability_command(job: Job, other: str | None, **parameters: Any) -> None:
     """Say whether another sample of LOG's prompts would pick the same tokens.
 
     Overlap between disjoint halves of the prompts and between nested subsamples, inclusion
@@ -54,6 +60,7 @@ def stability_command(job: Job, **parameters: Any) -> None:
     from rocktok.engine.stability import stability
 
     def analyse(log: Log, engine: Engine) -> StabilityResult:
-        return stability(log, engine=engine, **parameters)
+        second = None if other is None else job.open(other)
+        return stability(log, other=second, engine=engine, **parameters)
 
     job.run("stability", analyse)

@@ -107,6 +107,24 @@ def choose_course(
     return table, chosen, notes
 
 
+def check_comparable(log: Log, other: Log) -> None:
+    """Raise `LogError` where two logs' token ids or losses do not mean the same."""
+    if other.name == log.name:
+        raise LogError(f"{other.name}: is the same log twice; give a second run's")
+    sizes = [(part.run or {}).get("vocab_size") for part in (log, other)]
+    one, two = log.vocab.identity, other.vocab.identity
+    if one != two or (one is None and sizes[0] != sizes[1]):
+        raise LogError(
+            f"{other.name}: its vocabulary is not that of {log.name}, so token ids do not mean the "
+            "same; give a log of a run with the same tokenizer"
+        )
+    if log.rules.exactness != other.rules.exactness:
+        raise LogError(
+            f"{other.name}: its losses are {other.rules.exactness!r}, those of {log.name} "
+            f"{log.rules.exactness!r}; give logs that measure them alike"
+        )
+
+
 def _table(log: Log, asked: str) -> str:
     table = asked
     if table == "auto":

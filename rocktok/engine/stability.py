@@ -2,7 +2,8 @@
 
 1. sums of all types by half of the prompts, and the distinct prompts;
 2. halves, nested subsamples and bootstrap replicates of the types with the largest Rock Scores;
-3. where there is persistence, `detect` on all prompts and on each half.
+3. where there is a second log, sums of all its types by half of the prompts;
+4. where there is persistence, `detect` on all prompts and on each half.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.accumulate import DistinctValues
-from rocktok.analyse.bootstrap import PromptBootstrap
+from rocktok.analyse.accumulate import DistinctValues, padded
 from rocktok.analyse.groups import HalfFacts, TypeFacts
 from rocktok.analyse.scores import Moments
 from rocktok.analyse.stability import (
@@ -22,6 +22,7 @@ from rocktok.analyse.stability import (
     LEAST_CANDIDATES,
     SHARES,
     WANTED,
+    Sample,
     Samples,
     StabilityParams,
     StabilityResult,
@@ -34,7 +35,7 @@ from rocktok.analyse.stability import (
     score_rows,
 )
 from rocktok.analyse.subsamples import Subsamples, limits
-from rocktok.engine.choose import choose_table
+from rocktok.engine.choose import check_comparable, choose_table
 from rocktok.engine.detect import detect
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
@@ -46,32 +47,51 @@ Array = npt.NDArray[Any]
 Row = dict[str, Any]
 
 
-def stability(log: Log, *, engine: Engine | None = None, **options: Any) -> StabilityResult:
+def stability(
+    log: Log, *, other: Log | None = None, engine: Engine | None = None, **options: Any
+) -> StabilityResult:
     """Whether other samples of the prompts would rank the same types first.
 
     Args:
         log: an open log (`rocktok.open`).
+        other: a second one of the same vocabulary, whose last complete step is the second log of
+            the scores that take the smaller of two; None: two halves of the prompts are the two.
         engine: what makes the passes; default: threads on the cores this process may use.
         options: fields of `rocktok.analyse.stability.StabilityParams`.
 
     Raises:
         UsageError: options out of range, or more prompts asked for than there are.
-        LogError: the log is damaged, or lacks what was asked.
+        LogError: a log is damaged, or lacks what was asked, or the two cannot be compared.
     """
-    return _Run(log, StabilityParams(**options), engine or Engine()).result()
+    params = StabilityParams(**options)
+    if other is not None:
+        check_comparable(log, other)
+    return _Run(log, other, params, engine or Engine()).result()
 
 
 class _Run:
-    def __init__(self, log: Log, params: StabilityParams, engine: Engine) -> None:
+    def __init__(
+        self, log: Log, other: Log | None, params: StabilityParams, engine: Engine
+    ) -> None:
         self.log, self.params, self.engine = log, params, engine
         self.passes_before = engine.passes
         self.table, _, self.step, self.notes = choose_table(log, params.table, params.step)
         prompts = load_prompts(log)
         self.source = Source(log, self.table, None, self.step, prompts, seed=params.seed)
+        self.other: Source | None = None
+        if other is not None:
+            if other.shards(self.table) and not other.complete_steps(self.table):
+                raise LogError(
+                    f"{other.name}: no step of {self.table}/ is complete on every rank; give "
+                    "another log"
+                )
+            table, _, step, notes = choose_table(other, self.table, None)
+            self.other = Source(other, table, None, step, load_prompts(other), seed=params.seed)
+            self.notes += [f"{other.name}: {note}" for note in notes]
 
     def result(self) -> StabilityResult:
         """All passes."""
-        facts, squares_HT, prompt_P = self._whole()
+        facts, ours, prompt_P = self._whole(self.source)
         sizes = self._sizes(len(prompt_P))
         token_T, count_T = facts.token_T, facts.frequency_HT.sum(axis=0)
         loss_T = facts.loss_HT.sum(axis=0)
@@ -81,28 +101,27 @@ class _Run:
         subsamples = Subsamples(
             token_T[kept], self.params.seed,
             limits(self.params.seed, self.params.repeats, sizes, prompt_P),
+            self.params.replicates, compiled=self.source.large,
         )  # fmt: skip
-        bootstrap = PromptBootstrap(
-            token_T[kept], ("", "loss_post"), self.params.seed, self.params.replicates
-        )
-        self.engine.run(self.source, subsamples, bootstrap)
+        self.engine.run(self.source, subsamples)
         limit = float(loss_T[order[len(kept)]]) if len(order) > len(kept) else 0.0
-        samples = Samples(bootstrap.types, limit)
+        samples = Samples(subsamples.types, limit)
         coverage = np.cumsum(loss_T[order]) / (loss_T.sum() or 1.0)
-        whole = np.searchsorted(bootstrap.types, token_T[kept])
+        whole = np.searchsorted(subsamples.types, token_T[kept])
         rows = cutoff_rows(samples, *subsamples.result(), sizes, grid, coverage, whole)
         best = recommend(rows, len(order))
         k = best["k"] if best is not None else grid[-1]
+        drawn = inclusion(subsamples.types, subsamples.replicated(), k)
         self._note(best, rows)
-        moments = [
-            Moments(facts.frequency_HT[h], facts.loss_HT[h], squares_HT[h]) for h in range(2)
-        ]
+        theirs, beside = None, None
+        if self.other is not None:
+            _, theirs, other_P = self._whole(self.other)
+            beside = {**_about(self.other), "prompts": len(other_P)}
         rankings = self._rankings(k)
         return StabilityResult(
             log={
-                **self.log.identity(),
-                "table": self.table,
-                "step": self.step,
+                **_about(self.source),
+                "with": beside,
                 "passes": self.engine.passes - self.passes_before,
                 "prompts": len(prompt_P),
                 "positions": int(count_T.sum()),
@@ -112,26 +131,26 @@ class _Run:
             params=asdict(self.params),
             cutoffs=tuple(rows),
             recommended=best,
-            tokens=tuple(self._tokens(facts, order, coverage, inclusion(bootstrap, k), k)),
-            scores=tuple(score_rows(token_T, moments, k)),
+            tokens=tuple(self._tokens(facts, order, coverage, drawn, k)),
+            scores=tuple(score_rows(ours, theirs, k)),
             rankings=rankings,
             notes=tuple(self.notes),
         )
 
-    def _whole(self) -> tuple[TypeFacts, list[Array], Array]:
-        halves = HalfFacts(self.params.seed, compiled=self.source.large)
+    def _whole(self, source: Source) -> tuple[TypeFacts, Sample, Array]:
+        halves = HalfFacts(self.params.seed, compiled=source.large)
         prompts = DistinctValues("prompt")
-        self.engine.run(self.source, halves, prompts)
+        self.engine.run(source, halves, prompts)
         facts = halves.result()
         if not len(facts.token_T):
-            raise LogError(f"{self.log.name}: step {self.step} of {self.table}/ has no rows")
-        squares = []
-        for sums in halves.sums:
-            square_V = np.zeros(int(facts.token_T[-1]) + 1)
-            found = sums.square_V["loss_post"][: len(square_V)]
-            square_V[: len(found)] = found
-            squares.append(square_V[facts.token_T])
-        return facts, squares, prompts.result()
+            raise LogError(f"{source.log.name}: step {source.post} of {source.table}/ has no rows")
+        length = int(facts.token_T[-1]) + 1
+        moments = []
+        for h, sums in enumerate(halves.sums):
+            # Either half may lack the last types.
+            square_T = padded(sums.square_V["loss_post"], length)[facts.token_T]
+            moments.append(Moments(facts.frequency_HT[h], facts.loss_HT[h], square_T))
+        return facts, Sample(facts.token_T, moments), prompts.result()
 
     def _sizes(self, prompts: int) -> list[int]:
         if prompts < 2:
@@ -143,7 +162,7 @@ class _Run:
         if asked is not None and max(asked) > prompts:
             message = (
                 f"sizes asks for {max(asked):,} prompts; step {self.step} of {self.table}/ has "
-                f"{prompts:,}"
+                f"{prompts:,}; ask for fewer"
             )
             raise UsageError(message, parameter="sizes")
         return sorted(set(asked or (max(1, round(share * prompts)) for share in SHARES)))
@@ -201,6 +220,10 @@ class _Run:
                 f"for K = {', '.join(map(str, unsure))} a type that was not drawn again might "
                 "belong to some sample's first K; `certain` says in how many none can"
             )
+
+
+def _about(source: Source) -> Row:
+    return {**source.log.identity(), "table": source.table, "step": source.post}
 
 
 _UNKNOWN: Row = {"inclusion": None, "rank_low": None, "rank_high": None}

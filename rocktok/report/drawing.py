@@ -17,13 +17,11 @@ def draw_one(name: str, numbers: Mapping[str, Any], formats: Sequence[str], seve
     """Format → bytes of one figure. `several`: the numbers are label → numbers of each log."""
     from rocktok.report import figures
     from rocktok.report.figures.multiples import multiples
-    from rocktok.report.figures.style import encode
+    from rocktok.report.figures.style import encode, settle
 
     draw = getattr(figures, name)
     figure = multiples(draw, name, numbers) if several else draw(numbers)
-    # Laid out once for all formats.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    settle(figure)
     return {form: encode(figure, form) for form in dict.fromkeys(("svg", *formats))}
 
 

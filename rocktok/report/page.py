@@ -41,7 +41,7 @@ def render_page(data: Mapping[str, Any]) -> str:
             rocks: [id], sequences: [{sequence_id, prompt_id, prompt, token_ids, positions,
             retained, persistent, values: key → per step, per token}], shown, total, capped}.
     """
-    css, script = _asset("page.css"), _asset("page.js")
+    css, script = _asset("page.css"), _asset("text.js") + _asset("page.js")
     text = data.get("text") or None
     if text is not None and not text.get("sequences"):
         text = None
@@ -184,9 +184,11 @@ def _cell(value: Any, kind: str) -> Row:
         cell["flags"] = [value] if isinstance(value, str) else list(value)
     elif isinstance(value, bool) or kind == "text":
         cell["shown"] = _shown(value)
+    elif kind == "integer":
+        cell |= {"shown": count(value), "sort": value}
     else:
-        write = {"integer": count, "percent": percent}.get(kind, number)
-        cell |= {"shown": write(value), "sort": f"{value:.6g}" if kind != "integer" else value}
+        shown = percent(value) if kind == "percent" else number(value)
+        cell |= {"shown": shown, "sort": f"{value:.6g}"}
     return cell
 
 

@@ -55,6 +55,7 @@ def render(result: StabilityResult) -> str:
         "Jaccard of the first K: disjoint halves (too low), nested subsamples (too high)",
         render_table(fields, map(_cutoff, result.cutoffs)),
         f"Scores, the first {k} by each: Jaccard of two halves, and with n·mean",
+        f"min: the smaller of two {_two_logs(log['with'])}",
         render_table(_SCORES, map(_score, result.scores)),
         *_rankings(result.rankings),
         f"Tokens: share of replicates among the first {k}, and 95% of their ranks",
@@ -70,6 +71,12 @@ def _recommended(best: Row | None) -> str:
         return "recommended K: none; halves of the prompts do not agree at any"
     agreed = f"halves agree by {best['jaccard']:.2f}"
     return f"recommended K: {best['k']} ({agreed}), {percent(best['coverage'])} of the loss"
+
+
+def _two_logs(other: Row | None) -> str:
+    if other is None:
+        return "halves of the prompts; --with LOG2 takes a second log"
+    return f"logs, this and {other['path']} ({other['table']}/, step {other['step']})"
 
 
 def _two(value: float | None) -> str:

@@ -1,9 +1,9 @@
-"""`stability`'s 200 subsamples against one pass over the same rows, in one process, paired.
+"""`stability`'s samples against one pass over the same rows, in one process, paired.
 
 Make a log with `python tests/benchmarks/large_logs.py LOG --rows 5000000 --shards 4 --table fixed
 --steps 1`, then run `python tests/benchmarks/stability.py LOG`. One pass: sums of all types and
-distinct prompts, which is the command's first. The subsamples: 5 sizes of 40
-repeats, and 80 halves.
+distinct prompts, which is the command's first. The samples: 5 sizes of 40 repeats, and 80 halves;
+then the same with the 200 bootstrap replicates of inclusion.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 
 import rocktok
 from rocktok.analyse.accumulate import DistinctValues, TypeSums
-from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.stability import SHARES
 from rocktok.analyse.subsamples import Subsamples, limits
 from rocktok.engine.passes import Engine
@@ -33,18 +32,17 @@ def main() -> None:
     step = log.complete_steps("fixed")[-1]
     source = Source(log, "fixed", None, step, load_prompts(log))
     engine = Engine()
-    rows: dict[str, list[float]] = {"subsamples": [], "bootstrap": []}
+    rows: dict[str, list[float]] = {"samples": [], "samples and inclusion": []}
     for repeat in range(REPEATS + 1):
         sums, prompts = TypeSums(("loss_post",), compiled=source.large), DistinctValues("prompt")
         one = timed(engine, source, sums, prompts)
         types = np.argsort(-sums.sum_V["loss_post"])[:CANDIDATES]
         ids = prompts.result()
         sizes = [round(share * len(ids)) for share in SHARES]
-        drawn = Subsamples(types, 0, limits(0, 40, sizes, ids))
+        limit_RS = limits(0, 40, sizes, ids)
         ratios = {
-            "subsamples": timed(engine, source, drawn) / one,
-            "bootstrap": timed(engine, source, PromptBootstrap(types, ("", "loss_post"), 0, 200))
-            / one,
+            name: timed(engine, source, Subsamples(types, 0, limit_RS, drawn, compiled=True)) / one
+            for name, drawn in zip(rows, (0, 200), strict=True)
         }
         if repeat:
             for name, ratio in ratios.items():

@@ -104,6 +104,16 @@ def panel(name: str, draw: Callable[[Any, Mapping[str, Any]], None]) -> Callable
     return figure
 
 
+def settle(figure: Any) -> None:
+    """Lay a figure out once for all formats: what is drawn later stays where it is."""
+    with styled():
+        engine = figure.get_layout_engine()
+        # The second time counts with the ticks and labels that the first gave room to.
+        engine.execute(figure)
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
 def encode(figure: Any, form: str) -> bytes:
     """A figure's file: the same bytes for the same numbers and version of matplotlib."""
     sink = io.BytesIO()

@@ -1,0 +1,463 @@
+// The text view: tokens shaded by a value, on a scale, at a step.
+
+const EMPTY = { steps: [], columns: [], tokens: {}, rocks: [], sequences: [] };
+const text = JSON.parse(byId("data").textContent).text ?? EMPTY;
+const LEVELS = 16;
+const LEVEL_CLASSES = Array.from({ length: LEVELS }, (_, level) => ` b${level}`);
+
+// ---------------------------------------------------------------- scales
+
+/** All values of a column, over sequences and steps, in order: shading compares across steps. */
+function sortedValues(key) {
+  const kept = [];
+  for (const sequence of text.sequences) {
+    for (const values of sequence.values[key] ?? []) {
+      for (const value of values) if (value !== null) kept.push(value);
+    }
+  }
+  return Float64Array.from(kept).sort();
+}
+
+/** Where each level begins, and the ends of the scale. Outliers beyond 1% do not stretch it. */
+function makeScale(sorted, kind) {
+  const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+  const least = sorted[0];
+  const greatest = sorted[sorted.length - 1];
+  const edges = new Float64Array(LEVELS - 1);
+  if (kind === "rank") {
+    for (let k = 0; k < edges.length; k++) edges[k] = at((k + 1) / LEVELS);
+    return { edges, low: least, high: greatest, least, greatest };
+  }
+  let high = at(0.99);
+  let low = least < 0 ? at(0.01) : 0;
+  if (kind === "log") {
+    const positive = sorted.findIndex((value) => value > 0);
+    if (high <= 0) high = greatest > 0 ? greatest : 1;
+    const small = positive < 0 ? high : sorted[positive + Math.floor(0.01 * (sorted.length - positive))];
+    low = Math.min(Math.max(small, high * 1e-4), high / 10);
+  }
+  if (!(high > low)) high = greatest > low ? greatest : low + 1;
+  for (let k = 0; k < edges.length; k++) {
+    const share = (k + 1) / LEVELS;
+    edges[k] = kind === "log" ? low * (high / low) ** share : low + (high - low) * share;
+  }
+  return { edges, low, high, least, greatest };
+}
+
+/** The number of edges below a value: 0 … LEVELS − 1. */
+function levelOf(edges, value) {
+  let low = 0;
+  let high = edges.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (edges[middle] < value) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+// ---------------------------------------------------------------- the view
+
+const columns = text.columns.filter((c) => text.sequences.some((s) => s.values[c.key]));
+const rocks = new Set(text.rocks);
+const view = byId("sequences");
+const tip = byId("tip");
+const slider = byId("step");
+const sorted = new Map();
+const sequences = text.sequences.map((sequence, index) => ({
+  ...sequence, index, nodes: null, base: [], levels: null, near: false, drawn: -1,
+  section: null, box: null, mean: null,
+}));
+const state = { key: columns[0]?.key, scale: null, step: Math.max(0, text.steps.length - 1),
+  version: 0, found: null, places: [], active: null };
+
+const valuesOf = (sequence, key, step) => {
+  const all = sequence.values[key];
+  return all?.[Math.min(step, all.length - 1)];
+};
+const columnOf = (key) => columns.find((column) => column.key === key);
+
+// ---------------------------------------------------------------- drawing
+
+function baseClass(sequence, i) {
+  const token = sequence.tokens[i];
+  let name = "t";
+  if (rocks.has(token)) name += " rock";
+  if (sequence.retained[i]) name += " retained";
+  else if (sequence.persistent[i]) name += " persistent";
+  if (token === state.found) name += " is-found";
+  return name;
+}
+
+function makeSection(sequence) {
+  const section = element("section", "sequence");
+  const head = element("header");
+  const rockCount = sequence.tokens.reduce((sum, token) => sum + rocks.has(token), 0);
+  const keptCount = sequence.retained.reduce((sum, kept) => sum + kept, 0);
+  const title = element("h3", "", `Sequence ${sequence.id}`);
+  const facts = [counted(sequence.tokens.length, "token"), `${rockCount} of rock types`, `${keptCount} retained`];
+  if (sequence.prompt_id) facts.unshift(`prompt ${sequence.prompt_id}`);
+  sequence.mean = element("span", "facts");
+  head.append(title, element("span", "facts", facts.join(" · ")), sequence.mean);
+  section.append(head);
+  if (sequence.prompt.length) section.append(show(element("p", "prompt"), sequence.prompt, true));
+  sequence.box = element("div", "tokens");
+  sequence.box.setAttribute("role", "group");
+  sequence.box.setAttribute("aria-label", `Tokens of sequence ${sequence.id}`);
+  // Near the height that the tokens will take, so that the page does not jump.
+  sequence.box.style.minHeight = `${Math.ceil(sequence.tokens.length / 25) * 1.7}rem`;
+  section.append(sequence.box);
+  sequence.section = section;
+  section.sequence = sequence;
+  return section;
+}
+
+function build(sequence) {
+  if (sequence.nodes) return;
+  const box = document.createDocumentFragment();
+  let expected = null;
+  sequence.nodes = sequence.tokens.map((token, i) => {
+    const position = sequence.positions[i];
+    if (expected !== null && position > expected) {
+      const absent = counted(position - expected, "token");
+      box.append(element("span", "gap", ` ⋯ ${absent} not scored ⋯ `));
+    }
+    expected = position + 1;
+    const node = show(element("bdi"), text.tokens[token] ?? `<id ${token}>`, true);
+    node.dir = "ltr";
+    node.place = i;
+    box.append(node);
+    return node;
+  });
+  sequence.base = sequence.tokens.map((_, i) => baseClass(sequence, i));
+  sequence.levels = new Int8Array(sequence.tokens.length).fill(-2);
+  sequence.box.append(box);
+  sequence.box.style.minHeight = "";
+  if (sequence.nodes.length) sequence.nodes[0].tabIndex = 0;
+}
+
+function shade(sequence) {
+  sequence.drawn = state.version;
+  const values = valuesOf(sequence, state.key, state.step);
+  const { nodes, base, levels } = sequence;
+  const edges = state.scale?.edges;
+  let sum = 0;
+  let known = 0;
+  for (let i = 0; i < nodes.length; i++) {
+    const value = values?.[i] ?? null;
+    const level = value === null ? -1 : levelOf(edges, value);
+    if (value !== null) {
+      sum += value;
+      known++;
+    }
+    if (level !== levels[i]) {
+      levels[i] = level;
+      nodes[i].className = base[i] + (level < 0 ? " bx" : LEVEL_CLASSES[level]);
+    }
+  }
+  const column = columnOf(state.key);
+  const mean = known ? format(sum / known) : "";
+  sequence.mean.textContent = known ? `mean ${column.label} ${mean} ${column.unit ?? ""}` : "";
+}
+
+/** Only what is near the window is drawn now; the rest when it comes near. */
+function redraw() {
+  state.version++;
+  for (const sequence of sequences) if (sequence.near && sequence.nodes) shade(sequence);
+  if (!tip.hidden && state.active) describe(state.active.sequence, state.active.i);
+}
+
+function draw(sequence) {
+  build(sequence);
+  if (sequence.drawn !== state.version) shade(sequence);
+}
+
+// ---------------------------------------------------------------- controls
+
+function rescale() {
+  if (!columns.length) return;
+  if (!sorted.has(state.key)) sorted.set(state.key, sortedValues(state.key));
+  const values = sorted.get(state.key);
+  const select = byId("scale");
+  const logOption = select.querySelector("[value=log]");
+  logOption.disabled = !(values[0] >= 0);
+  if (logOption.disabled && select.value === "log") select.value = "linear";
+  state.scale = values.length ? makeScale(values, select.value) : null;
+  legend(select.value);
+  redraw();
+}
+
+function legend(kind) {
+  if (!state.scale) return;
+  const { low, high, least, greatest } = state.scale;
+  const { label, unit } = columnOf(state.key);
+  const from = (least < low ? "≤ " : "") + format(low);
+  const to = `${greatest > high ? "≥ " : ""}${format(high)} ${unit ?? ""}`.trim();
+  byId("scale-low").textContent = from;
+  byId("scale-high").textContent = kind === "rank" ? `${to}, by rank` : to;
+  byId("scale-bar").setAttribute("aria-label", `Colour scale of ${label}, ${kind}: from ${from} to ${to}`);
+}
+
+function setStep(step) {
+  state.step = step;
+  slider.value = step;
+  byId("step-value").textContent = text.steps[step];
+  slider.setAttribute("aria-valuetext", `step ${text.steps[step]}, ${step + 1} of ${text.steps.length}`);
+  redraw();
+}
+
+function setUpSlider() {
+  let timer = null;
+  const play = byId("play");
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+    play.textContent = "Play";
+    play.setAttribute("aria-pressed", "false");
+  };
+  slider.addEventListener("input", () => setStep(Number(slider.value)));
+  play.addEventListener("click", () => {
+    if (timer !== null) return stop();
+    if (state.step === text.steps.length - 1) setStep(0);
+    play.textContent = "Pause";
+    play.setAttribute("aria-pressed", "true");
+    timer = setInterval(() => {
+      setStep(state.step + 1);
+      if (state.step === text.steps.length - 1) stop();
+    }, 800);
+  });
+  setStep(state.step);
+}
+
+// ---------------------------------------------------------------- one token: what is said of it
+
+function describe(sequence, i) {
+  const token = sequence.tokens[i];
+  const said = element("bdi", "token");
+  show(said, text.tokens[token] ?? `<id ${token}>`, false);
+  const hard = sequence.retained[i] ? "retained" : sequence.persistent[i] ? "persistent" : "";
+  const what = [rocks.has(token) ? "rock" : "", hard];
+  const head = element("div");
+  head.append(said, ` ${what.filter(Boolean).join(", ")}`);
+  const list = element("dl");
+  const line = (label, value, chosen) => {
+    list.append(element("dt", chosen ? "chosen" : "", label), element("dd", chosen ? "chosen" : "", value));
+  };
+  for (const { key, label, unit } of columns) {
+    const value = valuesOf(sequence, key, state.step)?.[i];
+    const known = value !== null && value !== undefined;
+    line(label, `${format(value)} ${known ? unit ?? "" : ""}`, key === state.key);
+  }
+  line("token id", String(token));
+  line("sequence : position", `${sequence.id} : ${sequence.positions[i]}`);
+  tip.replaceChildren(head, list, ...course(sequence, i));
+  tip.hidden = false;
+}
+
+/** The chosen value over the steps, as a line, where it has a course. */
+function course(sequence, i) {
+  const all = (sequence.values[state.key] ?? []).map((values) => values[i]);
+  if (all.length < 2 || all.some((value) => value === null)) return [];
+  const greatest = Math.max(...all);
+  const least = Math.min(0, ...all);
+  const height = (value) => (30 * (value - least)) / (greatest - least || 1);
+  const at = (k) => [(100 * k) / (all.length - 1), 30 - height(all[k])];
+  const part = (name, attributes) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  };
+  const stroke = { stroke: "currentColor", "vector-effect": "non-scaling-stroke" };
+  const svg = part("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", "aria-hidden": "true" });
+  const points = all.map((_, k) => at(k).join(",")).join(" ");
+  const [x] = at(state.step);
+  svg.append(
+    part("line", { ...stroke, x1: x, x2: x, y1: 0, y2: 30, "stroke-opacity": 0.4 }),
+    part("polyline", { ...stroke, points, fill: "none", "stroke-width": 2 }));
+  const { label } = columnOf(state.key);
+  const steps = `${label} over steps ${text.steps[0]} to ${text.steps.at(-1)}: `
+    + `${format(all[0])} to ${format(all.at(-1))}`;
+  return [svg, element("div", "facts", steps)];
+}
+
+function point(node) {
+  const sequence = sequenceOf(node);
+  state.active = { sequence, i: node.place, node };
+  describe(sequence, node.place);
+  placeTip(node);
+}
+
+function placeTip(node) {
+  const [rect] = node.getClientRects();
+  if (!rect) return;
+  const { offsetWidth: width, offsetHeight: height } = tip;
+  const page = document.documentElement;
+  const below = rect.bottom + 8 + height <= page.clientHeight;
+  tip.style.left = `${Math.max(4, Math.min(rect.left, page.clientWidth - width - 4))}px`;
+  tip.style.top = `${below ? rect.bottom + 8 : Math.max(4, rect.top - height - 8)}px`;
+}
+
+function tokenAt(target) {
+  return target.closest?.(".tokens > bdi");
+}
+
+function sequenceOf(node) {
+  return node.closest(".sequence").sequence;
+}
+
+function unpoint() {
+  tip.hidden = true;
+  const focused = tokenAt(document.activeElement ?? document.body);
+  if (focused && focused.matches(":focus-visible")) point(focused);
+}
+
+// ---------------------------------------------------------------- moving
+
+function focusToken(sequence, i) {
+  draw(sequence);
+  const node = sequence.nodes[i];
+  if (!node) return;
+  for (const other of sequence.box.querySelectorAll("[tabindex]")) {
+    if (other === node) continue;
+    for (const name of ["tabindex", "role", "aria-describedby"]) other.removeAttribute(name);
+  }
+  node.tabIndex = 0;
+  node.focus({ preventScroll: true, focusVisible: true });
+  const { top, bottom } = node.getBoundingClientRect();
+  if (top < 180 || bottom > innerHeight - 40) {
+    node.scrollIntoView({ block: "center", behavior: "instant" });
+  }
+  point(node);
+}
+
+/** The token nearest above (−1) or below (+1) in the lines as they are set. */
+function inNextLine(sequence, i, direction) {
+  const start = sequence.nodes[i].getClientRects()[0];
+  let best = i;
+  let line = null;
+  for (let k = i + direction; k >= 0 && k < sequence.nodes.length; k += direction) {
+    const rect = sequence.nodes[k].getClientRects()[0];
+    if (!rect || Math.abs(rect.top - start.top) < 4) continue;
+    if (line === null) line = rect.top;
+    if (Math.abs(rect.top - line) > 4) break;
+    const gain = (node) => Math.abs(node.getClientRects()[0].left - start.left);
+    if (best === i || gain(sequence.nodes[k]) < gain(sequence.nodes[best])) best = k;
+  }
+  return best;
+}
+
+function onKey(event) {
+  const node = tokenAt(event.target);
+  if (!node || event.ctrlKey || event.metaKey || event.altKey) return;
+  const sequence = sequenceOf(node);
+  const last = sequence.nodes.length - 1;
+  const moves = {
+    ArrowLeft: () => Math.max(0, node.place - 1),
+    ArrowRight: () => Math.min(last, node.place + 1),
+    ArrowUp: () => inNextLine(sequence, node.place, -1),
+    ArrowDown: () => inNextLine(sequence, node.place, 1),
+    Home: () => 0,
+    End: () => last,
+  };
+  const acts = {
+    Enter: () => find(sequence.tokens[node.place]),
+    n: () => goToFound(1),
+    p: () => goToFound(-1),
+    Escape: () => { tip.hidden = true; },
+  };
+  if (moves[event.key]) focusToken(sequence, moves[event.key]());
+  else if (acts[event.key]) acts[event.key]();
+  else return;
+  event.preventDefault();
+}
+
+// ---------------------------------------------------------------- finding a type
+
+function find(token) {
+  state.found = token;
+  state.places = [];
+  for (const sequence of sequences) {
+    sequence.tokens.forEach((one, i) => {
+      if (one === token) state.places.push([sequence.index, i]);
+    });
+    if (!sequence.nodes) continue;
+    sequence.base = sequence.tokens.map((_, i) => baseClass(sequence, i));
+    sequence.levels.fill(-2);
+    sequence.drawn = -1;
+  }
+  const status = byId("found-text");
+  byId("found").hidden = token === null;
+  if (token !== null) {
+    const shown = show(element("bdi", "token"), text.tokens[token] ?? `<id ${token}>`, false);
+    const where = new Set(state.places.map(([index]) => index)).size;
+    const many = counted(state.places.length, "occurrence");
+    status.replaceChildren(shown, ` ${many} in ${counted(where, "sequence")}`);
+  }
+  redraw();
+}
+
+function goToFound(direction) {
+  if (!state.places.length) return;
+  const from = state.active ? [state.active.sequence.index, state.active.i] : [-1, -1];
+  const order = ([a, i], [b, k]) => a - b || i - k;
+  const later = direction > 0 ? state.places.find((place) => order(place, from) > 0)
+    : state.places.findLast((place) => order(place, from) < 0);
+  const [index, i] = later ?? state.places.at(direction > 0 ? 0 : -1);
+  focusToken(sequences[index], i);
+}
+
+function goTo(id, position) {
+  const sequence = sequences.find((one) => one.id === id);
+  const i = sequence ? sequence.positions.indexOf(position) : -1;
+  if (i < 0) return false;
+  sequence.section.scrollIntoView({ behavior: "instant" });
+  focusToken(sequence, i);
+  return true;
+}
+
+// ---------------------------------------------------------------- start
+
+function setUpText() {
+  for (const { key, label } of columns) byId("shade").append(new Option(label, key));
+  byId("swatches").append(...LEVEL_CLASSES.map((name) => element("i", `t${name}`)));
+  view.append(...sequences.map(makeSection));
+  for (const name of ["rock", "persistent", "retained"]) {
+    const box = byId(`mark-${name}`);
+    const apply = () => byId("text").classList.toggle(`mark-${name}`, box.checked);
+    box.addEventListener("change", apply);
+    apply();
+  }
+  byId("shade").addEventListener("change", (event) => {
+    state.key = event.target.value;
+    rescale();
+  });
+  byId("scale").addEventListener("change", rescale);
+  byId("found-next").addEventListener("click", () => goToFound(1));
+  byId("found-previous").addEventListener("click", () => goToFound(-1));
+  byId("found-clear").addEventListener("click", () => find(null));
+  const onToken = (type, act, otherwise) => view.addEventListener(type, (event) => {
+    const node = tokenAt(event.target);
+    if (node) act(node);
+    else otherwise?.();
+  });
+  onToken("pointerover", point, unpoint);
+  onToken("click", (node) => focusToken(sequenceOf(node), node.place));
+  onToken("focusin", (node) => {
+    node.setAttribute("role", "button");
+    node.setAttribute("aria-describedby", "tip");
+    point(node);
+  });
+  view.addEventListener("pointerleave", unpoint);
+  view.addEventListener("focusout", () => { tip.hidden = true; });
+  view.addEventListener("keydown", onKey);
+  addEventListener("scroll", () => { if (!tip.hidden) placeTip(state.active.node); }, { passive: true });
+  rescale();
+  if (slider) setUpSlider();
+  const watch = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      target.sequence.near = isIntersecting;
+      if (isIntersecting) draw(target.sequence);
+    }
+  }, { rootMargin: "600px 0px" });
+  sequences.forEach((sequence) => watch.observe(sequence.section));
+}

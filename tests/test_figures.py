@@ -1,0 +1,177 @@
+"""Figures: the data that is drawn, the axes they take, nothing cut off, the same bytes."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rocktok
+from rocktok.analyse.report import ReportResult
+from rocktok.engine.report import report
+from rocktok.report import figures
+from rocktok.report.captions import ORDER, caption
+from rocktok.report.drawing import draw_one
+from rocktok.report.figures.multiples import COMPARED, multiples
+from rocktok.report.figures.style import encode, label, settle, styled
+from rocktok.report.series import NAMES, AbsentError, series
+
+SAMPLE = Path(__file__).parent.parent / "sample_data" / "opd"
+
+
+@pytest.fixture(scope="module")
+def sample() -> ReportResult:
+    return report(rocktok.open(SAMPLE), replicates=200, sequences=0, lifts=False)
+
+
+def lines(figure: Any, text: str) -> Any:
+    """The line with a label that begins so."""
+    return next(x for x in figure.axes[0].lines if x.get_label().startswith(text))
+
+
+def test_every_figure_has_a_name_a_caption_and_a_function() -> None:
+    assert set(NAMES) == set(ORDER) == set(figures.__all__)
+    assert set(COMPARED) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_cut_off(sample: ReportResult, name: str) -> None:
+    figure = getattr(figures, name)(sample)
+    settle(figure)
+    with styled():
+        box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert box.x0 > -0.01 and box.y0 > -0.01
+    assert box.x1 < width + 0.01 and box.y1 < height + 0.01
+    axis = figure.axes[0]
+    assert axis.get_xlabel() or [t.get_text() for t in axis.get_xticklabels()]
+    assert axis.get_ylabel() or name == "clusters"
+    assert caption(name, series(name, sample)).text
+
+
+@pytest.mark.parametrize("name", ["funnel", "sensitivity", "stagnation"])
+@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+def test_the_same_bytes(sample: ReportResult, name: str, form: str) -> None:
+    first, second = (encode(getattr(figures, name)(sample), form) for _ in range(2))
+    assert first == second
+    numbers = series(name, sample)
+    assert draw_one(name, numbers, (form,), False) == draw_one(name, numbers, (form,), False)
+
+
+def test_an_axis_of_the_users(sample: ReportResult) -> None:
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    before = dict(rcParams)
+    axes = Figure().subplots(1, 2)
+    assert figures.stagnation(sample.stagnation, ax=axes[0]) is axes[0].figure
+    figures.ccr(sample.detect, axes[1])
+    assert len(axes[0].lines) == len(series("stagnation", sample)["lines"])
+    assert dict(rcParams) == before
+
+
+def test_funnel(sample: ReportResult) -> None:
+    figure = figures.funnel(sample)
+    rocks = {row["token_id"]: row for row in sample.detect.rocks}
+    drawn = sorted(zip(*lines(figure, "rocks").get_data(), strict=True))
+    assert drawn == sorted((r["frequency"], r["mean_loss"]) for r in rocks.values())
+    others = lines(figure, "other types").get_xdata()
+    assert len(others) == len(sample.types["token_id"]) - len(rocks)
+    numbers = series("funnel", sample)
+    n, loss = (np.array(sample.types[k]) for k in ("frequency", "loss_last"))
+    for row, median in zip(numbers["band"], lines(figure, "median").get_ydata(), strict=True):
+        held = loss[(n >= row["frequency_low"]) & (n < row["frequency_high"])]
+        assert row["types"] == len(held)
+        assert median == pytest.approx(np.median(held))
+
+
+def test_early_late(sample: ReportResult) -> None:
+    figure = figures.early_late(sample)
+    types, rocks = sample.types, set(sample.rocks)
+    expected = sorted(
+        (a, b)
+        for v, n, a, b in zip(*(types[k] for k in ("token_id", "frequency", "loss_first",
+                                                   "loss_last")), strict=True)
+        if n >= 20 and v in rocks
+    )  # fmt: skip
+    assert sorted(zip(*lines(figure, "rocks").get_data(), strict=True)) == expected
+    assert figure.axes[0].get_xlim() == figure.axes[0].get_ylim()
+
+
+def test_coverage_and_stagnation(sample: ReportResult) -> None:
+    assert sample.stability is not None and sample.stagnation is not None
+    drawn = lines(figures.coverage(sample), "loss covered").get_data()
+    assert list(drawn[0]) == [row["k"] for row in sample.stability.cutoffs]
+    assert list(drawn[1]) == [row["coverage"] for row in sample.stability.cutoffs]
+    rocks = lines(figures.stagnation(sample), "rocks").get_data()
+    curve = [row for row in sample.stagnation.curves if row["group"] == "rocks"]
+    assert list(rocks[0]) == [row["step"] for row in curve]
+    assert list(rocks[1]) == [row["loss"] for row in curve]
+
+
+def test_shares_and_clusters(sample: ReportResult) -> None:
+    assert sample.attribute is not None
+    step = sample.attribute.log["step"]
+    groups = [r for r in sample.attribute.groups if r["step"] == step and r["types"]]
+    bars = figures.shares(sample).axes[0].containers
+    for container, name in zip(bars, ("position_share", "loss_share", "grad_share"), strict=True):
+        assert [b.get_height() for b in container] == [100 * row[name] for row in groups]
+    found = series("clusters", sample)["clusters"]
+    assert sum(row["rocks"] for row in found) == len(sample.rocks)
+    total = sum(row["loss_share"] for row in sample.detect.rocks)
+    assert sum(row["loss_share"] for row in found) == pytest.approx(total)
+    widths = [b.get_width() for b in figures.clusters(sample).axes[0].containers[0]]
+    assert widths == [100 * row["loss_share"] for row in found]
+
+
+def test_strips_hold_every_type(sample: ReportResult) -> None:
+    assert sample.stagnation is not None
+    figure = figures.delta_kl(sample)
+    numbers = series("delta_kl", sample)["groups"]
+    points = [x.get_ydata() for x in figure.axes[0].lines if len(x.get_ydata()) > 2]
+    for drawn, group in zip(points, [g for g in numbers if len(g["types"]) > 2], strict=True):
+        assert list(drawn) == [one["value"] for one in group["types"]]
+
+
+def test_sensitivity(sample: ReportResult) -> None:
+    assert sample.sensitivity is not None
+    figure = figures.sensitivity(sample)
+    grid = figure.axes[0].images[0].get_array()
+    assert grid.shape == (5, 8)
+    assert sorted(grid.compressed()) == sorted(c["jaccard"] for c in sample.sensitivity)
+    texts = sorted(int(t.get_text()) for t in figure.axes[0].texts)
+    assert texts == sorted(c["rocks"] for c in sample.sensitivity)
+
+
+def test_what_a_result_does_not_hold(sample: ReportResult) -> None:
+    with pytest.raises(AbsentError, match="density: is drawn from ReportResult, not from"):
+        figures.density(sample.detect)
+    with pytest.raises(AbsentError, match="coverage: is drawn from StabilityResult"):
+        figures.coverage(sample.detect)
+
+
+def test_small_multiples(sample: ReportResult) -> None:
+    numbers = {"one_$x$": series("density", sample), "two": series("density", sample)}
+    figure = multiples(figures.density, "density", numbers)
+    used = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in used] == list(numbers)
+    assert len({ax.get_ylim() for ax in used}) == 1
+    encode(figure, "png")
+
+
+@pytest.mark.parametrize("text", ["$x^2$", "\\frac{", "$", "漢字", "\u202eabc", "\ud800", "\x1b[0m",
+                                  "a" * 50, "\n", "<b>", "_{", "%"])  # fmt: skip
+def test_tokens_are_text_and_no_mathematics(text: str) -> None:
+    rows = [{"token_id": i, "token": text, "rock_score": 1.0 + i, "ccr": 0.5, "ccr_low": None,
+             "ccr_high": None, "retained_share": 0.5} for i in range(2)]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.ccr({"points": rows})
+        encode(figure, "svg")
+    shown = figure.axes[0].texts[0].get_text()
+    assert shown == label(text)
+    assert len(shown) <= 14
+    assert shown.isprintable() and all(ord(c) < 0x250 or c == "…" for c in shown)
