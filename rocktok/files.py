@@ -173,6 +173,16 @@ def replace_file(path: Path, data: bytes) -> None:
     _sync_directory(path.parent)
 
 
+def _load_json(path: str | os.PathLike[str], wanted: str) -> Any:
+    """The content of a JSON file. `LogError` that says what is `wanted` for a file that is none."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
+    except ValueError as error:
+        raise LogError(f"{path}: is no JSON ({error}); {wanted}") from error
+
+
 _WANTED = "give what `rocktok detect LOG --format json -o FILE` writes"
 
 
@@ -181,12 +191,7 @@ def load_detect(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises `LogError` for a file that cannot be read, or is none of `detect`'s.
     """
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise LogError(f"{path}: cannot be read ({error.strerror}); {_WANTED}") from error
-    except ValueError as error:
-        raise LogError(f"{path}: is no JSON ({error}); {_WANTED}") from error
+    content = _load_json(path, _WANTED)
     known = isinstance(content, dict) and str(content.get("schema")).startswith("rocktok.detect/")
     if not known:
         raise not_of_detect(path)
@@ -221,11 +226,9 @@ def load_controls(
     Raises `LogError` for a file that cannot be read, is none of its, or lacks the kind.
     """
     wanted = "give what `rocktok controls LOG --format json -o FILE` writes"
+    content = _load_json(path, wanted)
     try:
-        content = json.loads(Path(path).read_bytes())
         rocks, pairs = _controls(content, kind)
-    except OSError as error:
-        raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LogError(f"{path}: is no result of `rocktok controls`; {wanted}") from error
     if not pairs:
@@ -257,12 +260,7 @@ def _token_id(value: Any) -> int:
 def load_patterns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Cluster → patterns, from a JSON file. Raises `LogError` for a file that is none."""
     wanted = 'give JSON such as {"names": [" ?(Anna|Omar)"]}'
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
-    except ValueError as error:
-        raise LogError(f"{path}: is no JSON ({error}); {wanted}") from error
+    content = _load_json(path, wanted)
     good = isinstance(content, dict) and all(
         isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)
         for patterns in content.values()
