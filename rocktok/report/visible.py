@@ -19,12 +19,14 @@ def pieces(text: str, limit: int | None = LIMIT, *, prose: bool = False) -> list
     r"""What to show for a token, in order.
 
     Kinds: "ws" a blank at an end of the token; "nl" a line break (↵); "tab" (→); "esc" an escape
-    like \x1b, \u202e or \ud800; "mk" a carrier for a mark that would sit on what comes before.
+    like \x1b, \u202e or \ud800; "mk" a carrier for a mark that would sit on what comes before, or ∅ for no text.
     In `prose`, blanks are plain.
 
     >>> pieces(" So\n")
     [('ws', ' '), ('', 'So'), ('nl', '↵')]
     """
+    if not text and not prose:
+        return [("mk", "∅")]
     cut = text if limit is None else text[:limit]
     first, last = len(cut) - len(cut.lstrip(" ")), len(cut.rstrip(" "))
     found: list[Piece] = []
