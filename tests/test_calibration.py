@@ -16,6 +16,7 @@ from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.course import QUANTITIES, Course
 from rocktok.analyse.groups import HalfFacts
 from rocktok.analyse.lifts import HardBootstrap, context_lift
+from rocktok.analyse.linearised import GroupSums, spread
 from rocktok.analyse.persistence import Thresholds
 from rocktok.analyse.similarity import Similarity
 from rocktok.analyse.stagnation import StagnationParams, choose, corpus_row, group_rows
@@ -25,6 +26,15 @@ Rows = dict[str, np.ndarray]
 
 TYPES = 48
 LEARNED = 0.6
+
+
+def text_and_levels(
+    rng: np.random.Generator, count: int, tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Types of unequal frequency, (count, tokens), and what the losses of each begin with."""
+    weights = 1 / np.arange(1, TYPES + 1) ** 0.5
+    text = rng.choice(TYPES, (count, tokens), p=weights / weights.sum())
+    return text, np.exp(np.linspace(-0.7, 0.7, TYPES))[rng.permutation(TYPES)]
 
 
 def simulate(
@@ -38,9 +48,8 @@ def simulate(
     """
     rng = np.random.default_rng([seed, prompts])
     count = prompts * sequences
-    weights = 1 / np.arange(1, TYPES + 1) ** 0.5
-    text = rng.choice(TYPES, (count, tokens), p=weights / weights.sum())
-    level = np.exp(np.linspace(-0.7, 0.7, TYPES))[rng.permutation(TYPES)][text]
+    text, level_T = text_and_levels(rng, count, tokens)
+    level = level_T[text]
     prompt = np.repeat(np.arange(prompts), sequences)
     easy = rng.lognormal(0.0, 0.4, prompts)[prompt][:, None]
     first = level * easy * rng.exponential(1.0, text.shape)
@@ -137,6 +146,34 @@ def test_choosing_at_the_last_step_shows_stagnation_where_there_is_none() -> Non
     assert mean["last"] > 0.2
     assert abs(mean["first"]) <= 2.5 * error["first"]
     assert verdicts["last"].count("learns less") > 20
+
+
+def linearised_coverage(prompts: int, tries: int) -> dict[str, float]:
+    """How often the interval of a type's ratio, and of its difference, cover what it keeps."""
+    covered: dict[str, list[bool]] = {"ratio": [], "rarest third": [], "delta": []}
+    for seed in range(tries):
+        groups = [GroupSums(seed), GroupSums(seed)]
+        steps = simulate(seed, prompts)
+        for sums, rows in zip(groups, steps, strict=True):
+            sums.update(rows)
+        ids = np.arange(TYPES)
+        found = spread(*(sums.of(ids) for sums in groups))
+        ratio = (found.ratio_low_C <= LEARNED) & (found.ratio_high_C >= LEARNED)
+        covered["ratio"] += ratio.tolist()
+        covered["rarest third"] += ratio[-TYPES // 3 :].tolist()
+        _, level_T = text_and_levels(np.random.default_rng([seed, prompts]), prompts * 2, 24)
+        delta = (LEARNED - 1) * level_T * np.exp(0.4**2 / 2)
+        covered["delta"] += ((found.delta_low_C <= delta) & (found.delta_high_C >= delta)).tolist()
+    return {name: float(np.mean(values)) for name, values in covered.items()}
+
+
+@pytest.mark.long
+def test_linearised_intervals_cover() -> None:
+    found = {prompts: linearised_coverage(prompts, 100) for prompts in (500, 64, 20)}
+    print("linearised", found)
+    for name in ("ratio", "rarest third", "delta"):
+        assert found[500][name] >= 0.92
+    assert found[64]["ratio"] >= 0.9
 
 
 # Lifts of `detect --lifts`.

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import rocktok
-from rocktok.engine import lifts, passes
+from rocktok.engine import lifts, passes, source
 from rocktok.engine.info import gather
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
@@ -270,8 +270,12 @@ def test_the_other_passes_give_the_same_bytes_on_threads_and_on_a_cluster(
             assert answer_of(Engine(jobs)) == alone, (name, jobs)
         with Engine(dask=str(cluster.file)) as engine:
             assert answer_of(engine) == alone, name
-            # Nothing but the fixture's workers made these passes.
-            assert len(engine._client.nthreads()) == 2
+    # Compiled loops, as for large logs: the same bits.
+    plain = answers(log)["stability"](Engine(1))
+    monkeypatch.setattr(source, "LARGE", 1)
+    assert answers(log)["stability"](Engine(2)) == plain
+    with Engine(dask=str(cluster.file)) as engine:
+        assert answers(log)["stability"](engine) == plain
 
 
 def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ def test_more_prompts_than_there_are(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log")
     code, out, said = run(log, "--sizes", "10,500")
     assert (code, out) == (2, "")
-    assert "--sizes asks for 500 prompts; step 10 of fixed/ has 14" in said
+    assert "--sizes asks for 500 prompts; step 10 of fixed/ has 14; ask for fewer" in said
 
 
 def test_bad_input(tmp_path: Path) -> None:

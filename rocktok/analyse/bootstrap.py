@@ -123,8 +123,12 @@ class PromptBootstrap:
     @property
     def enough_T(self) -> Array:
         """Which types stand in enough prompts for an interval: (T,) bool."""
-        length = int(self.types.max(initial=0)) + 1
-        enough: Array = self._floor.result(length)[self.types] >= MIN_PROMPTS
+        return self.enough_of(self.types)
+
+    def enough_of(self, ids: Array) -> Array:
+        """The same of any token ids, whether told apart or not."""
+        length = int(ids.max(initial=0)) + 1
+        enough: Array = self._floor.result(length)[ids] >= MIN_PROMPTS
         return enough
 
 

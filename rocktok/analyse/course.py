@@ -39,7 +39,7 @@ class Course:
         self.corpus_rows: list[Row] = []
         self.first: Step | None = None
         self.last: Step | None = None
-        self._slope: Slope | None = None
+        self._slopes: tuple[Slope, Slope] | None = None
 
     def add(self, step: int, bootstrap: PromptBootstrap) -> None:
         """One step's sums, of the same types and weights as the steps before."""
@@ -53,16 +53,18 @@ class Course:
             self.group_rows.append({"step": step, "group": name, **found.group_row(ids)})
         if self.first is None:
             self.first = found
-            self._slope = Slope(found)
+            self._slopes = Slope(found.mean_T.shape), Slope(found.mean_BT.shape)
         self.last = found
-        assert self._slope is not None
-        self._slope.add(step, found)
+        assert self._slopes is not None
+        for slope, mean in zip(self._slopes, (found.mean_T, found.mean_BT), strict=True):
+            slope.add(step, mean)
 
     @property
-    def slope(self) -> Slope:
-        """Of the log loss on the log of the step."""
-        assert self._slope is not None
-        return self._slope
+    def slopes(self) -> tuple[Array, Array]:
+        """(T,) and (B, T), of the log loss on the log of the step."""
+        assert self._slopes is not None
+        plain, drawn = self._slopes
+        return plain.result(), drawn.result()
 
     @property
     def ends(self) -> tuple[Step, Step]:
@@ -123,33 +125,27 @@ class Step:
 class Slope:
     """Least squares of log mean loss on log step, over steps above 0, added up step by step."""
 
-    def __init__(self, like: Step) -> None:
-        self.plain = np.zeros((5, len(like.mean_T)))
-        self.drawn = np.zeros((5, *like.mean_BT.shape))
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._sums = np.zeros((5, *shape))
 
-    def add(self, step: int, found: Step) -> None:
+    def add(self, step: int, mean: Array) -> None:
         """Another step; one at which a type has no loss, or none above 0, is left out of its."""
         if step <= 0:
             return
         x = float(np.log(step))
-        for total, mean in ((self.plain, found.mean_T), (self.drawn, found.mean_BT)):
-            known = np.isfinite(mean) & (mean > 0)
-            y = np.log(np.where(known, mean, 1.0))
-            one = known.astype(np.float64)
-            for i, term in enumerate((one, x * one, x * x * one, y, x * y)):
-                total[i] += term
+        known = np.isfinite(mean) & (mean > 0)
+        y = np.log(np.where(known, mean, 1.0))
+        one = known.astype(np.float64)
+        for i, term in enumerate((one, x * one, x * x * one, y, x * y)):
+            self._sums[i] += term
 
-    def result(self) -> tuple[Array, Array]:
-        """(T,) and (B, T) slopes; NaN with fewer than `MIN_SLOPE` steps."""
-        return _slope(self.plain), _slope(self.drawn)
-
-
-def _slope(sums: Array) -> Array:
-    n, x, xx, y, xy = sums
-    over = np.where(n >= MIN_SLOPE, n * xx - x * x, 0.0)
-    slope: Array = np.full(n.shape, np.nan)
-    np.divide(n * xy - x * y, over, out=slope, where=over > 1e-12)
-    return slope
+    def result(self) -> Array:
+        """Slopes, NaN with fewer than `MIN_SLOPE` steps."""
+        n, x, xx, y, xy = self._sums
+        over = np.where(n >= MIN_SLOPE, n * xx - x * x, 0.0)
+        slope: Array = np.full(n.shape, np.nan)
+        np.divide(n * xy - x * y, over, out=slope, where=over > 1e-12)
+        return slope
 
 
 def _mean(values_BT: Array) -> Array:

@@ -45,7 +45,11 @@ GIVEN = "rocks given: descriptive, unless they were chosen on other prompts"
 
 @dataclass(frozen=True)
 class StagnationParams:
-    """Options of `stagnation`. `first`, `last`: steps; None: of those complete, the outermost."""
+    """Options of `stagnation`. `first`, `last`: steps; None: of those complete, the outermost.
+
+    `top`: types by loss, beside those of the groups, that are drawn again; `all_types`: the others,
+    too, with linearised intervals.
+    """
 
     table: str = "auto"
     first: int | None = None
@@ -54,6 +58,7 @@ class StagnationParams:
     top_k: int = 100
     group_size: int | None = None
     top: int = 100
+    all_types: bool = False
     replicates: int = REPLICATES
     seed: int = 0
 
@@ -78,7 +83,8 @@ class StagnationResult(Result):
         log: identity of the log, table, steps, passes, and on what prompts all was measured.
         params: every option.
         corpus: mean loss of all positions: steps, stagnation, ΔKL, intervals.
-        tokens: one mapping per type, with its curve (None where it is absent).
+        tokens: one mapping per type, with its curve (None where it is absent) and the kind of its
+            intervals: "bootstrap", "linearised" or None.
         groups: one mapping per group.
         curves: one mapping per step and group.
         members: token ids of each group, pairs of rocks and controls, balance of the matching.
@@ -216,7 +222,7 @@ def change_rows(course: Course, ids: tuple[int, ...] | Array) -> list[Row]:
     undefined.
     """
     first, last = course.ends
-    slope_T, slope_BT = course.slope.result()
+    slope_T, slope_BT = course.slopes
     rows = []
     for t in first.places(ids):
         enough = bool(first.enough_T[t] and last.enough_T[t])
@@ -236,6 +242,8 @@ def change_rows(course: Course, ids: tuple[int, ...] | Array) -> list[Row]:
         }
         for name, (value, drawn_B) in measures.items():
             row |= _with_interval(name, value, drawn_B, enough)
+        known = any(row[f"{name}_low"] is not None for name in measures)
+        row["interval"] = "bootstrap" if known else None
         curve = np.array([loss_T[t] for loss_T in course.loss_ST])
         ends = np.array([[side[t] for side in ends] for ends in course.ends_ST])
         row["curve"] = [_known(value) for value in curve]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     "--group-size", type=int, metavar="N", help="Types of high_kl and random. Default: as rocks."
 )
 @click.option("--top", type=int, default=100, show_default=True, help="Types by loss to show.")
+@click.option("--all", "all_types", is_flag=True, help="Every type seen.")
 @options.replicates_option()
 @job_options()
 def stagnation_command(

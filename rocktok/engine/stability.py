@@ -162,7 +162,7 @@ class _Run:
         if asked is not None and max(asked) > prompts:
             message = (
                 f"sizes asks for {max(asked):,} prompts; step {self.step} of {self.table}/ has "
-                f"{prompts:,}"
+                f"{prompts:,}; ask for fewer"
             )
             raise UsageError(message, parameter="sizes")
         return sorted(set(asked or (max(1, round(share * prompts)) for share in SHARES)))

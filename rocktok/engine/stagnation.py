@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.accumulate import DistinctValues
+from rocktok.analyse.accumulate import Accumulator, DistinctValues, TypeSums
 from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.course import QUANTITIES, Course
 from rocktok.analyse.groups import HalfFacts, TypeFacts
+from rocktok.analyse.linearised import EveryType, GroupSums
 from rocktok.analyse.stagnation import (
     DESCRIPTIVE,
     GIVEN,
@@ -95,13 +96,14 @@ class _Run:
         source = replace(self.source, half=1 - CHOSEN_ON if halved else None)
         if self.table == "fixed":
             source = self._same_text(source)
-        course = self._course(source, facts, chosen)
+        every = EveryType() if self.params.all_types else None
+        course = self._course(source, facts, chosen, every)
         self._note(chosen)
         return StagnationResult(
             log=self._identity(halved),
             params={**asdict(self.params), "rocks": None if self.given is None else "given"},
             corpus=corpus_row(course),
-            tokens=tuple(self._tokens(course, facts, chosen)),
+            tokens=tuple(self._tokens(course, every, chosen)),
             groups=tuple(group_rows(course)),
             curves=tuple(course.group_rows),
             members={
@@ -152,14 +154,16 @@ class _Run:
             )
         return replace(source, only=shared)
 
-    def _course(self, source: Source, facts: TypeFacts, chosen: Chosen) -> Course:
+    def _course(
+        self, source: Source, facts: TypeFacts, chosen: Chosen, every: EveryType | None
+    ) -> Course:
         order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.top]
         members = [v for ids in chosen.members.values() for v in ids]
         types = np.union1d(np.array(members, dtype=np.int64), facts.token_T[order])
         course = Course(chosen.members)
         for step in self.steps:
             bootstrap = PromptBootstrap(types, QUANTITIES, self.params.seed, self.params.replicates)
-            self.engine.run(replace(source, post=step), bootstrap)
+            self._step(replace(source, post=step), bootstrap, every)
             course.add(step, bootstrap)
         first, last = course.ends
         if not first.positions or not last.positions:
@@ -170,9 +174,26 @@ class _Run:
             )
         return course
 
-    def _tokens(self, course: Course, facts: TypeFacts, chosen: Chosen) -> list[Row]:
+    def _step(self, source: Source, bootstrap: PromptBootstrap, every: EveryType | None) -> None:
+        """One pass, for the course and for every type."""
+        if every is None:
+            self.engine.run(source, bootstrap)
+            return
+        sums = TypeSums(("loss_post",), compiled=source.large)
+        accumulators: list[Accumulator] = [bootstrap, sums]
+        ends = None
+        if source.post in (self.steps[0], self.steps[-1]):
+            ends = GroupSums(self.params.seed), bootstrap
+            accumulators.append(ends[0])
+        self.engine.run(source, *accumulators)
+        every.add(source.post, sums, ends)
+
+    def _tokens(self, course: Course, every: EveryType | None, chosen: Chosen) -> list[Row]:
         """Rows by first-step loss on the prompts measured, the largest sum first."""
-        rows = change_rows(course, course.ends[0].types)
+        drawn = course.ends[0].types
+        rows = change_rows(course, drawn)
+        if every is not None:
+            rows += every.rows(drawn)
         rows.sort(key=lambda row: -(row["loss_first"] or 0.0) * row["frequency_first"])
         for row in rows:
             v = row["token_id"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 Form = Literal["csv", "parquet"]
 
-_TEXT = {"token", "flags", "groups", "first", "second", "kind"}
+_TEXT = {"token", "flags", "groups", "first", "second", "kind", "interval"}
 _LOGICAL = {"is_rock", "singled_out"}
 
 

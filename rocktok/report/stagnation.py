@@ -83,6 +83,8 @@ def render(result: StagnationResult) -> str:
         render_table(_TOKENS, map(_token, result.tokens[:_SHOWN])).rstrip("\n"),
         "R rocks  h high_kl  r random  c control  l loss_control",
     ]
+    if any(row["interval"] == "linearised" for row in result.tokens[:_SHOWN]):
+        parts.append("~ interval by linearised variance, not by the bootstrap")
     if len(result.tokens) > _SHOWN:
         more = len(result.tokens) - _SHOWN
         parts.append(f"{count(more)} more, and all curves: --format json")
@@ -181,7 +183,7 @@ def _token(row: Row) -> Sequence[str]:
         count(row["frequency_first"]),
         *_change(row),
         "–" if row["slope"] is None else f"{row['slope']:+.2f}",
-        "".join(_MARKS[name] for name in row["groups"]),
+        "~" if row["interval"] == "linearised" else "".join(_MARKS[n] for n in row["groups"]),
     )
 
 

@@ -1,9 +1,9 @@
 """`rocktok report` against the commands whose passes it makes: whole processes, in turn.
 
 Make a log with `python tests/benchmarks/large_logs.py LOG --rows 10000000 --shards 4 --table fixed
---steps 0 100`, then run `python tests/benchmarks/report.py LOG`. The ratio divides the report's time
-by the sum of those of `detect --lifts`, `attribute` (where gradient norms were recorded),
-`stagnation` and `stability --context off`, all of which it holds.
+--steps 0 100`, then run `python tests/benchmarks/report.py LOG`. The ratio divides the
+report's time by the sum of those of `detect --lifts`, `attribute` (where gradient norms were
+recorded), `stagnation` and `stability --context off`, all of which it holds.
 """
 
 from __future__ import annotations
