@@ -207,3 +207,35 @@ def test_the_command(tmp_path: Path) -> None:
     table = pd.read_csv(target)
     assert set(table["kind"]) == {"frequency"}
     assert table["rock_sequence_id"].isna().all()
+
+
+def test_tokens_stand_beside_their_ids(tmp_path: Path) -> None:
+    target = tmp_path / "controls.json"
+    assert run("controls", SAMPLE, "--occurrences", 60, "-o", target)[0] == 0
+    found = json.loads(target.read_text())
+    vocab = rocktok.open(SAMPLE).vocab
+    texts = found["token_texts"]
+    assert all(text == vocab.text(int(v)) for v, text in texts.items())
+    held = {v for kind in ("frequency", "loss") for v in found["kinds"][kind]["unmatched"]}
+    held |= {v for kind in ("frequency", "loss") for pair in found["kinds"][kind]["pairs"]
+             for v in pair}  # fmt: skip
+    for kind in ("occurrence", "window"):
+        held |= {place[2] for place in found["kinds"][kind]["unmatched"]}
+        held |= {place[2] for pair in found["kinds"][kind]["pairs"] for place in pair}
+    assert set(map(int, texts)) == held | set(found["log"]["rocks"])
+    _, text, _ = run("controls", SAMPLE, "--occurrences", 60)
+    alone = found["kinds"]["frequency"]["unmatched"]
+    first = ", ".join(repr(texts[str(v)]) for v in alone[:5])
+    assert f"frequency: nothing like the types\n  {first}, " in text
+    sequence, position, v = found["kinds"]["window"]["unmatched"][0]
+    assert f"  {sequence}:{position} {texts[str(v)]!r}, " in text
+    table = pd.read_csv(_csv(tmp_path), keep_default_na=False)
+    for side in ("rock", "control"):
+        ids = table[f"{side}_token_id"]
+        assert table[f"{side}_token"].tolist() == [texts[str(v)] for v in ids]
+
+
+def _csv(tmp_path: Path) -> Path:
+    target = tmp_path / "pairs.csv"
+    assert run("controls", SAMPLE, "--occurrences", 60, "-o", target)[0] == 0
+    return target

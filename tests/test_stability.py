@@ -25,7 +25,7 @@ from rocktok.hashing import halves, hash_rows
 from rocktok.log import LogWriter
 from tests.logs import RUN, write_log
 from tests.test_attribute import prompt_hashes
-from tests.test_stagnation import course, write
+from tests.test_stagnation import course, two_ranks, write
 
 VOCAB = [(i, f"t{i}", b"t%d" % i) for i in range(50)]
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "opd"
@@ -397,6 +397,35 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="has one prompt; samples of prompts need two or more"):
         stability(one)
     assert "'a,b' is no list of numbers" in run(log, "--k", "a,b")[2]
+
+
+def test_one_step_only(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", steps=(7,))
+    code, table, said = run(log, "--replicates", 100, "--repeats", 4)
+    assert code == 0
+    assert "Rock Scores in fixed/, step 7" in table
+    assert "rocktok: note: no rankings by persistence and context: there is no fixed text at two " \
+        "steps\n" in said  # fmt: skip
+
+
+def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
+    log = two_ranks(tmp_path / "log", missing=(10,))
+    left_out = (
+        "1 step of fixed/ dropped or unfinished on some rank, and left out of the defaults: 10"
+    )
+    result = stability(log)
+    assert result.log["step"] == 5
+    assert left_out in result.notes
+    asked = stability(log, step=10)
+    assert asked.log["step"] == 10
+    assert "--step 10 is incomplete: ranks are missing in it" in asked.notes
+    none = two_ranks(tmp_path / "none", missing=(0, 5, 10))
+    assert run(none) == (
+        1,
+        "",
+        f"rocktok: {none}: no step of fixed/ is complete on every rank; give --step to use one as "
+        "it is: 0, 5, 10\n",
+    )
 
 
 def test_the_command(tmp_path: Path) -> None:

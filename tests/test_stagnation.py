@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -375,8 +376,8 @@ def test_one_step_only(tmp_path: Path) -> None:
     )
 
 
-def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
-    path = tmp_path / "log"
+def two_ranks(path: Path, missing: tuple[int, ...]) -> Path:
+    """Steps 0, 5, 10; rank 1 lacks some."""
     with LogWriter(path, run=RUN, rank=0, world_size=2) as first:
         attempt, run_id = first.attempt, first.run_id
         second = LogWriter(path, run=RUN, rank=1, world_size=2, attempt=attempt, run_id=run_id)
@@ -384,18 +385,73 @@ def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
             ids = range(rank * 40, rank * 40 + 40)
             writer.write(sequence_rows(ids), table="sequences")
             for step in (0, 5, 10):
-                if (rank, step) == (1, 5):
+                if rank == 1 and step in missing:
                     continue
                 writer.write(rows(step, ids), table="fixed")
                 writer.finish_step(step, "fixed")
         second.close()
+    return path
+
+
+def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
+    path = two_ranks(tmp_path / "log", missing=(5,))
+    left_out = (
+        "1 step of fixed/ dropped or unfinished on some rank, and left out of the defaults: 5"
+    )
     result = stagnation(path)
     assert result.log["steps"] == [0, 10]
-    assert any(
-        "1 step of fixed/ dropped or unfinished on some rank, and left out of the defaults: 5"
-        in note
-        for note in result.notes
+    assert left_out in result.notes
+    asked = stagnation(path, first=5)
+    assert asked.log["steps"] == [5, 10]
+    assert left_out in asked.notes
+    assert "step 5 is incomplete: ranks are missing in it" in asked.notes
+    assert "40 of up to 80 sequences of fixed/ stand at every step; only these are used" in (
+        asked.notes
     )
+
+
+def test_one_step_is_whole_or_none(tmp_path: Path) -> None:
+    one = two_ranks(tmp_path / "one", missing=(0, 5))
+    assert run(one) == (
+        1,
+        "",
+        f"rocktok: {one}: fixed/ has one complete step, 10; learning needs two or more: record "
+        "with fixed_sequences, or score saved checkpoints with `rocktok rescore`\n",
+    )
+    none = two_ranks(tmp_path / "none", missing=(0, 5, 10))
+    assert run(none) == (
+        1,
+        "",
+        f"rocktok: {none}: no step of fixed/ is complete on every rank; give --first and --last "
+        "to use two as they are: 0, 5, 10\n",
+    )
+    assert stagnation(none, first=0, last=10).log["steps"] == [0, 10]
+
+
+def test_a_group_that_is_absent_at_an_end_is_skipped(tmp_path: Path) -> None:
+    frame = course((0, 5, 10))
+    gone = (frame["step"] == 10) & frame["token_id"].isin((8, 9))
+    path = write(tmp_path, frame[~gone], "rollout")
+    result = stagnation(path, rocks=(8, 9))
+    rocks = result.groups[0]
+    assert rocks["skipped"] == "no type of it stands at both ends"
+    assert "stagnation" not in rocks
+    last = next(r for r in result.curves if (r["group"], r["step"]) == ("rocks", 10))
+    assert (last["types_seen"], last["loss"], last["loss_low"]) == (0, None, None)
+    skipped = {row["second"]: row["skipped"] for row in result.tests}
+    assert skipped["high_kl"].startswith("0 rocks against ")
+    file = tmp_path / "rocks.csv"
+    detected = tmp_path / "detect.json"
+    row = {"token_id": 8, "is_rock": True}
+    detected.write_text(json.dumps({"schema": "rocktok.detect/1", "tokens": [row]}))
+    assert run(path, "--rocks", detected, "--replicates", 100, "-o", file)[0] == 0
+    table = pd.read_csv(file).query("token_id == 8").set_index("step")
+    # An empty cell, not a zero.
+    assert table["loss"].isna().tolist() == [False, False, True]
+    assert table["loss_last"].isna().all()
+    code, text, _ = run(path, "--rocks", detected, "--replicates", 100)
+    assert code == 0
+    assert re.search(r"^'t8' +\d+ +\d\S+ +– +– +– +–", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -430,6 +486,10 @@ def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
     assert "groups chosen at step 8 on half 0, measured on half 1 of the prompts" in table
     assert max(map(len, table.splitlines()[1:])) <= 80
     assert "control: no rock has a type like it within the calipers" in notes
+    # No p value is cut off, or shown as 0.
+    medians = re.findall(r"^(?:high_kl|random) .* (<?0\.\d\d+|1\.00) +(<?0\.\d\d+|1\.00)$",
+                         table, re.MULTILINE)  # fmt: skip
+    assert len(medians) == 2
     target = tmp_path / "out.parquet"
     code, _, _ = run(SAMPLE, "--replicates", 200, "-o", target)
     assert code == 0

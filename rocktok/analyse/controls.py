@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -67,6 +68,7 @@ class ControlsResult(Result):
         params: every option.
         kinds: kind → pairs, those left alone, balance. Types are ids, occurrences (sequence_id,
             position, token_id).
+        token_texts: token id, as text, → text of each type in the above.
         notes: what a reader of the numbers must know.
     """
 
@@ -75,6 +77,7 @@ class ControlsResult(Result):
     log: Row
     params: Row
     kinds: dict[str, Row]
+    token_texts: dict[str, str]
     notes: tuple[str, ...]
 
     @cached_property
@@ -94,12 +97,24 @@ class ControlsResult(Result):
                     place = (None, None, one) if isinstance(one, int) else one
                     names = ("sequence_id", "position", "token_id")
                     row |= {f"{side}_{n}": v for n, v in zip(names, place, strict=True)}
+                    row[f"{side}_token"] = self.text(place[-1])
                 rows.append(row)
         return rows
+
+    def text(self, token_id: int) -> str:
+        """Of one of the types."""
+        return self.token_texts[str(token_id)]
 
     def shown(self) -> tuple[str, Any]:
         """The pairs."""
         return "", self.table
+
+
+def types_of(kinds: dict[str, Row]) -> list[int]:
+    """Token ids of all pairs, and of what was left alone, ascending."""
+    places = [place for found in kinds.values()
+              for place in (*found["unmatched"], *chain.from_iterable(found["pairs"]))]  # fmt: skip
+    return sorted({place if isinstance(place, int) else place[-1] for place in places})
 
 
 def match_types(facts: TypeFacts, rocks: Array, kind: str) -> Row:

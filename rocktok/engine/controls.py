@@ -18,6 +18,7 @@ from rocktok.analyse.controls import (
     ControlsResult,
     match_occurrences,
     match_types,
+    types_of,
 )
 from rocktok.analyse.groups import HalfFacts
 from rocktok.analyse.occurrences import FEATURES, Occurrences
@@ -82,7 +83,10 @@ def controls(
             notes.append(f"{kind}: nothing could be matched within the caliper")
     identity = {"table": table, "step": step, "passes": engine.passes}
     identity["rocks"] = rock_V.tolist()
-    return ControlsResult({**log.identity(), **identity}, asdict(params), kinds, tuple(notes))
+    texts = {str(v): log.vocab.text(v) for v in sorted({*rock_V.tolist(), *types_of(kinds)})}
+    return ControlsResult(
+        {**log.identity(), **identity}, asdict(params), kinds, texts, tuple(notes)
+    )
 
 
 def _samples(

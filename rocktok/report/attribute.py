@@ -7,7 +7,7 @@ from typing import Any
 
 from rocktok.analyse.attribute import AttributeResult
 from rocktok.report.encode import Form, encode_rows
-from rocktok.report.text import Field, count, number, percent, render_table, token
+from rocktok.report.text import Field, count, number, p_value, percent, render_table, token
 
 Row = dict[str, Any]
 
@@ -133,8 +133,8 @@ def _tests(rows: Sequence[Row]) -> list[str]:
                 number(row["difference_of_medians"]),
                 f"{number(row['low'])} to {number(row['high'])}",
                 f"{row['rank_biserial']:.2f}",
-                number(row["p_holm"], 2),
-                number(row["p_types_naive"], 2),
+                p_value(row["p_holm"]),
+                p_value(row["p_types_naive"]),
             )
             for row in tested
         )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 from rocktok.analyse.controls import ControlsResult
 from rocktok.report.encode import Form, encode_rows
-from rocktok.report.text import Field, count, render_table
+from rocktok.report.text import Field, count, filled, render_table, token
 
 Row = dict[str, Any]
 
@@ -58,24 +57,25 @@ def render(result: ControlsResult) -> str:
     for kind, found in result.kinds.items():
         alone = found["unmatched"]
         if alone:
-            shown = ", ".join(_one(place) for place in alone[:_SHOWN])
-            more = f" and {count(len(alone) - _SHOWN)} more" if len(alone) > _SHOWN else ""
-            what = f"{kind}: nothing like {_WHAT[kind]}"
-            parts += ["", what, textwrap.fill(f"{shown}{more}", 78, initial_indent="  ",
-                                              subsequent_indent="  ")]  # fmt: skip
+            shown = [_one(place, result) for place in alone[:_SHOWN]]
+            if len(alone) > _SHOWN:
+                shown.append(f"and {count(len(alone) - _SHOWN)} more")
+            parts += ["", f"{kind}: nothing like {_WHAT[kind]}", filled(shown)]
     return "\n".join(parts) + "\n"
 
 
 _WHAT = {
     "frequency": "the types",
     "loss": "the types",
-    "occurrence": "sequence:position",
-    "window": "sequence:position",
+    "occurrence": "sequence:position token",
+    "window": "sequence:position token",
 }
 
 
-def _one(place: int | list[int]) -> str:
-    return str(place) if isinstance(place, int) else f"{place[0]}:{place[1]}"
+def _one(place: int | list[int], result: ControlsResult) -> str:
+    if isinstance(place, int):
+        return token(result.text(place))
+    return f"{place[0]}:{place[1]} {token(result.text(place[2]))}"
 
 
 def _difference(value: float | None) -> str:
@@ -85,6 +85,5 @@ def _difference(value: float | None) -> str:
 def encode(result: ControlsResult, form: Form) -> bytes:
     """One row per pair."""
     names = [f"{side}_{name}" for side in ("rock", "control")
-             for name in ("sequence_id", "position", "token_id")]  # fmt: skip
-    about = result.to_dict()
-    return encode_rows(result.rows(), ["kind", *names], set(names), form, about)
+             for name in ("sequence_id", "position", "token_id", "token")]  # fmt: skip
+    return encode_rows(result.rows(), ["kind", *names], set(names), form, result.to_dict())

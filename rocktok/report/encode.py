@@ -9,7 +9,17 @@ from typing import Any, Literal
 
 Form = Literal["csv", "parquet"]
 
-_TEXT = {"token", "flags", "groups", "first", "second", "kind", "interval"}
+_TEXT = {
+    "token",
+    "rock_token",
+    "control_token",
+    "flags",
+    "groups",
+    "first",
+    "second",
+    "kind",
+    "interval",
+}
 _LOGICAL = {"is_rock", "singled_out"}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rocktok.analyse.stagnation import StagnationResult
 from rocktok.report.encode import Form, encode_rows
-from rocktok.report.text import Field, count, number, render_table, token
+from rocktok.report.text import Field, count, number, p_value, render_table, token
 
 Row = dict[str, Any]
 
@@ -30,7 +30,7 @@ _TESTS = (
     Field("", text=True),
 )
 _MEDIANS = (
-    Field("medians of ratio", text=True),
+    Field("rocks less", text=True),
     Field("difference"),
     Field("95%"),
     Field("rank-bis."),
@@ -150,17 +150,18 @@ def _tests(rows: Sequence[Row]) -> list[str]:
     )
     medians = (
         (
-            f"rocks less {row['second']}",
+            row["second"],
             _signed(row["difference_of_medians"]),
             f"{number(row['low'], 2)} to {number(row['high'], 2)}",
             f"{row['rank_biserial']:.2f}",
-            number(row["p_holm"], 2),
-            number(row["p_types_naive"], 2),
+            p_value(row["p_holm"]),
+            p_value(row["p_types_naive"]),
         )
         for row in tested
     )
     lines.append(render_table(_TESTS, cells).rstrip("\n"))
-    return [*lines, *skipped, "", render_table(_MEDIANS, medians)]
+    heading = "Medians of the types' ratios, and rank-biserial correlation"
+    return [*lines, *skipped, "", heading, render_table(_MEDIANS, medians)]
 
 
 def _balance(members: Row) -> list[str]:

@@ -33,12 +33,12 @@ def render_table(fields: Sequence[Field], rows: Iterable[Sequence[str]]) -> str:
         table.add_column(
             Text(field.heading),
             justify="left" if field.text else "right",
-            no_wrap=True,
-            overflow="ellipsis",
+            # What may wrap is what may be made narrower; the cells themselves stay on one line.
+            no_wrap=not field.text,
             min_width=min(widest, 8) if field.text else widest,
         )
     for row in cells:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
     sink = io.StringIO()
     width = Console().width if sys.stdout.isatty() else PIPE_WIDTH
     Console(file=sink, width=max(width, PIPE_WIDTH), color_system=None).print(table)
@@ -55,6 +55,28 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{value:.{digits - 1}e}"
     before = len(str(int(abs(value)))) if abs(value) >= 1 else 0
     return f"{value:,.{max(0, digits - before)}f}"
+
+
+def filled(items: Iterable[str], indent: str = "  ") -> str:
+    """Items with commas between them, on lines that fit a pipe; never broken within an item."""
+    lines = [indent]
+    for item in items:
+        begun = lines[-1] != indent
+        if begun and len(lines[-1]) + len(item) + 3 > PIPE_WIDTH:
+            lines[-1] += ","
+            lines.append(indent)
+            begun = False
+        lines[-1] += f", {item}" if begun else item
+    return "\n".join(lines)
+
+
+def p_value(value: float | None) -> str:
+    """A probability: two decimals, three below a tenth, and no number below 0.001."""
+    if value is None:
+        return "–"
+    if value < 0.001:
+        return "<0.001"
+    return f"{value:.3f}" if value < 0.0995 else f"{value:.2f}"
 
 
 def count(value: int | None) -> str:

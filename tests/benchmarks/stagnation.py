@@ -28,18 +28,23 @@ def main() -> None:
     """Print the figures."""
     log = sys.argv[1]
     timed("detect", log, "--context", "off")
-    ratios, ours, theirs, passes = [], [], [], 0
+    ratios: dict[str, list[float]] = {"": [], "--all": []}
+    ours: dict[str, list[float]] = {"": [], "--all": []}
+    theirs = []
     for _ in range(REPEATS):
         one, _ = timed("detect", log, "--context", "off")
-        whole, table = timed("stagnation", log)
-        passes = int(table.splitlines()[0].rsplit("; ", 1)[1].split()[0])
-        ratios.append(whole / (one * passes))
-        ours.append(whole)
         theirs.append(one)
+        for option in ratios:
+            whole, table = timed("stagnation", log, *option.split())
+            passes = int(table.splitlines()[0].rsplit("; ", 1)[1].split()[0])
+            ratios[option].append(whole / (one * passes))
+            ours[option].append(whole)
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     print(f"detect --context off: {statistics.median(theirs):.2f} s")
-    print(f"stagnation: {statistics.median(ours):.2f} s, {passes} passes")
-    print(f"ratio: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    for option, found in ratios.items():
+        name = f"stagnation {option}".strip()
+        print(f"{name}: {statistics.median(ours[option]):.2f} s, {passes} passes")
+        print(f"ratio: {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})")
 
 
 if __name__ == "__main__":
