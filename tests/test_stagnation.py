@@ -20,8 +20,8 @@ from rocktok.analyse.matching import match
 from rocktok.analyse.stagnation import MARGIN
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
-from rocktok.hashing import halves
 from rocktok.inputs import load_controls
+from rocktok.hashing import halves
 from rocktok.log import LogWriter
 from rocktok.log.sequences import load_prompts
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
@@ -353,8 +353,10 @@ def test_controls_that_cannot_be_read(tmp_path: Path) -> None:
     assert run(SAMPLE, "--controls", file) == (1, "", said.format(file))
     file.write_text('{"schema": "rocktok.con')
     code, _, said = run(SAMPLE, "--controls", file)
-    why = "is no JSON (Unterminated string starting at: line 1 column 12 (char 11))"
-    assert (code, said) == (1, f"rocktok: {file}: {why}{WRITES}")
+    assert code == 1
+    assert said.startswith(f"rocktok: {file}: is no JSON (Unterminated string starting at: line 1")
+    assert said.endswith(WRITES)
+    assert said.count("\n") == 1
 
 
 # Bad input, and the command.
