@@ -40,7 +40,7 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     "--figure-format",
     "formats",
     callback=_formats,
-    default="png",
+    default="svg",
     show_default=True,
     metavar="F,F,…",
     help="Of the files in figures/: png, pdf, svg.",
