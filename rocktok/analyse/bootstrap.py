@@ -123,12 +123,8 @@ class PromptBootstrap:
     @property
     def enough_T(self) -> Array:
         """Which types stand in enough prompts for an interval: (T,) bool."""
-        return self.enough_of(self.types)
-
-    def enough_of(self, ids: Array) -> Array:
-        """The same of any token ids, whether told apart or not."""
-        length = int(ids.max(initial=0)) + 1
-        enough: Array = self._floor.result(length)[ids] >= MIN_PROMPTS
+        length = int(self.types.max(initial=0)) + 1
+        enough: Array = self._floor.result(length)[self.types] >= MIN_PROMPTS
         return enough
 
 

@@ -18,8 +18,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.accumulate import Batch, TypeSums, padded
-from rocktok.analyse.bootstrap import PromptBootstrap, numbered, places_of_prompts
+from rocktok.analyse.accumulate import Batch, PromptFloor, TypeSums, padded
+from rocktok.analyse.bootstrap import MIN_PROMPTS, numbered, places_of_prompts
 from rocktok.analyse.contrasts import ratio
 from rocktok.analyse.course import Slope
 from rocktok.hashing import hash_rows
@@ -46,7 +46,8 @@ def groups_of(prompt_P: Array, seed: int) -> Array:
 class GroupSums:
     """Rows, and the sum of their losses, by token type and group of prompts, at one step.
 
-    A partial result is sparse; the whole is a table of 1 KB for each token id.
+    Also which types stand in enough prompts. A partial result is sparse; the whole is a table of
+    1 KB for each token id.
     """
 
     needs = ("token_id", "sequence_id", "prompt", "loss_post")
@@ -55,6 +56,7 @@ class GroupSums:
         self.seed = seed
         self._parts: list[tuple[Array, Array]] = []
         self._loose = 0
+        self._floor = PromptFloor(MIN_PROMPTS)
         self._table_VGQ: Array = np.zeros((0, GROUPS, 2))
 
     def update(self, batch: Batch) -> None:
@@ -63,20 +65,21 @@ class GroupSums:
         if len(token_N) == 0:
             return
         prompt_P, place_N = places_of_prompts(batch)
-        key_N = token_N.astype(np.int64) * GROUPS + groups_of(prompt_P, self.seed)[place_N]
-        key_E, pair_N = numbered(key_N, (int(token_N.max()) + 1) * GROUPS)
+        width = int(token_N.max()) + 1
+        # By prompt first: the floor counts pairs, not rows.
+        key_E, pair_N = numbered(place_N * np.int64(width) + token_N, len(prompt_P) * width)
+        token_E, place_E = key_E % width, key_E // width
+        self._floor.update({"token_id": token_E, "prompt": prompt_P[place_E]})
         loss_E = np.bincount(pair_N, batch["loss_post"].astype(np.float64), minlength=len(key_E))
-        self._add(key_E, np.stack([np.bincount(pair_N, minlength=len(key_E)), loss_E], axis=1))
-
-    def _add(self, key_E: Array, sum_EQ: Array) -> None:
-        self._parts.append((key_E, sum_EQ))
+        sum_EQ = np.stack([np.bincount(pair_N, minlength=len(key_E)), loss_E], axis=1)
+        self._parts.append((token_E * GROUPS + groups_of(prompt_P, self.seed)[place_E], sum_EQ))
         self._loose += len(key_E)
-        if self._loose > _LOOSE and len(self._parts) > 1:
+        if self._loose > _LOOSE:
             self.close()
 
     def close(self) -> None:
         """Add up equal pairs, each of which then stands once."""
-        if len(self._parts) < 2:
+        if not self._parts:
             return
         key_N = np.concatenate([key_E for key_E, _ in self._parts])
         sum_NQ = np.concatenate([sum_EQ for _, sum_EQ in self._parts])
@@ -86,6 +89,8 @@ class GroupSums:
 
     def merge(self, other: Self) -> None:
         """Add another's sums."""
+        other.close()
+        self._floor.merge(other._floor)
         self._settle(other._parts)
         self._reach(len(other._table_VGQ))
         self._table_VGQ[: len(other._table_VGQ)] += other._table_VGQ
@@ -109,6 +114,12 @@ class GroupSums:
         self._reach(int(ids.max(initial=-1)) + 1)
         found: Array = self._table_VGQ[ids]
         return found
+
+    def enough(self, ids: Array) -> Array:
+        """Which token ids stand in enough prompts for an interval: (C,) bool."""
+        length = int(ids.max(initial=0)) + 1
+        enough: Array = self._floor.result(length)[ids] >= MIN_PROMPTS
+        return enough
 
 
 @dataclass(frozen=True)
@@ -160,17 +171,15 @@ class EveryType:
         self._count_SV: list[Array] = []
         self._loss_SV: list[Array] = []
         self._steps: list[int] = []
-        self._ends: list[tuple[GroupSums, PromptBootstrap]] = []
+        self._ends: list[GroupSums] = []
 
-    def add(
-        self, step: int, sums: TypeSums, ends: tuple[GroupSums, PromptBootstrap] | None
-    ) -> None:
-        """One step's sums; of the first and the last also groups, and what counts its prompts."""
+    def add(self, step: int, sums: TypeSums, groups: GroupSums | None) -> None:
+        """One step's sums; of the first and the last step also by groups."""
         self._steps.append(step)
         self._count_SV.append(sums.count_V)
         self._loss_SV.append(sums.sum_V["loss_post"].copy())
-        if ends is not None:
-            self._ends.append(ends)
+        if groups is not None:
+            self._ends.append(groups)
 
     def rows(self, drawn: Array) -> list[Row]:
         """Of each type seen but those that were drawn again: as `stagnation.change_rows` gives."""
@@ -194,8 +203,8 @@ class EveryType:
         return rows
 
     def _chunk(self, ids: Array, count_SC: Array, loss_SC: Array, slope_C: Array) -> list[Row]:
-        found = spread(*(groups.of(ids) for groups, _ in self._ends))
-        enough_C = np.all([drawn.enough_of(ids) for _, drawn in self._ends], axis=0)
+        found = spread(*(groups.of(ids) for groups in self._ends))
+        enough_C = np.all([groups.enough(ids) for groups in self._ends], axis=0)
         before_C, after_C = loss_SC[0], loss_SC[-1]
         absent = [None] * len(loss_SC)
         columns: dict[str, list[Any]] = {

@@ -181,12 +181,12 @@ class _Run:
             return
         sums = TypeSums(("loss_post",), compiled=source.large)
         accumulators: list[Accumulator] = [bootstrap, sums]
-        ends = None
+        groups = None
         if source.post in (self.steps[0], self.steps[-1]):
-            ends = GroupSums(self.params.seed), bootstrap
-            accumulators.append(ends[0])
+            groups = GroupSums(self.params.seed)
+            accumulators.append(groups)
         self.engine.run(source, *accumulators)
-        every.add(source.post, sums, ends)
+        every.add(source.post, sums, groups)
 
     def _tokens(self, course: Course, every: EveryType | None, chosen: Chosen) -> list[Row]:
         """Rows by first-step loss on the prompts measured, the largest sum first."""
