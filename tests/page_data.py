@@ -370,3 +370,26 @@ def harmful() -> Data:
         sequence |= {"prompt": everything, "prompt_id": everything}
     data["text"]["capped"] = everything
     return data
+
+
+def large(sequences: int = 20, tokens: int = 1000, steps: int = 20) -> Data:
+    """`small` with as much text as a page is made for."""
+    data = small({i: f" word{i}" for i in range(300)}, tuple(range(0, 100 * steps, 100)))
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(sequences):
+        losses = generator.exponential(size=(steps, tokens)).round(4)
+        rows.append(
+            {
+                "sequence_id": number,
+                "prompt_id": str(number),
+                "prompt": "Why?",
+                "token_ids": generator.integers(300, size=tokens).tolist(),
+                "positions": list(range(tokens)),
+                "retained": (losses[-1] > 3).astype(int).tolist(),
+                "persistent": (losses[-1] > 2).astype(int).tolist(),
+                "values": {"loss": losses.tolist()},
+            }
+        )
+    data["text"] |= {"sequences": rows, "shown": sequences, "total": sequences}
+    return data

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import rocktok
 from rocktok.engine import lifts, passes, source
 from rocktok.engine.info import gather
 from rocktok.engine.passes import Engine
+from rocktok.engine.report import report
 from rocktok.errors import DamagedError, RocktokError, UsageError
 from rocktok.log import LogWriter, tasks
 from tests.gradient_logs import frame, write
@@ -250,7 +252,12 @@ def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
     def controls(engine: Engine) -> str:
         return rocktok.controls(opened, rocks=(0, 1, 2), window=2, engine=engine).to_json()
 
+    def whole(engine: Engine) -> str:
+        found = report(opened, engine=engine, top_k=10, replicates=100, sequences=5)
+        return json.dumps(asdict(found))
+
     return {
+        "report": whole,
         "lifts": with_lifts,
         "stagnation": stagnation,
         "stability": stability,

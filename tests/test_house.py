@@ -15,7 +15,7 @@ from rocktok.errors import LimitError, LogError, RocktokError, UsageError
 ROOT = Path(rocktok.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"schema", "errors", "files", "hashing"}
+BASE = {"schema", "errors", "files", "hashing", "inputs"}
 MAY_IMPORT = {
     "log": BASE,
     "hooks": BASE | {"log"},
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "schema": set(),
     "errors": set(),
     "files": {"errors"},
+    "inputs": {"errors"},
     "hashing": set(),
 }
 

@@ -20,7 +20,7 @@ from rocktok.log import LogWriter
 from rocktok.report.page import render_page
 from rocktok.report.report import render_report
 from tests.logs import RUN, rows, sequence_rows
-from tests.page_data import HARMFUL, harmful, small
+from tests.page_data import HARMFUL, harmful, large, small
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -306,4 +306,122 @@ def test_without_javascript(browser: Any, sample_page: bytes, tmp_path: Path) ->
     assert page.locator("figure img").count() == 13
     assert page.locator("noscript").first.is_visible()
     assert not page.locator("#search").is_visible()
+    context.close()
+
+
+def without(part: str) -> dict[str, Any]:
+    """The small page of a log that lacks something."""
+    data = small(steps=(10,)) if part == "steps" else small()
+    if part == "gradients":
+        data["text"]["columns"] = data["text"]["columns"][:1]
+    elif part == "vocabulary":
+        data["text"]["tokens"] = {}
+    elif part == "values":
+        data["text"]["columns"] = []
+    elif part == "everything":
+        return {}
+    elif part != "steps":
+        data[part] = None
+    return data
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["steps", "gradients", "vocabulary", "values", "table", "rocks", "text", "everything"],
+)
+def test_what_a_log_lacks_is_left_out(visit: Any, part: str) -> None:
+    at = visit(render_page(without(part)))
+    at.page.wait_for_timeout(100)
+    slider = part not in ("steps", "values", "text", "everything")
+    assert at.page.locator("#step").count() == slider
+    if part == "vocabulary":
+        assert at.texts(".tokens > bdi")[:2] == ["<id 0>", "<id 1>"]
+    if part not in ("text", "everything"):
+        at.page.locator(".tokens > bdi").nth(1).hover()
+        assert at.page.locator("#tip").is_visible()
+    if part == "text" and at.page.locator("#rock-0").count():
+        at.page.locator("#token-rows a").first.click()
+        assert at.page.locator("#rock-0").get_attribute("open") is not None
+
+
+def test_play_goes_to_the_last_step(visit: Any) -> None:
+    at = visit(render_page(small()))
+    at.page.locator("#play").click()
+    assert at.page.locator("#step-value").text_content() == "10"
+    assert at.page.locator("#play").text_content() == "Pause"
+    at.page.locator("#play", has_text="Play").wait_for()
+    assert at.page.locator("#step-value").text_content() == "30"
+    assert at.page.locator("#step").get_attribute("aria-valuetext") == "step 30, 3 of 3"
+
+
+def test_up_and_down_go_by_line(visit: Any) -> None:
+    at = visit(render_page(small()))
+    at.page.locator(".sequence").nth(0).locator(".tokens > bdi").nth(0).focus()
+    # A line ends after each "\n", the third type of four.
+    for key, place in (("ArrowDown", 3), ("ArrowDown", 7), ("ArrowUp", 3), ("ArrowUp", 0)):
+        at.page.keyboard.press(key)
+        assert at.page.evaluate("document.activeElement.place") == place
+
+
+def test_marks_can_be_hidden(visit: Any) -> None:
+    at = visit(render_page(small()))
+    shadow = "getComputedStyle(document.querySelector('.tokens > .rock')).boxShadow"
+    assert at.page.evaluate(shadow) != "none"
+    at.page.uncheck("#mark-rock")
+    assert at.page.evaluate(shadow) == "none"
+
+
+def test_long_text_is_shaded_at_once(visit: Any) -> None:
+    at = visit(render_page(large()))
+    at.page.locator(".sequence").nth(0).scroll_into_view_if_needed()
+    at.page.locator(".sequence").nth(0).locator(".tokens > bdi").nth(999).wait_for()
+    # Handler, style and layout; the best of many, as other work shares the processor.
+    script = """() => {
+      const slider = document.getElementById('step');
+      return Math.min(...Array.from({ length: 20 }, (_, step) => {
+        slider.value = step;
+        const began = performance.now();
+        slider.dispatchEvent(new Event('input'));
+        document.body.getBoundingClientRect();
+        return performance.now() - began;
+      }));
+    }"""
+    assert at.page.evaluate(script) < 50
+    # What is far from the window is made when it is scrolled to, with the step of then.
+    assert at.page.locator(".tokens > bdi").count() < 20_000
+    at.page.locator(".sequence").nth(19).scroll_into_view_if_needed()
+    at.page.locator(".sequence").nth(19).locator(".tokens > bdi.t").nth(999).wait_for()
+
+
+def test_print(visit: Any) -> None:
+    data = small({i: f"token {i}" for i in range(60)})
+    at = visit(render_page(data))
+    at.page.emulate_media(media="print")
+    for hidden in ("nav", "#search", "#text", ".help"):
+        assert not at.page.locator(hidden).is_visible(), hidden
+    rows = at.page.locator("#token-rows tr")
+    assert sum(rows.nth(i).is_visible() for i in range(60)) == 50
+    assert at.page.get_by_text("The first 50 rows of 60").is_visible()
+    assert at.page.locator(".lead").first.is_visible()
+
+
+@pytest.mark.parametrize("motion, behaviour", [("reduce", "auto"), ("no-preference", "smooth")])
+def test_motion_is_as_the_reader_wants_it(visit: Any, motion: str, behaviour: str) -> None:
+    at = visit(render_page(small()), reduced_motion=motion)
+    found = at.page.evaluate("getComputedStyle(document.documentElement).scrollBehavior")
+    assert found == behaviour
+
+
+def test_nothing_of_others_runs_even_if_it_got_in(browser: Any, tmp_path: Path) -> None:
+    """The policy is the second line of defence: a script put into the file does not run."""
+    page = render_page(small())
+    evil = '<script>window.harmed = 1</script><img src=x onerror="window.harmed = 1">'
+    path = tmp_path / "page.html"
+    path.write_text(page.replace("<main>", f"<main>{evil}"))
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto(path.as_uri())
+    opened.wait_for_timeout(200)
+    assert opened.evaluate("window.harmed") is None
+    assert opened.locator("#count").text_content() == "4 of 4 shown"
     context.close()

@@ -292,7 +292,7 @@ def test_own_clusters_come_first() -> None:
 def test_files(files: dict[str, bytes], sample: ReportResult) -> None:
     assert {name for name in files if "/" not in name} == {"report.html", "report.json"}
     assert len([name for name in files if name.startswith("figures/")]) == 13
-    assert all(files[n].startswith(b"\x89PNG") for n in files if n.startswith("figures/"))
+    assert all(files[n].startswith(b"<?xml") for n in files if n.startswith("figures/"))
     assert len(files["report.html"]) < 5_000_000
     content = json.loads(files["report.json"])
     assert content["schema"] == "rocktok.report/1"
@@ -355,7 +355,7 @@ def test_the_command(tmp_path: Path) -> None:
     code, _, stderr = run("report", SAMPLE, "-o", out, "-q", "--force", "--no-lifts",
                           "--sequences", "0", "--replicates", "100")  # fmt: skip
     assert (code, stderr) == (0, "")
-    assert {p.suffix for p in (out / "figures").iterdir()} == {".png"}
+    assert {p.suffix for p in (out / "figures").iterdir()} == {".svg"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 

@@ -20,8 +20,8 @@ from rocktok.analyse.matching import match
 from rocktok.analyse.stagnation import MARGIN
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
-from rocktok.files import load_controls
 from rocktok.hashing import halves
+from rocktok.inputs import load_controls
 from rocktok.log import LogWriter
 from rocktok.log.sequences import load_prompts
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log

@@ -48,7 +48,7 @@ def _ranking(job: Job, source: str, engine: Engine, top_k: int, seed: int) -> Ra
 
     from rocktok.analyse.compare import Ranking
     from rocktok.engine.detect import detect
-    from rocktok.files import load_detect, not_of_detect
+    from rocktok.inputs import load_detect, not_of_detect
 
     if source.endswith(".json") and not Path(source).is_dir():
         try:

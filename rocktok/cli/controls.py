@@ -42,7 +42,7 @@ def controls_command(job: Job, rocks: Path | None, **parameters: Any) -> None:
     and token frequency; each with its balance, and with what could not be matched.
     """
     from rocktok.engine.controls import controls
-    from rocktok.files import load_rocks
+    from rocktok.inputs import load_rocks
 
     given = load_rocks(rocks) if rocks is not None else None
 

@@ -180,7 +180,7 @@ def given_rocks(
 
     Raises `UsageError` for both files, `LogError` for one that is not what it must be.
     """
-    from rocktok.files import load_controls, load_rocks
+    from rocktok.inputs import load_controls, load_rocks
 
     if rocks is not None and controls is not None:
         raise UsageError("--controls brings its own rocks; leave out --rocks")

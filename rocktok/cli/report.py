@@ -40,7 +40,7 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     "--figure-format",
     "formats",
     callback=_formats,
-    default="png",
+    default="svg",
     show_default=True,
     metavar="F,F,…",
     help="Of the files in figures/: png, pdf, svg.",
@@ -90,7 +90,8 @@ def report_command(
     """
     from rocktok.engine.report import report
     from rocktok.errors import UsageError
-    from rocktok.files import check_directory, load_patterns, write_directory
+    from rocktok.files import check_directory, write_directory
+    from rocktok.inputs import load_patterns
     from rocktok.report.comparison import render_comparison
     from rocktok.report.drawing import Drawing
     from rocktok.report.report import add_figures, render_report

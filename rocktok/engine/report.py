@@ -285,7 +285,7 @@ class _Run:
         if "grad_norm" in log.columns(choice.table) and not log.complete_steps("gradients"):
             self._miss(
                 "which way the gradients point",
-                "the log has no gradients/",
+                "no gradient sums in this log",
                 "record sums with Recorder(gradient_types=…) or Recorder(gradient_sketch=…)",
             )
         if not len(log.vocab):

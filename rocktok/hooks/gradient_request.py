@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rocktok.errors import HookError, LogError
-from rocktok.files import load_rocks
 from rocktok.hashing import SKETCH_LEAST
+from rocktok.inputs import load_rocks
 
 #: Types whose sums can be had: an id, ids, or the path of a file that `rocktok detect` wrote.
 GradientTypes = Iterable[int] | str | os.PathLike[str]

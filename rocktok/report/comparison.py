@@ -25,7 +25,7 @@ SCHEMA = "rocktok.report-comparison/1"
 def render_comparison(
     results: Sequence[ReportResult],
     compared: CompareResult,
-    formats: Sequence[str] = ("png",),
+    formats: Sequence[str] = ("svg",),
     drawing: Drawing | None = None,
 ) -> dict[str, bytes]:
     """Relative path → content of every file.

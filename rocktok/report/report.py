@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 def render_report(
-    result: ReportResult, formats: Sequence[str] = ("png",), drawing: Drawing | None = None
+    result: ReportResult, formats: Sequence[str] = ("svg",), drawing: Drawing | None = None
 ) -> dict[str, bytes]:
     """Relative path → content of every file of a report, the same bytes for the same result.
 

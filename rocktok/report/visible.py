@@ -19,12 +19,14 @@ def pieces(text: str, limit: int | None = LIMIT, *, prose: bool = False) -> list
     r"""What to show for a token, in order.
 
     Kinds: "ws" a blank at an end of the token; "nl" a line break (↵); "tab" (→); "esc" an escape
-    like \x1b, \u202e or \ud800; "mk" a carrier for a mark that would sit on what comes before.
-    In `prose`, blanks are plain.
+    like \x1b, \u202e or \ud800; "mk" the sign for no text, ∅. A mark that would sit on what comes
+    before has a carrier, ◌. In `prose`, blanks are plain.
 
     >>> pieces(" So\n")
     [('ws', ' '), ('', 'So'), ('nl', '↵')]
     """
+    if not text and not prose:
+        return [("mk", "∅")]
     cut = text if limit is None else text[:limit]
     first, last = len(cut) - len(cut.lstrip(" ")), len(cut.rstrip(" "))
     found: list[Piece] = []
@@ -33,7 +35,7 @@ def pieces(text: str, limit: int | None = LIMIT, *, prose: bool = False) -> list
         if char == " " and not prose and not first <= index < last:
             kind = "ws"
         elif index == 0 and unicodedata.combining(char):
-            found.append(("mk", "◌"))
+            shown = f"◌{shown}"
         if found and kind in ("", "ws") and found[-1][0] == kind:
             found[-1] = (kind, found[-1][1] + shown)
         else:

@@ -117,7 +117,7 @@ function setUpLinks() {
     const { rock, find: wanted, sequence, position } = link.dataset;
     if (rock) {
       byId(`rock-${rock}`).open = true;
-      find(Number(rock));
+      if (byId("text")) find(Number(rock));
     } else if (wanted) {
       find(Number(wanted));
       goToFound(1);
@@ -128,12 +128,16 @@ function setUpLinks() {
 }
 
 function setUpSections() {
-  const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+  const all = [...document.querySelectorAll("nav a")];
+  const links = new Map(all.map((link) => [link.hash.slice(1), link]));
   const seen = new Set();
   const watch = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) seen[isIntersecting ? "add" : "delete"](target.id);
     const current = [...links.keys()].find((id) => seen.has(id));
-    links.forEach((link, id) => link.toggleAttribute("aria-current", id === current));
+    for (const [id, link] of links) {
+      if (id === current) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
   }, { rootMargin: "-20% 0px -60% 0px" });
   links.forEach((_, id) => watch.observe(byId(id)));
 }

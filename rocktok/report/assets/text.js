@@ -95,7 +95,8 @@ function makeSection(sequence) {
   const rockCount = sequence.tokens.reduce((sum, token) => sum + rocks.has(token), 0);
   const keptCount = sequence.retained.reduce((sum, kept) => sum + kept, 0);
   const title = element("h3", "", `Sequence ${sequence.id}`);
-  const facts = [counted(sequence.tokens.length, "token"), `${rockCount} of rock types`, `${keptCount} retained`];
+  const length = counted(sequence.tokens.length, "token");
+  const facts = [length, `${rockCount} of rock types`, `${keptCount} retained`];
   if (sequence.prompt_id) facts.unshift(`prompt ${sequence.prompt_id}`);
   sequence.mean = element("span", "facts");
   head.append(title, element("span", "facts", facts.join(" · ")), sequence.mean);
@@ -195,7 +196,8 @@ function legend(kind) {
   const to = `${greatest > high ? "≥ " : ""}${format(high)} ${unit ?? ""}`.trim();
   byId("scale-low").textContent = from;
   byId("scale-high").textContent = kind === "rank" ? `${to}, by rank` : to;
-  byId("scale-bar").setAttribute("aria-label", `Colour scale of ${label}, ${kind}: from ${from} to ${to}`);
+  const said = `Colour scale of ${label}, ${kind}: from ${from} to ${to}`;
+  byId("scale-bar").setAttribute("aria-label", said);
 }
 
 function setStep(step) {
@@ -241,7 +243,8 @@ function describe(sequence, i) {
   head.append(said, ` ${what.filter(Boolean).join(", ")}`);
   const list = element("dl");
   const line = (label, value, chosen) => {
-    list.append(element("dt", chosen ? "chosen" : "", label), element("dd", chosen ? "chosen" : "", value));
+    const name = chosen ? "chosen" : "";
+    list.append(element("dt", name, label), element("dd", name, value));
   };
   for (const { key, label, unit } of columns) {
     const value = valuesOf(sequence, key, state.step)?.[i];

@@ -1,0 +1,106 @@
+"""JSON files that a user gives: results of other commands, and rules of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rocktok.errors import LogError
+
+_WANTED = "give what `rocktok detect LOG --format json -o FILE` writes"
+
+
+def load_detect(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a JSON file of `rocktok detect`; only its schema is checked.
+
+    Raises `LogError` for a file that cannot be read, or is none of `detect`'s.
+    """
+    content = _load_json(path, _WANTED)
+    known = isinstance(content, dict) and str(content.get("schema")).startswith("rocktok.detect/")
+    if not known:
+        raise not_of_detect(path)
+    return dict(content)
+
+
+def not_of_detect(path: str | os.PathLike[str]) -> LogError:
+    """The error for a file that is not what `rocktok detect` writes."""
+    return LogError(f"{path}: is no result of `rocktok detect`; {_WANTED}")
+
+
+def load_rocks(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Token ids of the rocks in a JSON file of `rocktok detect`, ascending.
+
+    Raises `LogError` as `load_detect`, and for a file without rocks.
+    """
+    content = load_detect(path)
+    try:
+        rocks = {_token_id(row["token_id"]) for row in content["tokens"] if row["is_rock"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise not_of_detect(path) from error
+    if not rocks:
+        raise LogError(f"{path}: holds no rocks; {_WANTED}")
+    return tuple(sorted(rocks))
+
+
+def load_controls(
+    path: str | os.PathLike[str], kind: str
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """(rocks, pairs of a rock and its control) of a JSON file of `rocktok controls`.
+
+    Raises `LogError` for a file that cannot be read, is none of its, or lacks the kind.
+    """
+    wanted = "give what `rocktok controls LOG --format json -o FILE` writes"
+    content = _load_json(path, wanted)
+    try:
+        rocks, pairs = _controls(content, kind)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LogError(f"{path}: is no result of `rocktok controls`; {wanted}") from error
+    if not pairs:
+        raise LogError(f"{path}: matches no types by {kind}; choose another kind, or make it anew")
+    return rocks, pairs
+
+
+def _controls(content: Any, kind: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Rocks and pairs; raises for a content that `rocktok controls` would not have written."""
+    if not str(content["schema"]).startswith("rocktok.controls/"):
+        raise ValueError("another schema")
+    rocks = tuple(_token_id(v) for v in content["log"]["rocks"])
+    found = content["kinds"].get(kind)
+    pairs = tuple((_token_id(a), _token_id(b)) for a, b in (found["pairs"] if found else ()))
+    ours, others = ([pair[side] for pair in pairs] for side in (0, 1))
+    one_to_one = len(set(ours)) == len(set(others)) == len(pairs)
+    if not one_to_one or set(ours) - set(rocks) or set(others) & set(rocks):
+        raise ValueError("no pairs of a rock and another type")
+    return rocks, pairs
+
+
+def _token_id(value: Any) -> int:
+    """A token id of a JSON file; `ValueError` for what cannot be one."""
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError(f"{value!r} is no token id")
+    return value
+
+
+def load_patterns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Cluster → patterns, from a JSON file. Raises `LogError` for a file that is none."""
+    wanted = 'give JSON such as {"names": [" ?(Anna|Omar)"]}'
+    content = _load_json(path, wanted)
+    good = isinstance(content, dict) and all(
+        isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)
+        for patterns in content.values()
+    )
+    if not good:
+        raise LogError(f"{path}: does not say which patterns a cluster has; {wanted}")
+    return dict(content)
+
+
+def _load_json(path: str | os.PathLike[str], wanted: str) -> Any:
+    """A file's content. Raises `LogError`, which says what is `wanted`."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
+    except ValueError as error:
+        raise LogError(f"{path}: is no JSON ({error}); {wanted}") from error
