@@ -37,13 +37,15 @@ def test_every_figure_has_a_name_a_caption_and_a_function() -> None:
     assert set(COMPARED) <= set(NAMES)
 
 
+@pytest.mark.parametrize("columns", [1, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_cut_off(sample: ReportResult, name: str) -> None:
-    figure = getattr(figures, name)(sample)
+def test_nothing_is_cut_off(sample: ReportResult, name: str, columns: int) -> None:
+    figure = getattr(figures, name)(sample, columns=columns)
     settle(figure)
     with styled():
         box = figure.get_tightbbox()
     width, height = figure.get_size_inches()
+    assert width == {1: 3.35, 2: 6.9}[columns]
     assert box.x0 > -0.01 and box.y0 > -0.01
     assert box.x1 < width + 0.01 and box.y1 < height + 0.01
     axis = figure.axes[0]
@@ -154,10 +156,12 @@ def test_what_a_result_does_not_hold(sample: ReportResult) -> None:
 
 
 def test_small_multiples(sample: ReportResult) -> None:
-    numbers = {"one_$x$": series("density", sample), "two": series("density", sample)}
+    one = series("density", sample)
+    numbers = {"one_$x$": one, "two": one, "a/long/" * 9 + "path": one}
     figure = multiples(figures.density, "density", numbers)
     used = [ax for ax in figure.axes if ax.get_visible()]
-    assert [ax.get_title() for ax in used] == list(numbers)
+    assert [ax.get_title() for ax in used][:2] == list(numbers)[:2]
+    assert used[2].get_title() == "…" + ("a/long/" * 9 + "path")[-35:]
     assert len({ax.get_ylim() for ax in used}) == 1
     encode(figure, "png")
 

@@ -45,6 +45,13 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     metavar="F,F,…",
     help="Of the files in figures/: png, pdf, svg.",
 )
+@click.option(
+    "--columns",
+    type=click.IntRange(1, 2),
+    default=1,
+    show_default=True,
+    help="Of a paper: the width of figures of one log.",
+)
 @options.pre_and_post_options
 @options.table_option
 @options.top_k_option
@@ -75,6 +82,7 @@ def report_command(
     output: Path,
     compare: bool,
     formats: tuple[str, ...],
+    columns: int,
     clusters: Path | None,
     force: bool,
     quiet: bool,
@@ -104,7 +112,7 @@ def report_command(
     own = load_patterns(clusters) if clusters is not None else None
     with (
         options.engine(jobs, dask, quiet=quiet) as engine,
-        Drawing(formats, engine.jobs) as drawing,
+        Drawing(formats, engine.jobs, columns) as drawing,
     ):
         opened = [options.open_named(log, allow_missing=allow_missing) for log in logs]
         if compare:

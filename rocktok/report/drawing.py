@@ -13,14 +13,20 @@ Row = dict[str, Any]
 WORKERS = 2
 
 
-def draw_one(name: str, numbers: Mapping[str, Any], formats: Sequence[str], several: bool) -> Row:
+def draw_one(
+    name: str,
+    numbers: Mapping[str, Any],
+    formats: Sequence[str],
+    several: bool = False,
+    columns: int = 1,
+) -> Row:
     """Format → bytes of one figure. `several`: the numbers are label → numbers of each log."""
     from rocktok.report import figures
     from rocktok.report.figures.multiples import multiples
     from rocktok.report.figures.style import encode, settle
 
     draw = getattr(figures, name)
-    figure = multiples(draw, name, numbers) if several else draw(numbers)
+    figure = multiples(draw, name, numbers) if several else draw(numbers, columns=columns)
     settle(figure)
     return {form: encode(figure, form) for form in dict.fromkeys(("svg", *formats))}
 
@@ -39,11 +45,12 @@ class Drawing(AbstractContextManager["Drawing"]):
 
     Args:
         formats: png, pdf, svg; svg is drawn in any case.
+        columns: 1 or 2, of a paper: the width of figures of one log.
         jobs: processes; 1: draw in this one, when the results are asked for.
     """
 
-    def __init__(self, formats: Sequence[str], jobs: int = 1) -> None:
-        self.formats = tuple(formats)
+    def __init__(self, formats: Sequence[str], jobs: int = 1, columns: int = 1) -> None:
+        self.formats, self.columns = tuple(formats), columns
         self.numbers: dict[str, Mapping[str, Any]] = {}
         self._waiting: dict[str, Future[Row]] = {}
         self._several: dict[str, bool] = {}
@@ -67,7 +74,9 @@ class Drawing(AbstractContextManager["Drawing"]):
             return
         self.numbers[name], self._several[name] = numbers, several
         if self._pool is not None:
-            self._waiting[name] = self._pool.submit(draw_one, name, numbers, self.formats, several)
+            self._waiting[name] = self._pool.submit(
+                draw_one, name, numbers, self.formats, several, self.columns
+            )
 
     def drawn(self) -> dict[str, Row]:
         """Figure → format → bytes, of all that were added."""
@@ -76,4 +85,5 @@ class Drawing(AbstractContextManager["Drawing"]):
     def _one(self, name: str) -> Row:
         if name in self._waiting:
             return self._waiting[name].result()
-        return draw_one(name, self.numbers[name], self.formats, self._several[name])
+        several = self._several[name]
+        return draw_one(name, self.numbers[name], self.formats, several, self.columns)

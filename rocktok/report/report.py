@@ -37,7 +37,8 @@ def render_report(
         if rows:
             files[f"tables/{name}.csv"] = encode_csv(rows)
     files["report.json"] = encode_json(to_dict(result, numbers))
-    shown = place_figures(numbers, drawing, files)
+    width = "one" if drawing.columns == 1 else "two"
+    shown = place_figures(numbers, drawing, files, width)
     files["report.html"] = render_page(page_content(result, shown)).encode()
     return dict(sorted(files.items()))
 

@@ -6,16 +6,21 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rocktok.report.figures.style import HEIGHT, styled
+from rocktok.report.figures.style import HEIGHT, WIDTHS, styled
 
 #: Figures worth comparing between logs, in their order.
 COMPARED = ("funnel", "ccr", "clusters", "density", "position", "stagnation", "shares", "coverage")
 
-#: Panels in a row, and the width of one, inches.
-_ACROSS, _WIDTH = 3, 2.7
+#: Panels in a row.
+_ACROSS = 2
 
 #: Figures whose panels share the range of the vertical axis.
 _SHARED = {"funnel", "density", "position", "stagnation", "shares"}
+
+
+def _short(title: str, most: int = 36) -> str:
+    """The end of a long name, where paths differ."""
+    return title if len(title) <= most else f"…{title[1 - most :]}"
 
 
 def multiples(figure: Callable[..., Any], name: str, numbers: Mapping[str, Any]) -> Any:
@@ -25,12 +30,12 @@ def multiples(figure: Callable[..., Any], name: str, numbers: Mapping[str, Any])
     across = min(_ACROSS, len(numbers))
     down = math.ceil(len(numbers) / across)
     with styled():
-        made = Figure(figsize=(_WIDTH * across, HEIGHT * down), layout="constrained")
+        made = Figure(figsize=(WIDTHS[across], HEIGHT * down), layout="constrained")
         axes = made.subplots(down, across, squeeze=False).ravel()
         used = axes[: len(numbers)]
         for ax, (title, behind) in zip(used, numbers.items(), strict=True):
             figure(behind, ax=ax)
-            ax.set_title(title, parse_math=False)
+            ax.set_title(_short(title), parse_math=False)
         for ax in axes[len(numbers) :]:
             ax.set_visible(False)
         if name in _SHARED:

@@ -13,7 +13,7 @@ from typing import Any
 from rocktok.report.series import series
 
 #: Widths of a figure in one column and across two of a paper, and the height, inches.
-ONE, TWO, HEIGHT = 3.35, 6.9, 2.5
+WIDTHS, HEIGHT = {1: 3.35, 2: 6.9}, 2.5
 
 #: Okabe and Ito's colours, told apart by the colour-blind; light and dark ones alternate. Marker
 #: and line tell them apart where there is no colour.
@@ -87,16 +87,20 @@ def styled() -> Iterator[None]:
 
 
 def panel(name: str, draw: Callable[[Any, Mapping[str, Any]], None]) -> Callable[..., Any]:
-    """A public figure from what draws its numbers on an axis."""
+    """A public figure from what draws its numbers on an axis.
+
+    `columns`: 1 or 2, the width of a new one.
+    """
 
     @wraps(draw)
-    def figure(result: Any, ax: Any = None) -> Any:
+    def figure(result: Any, ax: Any = None, *, columns: int = 1) -> Any:
         numbers = result if isinstance(result, Mapping) else series(name, result)
         with styled():
             if ax is None:
                 from matplotlib.figure import Figure
 
-                ax = Figure(figsize=(ONE, HEIGHT), layout="constrained").add_subplot()
+                size = WIDTHS[columns], HEIGHT
+                ax = Figure(figsize=size, layout="constrained").add_subplot()
             draw(ax, numbers)
         return ax.figure
 
