@@ -1,4 +1,4 @@
-"""JSON files that a user gives: results of other commands, and rules of one's own."""
+"""Files that a user gives: results of other commands, rules of one's own, embeddings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rocktok.errors import LogError
+from rocktok.errors import LogError, UsageError
 
 _WANTED = "give what `rocktok detect LOG --format json -o FILE` writes"
 
@@ -94,6 +94,19 @@ def load_patterns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     if not good:
         raise LogError(f"{path}: does not say which patterns a cluster has; {wanted}")
     return dict(content)
+
+
+def load_embeddings(path: str | os.PathLike[str]) -> Any:
+    """(token ids, D) float64, of a NumPy .npy file. Raises `UsageError` for one that is none."""
+    import numpy as np
+
+    try:
+        matrix = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a NumPy .npy matrix ({error})") from error
+    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.number):
+        raise UsageError(f"{path}: shape {matrix.shape}; it must have a row for each token id")
+    return matrix.astype(np.float64)
 
 
 def _load_json(path: str | os.PathLike[str], wanted: str) -> Any:

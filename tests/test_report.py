@@ -105,6 +105,25 @@ def test_the_grid_is_detect_under_other_settings(
     assert cell["loss_share"] == pytest.approx(sum(row["loss_share"] for row in found.rocks))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"eta": 0.05, "gamma": 0.55, "persistence": "recalcitrant"}, {"tau_r": 20.0, "window": 4},
+     {"similarity": "jaccard", "partners": "all", "top_k": 7, "pre": 100, "post": 400}],
+)  # fmt: skip
+def test_options_of_detect(options: dict[str, Any]) -> None:
+    log = rocktok.open(SAMPLE)
+    found = rocktok.detect(log, **options)
+    result = report(log, replicates=100, lifts=False, sequences=4, **options)
+    assert result.detect.tokens == found.tokens
+    assert set(result.contexts) == set(result.rocks)
+    assert result.sensitivity is not None
+    setting = (found.params["gamma"], found.params["eta"])
+    at = next(c for c in result.sensitivity if (c["gamma"], c["eta"]) == setting)
+    assert (at["rocks"], at["jaccard"]) == (len(found.rocks), 1.0)
+    autos = [c for c in result.sensitivity if c["eta"] == "auto" and c["rocks"]]
+    assert autos
+
+
 def test_the_setting_in_use_gives_the_rocks_in_use(sample: ReportResult) -> None:
     assert sample.sensitivity is not None
     cell = next(c for c in sample.sensitivity

@@ -18,24 +18,19 @@ SCHEMA = "rocktok.report/1"
 
 @dataclass(frozen=True)
 class ReportParams:
-    """Options of `report`.
+    """Options of `report` beside those of `detect`.
 
-    `pre`, `post`, `table`, `top_k`: as in `detect`; `replicates`: of every bootstrap;
-    `sequences`: how many are shown as text; `rows`: of the table of tokens.
+    `replicates`: of every bootstrap; `sequences`: how many are shown as text; `rows`: of the table
+    of tokens; `lifts`: as in `detect`.
     """
 
-    table: str = "auto"
-    pre: int | None = None
-    post: int | None = None
-    top_k: int = 100
     replicates: int = 1000
     sequences: int = 24
     rows: int = 500
     lifts: bool = True
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("top_k", 1), ("replicates", 100), ("sequences", 0), ("rows", 1)):
+        for name, least in (("replicates", 100), ("sequences", 0), ("rows", 1)):
             value = getattr(self, name)
             if value < least:
                 raise UsageError(f"{name} is {value}; it must be {least} or more", parameter=name)
@@ -48,7 +43,7 @@ class ReportResult:
     Attributes:
         log: identity of the log, table, steps and passes, by analysis.
         run: what run.json says; {} without it.
-        params: every option.
+        params: options of the report itself; those of `detect` are with its result.
         detect: rocks, of which those with contexts have `contexts` in `rocks`.
         types: of every type seen, as equally long lists: `token_id`, `frequency`, `loss_first`
             (None without an earlier step), `loss_last`.

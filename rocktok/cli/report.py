@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rocktok.cli import options
+from rocktok.cli.rocks import rock_options
 
 if TYPE_CHECKING:
     from rocktok.analyse.compare import CompareResult
@@ -52,9 +53,7 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     show_default=True,
     help="Of a paper: the width of figures of one log.",
 )
-@options.pre_and_post_options
-@options.table_option
-@options.top_k_option
+@rock_options
 @click.option(
     "--sequences", type=int, default=24, show_default=True, help="Shown as text, at most."
 )
@@ -134,5 +133,6 @@ def _compared(results: list[ReportResult]) -> CompareResult:
     from rocktok.analyse.compare import Ranking, compare
 
     rankings = [Ranking.of(str(r.log["path"]), r.detect.to_dict()) for r in results]
-    params = {"top_k": results[0].params["top_k"], "by": None, "seed": results[0].params["seed"]}
+    ours = results[0].detect.params
+    params = {"top_k": ours["top_k"], "by": None, "seed": ours["seed"]}
     return compare(rankings, params)

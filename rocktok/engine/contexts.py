@@ -51,8 +51,9 @@ class Contexts:
         params: DetectParams,
         thresholds: Thresholds,
         embeddings: Array | None,
+        null: bool,
     ) -> None:
-        self.source, self.engine, self.params = source, engine, params
+        self.source, self.engine, self.params, self.null = source, engine, params, null
         self.thresholds, self.embeddings = thresholds, embeddings
         self.choice: Choice = thresholds
         self._pool: dict[str, Array] = {}
@@ -124,17 +125,16 @@ class Contexts:
         params = self.params
         hard = HardCounts(self.thresholds)
         pool = windows.Pool(params.seed, 2 * params.window, total=rows)
-        draw = params.eta == "auto"
         everything = rows <= ROUND_WINDOWS
         collect = PersistentWindows(self.choice, params.window, params.seed)
         self.engine.run(
-            self.source, hard, *([pool] if draw else []), *([collect] if everything else [])
+            self.source, hard, *([pool] if self.null else []), *([collect] if everything else [])
         )
         counts = [padded(c, length)[types.token_T] for c in hard.count_V.values()]
         types.persistent_T, types.hard_pre_T, types.hard_post_T = counts
         if everything:
             self._held, self._holds = collect.result(), set(types.token_T.tolist())
-        if draw:
+        if self.null:
             self._pool = pool.result()
             self._wanted_free = None if pool.complete else self._scarce(types, length)
         if everything and self._wanted_free is not None:

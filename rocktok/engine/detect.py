@@ -75,11 +75,6 @@ def detect(
         result.table[["token", "ccr", "context_rock_score"]]
     """
     params = DetectParams(**options)
-    if (params.similarity == "embedding") != (embeddings is not None):
-        raise UsageError(
-            "embeddings: similarity 'embedding' and an embedding matrix go together",
-            parameter="embeddings",
-        )
     if lifts and params.context == "off":
         raise UsageError(
             "lifts need persistence and context; leave out either lifts or context 'off'",
@@ -110,6 +105,11 @@ class DetectRun:
         only: Array | None,
         lifts: bool,
     ) -> None:
+        if (params.similarity == "embedding") != (embeddings is not None):
+            raise UsageError(
+                "embeddings: similarity 'embedding' and an embedding matrix go together",
+                parameter="embeddings",
+            )
         self.log, self.params, self.embeddings, self.engine = log, params, embeddings, engine
         self.choice = choose_steps(log, params)
         if lifts and self.choice.pre is None:
@@ -117,6 +117,8 @@ class DetectRun:
                 f"{log.name}: lifts need persistence, but {self.choice.no_context}; {REMEDY}"
             )
         self.lifts = lifts
+        #: Whether positions are drawn for the null; only η "auto" needs them.
+        self.null = params.eta == "auto"
         present = set(log.columns(self.choice.table))
         self.means = tuple(name for name, column in DERIVABLE.items() if column in present)
         choice = self.choice
@@ -135,7 +137,9 @@ class DetectRun:
         thresholds = None
         if self.choice.pre is not None:
             thresholds = self.thresholds = self._thresholds(sizes.rows)
-            contexts = Contexts(self.source, self.engine, self.params, thresholds, self.embeddings)
+            contexts = Contexts(
+                self.source, self.engine, self.params, thresholds, self.embeddings, self.null
+            )
             contexts.judge(types, sums.count_V, sizes.rows)
             self.contexts = contexts
             score_T = analysis.context_scores(types)

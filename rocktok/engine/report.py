@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -49,14 +49,17 @@ from rocktok.log.reader import Log
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
 
-#: Types down the bound on R_ctx that the grid judges, for each rock there may be.
+#: Types down the bound on R_ctx that the grid judges, for each rock there may be; where rocks are
+#: chosen by score, those whose bound reaches it, at most so many. The rocks are always among them.
 CANDIDATES = 2
+MOST_TYPES = 1_000
 
 
 def report(
     log: Log,
     *,
     clusters: Mapping[str, Sequence[str]] | None = None,
+    embeddings: Array | None = None,
     engine: Engine | None = None,
     tell: Callable[[Any], None] | None = None,
     **options: Any,
@@ -66,31 +69,35 @@ def report(
     Args:
         log: an open log (`rocktok.open`).
         clusters: name → patterns of functional clusters, asked before the built-in table.
+        embeddings: (token ids, D) matrix for `similarity="embedding"`.
         engine: what makes the passes; default: threads on the cores this process may use.
         tell: given the result of each analysis as soon as there is one.
-        options: fields of `rocktok.analyse.report.ReportParams`.
+        options: fields of `rocktok.analyse.report.ReportParams`, and of
+            `rocktok.analyse.detect.DetectParams`.
 
     Raises:
         UsageError: options out of range.
         LogError: the log is damaged, or has nothing to analyse.
     """
-    run = _Run(log, ReportParams(**options), Clusters(clusters), engine or Engine())
+    own = {field.name: options.pop(field.name) for field in fields(ReportParams)
+           if field.name in options}  # fmt: skip
+    params, chosen = ReportParams(**own), DetectParams(**options)
+    detecting = DetectRun(log, chosen, embeddings, engine or Engine(), None, None, False)
+    # The grid has nulls, whatever η is in use.
+    detecting.null = True
+    detecting.lifts = params.lifts and detecting.choice.pre is not None
+    run = _Run(detecting, params, Clusters(clusters))
     run.tell = tell or run.tell
     return run.result()
 
 
 class _Run:
-    def __init__(self, log: Log, params: ReportParams, clusters: Clusters, engine: Engine) -> None:
-        self.log, self.params, self.clusters, self.engine = log, params, clusters, engine
+    def __init__(self, run: DetectRun, params: ReportParams, clusters: Clusters) -> None:
+        self.run, self.params, self.clusters = run, params, clusters
+        self.log, self.engine = run.log, run.engine
         self.passes: dict[str, int] = {}
         self.tell: Callable[[Any], None] = lambda _: None
         self.missing: list[Row] = []
-        chosen = DetectParams(
-            table=params.table, pre=params.pre, post=params.post, top_k=params.top_k,
-            seed=params.seed,
-        )  # fmt: skip
-        self.run = DetectRun(log, chosen, None, engine, None, None, False)
-        self.run.lifts = params.lifts and self.run.choice.pre is not None
 
     def result(self) -> ReportResult:
         """All passes."""
@@ -141,11 +148,11 @@ class _Run:
     # -- what only the report shows --------------------------------------------------------
 
     def _look(self, rocks: Array) -> tuple[Any, ...]:
-        source, params = self.run.source, self.params
+        source, seed = self.run.source, self.run.params.seed
         columns = ("loss_post",) if source.pre is None else ("loss_pre", "loss_post")
         sums = TypeSums(columns, compiled=source.large)
         places = LossByPosition(rocks, columns)
-        drawn = DrawnSequences(params.seed, params.sequences)
+        drawn = DrawnSequences(seed, self.params.sequences)
         likely = self._likely()
         collect = []
         if likely:
@@ -155,7 +162,7 @@ class _Run:
             counts = {int(types.token_T[i]): int(types.persistent_T[i]) for i in likely}
             limit_V = sample_limits(counts, MOST, lambda n: n > MOST)
             window = self.run.params.window
-            collect = [PersistentWindows(self.run.thresholds, window, params.seed, limit_V)]
+            collect = [PersistentWindows(self.run.thresholds, window, seed, limit_V)]
         self.engine.run(source, sums, places, drawn, *collect)
         return sums, places, collect[0].result() if collect else {}, drawn
 
@@ -163,8 +170,15 @@ class _Run:
         """Types (indices) that may be rocks under some setting, down the bound on their score."""
         if self.run.contexts is None:
             return []
-        order = analysis.candidates(self.run.types, self.run.params)
-        return order[: CANDIDATES * self.params.top_k]
+        types, params = self.run.types, self.run.params
+        order = analysis.candidates(types, replace(params, all_types=False))
+        if params.tau_r is None:
+            first = CANDIDATES * params.top_k
+        else:
+            bound_T = types.bound_T()
+            first = min(sum(bool(bound_T[index] >= params.tau_r) for index in order), MOST_TYPES)
+        rocks = set(self.run.density.rocks.tolist())
+        return [i for at, i in enumerate(order) if at < first or int(types.token_T[i]) in rocks]
 
     def _setting(self) -> Setting:
         params = self.run.params
@@ -235,7 +249,8 @@ class _Run:
 
     def _others(self, found: DetectResult) -> dict[str, Any]:
         choice, params = self.run.choice, self.params
-        shared: dict[str, Any] = {"table": choice.table, "seed": params.seed, "engine": self.engine}
+        ours = self.run.params
+        shared: dict[str, Any] = {"table": choice.table, "seed": ours.seed, "engine": self.engine}
         columns = self.log.columns(choice.table)
         results: dict[str, Any] = dict.fromkeys(("attribute", "stagnation", "stability"))
         if "grad_norm" in columns:
@@ -252,7 +267,7 @@ class _Run:
             )
         results["stagnation"] = self._allowed(
             "stagnation", "whether rocks learn",
-            lambda: stagnation(self.log, replicates=params.replicates, **shared),
+            lambda: stagnation(self.log, top_k=ours.top_k, replicates=params.replicates, **shared),
         )  # fmt: skip
         results["stability"] = self._allowed(
             "stability", "whether another sample would pick the same",
@@ -281,7 +296,8 @@ class _Run:
         choice, log = self.run.choice, self.log
         if choice.pre is None:
             what = "persistence, context consistency, retained contexts, early against late loss"
-            self._miss(what, str(choice.no_context), REMEDY)
+            off = self.run.params.context == "off"
+            self._miss(what, str(choice.no_context), "leave out --context off" if off else REMEDY)
         if "grad_norm" in log.columns(choice.table) and not log.complete_steps("gradients"):
             self._miss(
                 "which way the gradients point",

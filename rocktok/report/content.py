@@ -77,7 +77,7 @@ def facts(result: ReportResult) -> Row:
         + ("" if loss.get("trained", True) else "; the trained loss is another"),
         "table": f"{log['table']}/, step {steps}",
         "positions": f"{totals['positions']:,} in {totals['sequences']:,} sequences",
-        "seed": result.params["seed"],
+        "seed": result.detect.params["seed"],
         "passes": ", ".join(f"{name} {count}" for name, count in log["passes"].items() if count),
     }
     return {label: value for label, value in found.items() if value is not None}
