@@ -42,6 +42,21 @@ def attribute(path: Path, **options: Any) -> Any:
     return rocktok.attribute(rocktok.open(path), **options)
 
 
+def test_halves_are_searched_as_the_whole_was() -> None:
+    """With the options of `detected`; without it, with `detect`'s defaults."""
+    log = rocktok.open(SAMPLE)
+    options: dict[str, Any] = {"persistence": "recalcitrant", "top_k": 12}
+    found = rocktok.detect(log, **options)
+    given_ = rocktok.attribute(log, detected=found, replicates=100)
+    half = rocktok.detect(log, half=0, **options)
+    assert list(given_.members["rocks"]) == sorted(row["token_id"] for row in found.rocks)
+    (size,) = {row["types_first"] for row in given_.tests if row["second"] == "high_kl"}
+    # One of them does not stand in the other half often enough.
+    assert size == len(half.rocks) - 1 == 11
+    by_default = rocktok.attribute(log, replicates=100).tests[0]
+    assert by_default["types_first"] > 40
+
+
 # Shares and their intervals, against a twin.
 
 

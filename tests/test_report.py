@@ -62,6 +62,9 @@ def test_it_is_what_the_commands_say(sample: ReportResult) -> None:
     gradient = rocktok.attribute(log, replicates=200)
     assert sample.attribute is not None
     assert (sample.attribute.groups, sample.attribute.tests) == (gradient.groups, gradient.tests)
+    share = dict(zip(sample.types["token_id"], sample.types["grad_share"], strict=True))
+    for row in gradient.tokens:
+        assert share[row["token_id"]] == pytest.approx(row["grad_share"])
     learning = rocktok.stagnation(log, replicates=200)
     assert sample.stagnation is not None
     assert sample.stagnation.groups == learning.groups
@@ -120,6 +123,9 @@ def test_options_of_detect(options: dict[str, Any]) -> None:
     setting = (found.params["gamma"], found.params["eta"])
     at = next(c for c in result.sensitivity if (c["gamma"], c["eta"]) == setting)
     assert (at["rocks"], at["jaccard"]) == (len(found.rocks), 1.0)
+    assert result.stagnation is not None
+    steps = result.stagnation.log["steps"]
+    assert (steps[0], steps[-1]) == (options.get("pre", 8), options.get("post", 500))
     autos = [c for c in result.sensitivity if c["eta"] == "auto" and c["rocks"]]
     assert autos
 
@@ -328,9 +334,23 @@ def test_the_summary_answers_with_the_numbers_of_the_results(sample: ReportResul
     share = sum(row["loss_share"] for row in sample.detect.rocks)
     assert f"carry {100 * share:.1f}% of the loss" in points[0]["text"]
     assert sample.detect.permuted is not None
-    assert f"there would be {sample.detect.permuted['rocks_permuted']}" in points[0]["text"]
+    reach = sample.detect.permuted["reach_lowest"]
+    assert f"{reach} types would reach the lowest of their scores" in points[0]["text"]
+    singled = [row["singled_out"] for row in sample.detect.rocks]
+    said = f"singles the contexts of {singled.count(True)} out, those of {singled.count(False)} not"
+    assert said in points[0]["text"]
     assert repr(sample.detect.rocks[0]["token"]) in points[1]["text"]
-    assert "They learn more than the types of the highest mean loss" in points[3]["text"]
+    assert "They learn more than the hardest types that are not rocks" in points[3]["text"]
+    assert "no rock had a control" in points[3]["text"]
+
+
+def test_a_list_that_is_cut_is_called_so() -> None:
+    result = report(rocktok.open(SAMPLE), top_k=5, sequences=0, lifts=False, replicates=100)
+    text = summary(result)[0]["text"]
+    assert text.startswith("5 or more of 232 token types stay hard")
+    assert "The first 5 by context Rock Score stand at" in text
+    figure = render_report(result)["report.html"].decode()
+    assert "No cell counts more than the first 5 (--top-k)." in figure
 
 
 def test_the_same_bytes_in_other_processes(sample: ReportResult, files: dict[str, bytes]) -> None:
@@ -355,6 +375,11 @@ def test_no_cell_is_a_formula(text: str) -> None:
     assert row[0] == repr(text)
     assert row[0][0] in "'\"" and row[1][0] in "'\""
     assert row[2:] == ["-1.5", ""]
+
+
+def test_no_text_of_another_column_is_a_formula() -> None:
+    data = encode_csv([{"cluster": "=evil", "first": "+a", "loss": -1.5, "group": "rocks"}])
+    assert data.decode().splitlines()[1] == "'=evil','+a',-1.5,rocks"
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -392,7 +417,14 @@ def test_several_logs(tmp_path: Path) -> None:
     assert [len(log["figures"]) > 5 for log in content["logs"]] == [True] * 3
     assert len(content["compare"]["pairs"]) == 3
     figures = {p.stem for p in (tmp_path / "out" / "figures").iterdir()}
-    assert {"funnel", "density", "position", "stagnation", "coverage"} <= figures
+    # The made logs have no rocks, so that only one log has a density.
+    assert {"funnel", "position", "stagnation", "coverage"} <= figures
+    assert "density" not in figures
+    for log, options in zip(
+        content["logs"], (log["params"] for log in content["logs"]), strict=True
+    ):
+        assert options["detect"]["gamma"] == 0.5
+        assert log["log"]["passes"]["texts"] == 0
     table = list(csv.DictReader((tmp_path / "out" / "tables" / "tokens.csv").open()))
     assert len(table) == len(content["compare"]["tokens"])
 
@@ -425,7 +457,8 @@ def test_a_log_with_one_step(tmp_path: Path) -> None:
 
 def test_a_log_without_gradients(tmp_path: Path) -> None:
     content, _ = _lacks(write_log(tmp_path))
-    assert [row["what"] for row in content["missing"]] == ["who takes the gradient"]
+    of_the_log = [row for row in content["missing"] if not row["what"].startswith("the figure")]
+    assert [row["what"] for row in of_the_log] == ["who takes the gradient"]
     assert content["missing"][0]["why"] == "fixed/ has no column grad_norm"
     assert not {"shares", "gradient_norm", "gradient_cosine"} & set(content["figures"])
 
@@ -463,6 +496,51 @@ def test_rollouts_alone(tmp_path: Path) -> None:
     assert content["figures"]["stagnation"]["table"] == "rollout"
     assert content["log"]["pre"] is None
     assert "cannot be told" in content["summary"][0]["text"]
+
+
+def test_too_few_positions_for_a_null(tmp_path: Path) -> None:
+    content, _ = _lacks(write_log(tmp_path, sequences=10))
+    missing = {row["what"]: row for row in content["missing"]}
+    assert "too few positions" in missing["which contexts recur"]["why"]
+    assert content["summary"][0]["text"].startswith("Whether any token type is a rock cannot be")
+    assert not {"sensitivity", "density", "clusters", "ccr"} & set(content["figures"])
+
+
+@pytest.mark.parametrize("zero", [(0, 10), (10,), (0,)])
+def test_losses_of_zero(tmp_path: Path, zero: tuple[int, ...]) -> None:
+    for step in (0, 10):
+        made = rows(step, range(60))
+        made["loss"] = made["loss"] * np.float32(step not in zero)
+        write_by_hand(tmp_path, made, f"s{step}")
+    write_by_hand(tmp_path, sequence_rows(range(60)), "all", "sequences")
+    content, _ = _lacks(tmp_path)
+    missing = {row["what"]: row for row in content["missing"]}
+    why = next(row["why"] for what, row in missing.items() if what.startswith("persistence"))
+    assert "is zero or less" in why
+    first = content["summary"][0]["text"]
+    nothing = "No position of step 10 has any loss"
+    assert first.startswith(nothing if 10 in zero else "The 50 token types")
+    assert 10 in zero or "the losses at step 0 is zero or less" in first
+
+
+def test_the_remedy_fits_the_options() -> None:
+    log = rocktok.open(SAMPLE)
+    quick: dict[str, Any] = {"sequences": 0, "lifts": False, "replicates": 100}
+    for options, what, remedy in (
+        ({"table": "rollout"}, "persistence", "leave out --table rollout"),
+        ({"context": "off"}, "persistence", "leave out --context off"),
+        ({"post": 8}, "whether rocks learn", "give a later --post"),
+    ):
+        result = report(log, **options, **quick)
+        assert [row["remedy"] for row in result.missing if row["what"].startswith(what)] == [remedy]
+
+
+def test_figures_that_too_little_was_recorded_for_are_named(tmp_path: Path) -> None:
+    content, _ = _lacks(write_log(tmp_path))
+    figures = {r["what"]: r for r in content["missing"] if r["what"].startswith("the figure")}
+    assert figures["the figure “Change of the loss”"]["remedy"] == "record more prompts"
+    assert "delta_kl" not in content["figures"]
+    assert any("Whether rocks learn cannot be told" in s["text"] for s in content["summary"])
 
 
 def test_one_prompt(tmp_path: Path) -> None:
@@ -548,4 +626,13 @@ def test_text_is_capped(sample: ReportResult, monkeypatch: pytest.MonkeyPatch) -
     assert found.texts is not None
     shown = sum(len(s["token_ids"]) * len(s["values"]) * 6 for s in found.texts["sequences"])
     assert 5_000 < shown <= 10_000
-    assert "at most 10,000 values are shown" in found.texts["capped"]
+    assert "At most 10,000 values are shown" in found.texts["capped"]
+    longest = max(len(s["token_ids"]) for s in found.texts["sequences"])
+    monkeypatch.setattr("rocktok.engine.texts.VALUES", 6 * 7 * 10)
+    monkeypatch.setattr("rocktok.engine.texts.STEPS", 3)
+    found = report(rocktok.open(SAMPLE), lifts=False, replicates=100, sequences=1)
+    assert found.texts is not None
+    assert "Of 6 steps 3 are shown" in found.texts["capped"]
+    shown = len(found.texts["sequences"][0]["token_ids"])
+    assert shown < longest
+    assert f"is shown up to its token {shown} of" in found.texts["capped"]

@@ -15,6 +15,10 @@ Row = dict[str, Any]
 
 SCHEMA = "rocktok.report/1"
 
+#: Of `missing`: what a log without the same text at two steps lacks, and one with too little of it.
+PERSISTENCE = "persistence, context consistency, retained contexts, early against late loss"
+NO_NULL = "which contexts recur"
+
 
 @dataclass(frozen=True)
 class ReportParams:
@@ -46,7 +50,7 @@ class ReportResult:
         params: options of the report itself; those of `detect` are with its result.
         detect: rocks, of which those with contexts have `contexts` in `rocks`.
         types: of every type seen, as equally long lists: `token_id`, `frequency`, `loss_first`
-            (None without an earlier step), `loss_last`.
+            (None without an earlier step), `loss_last`, and `grad_share` where norms were recorded.
         attribute, stagnation, stability: None where the log lacks what they need.
         positions: mean losses by relative position, of rocks and of others.
         density: sequences by the share of their positions that is rock: bins and counts.

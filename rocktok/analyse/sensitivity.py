@@ -149,7 +149,7 @@ def grid_rows(
                 "rocks": len(rocks),
                 "shared": len(rocks & in_use),
                 "jaccard": len(rocks & in_use) / union if union else None,
-                "loss_share": float(types.loss_T[sorted(rocks)].sum() / types.loss_T.sum()),
+                "loss_share": float(types.loss_T[sorted(rocks)].sum() / (types.loss_T.sum() or 1)),
             }
         )
     return rows

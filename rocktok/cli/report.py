@@ -57,7 +57,13 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
 @click.option(
     "--sequences", type=int, default=24, show_default=True, help="Shown as text, at most."
 )
-@click.option("--rows", type=int, default=500, show_default=True, help="Of the table of tokens.")
+@click.option(
+    "--rows",
+    type=int,
+    default=500,
+    show_default=True,
+    help="Of the table of tokens; rocks are always in it.",
+)
 @options.replicates_option()
 @click.option(
     "--lifts/--no-lifts",
@@ -101,7 +107,7 @@ def report_command(
     from rocktok.inputs import load_patterns
     from rocktok.report.comparison import render_comparison
     from rocktok.report.drawing import Drawing
-    from rocktok.report.report import add_figures, render_report
+    from rocktok.report.report import add_figures, missing, render_report
 
     if len(logs) > 1 and not compare:
         raise UsageError(f"{len(logs)} logs were given; --compare takes several")
@@ -115,7 +121,9 @@ def report_command(
     ):
         opened = [options.open_named(log, allow_missing=allow_missing) for log in logs]
         if compare:
-            results = [report(log, clusters=own, engine=engine, **parameters) for log in opened]
+            # A comparison shows no texts.
+            same = {**parameters, "sequences": 0}
+            results = [report(log, clusters=own, engine=engine, **same) for log in opened]
             files = render_comparison(results, _compared(results), formats, drawing)
         else:
             begin = partial(add_figures, drawing)
@@ -124,7 +132,7 @@ def report_command(
     write_directory(output, files)
     notes = [note for result in results for note in result.notes]
     lacks = [f"not in the report: {row['what']}: {row['why']}; {row['remedy']}"
-             for result in results for row in result.missing]  # fmt: skip
+             for result in results for row in missing(result)]  # fmt: skip
     options.notes(list(dict.fromkeys([*notes, *lacks])), quiet=quiet)
     click.echo(str(output / "report.html"))
 

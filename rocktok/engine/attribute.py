@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from rocktok.analyse.attribute import (
     quantities,
 )
 from rocktok.analyse.bootstrap import PromptBootstrap
+from rocktok.analyse.detect import DetectParams
 from rocktok.analyse.groups import CALIPER, NAMES, Groups, HalfFacts, TypeFacts, choose_groups
 from rocktok.analyse.results import DetectResult
 from rocktok.engine.choose import choose_table
@@ -47,6 +48,7 @@ def attribute(
     rocks: tuple[int, ...] | None = None,
     pairs: tuple[tuple[int, int], ...] | None = None,
     detected: DetectResult | None = None,
+    embeddings: Array | None = None,
     engine: Engine | None = None,
     **options: Any,
 ) -> AttributeResult:
@@ -56,8 +58,9 @@ def attribute(
         log: an open log (`rocktok.open`) that records `grad_norm`.
         rocks: token ids; None: what `detect` finds with its default options.
         pairs: (rock, control), in place of types of like frequency; with `rocks`.
-        detected: what `detect` found here with its default options, where that is known already:
-            it is then not run again over all prompts.
+        detected: what `detect` found here, where that is known already: it is then not run again
+            over all prompts; on a half of them it is run with the same options.
+        embeddings: the matrix that `detected` rests on, if any.
         engine: what makes the passes; default: threads on the cores this process may use.
         options: fields of `rocktok.analyse.attribute.AttributeParams`.
 
@@ -66,7 +69,7 @@ def attribute(
         LogError: the log is damaged, lacks what was asked, or has no gradient columns.
     """
     run = _Run(log, AttributeParams(**options), rocks, engine or Engine())
-    run.pairs, run.detected = pairs, detected
+    run.pairs, run.detected, run.embeddings = pairs, detected, embeddings
     return run.result()
 
 
@@ -77,6 +80,7 @@ class _Run:
         self.log, self.params, self.engine = log, params, engine
         self.passes_before = engine.passes
         self.detected: DetectResult | None = None
+        self.embeddings: Array | None = None
         self.pairs: tuple[tuple[int, int], ...] | None = None
         self.given = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
         self.table, self.steps, self.step, self.notes = choose_table(log, params.table, params.step)
@@ -155,7 +159,12 @@ class _Run:
             "seed": self.params.seed,
             "post": self.params.step,
         }
-        found = detect(self.log, engine=self.engine, half=half, **options)
+        if self.detected is not None:
+            names = {field.name for field in fields(DetectParams)}
+            options = {k: v for k, v in self.detected.params.items() if k in names}
+        found = detect(
+            self.log, engine=self.engine, half=half, embeddings=self.embeddings, **options
+        )
         return np.array(sorted(row["token_id"] for row in found.rocks), dtype=np.int64)
 
     def _shares(self, step: int, groups: Groups, facts: TypeFacts) -> Shares:

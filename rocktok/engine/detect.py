@@ -83,6 +83,10 @@ def detect(
     return DetectRun(log, params, embeddings, engine or Engine(), half, only, lifts).result()
 
 
+class ZeroThresholdError(LogError):
+    """So many losses are zero that the threshold would be."""
+
+
 class DetectRun:
     """One `detect`, pass after pass. What it leaves behind, `report` looks at further.
 
@@ -238,7 +242,7 @@ class DetectRun:
         for name, option in (("loss_pre", "pre"), ("loss_post", "post")):
             if found.get(name, 1.0) <= 0:
                 step = getattr(self.choice, option)
-                raise LogError(
+                raise ZeroThresholdError(
                     f"{self.log.name}: a share of {self._quantiles()[name]:g} of the losses at "
                     f"step {step} is zero or less, so the threshold would be too; raise "
                     f"--quantile-{option} or give --tau-{option}"

@@ -23,7 +23,7 @@ from rocktok.analyse.context import distances
 from rocktok.analyse.detect import DetectParams
 from rocktok.analyse.persistence import PersistentWindows, of_type, sample_limits
 from rocktok.analyse.relative import LossByPosition
-from rocktok.analyse.report import ReportParams, ReportResult
+from rocktok.analyse.report import NO_NULL, PERSISTENCE, ReportParams, ReportResult
 from rocktok.analyse.results import DetectResult
 from rocktok.analyse.sensitivity import (
     MOST,
@@ -37,8 +37,8 @@ from rocktok.analyse.sensitivity import (
 )
 from rocktok.analyse.texts import DrawnSequences
 from rocktok.engine.attribute import attribute
-from rocktok.engine.choose import REMEDY
-from rocktok.engine.detect import DetectRun
+from rocktok.engine.detect import DetectRun, ZeroThresholdError
+from rocktok.engine.lacks import lacks
 from rocktok.engine.passes import Engine
 from rocktok.engine.stability import stability
 from rocktok.engine.stagnation import stagnation
@@ -48,6 +48,9 @@ from rocktok.log.reader import Log
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
+
+#: Types by Rock Score whose inclusion probability is asked for.
+INCLUSIONS = 5_000
 
 #: Types down the bound on R_ctx that the grid judges, for each rock there may be; where rocks are
 #: chosen by score, those whose bound reaches it, at most so many. The rocks are always among them.
@@ -87,6 +90,7 @@ def report(
     detecting.null = True
     detecting.lifts = params.lifts and detecting.choice.pre is not None
     run = _Run(detecting, params, Clusters(clusters))
+    run.own_clusters = {name: list(patterns) for name, patterns in (clusters or {}).items()}
     run.tell = tell or run.tell
     return run.result()
 
@@ -97,11 +101,12 @@ class _Run:
         self.log, self.engine = run.log, run.engine
         self.passes: dict[str, int] = {}
         self.tell: Callable[[Any], None] = lambda _: None
+        self.own_clusters: dict[str, list[str]] = {}
         self.missing: list[Row] = []
 
     def result(self) -> ReportResult:
         """All passes."""
-        found = self._counted("detect", self.run.result)
+        found = self._counted("detect", self._detect)
         self.tell(found)
         others = self._others(found)
         rocks = np.array([row["token_id"] for row in found.rocks], dtype=np.int64)
@@ -109,7 +114,8 @@ class _Run:
         judged = self._judge(windows)
         contexts = self._contexts(found, judged, windows)
         texts = self._counted("texts", lambda: self._texts(drawn, contexts))
-        self._say_missing()
+        said = {row["what"] for row in self.missing}
+        self.missing += [row for row in lacks(self.run) if row["what"] not in said]
         token_texts = self._token_texts(found, contexts, texts, others)
         run = self.run
         return ReportResult(
@@ -121,7 +127,7 @@ class _Run:
                 "passes": self.passes,
             },
             run=dict(self.log.run or {}),
-            params=asdict(self.params),
+            params={**asdict(self.params), "clusters": self.own_clusters},
             detect=found,
             types=self._types(sums),
             positions=tuple(places.result()),
@@ -133,11 +139,22 @@ class _Run:
             clusters={v: self.clusters.of(text) for v, text in token_texts.items()},
             cluster_names=self.clusters.names,
             missing=tuple(self.missing),
-            notes=self._notes(found, *others.values()),
+            notes=self._notes(found, others),
             attribute=others["attribute"],
             stagnation=others["stagnation"],
             stability=others["stability"],
         )
+
+    def _detect(self) -> DetectResult:
+        """Without persistence where no loss, or too few of them, is above zero."""
+        try:
+            return self.run.result()
+        except ZeroThresholdError as error:
+            why, _, remedy = str(error).removeprefix(f"{self.log.name}: ").partition("; ")
+            params = replace(self.run.params, context="off")
+            self.run = DetectRun(self.log, params, None, self.engine, None, None, False)
+            self._miss(PERSISTENCE, why, remedy)
+            return self.run.result()
 
     def _counted(self, name: str, function: Callable[[], Any]) -> Any:
         before = self.engine.passes
@@ -150,7 +167,9 @@ class _Run:
     def _look(self, rocks: Array) -> tuple[Any, ...]:
         source, seed = self.run.source, self.run.params.seed
         columns = ("loss_post",) if source.pre is None else ("loss_pre", "loss_post")
-        sums = TypeSums(columns, compiled=source.large)
+        present = self.log.columns(source.table)
+        gradient = ("grad_norm",) if "grad_norm" in present else ()
+        sums = TypeSums((*columns, *gradient), compiled=source.large)
         places = LossByPosition(rocks, columns)
         drawn = DrawnSequences(seed, self.params.sequences)
         likely = self._likely()
@@ -198,6 +217,13 @@ class _Run:
             ours = contexts.rule.windows(of_type(windows, v, MOST))
             nulls = {distance: contexts.draws_at(v, distance) for distance in near}
             found[index] = judge(ours, nulls, similarity, grid, self._setting())
+        if found and all(one.share[self._setting()] is None for one in found.values()):
+            self._miss(
+                NO_NULL,
+                "too few positions are free of each type to draw a null from",
+                "record more sequences, or give --eta a number",
+            )
+            return {}
         return found
 
     def _grid(self, judged: dict[int, Judged]) -> tuple[Row, ...] | None:
@@ -237,9 +263,13 @@ class _Run:
             "frequency": types.frequency_T.tolist(),
             "loss_last": (types.loss_T / types.frequency_T).tolist(),
         }
+        size = int(types.token_T[-1]) + 1
+        gradient = sums.sum_V.get("grad_norm")
+        if gradient is not None:
+            found["grad_share"] = _shares(padded(gradient, size)[types.token_T])
         first = sums.sum_V.get("loss_pre")
         if first is not None:
-            sum_T = padded(first, int(types.token_T[-1]) + 1)[types.token_T]
+            sum_T = padded(first, size)[types.token_T]
             found["loss_first"] = (sum_T / types.frequency_T).tolist()
         else:
             found["loss_first"] = [None] * len(types.token_T)
@@ -256,24 +286,36 @@ class _Run:
         if "grad_norm" in columns:
             results["attribute"] = self._allowed(
                 "attribute", "who takes the gradient",
-                lambda: attribute(self.log, detected=found, step=choice.post,
-                                  replicates=params.replicates, **shared),
+                lambda: attribute(self.log, detected=found, embeddings=self.run.embeddings,
+                                  step=choice.post, replicates=params.replicates, **shared),
             )  # fmt: skip
-        else:
-            self._miss(
-                "who takes the gradient",
-                f"{choice.table}/ has no column grad_norm",
-                "record it with Recorder(columns=[…, 'grad_norm'])",
-            )
-        results["stagnation"] = self._allowed(
-            "stagnation", "whether rocks learn",
-            lambda: stagnation(self.log, top_k=ours.top_k, replicates=params.replicates, **shared),
-        )  # fmt: skip
+        if self._course():
+            results["stagnation"] = self._allowed(
+                "stagnation", "whether rocks learn",
+                lambda: stagnation(self.log, first=ours.pre, last=ours.post, top_k=ours.top_k,
+                                   replicates=params.replicates, **shared),
+            )  # fmt: skip
         results["stability"] = self._allowed(
             "stability", "whether another sample would pick the same",
-            lambda: stability(self.log, step=choice.post, context="off", **shared),
+            lambda: stability(self.log, step=choice.post, context="off", top=INCLUSIONS, **shared),
         )  # fmt: skip
         return results
+
+    def _course(self) -> bool:
+        """Whether there are two steps from --pre to --post; without these, `stagnation` says."""
+        pre, post = self.run.params.pre, self.run.params.post
+        if pre is None and post is None:
+            return True
+        table = self.run.choice.table
+        steps = {*self.log.complete_steps(table), *(s for s in (pre, post) if s is not None)}
+        low, high = min(steps) if pre is None else pre, max(steps) if post is None else post
+        if low < high:
+            return True
+        self._miss(
+            "whether rocks learn", f"{table}/ has no complete step before {high}",
+            "give a later --post",
+        )  # fmt: skip
+        return False
 
     def _allowed(self, name: str, what: str, analyse: Callable[[], Any]) -> Any:
         """The result, or None and what is missing for it."""
@@ -292,32 +334,6 @@ class _Run:
     def _miss(self, what: str, why: str, remedy: str) -> None:
         self.missing.append({"what": what, "why": why, "remedy": remedy})
 
-    def _say_missing(self) -> None:
-        choice, log = self.run.choice, self.log
-        if choice.pre is None:
-            what = "persistence, context consistency, retained contexts, early against late loss"
-            off = self.run.params.context == "off"
-            self._miss(what, str(choice.no_context), "leave out --context off" if off else REMEDY)
-        if "grad_norm" in log.columns(choice.table) and not log.complete_steps("gradients"):
-            self._miss(
-                "which way the gradients point",
-                "no gradient sums in this log",
-                "record sums with Recorder(gradient_types=…) or Recorder(gradient_sketch=…)",
-            )
-        if not len(log.vocab):
-            self._miss(
-                "the texts of tokens, and what they are for",
-                "the log has no vocab.parquet",
-                "write one (token_id, token, bytes), or record with the tokenizer at hand",
-            )
-        if not self.run.source.prompts.known:
-            self._miss(
-                "which sequences share a prompt",
-                "the log has no sequences/; each sequence counts as its own prompt, and intervals "
-                "may be too narrow",
-                "write sequences/ (sequence_id, step, num_tokens, prompt_id)",
-            )
-
     def _token_texts(
         self, found: DetectResult, contexts: dict[int, Row], texts: Row | None, others: Row
     ) -> dict[int, str]:
@@ -331,7 +347,16 @@ class _Run:
         ids |= set(types.token_T[order].tolist())
         return {v: self.log.vocab.text(v) for v in sorted(ids)}
 
-    def _notes(self, *results: Any) -> tuple[str, ...]:
-        lines = [note for result in results if result is not None for note in result.notes]
+    def _notes(self, found: DetectResult, others: Mapping[str, Any]) -> tuple[str, ...]:
+        """Of every analysis, with its name where it is not `detect`."""
+        lines = list(found.notes)
+        for name, result in others.items():
+            for note in result.notes if result is not None else ():
+                lines += [] if note in found.notes else [f"{name}: {note}"]
         said = {row["why"] for row in self.missing}
         return tuple(line for line in dict.fromkeys(lines) if not any(why in line for why in said))
+
+
+def _shares(sum_T: Array) -> list[float | None]:
+    total = float(sum_T.sum())
+    return [value / total if total else None for value in sum_T.tolist()]

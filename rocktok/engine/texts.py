@@ -45,7 +45,7 @@ def sequence_texts(
     """
     chosen = _choose(drawn, contexts, most)
     ids = np.sort(np.array([v for v, _ in chosen], dtype=np.int64))
-    steps = _steps(run)
+    steps, recorded = _steps(run)
     columns = _columns(run)
     by_step = {}
     for step in steps:
@@ -55,22 +55,29 @@ def sequence_texts(
     facts = load_rows(run.log, ids)
     marks = _marks(run, ids)
     shown: list[Row] = []
-    room, cut = VALUES // (len(steps) * len(columns)), False
+    room, left_out, cut = VALUES // (len(steps) * len(columns)), 0, []
+    if len(steps) < recorded:
+        cut.append(f"Of {recorded} steps {len(steps)} are shown, evenly spaced.")
     for v, why in chosen:
         held = [by_step[step].get(v) for step in steps]
         last = held[-1] if held[-1] is not None else next(h for h in held if h is not None)
         length = len(last["token_id"])
         if shown and length > room:
-            cut = True
+            left_out += 1
             continue
         row = _sequence(
             run, v, steps, held, last, facts.get(v, {}), marks.get(v, frozenset()), columns
         )
         if length > room:
-            row, cut = _shortened(row, room), True
+            row = _shortened(row, room)
+            cut.append(f"Sequence {v} is shown up to its token {room:,} of {length:,}.")
         room -= min(length, room)
         shown.append({**row, "why": why})
-    note = f"at most {VALUES:,} values are shown: {len(shown)} sequences" if cut else None
+    if left_out:
+        cut.append(
+            f"At most {VALUES:,} values are shown: {left_out} of {len(chosen)} sequences are left "
+            "out for want of room."
+        )
     return {
         "table": run.choice.table,
         "steps": steps,
@@ -78,7 +85,7 @@ def sequence_texts(
                     for name, unit in columns.items()],
         "sequences": shown,
         "total": drawn.seen,
-        "capped": note,
+        "capped": " ".join(cut) or None,
     }  # fmt: skip
 
 
@@ -99,18 +106,19 @@ def _choose(drawn: DrawnSequences, contexts: dict[int, Row], most: int) -> list[
     return list(chosen.items())
 
 
-def _steps(run: DetectRun) -> list[int]:
-    """The steps at which the same text can be seen; of rollouts, the last."""
+def _steps(run: DetectRun) -> tuple[list[int], int]:
+    """(steps at which the same text is shown; of rollouts, the last; of how many)."""
     choice = run.choice
     if choice.table != "fixed":
-        return [choice.post]
+        return [choice.post], 1
     complete = [s for s in run.log.complete_steps("fixed") if s <= choice.post]
     steps = sorted({*complete, choice.post, *([] if choice.pre is None else [choice.pre])})
     if len(steps) <= STEPS:
-        return steps
+        return steps, len(steps)
     places = np.unique(np.linspace(0, len(steps) - 1, STEPS).round().astype(int))
     kept = {steps[at] for at in places.tolist()}
-    return sorted(kept | {choice.post} | ({choice.pre} if choice.pre is not None else set()))
+    ends = {choice.post} | ({choice.pre} if choice.pre is not None else set())
+    return sorted(kept | ends), len(steps)
 
 
 def _columns(run: DetectRun) -> dict[str, str]:

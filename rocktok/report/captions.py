@@ -43,7 +43,8 @@ _CAPTIONS = {
     "stagnation": Caption(
         "Loss over training",
         "Mean loss of a group's types, each counting the same; bands are 95% over prompts. Groups "
-        "are chosen at the first step on one half of the prompts and measured on the other.",
+        "are chosen at the first step on one half of the prompts and measured on the other: these "
+        "rocks are the types with the most loss there, not the list of this page.",
     ),
     "early_late": Caption(
         "Early against late loss",
@@ -67,7 +68,8 @@ _CAPTIONS = {
     ),
     "gradient_cosine": Caption(
         "Direction of the gradient",
-        "Cosine of a type's mean gradient in one half of the prompts with the sum of all others' "
+        "Of types with gradient sums in both halves of the prompts: cosine of a type's mean "
+        "gradient in one half with the sum of all others' "
         "in the other half. Zero: it points nowhere in particular.",
     ),
     "coverage": Caption(
@@ -87,13 +89,23 @@ _CAPTIONS = {
 ORDER = tuple(_CAPTIONS)
 
 
+def caption_title(name: str) -> str:
+    """Title of one figure."""
+    return _CAPTIONS[name].title
+
+
 def caption(name: str, numbers: Mapping[str, Any]) -> Caption:
     """Of one figure, with what its numbers ask to be said."""
     title, text = _CAPTIONS[name]
     if name == "gradient_norm" and numbers["measure"] == "mean_grad_norm":
         text = "Mean gradient norm of each type; bars are medians. No directions were recorded."
     if name in ("stagnation", "delta_kl") and numbers["table"] == "rollout":
-        text += " Each step's own rollouts: learning and drift of the contexts are mixed."
+        whose = f"Of {', '.join(numbers['rollouts'])}: each" if numbers.get("rollouts") else "Each"
+        text += f" {whose} step's own rollouts: learning and drift of the contexts are mixed."
+    if name == "ccr" and numbers["persistence"] == "recalcitrant":
+        text = text.replace("hard at both steps", "hard at first, hardly better later")
+    if name == "sensitivity" and numbers["in_use"]["top_k"]:
+        text += f" No cell counts more than the first {numbers['in_use']['top_k']:,} (--top-k)."
     if name == "funnel" and len(numbers["points"]) < numbers["types"]:
         text += f" {len(numbers['points']):,} of {numbers['types']:,} types are drawn as points."
     return Caption(title, text)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rocktok
 from rocktok.analyse.compare import CompareResult
 from rocktok.analyse.report import ReportResult
-from rocktok.report.content import facts
+from rocktok.report.content import all_params, facts
 from rocktok.report.drawing import Drawing
 from rocktok.report.figures.multiples import COMPARED
 from rocktok.report.page import render_page
-from rocktok.report.report import encode_csv, encode_json, figure_numbers, place_figures
+from rocktok.report.report import (
+    encode_csv,
+    encode_json,
+    figure_numbers,
+    missing,
+    place_figures,
+)
 from rocktok.report.summary import summary
 from rocktok.report.text import number
 
@@ -46,27 +52,28 @@ def render_comparison(
     for figure, behind in numbers.items():
         drawing.add(figure, behind, several=True)
     files: dict[str, bytes] = {}
-    first = {figure: next(iter(behind.values())) for figure, behind in numbers.items()}
-    shown = place_figures(first, drawing, files, "two")
+    shown = place_figures({f: _common(b) for f, b in numbers.items()}, drawing, files, "two")
     columns, rows = _tokens(compared, names)
     page = {
         "title": f"Rock tokens in {len(names)} logs",
         "log": {name: _line(result) for name, result in zip(names, results, strict=True)},
         "version": rocktok.__version__,
         "summary": [*_pairs(compared, names), *_each(results, names)],
-        "notes": list(dict.fromkeys([*compared.notes, *(n for r in results for n in r.notes)])),
+        "notes": [*compared.notes, *(f"{name}: {note}" for name, result in
+                                     zip(names, results, strict=True) for note in result.notes)],
         "missing": [
             {**row, "what": f"{name}: {row['what']}"}
             for name, result in zip(names, results, strict=True)
-            for row in result.missing
+            for row in missing(result)
         ],
         "figures": shown,
         "table": {"columns": columns, "rows": rows, "total": len(rows), "shown": len(rows)},
-    }
+    }  # fmt: skip
     content = {
         "schema": SCHEMA,
         "logs": [
-            {"name": name, "log": result.log, "params": result.params, "facts": facts(result),
+            {"name": name, "log": result.log, "params": all_params(result), "facts": facts(result),
+             "missing": missing(result), "notes": list(result.notes),
              "summary": summary(result), "figures": by_log[name]}
             for name, result in zip(names, results, strict=True)
         ],
@@ -89,6 +96,16 @@ def labels(paths: Sequence[str]) -> list[str]:
     return [
         name if short.count(name) == 1 else f"{name} ({at + 1})" for at, name in enumerate(short)
     ]
+
+
+def _common(behind: Mapping[str, Row]) -> Row:
+    """Numbers of one figure that a caption over all logs goes by."""
+    found = dict(next(iter(behind.values())))
+    rollouts = [name for name, numbers in behind.items() if numbers.get("table") == "rollout"]
+    if rollouts:
+        found["table"] = "rollout"
+        found["rollouts"] = rollouts if len(rollouts) < len(behind) else None
+    return found
 
 
 def _alike(paths: Sequence[str]) -> bool:

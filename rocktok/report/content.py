@@ -31,7 +31,12 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
 )  # fmt: skip
 
 
-def page_content(result: ReportResult, figures: list[Row]) -> Row:
+def all_params(result: ReportResult) -> Row:
+    """Options of the report and of `detect`."""
+    return {**result.params, "detect": result.detect.params}
+
+
+def page_content(result: ReportResult, figures: list[Row], missing: list[Row]) -> Row:
     """Everything that `page.render_page` puts on the page; `figures` are drawn already."""
     shown = token_rows(result)
     present = {key for row in shown for key, value in row.items() if value not in (None, [])}
@@ -42,13 +47,13 @@ def page_content(result: ReportResult, figures: list[Row]) -> Row:
         "version": rocktok.__version__,
         "summary": summary(result),
         "notes": list(result.notes),
-        "missing": list(result.missing),
+        "missing": missing,
         "figures": figures,
         "table": {
             "columns": [
-                {"key": key, "label": label, "kind": kind, "help": text}
-                for key, label, kind, text in COLUMNS
-                if key in present or key == "token"
+                column
+                for column in _columns(result)
+                if column["key"] in present or column["key"] == "token"
             ],
             "rows": shown,
             "total": len(result.types["token_id"]),
@@ -59,6 +64,21 @@ def page_content(result: ReportResult, figures: list[Row]) -> Row:
         ],
         "text": text_view(result),
     }
+
+
+def _columns(result: ReportResult) -> list[Row]:
+    """`COLUMNS`, as this log and these options make them."""
+    columns = [dict(zip(("key", "label", "kind", "help"), row, strict=True)) for row in COLUMNS]
+    by_key = {column["key"]: column for column in columns}
+    if result.stability and result.stability.tokens:
+        k = result.stability.tokens[0]["k"]
+        by_key["inclusion"]["label"] = f"in top {k}"
+        by_key["inclusion"]["help"] = (
+            f"of samples of prompts in which it is among the first {k} by Rock Score"
+        )
+    if result.detect.params["persistence"] == "recalcitrant":
+        by_key["persistent"]["help"] = "occurrences that are hard at first and hardly better later"
+    return columns
 
 
 def facts(result: ReportResult) -> Row:
@@ -88,8 +108,7 @@ def token_rows(result: ReportResult) -> list[Row]:
     types = result.types
     place = {v: i for i, v in enumerate(types["token_id"])}
     total = result.detect.totals["loss"] or 1.0
-    gradient = {r["token_id"]: r["grad_share"] for r in result.attribute.tokens} if (
-        result.attribute) else {}  # fmt: skip
+    gradient = dict(zip(types["token_id"], types.get("grad_share", ()), strict=False))
     samples = {r["token_id"]: r["inclusion"] for r in result.stability.tokens} if (
         result.stability) else {}  # fmt: skip
     rows = []

@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rocktok.analyse.report import SCHEMA, ReportResult
-from rocktok.report.captions import ORDER, caption
-from rocktok.report.content import COLUMNS, facts, page_content, token_rows
+from rocktok.report.captions import ORDER, caption, caption_title
+from rocktok.report.content import COLUMNS, all_params, facts, page_content, token_rows
 from rocktok.report.drawing import Drawing
 from rocktok.report.page import render_page
 from rocktok.report.series import OF_ONE_ANALYSIS, AbsentError, series
 from rocktok.report.summary import summary
 
 Row = dict[str, Any]
+
+#: What a spreadsheet takes for the beginning of a formula.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def render_report(
@@ -39,7 +42,7 @@ def render_report(
     files["report.json"] = encode_json(to_dict(result, numbers))
     width = "one" if drawing.columns == 1 else "two"
     shown = place_figures(numbers, drawing, files, width)
-    files["report.html"] = render_page(page_content(result, shown)).encode()
+    files["report.html"] = render_page(page_content(result, shown, missing(result))).encode()
     return dict(sorted(files.items()))
 
 
@@ -56,13 +59,29 @@ def add_figures(drawing: Drawing, result: Any) -> None:
 
 def figure_numbers(result: ReportResult) -> dict[str, Row]:
     """Figure → its numbers, of the figures that the log allows, in the order of the page."""
-    found = {}
+    return _drawable(result)[0]
+
+
+def missing(result: ReportResult) -> list[Row]:
+    """What the report lacks: of the log, and figures that too little was recorded for."""
+    absent = _drawable(result)[1]
+    rows = [
+        {"what": f"the figure “{caption_title(name)}”",
+         "why": str(error).removeprefix(f"{name}: "), "remedy": error.remedy}
+        for name, error in absent.items()
+        if error.remedy
+    ]  # fmt: skip
+    return [*result.missing, *rows]
+
+
+def _drawable(result: ReportResult) -> tuple[dict[str, Row], dict[str, AbsentError]]:
+    found, absent = {}, {}
     for name in ORDER:
         try:
             found[name] = series(name, result)
-        except AbsentError:
-            continue
-    return found
+        except AbsentError as error:
+            absent[name] = error
+    return found, absent
 
 
 def place_figures(
@@ -88,10 +107,10 @@ def to_dict(result: ReportResult, numbers: Mapping[str, Row]) -> Row:
     return {
         "schema": SCHEMA,
         "log": result.log,
-        "params": {**result.params, "detect": result.detect.params},
+        "params": all_params(result),
         "facts": facts(result),
         "summary": summary(result),
-        "missing": list(result.missing),
+        "missing": missing(result),
         "notes": list(result.notes),
         "thresholds": result.detect.thresholds,
         "totals": result.detect.totals,
@@ -158,4 +177,5 @@ def _cell(key: str, value: Any) -> Any:
         return ""
     if isinstance(value, list | tuple):
         return " ".join(repr(one) if key == "examples" else str(one) for one in value)
-    return repr(value) if key in ("token", "before", "after") else value
+    formula = isinstance(value, str) and value.startswith(_FORMULAS)
+    return repr(value) if formula or key in ("token", "before", "after") else value

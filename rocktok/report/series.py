@@ -33,7 +33,14 @@ GROUPS = ("rocks", "high_kl", "random", "control", "loss_control")
 
 
 class AbsentError(Exception):
-    """The result does not hold what a figure shows; the message says why."""
+    """The result does not hold what a figure shows; the message says why.
+
+    `remedy`: what would help, where nothing else says so.
+    """
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 def series(name: str, result: Any) -> Row:
@@ -124,8 +131,8 @@ def _coverage(result: StabilityResult) -> Row:
 
 
 def _density(result: ReportResult) -> Row:
-    if not result.density["sequences"]:
-        raise AbsentError("density: no sequences")
+    if not result.density["sequences"] or not result.rocks:
+        raise AbsentError("density: no rocks")
     return {**result.density, "medians": {k: v["median"] for k, v in result.detect.density.items()
                                           if isinstance(v, Mapping)}}  # fmt: skip
 
@@ -140,16 +147,19 @@ def _ccr(result: DetectResult) -> Row:
     ]  # fmt: skip
     if not rows:
         raise AbsentError("ccr: no type has a context-consistent rock rate")
-    return {"points": rows}
+    return {"points": rows, "persistence": result.params["persistence"]}
 
 
 def _sensitivity(result: ReportResult) -> Row:
     if result.sensitivity is None:
         raise AbsentError("sensitivity: no contexts were judged")
+    if not any(cell["rocks"] for cell in result.sensitivity):
+        raise AbsentError("sensitivity: no rocks under any setting")
     params = result.detect.params
     return {"cells": list(result.sensitivity),
             "in_use": {"gamma": params["gamma"], "eta": params["eta"],
-                       "rocks": len(result.rocks)}}  # fmt: skip
+                       "rocks": len(result.rocks),
+                       "top_k": None if params["tau_r"] else params["top_k"]}}  # fmt: skip
 
 
 def _shares(result: AttributeResult) -> Row:
@@ -200,7 +210,11 @@ def _early_late(result: ReportResult) -> Row:
     held = [(v, n, a, b) for v, n, a, b in known
             if a is not None and n >= ENOUGH and a > 0 and b > 0]  # fmt: skip
     if not held:
-        raise AbsentError("early_late: no type stands often enough at two steps")
+        enough = result.log["pre"] is not None
+        raise AbsentError(
+            f"early_late: no type with loss stands {ENOUGH} times at two steps",
+            "record more sequences" if enough else None,
+        )
     order = _drawn([v for v, *_ in held], rocks)
     points = [
         {"token_id": held[i][0], "frequency": held[i][1], "loss_first": held[i][2],
@@ -223,7 +237,10 @@ def _delta_kl(result: StagnationResult) -> Row:
             median = float(np.median([one["value"] for one in held]))
             groups.append({"group": group, "types": held, "median": median})
     if not groups:
-        raise AbsentError("delta_kl: no group has a type at both ends")
+        raise AbsentError(
+            "delta_kl: no type stands often enough in both halves of the prompts",
+            "record more prompts",
+        )
     return {"first": result.log["steps"][0], "last": result.log["steps"][-1],
             "table": result.log["table"], "groups": groups}  # fmt: skip
 
@@ -253,6 +270,8 @@ def _clusters(result: ReportResult | DetectResult) -> Row:
         rules = Clusters()
         found, names = result, rules.names
         of = {row["token_id"]: rules.of(row["token"]) for row in result.rocks}
+    if not found.rocks:
+        raise AbsentError("clusters: no rocks")
     total = found.totals["positions"]
     rows = []
     for name in names:

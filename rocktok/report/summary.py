@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from rocktok.analyse.report import ReportResult
+from rocktok.analyse.attribute import AttributeResult
+from rocktok.analyse.report import NO_NULL, PERSISTENCE, ReportResult
 from rocktok.report.text import count, counted, number, percent
 
 Row = dict[str, Any]
@@ -28,7 +30,6 @@ def _between(row: Row, name: str, of: Any = percent) -> str:
 def _are_there(result: ReportResult) -> Row:
     found, log = result.detect, result.log
     rocks = found.rocks
-    types = len(result.types["token_id"])
     share = sum(row["loss_share"] or 0.0 for row in rocks)
     positions = sum(row["frequency"] for row in rocks) / found.totals["positions"]
     numbers = [
@@ -36,36 +37,72 @@ def _are_there(result: ReportResult) -> Row:
         _fact("of the positions", percent(positions)),
         _fact("of the loss", percent(share)),
     ]
+    if not rocks:
+        return {"text": _none(result), "numbers": numbers[:1]}
     if log["pre"] is None:
         text = (
             f"The {counted(len(rocks), 'token type')} with the largest Rock Scores, of "
-            f"{count(types)}, stand at {percent(positions)} of the positions of step "
-            f"{log['post']} and carry {percent(share)} of its loss. Whether they persist "
-            f"cannot be told: {log_reason(result)}."
+            f"{count(len(result.types['token_id']))}, stand at {percent(positions)} of the "
+            f"positions of step {log['post']} and carry {percent(share)} of its loss. Whether they "
+            f"persist cannot be told: {log_reason(result)}."
         )
         return {"text": text, "numbers": numbers}
-    if not rocks:
-        return {
-            "text": f"No token type is a rock: of {count(types)}, none stays hard from step "
-            f"{log['pre']} to {log['post']} in contexts that recur more than chance has it.",
-            "numbers": numbers[:1],
-        }
     text = (
-        f"{count(len(rocks))} of {counted(types, 'token type')} stay hard from step "
-        f"{log['pre']} to {log['post']} in recurring contexts. They stand at "
-        f"{percent(positions)} of the positions and carry {percent(share)} of the loss."
+        f"{_how_many(result)} {_stay_hard(result, len(rocks) == 1)} in recurring contexts. "
+        f"{_those(result)} {percent(positions)} of the "
+        f"positions and {'carries' if len(rocks) == 1 else 'carry'} {percent(share)} of the loss."
     )
     permuted = found.permuted
     if permuted is not None:
-        text += _against_chance(permuted)
-        numbers.append(_fact("rocks if labels were permuted", count(permuted["rocks_permuted"])))
+        text += _against_chance(permuted) + _singled_out(rocks)
+        reach = permuted["reach_lowest"]
+        numbers.append(_fact("reach their scores if labels are permuted", count(reach)))
     return {"text": text, "numbers": numbers}
 
 
+def _none(result: ReportResult) -> str:
+    log = result.log
+    types = count(len(result.types["token_id"]))
+    if not result.detect.totals["loss"]:
+        return f"No position of step {log['post']} has any loss: there is nothing to find."
+    judged = next((row for row in result.missing if row["what"] == NO_NULL), None)
+    if judged is not None:
+        return f"Whether any token type is a rock cannot be told: {judged['why']}."
+    return (
+        f"No token type is a rock: of {types}, none {_stay_hard(result, True)} in contexts that "
+        "recur more than chance has it."
+    )
+
+
+def _how_many(result: ReportResult) -> str:
+    """The list may be cut at --top-k: then there are more than it holds."""
+    params, rocks = result.detect.params, len(result.rocks)
+    cut = params["tau_r"] is None and rocks == params["top_k"]
+    types = counted(len(result.types["token_id"]), "token type")
+    return f"{count(rocks)} or more of {types}" if cut else f"{count(rocks)} of {types}"
+
+
+def _those(result: ReportResult) -> str:
+    params, rocks = result.detect.params, len(result.rocks)
+    if params["tau_r"] is None and rocks == params["top_k"]:
+        return f"The first {count(rocks)} by context Rock Score stand at"
+    return "It stands at" if rocks == 1 else "They stand at"
+
+
+def _stay_hard(result: ReportResult, one: bool) -> str:
+    log = result.log
+    if result.detect.params["persistence"] == "recalcitrant":
+        are = "is" if one else "are"
+        return f"{are} hard at step {log['pre']} and hardly better at step {log['post']}"
+    return f"{'stays' if one else 'stay'} hard from step {log['pre']} to {log['post']}"
+
+
 def _against_chance(permuted: Row) -> str:
-    real, drawn = permuted["rocks"], permuted["rocks_permuted"]
+    """By types that reach the lowest score listed: the length of a list is capped either way."""
+    real, drawn = permuted["rocks"], permuted["reach_lowest"]
     text = (
-        f" Were it drawn by lot which occurrences of a type are hard, there would be {count(drawn)}"
+        " Were it drawn by lot which occurrences of a type are hard, "
+        f"{counted(drawn, 'type')} would reach the lowest of their scores"
     )
     if drawn >= 0.8 * real:
         return f"{text}: the list names tokens that are hard and recur, hardly contexts that are."
@@ -74,9 +111,19 @@ def _against_chance(permuted: Row) -> str:
     return f"{text}: in part the list names tokens that are hard and recur, whatever the context."
 
 
+def _singled_out(rocks: Sequence[Row]) -> str:
+    held = [row.get("singled_out") for row in rocks]
+    yes, no, open_ = (sum(one is value for one in held) for value in (True, False, None))
+    return (
+        f" Taken one by one, the loss singles the contexts of {count(yes)} out, those of "
+        f"{count(no)} not; of {count(open_)} it cannot be told."
+    )
+
+
 def log_reason(result: ReportResult) -> str:
     """Why there is no context."""
-    return str(result.detect.log.get("no_context") or "context was not asked for")
+    named = next((row["why"] for row in result.missing if row["what"] == PERSISTENCE), None)
+    return named or str(result.detect.log.get("no_context"))
 
 
 def _which(result: ReportResult) -> Row | None:
@@ -130,7 +177,8 @@ def _learn(result: ReportResult) -> Row | None:
         return None
     rocks = next(row for row in found.groups if row["group"] == "rocks")
     if "skipped" in rocks or rocks["stagnation"] is None:
-        return None
+        why = rocks.get("skipped") or "too few prompts hold the types with the most loss"
+        return {"text": f"Whether rocks learn cannot be told: {why}.", "numbers": []}
     steps, corpus = found.log["steps"], found.corpus
     chosen = found.log["descriptive"] is None
     how = (
@@ -148,8 +196,10 @@ def _learn(result: ReportResult) -> Row | None:
     if tests:
         against = next((r for r in tests if r["second"] == "control"), tests[0])
         name = {"control": "their controls", "loss_control": "types of like loss",
-                "high_kl": "the types of the highest mean loss",
+                "high_kl": "the hardest types that are not rocks",
                 "random": "random types"}[against["second"]]  # fmt: skip
+        if against["second"] != "control":
+            name += " (no rock had a control, a type as frequent)"
         verdict = against["verdict"]
         than = "" if "like" in verdict else "than "
         text += (
@@ -192,12 +242,21 @@ def _cost(result: ReportResult) -> Row | None:
         low, high = test["low"], test["high"]
         text += ". Per nat of loss their gradient is " + (
             "larger than" if low > 0 else "smaller than" if high < 0 else "not told apart from"
-        ) + " that of types they are compared with"  # fmt: skip
+        ) + " that of " + _compared(found, test)  # fmt: skip
     numbers = [
         _fact("of the gradient norm", percent(row["grad_share"])),
         _fact("gradient share over position share", number(row["concentration"])),
     ]
     return {"text": f"{text}.", "numbers": numbers}
+
+
+def _compared(found: AttributeResult, test: Row) -> str:
+    if test["second"] != "control":
+        return {"high_kl": "the hardest types that are not rocks", "random": "random types",
+                "loss_control": "types of like loss"}.get(test["second"], "others")  # fmt: skip
+    alone = len(found.members.get("rocks_without_control") or ())
+    text = "their controls, types as frequent"
+    return f"{text} ({count(alone)} rocks have none)" if alone else text
 
 
 def _stable(result: ReportResult) -> Row | None:
