@@ -145,9 +145,9 @@ class _Run:
                 "high_kl and random are the same; give a smaller --group-size"
             )
         if groups.unmatched:
-            self.notes.append(
-                f"{len(groups.unmatched)} rocks have no control: no other type is as frequent"
-            )
+            alone = len(groups.unmatched)
+            have = "rock has" if alone == 1 else "rocks have"
+            self.notes.append(f"{alone} {have} no control: no other type is as frequent")
 
     def _rocks(self, half: int | None) -> Array:
         if self.given is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rocktok.analyse.attribute import AttributeResult
+from rocktok.analyse.clusters import OTHER
 from rocktok.analyse.report import NO_NULL, PERSISTENCE, ReportResult
 from rocktok.report.text import count, counted, number, percent
 
@@ -138,7 +139,7 @@ def _which(result: ReportResult) -> Row | None:
     top = sorted(by, key=lambda name: -by[name])[:2]
     text = f"The first are {first}." if len(rocks) > 1 else f"It is {first}."
     numbers = []
-    if any(by.values()):
+    if any(by.values()) and top != [OTHER.name]:
         total = sum(by.values())
         text += " By the look of their text, most of the rocks' loss lies on " + (
             " and ".join(top) + "."
@@ -256,7 +257,7 @@ def _compared(found: AttributeResult, test: Row) -> str:
                 "loss_control": "types of like loss"}.get(test["second"], "others")  # fmt: skip
     alone = len(found.members.get("rocks_without_control") or ())
     text = "their controls, types as frequent"
-    return f"{text} ({count(alone)} rocks have none)" if alone else text
+    return f"{text} (of {count(alone)} of the rocks there is none)" if alone else text
 
 
 def _stable(result: ReportResult) -> Row | None:
