@@ -29,17 +29,22 @@ LEARNED = 0.6
 
 
 def text_and_levels(
-    rng: np.random.Generator, count: int, tokens: int
+    rng: np.random.Generator, count: int, tokens: int, *, alike: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Types of unequal frequency, (count, tokens), and what the losses of each begin with."""
-    weights = 1 / np.arange(1, TYPES + 1) ** 0.5
+    """Types of unequal frequency, (count, tokens), and what the losses of each begin with.
+
+    `alike`: of the same frequency and much the same losses, so that rocks have controls.
+    """
+    weights = 1 / np.arange(1, TYPES + 1) ** (0.0 if alike else 0.5)
     text = rng.choice(TYPES, (count, tokens), p=weights / weights.sum())
-    return text, np.exp(np.linspace(-0.7, 0.7, TYPES))[rng.permutation(TYPES)]
+    spread = 0.15 if alike else 0.7
+    return text, np.exp(np.linspace(-spread, spread, TYPES))[rng.permutation(TYPES)]
 
 
 def simulate(
-    seed: int, prompts: int, *, sequences: int = 2, tokens: int = 24, own: float = 0.0
-) -> list[Rows]:
+    seed: int, prompts: int, *, sequences: int = 2, tokens: int = 24, own: float = 0.0,
+    alike: bool = False,
+) -> list[Rows]:  # fmt: skip
     """Rows of two steps of one text; every type keeps the share LEARNED of its loss on average.
 
     Losses depend on type, prompt and occurrence. The share that an occurrence keeps depends on the
@@ -48,7 +53,7 @@ def simulate(
     """
     rng = np.random.default_rng([seed, prompts])
     count = prompts * sequences
-    text, level_T = text_and_levels(rng, count, tokens)
+    text, level_T = text_and_levels(rng, count, tokens, alike=alike)
     level = level_T[text]
     prompt = np.repeat(np.arange(prompts), sequences)
     easy = rng.lognormal(0.0, 0.4, prompts)[prompt][:, None]
@@ -87,12 +92,12 @@ def analysed(steps: list[Rows], seed: int, select_at: str = "first", **options: 
     return group_rows(course), analysis.tests(course, chosen), corpus_row(course)
 
 
-def rates(prompts: int, tries: int) -> dict[str, float]:
+def rates(prompts: int, tries: int, *, alike: bool = False) -> dict[str, float]:
     """Under the null: how often p is small, and intervals cover the truth."""
     p: dict[str, list[float]] = {}
     ratio, group, corpus = [], [], []
     for seed in range(tries):
-        groups, rows, whole = analysed(simulate(seed, prompts), seed)
+        groups, rows, whole = analysed(simulate(seed, prompts, alike=alike), seed)
         for row in rows:
             if "p" in row:
                 p.setdefault(row["second"], []).append(row["p"])
@@ -126,6 +131,18 @@ def test_intervals_cover_and_tests_hold_their_level_at_500_prompts() -> None:
             assert found[f"p({name}) <= {level}"] <= limit
     for name in ("ratio", "group", "corpus"):
         assert found[f"cover {name}"] >= 0.92
+
+
+@pytest.mark.long
+def test_matched_controls_hold_their_level() -> None:
+    found = rates(200, 100, alike=True)
+    print("alike", found)
+    n = found["n(control)"]
+    assert n >= 95
+    for level in (0.01, 0.05, 0.1):
+        limit = level + 2 * (level * (1 - level) / n) ** 0.5
+        assert found[f"p(control) <= {level}"] <= limit
+    assert found["cover ratio"] >= 0.92
 
 
 @pytest.mark.long
