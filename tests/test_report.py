@@ -337,7 +337,8 @@ def test_the_summary_answers_with_the_numbers_of_the_results(sample: ReportResul
     reach = sample.detect.permuted["reach_lowest"]
     assert f"{reach} types would reach the lowest of their scores" in points[0]["text"]
     singled = [row["singled_out"] for row in sample.detect.rocks]
-    said = f"singles the contexts of {singled.count(True)} out, those of {singled.count(False)} not"
+    yes, no = singled.count(True), singled.count(False)
+    said = f"singles out the contexts of {yes} of them, not those of {no}"
     assert said in points[0]["text"]
     assert repr(sample.detect.rocks[0]["token"]) in points[1]["text"]
     assert "They learn more than the hardest types that are not rocks" in points[3]["text"]

@@ -116,8 +116,8 @@ def _singled_out(rocks: Sequence[Row]) -> str:
     held = [row.get("singled_out") for row in rocks]
     yes, no, open_ = (sum(one is value for one in held) for value in (True, False, None))
     return (
-        f" Taken one by one, the loss singles the contexts of {count(yes)} out, those of "
-        f"{count(no)} not; of {count(open_)} it cannot be told."
+        f" Taken one by one, the loss singles out the contexts of {count(yes)} of them, not those "
+        f"of {count(no)}; for {count(open_)} it cannot be told."
     )
 
 
@@ -257,7 +257,11 @@ def _compared(found: AttributeResult, test: Row) -> str:
                 "loss_control": "types of like loss"}.get(test["second"], "others")  # fmt: skip
     alone = len(found.members.get("rocks_without_control") or ())
     text = "their controls, types as frequent"
-    return f"{text} (of {count(alone)} of the rocks there is none)" if alone else text
+    return (
+        f"{text} ({count(alone)} of the rocks {'has' if alone == 1 else 'have'} none)"
+        if alone
+        else text
+    )
 
 
 def _stable(result: ReportResult) -> Row | None:
