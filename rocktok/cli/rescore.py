@@ -25,7 +25,7 @@ from rocktok.cli import options
     "--steps",
     callback=options.numbers,
     metavar="N,N,…",
-    help="Default: from names as checkpoint-500.",
+    help="Default: from names such as checkpoint-500.",
 )
 @click.option("--sequences", type=int, metavar="N", help="How many of the texts. Default: all.")
 @click.option("--device", help="Default: cuda where there is one, else cpu.")
