@@ -29,12 +29,15 @@ def not_of_detect(path: str | os.PathLike[str]) -> LogError:
     return LogError(f"{path}: is no result of `rocktok detect`; {_WANTED}")
 
 
-def load_rocks(path: str | os.PathLike[str]) -> tuple[int, ...]:
+def load_rocks(path: str | os.PathLike[str], vocab: str | None = None) -> tuple[int, ...]:
     """Token ids of the rocks in a JSON file of `rocktok detect`, ascending.
 
-    Raises `LogError` as `load_detect`, and for a file without rocks.
+    `vocab`: identity of the vocabulary whose ids they must be; None: not known.
+
+    Raises `LogError` as `load_detect`, for a file without rocks, and for one of another vocabulary.
     """
     content = load_detect(path)
+    _check_vocab(path, content, vocab)
     try:
         rocks = {_token_id(row["token_id"]) for row in content["tokens"] if row["is_rock"]}
     except (KeyError, TypeError, ValueError) as error:
@@ -45,11 +48,14 @@ def load_rocks(path: str | os.PathLike[str]) -> tuple[int, ...]:
 
 
 def load_controls(
-    path: str | os.PathLike[str], kind: str
+    path: str | os.PathLike[str], kind: str, vocab: str | None = None
 ) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
     """(rocks, pairs of a rock and its control) of a JSON file of `rocktok controls`.
 
-    Raises `LogError` for a file that cannot be read, is none of its, or lacks the kind.
+    `vocab`: as in `load_rocks`.
+
+    Raises `LogError` for a file that cannot be read, is none of its, lacks the kind, or is of
+    another vocabulary.
     """
     wanted = "give what `rocktok controls LOG --format json -o FILE` writes"
     content = _load_json(path, wanted)
@@ -57,9 +63,21 @@ def load_controls(
         rocks, pairs = _controls(content, kind)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LogError(f"{path}: is no result of `rocktok controls`; {wanted}") from error
+    _check_vocab(path, content, vocab)
     if not pairs:
         raise LogError(f"{path}: matches no types by {kind}; choose another kind, or make it anew")
     return rocks, pairs
+
+
+def _check_vocab(path: str | os.PathLike[str], content: Any, vocab: str | None) -> None:
+    """Raise `LogError` where a result's token ids are known to be another vocabulary's."""
+    log = content.get("log")
+    theirs = log.get("vocab") if isinstance(log, dict) else None
+    if None not in (vocab, theirs) and vocab != theirs:
+        raise LogError(
+            f"{path}: its tokens are of another vocabulary than the log's, so that ids do not mean "
+            "the same; give a result of a log with the same tokenizer"
+        )
 
 
 def _controls(content: Any, kind: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:

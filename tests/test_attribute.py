@@ -473,3 +473,30 @@ def test_the_command_writes_every_format(tmp_path: Path) -> None:
     assert about["schema"] == "rocktok.attribute/1"
     assert about["notes"] == content["notes"]
     assert about["params"]["replicates"] == 100
+
+
+@pytest.mark.parametrize("option", ["--rocks", "--controls"])
+def test_rocks_of_another_vocabulary(tmp_path: Path, option: str) -> None:
+    log = write(tmp_path / "log", frame(1))
+    vocab = rocktok.open(log).vocab.identity
+    assert vocab is not None
+    kinds = {"frequency": {"pairs": [[1, 4]]}}
+    file = tmp_path / "given.json"
+
+    def given(of_log: dict[str, Any]) -> tuple[int, str, str]:
+        content = {"tokens": [{"token_id": v, "is_rock": True} for v in (1, 2, 3)], "kinds": kinds}
+        command = "detect" if option == "--rocks" else "controls"
+        content |= {"schema": f"rocktok.{command}/1", "log": {"rocks": [1, 2, 3], **of_log}}
+        file.write_text(json.dumps(content))
+        return run(log, option, file, "-q", "--replicates", "100")
+
+    assert given({"vocab": "another"}) == (
+        1,
+        "",
+        f"rocktok: {file}: its tokens are of another vocabulary than the log's, so that ids do not "
+        "mean the same; give a result of a log with the same tokenizer\n",
+    )
+    for known in ({"vocab": vocab}, {"vocab": None}, {}):
+        code, printed, said = given(known)
+        assert (code, said) == (0, "")
+        assert printed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import rocktok
 from rocktok.analyse.compare import Ranking, compare, spearman
 from rocktok.errors import LogError, UsageError
 from rocktok.log.sequences import load_domains
+from rocktok.report.compare import render
 from tests.logs import rows, sequence_rows, write_by_hand, write_log
 
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "opd"
@@ -59,8 +61,53 @@ def test_unlike_vocabularies_are_matched_by_text() -> None:
     assert found.pairs[0]["shared"] == ["a"]
     assert found.pairs[0]["rocks_second"] == 1
     assert len(found.notes) == 2
-    # Without a vocabulary on either side there is nothing that vouches for ids.
-    assert compare([ranking("a", "x", None)] * 2, {}).matched_by == "token"
+    assert [row["token_id"] for row in found.tokens] == [None, None]
+
+
+def test_ids_beyond_a_vocabulary_are_nobody_elses(tmp_path: Path) -> None:
+    one = Ranking("one", "v", ((23, "<id 23>", 2.0), (1, "a", 1.0)), "rock_score", {})
+    two = Ranking("two", "w", ((1, "a", 2.0), (23, "<id 23>", 1.0)), "rock_score", {})
+    found = compare([one, two], {})
+    assert (found.matched_by, found.pairs[0]["shared"]) == ("token", ["a"])
+    assert found.pairs[0]["jaccard"] == pytest.approx(1 / 3)
+    assert [row["ranks"] for row in found.tokens] == [[2, 1], [1, None], [None, 2]]
+
+
+def test_lists_without_a_vocabulary() -> None:
+    sized = [
+        ranking(name, tokens, None, about={"path": name, "vocab_size": 500})
+        for name, tokens in (("one", "ab"), ("two", "bc"))
+    ]
+    found = compare(sized, {})
+    assert (found.matched_by, found.pairs[0]["shared_count"]) == ("token_id", 1)
+    assert [row["token_id"] for row in found.tokens] == [98, 97, 99]
+    assert found.notes == (
+        "one: has no vocabulary: tokens are matched by id, and only the equal sizes of the "
+        "vocabularies say that ids mean the same",
+    )
+    # Parts of one log.
+    parts = [ranking(name, "ab", None, about={"path": "log"}) for name in ("maths", "code")]
+    assert (compare(parts, {}).matched_by, compare(parts, {}).notes) == ("token_id", ())
+    with_texts = ranking("three", "ab", about={"path": "three", "vocab_size": 500})
+    assert compare([*sized, with_texts], {}).matched_by == "token_id"
+    for other in (
+        ranking("wide", "ab", None, about={"path": "wide", "vocab_size": 600}),
+        ranking("unknown", "ab", None, about={"path": "unknown"}),
+    ):
+        with pytest.raises(LogError, match=r"^one: has no vocabulary, so that its tokens have no"):
+            compare([sized[0], other], {})
+    unlike = ranking("four", "ab", "w", about={"path": "four", "vocab_size": 500})
+    with pytest.raises(LogError, match=r"^one: has no vocabulary"):
+        compare([sized[0], with_texts, unlike], {})
+
+
+def test_losses_that_were_measured_unlike() -> None:
+    lists = [ranking(n, "a", about={"exactness": e}) for n, e in (("x", "exact"), ("y", "sampled"))]
+    with pytest.raises(
+        LogError, match=r"^y: its losses are 'sampled', those of x 'exact'; give logs that"
+    ):
+        compare(lists, {})
+    assert compare([lists[0], ranking("old", "a")], {}).pairs[0]["jaccard"] == 1.0
 
 
 def test_lists_without_rocks() -> None:
@@ -154,8 +201,22 @@ def test_the_domains_of_a_log(tmp_path: Path) -> None:
     code, printed, _ = run(log, "--by", "domain", "--format", "json", "-q")
     assert code == 0
     assert [row["name"] for row in json.loads(printed)["log"]] == ["code", "maths"]
+    assert json.loads(printed)["matched_by"] == "token_id"
     said = "rocktok: --by domain compares the parts of one log, but 2 were given\n"
     assert run(log, log, "--by", "domain") == (2, "", said)
+
+
+def test_sequences_without_a_domain_and_one_domain_alone(tmp_path: Path) -> None:
+    kinds: list[str | None] = ["code" if i % 2 else "maths" for i in range(40)]
+    kinds[5] = kinds[6] = None
+    code, printed, _ = run(
+        with_domains(tmp_path / "two", kinds), "--by", "domain", "--format", "json"
+    )
+    assert code == 0
+    assert json.loads(printed)["notes"][0] == "2 sequences have no domain, and are left out"
+    one = with_domains(tmp_path / "one", ["maths"] * 40)
+    said = "all its sequences are of one domain, 'maths'; two or more can be compared"
+    assert run(one, "--by", "domain") == (1, "", f"rocktok: {one}: {said}\n")
 
 
 def test_a_log_without_domains(tmp_path: Path) -> None:
@@ -173,6 +234,73 @@ def test_files_that_are_none_of_detects(tmp_path: Path, content: str) -> None:
     remedy = "give what `rocktok detect LOG --format json -o FILE` writes"
     assert (code, printed) == (1, "")
     assert said == f"rocktok: {path}: is no result of `rocktok detect`; {remedy}\n"
+
+
+def test_lists_without_rocks_have_a_table(tmp_path: Path) -> None:
+    found = compare([ranking("one", "", about=ABOUT), ranking("two", "", about=ABOUT)], {})
+    table = render(found)
+    assert table.endswith(
+        "Ranks of the tokens, those in most lists first\ntoken   A   B\n" + "─" * 13 + "\n"
+    )
+
+
+ABOUT = {"table": "fixed", "pre": 0, "post": 10, "path": "log"}
+
+
+def test_long_names_leave_room_for_every_rank() -> None:
+    names = [f"/runs/qwen3-4b-math-distill-seed{i}/opd-log-run-{i}" for i in range(30)]
+    lists = [ranking(name, "ab", about={**ABOUT, "path": name}) for name in names]
+    lines = render(compare(lists, {})).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "A    …4b-math-distill-seed0/opd-log-run-0   fixed/   0, 10       R_ctx" in lines
+    assert lines[33].startswith("AD   …-math-distill-seed29/opd-log-run-29")
+    at = lines.index("Ranks of the tokens, those in most lists first")
+    headings = [line.split()[1:] for line in lines[at:] if line.startswith("token ")]
+    assert len(headings) > 1
+    letters = [chr(ord("A") + i) for i in range(26)]
+    assert list(chain(*headings)) == [*letters, "AA", "AB", "AC", "AD"]
+    ranks = [line.split()[1:] for line in lines[at:] if line.startswith("'b'")]
+    assert list(chain(*ranks)) == ["2"] * 30
+
+
+def test_what_is_said_of_a_file_and_of_what_was_left_out(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    found = rocktok.detect(rocktok.open(log), top_k=2, quantile_pre=0.3, quantile_post=0.3)
+    assert len(found.rocks) <= 2
+    path = tmp_path / "rocks.json"
+    path.write_text(json.dumps({**found.to_dict(), "notes": ["a shard is gone"]}))
+    code, printed, said = run(path, path, "--top-k", "3", "--format", "json")
+    content = json.loads(printed)
+    assert code == 0
+    assert content["notes"] == [
+        f"{path}: a shard is gone",
+        f"{path}: holds {len(found.rocks)} rocks, fewer than the 3 that --top-k compares",
+    ]
+    assert said == "".join(f"rocktok: note: {note}\n" for note in content["notes"])
+    mine = rocktok.open(log).identity()
+    assert {name: content["log"][0][name] for name in mine} == mine
+    assert (content["log"][0]["exactness"], content["log"][0]["vocab_size"]) == ("exact", 50)
+
+
+@pytest.mark.parametrize("top_k", ["0", "-2"])
+def test_top_k_of_files_is_checked(tmp_path: Path, top_k: str) -> None:
+    path = tmp_path / "rocks.json"
+    path.write_text("{}")
+    said = f"rocktok: --top-k is {top_k}; it must be 1 or more\n"
+    assert run(path, path, f"--top-k={top_k}") == (2, "", said)
+
+
+def test_a_log_that_defaults_cannot_search(tmp_path: Path) -> None:
+    for step, name in ((0, "a"), (10, "b")):
+        batch = rows(step, range(40))
+        batch["loss"] = np.where(np.arange(len(batch["loss"])) % 10, 0, batch["loss"])
+        write_by_hand(tmp_path / "log", batch, name)
+    code, _, said = run(tmp_path / "log", tmp_path / "log")
+    assert code == 1
+    assert said.endswith(
+        "raise --quantile-pre or give --tau-pre; run "
+        f"`rocktok detect {tmp_path / 'log'}` with that option and give its JSON\n"
+    )
 
 
 def test_one_is_not_enough(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 import rocktok
 from rocktok.errors import LogError, UsageError
 from rocktok.log import LogWriter
+from rocktok.log.sequences import load_domains
 from rocktok.replay import rescore as replay
-from rocktok.replay.models import check_widths, step_of
+from rocktok.replay.models import check_widths, fingerprint, step_of
 from rocktok.replay.texts import load_texts
 from tests.trl_models import VOCAB_SIZE, make_model, make_tokenizer, read_table
 
@@ -141,17 +143,24 @@ def test_a_stopped_run_goes_on(
         rescore(checkpoints, text, tmp_path / "log", 10, 20)
 
 
-def test_steps_from_names() -> None:
-    assert [step_of(name) for name in ("a/checkpoint-500", "step_7", "12/", "final")] == [
-        500, 7, 12, None
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("a/checkpoint-500", 500), ("step_7", 7), ("step-8", 8), ("a/global_step9/", 9),
+        ("run-step-10", 10), ("12/", 12), ("out/0003", 3),
+        ("final", None), ("gpt2", None), ("Qwen/Qwen3-4", None), ("doorstep5", None),
+        ("checkpoint-5/model2", None), ("llama-7", None),
+    ],
+)  # fmt: skip
+def test_steps_from_names(name: str, step: int | None) -> None:
+    assert step_of(name) == step
 
 
 def test_messages(checkpoints: Path, text: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(UsageError, match="teacher: its name tells no step; give --steps"):
+    with pytest.raises(UsageError, match=r"^steps is not given, and the name .*teacher tells"):
         replay.rescore(str(text), (str(checkpoints / "teacher"),), "x", str(out))
-    with pytest.raises(UsageError, match="step 5 is there twice; give --steps, one for each"):
+    with pytest.raises(UsageError, match=r"^steps has 5 twice; give each student its own$"):
         rescore(checkpoints, text, out, steps=(5, 5))
     with pytest.raises(UsageError, match="steps has 1 numbers for 2 students; give one for each"):
         rescore(checkpoints, text, out, steps=(5,))
@@ -170,6 +179,76 @@ def test_messages(checkpoints: Path, text: Path, tmp_path: Path) -> None:
     ):
         check_widths(("a", 300), ("b", 320))
     assert not out.exists()
+
+
+def test_what_is_known_of_the_sequences_is_kept(checkpoints: Path, tmp_path: Path) -> None:
+    known = {
+        "rollout": [0, 1, 0, 1], "domain": ["maths", "maths", None, "code"],
+        "correct": [True, None, False, True], "finish_reason": ["stop", "length", "stop", "stop"],
+    }  # fmt: skip
+    ids, prompts = [4, 5, 6, 7], [[5, 6]] * 4
+    run = {**RUN, "loss": {**RUN["loss"], "student_temperature": 0.5, "teacher_temperature": 1.0}}
+    with LogWriter(tmp_path / "text", run=run) as writer:
+        facts = {"sequence_id": ids, "num_tokens": 3, "prompt_id": ["p", "p", "q", "q"], **known}
+        writer.write({**facts, "step": 40, "prompt_token_ids": prompts}, table="sequences")
+        writer.write({"step": 40, "sequence_id": np.repeat(ids, 3), "position": [0, 1, 2] * 4,
+                      "token_id": [7, 8, 9] * 4, "loss": 1.0}, table="rollout")  # fmt: skip
+        writer.finish_step(40)
+    done = rescore(checkpoints, tmp_path / "text", tmp_path / "log", 10)
+    assert done.notes == (
+        f"{tmp_path / 'text'}: its student had temperature 0.5, its teacher 1; both are scored at "
+        "0.5",
+    )
+    (shard,) = (tmp_path / "log" / "sequences").glob("*.parquet")
+    found = pq.read_table(shard).to_pydict()
+    assert {name: found[name] for name in known} == known
+    assert (found["step"], found["sequence_id"]) == ([40] * 4, ids)
+    assert {k: len(v) for k, v in load_domains(rocktok.open(tmp_path / "log")).items()} == {
+        "code": 1, "maths": 2
+    }  # fmt: skip
+    # The same of a file, with a column that the format does not know.
+    rows = pa.table({**facts, "step": [1, 2, 3, 4], "prompt_token_ids": prompts,
+                     "num_tokens": [3] * 4, "token_ids": [[7, 8, 9]] * 4,
+                     "mood": ["good"] * 4})  # fmt: skip
+    pq.write_table(rows, tmp_path / "text.parquet")
+    assert rescore(checkpoints, tmp_path / "text.parquet", tmp_path / "of_file", 10).notes == ()
+    (shard,) = (tmp_path / "of_file" / "sequences").glob("*.parquet")
+    found = pq.read_table(shard).to_pydict()
+    assert {name: found[name] for name in known} == known
+    assert found["step"] == [1, 2, 3, 4]
+    assert "mood" not in found
+
+
+def test_changed_weights_are_not_gone_on_with(
+    checkpoints: Path, text: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(checkpoints, folder)
+    assert rescore(folder, text, tmp_path / "log", 10).steps == (10,)
+    before = fingerprint(str(folder / "checkpoint-10"))
+    # Of the same shapes, so that names, sizes and headers are the same.
+    make_model(9).save_pretrained(folder / "checkpoint-10")
+    assert fingerprint(str(folder / "checkpoint-10")) != before
+    with pytest.raises(LogError, match="holds a log of other text, models or options"):
+        rescore(folder, text, tmp_path / "log", 10)
+    shutil.rmtree(folder / "checkpoint-10")
+    shutil.copytree(checkpoints / "checkpoint-10", folder / "checkpoint-10")
+    assert fingerprint(str(folder / "checkpoint-10")) == before
+    assert rescore(folder, text, tmp_path / "log", 10).steps == ()
+    assert fingerprint("somebody/model") is None
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_refused(
+    checkpoints: Path, text: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(checkpoints, folder)
+    path = folder / "checkpoint-10" / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(LogError, match="checkpoint-10: its tokenizer cannot be loaded"):
+        rescore(folder, text, tmp_path / "log", 10)
+    assert not (tmp_path / "log").exists()
 
 
 def test_text_of_other_tokens(checkpoints: Path, tmp_path: Path) -> None:

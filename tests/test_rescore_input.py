@@ -133,7 +133,8 @@ def _texts(rows: list[dict[str, Any]]) -> Any:
         for n in ("prompt_token_ids", "token_ids")
     )
     ids = np.array([row["sequence_id"] for row in rows])
-    return Texts("x", ids, pa.array(["p"] * len(rows)), prompts, completions)
+    facts = pa.table({"step": [0] * len(rows)})
+    return Texts("x", ids, pa.array(["p"] * len(rows)), prompts, completions, facts)
 
 
 def test_two_models_at_most_are_loaded(
@@ -310,7 +311,19 @@ def test_options_that_will_not_do(
         (("--sequences", 0), 2, "--sequences is 0; it must be 1 or more"),
         (("--sequences", 5), 1, f"{path}: has 2 whole sequences, 5 were asked for; ask for fewer"),
         (("--steps", "-3"), 2, "--steps has -3; steps are 0 or more, and below 2147483648"),
-        (("--student", tmp_path / "gone-2"), 1, f"{tmp_path / 'gone-2'}: cannot be loaded ("),
+        (
+            ("--student", tmp_path / "step-2"),
+            1,
+            f"{tmp_path / 'step-2'}: is neither a directory "
+            "nor the name of a model that can be had; give a directory that save_pretrained wrote",
+        ),
+        (
+            ("--student", tmp_path / "final"),
+            2,
+            f"--steps is not given, and the name {tmp_path / 'final'} tells none, as "
+            "checkpoint-500 would; give one for each student\n",
+        ),
+        (("--student", student), 2, "--steps has 1 twice; give each student its own\n"),
         (("--device", "warp"), 2, "--device is warp, which cannot be used ("),
         (("--text", tmp_path / "gone"), 1, f"{tmp_path / 'gone'}: no such directory; give the "),
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,20 @@ import rocktok
 from rocktok.analyse import subsamples
 from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.scores import Moments, least_of_two, scores
-from rocktok.analyse.stability import jaccard, overlap, recommend
+from rocktok.analyse.stability import (
+    Samples,
+    ablation,
+    inclusion,
+    jaccard,
+    overlap,
+    recommend,
+)
 from rocktok.analyse.subsamples import Subsamples, limits, shuffled
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.hashing import halves, hash_rows
 from rocktok.log import LogWriter
+from rocktok.report.stability import render
 from tests.logs import RUN, write_log
 from tests.test_attribute import prompt_hashes
 from tests.test_stagnation import course, two_ranks, write
@@ -192,9 +201,116 @@ def test_overlap_by_hand() -> None:
 
 def test_a_cutoff_near_all_types_is_not_recommended() -> None:
     found = ((5, 0.3, 0.9), (10, 0.5, 0.72), (20, 0.6, 0.4), (90, 0.9, 0.95))
-    rows = [{"k": k, "coverage": c, "halves": {"jaccard": j}} for k, c, j in found]
-    assert recommend(rows, 100) == {"k": 10, "coverage": 0.5, "jaccard": 0.72}
-    assert recommend(rows[2:], 100) is None
+    rows = [
+        {"k": k, "coverage": c, "halves": {"jaccard": j}, "eligible": k <= 33} for k, c, j in found
+    ]
+    assert recommend(rows) == {"k": 10, "coverage": 0.5, "jaccard": 0.72}
+    assert recommend(rows[2:]) is None
+
+
+def test_what_cannot_be_recommended_is_said(tmp_path: Path) -> None:
+    # Ten types: a third are three.
+    path = write(tmp_path, course((0, 10)))
+    result = stability(path, k=(2, 3, 4, 10, 11, 500))
+    assert [(row["k"], row["eligible"]) for row in result.cutoffs] == [
+        (2, True), (3, True), (4, False), (10, False)
+    ]  # fmt: skip
+    assert "K = 11, 500: left out, as there are only 10 types" in result.notes
+    assert (
+        "K = 4, 10: not recommended whatever the overlap, as any two picks of more than a third of "
+        "the 10 types have much in common" in result.notes
+    )
+    assert "never recommended, above a third of the 10 types: K = 4, 10\n" in render(result)
+    all_above = render(stability(path, k=(4, 10)))
+    assert "recommended K: none; every K is above a third of the types\n" in all_above
+    rows = [{**row, "eligible": row["k"] < 4} for row in result.cutoffs]
+    none = render(replace(result, recommended=None, cutoffs=tuple(rows)))
+    assert "recommended K: none; halves of the prompts do not agree at 2, 3\n" in none
+
+
+def test_certain_by_hand() -> None:
+    # Three candidates in two samples; the third stands in neither.
+    first = np.array([[2, 1, 0], [5.0, 3.0, 0.0]]), np.array([0, 1])
+    second = np.array([[1, 1, 0], [4.0, 2.0, 0.0]]), np.array([0, 1])
+    for limit, expected in ((2.5, [1.0, 0.5, 0.0]), (0.0, [1.0, 1.0, 0.0]),
+                            (-np.inf, [1.0, 1.0, 1.0]), (None, [None] * 3)):  # fmt: skip
+        samples = Samples(np.arange(3), limit)
+        assert [samples.certain([first, second], k) for k in (1, 2, 3)] == expected
+    # No loss in a sample: a type that was not drawn again might have as much.
+    nothing = np.array([[1, 1, 1], [0.0, 0.0, 0.0]]), np.arange(3)
+    assert Samples(np.arange(3), 0.0).certain([nothing], 1) == 0.0
+
+
+def many_types(path: Path, exactness: str) -> Path:
+    """1,200 types of little loss; in every second prompt one more has +50, in the others −51."""
+    rows: dict[str, list[Any]] = {"sequence_id": [], "position": [], "token_id": [], "loss": []}
+    for s in range(40):
+        held = [(v, 0.1 + v * 1e-5) for v in range(1200) if v % 40 == s]
+        if exactness == "sampled":
+            held.append((1300 + s // 2, 50.0 if s % 2 == 0 else -51.0))
+        for position, (v, loss) in enumerate(held):
+            for name, value in zip(rows, (s, position, v, loss), strict=True):
+                rows[name].append(value)
+    run = {**RUN, "vocab_size": 2000, "loss": {**RUN["loss"], "exactness": exactness}}
+    with LogWriter(path, run=run) as writer:
+        writer.write({"step": 0, **rows}, table="rollout")
+        writer.finish_step(0, "rollout")
+    return path
+
+
+def test_losses_of_either_sign_have_no_bound(tmp_path: Path) -> None:
+    note = (
+        "losses may be negative, so that nothing bounds those of the types that were not drawn "
+        "again: `certain` is null"
+    )
+    sampled = stability(many_types(tmp_path / "sampled", "sampled"), k=(5, 10))
+    assert sampled.log["types"] > sampled.log["candidates"]
+    assert [row["certain"] for row in sampled.cutoffs] == [None, None]
+    assert note in sampled.notes
+    exact = stability(many_types(tmp_path / "exact", "exact"), k=(5, 10))
+    assert all(0 <= row["certain"] <= 1 for row in exact.cutoffs)
+    assert note not in exact.notes
+    # All types are drawn again.
+    whole = stability(tmp_path / "sampled", k=(400,))
+    assert whole.log["types"] == whole.log["candidates"]
+    assert whole.cutoffs[0]["certain"] == 1.0
+
+
+def test_a_type_that_a_replicate_lacks_ranks_below_all() -> None:
+    # Types 7 and 9 in four replicates; 9 stands in two, in one of them first.
+    count = [[1, 1, 1, 1], [1, 0, 1, 0]]
+    loss = [[2.0, 2.0, 2.0, 2.0], [1.0, 0.0, 3.0, 0.0]]
+    found = inclusion(np.array([7, 9]), np.array([count, loss]), 2)
+    assert found[7] == {"inclusion": 1.0, "rank_low": 1, "rank_high": 2}
+    assert found[9] == {"inclusion": 0.5, "rank_low": 1, "rank_high": 3}
+    # Even where those that it does hold are negative.
+    below = np.array([[[1], [0]], [[-1.0], [0.0]]])
+    assert inclusion(np.array([7, 9]), below, 1)[9]["inclusion"] == 0.0
+
+
+def test_an_empty_ranking_has_no_jaccard() -> None:
+    names = ("mean_loss", "persistent", "rock_score", "retained_loss", "frequency")
+    rows = [dict(zip(names, (1.0, 2, 3.0, 0.0, 3), strict=True), token_id=v) for v in (1, 2)]
+    rows = [{**row, "context_rock_score": None} for row in rows]
+    found = {(row["first"], row["second"]): row["jaccard"] for row in ablation(tuple(rows), 2)}
+    assert found.pop(("rock_score", "persistent_loss")) == 1.0
+    assert list(found.values()) == [None] * 5
+
+
+def test_what_detect_refuses_does_not_lose_the_rest(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    frame.loc[frame.index % 10 != 0, "loss"] = 0.0
+    path = write(tmp_path, frame)
+    result = stability(path, context="auto")
+    assert result.rankings is None
+    assert (
+        "no rankings by persistence and context: `detect` with its defaults: "
+        f"{path}: a share of 0.8 of the losses at step 0 is zero or less, so the threshold would "
+        "be too; raise --quantile-pre or give --tau-pre" in result.notes
+    )
+    first = stability(path, context="auto", step=0)
+    said = "no rankings by persistence and context: fixed/ has no complete step before step 0"
+    assert said in first.notes
 
 
 def test_any_workers_give_the_same(tmp_path: Path) -> None:
@@ -227,7 +343,7 @@ def test_rankings_of_detect(tmp_path: Path) -> None:
     assert row["jaccard"] == pytest.approx(len(a & b) / len(a | b))
     rollout = stability(SAMPLE, context="auto", table="rollout")
     assert rollout.rankings is None
-    assert any("no fixed text at two steps" in note for note in rollout.notes)
+    assert any("every step has its own text" in note for note in rollout.notes)
 
 
 def by_type(rows: pd.DataFrame, like: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -404,8 +520,8 @@ def test_one_step_only(tmp_path: Path) -> None:
     code, table, said = run(log, "--replicates", 100, "--repeats", 4)
     assert code == 0
     assert "Rock Scores in fixed/, step 7" in table
-    assert "rocktok: note: no rankings by persistence and context: there is no fixed text at two " \
-        "steps\n" in said  # fmt: skip
+    assert "rocktok: note: no rankings by persistence and context: fixed/ has no complete step " \
+        "before step 7\n" in said  # fmt: skip
 
 
 def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
@@ -429,8 +545,9 @@ def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    code, table, _ = run(SAMPLE, "--context", "off", "-q")
+    code, table, _ = run(SAMPLE, "--context", "off", "-q", "--sizes", "5,8,10,15,20,25,30,40")
     assert code == 0
+    assert all(f"n={size}" in table for size in (5, 8, 10, 15, 20, 25, 30, 40))
     assert "one log is one training run" in table
     assert max(map(len, table.splitlines()[1:])) <= 80
     target = tmp_path / "s.json"

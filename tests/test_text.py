@@ -40,3 +40,30 @@ def test_long_text_is_cut_and_numbers_are_not() -> None:
     line = render_table(fields, [("n" * 60, *numbers, "0.003")]).splitlines()[-1]
     assert len(line) <= PIPE_WIDTH
     assert line.split("…")[1].split() == [*" ".join(numbers).split(), "0.003"]
+
+
+def test_a_table_without_rows_is_its_headings() -> None:
+    lines = render_table((Field("name", text=True), Field("n")), []).splitlines()
+    assert lines[0].split() == ["name", "n"]
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("columns", [1, 9, 10, 11, 12, 13, 25])
+def test_columns_that_do_not_fit_stand_below(columns: int) -> None:
+    # Twelve columns of 4 and the key's 3, with 3 blanks between them, are 87; eleven are 80.
+    fields = (Field("key", text=True), *(Field(f"c{c:03}") for c in range(columns)))
+    rows = [(key, *(f"{key}{c:03}" for c in range(columns))) for key in "ab"]
+    blocks = render_table(fields, rows).split("\n\n")
+    assert len(blocks) == -(-columns // 11)
+    found: dict[str, list[str]] = {"key": [], "a": [], "b": []}
+    for block in blocks:
+        lines = block.splitlines()
+        assert max(map(len, lines)) <= PIPE_WIDTH
+        for line in (lines[0], *lines[2:]):
+            key, *cells = line.split()
+            found[key] += cells
+    assert found == {
+        "key": [f"c{c:03}" for c in range(columns)],
+        "a": [f"a{c:03}" for c in range(columns)],
+        "b": [f"b{c:03}" for c in range(columns)],
+    }

@@ -72,7 +72,8 @@ class StabilityResult(Result):
         log: identity of the log, table, step, passes, prompts; `with`: the same of a second log
             that the scores "min …" took, None where they took two halves of the prompts.
         params: every option.
-        cutoffs: one mapping per K: coverage, and Jaccard and Spearman of halves and subsamples.
+        cutoffs: one mapping per K: coverage, Jaccard and Spearman of halves and subsamples, and
+            whether it may be recommended.
         recommended: the largest K whose halves agree, with its coverage; None where none do.
         tokens: one mapping per type: rank, inclusion probability, rank interval.
         scores: one mapping per score.
@@ -109,6 +110,11 @@ def ranked(score_T: Array, count_T: Array, token_T: Array) -> Array:
     return order
 
 
+def jaccard_of_some(first: Array, second: Array) -> float | None:
+    """`jaccard`; None where either is empty, and nothing was picked to agree on."""
+    return jaccard(first, second) if len(first) and len(second) else None
+
+
 def jaccard(first: Array, second: Array) -> float | None:
     """|A ∩ B| / |A ∪ B| of two arrays of distinct values; None for two empty ones."""
     shared = len(np.intersect1d(first, second, assume_unique=True))
@@ -117,9 +123,15 @@ def jaccard(first: Array, second: Array) -> float | None:
 
 
 class Samples:
-    """Rankings of the candidates in samples; sums are (2, T, ·): counts, and losses."""
+    """Rankings of the candidates in samples; sums are (2, T, ·): counts, and losses.
 
-    def __init__(self, types: Array, limit: float) -> None:
+    Attributes:
+        types: the candidates' ids.
+        limit: no other type's loss in a sample is above this; None: it has no bound, as a part of
+            losses of either sign may be larger than their sum. −inf: there is no other type.
+    """
+
+    def __init__(self, types: Array, limit: float | None) -> None:
         self.types, self.limit = types, limit
 
     def order(self, sums_QT: Array) -> Array:
@@ -128,9 +140,19 @@ class Samples:
         kept: Array = order[sums_QT[0][order] > 0]
         return kept
 
-    def certain(self, sums_QT: Array, order: Array, k: int) -> bool:
-        """Whether no type that is no candidate can be among the first k: none scores more."""
-        return len(order) >= k and bool(sums_QT[1][order[k - 1]] > self.limit)
+    def certain(self, sums: list[tuple[Array, Array]], k: int) -> float | None:
+        """Share of samples, given with their orders, whose first k can hold no other type.
+
+        None where that cannot be told.
+        """
+        if self.limit is None:
+            return None
+        if self.limit == -np.inf:
+            return 1.0
+        sure = [
+            len(order) >= k and sums_QT[1][order[k - 1]] > self.limit for sums_QT, order in sums
+        ]
+        return float(np.mean(sure))
 
 
 def overlap(pairs: list[tuple[Array, Array]], k: int) -> Row:
@@ -171,23 +193,25 @@ def cutoff_rows(
         # Of two random picks the expected overlap is about this.
         chance = k / (2 * len(coverage_K) - k)
         row: Row = {"k": k, "coverage": float(coverage_K[k - 1]), "chance": chance}
+        row["eligible"] = k <= MOST * len(coverage_K)
         row["halves"] = overlap([(a, b) for a, b in half_orders], k)
         row["nested"] = [
             {"prompts": size, **overlap([(order, whole) for order in orders], k)}
             for size, orders in zip(sizes, nested, strict=True)
         ]
-        sure = [samples.certain(halves_QTRH[:, :, r, h], half_orders[r][h], k)
-                for r in range(repeats) for h in (0, 1)]  # fmt: skip
-        sure += [samples.certain(nested_QTRS[:, :, r, s], nested[s][r], k)
-                 for r in range(repeats) for s in range(len(sizes))]  # fmt: skip
-        row["certain"] = float(np.mean(sure)) if samples.limit > 0 else 1.0
+        drawn = [
+            (halves_QTRH[:, :, r, h], half_orders[r][h]) for r in range(repeats) for h in (0, 1)
+        ]
+        drawn += [(nested_QTRS[:, :, r, s], nested[s][r])
+                  for r in range(repeats) for s in range(len(sizes))]  # fmt: skip
+        row["certain"] = samples.certain(drawn, k)
         rows.append(row)
     return rows
 
 
-def recommend(rows: list[Row], types: int) -> Row | None:
-    """The largest K, up to a third of the types, whose halves have a mean Jaccard of `WANTED`."""
-    able = (row for row in rows if row["k"] <= MOST * types)
+def recommend(rows: list[Row]) -> Row | None:
+    """The largest eligible K whose halves have a mean Jaccard of `WANTED`."""
+    able = (row for row in rows if row["eligible"])
     good = [row for row in able if (row["halves"]["jaccard"] or 0.0) >= WANTED]
     if not good:
         return None
@@ -199,12 +223,15 @@ def recommend(rows: list[Row], types: int) -> Row | None:
 def inclusion(token_T: Array, sum_TB: Array, k: int) -> dict[int, Row]:
     """Token id → share of the replicates with the type among the first k, and its 95% ranks.
 
+    A type that a replicate does not hold ranks below all T there.
+
     `sum_TB`: counts and losses of the candidates in each replicate, (2, T, B).
     """
     count_BT, loss_BT = np.ascontiguousarray(sum_TB.transpose(0, 2, 1))
-    rank_BT = np.empty(loss_BT.shape, dtype=np.int64)
+    rank_BT = np.full(loss_BT.shape, len(token_T) + 1)
     for b in range(len(loss_BT)):
         order = ranked(loss_BT[b], count_BT[b], token_T)
+        order = order[count_BT[b, order] > 0]
         rank_BT[b, order] = np.arange(1, len(order) + 1)
     ends = np.quantile(rank_BT, [0.025, 0.975], axis=0, method="inverted_cdf")
     rows = {}
@@ -291,7 +318,10 @@ RANKINGS = ("rock_score", "persistent_loss", "context_rock_score", "retained_los
 
 
 def ablation(tokens: tuple[Row, ...], k: int) -> list[Row]:
-    """Pairwise Jaccard of the first k by each ranking, of types that have a score above 0."""
+    """Pairwise Jaccard of the first k by each ranking, of types that have a score above 0.
+
+    None where a ranking has no such type.
+    """
     values = [{**row, "persistent_loss": row["mean_loss"] * row["persistent"]} for row in tokens]
     tops = {}
     for name in RANKINGS:
@@ -299,6 +329,6 @@ def ablation(tokens: tuple[Row, ...], k: int) -> list[Row]:
         able.sort(key=lambda row: (-row[name], -row["frequency"], row["token_id"]))
         tops[name] = np.array([row["token_id"] for row in able[:k]], dtype=np.int64)
     return [
-        {"first": a, "second": b, "k": k, "jaccard": jaccard(tops[a], tops[b])}
+        {"first": a, "second": b, "k": k, "jaccard": jaccard_of_some(tops[a], tops[b])}
         for a, b in combinations(RANKINGS, 2)
     ]

@@ -38,9 +38,9 @@ def attribute_command(
     """
     from rocktok.engine.attribute import attribute
 
-    given, pairs = options.given_rocks(rocks, controls, control_kind)
-
     def analyse(log: Log, engine: Engine) -> AttributeResult:
+        vocab = log.vocab.identity
+        given, pairs = options.given_rocks(rocks, controls, control_kind, vocab)
         return attribute(log, rocks=given, pairs=pairs, engine=engine, **parameters)
 
     job.run("attribute", analyse)

@@ -174,9 +174,11 @@ def controls_options(function: F) -> F:
 
 
 def given_rocks(
-    rocks: Path | None, controls: Path | None, control_kind: str
+    rocks: Path | None, controls: Path | None, control_kind: str, vocab: str | None = None
 ) -> tuple[tuple[int, ...] | None, tuple[tuple[int, int], ...] | None]:
     """(rocks, pairs of a rock and its control) of the files given; None: none was.
+
+    `vocab`: identity of the log's vocabulary, of which they must be where both are known.
 
     Raises `UsageError` for both files, `LogError` for one that is not what it must be.
     """
@@ -185,8 +187,8 @@ def given_rocks(
     if rocks is not None and controls is not None:
         raise UsageError("--controls brings its own rocks; leave out --rocks")
     if controls is not None:
-        return load_controls(controls, control_kind)
-    return (None if rocks is None else load_rocks(rocks)), None
+        return load_controls(controls, control_kind, vocab)
+    return (None if rocks is None else load_rocks(rocks, vocab)), None
 
 
 def chosen_format(format_: str | None, output: Path | None) -> str:

@@ -21,7 +21,12 @@ from rocktok.cli import options
 )
 @click.option("--teacher", required=True, metavar="MODEL")
 @click.option("-o", "--output", required=True, metavar="LOG", help="The log that is written.")
-@click.option("--steps", callback=options.numbers, metavar="N,N,…", help="Default: from the names.")
+@click.option(
+    "--steps",
+    callback=options.numbers,
+    metavar="N,N,…",
+    help="Default: from names such as checkpoint-500.",
+)
 @click.option("--sequences", type=int, metavar="N", help="How many of the texts. Default: all.")
 @click.option("--device", help="Default: cuda where there is one, else cpu.")
 @click.option(

@@ -160,7 +160,7 @@ class DetectRun:
         density = self._density(types, order[is_rock], thresholds)
         self._add_rollout(types)
         return make_result(
-            log={**self.log.identity(), "vocab": self.log.vocab.identity},
+            log=self.log.identity(),
             source={
                 "table": self.choice.table,
                 "pre": self.choice.pre,

@@ -29,7 +29,7 @@ from rocktok.analyse.stability import (
     ablation,
     cutoff_rows,
     inclusion,
-    jaccard,
+    jaccard_of_some,
     ranked,
     recommend,
     score_rows,
@@ -39,7 +39,7 @@ from rocktok.engine.choose import check_comparable, choose_table
 from rocktok.engine.detect import detect
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
-from rocktok.errors import LogError, UsageError
+from rocktok.errors import DamagedError, DataError, LogError, UsageError
 from rocktok.log.reader import Log
 from rocktok.log.sequences import load_prompts
 
@@ -96,7 +96,7 @@ class _Run:
         token_T, count_T = facts.token_T, facts.frequency_HT.sum(axis=0)
         loss_T = facts.loss_HT.sum(axis=0)
         order = ranked(loss_T, count_T, token_T)
-        grid = sorted({k for k in self.params.k if k <= len(order)} or {len(order)})
+        grid = self._grid(len(order))
         kept = order[: max(CANDIDATES * grid[-1], LEAST_CANDIDATES)]
         subsamples = Subsamples(
             token_T[kept], self.params.seed,
@@ -104,15 +104,14 @@ class _Run:
             self.params.replicates, compiled=self.source.large,
         )  # fmt: skip
         self.engine.run(self.source, subsamples)
-        limit = float(loss_T[order[len(kept)]]) if len(order) > len(kept) else 0.0
-        samples = Samples(subsamples.types, limit)
+        samples = Samples(subsamples.types, self._limit(loss_T[order[len(kept) :]]))
         coverage = np.cumsum(loss_T[order]) / (loss_T.sum() or 1.0)
         whole = np.searchsorted(subsamples.types, token_T[kept])
         rows = cutoff_rows(samples, *subsamples.result(), sizes, grid, coverage, whole)
-        best = recommend(rows, len(order))
+        best = recommend(rows)
         k = best["k"] if best is not None else grid[-1]
         drawn = inclusion(subsamples.types, subsamples.replicated(), k)
-        self._note(best, rows)
+        self._note(best, rows, len(order))
         theirs, beside = None, None
         if self.other is not None:
             _, theirs, other_P = self._whole(self.other)
@@ -152,6 +151,19 @@ class _Run:
             moments.append(Moments(facts.frequency_HT[h], facts.loss_HT[h], square_T))
         return facts, Sample(facts.token_T, moments), prompts.result()
 
+    def _grid(self, types: int) -> list[int]:
+        """The K that there are types for, ascending; all types where there are for none."""
+        above = sorted({k for k in self.params.k if k > types})
+        if above:
+            self.notes.append(f"K = {_list(above)}: left out, as there are only {types} types")
+        return sorted(set(self.params.k) - set(above)) or [types]
+
+    def _limit(self, left_T: Array) -> float | None:
+        """What the types that are not drawn again may at most have; see `Samples`."""
+        if not len(left_T):
+            return -np.inf
+        return float(left_T[0]) if self.log.rules.exactness == "exact" else None
+
     def _sizes(self, prompts: int) -> list[int]:
         if prompts < 2:
             raise LogError(
@@ -187,39 +199,59 @@ class _Run:
         same: dict[str, Any] = {"table": self.table, "seed": self.params.seed, "top_k": k}
         if self.params.step is not None:
             same["post"] = self.params.step
-        whole = detect(self.log, engine=self.engine, all_types=True, **same)
-        if whole.thresholds["tau_pre"] is None:
-            self.notes.append(
-                "no rankings by persistence and context: there is no fixed text at two steps"
-            )
+        try:
+            whole = detect(self.log, engine=self.engine, all_types=True, **same)
+            reason = whole.log["no_context"]
+            sides = [] if reason else [self._rocks_of(half, same) for half in range(2)]
+        except (DamagedError, DataError):
+            raise
+        except LogError as error:
+            reason = f"`detect` with its defaults: {error}"
+        if reason:
+            self.notes.append(f"no rankings by persistence and context: {reason}")
             return None
-        sides = [
-            np.array(
-                [
-                    row["token_id"]
-                    for row in detect(self.log, engine=self.engine, half=half, **same).rocks
-                ],
-                dtype=np.int64,
-            )
-            for half in range(2)
-        ]
+        pairs = ablation(whole.tokens, k)
+        self.notes += [note for note in whole.notes if note not in self.notes]
+        if any(row["jaccard"] is None for row in pairs):
+            self.notes.append("a ranking of `detect` without any type has no Jaccard with another")
         return {
-            "pairs": ablation(whole.tokens, k),
+            "pairs": pairs,
             "rocks_of_halves": {"k": k, "first": len(sides[0]), "second": len(sides[1]),
-                                "jaccard": jaccard(*sides)},
+                                "jaccard": jaccard_of_some(*sides)},
         }  # fmt: skip
 
-    def _note(self, best: Row | None, rows: list[Row]) -> None:
-        if best is None:
+    def _rocks_of(self, half: int, same: Row) -> Array:
+        found = detect(self.log, engine=self.engine, half=half, **same)
+        return np.array([row["token_id"] for row in found.rocks], dtype=np.int64)
+
+    def _note(self, best: Row | None, rows: list[Row], types: int) -> None:
+        able = [row["k"] for row in rows if row["eligible"]]
+        if best is None and able:
             self.notes.append(
-                f"no K reaches a mean Jaccard of {WANTED} between halves; more prompts would tell"
+                f"no K that may be recommended ({_list(able)}) reaches a mean Jaccard of {WANTED} "
+                "between halves; more prompts would tell"
             )
-        unsure = [row["k"] for row in rows if row["certain"] < 1]
+        beyond = [row["k"] for row in rows if not row["eligible"]]
+        if beyond:
+            self.notes.append(
+                f"K = {_list(beyond)}: not recommended whatever the overlap, as any two picks of "
+                f"more than a third of the {types} types have much in common"
+            )
+        if rows[0]["certain"] is None:
+            self.notes.append(
+                "losses may be negative, so that nothing bounds those of the types that were not "
+                "drawn again: `certain` is null"
+            )
+        unsure = [row["k"] for row in rows if row["certain"] is not None and row["certain"] < 1]
         if unsure:
             self.notes.append(
-                f"for K = {', '.join(map(str, unsure))} a type that was not drawn again might "
-                "belong to some sample's first K; `certain` says in how many none can"
+                f"for K = {_list(unsure)} a type that was not drawn again might belong to some "
+                "sample's first K; `certain` says in how many none can"
             )
+
+
+def _list(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _about(source: Source) -> Row:

@@ -107,6 +107,8 @@ class Log:
             "run_id": self.run_id,
             "exactness": self.rules.exactness,
             "trained_loss": loss.get("trained"),
+            "vocab": self.vocab.identity,
+            "vocab_size": (self.run or {}).get("vocab_size"),
             "shards": {table: len(self.shards(table)) for table in self.tables()},
             "skipped_shards": len(self.skipped),
             "versions": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,29 @@ from rocktok.errors import LogError, RocktokError, UsageError
 from rocktok.hooks.vocabulary import vocabulary
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+#: Of a file of weights, how many blocks tell whether it is the same, and their bytes.
+_BLOCKS, _BLOCK = 16, 1 << 16
+
+_NOWHERE = "is neither a directory nor the name of a model that can be had"
+_GIVE = (
+    "give a directory that save_pretrained wrote, or a model's name where its hub can be reached"
+)
 _TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 
 
+#: How a name tells a step: checkpoint-500, step_500, global_step500, or 500 alone. Other numbers
+#: at the end of a name are versions and sizes.
+_STEP = re.compile(r"(?:^|[^a-z])(?:checkpoint|ckpt|(?:global_?)?step)[-_]?(\d+)$|^(\d+)$", re.I)
+
+#: What a hub may have: name, or owner/name.
+_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+
+
 def step_of(name: str) -> int | None:
-    """The step that a checkpoint's name ends with: checkpoint-500, step_500, 500."""
-    found = re.search(r"(\d+)$", name.rstrip("/"))
-    return int(found.group(1)) if found else None
+    """The step that a checkpoint's name ends with, as checkpoint-500 does; None for none."""
+    found = _STEP.search(Path(name).name)
+    return int(found.group(1) or found.group(2)) if found else None
 
 
 def steps_of(names: tuple[str, ...], given: tuple[int, ...] | None) -> list[int]:
@@ -27,7 +44,11 @@ def steps_of(names: tuple[str, ...], given: tuple[int, ...] | None) -> list[int]
     found = list(given) if given is not None else [step_of(name) for name in names]
     for name, step in zip(names, found, strict=True):
         if step is None:
-            raise UsageError(f"{name}: its name tells no step; give --steps", parameter="steps")
+            message = (
+                f"steps is not given, and the name {name} tells none, as checkpoint-500 would; "
+                "give one for each student"
+            )
+            raise UsageError(message, parameter="steps")
     steps = [step for step in found if step is not None]
     outside = [step for step in steps if not 0 <= step < 1 << 31]
     if outside:
@@ -35,7 +56,7 @@ def steps_of(names: tuple[str, ...], given: tuple[int, ...] | None) -> list[int]
         raise UsageError(message, parameter="steps")
     twice = {step for step in steps if steps.count(step) > 1}
     if twice:
-        message = f"step {min(twice)} is there twice; give --steps, one for each student"
+        message = f"steps has {min(twice)} twice; give each student its own"
         raise UsageError(message, parameter="steps")
     return steps
 
@@ -44,6 +65,8 @@ def check_checkpoint(name: str) -> None:
     """Raise `LogError` for a local directory without configuration or weights."""
     path = Path(name)
     if not path.exists():
+        if not _HUB_NAME.fullmatch(name):
+            raise LogError(f"{name}: {_NOWHERE}; {_GIVE}")
         return
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         raise LogError(f"{name}: holds an adapter alone; merge it into its model and save that")
@@ -82,17 +105,46 @@ def load_config(name: str) -> Any:
 
 
 def load_tokenizer(name: str) -> Any | None:
-    """A checkpoint's tokenizer; None where it has none of its own."""
+    """A checkpoint's tokenizer; None where it has none of its own.
+
+    Raises `LogError` where its files cannot be read: a vocabulary that is there is checked.
+    """
     from transformers import AutoTokenizer
 
     path = Path(name)
     # Without files, transformers makes some classes' tokenizers up, of special tokens alone.
     if path.exists() and not any(next(path.glob(pattern), None) for pattern in _TOKENIZERS):
         return None
+    # What goes wrong in there has no common base.
     try:
         return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError):
+    except Exception as error:
+        if not path.exists() and isinstance(error, OSError | ValueError | KeyError):
+            return None
+        raise LogError(
+            f"{name}: its tokenizer cannot be loaded ({_line(error)}); restore its files, or "
+            "remove them all to take its tokens on trust"
+        ) from error
+
+
+def fingerprint(name: str) -> str | None:
+    """What changes with a checkpoint's configuration or weights; None for one that is not here.
+
+    Of each file its name, its size, and blocks from beginning to end: training moves all weights,
+    and to read them all would take as long as loading them.
+    """
+    path = Path(name)
+    if not path.exists():
         return None
+    found = hashlib.blake2b(digest_size=16)
+    for file in sorted(f for pattern in ("config.json", *_WEIGHTS) for f in path.glob(pattern)):
+        size = file.stat().st_size
+        found.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as opened:
+            for block in range(_BLOCKS):
+                opened.seek(block * max(0, size - _BLOCK) // (_BLOCKS - 1))
+                found.update(opened.read(_BLOCK))
+    return found.hexdigest()
 
 
 def load_model(name: str, dtype: str, device: str) -> Any:
@@ -121,12 +173,13 @@ def load_model(name: str, dtype: str, device: str) -> Any:
 
 
 def _not_loaded(name: str, error: Exception) -> RocktokError:
+    what = "cannot be loaded" if Path(name).exists() else _NOWHERE
+    return RocktokError(f"{name}: {what} ({_line(error)}); {_GIVE}")
+
+
+def _line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    line = lines[0].rstrip(".") if lines else type(error).__name__
-    return RocktokError(
-        f"{name}: cannot be loaded ({line}); give a directory that save_pretrained wrote, or a "
-        "model's name where its hub can be reached"
-    )
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def check_device(device: str) -> None:

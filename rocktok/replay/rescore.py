@@ -22,6 +22,7 @@ from rocktok.replay.models import (
     check_device,
     check_tokens,
     check_widths,
+    fingerprint,
     load_config,
     load_model,
     load_tokenizer,
@@ -61,12 +62,16 @@ class Rescored:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is asked for, checked; `students` in the order of their steps."""
+    """What is asked for, checked; `students` in the order of their steps.
+
+    `weights`: model → its fingerprint.
+    """
 
     output: str
     texts: Texts
     students: dict[int, str]
     teacher: str
+    weights: dict[str, str | None]
     dtype: str
     device: str
     batch_tokens: int
@@ -79,6 +84,7 @@ class _Job:
             "text": self.texts.digest,
             "students": {str(step): name for step, name in self.students.items()},
             "teacher": self.teacher,
+            "weights": self.weights,
             "dtype": self.dtype,
             "temperature": self.texts.temperature,
         }
@@ -134,7 +140,8 @@ def rescore(
     for name, config in configs.items():
         _check_model(name, config, teacher, configs[teacher], texts)
     vocab, notes = _vocab(texts, tuple(configs))
-    job = _Job(output, texts, by_step, teacher, dtype, device, batch_tokens, shard_rows)
+    weights = {name: fingerprint(name) for name in configs}
+    job = _Job(output, texts, by_step, teacher, weights, dtype, device, batch_tokens, shard_rows)
     stands = standing(output, job.identity)
     todo = tuple(step for step in by_step if step not in stands.steps)
     columns, kept, kept_rows = stands.columns, stands.steps, stands.rows
@@ -326,10 +333,11 @@ def _write_sequences(writer: LogWriter, texts: Texts, stands: Standing) -> None:
     left = texts if len(missing_S) == len(texts) else texts.take(missing_S)
     for first in range(0, len(left), _SEQUENCE_ROWS):
         last = min(first + _SEQUENCE_ROWS, len(left))
+        facts = left.facts.slice(first, last - first).combine_chunks()
         writer.write(
             {
+                **{name: facts[name].combine_chunks() for name in facts.column_names},
                 "sequence_id": left.sequence_S[first:last],
-                "step": 0,
                 "num_tokens": left.completions.length_S[first:last],
                 "prompt_id": left.prompt_id_S[first:last],
                 "prompt_token_ids": left.prompts.to_lists(first, last),

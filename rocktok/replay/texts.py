@@ -1,7 +1,7 @@
 """The text that is scored again: from a log, or from a Parquet file of sequences.
 
-A token takes 4 bytes, a sequence 24 and its `prompt_id`; while they are read, about three times
-that.
+A token takes 4 bytes, a sequence 24, its `prompt_id` and other facts; while they are read, about
+three times that.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 _FILE_COLUMNS = ("sequence_id", "prompt_token_ids", "token_ids")
+#: What else sequences/ may say of a text; it is kept.
+_FACTS = ("step", "rollout", "domain", "finish_reason", "correct")
 #: Rows of a file of sequences that are decoded at once.
 _FILE_ROWS = 4_096
 
@@ -41,6 +43,7 @@ class Texts:
         sequence_S: (S,) int64.
         prompt_id_S: Arrow array of S strings.
         prompts, completions: token ids.
+        facts: Arrow table of S rows: `step`, and the other columns of sequences/ that are known.
         vocab: token id → text; None: not known.
         temperature: of the loss.
         notes: what a reader of any result must know.
@@ -51,6 +54,7 @@ class Texts:
     prompt_id_S: Any
     prompts: Ragged
     completions: Ragged
+    facts: Any
     vocab: dict[int, str] | None = None
     temperature: float = 1.0
     notes: tuple[str, ...] = ()
@@ -87,6 +91,7 @@ class Texts:
             prompt_id_S=self.prompt_id_S.take(pa.array(order_S)),
             prompts=self.prompts.take(order_S),
             completions=self.completions.take(order_S),
+            facts=self.facts.take(pa.array(order_S)),
         )
 
 
@@ -94,7 +99,7 @@ def load_texts(name: str, sequences: int | None = None) -> Texts:
     """The first `sequences` texts (None: all) of a log directory or of a Parquet file.
 
     A log gives its fixed text, else the rollouts of its last complete step. A file has columns
-    `sequence_id`, `prompt_token_ids`, `token_ids`, and `prompt_id` if there is one.
+    `sequence_id`, `prompt_token_ids`, `token_ids`, and those of sequences/ that there are.
 
     Raises `LogError` for text without prompts, or fewer sequences than asked for.
     """
@@ -129,7 +134,7 @@ def _of_file(path: Path) -> Texts:
                 raise LogError(
                     f"{path}: lacks {', '.join(missing)}; sequences need {', '.join(_FILE_COLUMNS)}"
                 )
-            wanted = [*_FILE_COLUMNS, *(["prompt_id"] if "prompt_id" in names else [])]
+            wanted = [*_FILE_COLUMNS, *(n for n in ("prompt_id", *_FACTS) if n in names)]
             parts = [_part(rows) for rows in file.iter_batches(_FILE_ROWS, columns=wanted)]
     except (OSError, pa.ArrowException) as error:
         line = str(error).splitlines()[0]
@@ -142,6 +147,7 @@ def _of_file(path: Path) -> Texts:
         pa.concat_arrays([empty, *(part.prompt_id_S for part in parts)]),
         concatenate([part.prompts for part in parts]),
         concatenate([part.completions for part in parts]),
+        _joined([part.facts for part in parts]),
     )
     return texts.take(np.flatnonzero(texts.completions.length_S))
 
@@ -161,7 +167,28 @@ def _part(rows: Any) -> Texts:
         pc.coalesce(given, own),
         Ragged.of_lists(rows["prompt_token_ids"]),
         Ragged.of_lists(rows["token_ids"]),
+        _facts(pa.Table.from_batches([rows])),
     )
+
+
+def _facts(rows: Any) -> Any:
+    """The columns `_FACTS` of some rows, in the format's types; `step` 0 where it is not known."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = [name for name in _FACTS if name in rows.schema.names]
+    types = schema.arrow_schema("sequences", _FACTS[1:])
+    found = {name: rows[name].cast(types.field(name).type) for name in names}
+    step = found.get("step", pa.nulls(len(rows), pa.int32()))
+    return pa.table({**found, "step": pc.fill_null(step, 0)})
+
+
+def _joined(parts: list[Any]) -> Any:
+    """One table of several, null where a part lacks a column."""
+    import pyarrow as pa
+
+    empty = pa.table({"step": pa.array([], pa.int32())})
+    return pa.concat_tables([empty, *parts], promote_options="default").combine_chunks()
 
 
 # -- a log -----------------------------------------------------------------------------------
@@ -193,17 +220,31 @@ def _of_log(log: Log) -> Texts:
             f"{partial:,} sequences with tokens that are not in the log and {unlisted:,} without a "
             "prompt are left out"
         )
-    run: dict[str, Any] = log.run or {}
+    temperature, warmer = _temperature(log)
     return Texts(
         log.name,
         sequence_S[known_S],
         listed.prompt_id_S.take(pa.array(at_S[known_S])),
         listed.prompts.take(at_S[known_S]),
         completions.take(np.flatnonzero(known_S)),
+        listed.facts.take(pa.array(at_S[known_S])),
         log.vocab.texts or None,
-        float((run.get("loss") or {}).get("student_temperature") or 1.0),
-        tuple(notes),
+        temperature,
+        (*notes, *warmer),
     )
+
+
+def _temperature(log: Log) -> tuple[float, list[str]]:
+    """That of the log's student, and what to note where its teacher had another."""
+    loss = (log.run or {}).get("loss") or {}
+    student = float(loss.get("student_temperature") or 1.0)
+    teacher = float(loss.get("teacher_temperature") or student)
+    if teacher == student:
+        return student, []
+    return student, [
+        f"{log.name}: its student had temperature {student:g}, its teacher {teacher:g}; both are "
+        f"scored at {student:g}"
+    ]
 
 
 def _completions(log: Log, table: str, step: int) -> tuple[Array, Ragged, int]:
@@ -232,6 +273,7 @@ def _prompts(log: Log, wanted_S: Array) -> Texts:
     ids: list[Array] = [np.zeros(0, dtype=np.int64)]
     names: list[Any] = [pa.array([], pa.string())]
     parts: list[Ragged] = []
+    facts: list[Any] = []
     for shard in log.shards("sequences"):
         opened = log.open(shard, schema.required_names("sequences"))
         if "prompt_token_ids" not in opened.columns:
@@ -239,8 +281,7 @@ def _prompts(log: Log, wanted_S: Array) -> Texts:
         limit = log.limit_of(opened.attempt)
         for group, _ in opened.groups():
             where = Where(opened.name, group)
-            columns = (*schema.required_names("sequences"), "prompt_token_ids")
-            rows = cast_sequences(opened.read_group(group, columns), where)
+            rows = cast_sequences(opened.read_group(group, opened.columns), where)
             keep_S = np.isin(to_numpy(rows["sequence_id"], "sequence_id", where), wanted_S)
             if limit is not None:
                 keep_S &= to_numpy(rows["step"], "step", where) < limit
@@ -249,9 +290,11 @@ def _prompts(log: Log, wanted_S: Array) -> Texts:
             rows = rows.filter(pa.array(keep_S)).combine_chunks()
             ids.append(to_numpy(rows["sequence_id"], "sequence_id", where))
             names += rows["prompt_id"].chunks
+            facts.append(_facts(rows))
             parts += [Ragged.of_lists(chunk) for chunk in rows["prompt_token_ids"].chunks]
     sequence_S = np.concatenate(ids)
     order_S = np.argsort(sequence_S, kind="stable")
     nothing = Ragged.of(np.zeros(0), np.zeros(len(sequence_S)))
-    found = Texts(log.name, sequence_S, pa.concat_arrays(names), concatenate(parts), nothing)
+    ids_S = pa.concat_arrays(names)
+    found = Texts(log.name, sequence_S, ids_S, concatenate(parts), nothing, _joined(facts))
     return found.take(order_S)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 from rocktok.analyse.compare import CompareResult
+from rocktok.report.comparison import labels
 from rocktok.report.encode import Form, encode_rows
 from rocktok.report.text import Field, number, render_table, token
 
@@ -19,23 +21,36 @@ _PAIRS = (
     Field("Jaccard"),
     Field("Spearman"),
 )
+_LISTS = (
+    Field("", text=True),
+    Field("list", text=True),
+    Field("table", text=True),
+    Field("steps"),
+    Field("ranked by"),
+)
+_RANKED_BY = {"context_rock_score": "R_ctx", "rock_score": "R"}
+
+#: Characters of a list's name that fit beside the rest.
+_NAME = 36
+
 #: Tokens of the union that the table shows; the other formats have all.
 _SHOWN = 40
 
 
 def render(result: CompareResult) -> str:
-    """Pairs, then the union of the tokens with their ranks."""
-    names = [row["name"] for row in result.log]
-    fields = (Field("token", text=True), *(Field(_short(name)) for name in names))
+    """What the lists are, pairs, then the union of the tokens with their ranks."""
+    letters = [_letter(number) for number in range(len(result.log))]
+    fields = (Field("token", text=True), *(Field(letter) for letter in letters))
     cells = (
         (token(row["token"]), *("–" if rank is None else str(rank) for rank in row["ranks"]))
         for row in result.tokens[:_SHOWN]
     )
     parts = [
-        f"{len(names)} lists of rocks, tokens matched by "
+        f"{len(letters)} lists of rocks, tokens matched by "
         + ("id" if result.matched_by == "token_id" else "text"),
         "",
-        render_table(_PAIRS, (_pair(row) for row in result.pairs)),
+        render_table(_LISTS, _lists(result, letters)),
+        render_table(_PAIRS, map(_pair, combinations(letters, 2), result.pairs)),
         "Ranks of the tokens, those in most lists first",
         render_table(fields, cells).rstrip("\n"),
     ]
@@ -45,21 +60,37 @@ def render(result: CompareResult) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _pair(row: Row) -> tuple[str, ...]:
-    rocks = f"{row['rocks_first']}, {row['rocks_second']}"
+def _letter(number: int) -> str:
+    """A, B, … Z, AA, AB: a list's name where there is little room."""
+    before, last = divmod(number, 26)
+    return (_letter(before - 1) if before else "") + chr(ord("A") + last)
+
+
+def _lists(result: CompareResult, letters: Sequence[str]) -> list[tuple[str, ...]]:
+    names = labels([row["name"] for row in result.log])
+    return [
+        (letter, _fitted(name), f"{row['table']}/", _steps(row), _RANKED_BY[row["ranked_by"]])
+        for letter, name, row in zip(letters, names, result.log, strict=True)
+    ]
+
+
+def _fitted(name: str) -> str:
+    """The end of a long name: what tells paths apart stands there more often than before."""
+    return name if len(name) <= _NAME else "…" + name[1 - _NAME :]
+
+
+def _steps(row: Row) -> str:
+    return str(row["post"]) if row["pre"] is None else f"{row['pre']}, {row['post']}"
+
+
+def _pair(letters: tuple[str, str], row: Row) -> tuple[str, ...]:
     return (
-        _short(row["first"]),
-        _short(row["second"]),
-        rocks,
+        *letters,
+        f"{row['rocks_first']}, {row['rocks_second']}",
         str(row["shared_count"]),
         number(row["jaccard"]),
         "–" if row["spearman"] is None else f"{row['spearman']:.2f}",
     )
-
-
-def _short(name: str) -> str:
-    """The end of a path, which tells logs apart."""
-    return "/".join(PurePath(name).parts[-2:])
 
 
 def encode(result: CompareResult, form: Form) -> bytes:

@@ -50,7 +50,8 @@ def render(result: StabilityResult) -> str:
         f"Rock Scores in {log['table']}/, step {log['step']} ({log['path']})",
         f"{counted(log['prompts'], 'prompt')}, {counted(log['positions'], 'position')}; "
         f"{log['passes']} passes; one log is one training run",
-        _recommended(best),
+        _recommended(best, result.cutoffs),
+        *_beyond(result.cutoffs, log["types"]),
         "",
         "Jaccard of the first K: disjoint halves (too low), nested subsamples (too high)",
         render_table(fields, map(_cutoff, result.cutoffs)),
@@ -66,11 +67,22 @@ def render(result: StabilityResult) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _recommended(best: Row | None) -> str:
-    if best is None:
-        return "recommended K: none; halves of the prompts do not agree at any"
-    agreed = f"halves agree by {best['jaccard']:.2f}"
-    return f"recommended K: {best['k']} ({agreed}), {percent(best['coverage'])} of the loss"
+def _recommended(best: Row | None, cutoffs: Sequence[Row]) -> str:
+    if best is not None:
+        agreed = f"halves agree by {best['jaccard']:.2f}"
+        return f"recommended K: {best['k']} ({agreed}), {percent(best['coverage'])} of the loss"
+    able = ", ".join(str(row["k"]) for row in cutoffs if row["eligible"])
+    if not able:
+        return "recommended K: none; every K is above a third of the types"
+    return f"recommended K: none; halves of the prompts do not agree at {able}"
+
+
+def _beyond(cutoffs: Sequence[Row], types: int) -> list[str]:
+    """Which K could not be recommended."""
+    beyond = ", ".join(str(row["k"]) for row in cutoffs if not row["eligible"])
+    if not beyond:
+        return []
+    return [f"never recommended, above a third of the {counted(types, 'type')}: K = {beyond}"]
 
 
 def _two_logs(other: Row | None) -> str:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 #: Width of a piped table: what an 80-column terminal shows without wrapping.
 PIPE_WIDTH = 80
 
+#: Blanks between two columns of a table.
+_GAP = 3
+
 
 @dataclass(frozen=True)
 class Field:
@@ -20,28 +23,63 @@ class Field:
 
 
 def render_table(fields: Sequence[Field], rows: Iterable[Sequence[str]]) -> str:
-    """Rows under headings, without frames; numbers are never cut, long text is."""
+    """Rows under headings, without frames; numbers are never cut, long text is.
+
+    Columns that do not fit beside the others go into a block of their own, below, in which the
+    first column stands again.
+    """
+    from rich.console import Console
+
+    cells = [list(row) for row in rows]
+    width = max(Console().width if sys.stdout.isatty() else PIPE_WIDTH, PIPE_WIDTH)
+    widest = [
+        max([len(field.heading), *(len(row[column]) for row in cells)])
+        for column, field in enumerate(fields)
+    ]
+    least = [
+        min(wide, 8) if field.text else wide for field, wide in zip(fields, widest, strict=True)
+    ]
+    blocks = [
+        _block([fields[c] for c in columns], [least[c] for c in columns],
+               [[row[c] for c in columns] for row in cells], width)
+        for columns in _columns(least, width)
+    ]  # fmt: skip
+    return "\n".join(blocks)
+
+
+def _columns(least: Sequence[int], width: int) -> list[list[int]]:
+    """Which columns each block has, the first in all of them."""
+    blocks, used = [[0]], least[0]
+    for column in range(1, len(least)):
+        if used + _GAP + least[column] > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = least[0]
+        blocks[-1].append(column)
+        used += _GAP + least[column]
+    return blocks
+
+
+def _block(
+    fields: Sequence[Field], least: Sequence[int], cells: Sequence[Sequence[str]], width: int
+) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    cells = [list(row) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    for column, field in enumerate(fields):
-        widest = max(len(field.heading), *(len(row[column]) for row in cells))
+    for field, narrowest in zip(fields, least, strict=True):
         table.add_column(
             Text(field.heading),
             justify="left" if field.text else "right",
             # What may wrap is what may be made narrower; the cells themselves stay on one line.
             no_wrap=not field.text,
-            min_width=min(widest, 8) if field.text else widest,
+            min_width=narrowest,
         )
     for row in cells:
         table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
     sink = io.StringIO()
-    width = Console().width if sys.stdout.isatty() else PIPE_WIDTH
-    Console(file=sink, width=max(width, PIPE_WIDTH), color_system=None).print(table)
+    Console(file=sink, width=width, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines()) + "\n"
 
 
