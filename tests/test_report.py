@@ -22,10 +22,11 @@ from rocktok.cli import cli
 from rocktok.engine.passes import Engine
 from rocktok.engine.report import report
 from rocktok.errors import UsageError
+from rocktok.log import LogWriter
 from rocktok.report.drawing import Drawing
 from rocktok.report.report import add_figures, encode_csv, render_report
 from rocktok.report.summary import summary
-from tests.logs import rows, sequence_rows, write_by_hand, write_log
+from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 
 SAMPLE = Path(__file__).parent.parent / "sample_data" / "opd"
 
@@ -428,6 +429,17 @@ def test_several_logs(tmp_path: Path) -> None:
         assert log["log"]["passes"]["texts"] == 0
     table = list(csv.DictReader((tmp_path / "out" / "tables" / "tokens.csv").open()))
     assert len(table) == len(content["compare"]["tokens"])
+
+
+def test_logs_that_cannot_be_compared_are_not_read(tmp_path: Path) -> None:
+    unlike = {**RUN, "loss": {**RUN["loss"], "exactness": "sampled"}}
+    for name, about in (("a", RUN), ("b", unlike)):
+        with LogWriter(tmp_path / name, run=about) as writer:
+            writer.write(rows(0, range(9)), table="fixed")
+    code, text = _refused("--compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out")
+    assert code == 1
+    assert "its losses are 'sampled'" in text
+    assert not (tmp_path / "out").exists()
 
 
 # -- logs that lack something --------------------------------------------------------------

@@ -14,6 +14,7 @@ from rocktok.cli.rocks import rock_options
 if TYPE_CHECKING:
     from rocktok.analyse.compare import CompareResult
     from rocktok.analyse.report import ReportResult
+    from rocktok.log import Log
 
 _FORMATS = ("png", "pdf", "svg")
 
@@ -121,6 +122,7 @@ def report_command(
     ):
         opened = [options.open_named(log, allow_missing=allow_missing) for log in logs]
         if compare:
+            _check_comparable(opened)
             # A comparison shows no texts.
             same = {**parameters, "sequences": 0}
             results = [report(log, clusters=own, engine=engine, **same) for log in opened]
@@ -135,6 +137,14 @@ def report_command(
              for result in results for row in missing(result)]  # fmt: skip
     options.notes(list(dict.fromkeys([*notes, *lacks])), quiet=quiet)
     click.echo(str(output / "report.html"))
+
+
+def _check_comparable(logs: list[Log]) -> None:
+    """What `compare` would refuse at the end is refused before the logs are read."""
+    from rocktok.analyse.compare import Ranking, compare
+
+    empty = [{"log": {**log.identity(), "pre": None}, "tokens": []} for log in logs]
+    compare([Ranking.of(log.name, one) for log, one in zip(logs, empty, strict=True)], {})
 
 
 def _compared(results: list[ReportResult]) -> CompareResult:
