@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -176,7 +179,62 @@ def test_a_log_whose_path_is_not_utf8(tmp_path: Path, command: str) -> None:
     more = ("-o", tmp_path / "out") if command == "report" else ()
     code, out, error = run(command, log, *more)
     assert (code, out) == (2, "")
-    assert error == (
-        f"rocktok: {tmp_path}/bad\\xff\\xfename: is not UTF-8, as paths of logs must be; rename it\n"
-    )
+    message = "is not UTF-8, as paths of logs must be; rename it\n"
+    assert error == f"rocktok: {tmp_path}/bad\\xff\\xfename: {message}"
     assert not (tmp_path / "out").exists()
+
+
+# -- how it ends when it is stopped --------------------------------------------------------
+
+
+def members(group: int) -> list[int]:
+    """Processes of a group that are alive, by /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(its_group) == group and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+    return holds()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("late", [0.0, 1.5])
+@pytest.mark.parametrize(
+    "signal_, whole_group, code",
+    [(signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143), (signal.SIGINT, False, 130),
+     (signal.SIGINT, True, 130), (signal.SIGKILL, False, -9)],
+)  # fmt: skip
+def test_no_process_and_no_file_is_left(
+    tmp_path: Path, signal_: int, whole_group: bool, code: int, late: float
+) -> None:
+    """Stopped when its workers (two, and Python's tracker of resources) have just begun, or later.
+
+    The pipes would stay open if one of them went on.
+    """
+    work = subprocess.Popen(
+        [sys.executable, "-m", "rocktok", "report", SAMPLE, "-o", "out", "--jobs", "2"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert wait_until(lambda: len(members(work.pid)) == 4)
+        time.sleep(late)
+        (os.killpg if whole_group else os.kill)(work.pid, signal_)
+        out, error = work.communicate(timeout=30)
+    finally:
+        work.kill()
+    assert work.returncode == code
+    assert out == b""
+    if signal_ != signal.SIGKILL:
+        assert error == b"rocktok: stopped\n"
+    assert wait_until(lambda: not members(work.pid), 10)
+    assert names(tmp_path) == []
