@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import secrets
-import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rocktok.errors import LogError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 #: link() is refused with these where a filesystem has no hard links.
 _NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
@@ -115,19 +113,30 @@ class Place:
 def place(name: str | os.PathLike[str]) -> Place:
     """Open a local directory or any URI that pyarrow's filesystems or fsspec know.
 
-    Raises `UsageError` for a URI that neither knows.
+    Raises `UsageError` for a URI that neither knows, and for a path that is not UTF-8.
     """
     from pyarrow import fs
 
     text = os.fspath(name)
     if "://" not in text:
-        return Place(fs.LocalFileSystem(), str(Path(text).absolute()), text)
+        return Place(fs.LocalFileSystem(), _utf8(Path(text).absolute()), text)
     try:
         filesystem, path = fs.FileSystem.from_uri(text)
     except Exception as error:
         filesystem, path = _fsspec(text, error)
     # Endpoint and region stand in the address; messages name the place without them.
     return Place(filesystem, path.rstrip("/"), text.partition("?")[0])
+
+
+def _utf8(path: Path) -> str:
+    """A path as Arrow takes it. Raises `UsageError` for one that is not UTF-8."""
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise UsageError(f"{shown}: is not UTF-8, as paths of logs must be; rename it") from error
+    return text
 
 
 def _fsspec(text: str, first: Exception) -> tuple[Any, str]:
@@ -160,7 +169,7 @@ def create_file(path: Path, data: bytes) -> None:
         _publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -170,7 +179,7 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
@@ -190,61 +199,19 @@ def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
         raise LogError(f"{target}: cannot be written ({error.strerror or error})") from error
 
 
-def check_directory(path: Path, *, force: bool, marker: str, schema: str) -> None:
-    """Refuse a directory that must not be written. `force`: over one of ours, and no other.
-
-    Ours are those whose JSON file `marker` has a schema that begins so. Raises `UsageError`.
-    """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not path.is_dir():
-        raise UsageError(f"{path}: is a file; give a directory")
-    try:
-        ours = str(json.loads((path / marker).read_bytes())["schema"]).startswith(schema)
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if not ours:
-        raise UsageError(f"{path}: holds other files; give a new directory")
-    if not force:
-        raise UsageError(f"{path}: exists already; give --force to replace it")
-
-
-def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write a directory of files so that it appears whole, in the place of an older one.
-
-    Raises `LogError` if the disk fails; the older one is then still there.
-    """
-    made = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
-    aside = made.with_suffix(".old")
-    try:
-        for name, data in files.items():
-            target = made / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        if path.exists():
-            path.rename(aside)
-        made.rename(path)
-    except OSError as error:
-        if aside.exists() and not path.exists():
-            aside.rename(path)
-        raise LogError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        for left in (made, aside):
-            shutil.rmtree(left, ignore_errors=True)
-    _sync_directory(path.parent)
+def write_synced(target: Path, data: bytes) -> None:
+    """Write a new file and its folders, and wait until the disk has it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write_temporary(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(temporary, data)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -281,8 +248,8 @@ def _rename_exclusive(source: Path, target: Path) -> None:
         raise OSError(code, os.strerror(code), str(target))
 
 
-def _sync_directory(directory: Path) -> None:
-    """Make the new name durable; filesystems that cannot sync a directory are left alone."""
+def sync_directory(directory: Path) -> None:
+    """Make a new name durable; filesystems that cannot sync a directory are left alone."""
     if os.name == "nt":
         return
     descriptor = os.open(directory, os.O_RDONLY)

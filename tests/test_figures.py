@@ -166,6 +166,68 @@ def test_small_multiples(sample: ReportResult) -> None:
     encode(figure, "png")
 
 
+@pytest.mark.parametrize("name", ["funnel", "clusters", "ccr", "coverage"])
+def test_panels_share_what_is_a_quantity(sample: ReportResult, name: str) -> None:
+    whole = series(name, sample)
+    key = {"funnel": "points", "ccr": "points", "coverage": "cutoffs", "clusters": "clusters"}[name]
+    rows = whole[key]
+    few = rows[:3] if name != "clusters" else [{**r, "loss_share": r["loss_share"] / 9,
+                                                "position_share": 0.001} for r in rows]  # fmt: skip
+    less = {**whole, key: few, "labels": [], "recommended": None}
+    figure = multiples(getattr(figures, name), name, {"a": whole, "b": less})
+    first, second = (ax for ax in figure.axes if ax.get_title())
+    assert first.get_xlim() == second.get_xlim()
+    ticks = [[t.get_text() for t in ax.get_xticklabels()] for ax in (first, second)]
+    assert ticks[0] == ticks[1]
+    assert len(ticks[0]) < 10
+    assert first.get_ylim() == second.get_ylim() or name == "clusters"
+
+
+def test_clusters_up_to_all_of_the_loss() -> None:
+    row = {"cluster": "other", "rocks": 5, "position_share": 0.9, "loss_share": 0.99,
+           "examples": ["a"]}  # fmt: skip
+    figure = figures.clusters({"clusters": [row]})
+    settle(figure)
+    axis = figure.axes[0]
+    assert max(axis.get_xticks()) == 100
+    assert axis.get_legend().get_window_extent().y1 < axis.get_window_extent().y0
+
+
+def test_steps_have_whole_ticks() -> None:
+    curve = [{"step": s, "low": 1.0, "loss": 2.0, "high": 3.0} for s in (0, 1)]
+    figure = figures.stagnation({"lines": [{"group": "rocks", "types": 3, "curve": curve}]})
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
+
+
+def test_empty_bins_do_not_break_the_line() -> None:
+    bins = [{"group": group, "low": i / 20, "high": (i + 1) / 20,
+             "loss_post": 1.0 + i if i % 3 == 0 else None}
+            for group in ("rocks", "others") for i in range(20)]  # fmt: skip
+    patch = figures.position({"bins": bins, "pre": 0, "post": 1}).axes[0].patches[0]
+    assert np.isfinite(patch.get_data().values).all()
+    assert list(patch.get_data().values) == [1.0 + i for i in range(0, 20, 3)]
+
+
+def test_no_loss_at_all_is_drawn_without_a_warning() -> None:
+    curve = [{"step": s, "low": 0.0, "loss": 0.0, "high": 0.0} for s in (0, 1)]
+    points = [{"token_id": i, "frequency": 3 + i, "mean_loss": 0.0, "is_rock": False}
+              for i in range(4)]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lines = [{"group": "all positions", "types": None, "curve": curve}]
+        learning = figures.stagnation({"lines": lines})
+        encode(learning, "png")
+        encode(figures.funnel({"points": points, "band": [], "labels": []}), "png")
+    assert learning.axes[0].get_yscale() == "linear"
+    assert learning.axes[0].get_ylim()[0] <= 0 < learning.axes[0].get_ylim()[1]
+
+
+def test_the_limit_of_rocks_is_said(sample: ReportResult) -> None:
+    numbers = series("sensitivity", sample)
+    numbers = {**numbers, "in_use": {**numbers["in_use"], "top_k": 100}}
+    assert figures.sensitivity(numbers).axes[0].get_title("left") == "number of rocks, at most 100"
+
+
 @pytest.mark.parametrize("text", ["$x^2$", "\\frac{", "$", "漢字", "\u202eabc", "\ud800", "\x1b[0m",
                                   "a" * 50, "\n", "<b>", "_{", "%"])  # fmt: skip
 def test_tokens_are_text_and_no_mathematics(text: str) -> None:

@@ -23,10 +23,11 @@ MAY_IMPORT = {
     "analyse": BASE,
     "engine": BASE | {"analyse", "log"},
     "report": BASE | {"analyse"},
-    "cli": BASE | {"log", "hooks", "replay", "analyse", "engine", "report"},
+    "cli": BASE | {"directories", "log", "hooks", "replay", "analyse", "engine", "report"},
     "schema": set(),
     "errors": set(),
     "files": {"errors"},
+    "directories": {"errors", "files"},
     "inputs": {"errors"},
     "hashing": set(),
 }

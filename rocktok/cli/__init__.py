@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -63,8 +64,24 @@ def cli() -> None:
     """Find the tokens that stay hard in on-policy distillation, and what they cost."""
 
 
+class _Stopped(BaseException):
+    """A signal asks to end: in order, so that processes end and temporary files go."""
+
+
+def _heed_signals() -> None:
+    """SIGTERM as Ctrl-C. Not by `KeyboardInterrupt`: raised within exec(), it ends Python by -2."""
+
+    def stop(number: int, _: object) -> None:
+        raise _Stopped(number)
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(one) != signal.SIG_IGN:  # as nohup and `&` leave them
+            signal.signal(one, stop)
+
+
 def main() -> None:
     """Entry point: every error a user can cause is one line on stderr and an exit code."""
+    _heed_signals()
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -74,6 +91,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         _stop("stopped", 130)
+    except _Stopped as stopped:
+        _stop("stopped", 128 + stopped.args[0])
     except RocktokError as error:
         _stop(_as_options(error), error.exit_code)
     except BrokenPipeError:

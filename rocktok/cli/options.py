@@ -23,6 +23,16 @@ FORMATS = ("table", "json", "csv", "parquet")
 _SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
+class OutputPath(click.Path):
+    """A path that is written: a local one. As `Path` an address would be a folder `s3:`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click does it, without addresses."""
+        if "://" in os.fspath(value):
+            self.fail(f"{value}: is an address; outputs are written to local paths", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def log_argument(function: F) -> F:
     """LOG: a directory or an address."""
     return click.argument("log", metavar="LOG")(function)
@@ -38,7 +48,7 @@ def output_options(*formats: str) -> Callable[[F], F]:
             click.option(
                 "-o",
                 "--output",
-                type=click.Path(dir_okay=False, path_type=Path),
+                type=OutputPath(dir_okay=False, path_type=Path),
                 help="Write to this file; it appears whole or not at all.",
             ),
             click.option(

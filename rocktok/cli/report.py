@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _FORMATS = ("png", "pdf", "svg")
 
+#: Of a report: what tells it from other directories, and all that it may hold.
+MARKER, SCHEMA = "report.json", "rocktok.report"
+OWN = (MARKER, "report.html", *(f"figures/*.{form}" for form in _FORMATS), "tables/*.csv")
+
 
 def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
@@ -33,7 +37,7 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=options.OutputPath(path_type=Path),
     metavar="DIR",
     help="A directory; it appears whole or not at all.",
 )
@@ -102,9 +106,9 @@ def report_command(
     The page answers: are there rocks, which, where do they sit in the text, do they learn, what do
     they cost. What the log lacks is named in it, with the remedy.
     """
+    from rocktok.directories import check_directory, write_directory
     from rocktok.engine.report import report
     from rocktok.errors import UsageError
-    from rocktok.files import check_directory, write_directory
     from rocktok.inputs import load_patterns
     from rocktok.report.comparison import render_comparison
     from rocktok.report.drawing import Drawing
@@ -114,7 +118,10 @@ def report_command(
         raise UsageError(f"{len(logs)} logs were given; --compare takes several")
     if compare and len(logs) < 2:
         raise UsageError("--compare takes two logs or more")
-    check_directory(output, force=force, marker="report.json", schema="rocktok.report")
+    check = partial(
+        check_directory, output, force=force, own=OWN, marker=MARKER, schema=SCHEMA, inputs=logs
+    )
+    check()
     own = load_patterns(clusters) if clusters is not None else None
     with (
         options.engine(jobs, dask, quiet=quiet) as engine,
@@ -131,12 +138,13 @@ def report_command(
             begin = partial(add_figures, drawing)
             result = report(opened[0], clusters=own, engine=engine, tell=begin, **parameters)
             results, files = [result], render_report(result, formats, drawing)
-    write_directory(output, files)
+    # Once more: another may have written there since.
+    write_directory(check(), files, marker=MARKER)
     notes = [note for result in results for note in result.notes]
     lacks = [f"not in the report: {row['what']}: {row['why']}; {row['remedy']}"
              for result in results for row in missing(result)]  # fmt: skip
     options.notes(list(dict.fromkeys([*notes, *lacks])), quiet=quiet)
-    click.echo(str(output / "report.html"))
+    click.echo(bytes(output / "report.html"))  # a path need not be UTF-8
 
 
 def _check_comparable(logs: list[Log]) -> None:

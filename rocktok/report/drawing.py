@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 Row = dict[str, Any]
@@ -29,6 +34,34 @@ def draw_one(
     figure = multiples(draw, name, numbers) if several else draw(numbers, columns=columns)
     settle(figure)
     return {form: encode(figure, form) for form in dict.fromkeys(("svg", *formats))}
+
+
+def _start_worker() -> None:
+    """In a new process: this one's parent alone is asked to stop, and it never outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits, and processes that start within are deaf to it until `_start_worker` runs."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Its own start would let signals through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _get_ready() -> None:
@@ -56,13 +89,13 @@ class Drawing(AbstractContextManager["Drawing"]):
         self._several: dict[str, bool] = {}
         self._pool: ProcessPoolExecutor | None = None
         if jobs > 1:
-            from multiprocessing import get_context
-
             # Spawned, as a fork would copy the locks of threads that read.
             workers = min(jobs, WORKERS)
-            self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
-            for _ in range(workers):
-                self._pool.submit(_get_ready)
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(workers, spawn, _start_worker)
+            with _interrupts_held():
+                for _ in range(workers):
+                    self._pool.submit(_get_ready)
 
     def __exit__(self, *details: object) -> None:
         if self._pool is not None:

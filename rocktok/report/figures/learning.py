@@ -45,13 +45,15 @@ def _delta_kl(ax: Any, numbers: Numbers) -> None:
     values = [one["value"] for group in numbers["groups"] for one in group["types"]]
     low, high = min(-0.1, *values) * 1.4, max(0.1, *values) * 1.4
     ticks = [tick for tick in (-10, -3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10) if low < tick < high]
-    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_yticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
     ax.set_ylim(low, high)
     ax.minorticks_off()
 
 
 def _stagnation(ax: Any, numbers: Numbers) -> None:
     """Mean loss over the steps by group, with 95% bands over prompts."""
+    from matplotlib.ticker import MaxNLocator
+
     for line in numbers["lines"]:
         style = group_style(line["group"])
         steps = [point["step"] for point in line["curve"]]
@@ -63,6 +65,7 @@ def _stagnation(ax: Any, numbers: Numbers) -> None:
         ax.plot(steps, middle, **style, label=f"{GROUP_LABELS[line['group']]}{size}")
         ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
     log_axis(ax.yaxis)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("optimizer steps")
     ax.set_ylabel("mean loss (nats)")
     legend_below(ax, 3)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rocktok.report.figures.style import HEIGHT, WIDTHS, styled
+from rocktok.report.figures.style import HEIGHT, WIDTHS, log_ticks, styled
 
 #: Figures worth comparing between logs, in their order.
 COMPARED = ("funnel", "ccr", "clusters", "density", "position", "stagnation", "shares", "coverage")
@@ -14,8 +14,11 @@ COMPARED = ("funnel", "ccr", "clusters", "density", "position", "stagnation", "s
 #: Panels in a row.
 _ACROSS = 2
 
-#: Figures whose panels share the range of the vertical axis.
-_SHARED = {"funnel", "density", "position", "stagnation", "shares"}
+#: Figure → the axes that are quantities: its panels share their range.
+_SHARED = {
+    "funnel": "xy", "ccr": "xy", "clusters": "x", "density": "xy", "position": "xy",
+    "stagnation": "xy", "shares": "y", "coverage": "xy",
+}  # fmt: skip
 
 
 def _short(title: str, most: int = 36) -> str:
@@ -38,8 +41,26 @@ def multiples(figure: Callable[..., Any], name: str, numbers: Mapping[str, Any])
             ax.set_title(_short(title), parse_math=False)
         for ax in axes[len(numbers) :]:
             ax.set_visible(False)
-        if name in _SHARED:
-            ends = [ax.get_ylim() for ax in used]
-            for ax in used:
-                ax.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+        for direction in _SHARED.get(name, ""):
+            _share(list(used), direction)
     return made
+
+
+def _share(used: Sequence[Any], direction: str) -> None:
+    """One range for all panels, with the ticks that it asks for."""
+    from matplotlib.ticker import FixedLocator, LogLocator
+
+    axes = [getattr(ax, f"{direction}axis") for ax in used]
+    ranges = [axis.get_view_interval() for axis in axes]
+    scales = {axis.get_scale() for axis in axes}
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if len(scales) > 1:
+        return  # a log without loss has a linear axis: there is no range for both
+    widest = axes[max(range(len(axes)), key=lambda i: ranges[i][1])]
+    for axis in axes:
+        getattr(axis.axes, f"set_{direction}lim")(low, high)
+        if isinstance(axis.get_major_locator(), LogLocator):
+            log_ticks(axis)
+        elif isinstance(axis.get_major_locator(), FixedLocator):
+            ticks = widest.get_majorticklocs()
+            axis.set_ticks(ticks, [f"{tick:,g}" for tick in ticks])

@@ -33,7 +33,9 @@ def _funnel(ax: Any, numbers: Numbers) -> None:
             zorder=3 if rock else 1,
         )  # fmt: skip
     band = numbers["band"]
-    middle = [np.sqrt(row["frequency_low"] * row["frequency_high"]) for row in band]
+    # Bins are of whole numbers below their upper edge: one that holds 1 alone stands at 1.
+    ends = [(np.ceil(r["frequency_low"]), np.ceil(r["frequency_high"]) - 1) for r in band]
+    middle = [np.sqrt(low * max(low, high)) for low, high in ends]
     ax.plot(middle, [row["median"] for row in band], color="black", zorder=2, label="median")
     ax.fill_between(
         middle, [row["p10"] for row in band], [row["p90"] for row in band], color="black",
@@ -88,14 +90,14 @@ def _coverage(ax: Any, numbers: Numbers) -> None:
     best = numbers["recommended"]
     if best is not None:
         ax.axvline(best["k"], color="black", linewidth=0.6, linestyle=(0, (1, 2)))
-        ax.annotate(f"K = {best['k']}", (best["k"], 0.02), xytext=(2, 0),
+        ax.annotate(f"K = {best['k']:,}", (best["k"], 1.02), xytext=(0, 2), ha="center",
                     textcoords="offset points", fontsize=6)  # fmt: skip
     ax.set_xscale("log")
     ax.set_xticks(k, [f"{value:,}" for value in k])
     ax.minorticks_off()
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("cutoff K (types by Rock Score)")
-    ax.set_ylabel("share; overlap")
+    ax.set_ylabel("share of loss, or Jaccard")
     legend_below(ax)
 
 
@@ -111,9 +113,9 @@ def _density(ax: Any, numbers: Numbers) -> None:
         if counts is None:
             continue
         share = np.array(counts) / max(1, sum(counts))
-        ax.stairs(share, edges, color=color, fill=True, alpha=0.25, linewidth=0)
-        ax.stairs(share, edges, color=color, linestyle=line, linewidth=1.1, hatch=hatch,
-                  label=text)  # fmt: skip
+        ax.stairs(share, edges, color=color, fill=True, alpha=0.25, linewidth=0, hatch=hatch)
+        ax.stairs(share, edges, color=color, linestyle=line, linewidth=1.1)
+        ax.plot([], [], color=color, linestyle=line, label=text)
         median = numbers["medians"].get(name)
         if median is not None:
             ax.axvline(median, color=color, linewidth=0.7, linestyle=line)
@@ -181,6 +183,8 @@ def _sensitivity(ax: Any, numbers: Numbers) -> None:
     ax.spines[:].set_visible(False)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02, aspect=30)
     bar.set_label("Jaccard with the rocks in use")
+    if in_use.get("top_k") is not None:
+        ax.set_title(f"number of rocks, at most {in_use['top_k']:,}", fontsize=6.5, loc="left")
     bar.outline.set_linewidth(0.4)
 
 
@@ -199,9 +203,19 @@ def _clusters(ax: Any, numbers: Numbers) -> None:
         write(ax, f"{row['rocks']}  {examples}", (far, at), xytext=(3, 0), va="center",
               textcoords="offset points", fontsize=5.5)  # fmt: skip
     ax.set_yticks(place, [row["cluster"].replace(" and ", "\nand ") for row in rows])
+    # Room for the text beside the longest bar, with no tick above 100%.
     ax.set_xlim(0, reach * 1.45)
-    ax.set_xlabel("share (%); number of rock types")
-    ax.legend(loc="lower right")
+    ax.set_xticks(_share_ticks(reach))
+    ax.set_xlabel("share of all (%)")
+    legend_below(ax, title="numbers: rock types", title_fontsize=6)
+
+
+def _share_ticks(reach: float) -> list[float]:
+    """Round percentages from 0 to `reach`, none above 100."""
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, min(100.0, reach))
+    return [float(tick) for tick in ticks if 0 <= tick <= 100]
 
 
 funnel = panel("funnel", _funnel)

@@ -136,17 +136,27 @@ def label(text: str, most: int = 14) -> str:
 
 def log_axis(axis: Any) -> None:
     """A logarithmic axis whose ticks are plain numbers; 2 and 5 between where it is short."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import NullFormatter
 
     axes = axis.axes
     name = axis.axis_name
+    if getattr(axes.dataLim, f"minpos{name}") == math.inf:
+        return  # nothing above zero is drawn
     getattr(axes, f"set_{name}scale")("log")
+    axis.set_minor_formatter(NullFormatter())
+    log_ticks(axis)
+
+
+def log_ticks(axis: Any) -> None:
+    """Ticks of a logarithmic axis for the range that it has."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axes, name = axis.axes, axis.axis_name
     low, high = getattr(axes, f"get_{name}lim")()
     decades = abs(math.log10(high / low)) if low > 0 else 9
     subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(10, subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _plain(value: float) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from rocktok.report.figures.style import group_style, legend_below, panel
 
 Numbers = Mapping[str, Any]
@@ -20,8 +18,12 @@ def _position(ax: Any, numbers: Numbers) -> None:
         for column, line, step in (("loss_pre", ":", "pre"), ("loss_post", "-", "post")):
             if column not in (rows[0] if rows else {}):
                 continue
-            heights = [np.nan if row[column] is None else row[column] for row in rows]
-            edges = [row["low"] for row in rows] + [rows[-1]["high"]]
+            # Short completions leave bins empty: the one before reaches over them.
+            held = [row for row in rows if row[column] is not None]
+            heights = [row[column] for row in held]
+            edges = [row["low"] for row in held] + [row["high"] for row in held[-1:]]
+            if not held:
+                continue
             ax.stairs(heights, edges, baseline=None, color=style["color"], linestyle=line,
                       linewidth=1.2, label=f"{group}, step {numbers[step]}")  # fmt: skip
     ax.set_xlim(0, 1)
