@@ -41,7 +41,7 @@ def render_page(data: Mapping[str, Any]) -> str:
             rocks: [id], sequences: [{sequence_id, prompt_id, prompt, token_ids, positions,
             retained, persistent, values: key → per step, per token}], shown, total, capped}.
     """
-    css, script = _asset("page.css"), _asset("text.js") + _asset("page.js")
+    css, script = _asset("page.css"), _asset("text.js") + _asset("notes.js") + _asset("page.js")
     text = data.get("text") or None
     if text is not None and not text.get("sequences"):
         text = None
@@ -242,7 +242,8 @@ def _payload(text: Mapping[str, Any] | None) -> Row:
             "rocks": text.get("rocks") or [],
             "sequences": [
                 {
-                    "id": sequence["sequence_id"],
+                    # As text: a script's numbers are exact to 2^53 only.
+                    "id": str(sequence["sequence_id"]),
                     "prompt_id": printable(str(sequence.get("prompt_id") or "")),
                     "prompt": _compact(pieces(sequence.get("prompt") or "", None, prose=True)),
                     "tokens": sequence["token_ids"],

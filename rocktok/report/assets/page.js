@@ -1,4 +1,4 @@
-// What text.js and this file make is one module. Text of the log reaches the document through
+// What text.js, notes.js and this file make is one module. Text of the log reaches the document through
 // textContent alone.
 
 function byId(id) {
@@ -121,7 +121,7 @@ function setUpLinks() {
     } else if (wanted) {
       find(Number(wanted));
       goToFound(1);
-    } else if (goTo(Number(sequence), Number(position))) {
+    } else if (goTo(sequence, Number(position))) {
       event.preventDefault();
     }
   });
@@ -133,13 +133,25 @@ function setUpSections() {
   const seen = new Set();
   const watch = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) seen[isIntersecting ? "add" : "delete"](target.id);
-    const current = [...links.keys()].find((id) => seen.has(id));
+    mark();
+  }, { rootMargin: "-20% 0px -60% 0px" });
+  const mark = () => {
+    const ids = [...links.keys()];
+    // The last section may be too short to come to where the others are looked for.
+    const atEnd = scrollY > 0 && scrollY + innerHeight >= document.documentElement.scrollHeight - 2;
+    const current = atEnd ? ids.at(-1) : ids.find((id) => seen.has(id));
     for (const [id, link] of links) {
       if (id === current) link.setAttribute("aria-current", "true");
       else link.removeAttribute("aria-current");
     }
-  }, { rootMargin: "-20% 0px -60% 0px" });
+  };
   links.forEach((_, id) => watch.observe(byId(id)));
+  addEventListener("scroll", mark, { passive: true });
+  links.get("about").addEventListener("click", drawAll);
+  if (location.hash === "#about") {
+    drawAll();
+    byId("about").scrollIntoView({ behavior: "instant" });
+  }
 }
 
 document.documentElement.classList.add("js");
