@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 import tests.test_page_browser as shared
 from rocktok.report.page import render_page
 from tests.page_data import large, small
@@ -78,3 +80,47 @@ def test_tab_goes_from_sequence_to_sequence(visit: Any) -> None:
     assert at.page.evaluate(ACTIVE) == ["Sequence 5", 0]
     at.page.keyboard.press("Shift+Tab")
     assert at.page.evaluate(ACTIVE) == ["Sequence 4", 0]
+
+
+def test_a_line_break_leaves_no_box_on_the_next_line(visit: Any) -> None:
+    at = visit(render_page(small({0: "So", 1: ".\n\n", 2: "\n", 3: "x\ny"})))
+    at.page.locator(".tokens").nth(0).focus()
+    rects = at.page.evaluate("""() => [...document.querySelector('.tokens').children]
+      .slice(0, 4).map(t => [...t.getClientRects()].map(r => [r.left, r.width]))""")
+    assert [len(one) for one in rects] == [1, 2, 1, 2]
+    assert all(width > 4 for one in rects for _, width in one)
+    # Each line begins where the first does.
+    assert len({rects[0][0][0], rects[2][0][0], rects[3][0][0]}) == 1
+
+
+def test_shades_stay_in_forced_colours(visit: Any) -> None:
+    at = visit(render_page(small()), forced_colors="active")
+    at.page.locator(".tokens").nth(0).focus()
+    style = "([css, name]) => getComputedStyle(document.querySelector(css))[name]"
+    shades = at.page.evaluate("""() => [...document.querySelectorAll('.tokens > bdi')].slice(0, 4)
+      .map(t => getComputedStyle(t).backgroundColor)""")
+    assert len(set(shades)) == 4
+    swatches = at.page.evaluate("""() => [...document.querySelectorAll('#swatches i')]
+      .map(t => getComputedStyle(t).backgroundColor)""")
+    assert len(set(swatches)) == 16
+    assert at.page.evaluate(style, [".tokens > .rock", "boxShadow"]) != "none"
+    assert at.page.evaluate(style, ["tr.rock bdi.token", "outlineStyle"]) == "solid"
+    assert at.page.evaluate(style, ["nav [aria-current]", "borderBottomStyle"]) == "solid"
+
+
+@pytest.mark.parametrize("width", [400, 1100])
+def test_long_strings_do_not_widen_the_page(visit: Any, width: int) -> None:
+    data = small()
+    long = "x" * 2000
+    data |= {"title": long, "created": long, "version": long, "log": {"path": long, long: "y"}}
+    data |= {"notes": [long], "missing": [dict.fromkeys(("what", "why", "remedy"), long)]}
+    data["summary"] = [{"text": long, "numbers": [{"label": long, "value": long}]}]
+    data["text"]["capped"] = long
+    for column in data["text"]["columns"]:
+        column["label"] = column["unit"] = long[:200]
+    for sequence in data["text"]["sequences"]:
+        sequence["prompt_id"] = sequence["prompt"] = long
+    at = visit(render_page(data))
+    at.page.set_viewport_size({"width": width, "height": 900})
+    at.page.locator(".tokens").nth(0).focus()
+    assert at.page.evaluate("document.documentElement.scrollWidth") <= width

@@ -3,7 +3,7 @@
 function describe(sequence, i) {
   const token = sequence.tokens[i];
   const said = element("bdi", "token");
-  show(said, text.tokens[token] ?? `<id ${token}>`, false);
+  show(said, piecesOf(token), false);
   const hard = sequence.retained[i] ? "retained" : sequence.persistent[i] ? "persistent" : "";
   const what = [rocks.has(token) ? "rock" : "", hard];
   const head = element("div");

@@ -12,15 +12,18 @@ function element(name, className, text) {
   return made;
 }
 
-/** Show a token's pieces: a string, or [kind, text] pairs. `breaks`: lines end where they end. */
+/**
+ * Show a token's pieces: a string, or [kind, text] pairs. `breaks`: lines end where they end, but
+ * for a break at the very end, which stands after the token: in it, it would leave an empty box.
+ */
 function show(node, pieces, breaks) {
   if (typeof pieces === "string") {
     node.textContent = pieces;
     return node;
   }
-  for (const [kind, text] of pieces) {
+  for (const [index, [kind, text]] of pieces.entries()) {
     node.append(kind ? element("span", kind, text) : text);
-    if (breaks && kind === "nl") node.append("\n");
+    if (breaks && kind === "nl" && index < pieces.length - 1) node.append("\n");
     if (breaks && kind === "tab") node.append("\t");
   }
   return node;

@@ -76,6 +76,7 @@ const valuesOf = (sequence, key, step) => {
   const all = sequence.values[key];
   return all?.[Math.min(step, all.length - 1)];
 };
+const piecesOf = (token) => text.tokens[token] ?? `<id ${token}>`;
 const columnOf = (key) => columns.find((column) => column.key === key);
 
 // ---------------------------------------------------------------- drawing
@@ -119,7 +120,7 @@ function guessHeight(sequence, lineChars) {
   let lines = 1;
   let at = 0;
   for (const token of sequence.tokens) {
-    const pieces = text.tokens[token] ?? `<id ${token}>`;
+    const pieces = piecesOf(token);
     if (typeof pieces === "string") at += pieces.length;
     else {
       for (const [kind, shown] of pieces) {
@@ -162,10 +163,12 @@ function build(sequence) {
       box.append(element("span", "gap", ` ⋯ ${absent} not scored ⋯ `));
     }
     expected = position + 1;
-    const node = show(element("bdi"), text.tokens[token] ?? `<id ${token}>`, true);
+    const pieces = piecesOf(token);
+    const node = show(element("bdi"), pieces, true);
     node.dir = "ltr";
     node.place = i;
     box.append(node);
+    if (typeof pieces !== "string" && pieces.at(-1)?.[0] === "nl") box.append("\n");
     return node;
   });
   sequence.base = sequence.tokens.map((_, i) => baseClass(sequence, i));
@@ -347,7 +350,7 @@ function find(token) {
   const status = byId("found-text");
   byId("found").hidden = token === null;
   if (token !== null) {
-    const shown = show(element("bdi", "token"), text.tokens[token] ?? `<id ${token}>`, false);
+    const shown = show(element("bdi", "token"), piecesOf(token), false);
     const where = new Set(state.places.map(([index]) => index)).size;
     const many = counted(state.places.length, "occurrence");
     status.replaceChildren(shown, ` ${many} in ${counted(where, "sequence")}`);
