@@ -257,14 +257,12 @@ function setUpSlider() {
     clearInterval(timer);
     timer = null;
     play.textContent = "Play";
-    play.setAttribute("aria-pressed", "false");
   };
   slider.addEventListener("input", () => setStep(Number(slider.value)));
   play.addEventListener("click", () => {
     if (timer !== null) return stop();
     if (state.step === text.steps.length - 1) setStep(0);
     play.textContent = "Pause";
-    play.setAttribute("aria-pressed", "true");
     timer = setInterval(() => {
       setStep(state.step + 1);
       if (state.step === text.steps.length - 1) stop();
@@ -281,7 +279,7 @@ function focusToken(sequence, i) {
   if (!node) return;
   for (const other of sequence.box.querySelectorAll("[tabindex]")) {
     if (other === node) continue;
-    for (const name of ["tabindex", "role", "aria-describedby"]) other.removeAttribute(name);
+    for (const name of ["tabindex", "role", "aria-describedby", "aria-label"]) other.removeAttribute(name);
   }
   node.tabIndex = 0;
   node.focus({ preventScroll: true, focusVisible: true });
@@ -325,8 +323,8 @@ function onKey(event) {
     Enter: () => find(sequence.tokens[node.place]),
     n: () => goToFound(1),
     p: () => goToFound(-1),
-    Escape: () => { tip.hidden = true; },
   };
+  acts[" "] = acts.Enter;
   if (moves[event.key]) focusToken(sequence, moves[event.key]());
   else if (acts[event.key]) acts[event.key]();
   else return;
@@ -408,6 +406,7 @@ function setUpText() {
   onToken("focusin", (node) => {
     node.setAttribute("role", "button");
     node.setAttribute("aria-describedby", "tip");
+    node.setAttribute("aria-label", named(piecesOf(sequenceOf(node).tokens[node.place])));
     point(node);
   });
   view.addEventListener("focusin", ({ target }) => {
@@ -416,6 +415,7 @@ function setUpText() {
   view.addEventListener("pointerleave", unpoint);
   view.addEventListener("focusout", () => { tip.hidden = true; });
   view.addEventListener("keydown", onKey);
+  document.addEventListener("keydown", ({ key }) => { if (key === "Escape") tip.hidden = true; });
   addEventListener("scroll", () => { if (!tip.hidden) placeTip(state.active.node); }, { passive: true });
   rescale();
   guessHeights();
