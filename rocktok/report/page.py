@@ -21,6 +21,9 @@ from rocktok.report.visible import Piece, pieces, printable, signs
 
 Row = dict[str, Any]
 
+#: One module of the page, in this order.
+SCRIPTS = ("text.js", "scales.js", "notes.js", "page.js")
+
 #: Figures in the values of the text view: what a reader compares, and what a page can carry.
 DIGITS = 3
 
@@ -42,7 +45,9 @@ def render_page(data: Mapping[str, Any]) -> str:
             rocks: [id], sequences: [{sequence_id, prompt_id, prompt, token_ids, positions,
             retained, persistent, values: key → per step, per token}], shown, total, capped}.
     """
-    css, script = _asset("page.css"), _asset("text.js") + _asset("notes.js") + _asset("page.js")
+    from markupsafe import Markup
+
+    css, script = _asset("page.css"), Markup("").join(_asset(name) for name in SCRIPTS)
     text = data.get("text") or None
     if text is not None and not text.get("sequences"):
         text = None

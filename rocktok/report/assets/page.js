@@ -1,5 +1,5 @@
-// What text.js, notes.js and this file make is one module. Text of the log reaches the document through
-// textContent alone.
+// What text.js, scales.js, notes.js and this file make is one module. Text of the log reaches the
+// document through textContent alone.
 
 function byId(id) {
   return document.getElementById(id);
