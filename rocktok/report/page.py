@@ -17,9 +17,12 @@ from importlib import resources
 from typing import Any
 
 from rocktok.report.text import count, number, percent
-from rocktok.report.visible import Piece, pieces, printable
+from rocktok.report.visible import Piece, pieces, printable, signs
 
 Row = dict[str, Any]
+
+#: One module of the page, in this order.
+SCRIPTS = ("text.js", "scales.js", "notes.js", "page.js")
 
 #: Figures in the values of the text view: what a reader compares, and what a page can carry.
 DIGITS = 3
@@ -36,12 +39,15 @@ def render_page(data: Mapping[str, Any]) -> str:
         table: {columns: [{key, label, help, kind}], rows, total, shown}; `kind` is token, integer,
             number, percent, text or flags.
         rocks: [{rank, token_id, token, frequency, retained, persistent, ccr, total_contexts,
-            contexts: [{sequence_id, position, rate, loss_pre, loss_post, before, after}]}].
+            contexts: [{sequence_id, position, times, rate, loss_pre, loss_post, before,
+            after}]}].
         text: {table, steps, columns: [{key, label, unit, by_step}], tokens: id → text,
             rocks: [id], sequences: [{sequence_id, prompt_id, prompt, token_ids, positions,
             retained, persistent, values: key → per step, per token}], shown, total, capped}.
     """
-    css, script = _asset("page.css"), _asset("text.js") + _asset("page.js")
+    from markupsafe import Markup
+
+    css, script = _asset("page.css"), Markup("").join(_asset(name) for name in SCRIPTS)
     text = data.get("text") or None
     if text is not None and not text.get("sequences"):
         text = None
@@ -85,7 +91,7 @@ def _template() -> Any:
         finalize=finalize,
     )
     environment.filters["count"] = count
-    environment.filters["number"] = lambda value: number(_finite(value))
+    environment.filters["number"] = lambda value: _number(_finite(value))
     environment.filters["percent"] = lambda value: percent(_finite(value), 0)
     return environment.from_string(_asset("page.html"))
 
@@ -128,6 +134,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _number(value: float | None) -> str:
+    """`text.number`, with its significant digits below 0.1 as well: 0.00123 beside 5.16e-04."""
+    if value is None or not 1e-3 <= abs(value) < 0.1:
+        return number(value)
+    return f"{value:.{DIGITS - 1 - math.floor(math.log10(abs(value)))}f}"
+
+
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
@@ -140,12 +153,15 @@ def _shown(value: Any) -> str:
 
 def _figure(figure: Mapping[str, Any]) -> Row:
     svg = str(figure["svg"]).encode("utf-8", "replace")
+    title, caption = figure.get("title") or figure["name"], figure.get("caption") or ""
+    alt = figure.get("alt")
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     return {
         "name": figure["name"],
-        "title": figure.get("title") or figure["name"],
-        "caption": figure.get("caption") or "",
-        "alt": figure.get("alt") or figure.get("title") or figure["name"],
+        "title": title,
+        "caption": caption,
+        # What is below the image anyway is not read twice.
+        "alt": alt if alt and alt != caption else f"Figure: {title}",
         "source": source,
         "wide": figure.get("width") == "two",
     }
@@ -162,7 +178,10 @@ def _table(table: Mapping[str, Any] | None, rocks: Iterable[Mapping[str, Any]]) 
             {
                 "rock": bool(row.get("is_rock")),
                 "link": row["token_id"] if row.get("token_id") in linked else None,
-                "cells": [_cell(row.get(column["key"]), column["kind"]) for column in columns],
+                "cells": [
+                    _cell(row.get(column["key"]), column["kind"], column["key"])
+                    for column in columns
+                ],
             }
             for row in rows
         ],
@@ -172,22 +191,24 @@ def _table(table: Mapping[str, Any] | None, rocks: Iterable[Mapping[str, Any]]) 
     }
 
 
-def _cell(value: Any, kind: str) -> Row:
+def _cell(value: Any, kind: str, key: str) -> Row:
     """What a cell shows, and what it sorts by (None: by what it shows)."""
     value = _finite(value)
-    cell: Row = {"kind": kind, "sort": None, "pieces": None, "flags": (), "shown": ""}
+    cell: Row = {"kind": kind, "sort": None, "pieces": None, "signs": "", "flags": (), "shown": ""}
     if value is None:
         cell["shown"] = "–"
     elif kind == "token":
-        cell |= {"pieces": pieces(str(value)), "shown": repr(value)}
+        found = pieces(str(value))
+        cell |= {"pieces": found, "signs": signs(found), "shown": repr(value)}
     elif kind == "flags":
         cell["flags"] = [value] if isinstance(value, str) else list(value)
     elif isinstance(value, bool) or kind == "text":
         cell["shown"] = _shown(value)
     elif kind == "integer":
-        cell |= {"shown": count(value), "sort": value}
+        # An id is a name: it is searched for as it is shown.
+        cell |= {"shown": str(value) if key.endswith("_id") else count(value), "sort": value}
     else:
-        shown = percent(value) if kind == "percent" else number(value)
+        shown = percent(value) if kind == "percent" else _number(value)
         cell |= {"shown": shown, "sort": f"{value:.6g}"}
     return cell
 
@@ -196,6 +217,7 @@ def _rock(rock: Mapping[str, Any], found: Mapping[tuple[int, int], int]) -> Row:
     contexts = [
         {
             **context,
+            "times": context.get("times") or 1,
             "before": [pieces(text) for text in context["before"]],
             "after": [pieces(text) for text in context["after"]],
             "shown": (context["sequence_id"], context["position"]) in found,
@@ -242,7 +264,8 @@ def _payload(text: Mapping[str, Any] | None) -> Row:
             "rocks": text.get("rocks") or [],
             "sequences": [
                 {
-                    "id": sequence["sequence_id"],
+                    # As text: a script's numbers are exact to 2^53 only.
+                    "id": str(sequence["sequence_id"]),
                     "prompt_id": printable(str(sequence.get("prompt_id") or "")),
                     "prompt": _compact(pieces(sequence.get("prompt") or "", None, prose=True)),
                     "tokens": sequence["token_ids"],

@@ -45,6 +45,15 @@ def pieces(text: str, limit: int | None = LIMIT, *, prose: bool = False) -> list
     return found
 
 
+def signs(found: list[Piece]) -> str:
+    """Pieces as one text in which blanks can be seen: what names a token to a screen reader.
+
+    >>> signs(pieces(" So\\n"))
+    '␣So↵'
+    """
+    return "".join(shown.replace(" ", "␣") if kind == "ws" else shown for kind, shown in found)
+
+
 def printable(text: str) -> str:
     r"""Text in which nothing is unseen but blanks, line breaks and tabs.
 

@@ -3,58 +3,8 @@
 const EMPTY = { steps: [], columns: [], tokens: {}, rocks: [], sequences: [] };
 const text = JSON.parse(byId("data").textContent).text ?? EMPTY;
 const LEVELS = 16;
+const LINE_EMS = 2; // as page.css has it for .tokens
 const LEVEL_CLASSES = Array.from({ length: LEVELS }, (_, level) => ` b${level}`);
-
-// ---------------------------------------------------------------- scales
-
-/** All values of a column, over sequences and steps, in order: shading compares across steps. */
-function sortedValues(key) {
-  const kept = [];
-  for (const sequence of text.sequences) {
-    for (const values of sequence.values[key] ?? []) {
-      for (const value of values) if (value !== null) kept.push(value);
-    }
-  }
-  return Float64Array.from(kept).sort();
-}
-
-/** Where each level begins, and the ends of the scale. Outliers beyond 1% do not stretch it. */
-function makeScale(sorted, kind) {
-  const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
-  const least = sorted[0];
-  const greatest = sorted[sorted.length - 1];
-  const edges = new Float64Array(LEVELS - 1);
-  if (kind === "rank") {
-    for (let k = 0; k < edges.length; k++) edges[k] = at((k + 1) / LEVELS);
-    return { edges, low: least, high: greatest, least, greatest };
-  }
-  let high = at(0.99);
-  let low = least < 0 ? at(0.01) : 0;
-  if (kind === "log") {
-    const positive = sorted.findIndex((value) => value > 0);
-    if (high <= 0) high = greatest > 0 ? greatest : 1;
-    const small = positive < 0 ? high : sorted[positive + Math.floor(0.01 * (sorted.length - positive))];
-    low = Math.min(Math.max(small, high * 1e-4), high / 10);
-  }
-  if (!(high > low)) high = greatest > low ? greatest : low + 1;
-  for (let k = 0; k < edges.length; k++) {
-    const share = (k + 1) / LEVELS;
-    edges[k] = kind === "log" ? low * (high / low) ** share : low + (high - low) * share;
-  }
-  return { edges, low, high, least, greatest };
-}
-
-/** The number of edges below a value: 0 … LEVELS − 1. */
-function levelOf(edges, value) {
-  let low = 0;
-  let high = edges.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (edges[middle] < value) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
 
 // ---------------------------------------------------------------- the view
 
@@ -75,6 +25,7 @@ const valuesOf = (sequence, key, step) => {
   const all = sequence.values[key];
   return all?.[Math.min(step, all.length - 1)];
 };
+const piecesOf = (token) => text.tokens[token] ?? `<id ${token}>`;
 const columnOf = (key) => columns.find((column) => column.key === key);
 
 // ---------------------------------------------------------------- drawing
@@ -105,12 +56,49 @@ function makeSection(sequence) {
   sequence.box = element("div", "tokens");
   sequence.box.setAttribute("role", "group");
   sequence.box.setAttribute("aria-label", `Tokens of sequence ${sequence.id}`);
-  // Near the height that the tokens will take, so that the page does not jump.
-  sequence.box.style.minHeight = `${Math.ceil(sequence.tokens.length / 25) * 1.7}rem`;
+  // A stop of the Tab key, until its tokens are made and one of them is the stop.
+  sequence.box.tabIndex = 0;
   section.append(sequence.box);
   sequence.section = section;
   section.sequence = sequence;
   return section;
+}
+
+/** Near the height that the tokens will take, so that the page grows little as they are made. */
+function guessHeight(sequence, lineChars) {
+  let lines = 1;
+  let at = 0;
+  for (const token of sequence.tokens) {
+    const pieces = piecesOf(token);
+    if (typeof pieces === "string") at += pieces.length;
+    else {
+      for (const [kind, shown] of pieces) {
+        at += shown.length;
+        if (kind !== "nl") continue;
+        lines += Math.ceil(at / lineChars);
+        at = 0;
+      }
+    }
+  }
+  lines += Math.floor(at / lineChars);
+  sequence.box.style.minHeight = `${lines * LINE_EMS}em`;
+}
+
+function guessHeights() {
+  const waiting = sequences.filter((sequence) => !sequence.nodes);
+  if (!waiting.length) return;
+  const ruler = element("span", "", "0".repeat(100));
+  ruler.style.position = "absolute";
+  ruler.style.visibility = "hidden";
+  waiting[0].box.append(ruler);
+  const lineChars = Math.max(8, (100 * waiting[0].box.clientWidth) / (ruler.offsetWidth || 1) - 2);
+  ruler.remove();
+  for (const sequence of waiting) guessHeight(sequence, lineChars);
+}
+
+/** What lies below the text is where it seems to be only once all of the text is made. */
+function drawAll() {
+  sequences.forEach(draw);
 }
 
 function build(sequence) {
@@ -124,16 +112,19 @@ function build(sequence) {
       box.append(element("span", "gap", ` ⋯ ${absent} not scored ⋯ `));
     }
     expected = position + 1;
-    const node = show(element("bdi"), text.tokens[token] ?? `<id ${token}>`, true);
+    const pieces = piecesOf(token);
+    const node = show(element("bdi"), pieces, true);
     node.dir = "ltr";
     node.place = i;
     box.append(node);
+    if (typeof pieces !== "string" && pieces.at(-1)?.[0] === "nl") box.append("\n");
     return node;
   });
   sequence.base = sequence.tokens.map((_, i) => baseClass(sequence, i));
   sequence.levels = new Int8Array(sequence.tokens.length).fill(-2);
   sequence.box.append(box);
   sequence.box.style.minHeight = "";
+  sequence.box.removeAttribute("tabindex");
   if (sequence.nodes.length) sequence.nodes[0].tabIndex = 0;
 }
 
@@ -215,103 +206,18 @@ function setUpSlider() {
     clearInterval(timer);
     timer = null;
     play.textContent = "Play";
-    play.setAttribute("aria-pressed", "false");
   };
   slider.addEventListener("input", () => setStep(Number(slider.value)));
   play.addEventListener("click", () => {
     if (timer !== null) return stop();
     if (state.step === text.steps.length - 1) setStep(0);
     play.textContent = "Pause";
-    play.setAttribute("aria-pressed", "true");
     timer = setInterval(() => {
       setStep(state.step + 1);
       if (state.step === text.steps.length - 1) stop();
     }, 800);
   });
   setStep(state.step);
-}
-
-// ---------------------------------------------------------------- one token: what is said of it
-
-function describe(sequence, i) {
-  const token = sequence.tokens[i];
-  const said = element("bdi", "token");
-  show(said, text.tokens[token] ?? `<id ${token}>`, false);
-  const hard = sequence.retained[i] ? "retained" : sequence.persistent[i] ? "persistent" : "";
-  const what = [rocks.has(token) ? "rock" : "", hard];
-  const head = element("div");
-  head.append(said, ` ${what.filter(Boolean).join(", ")}`);
-  const list = element("dl");
-  const line = (label, value, chosen) => {
-    const name = chosen ? "chosen" : "";
-    list.append(element("dt", name, label), element("dd", name, value));
-  };
-  for (const { key, label, unit } of columns) {
-    const value = valuesOf(sequence, key, state.step)?.[i];
-    const known = value !== null && value !== undefined;
-    line(label, `${format(value)} ${known ? unit ?? "" : ""}`, key === state.key);
-  }
-  line("token id", String(token));
-  line("sequence : position", `${sequence.id} : ${sequence.positions[i]}`);
-  tip.replaceChildren(head, list, ...course(sequence, i));
-  tip.hidden = false;
-}
-
-/** The chosen value over the steps, as a line, where it has a course. */
-function course(sequence, i) {
-  const all = (sequence.values[state.key] ?? []).map((values) => values[i]);
-  if (all.length < 2 || all.some((value) => value === null)) return [];
-  const greatest = Math.max(...all);
-  const least = Math.min(0, ...all);
-  const height = (value) => (30 * (value - least)) / (greatest - least || 1);
-  const at = (k) => [(100 * k) / (all.length - 1), 30 - height(all[k])];
-  const part = (name, attributes) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    return made;
-  };
-  const stroke = { stroke: "currentColor", "vector-effect": "non-scaling-stroke" };
-  const svg = part("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", "aria-hidden": "true" });
-  const points = all.map((_, k) => at(k).join(",")).join(" ");
-  const [x] = at(state.step);
-  svg.append(
-    part("line", { ...stroke, x1: x, x2: x, y1: 0, y2: 30, "stroke-opacity": 0.4 }),
-    part("polyline", { ...stroke, points, fill: "none", "stroke-width": 2 }));
-  const { label } = columnOf(state.key);
-  const steps = `${label} over steps ${text.steps[0]} to ${text.steps.at(-1)}: `
-    + `${format(all[0])} to ${format(all.at(-1))}`;
-  return [svg, element("div", "facts", steps)];
-}
-
-function point(node) {
-  const sequence = sequenceOf(node);
-  state.active = { sequence, i: node.place, node };
-  describe(sequence, node.place);
-  placeTip(node);
-}
-
-function placeTip(node) {
-  const [rect] = node.getClientRects();
-  if (!rect) return;
-  const { offsetWidth: width, offsetHeight: height } = tip;
-  const page = document.documentElement;
-  const below = rect.bottom + 8 + height <= page.clientHeight;
-  tip.style.left = `${Math.max(4, Math.min(rect.left, page.clientWidth - width - 4))}px`;
-  tip.style.top = `${below ? rect.bottom + 8 : Math.max(4, rect.top - height - 8)}px`;
-}
-
-function tokenAt(target) {
-  return target.closest?.(".tokens > bdi");
-}
-
-function sequenceOf(node) {
-  return node.closest(".sequence").sequence;
-}
-
-function unpoint() {
-  tip.hidden = true;
-  const focused = tokenAt(document.activeElement ?? document.body);
-  if (focused && focused.matches(":focus-visible")) point(focused);
 }
 
 // ---------------------------------------------------------------- moving
@@ -322,7 +228,7 @@ function focusToken(sequence, i) {
   if (!node) return;
   for (const other of sequence.box.querySelectorAll("[tabindex]")) {
     if (other === node) continue;
-    for (const name of ["tabindex", "role", "aria-describedby"]) other.removeAttribute(name);
+    for (const name of ["tabindex", "role", "aria-describedby", "aria-label"]) other.removeAttribute(name);
   }
   node.tabIndex = 0;
   node.focus({ preventScroll: true, focusVisible: true });
@@ -366,8 +272,8 @@ function onKey(event) {
     Enter: () => find(sequence.tokens[node.place]),
     n: () => goToFound(1),
     p: () => goToFound(-1),
-    Escape: () => { tip.hidden = true; },
   };
+  acts[" "] = acts.Enter;
   if (moves[event.key]) focusToken(sequence, moves[event.key]());
   else if (acts[event.key]) acts[event.key]();
   else return;
@@ -391,7 +297,7 @@ function find(token) {
   const status = byId("found-text");
   byId("found").hidden = token === null;
   if (token !== null) {
-    const shown = show(element("bdi", "token"), text.tokens[token] ?? `<id ${token}>`, false);
+    const shown = show(element("bdi", "token"), piecesOf(token), false);
     const where = new Set(state.places.map(([index]) => index)).size;
     const many = counted(state.places.length, "occurrence");
     status.replaceChildren(shown, ` ${many} in ${counted(where, "sequence")}`);
@@ -409,6 +315,7 @@ function goToFound(direction) {
   focusToken(sequences[index], i);
 }
 
+/** `id` is text: ids beyond 2^53 are no numbers to a script. */
 function goTo(id, position) {
   const sequence = sequences.find((one) => one.id === id);
   const i = sequence ? sequence.positions.indexOf(position) : -1;
@@ -448,13 +355,19 @@ function setUpText() {
   onToken("focusin", (node) => {
     node.setAttribute("role", "button");
     node.setAttribute("aria-describedby", "tip");
+    node.setAttribute("aria-label", named(piecesOf(sequenceOf(node).tokens[node.place])));
     point(node);
+  });
+  view.addEventListener("focusin", ({ target }) => {
+    if (target.matches(".tokens")) focusToken(sequenceOf(target), 0);
   });
   view.addEventListener("pointerleave", unpoint);
   view.addEventListener("focusout", () => { tip.hidden = true; });
   view.addEventListener("keydown", onKey);
+  document.addEventListener("keydown", ({ key }) => { if (key === "Escape") tip.hidden = true; });
   addEventListener("scroll", () => { if (!tip.hidden) placeTip(state.active.node); }, { passive: true });
   rescale();
+  guessHeights();
   if (slider) setUpSlider();
   const watch = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
