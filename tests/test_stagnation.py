@@ -17,6 +17,7 @@ import pytest
 
 import rocktok
 from rocktok.analyse.matching import match
+from rocktok.analyse.same_text import SequenceTexts, TextHash, hash_text
 from rocktok.analyse.stagnation import MARGIN
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
@@ -158,6 +159,80 @@ def test_fixed_text_that_differs_is_cut_to_what_all_steps_have(tmp_path: Path) -
     expected = only[only["step"] == 10].groupby("token_id")["loss"].size()
     assert token(result, 0)["frequency_last"] == expected[0]
     assert any("100 of up to 120 sequences of fixed/" in note for note in result.notes)
+
+
+def test_other_sequences_at_a_step_of_the_same_length_are_noticed(tmp_path: Path) -> None:
+    frame = course((0, 5, 10))
+    apart = frame.copy()
+    apart.loc[(apart["step"] == 10) & (apart["sequence_id"] >= 100), "sequence_id"] += 1000
+    only = frame[frame["sequence_id"] < 100]
+    found = stagnation(write(tmp_path / "a", apart), rocks=None, top_k=2).to_dict()
+    expected = stagnation(write(tmp_path / "b", only), rocks=None, top_k=2).to_dict()
+    assert (
+        "100 of up to 120 sequences of fixed/ stand at every step; only these are used"
+        in (found["notes"])
+    )
+    for part in ("tokens", "groups", "members", "corpus"):
+        assert found[part] == expected[part]
+    # Facts, a course that ended at the third step, the sequences of 3 steps, and all over again.
+    assert (found["log"]["passes"], expected["log"]["passes"]) == (4 + 3 + 4, 4)
+    apart.loc[apart["step"] == 10, "sequence_id"] += 5000
+    with pytest.raises(LogError, match=r"no sequence of fixed/ stands at all of the steps 0 to 10"):
+        stagnation(write(tmp_path / "c", apart))
+
+
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("column", ["token_id", "position"])
+def test_other_text_under_an_id_is_an_error(tmp_path: Path, half: int, column: str) -> None:
+    frame = course((0, 5, 10))
+    prompts = load_prompts(rocktok.open(write(tmp_path / "good", frame)))
+    ids = np.arange(120)
+    wrong = int(ids[halves(prompts.of(ids), 0) == half][3])
+    where = (frame["step"] == 5) & (frame["sequence_id"] == wrong)
+    frame.loc[where, column] = frame.loc[where, column].to_numpy() + 1
+    # In whichever half: also in the one that groups are not measured on.
+    message = (
+        rf"sequence {wrong} at step 5 is not the text that it is at step 0; a sequence_id in "
+        "fixed/ must mean the same text at every step"
+    )
+    with pytest.raises(LogError, match=message):
+        stagnation(write(tmp_path / "bad", frame), rocks=None, top_k=2)
+
+
+def test_hashes_of_text_add_up_in_any_order() -> None:
+    batch = {
+        "sequence_id": np.repeat([3, 1, 2**40], [2, 1, 2]).astype(np.int64),
+        "position": np.array([0, 1, 0, 0, 1], np.int32),
+        "token_id": np.array([7, 8, 7, 8, 7], np.int32),
+    }
+    whole, parts, texts = TextHash(), TextHash(), SequenceTexts()
+    whole.update(batch)
+    texts.update(batch)
+    for rows_ in ([3, 4], [0, 1, 2]):
+        other = TextHash()
+        other.update({name: values[rows_] for name, values in batch.items()})
+        parts.merge(other)
+    assert whole.value == parts.value == int(hash_text(batch).sum())
+    assert len(set(hash_text(batch).tolist())) == 5
+    ids, hashes = texts.result()
+    assert ids.tolist() == [1, 3, 2**40]
+    assert hashes[0] == hash_text(batch)[2]
+    swapped = {**batch, "token_id": batch["token_id"][[1, 0, 2, 3, 4]]}
+    assert hash_text(swapped).sum() != hash_text(batch).sum()
+
+
+def test_sequences_that_do_not_stand_at_every_step_choose_no_groups(tmp_path: Path) -> None:
+    frame = course((0, 10), prompts=200)
+    # At the first step alone: 60 sequences of types 7 and 8 with losses like no others.
+    extra = frame[(frame["step"] == 0) & (frame["sequence_id"] < 60)].copy()
+    extra["sequence_id"] += 1000
+    extra["token_id"], extra["loss"] = 7 + extra["position"] % 2, np.float32(90)
+    both = pd.concat((frame, extra), ignore_index=True)
+    found = stagnation(write(tmp_path / "a", both), rocks=None, top_k=2, seed=4).to_dict()
+    expected = stagnation(write(tmp_path / "b", frame), rocks=None, top_k=2, seed=4).to_dict()
+    for part in ("members", "tokens", "tests"):
+        assert found[part] == expected[part]
+    assert any("400 of up to 460 sequences" in note for note in found["notes"])
 
 
 def test_any_workers_and_any_cut_give_the_same(tmp_path: Path) -> None:
