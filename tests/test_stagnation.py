@@ -487,6 +487,31 @@ def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("missing", "options", "message"),
+    [
+        ((10,), {"first": 10}, "first is step 10, last is step 5 (the last complete one); it must "
+                               "be the earlier one"),
+        ((0,), {"last": 0}, "last is step 0, first is step 5 (the first complete one); it must be "
+                            "the later one"),
+        ((), {"first": 10}, "first is step 10, last is step 10 (the last complete one); it must "
+                            "be the earlier one"),
+        ((), {"last": 0}, "last is step 0, first is step 0 (the first complete one); it must be "
+                          "the later one"),
+        ((), {"first": 5, "last": 5}, "last is step 5, first is step 5; it must be the later one"),
+    ],
+)  # fmt: skip
+def test_the_last_step_must_be_the_later_one(
+    tmp_path: Path, missing: tuple[int, ...], options: dict[str, int], message: str
+) -> None:
+    path = two_ranks(tmp_path / "log", missing)
+    with pytest.raises(UsageError) as caught:
+        stagnation(path, **options)
+    assert str(caught.value) == message
+    asked = [word for name, step in options.items() for word in (f"--{name}", str(step))]
+    assert run(path, *asked) == (2, "", f"rocktok: --{message}\n")
+
+
 def test_one_step_is_whole_or_none(tmp_path: Path) -> None:
     one = two_ranks(tmp_path / "one", missing=(0, 5))
     assert run(one) == (
