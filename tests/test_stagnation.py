@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rocktok.hashing import halves
 from rocktok.inputs import load_controls
 from rocktok.log import LogWriter
 from rocktok.log.sequences import load_prompts
+from rocktok.report.stagnation import render
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.test_attribute import prompt_hashes, twin_weights
 
@@ -149,6 +151,62 @@ def test_a_type_that_is_absent_leaves_a_gap(tmp_path: Path) -> None:
     assert nine["slope"] is None
     assert result.log["text"] == "each step's own rollouts"
     assert any("drift of the contexts" in note for note in result.notes)
+
+
+def test_a_type_without_loss_at_first_counts_in_its_group(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    frame.loc[(frame["step"] == 0) & frame["token_id"].isin((1, 9)), "loss"] = 0
+    result = stagnation(write(tmp_path, frame), rocks=(0, 1))
+    zero, one = token(result, 0), token(result, 1)
+    assert (one["loss_first"], one["stagnation"], one["stagnation_low"]) == (0, None, None)
+    rocks = result.groups[0]
+    assert rocks["types_at_both_ends"] == 2
+    expected = (zero["loss_last"] + one["loss_last"]) / zero["loss_first"]
+    assert rocks["stagnation"] == pytest.approx(expected)
+    alone = stagnation(write(tmp_path / "b", frame), rocks=(1, 9))
+    rocks = alone.groups[0]
+    assert "skipped" not in rocks
+    assert (rocks["loss_first"], rocks["stagnation"], rocks["stagnation_low"]) == (0, None, None)
+    assert rocks["delta_kl"] == pytest.approx(rocks["loss_last"])
+    assert rocks["does_not_learn"] is None
+    # Half of the rocks of the contrasts have no ratio.
+    many = stagnation(write(tmp_path / "c", frame), rocks=(0, 1, 2, 9, 4))
+    test = next(row for row in many.tests if row["second"] == "random")
+    assert test["skipped"] == (
+        "3 rocks against 5 types have a loss at the first step that can fall; at least 5 of each "
+        "are needed"
+    )
+
+
+def test_a_group_that_ends_without_loss_is_inconclusive(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    frame.loc[(frame["step"] == 10) & (frame["token_id"] > 4), "loss"] = 0
+    path = write(tmp_path, frame)
+    result = stagnation(path, rocks=(0, 1, 2, 3, 4))
+    assert result.groups[1]["group"] == "high_kl"
+    assert (result.groups[1]["stagnation"], result.groups[1]["stagnation_high"]) == (0, 0)
+    test = next(row for row in result.tests if row["second"] == "high_kl")
+    assert (test["types_first"], test["types_second"]) == (5, 5)
+    assert (test["ratio"], test["ratio_low"], test["ratio_low90"]) == (None, None, None)
+    assert test["verdict"] == "inconclusive"
+    # The medians can be told apart all the same.
+    assert test["difference_of_medians"] > 0
+    assert test["rank_biserial"] == 1
+    assert "high_kl" in render(result)
+    json.loads(result.to_json())
+
+
+def test_no_interval_of_a_curve_below_20_prompts(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    few = stagnation(write(tmp_path / "a", frame[frame["sequence_id"] < 38]))
+    enough = stagnation(write(tmp_path / "b", frame[frame["sequence_id"] < 80]))
+    for result, known in ((few, False), (enough, True)):
+        curves = [*result.corpus["curve"], *result.curves]
+        rows_ = [row for row in curves if row["loss"] is not None]
+        assert len(rows_) >= 2 + 2 * 3
+        for row in rows_:
+            assert (row["loss_low"] is not None, row["loss_high"] is not None) == (known, known)
+        assert (token(result, 0)["curve_low"][0] is not None) == known
 
 
 def test_fixed_text_that_differs_is_cut_to_what_all_steps_have(tmp_path: Path) -> None:
@@ -310,6 +368,14 @@ def test_matching_is_the_best_there_is() -> None:
         assert len(set(pairs[:, 1].tolist())) == len(pairs)
 
 
+def test_logarithms_of_losses_of_0_match_nothing_and_warn_of_nothing() -> None:
+    lost = np.array([[-np.inf, 0.0], [1.0, 0.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pairs, left = match(lost, lost, np.array([0.1, 0.1]))
+    assert (pairs.tolist(), left.tolist()) == ([[1, 1]], [0])
+
+
 def test_controls_are_like_their_rocks(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     count, tokens = 400, 20
@@ -374,6 +440,20 @@ def test_controls_that_are_given_are_contrasted(tmp_path: Path) -> None:
         rocktok.stagnation(log, rocks=(40, 41))
     with pytest.raises(LogError, match=r"none of the 1 pairs of a rock and its control stands in"):
         rocktok.stagnation(log, rocks=(0,), pairs=((0, 41),))
+
+
+def test_a_pair_is_compared_where_both_of_it_are_seen_at_both_ends(tmp_path: Path) -> None:
+    pairs = ((0, 3), (1, 2), (4, 7), (6, 5), (8, 9))
+    frame = course((0, 10), prompts=100)
+    whole = stagnation(write(tmp_path / "a", frame, "rollout"), rocks=(0, 1, 4, 6, 8), pairs=pairs)
+    test = next(row for row in whole.tests if row["second"] == "control")
+    assert (test["types_first"], test["types_second"]) == (5, 5)
+    # A control has gone at the last step, and its rock goes with it.
+    gone = frame[~((frame["step"] == 10) & (frame["token_id"] == 3))]
+    found = stagnation(write(tmp_path / "b", gone, "rollout"), rocks=(0, 1, 4, 6, 8), pairs=pairs)
+    test = next(row for row in found.tests if row["second"] == "control")
+    assert test["skipped"] == "4 rocks against 4 types; at least 5 of each are needed"
+    assert found.groups[0]["types_at_both_ends"] == 5
 
 
 def test_the_command_takes_controls(tmp_path: Path) -> None:
