@@ -411,6 +411,45 @@ def test_controls_are_like_their_rocks(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_too_few_types_are_said_to_be_so(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    few = stagnation(write(tmp_path / "a", frame[frame["sequence_id"] < 16]), rocks=None)
+    assert few.members["rocks"] == ()
+    floors = "20 times and in 5 prompts in each half of the prompts"
+    assert few.notes == (
+        f"no groups: no type stands {floors} in fixed/ at step 0; more prompts would tell",
+    )
+    assert {row["skipped"] for row in few.groups} == {"no type is in it"}
+    render(few)
+    # Types without loss are no rocks, and three of ten would have been.
+    two = frame.copy()
+    two.loc[(two["step"] == 0) & (two["token_id"] > 1), "loss"] = 0
+    assert stagnation(write(tmp_path / "b", two), rocks=None).members["rocks"] == (0, 1)
+    two["loss"] *= two["step"] > 0
+    lost = stagnation(write(tmp_path / "c", two), rocks=None)
+    assert lost.members["rocks"] == ()
+    assert lost.notes == (
+        f"no groups: no type that stands {floors} has a loss in fixed/ at step 0",
+    )
+    every = stagnation(write(tmp_path / "d", frame), rocks=tuple(range(10)))
+    assert every.notes[1:] == (
+        "high_kl, random and what is matched here are empty: no type but the rocks stands "
+        f"{floors} in fixed/ at step 0",
+    )
+
+
+def test_groups_that_are_one_are_said_to_be(tmp_path: Path) -> None:
+    path = write(tmp_path, course((0, 10)))
+    same = "only 7 types stand in enough prompts beside the rocks, so that high_kl and random are"
+    cut = "high_kl and random have 7 types, not 8: there are no more"
+    for size, said in ((6, []), (7, [same]), (8, [same, cut])):
+        result = stagnation(path, rocks=None, top_k=3, group_size=size)
+        assert len(result.members["high_kl"]) == len(result.members["random"]) == min(size, 7)
+        found = [note.removesuffix(" the same; give a smaller --group-size")
+                 for note in result.notes if note.startswith(("only", "high_kl"))]  # fmt: skip
+        assert found == said
+
+
 # Rocks and controls from `rocktok controls`.
 
 

@@ -120,12 +120,17 @@ class StagnationResult(Result):
 
 @dataclass(frozen=True)
 class Chosen:
-    """Groups, pairs of `control` and `loss_control`, rocks left alone, and the balance."""
+    """Groups, pairs of `control` and `loss_control`, rocks left alone, and the balance.
+
+    `common`, `others`: how many types stand often enough, and how many of these are no rocks.
+    """
 
     members: dict[str, tuple[int, ...]]
     pairs: dict[str, tuple[tuple[int, int], ...]]
     unmatched: dict[str, tuple[int, ...]]
     balance: tuple[Row, ...]
+    common: int
+    others: int
 
     def of(self, token_id: int) -> list[str]:
         """Groups that hold a type."""
@@ -144,8 +149,8 @@ def choose(
     Args:
         facts: with positions.
         half: of the prompts whose numbers choose; None: both.
-        given: token ids of the rocks; None: the `top_k` largest Rock Scores among types that stand
-            often enough in both halves, and no more than a third of these.
+        given: token ids of the rocks; None: the `top_k` largest Rock Scores above 0 among types
+            that stand often enough in both halves, and no more than a third of these.
         pairs: (rock, control) that are the group `control`, however they were matched; those of
             types that were not seen are left out.
     """
@@ -158,7 +163,8 @@ def choose(
     common = np.flatnonzero(facts.common_T())
     if given is None:
         ranked = common[np.lexsort((facts.token_T[common], -count_T[common], -loss_T[common]))]
-        rocks = np.sort(ranked[: min(params.top_k, max(1, len(common) // 3))])
+        most = min(params.top_k, max(1, len(common) // 3))
+        rocks = np.sort(ranked[loss_T[ranked] > 0][:most])
     else:
         rocks = np.flatnonzero(np.isin(facts.token_T, given))
     able = np.setdiff1d(common, rocks)
@@ -184,7 +190,7 @@ def choose(
         rows = balance(COVARIATES, values_TC[rocks], values_TC[others], found)
         balances += [{"control": name, **row} for row in rows]
     chosen = {name: tuple(np.sort(facts.token_T[at]).tolist()) for name, at in members.items()}
-    return Chosen(chosen, matched, unmatched, tuple(balances))
+    return Chosen(chosen, matched, unmatched, tuple(balances), len(common), len(able))
 
 
 def _given_pairs(
@@ -265,7 +271,8 @@ def group_rows(course: Course) -> list[Row]:
         at = _both_ends(course, ids)
         row: Row = {"group": name, "types": len(ids), "types_at_both_ends": len(at)}
         if not len(at):
-            rows.append({**row, "skipped": "no type of it stands at both ends"})
+            why = "no type of it stands at both ends" if ids else "no type is in it"
+            rows.append({**row, "skipped": why})
             continue
         (before, before_B), (after, after_B) = (end.group(at) for end in course.ends)
         row |= {"loss_first": before, "loss_last": after}

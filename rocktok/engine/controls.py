@@ -20,7 +20,7 @@ from rocktok.analyse.controls import (
     match_types,
     types_of,
 )
-from rocktok.analyse.groups import MIN_FREQUENCY, MIN_PROMPTS, HalfFacts, TypeFacts
+from rocktok.analyse.groups import FLOORS, HalfFacts, TypeFacts
 from rocktok.analyse.occurrences import FEATURES, Occurrences
 from rocktok.engine.choose import choose_table
 from rocktok.engine.detect import detect
@@ -121,9 +121,8 @@ def _nothing(kind: str, facts: TypeFacts, rock_V: Array, samples: tuple[Any, Any
     """Why nothing of a kind could be matched."""
     if kind not in OF_OCCURRENCES:
         others_T = facts.common_T() & ~np.isin(facts.token_T, rock_V)
-        floors = f"{MIN_FREQUENCY} times and in {MIN_PROMPTS} prompts in each half of the prompts"
         if not others_T.any():
-            return f"no type but the rocks stands {floors}"
+            return f"no type but the rocks stands {FLOORS}"
         return "nothing could be matched within the caliper"
     ours, others = (features for _, features in samples)
     if not len(ours):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rocktok.analyse.accumulate import Accumulator, TypeSums
 from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.course import QUANTITIES, Course
-from rocktok.analyse.groups import HalfFacts, TypeFacts
+from rocktok.analyse.groups import FLOORS, HalfFacts, TypeFacts, note_overlap
 from rocktok.analyse.linearised import EveryType, GroupSums
 from rocktok.analyse.same_text import OfHalf, SequenceTexts, TextHash
 from rocktok.analyse.stagnation import (
@@ -289,6 +289,23 @@ class _Run:
                 "each step's own rollouts: learning and drift of the contexts are mixed; fixed "
                 "text tells them apart (record with fixed_sequences, or `rocktok rescore`)"
             )
-        few = [name for name in NAMES[3:] if not chosen.pairs[name]]
-        for name in few:
-            self.notes.append(f"{name}: no rock has a type like it within the calipers")
+        self.notes += self._few(chosen)
+
+    def _few(self, chosen: Chosen) -> list[str]:
+        """What could not be chosen or matched as it was asked for, and why."""
+        at = f"{self.table}/ at step {self.source.post}"
+        if not chosen.members["rocks"]:
+            if not chosen.common:
+                return [f"no groups: no type stands {FLOORS} in {at}; more prompts would tell"]
+            return [f"no groups: no type that stands {FLOORS} has a loss in {at}"]
+        if not chosen.others:
+            empty = "high_kl, random and what is matched here are empty"
+            return [f"{empty}: no type but the rocks stands {FLOORS} in {at}"]
+        notes = note_overlap(chosen.members)
+        asked, found = self.params.group_size, len(chosen.members["high_kl"])
+        if asked is not None and found < asked:
+            notes.append(f"high_kl and random have {found} types, not {asked}: there are no more")
+        for name in NAMES[3:]:
+            if not chosen.pairs[name]:
+                notes.append(f"{name}: no rock has a type like it within the calipers")
+        return notes
