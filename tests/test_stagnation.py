@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
@@ -26,7 +27,8 @@ from rocktok.hashing import halves
 from rocktok.inputs import load_controls
 from rocktok.log import LogWriter
 from rocktok.log.sequences import load_prompts
-from rocktok.report.stagnation import render
+from rocktok.report.controls import render as render_controls
+from rocktok.report.stagnation import encode, render
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.test_attribute import prompt_hashes, twin_weights
 
@@ -506,11 +508,30 @@ def test_the_command_takes_controls(tmp_path: Path) -> None:
     assert found["members"]["pairs"]["control"] == made.kinds["loss"]["pairs"]
     assert found["members"]["rocks"] == made.log["rocks"]
     assert "control: the pairs given, whatever they were matched on; the balance says" in said
+    names = ("rocks", "controls", "rocks_file", "controls_file", "control_kind")
+    assert [found["params"][name] for name in names] == [
+        "given", "given", None, "controls.json", "loss"
+    ]  # fmt: skip
     code, table, _ = run(SAMPLE, "--controls", file, "--replicates", 100)
     assert "rocks and control given, others chosen at step 8, measured on all prompts" in table
     assert run(SAMPLE, "--controls", file, "--rocks", file) == (
         2, "", "rocktok: --controls brings its own rocks; leave out --rocks\n"
     )  # fmt: skip
+
+
+def test_options_that_would_do_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "any.json"
+    assert run(SAMPLE, "--control-kind", "loss") == (
+        2,
+        "",
+        "rocktok: --control-kind chooses among the controls of --controls; give that too\n",
+    )
+    for by in ("--rocks", "--controls"):
+        assert run(SAMPLE, by, file, "--top-k", "5") == (
+            2,
+            "",
+            f"rocktok: --top-k is for rocks that are chosen here; {by} gives all of them\n",
+        )
 
 
 WRITES = "; give what `rocktok controls LOG --format json -o FILE` writes\n"
@@ -698,6 +719,40 @@ def test_no_sequence_stands_at_all_steps(tmp_path: Path) -> None:
     (path / "run.json").write_text(json.dumps({"schema_version": 1, **RUN}))
     with pytest.raises(LogError, match=r"no sequence of fixed/ stands at all of the steps 0 to 5"):
         stagnation(path)
+
+
+def test_a_table_of_no_types_has_its_columns(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    few = frame[frame["sequence_id"] < 16]
+    empty = stagnation(write(tmp_path / "a", few), rocks=None, top=0)
+    assert empty.tokens == ()
+    assert "Tokens" not in render(empty)
+    some = stagnation(write(tmp_path / "b", few), rocks=None, select_at="last")
+    assert some.params["rocks_file"] is None
+    tables = [pd.read_csv(io.BytesIO(encode(result, "csv"))) for result in (empty, some)]
+    assert len(tables[0]) == 0
+    assert tables[0].columns.tolist() == tables[1].columns.tolist()
+    assert set(tables[1]["table"]) == {"fixed"}
+    assert set(tables[1]["descriptive"]) == {"descriptive: conditioned on the outcome"}
+    assert len(tables[1]) == 10 * 2
+    whole = {name for name in some.tokens[0] if not name.startswith("curve")}
+    added = {"step", "loss", "loss_low", "loss_high", "table", "descriptive"}
+    assert set(tables[1].columns) == whole | added
+    bare = pq.read_table(io.BytesIO(encode(empty, "parquet")))
+    full = pq.read_table(io.BytesIO(encode(some, "parquet")))
+    assert bare.schema.equals(full.schema)
+
+
+def test_shards_left_out_are_said_to_be(tmp_path: Path) -> None:
+    path = write(tmp_path, course((0, 5, 10)))
+    shard = next((path / "fixed" / "step-00000005").glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    log = rocktok.open(path, allow_missing=True)
+    for text in (
+        render(rocktok.stagnation(log, replicates=100)),
+        render_controls(rocktok.controls(log, rocks=(0, 1))),
+    ):
+        assert "\n1 damaged or missing shards left out\n" in text
 
 
 def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def stagnation(
     *,
     rocks: tuple[int, ...] | None = None,
     pairs: tuple[tuple[int, int], ...] | None = None,
+    given_by: Row | None = None,
     engine: Engine | None = None,
     **options: Any,
 ) -> StagnationResult:
@@ -63,6 +64,7 @@ def stagnation(
         log: an open log (`rocktok.open`) with two steps or more.
         rocks: token ids; None: the largest Rock Scores at the first step.
         pairs: (rock, control), in place of types that are matched here; with `rocks`.
+        given_by: what the result's params say of where rocks and pairs come from.
         engine: what makes the passes; default: threads on the cores this process may use.
         options: fields of `rocktok.analyse.stagnation.StagnationParams`.
 
@@ -72,7 +74,7 @@ def stagnation(
             rocks that were given.
     """
     run = _Run(log, StagnationParams(**options), rocks, engine or Engine())
-    run.pairs = pairs
+    run.pairs, run.given_by = pairs, given_by or {}
     return run.result()
 
 
@@ -87,6 +89,7 @@ class _Run:
         self.log, self.params, self.engine = log, params, engine
         self.passes_before = engine.passes
         self.pairs: tuple[tuple[int, int], ...] | None = None
+        self.given_by: Row = {}
         self.halved = False
         self.given = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
         self.table, self.steps, self.notes = choose_course(
@@ -111,7 +114,7 @@ class _Run:
         self._note(chosen)
         return StagnationResult(
             log=self._identity(),
-            params={**asdict(self.params), "rocks": None if self.given is None else "given"},
+            params=self._parameters(),
             corpus=corpus_row(course),
             tokens=tuple(self._tokens(course, every, chosen)),
             groups=tuple(group_rows(course)),
@@ -237,6 +240,15 @@ class _Run:
             row["token"], row["groups"] = self.log.vocab.text(v), chosen.of(v)
         order = ("token_id", "token", "groups")
         return [{name: row[name] for name in order} | row for row in rows]
+
+    def _parameters(self) -> Row:
+        """Every option, and what was given and by what."""
+        given = {
+            "rocks": None if self.given is None else "given",
+            "controls": None if self.pairs is None else "given",
+        }
+        files = {"rocks_file": None, "controls_file": None, "control_kind": None}
+        return {**asdict(self.params), **given, **files, **self.given_by}
 
     def _identity(self) -> Row:
         halved = self.halved
