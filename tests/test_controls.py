@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from rocktok.analyse.matching import balance
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.log import LogWriter
+from rocktok.report.controls import render
 from tests.logs import RUN
 
 SAMPLE = Path(__file__).parents[1] / "sample_data" / "opd"
@@ -197,11 +199,72 @@ def test_bad_input(tmp_path: Path) -> None:
         controls(path, kinds=("x",))
 
 
+def written(path: Path, text: np.ndarray, loss: np.ndarray) -> Path:
+    """Sequences of one prompt each, at steps 5 and 6."""
+    count, tokens = text.shape
+    rows = {"sequence_id": np.repeat(np.arange(count), tokens),
+            "position": np.tile(np.arange(tokens), count).astype(np.int32),
+            "token_id": text.ravel().astype(np.int32),
+            "loss": loss.ravel().astype(np.float32)}  # fmt: skip
+    with LogWriter(path, run=RUN) as writer:
+        listed = {"sequence_id": np.arange(count), "step": 0, "num_tokens": tokens,
+                  "prompt_id": [f"p{i}" for i in range(count)]}  # fmt: skip
+        writer.write(listed, table="sequences")
+        for step in (5, 6):
+            writer.write({"step": step, **rows}, table="fixed")
+            writer.finish_step(step, "fixed")
+    return path
+
+
+def test_why_nothing_was_matched(tmp_path: Path) -> None:
+    text = np.tile(np.arange(8), (60, 1))
+    # The rocks lose nothing at first, all others the same.
+    lost = controls(written(tmp_path / "a", text, np.where(text < 5, 0.0, 1.0)))
+    nothing = "no occurrence of a rock has a loss at this step, so there is nothing to match"
+    assert [lost.kinds[kind]["pairs"] for kind in ("occurrence", "window")] == [[], []]
+    assert lost.kinds["occurrence"]["unmatched"] == []
+    assert {f"occurrence: {nothing}", f"window: {nothing}"} <= set(lost.notes)
+    assert "loss: nothing could be matched within the caliper" in lost.notes
+    assert len(lost.kinds["frequency"]["pairs"]) == 3
+    render(lost)
+    # Ten prompts: no type stands 20 times in each half.
+    few = controls(written(tmp_path / "b", text[:10], np.ones((10, 8))))
+    for kind in ("frequency", "loss"):
+        assert (
+            f"{kind}: no type but the rocks stands 20 times and in 5 prompts in each half of the "
+            "prompts"
+        ) in few.notes
+    # A rock is next to each of the others; all are candidates.
+    beside = np.tile([0, 5, 1, 6, 2, 7, 3, 8], (60, 1))
+    loss = np.random.default_rng(0).exponential(1.0, beside.shape)
+    found = controls(written(tmp_path / "c", beside, loss), kinds=("window",))
+    said = re.fullmatch(r"window: each of the (\d+) candidates has a rock in its window; give a "
+                        r"smaller --window, or fewer rocks", found.notes[-1])  # fmt: skip
+    assert said is not None
+    assert 200 < int(said[1]) <= 240
+    apart = np.full(beside.shape, 9.0)
+    apart[beside < 5] = 1.0
+    found = controls(written(tmp_path / "d", beside, apart), kinds=("occurrence",))
+    assert found.notes[-1] == "occurrence: no occurrence of another type has a loss like the rocks'"
+
+
+def test_no_rocks_are_found(tmp_path: Path) -> None:
+    # One prompt: no occurrence has a partner from another.
+    path = written(tmp_path / "log", np.arange(20)[None], np.arange(1.0, 21.0)[None])
+    assert run("controls", path) == (
+        1,
+        "",
+        f"rocktok: {path}: `detect` finds no rocks in fixed/ by its defaults; look for some with "
+        "other options (such as --context off), and give them by --rocks\n",
+    )
+
+
 def test_the_command(tmp_path: Path) -> None:
     code, table, notes = run("controls", SAMPLE)
     assert code == 0
     assert max(map(len, table.splitlines()[1:])) <= 80
-    assert "window: nothing could be matched within the caliper" in notes
+    assert re.search(r"window: each of the [1-9][\d,]* candidates has a rock in its window; give",
+                     notes)  # fmt: skip
     target = tmp_path / "pairs.csv"
     assert run("controls", SAMPLE, "--kind", "frequency", "-o", target)[0] == 0
     table = pd.read_csv(target)

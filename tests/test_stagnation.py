@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 
 import rocktok
 from rocktok.analyse.matching import match
+from rocktok.analyse.same_text import SequenceTexts, TextHash, hash_text
 from rocktok.analyse.stagnation import MARGIN
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
@@ -24,6 +27,8 @@ from rocktok.hashing import halves
 from rocktok.inputs import load_controls
 from rocktok.log import LogWriter
 from rocktok.log.sequences import load_prompts
+from rocktok.report.controls import render as render_controls
+from rocktok.report.stagnation import encode, render
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.test_attribute import prompt_hashes, twin_weights
 
@@ -150,6 +155,62 @@ def test_a_type_that_is_absent_leaves_a_gap(tmp_path: Path) -> None:
     assert any("drift of the contexts" in note for note in result.notes)
 
 
+def test_a_type_without_loss_at_first_counts_in_its_group(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    frame.loc[(frame["step"] == 0) & frame["token_id"].isin((1, 9)), "loss"] = 0
+    result = stagnation(write(tmp_path, frame), rocks=(0, 1))
+    zero, one = token(result, 0), token(result, 1)
+    assert (one["loss_first"], one["stagnation"], one["stagnation_low"]) == (0, None, None)
+    rocks = result.groups[0]
+    assert rocks["types_at_both_ends"] == 2
+    expected = (zero["loss_last"] + one["loss_last"]) / zero["loss_first"]
+    assert rocks["stagnation"] == pytest.approx(expected)
+    alone = stagnation(write(tmp_path / "b", frame), rocks=(1, 9))
+    rocks = alone.groups[0]
+    assert "skipped" not in rocks
+    assert (rocks["loss_first"], rocks["stagnation"], rocks["stagnation_low"]) == (0, None, None)
+    assert rocks["delta_kl"] == pytest.approx(rocks["loss_last"])
+    assert rocks["does_not_learn"] is None
+    # Half of the rocks of the contrasts have no ratio.
+    many = stagnation(write(tmp_path / "c", frame), rocks=(0, 1, 2, 9, 4))
+    test = next(row for row in many.tests if row["second"] == "random")
+    assert test["skipped"] == (
+        "3 rocks against 5 types have a loss at the first step that can fall; at least 5 of each "
+        "are needed"
+    )
+
+
+def test_a_group_that_ends_without_loss_is_inconclusive(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    frame.loc[(frame["step"] == 10) & (frame["token_id"] > 4), "loss"] = 0
+    path = write(tmp_path, frame)
+    result = stagnation(path, rocks=(0, 1, 2, 3, 4))
+    assert result.groups[1]["group"] == "high_kl"
+    assert (result.groups[1]["stagnation"], result.groups[1]["stagnation_high"]) == (0, 0)
+    test = next(row for row in result.tests if row["second"] == "high_kl")
+    assert (test["types_first"], test["types_second"]) == (5, 5)
+    assert (test["ratio"], test["ratio_low"], test["ratio_low90"]) == (None, None, None)
+    assert test["verdict"] == "inconclusive"
+    # The medians can be told apart all the same.
+    assert test["difference_of_medians"] > 0
+    assert test["rank_biserial"] == 1
+    assert "high_kl" in render(result)
+    json.loads(result.to_json())
+
+
+def test_no_interval_of_a_curve_below_20_prompts(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    few = stagnation(write(tmp_path / "a", frame[frame["sequence_id"] < 38]))
+    enough = stagnation(write(tmp_path / "b", frame[frame["sequence_id"] < 80]))
+    for result, known in ((few, False), (enough, True)):
+        curves = [*result.corpus["curve"], *result.curves]
+        rows_ = [row for row in curves if row["loss"] is not None]
+        assert len(rows_) >= 2 + 2 * 3
+        for row in rows_:
+            assert (row["loss_low"] is not None, row["loss_high"] is not None) == (known, known)
+        assert (token(result, 0)["curve_low"][0] is not None) == known
+
+
 def test_fixed_text_that_differs_is_cut_to_what_all_steps_have(tmp_path: Path) -> None:
     frame = course((0, 5, 10))
     shorter = frame[~((frame["step"] == 5) & (frame["sequence_id"] >= 100))]
@@ -158,6 +219,80 @@ def test_fixed_text_that_differs_is_cut_to_what_all_steps_have(tmp_path: Path) -
     expected = only[only["step"] == 10].groupby("token_id")["loss"].size()
     assert token(result, 0)["frequency_last"] == expected[0]
     assert any("100 of up to 120 sequences of fixed/" in note for note in result.notes)
+
+
+def test_other_sequences_at_a_step_of_the_same_length_are_noticed(tmp_path: Path) -> None:
+    frame = course((0, 5, 10))
+    apart = frame.copy()
+    apart.loc[(apart["step"] == 10) & (apart["sequence_id"] >= 100), "sequence_id"] += 1000
+    only = frame[frame["sequence_id"] < 100]
+    found = stagnation(write(tmp_path / "a", apart), rocks=None, top_k=2).to_dict()
+    expected = stagnation(write(tmp_path / "b", only), rocks=None, top_k=2).to_dict()
+    assert (
+        "100 of up to 120 sequences of fixed/ stand at every step; only these are used"
+        in (found["notes"])
+    )
+    for part in ("tokens", "groups", "members", "corpus"):
+        assert found[part] == expected[part]
+    # Facts, a course that ended at the third step, the sequences of 3 steps, and all over again.
+    assert (found["log"]["passes"], expected["log"]["passes"]) == (4 + 3 + 4, 4)
+    apart.loc[apart["step"] == 10, "sequence_id"] += 5000
+    with pytest.raises(LogError, match=r"no sequence of fixed/ stands at all of the steps 0 to 10"):
+        stagnation(write(tmp_path / "c", apart))
+
+
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("column", ["token_id", "position"])
+def test_other_text_under_an_id_is_an_error(tmp_path: Path, half: int, column: str) -> None:
+    frame = course((0, 5, 10))
+    prompts = load_prompts(rocktok.open(write(tmp_path / "good", frame)))
+    ids = np.arange(120)
+    wrong = int(ids[halves(prompts.of(ids), 0) == half][3])
+    where = (frame["step"] == 5) & (frame["sequence_id"] == wrong)
+    frame.loc[where, column] = frame.loc[where, column].to_numpy() + 1
+    # In whichever half: also in the one that groups are not measured on.
+    message = (
+        rf"sequence {wrong} at step 5 is not the text that it is at step 0; a sequence_id in "
+        "fixed/ must mean the same text at every step"
+    )
+    with pytest.raises(LogError, match=message):
+        stagnation(write(tmp_path / "bad", frame), rocks=None, top_k=2)
+
+
+def test_hashes_of_text_add_up_in_any_order() -> None:
+    batch = {
+        "sequence_id": np.repeat([3, 1, 2**40], [2, 1, 2]).astype(np.int64),
+        "position": np.array([0, 1, 0, 0, 1], np.int32),
+        "token_id": np.array([7, 8, 7, 8, 7], np.int32),
+    }
+    whole, parts, texts = TextHash(), TextHash(), SequenceTexts()
+    whole.update(batch)
+    texts.update(batch)
+    for rows_ in ([3, 4], [0, 1, 2]):
+        other = TextHash()
+        other.update({name: values[rows_] for name, values in batch.items()})
+        parts.merge(other)
+    assert whole.value == parts.value == int(hash_text(batch).sum())
+    assert len(set(hash_text(batch).tolist())) == 5
+    ids, hashes = texts.result()
+    assert ids.tolist() == [1, 3, 2**40]
+    assert hashes[0] == hash_text(batch)[2]
+    swapped = {**batch, "token_id": batch["token_id"][[1, 0, 2, 3, 4]]}
+    assert hash_text(swapped).sum() != hash_text(batch).sum()
+
+
+def test_sequences_that_do_not_stand_at_every_step_choose_no_groups(tmp_path: Path) -> None:
+    frame = course((0, 10), prompts=200)
+    # At the first step alone: 60 sequences of types 7 and 8 with losses like no others.
+    extra = frame[(frame["step"] == 0) & (frame["sequence_id"] < 60)].copy()
+    extra["sequence_id"] += 1000
+    extra["token_id"], extra["loss"] = 7 + extra["position"] % 2, np.float32(90)
+    both = pd.concat((frame, extra), ignore_index=True)
+    found = stagnation(write(tmp_path / "a", both), rocks=None, top_k=2, seed=4).to_dict()
+    expected = stagnation(write(tmp_path / "b", frame), rocks=None, top_k=2, seed=4).to_dict()
+    for part in ("members", "tokens", "tests"):
+        assert found[part] == expected[part]
+    assert any("400 of up to 460 sequences" in note for note in found["notes"])
 
 
 def test_any_workers_and_any_cut_give_the_same(tmp_path: Path) -> None:
@@ -235,6 +370,14 @@ def test_matching_is_the_best_there_is() -> None:
         assert len(set(pairs[:, 1].tolist())) == len(pairs)
 
 
+def test_logarithms_of_losses_of_0_match_nothing_and_warn_of_nothing() -> None:
+    lost = np.array([[-np.inf, 0.0], [1.0, 0.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pairs, left = match(lost, lost, np.array([0.1, 0.1]))
+    assert (pairs.tolist(), left.tolist()) == ([[1, 1]], [0])
+
+
 def test_controls_are_like_their_rocks(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     count, tokens = 400, 20
@@ -270,6 +413,45 @@ def test_controls_are_like_their_rocks(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_too_few_types_are_said_to_be_so(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    few = stagnation(write(tmp_path / "a", frame[frame["sequence_id"] < 16]), rocks=None)
+    assert few.members["rocks"] == ()
+    floors = "20 times and in 5 prompts in each half of the prompts"
+    assert few.notes == (
+        f"no groups: no type stands {floors} in fixed/ at step 0; more prompts would tell",
+    )
+    assert {row["skipped"] for row in few.groups} == {"no type is in it"}
+    render(few)
+    # Types without loss are no rocks, and three of ten would have been.
+    two = frame.copy()
+    two.loc[(two["step"] == 0) & (two["token_id"] > 1), "loss"] = 0
+    assert stagnation(write(tmp_path / "b", two), rocks=None).members["rocks"] == (0, 1)
+    two["loss"] *= two["step"] > 0
+    lost = stagnation(write(tmp_path / "c", two), rocks=None)
+    assert lost.members["rocks"] == ()
+    assert lost.notes == (
+        f"no groups: no type that stands {floors} has a loss in fixed/ at step 0",
+    )
+    every = stagnation(write(tmp_path / "d", frame), rocks=tuple(range(10)))
+    assert every.notes[1:] == (
+        "high_kl, random and what is matched here are empty: no type but the rocks stands "
+        f"{floors} in fixed/ at step 0",
+    )
+
+
+def test_groups_that_are_one_are_said_to_be(tmp_path: Path) -> None:
+    path = write(tmp_path, course((0, 10)))
+    same = "only 7 types stand in enough prompts beside the rocks, so that high_kl and random are"
+    cut = "high_kl and random have 7 types, not 8: there are no more"
+    for size, said in ((6, []), (7, [same]), (8, [same, cut])):
+        result = stagnation(path, rocks=None, top_k=3, group_size=size)
+        assert len(result.members["high_kl"]) == len(result.members["random"]) == min(size, 7)
+        found = [note.removesuffix(" the same; give a smaller --group-size")
+                 for note in result.notes if note.startswith(("only", "high_kl"))]  # fmt: skip
+        assert found == said
+
+
 # Rocks and controls from `rocktok controls`.
 
 
@@ -301,6 +483,20 @@ def test_controls_that_are_given_are_contrasted(tmp_path: Path) -> None:
         rocktok.stagnation(log, rocks=(0,), pairs=((0, 41),))
 
 
+def test_a_pair_is_compared_where_both_of_it_are_seen_at_both_ends(tmp_path: Path) -> None:
+    pairs = ((0, 3), (1, 2), (4, 7), (6, 5), (8, 9))
+    frame = course((0, 10), prompts=100)
+    whole = stagnation(write(tmp_path / "a", frame, "rollout"), rocks=(0, 1, 4, 6, 8), pairs=pairs)
+    test = next(row for row in whole.tests if row["second"] == "control")
+    assert (test["types_first"], test["types_second"]) == (5, 5)
+    # A control has gone at the last step, and its rock goes with it.
+    gone = frame[~((frame["step"] == 10) & (frame["token_id"] == 3))]
+    found = stagnation(write(tmp_path / "b", gone, "rollout"), rocks=(0, 1, 4, 6, 8), pairs=pairs)
+    test = next(row for row in found.tests if row["second"] == "control")
+    assert test["skipped"] == "4 rocks against 4 types; at least 5 of each are needed"
+    assert found.groups[0]["types_at_both_ends"] == 5
+
+
 def test_the_command_takes_controls(tmp_path: Path) -> None:
     file = tmp_path / "controls.json"
     made = rocktok.controls(rocktok.open(SAMPLE), kinds=("frequency", "loss"))
@@ -312,11 +508,30 @@ def test_the_command_takes_controls(tmp_path: Path) -> None:
     assert found["members"]["pairs"]["control"] == made.kinds["loss"]["pairs"]
     assert found["members"]["rocks"] == made.log["rocks"]
     assert "control: the pairs given, whatever they were matched on; the balance says" in said
+    names = ("rocks", "controls", "rocks_file", "controls_file", "control_kind")
+    assert [found["params"][name] for name in names] == [
+        "given", "given", None, "controls.json", "loss"
+    ]  # fmt: skip
     code, table, _ = run(SAMPLE, "--controls", file, "--replicates", 100)
     assert "rocks and control given, others chosen at step 8, measured on all prompts" in table
     assert run(SAMPLE, "--controls", file, "--rocks", file) == (
         2, "", "rocktok: --controls brings its own rocks; leave out --rocks\n"
     )  # fmt: skip
+
+
+def test_options_that_would_do_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "any.json"
+    assert run(SAMPLE, "--control-kind", "loss") == (
+        2,
+        "",
+        "rocktok: --control-kind chooses among the controls of --controls; give that too\n",
+    )
+    for by in ("--rocks", "--controls"):
+        assert run(SAMPLE, by, file, "--top-k", "5") == (
+            2,
+            "",
+            f"rocktok: --top-k is for rocks that are chosen here; {by} gives all of them\n",
+        )
 
 
 WRITES = "; give what `rocktok controls LOG --format json -o FILE` writes\n"
@@ -412,6 +627,31 @@ def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("missing", "options", "message"),
+    [
+        ((10,), {"first": 10}, "first is step 10, last is step 5 (the last complete one); it must "
+                               "be the earlier one"),
+        ((0,), {"last": 0}, "last is step 0, first is step 5 (the first complete one); it must be "
+                            "the later one"),
+        ((), {"first": 10}, "first is step 10, last is step 10 (the last complete one); it must "
+                            "be the earlier one"),
+        ((), {"last": 0}, "last is step 0, first is step 0 (the first complete one); it must be "
+                          "the later one"),
+        ((), {"first": 5, "last": 5}, "last is step 5, first is step 5; it must be the later one"),
+    ],
+)  # fmt: skip
+def test_the_last_step_must_be_the_later_one(
+    tmp_path: Path, missing: tuple[int, ...], options: dict[str, int], message: str
+) -> None:
+    path = two_ranks(tmp_path / "log", missing)
+    with pytest.raises(UsageError) as caught:
+        stagnation(path, **options)
+    assert str(caught.value) == message
+    asked = [word for name, step in options.items() for word in (f"--{name}", str(step))]
+    assert run(path, *asked) == (2, "", f"rocktok: --{message}\n")
+
+
 def test_one_step_is_whole_or_none(tmp_path: Path) -> None:
     one = two_ranks(tmp_path / "one", missing=(0, 5))
     assert run(one) == (
@@ -479,6 +719,40 @@ def test_no_sequence_stands_at_all_steps(tmp_path: Path) -> None:
     (path / "run.json").write_text(json.dumps({"schema_version": 1, **RUN}))
     with pytest.raises(LogError, match=r"no sequence of fixed/ stands at all of the steps 0 to 5"):
         stagnation(path)
+
+
+def test_a_table_of_no_types_has_its_columns(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    few = frame[frame["sequence_id"] < 16]
+    empty = stagnation(write(tmp_path / "a", few), rocks=None, top=0)
+    assert empty.tokens == ()
+    assert "Tokens" not in render(empty)
+    some = stagnation(write(tmp_path / "b", few), rocks=None, select_at="last")
+    assert some.params["rocks_file"] is None
+    tables = [pd.read_csv(io.BytesIO(encode(result, "csv"))) for result in (empty, some)]
+    assert len(tables[0]) == 0
+    assert tables[0].columns.tolist() == tables[1].columns.tolist()
+    assert set(tables[1]["table"]) == {"fixed"}
+    assert set(tables[1]["descriptive"]) == {"descriptive: conditioned on the outcome"}
+    assert len(tables[1]) == 10 * 2
+    whole = {name for name in some.tokens[0] if not name.startswith("curve")}
+    added = {"step", "loss", "loss_low", "loss_high", "table", "descriptive"}
+    assert set(tables[1].columns) == whole | added
+    bare = pq.read_table(io.BytesIO(encode(empty, "parquet")))
+    full = pq.read_table(io.BytesIO(encode(some, "parquet")))
+    assert bare.schema.equals(full.schema)
+
+
+def test_shards_left_out_are_said_to_be(tmp_path: Path) -> None:
+    path = write(tmp_path, course((0, 5, 10)))
+    shard = next((path / "fixed" / "step-00000005").glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    log = rocktok.open(path, allow_missing=True)
+    for text in (
+        render(rocktok.stagnation(log, replicates=100)),
+        render_controls(rocktok.controls(log, rocks=(0, 1))),
+    ):
+        assert "\n1 damaged or missing shards left out\n" in text
 
 
 def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def match_types(facts: TypeFacts, rocks: Array, kind: str) -> Row:
     Controls are no rocks and stand often enough in both halves of the prompts.
     """
     count_T, loss_T = facts.frequency_HT.sum(axis=0), facts.loss_HT.sum(axis=0)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         value_TC = np.log10(np.stack([count_T, loss_T / count_T], axis=1))
     ours = np.flatnonzero(np.isin(facts.token_T, rocks))
     able = np.setdiff1d(np.flatnonzero(facts.common_T()), ours)

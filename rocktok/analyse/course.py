@@ -105,21 +105,26 @@ class Step:
         return float(_mean(self.mean_T[None, at])[0]), _mean(self.mean_BT[:, at])
 
     def group_row(self, ids: tuple[int, ...]) -> Row:
-        """Mean over the types that are seen at this step, with a 95% interval."""
+        """Mean over the types that are seen at this step, with a 95% interval, as of a type."""
         at = self.places(ids)
         at = at[np.isfinite(self.mean_T[at])]
         row: Row = {"types_seen": len(at), "frequency": int(self.count_T[at].sum())}
         if not len(at):
             return {**row, "loss": None, "loss_low": None, "loss_high": None}
         mean, mean_B = self.group(at)
-        low, high, _ = interval(mean_B)
+        low, high = self._between(mean_B, at)
         return {**row, "loss": mean, "loss_low": low, "loss_high": high}
 
     def corpus_row(self) -> Row:
-        """Mean of all positions, with a 95% interval."""
-        low, high, _ = interval(self.corpus_B)
+        """Mean of all positions, with a 95% interval, as of a type."""
+        low, high = self._between(self.corpus_B, np.arange(len(self.types)))
         return {"positions": self.positions, "loss": self.corpus, "loss_low": low,
                 "loss_high": high}  # fmt: skip
+
+    def _between(self, mean_B: Array, at: Array) -> tuple[float | None, float | None]:
+        """95% interval; none where fewer than `MIN_PROMPTS` prompts hold each of the types."""
+        low, high, _ = interval(mean_B) if self.enough_T[at].any() else (None, None, 0)
+        return low, high
 
 
 class Slope:

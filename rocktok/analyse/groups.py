@@ -31,6 +31,9 @@ NAMES = ("rocks", "high_kl", "random", "control")
 MIN_FREQUENCY = 20
 MIN_PROMPTS = 5
 
+#: What the above demand of a type, in words.
+FLOORS = f"{MIN_FREQUENCY} times and in {MIN_PROMPTS} prompts in each half of the prompts"
+
 #: Largest |log₁₀ n − log₁₀ n'| of a rock and its control.
 CALIPER = 0.1
 
@@ -186,3 +189,15 @@ def match_frequency(
     pairs = tuple((int(left[i]), int(others[j])) for i, j in found.tolist())
     matched = {rock for rock, _ in pairs}
     return pairs, tuple(v for v in rocks.tolist() if v not in matched)
+
+
+def note_overlap(members: dict[str, tuple[int, ...]]) -> list[str]:
+    """A note where there are so few types that two groups are one; else none."""
+    high, drawn = (set(members[name]) for name in ("high_kl", "random"))
+    if not high or high != drawn:
+        return []
+    few = "1 type stands" if len(high) == 1 else f"{len(high)} types stand"
+    return [
+        f"only {few} in enough prompts beside the rocks, so that "
+        "high_kl and random are the same; give a smaller --group-size"
+    ]

@@ -28,7 +28,9 @@ def match(rock_RC: Array, other_AC: Array, caliper_C: Array) -> tuple[Array, Arr
     apart = np.zeros((len(rock_RC), len(other_AC)))
     forbidden = np.zeros(apart.shape, dtype=bool)
     for c, caliper in enumerate(caliper_C):
-        steps = np.abs(rock_RC[:, c, None] - other_AC[None, :, c])
+        # The logarithm of a loss of 0 is −∞, and apart from itself by NaN: within no caliper.
+        with np.errstate(invalid="ignore"):
+            steps = np.abs(rock_RC[:, c, None] - other_AC[None, :, c])
         forbidden |= ~(steps <= caliper)
         apart += steps / caliper
     # A pair beyond a caliper costs more than all others together, so it is never preferred.

@@ -120,22 +120,21 @@ class StagnationResult(Result):
 
 @dataclass(frozen=True)
 class Chosen:
-    """Groups, pairs of `control` and `loss_control`, rocks left alone, and the balance."""
+    """Groups, pairs of `control` and `loss_control`, rocks left alone, and the balance.
+
+    `common`, `others`: how many types stand often enough, and how many of these are no rocks.
+    """
 
     members: dict[str, tuple[int, ...]]
     pairs: dict[str, tuple[tuple[int, int], ...]]
     unmatched: dict[str, tuple[int, ...]]
     balance: tuple[Row, ...]
+    common: int
+    others: int
 
     def of(self, token_id: int) -> list[str]:
         """Groups that hold a type."""
         return [name for name, ids in self.members.items() if token_id in ids]
-
-    def against(self, other: str) -> tuple[int, ...]:
-        """The rocks that a group is compared with: of matched groups, those with a control."""
-        if other in self.pairs:
-            return tuple(sorted(rock for rock, _ in self.pairs[other]))
-        return self.members["rocks"]
 
 
 def choose(
@@ -150,8 +149,8 @@ def choose(
     Args:
         facts: with positions.
         half: of the prompts whose numbers choose; None: both.
-        given: token ids of the rocks; None: the `top_k` largest Rock Scores among types that stand
-            often enough in both halves, and no more than a third of these.
+        given: token ids of the rocks; None: the `top_k` largest Rock Scores above 0 among types
+            that stand often enough in both halves, and no more than a third of these.
         pairs: (rock, control) that are the group `control`, however they were matched; those of
             types that were not seen are left out.
     """
@@ -164,7 +163,8 @@ def choose(
     common = np.flatnonzero(facts.common_T())
     if given is None:
         ranked = common[np.lexsort((facts.token_T[common], -count_T[common], -loss_T[common]))]
-        rocks = np.sort(ranked[: min(params.top_k, max(1, len(common) // 3))])
+        most = min(params.top_k, max(1, len(common) // 3))
+        rocks = np.sort(ranked[loss_T[ranked] > 0][:most])
     else:
         rocks = np.flatnonzero(np.isin(facts.token_T, given))
     able = np.setdiff1d(common, rocks)
@@ -190,7 +190,7 @@ def choose(
         rows = balance(COVARIATES, values_TC[rocks], values_TC[others], found)
         balances += [{"control": name, **row} for row in rows]
     chosen = {name: tuple(np.sort(facts.token_T[at]).tolist()) for name, at in members.items()}
-    return Chosen(chosen, matched, unmatched, tuple(balances))
+    return Chosen(chosen, matched, unmatched, tuple(balances), len(common), len(able))
 
 
 def _given_pairs(
@@ -257,7 +257,7 @@ def corpus_row(course: Course) -> Row:
     """Of all positions."""
     first, last = course.ends
     row: Row = {"loss_first": first.corpus, "loss_last": last.corpus, "curve": course.corpus_rows}
-    whole = np.array(last.corpus / first.corpus if first.corpus > 0 else np.nan)
+    whole = _left(last.corpus, first.corpus)
     enough = _enough(course, np.arange(len(first.types)))
     row |= _with_interval("stagnation", whole, ratio(last.corpus_B, first.corpus_B), enough)
     difference = np.array(last.corpus - first.corpus)
@@ -271,12 +271,17 @@ def group_rows(course: Course) -> list[Row]:
         at = _both_ends(course, ids)
         row: Row = {"group": name, "types": len(ids), "types_at_both_ends": len(at)}
         if not len(at):
-            rows.append({**row, "skipped": "no type of it stands at both ends"})
+            why = "no type of it stands at both ends" if ids else "no type is in it"
+            rows.append({**row, "skipped": why})
             continue
         (before, before_B), (after, after_B) = (end.group(at) for end in course.ends)
         row |= {"loss_first": before, "loss_last": after}
-        change_B, enough = ratio(after_B, before_B), _enough(course, at)
-        row |= _with_interval("stagnation", np.array(after / before), change_B, enough)
+        change, change_B, enough = (
+            _left(after, before),
+            ratio(after_B, before_B),
+            _enough(course, at),
+        )
+        row |= _with_interval("stagnation", change, change_B, enough)
         row |= _with_interval("delta_kl", np.array(after - before), after_B - before_B, enough)
         low, high, _ = interval(change_B, 0.9) if enough else (None, None, 0)
         row |= {"stagnation_low90": low, "stagnation_high90": high}
@@ -293,7 +298,8 @@ def tests(course: Course, chosen: Chosen) -> list[Row]:
     """
     rows = []
     for other in NAMES[1:]:
-        sides = [_both_ends(course, ids) for ids in (chosen.against(other), chosen.members[other])]
+        sides = _compared(course, chosen, other)
+        with_ratio = _compared(course, chosen, other, losing=True)
         row: Row = {"first": "rocks", "second": other,
                     "types_first": len(sides[0]), "types_second": len(sides[1])}  # fmt: skip
         if min(len(at) for at in sides) < MIN_TYPES:
@@ -301,8 +307,12 @@ def tests(course: Course, chosen: Chosen) -> list[Row]:
             row["skipped"] = f"{few}; at least {MIN_TYPES} of each are needed"
         elif not all(_enough(course, at) for at in sides):
             row["skipped"] = f"fewer than {MIN_PROMPTS} prompts hold any type of a group"
+        elif min(len(at) for at in with_ratio) < MIN_TYPES:
+            few = f"{len(with_ratio[0])} rocks against {len(with_ratio[1])} types"
+            lost = "have a loss at the first step that can fall"
+            row["skipped"] = f"{few} {lost}; at least {MIN_TYPES} of each are needed"
         else:
-            row |= _test(course, *sides)
+            row |= _test(course, sides, with_ratio)
         rows.append(row)
     tested = [row for row in rows if "p" in row]
     for row, adjusted in zip(tested, holm([row["p"] for row in tested]), strict=True):
@@ -310,24 +320,25 @@ def tests(course: Course, chosen: Chosen) -> list[Row]:
     return rows
 
 
-def _test(course: Course, first_at: Array, second_at: Array) -> Row:
+def _test(course: Course, sides: list[Array], with_ratio: list[Array]) -> Row:
+    """`sides`: types seen at both ends; `with_ratio`: those that have a stagnation each."""
     changes = []
-    for at in (first_at, second_at):
+    for at in sides:
         (before, before_B), (after, after_B) = (end.group(at) for end in course.ends)
-        changes.append((after / before, ratio(after_B, before_B)))
+        changes.append((_left(after, before), ratio(after_B, before_B)))
     (ours, ours_B), (theirs, theirs_B) = changes
     apart_B = ratio(ours_B, theirs_B)
-    row = _with_interval("ratio", np.array(ours / theirs), apart_B, True)
+    row = _with_interval("ratio", _left(ours, theirs), apart_B, True)
     low, high, _ = interval(apart_B, 0.9)
     row |= {"ratio_low90": low, "ratio_high90": high}
     row["verdict"] = _verdict(row)
     first, last = course.ends
     stagnation = ratio(last.mean_T, first.mean_T), ratio(last.mean_BT, first.mean_BT)
     delta = last.mean_T - first.mean_T, last.mean_BT - first.mean_BT
-    row |= contrast(*stagnation, first_at, second_at)
-    by_delta = contrast(*delta, first_at, second_at)
-    row["delta_kl"] = {k: v for k, v in by_delta.items() if not k.startswith("types_")}
-    return row
+    by_ratio, by_delta = contrast(*stagnation, *with_ratio), contrast(*delta, *sides)
+    for found in (by_ratio, by_delta):
+        del found["types_first"], found["types_second"]
+    return {**row, **by_ratio, "delta_kl": by_delta}
 
 
 def _verdict(row: Row) -> str:
@@ -352,10 +363,29 @@ def _enough(course: Course, at: Array) -> bool:
     return bool((first.enough_T[at] & last.enough_T[at]).any())
 
 
-def _both_ends(course: Course, ids: tuple[int, ...]) -> Array:
+def _compared(course: Course, chosen: Chosen, other: str, *, losing: bool = False) -> list[Array]:
+    """Rocks, and the types of another group, that are seen at both ends; of pairs both or neither.
+
+    `losing`: only those with a loss at the first step.
+    """
+    rocks, others = chosen.members["rocks"], chosen.members[other]
+    if other in chosen.pairs:
+        seen = set(course.ends[0].types[_both_ends(course, (*rocks, *others), losing)].tolist())
+        kept = [pair for pair in chosen.pairs[other] if seen.issuperset(pair)]
+        rocks, others = (tuple(pair[side] for pair in kept) for side in (0, 1))
+    return [_both_ends(course, ids, losing) for ids in (rocks, others)]
+
+
+def _both_ends(course: Course, ids: tuple[int, ...], losing: bool = False) -> Array:
     first, last = course.ends
     at = first.places(ids)
-    return at[np.isfinite(first.mean_T[at]) & np.isfinite(last.mean_T[at]) & (first.mean_T[at] > 0)]
+    at = at[np.isfinite(first.mean_T[at]) & np.isfinite(last.mean_T[at])]
+    return at[first.mean_T[at] > 0] if losing else at
+
+
+def _left(over: Array | float, under: Array | float) -> Array:
+    """Quotient of two numbers; NaN where the second is not above 0."""
+    return ratio(np.array(over), np.array(under))
 
 
 def _with_interval(name: str, value: Array, values_B: Array, enough: bool) -> Row:

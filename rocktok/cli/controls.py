@@ -44,9 +44,8 @@ def controls_command(job: Job, rocks: Path | None, **parameters: Any) -> None:
     from rocktok.engine.controls import controls
     from rocktok.inputs import load_rocks
 
-    given = load_rocks(rocks) if rocks is not None else None
-
     def analyse(log: Log, engine: Engine) -> ControlsResult:
+        given = load_rocks(rocks, log.vocab.identity) if rocks is not None else None
         return controls(log, rocks=given, engine=engine, **parameters)
 
     job.run("controls", analyse)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
+from rocktok.errors import UsageError
 
 if TYPE_CHECKING:
     from rocktok.analyse.stagnation import StagnationResult
@@ -47,9 +49,32 @@ def stagnation_command(
     """
     from rocktok.engine.stagnation import stagnation
 
-    given, pairs = options.given_rocks(rocks, controls, control_kind)
+    _check(rocks, controls)
+    given_by = {
+        "rocks_file": rocks.name if rocks else None,
+        "controls_file": controls.name if controls else None,
+        "control_kind": control_kind if controls else None,
+    }
 
     def analyse(log: Log, engine: Engine) -> StagnationResult:
-        return stagnation(log, rocks=given, pairs=pairs, engine=engine, **parameters)
+        vocab = log.vocab.identity
+        given, pairs = options.given_rocks(rocks, controls, control_kind, vocab)
+        return stagnation(
+            log, rocks=given, pairs=pairs, given_by=given_by, engine=engine, **parameters
+        )
 
     job.run("stagnation", analyse)
+
+
+def _check(rocks: Path | None, controls: Path | None) -> None:
+    """Raise `UsageError` for an option that would do nothing."""
+    source = click.get_current_context().get_parameter_source
+
+    def asked(name: str) -> bool:
+        return source(name) is ParameterSource.COMMANDLINE
+
+    if asked("control_kind") and controls is None:
+        raise UsageError("--control-kind chooses among the controls of --controls; give that too")
+    if asked("top_k") and (rocks or controls):
+        by = "--rocks" if rocks else "--controls"
+        raise UsageError(f"--top-k is for rocks that are chosen here; {by} gives all of them")

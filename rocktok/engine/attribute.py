@@ -24,7 +24,15 @@ from rocktok.analyse.attribute import (
 )
 from rocktok.analyse.bootstrap import PromptBootstrap
 from rocktok.analyse.detect import DetectParams
-from rocktok.analyse.groups import CALIPER, NAMES, Groups, HalfFacts, TypeFacts, choose_groups
+from rocktok.analyse.groups import (
+    CALIPER,
+    NAMES,
+    Groups,
+    HalfFacts,
+    TypeFacts,
+    choose_groups,
+    note_overlap,
+)
 from rocktok.analyse.results import DetectResult
 from rocktok.engine.choose import choose_table
 from rocktok.engine.detect import detect
@@ -138,12 +146,7 @@ class _Run:
         )
 
     def _note_overlap(self, groups: Groups) -> None:
-        kinds = [set(groups.members[name]) for name in ("high_kl", "random")]
-        if kinds[0] and kinds[0] == kinds[1]:
-            self.notes.append(
-                f"only {len(kinds[0])} types beside the rocks stand in enough prompts, so that "
-                "high_kl and random are the same; give a smaller --group-size"
-            )
+        self.notes += note_overlap(groups.members)
         if groups.unmatched:
             alone = len(groups.unmatched)
             have = "rock has" if alone == 1 else "rocks have"

@@ -93,15 +93,19 @@ def choose_course(
     notes = _notes(log, table)
     low = _step(log, table, steps, first, complete[0] if complete else None, "first")
     high = _step(log, table, steps, last, complete[-1] if complete else None, "last")
-    if first is not None and last is not None and low >= high:
-        message = f"last is step {high}, first is step {low}; it must be the later one"
-        raise UsageError(message, parameter="last")
-    chosen = sorted({*(step for step in complete if low <= step <= high), low, high})
-    if len(chosen) < 2:
+    if len(steps) < 2 or (first is None and last is None and low == high):
         raise LogError(
-            f"{log.name}: {table}/ has one complete step, {chosen[0]}; learning needs two or "
-            f"more: {REMEDY}"
+            f"{log.name}: {table}/ has one complete step, {high}; learning needs two or more: "
+            f"{REMEDY}"
         )
+    if low >= high:
+        # The message begins with the one that was asked for.
+        early = f"first is step {low}" + (" (the first complete one)" if first is None else "")
+        late = f"last is step {high}" + (" (the last complete one)" if last is None else "")
+        if last is None:
+            raise UsageError(f"{early}, {late}; it must be the earlier one", parameter="first")
+        raise UsageError(f"{late}, {early}; it must be the later one", parameter="last")
+    chosen = sorted({*(step for step in complete if low <= step <= high), low, high})
     for step in sorted({low, high} - set(complete)):
         notes.append(f"step {step} is incomplete: ranks are missing in it")
     return table, chosen, notes

@@ -20,7 +20,7 @@ from rocktok.analyse.controls import (
     match_types,
     types_of,
 )
-from rocktok.analyse.groups import HalfFacts
+from rocktok.analyse.groups import FLOORS, HalfFacts, TypeFacts
 from rocktok.analyse.occurrences import FEATURES, Occurrences
 from rocktok.engine.choose import choose_table
 from rocktok.engine.detect import detect
@@ -61,6 +61,11 @@ def controls(
     if rocks is None:
         found = detect(log, engine=engine, table=table, seed=params.seed).rocks
         rocks = tuple(row["token_id"] for row in found)
+        if not rocks:
+            raise LogError(
+                f"{log.name}: `detect` finds no rocks in {table}/ by its defaults; look for some "
+                "with other options (such as --context off), and give them by --rocks"
+            )
     rock_V = np.array(sorted(set(rocks)), dtype=np.int64)
     facts, sums = (
         HalfFacts(params.seed, compiled=source.large),
@@ -80,7 +85,7 @@ def controls(
         else:
             kinds[kind] = match_types(facts.result(), rock_V, kind)
         if not kinds[kind]["pairs"]:
-            notes.append(f"{kind}: nothing could be matched within the caliper")
+            notes.append(f"{kind}: {_nothing(kind, facts.result(), rock_V, samples)}")
     identity = {"table": table, "step": step, "passes": engine.passes}
     identity["rocks"] = rock_V.tolist()
     texts = {str(v): log.vocab.text(v) for v in sorted({*rock_V.tolist(), *types_of(kinds)})}
@@ -101,6 +106,8 @@ def _samples(
     engine.run(source, ours)
     found = ours.result()
     loss = 10 ** found[1][:, FEATURES.index("log10 loss")]
+    if not len(loss):
+        return found, Occurrences(rock_V, of_rocks=False, most=0, edge_B=none, **same).result()
     edges = np.unique(np.quantile(loss, np.linspace(0, 1, BINS + 1)).astype(np.float32))
     # The least and the largest must lie inside.
     edges[0], edges[-1] = np.nextafter(edges[0], np.float32(0)), np.nextafter(
@@ -108,3 +115,23 @@ def _samples(
     others = Occurrences(rock_V, of_rocks=False, most=OF_EACH, edge_B=edges, **same)
     engine.run(source, others)
     return found, others.result()
+
+
+def _nothing(kind: str, facts: TypeFacts, rock_V: Array, samples: tuple[Any, Any]) -> str:
+    """Why nothing of a kind could be matched."""
+    if kind not in OF_OCCURRENCES:
+        others_T = facts.common_T() & ~np.isin(facts.token_T, rock_V)
+        if not others_T.any():
+            return f"no type but the rocks stands {FLOORS}"
+        return "nothing could be matched within the caliper"
+    ours, others = (features for _, features in samples)
+    if not len(ours):
+        return "no occurrence of a rock has a loss at this step, so there is nothing to match"
+    if not len(others):
+        return "no occurrence of another type has a loss like the rocks'"
+    if kind == "window" and not (others[:, FEATURES.index("rocks in window")] == 0).any():
+        return (
+            f"each of the {len(others):,} candidates has a rock in its window; give a smaller "
+            "--window, or fewer rocks"
+        )
+    return "nothing could be matched within the caliper"

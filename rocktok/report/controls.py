@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rocktok.analyse.controls import ControlsResult
+from rocktok.report.detect import left_out
 from rocktok.report.encode import Form, encode_rows
 from rocktok.report.text import Field, count, filled, render_table, token
 
@@ -49,6 +50,7 @@ def render(result: ControlsResult) -> str:
         f"controls of {len(log['rocks'])} rocks in {log['table']}/, step {log['step']} "
         f"({log['path']})",
         f"{log['passes']} passes; one log is one training run",
+        *left_out(log),
         "",
         "Standardised mean differences, rocks less others, before and after matching",
         render_table(_BALANCE, cells).rstrip("\n"),

@@ -77,6 +77,12 @@ def render(result: DetectResult) -> str:
     return "\n".join(parts) + "\n"
 
 
+def left_out(log: Row) -> list[str]:
+    """A line where shards were left out, else none; `log`: its identity in any result."""
+    shards = log["skipped_shards"]
+    return [f"{shards} damaged or missing shards left out"] if shards else []
+
+
 def _summary(result: DetectResult) -> list[str]:
     log, totals = result.log, result.totals
     share = sum(row["loss_share"] or 0.0 for row in result.rocks)
@@ -87,8 +93,7 @@ def _summary(result: DetectResult) -> list[str]:
         + f": {count(totals['sequences'])} sequences, {count(totals['positions'])} positions, "
         f"{number(totals['loss'], 4)} nats; {log['passes']} passes",
     ]
-    if log["skipped_shards"]:
-        lines.append(f"{log['skipped_shards']} damaged or missing shards left out")
+    lines += left_out(log)
     if log["pre"] is None:
         return [*lines, f"Ranked by Rock Score alone: {log['no_context']}."]
     thresholds = result.thresholds

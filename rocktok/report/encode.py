@@ -19,6 +19,8 @@ _TEXT = {
     "second",
     "kind",
     "interval",
+    "table",
+    "descriptive",
 }
 _LOGICAL = {"is_rock", "singled_out"}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rocktok.analyse.stagnation import StagnationResult
+from rocktok.report.detect import left_out
 from rocktok.report.encode import Form, encode_rows
 from rocktok.report.text import Field, count, number, p_value, render_table, token
 
@@ -70,6 +71,7 @@ def render(result: StagnationResult) -> str:
     parts = [
         f"losses in {log['table']}/ ({log['path']}): {log['text']}; {log['passes']} passes",
         f"{len(steps)} steps, {steps[0]} to {steps[-1]}; one log is one training run",
+        *left_out(log),
         _chosen(result),
         "",
         "Mean loss of a group's types, each counting the same (nats)",
@@ -79,10 +81,13 @@ def render(result: StagnationResult) -> str:
         "",
         *_tests(result.tests),
         *_balance(result.members),
-        f"Tokens, largest loss at step {steps[0]} first",
-        render_table(_TOKENS, map(_token, result.tokens[:_SHOWN])).rstrip("\n"),
-        "R rocks  h high_kl  r random  c control  l loss_control",
     ]
+    if result.tokens:
+        parts += [
+            f"Tokens, largest loss at step {steps[0]} first",
+            render_table(_TOKENS, map(_token, result.tokens[:_SHOWN])).rstrip("\n"),
+            "R rocks  h high_kl  r random  c control  l loss_control",
+        ]
     if any(row["interval"] == "linearised" for row in result.tokens[:_SHOWN]):
         parts.append("~ interval by linearised variance, not by the bootstrap")
     if len(result.tokens) > _SHOWN:
@@ -188,16 +193,37 @@ def _token(row: Row) -> Sequence[str]:
     )
 
 
+_MEASURES = ("stagnation", "delta_kl", "slope")
+_COLUMNS = (
+    "token_id",
+    "token",
+    "groups",
+    "frequency_first",
+    "frequency_last",
+    "loss_first",
+    "loss_last",
+    *(f"{name}{end}" for name in _MEASURES for end in ("", "_low", "_high")),
+    "interval",
+    "step",
+    "loss",
+    "loss_low",
+    "loss_high",
+    "table",
+    "descriptive",
+)
+
+
 def encode(result: StagnationResult, form: Form) -> bytes:
-    """One row per type and step, with what holds for the type beside it."""
+    """One row per type and step, with what holds for the type, and for all, beside it."""
     steps = result.log["steps"]
     rows = []
     for row in result.tokens:
         same = {k: v for k, v in row.items() if not k.startswith("curve")}
         same["groups"] = ",".join(row["groups"])
+        same |= {name: result.log[name] for name in ("table", "descriptive")}
         curve = zip(steps, row["curve"], row["curve_low"], row["curve_high"], strict=True)
         for step, loss, low, high in curve:
             rows.append({**same, "step": step, "loss": loss, "loss_low": low, "loss_high": high})
     about = result.about("tokens")
     integers = {"token_id", "frequency_first", "frequency_last", "step"}
-    return encode_rows(rows, list(rows[0]), integers, form, about)
+    return encode_rows(rows, _COLUMNS, integers, form, about)
