@@ -262,3 +262,17 @@ def test_what_the_page_says_of_times_steps_and_dates(visit: Any) -> None:
     assert "; log recorded 2026-01-31." in "".join(at.texts("#about"))
     one = visit(render_page(small(steps=(7,))))
     assert "scored at step 7." in "".join(one.texts("#text > p"))
+
+
+def test_numbers_on_paper_stay_in_one_piece(visit: Any) -> None:
+    at = visit(render_page(small()))
+    at.page.emulate_media(media="print")
+    at.page.set_viewport_size({"width": 200, "height": 900})
+    wrap = "getComputedStyle(document.querySelector('td.integer')).overflowWrap"
+    assert at.page.evaluate(wrap) == "normal"
+    lines = """() => [...document.querySelectorAll('td.integer')].map(cell => {
+      const range = document.createRange();
+      range.selectNodeContents(cell);
+      return range.getClientRects().length;
+    })"""
+    assert set(at.page.evaluate(lines)) == {1}
