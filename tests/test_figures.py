@@ -108,7 +108,7 @@ def test_coverage_and_stagnation(sample: ReportResult) -> None:
     drawn = lines(figures.coverage(sample), "loss covered").get_data()
     assert list(drawn[0]) == [row["k"] for row in sample.stability.cutoffs]
     assert list(drawn[1]) == [row["coverage"] for row in sample.stability.cutoffs]
-    rocks = lines(figures.stagnation(sample), "rocks").get_data()
+    rocks = lines(figures.stagnation(sample), "most loss at first step").get_data()
     curve = [row for row in sample.stagnation.curves if row["group"] == "rocks"]
     assert list(rocks[0]) == [row["step"] for row in curve]
     assert list(rocks[1]) == [row["loss"] for row in curve]
@@ -146,6 +146,16 @@ def test_sensitivity(sample: ReportResult) -> None:
     assert sorted(grid.compressed()) == sorted(c["jaccard"] for c in sample.sensitivity)
     texts = sorted(int(t.get_text()) for t in figure.axes[0].texts)
     assert texts == sorted(c["rocks"] for c in sample.sensitivity)
+
+
+@pytest.mark.parametrize("chosen, text", [(True, "most loss at first step"), (False, "rocks")])
+def test_what_stagnation_chose_is_not_called_rocks(
+    sample: ReportResult, chosen: bool, text: str
+) -> None:
+    numbers = {**series("stagnation", sample), "chosen": chosen}
+    assert lines(figures.stagnation(numbers), text)
+    strips = figures.delta_kl({**series("delta_kl", sample), "chosen": chosen}).axes[0]
+    assert strips.get_xticklabels()[0].get_text().replace("\n", " ").startswith(text)
 
 
 def test_what_a_result_does_not_hold(sample: ReportResult) -> None:

@@ -242,7 +242,8 @@ def _delta_kl(result: StagnationResult) -> Row:
             "record more prompts",
         )
     return {"first": result.log["steps"][0], "last": result.log["steps"][-1],
-            "table": result.log["table"], "groups": groups}  # fmt: skip
+            "table": result.log["table"], "groups": groups,
+            "chosen": result.log["descriptive"] is None}  # fmt: skip
 
 
 def _stagnation(result: StagnationResult) -> Row:
@@ -260,7 +261,8 @@ def _stagnation(result: StagnationResult) -> Row:
         ]  # fmt: skip
         if group["types_at_both_ends"]:
             lines.append({"group": group["group"], "types": group["types"], "curve": curve})
-    return {"table": result.log["table"], "text": result.log["text"], "lines": lines}
+    return {"table": result.log["table"], "text": result.log["text"], "lines": lines,
+            "chosen": result.log["descriptive"] is None}  # fmt: skip
 
 
 def _clusters(result: ReportResult | DetectResult) -> Row:

@@ -36,7 +36,7 @@ def _shares(ax: Any, numbers: Numbers) -> None:
     legend_below(ax, 3)
 
 
-def strips(ax: Any, groups: list[Any], unit: str) -> None:
+def strips(ax: Any, groups: list[Any], unit: str, labels: Mapping[str, str] = GROUP_LABELS) -> None:
     """A point for each type, by group; the bar is the median."""
     generator = np.random.default_rng(0)  # of the sideways shift alone, so that points are seen
     for at, group in enumerate(groups):
@@ -47,7 +47,7 @@ def strips(ax: Any, groups: list[Any], unit: str) -> None:
                 markersize=2.6, alpha=0.75, markeredgewidth=0,
                 rasterized=len(values) > 500)  # fmt: skip
         ax.hlines(group["median"], at - 0.36, at + 0.36, color="black", linewidth=1.3)
-    names = [f"{GROUP_LABELS[g['group']]}\n({len(g['types'])})" for g in groups]
+    names = [f"{labels[g['group']]}\n({len(g['types'])})" for g in groups]
     ax.set_xticks(range(len(groups)), names)
     ax.set_ylabel(unit)
 

@@ -13,6 +13,12 @@ from rocktok.report.figures.style import GROUP_LABELS, group_style, legend_below
 Numbers = Mapping[str, Any]
 
 
+def _names(numbers: Numbers, between: str = " ") -> dict[str, str]:
+    """Group → label: what stagnation chose by their loss are not the rocks of `detect`."""
+    chosen = {"rocks": f"most loss{between}at first step"} if numbers.get("chosen") else {}
+    return {**GROUP_LABELS, **chosen}
+
+
 def _early_late(ax: Any, numbers: Numbers) -> None:
     """Mean loss of each type at the earlier and the later step; on the line nothing was learned."""
     values = [p[name] for p in numbers["points"] for name in ("loss_first", "loss_last")]
@@ -38,7 +44,8 @@ def _early_late(ax: Any, numbers: Numbers) -> None:
 
 def _delta_kl(ax: Any, numbers: Numbers) -> None:
     """Change of the types' mean losses by group; below zero: learned."""
-    strips(ax, numbers["groups"], f"ΔKL, step {numbers['first']} to {numbers['last']} (nats)")
+    unit = f"ΔKL, step {numbers['first']} to {numbers['last']} (nats)"
+    strips(ax, numbers["groups"], unit, _names(numbers, "\n"))
     ax.axhline(0, color="black", linewidth=0.5, linestyle=":")
     # Most changes are small beside the largest: linear up to a tenth of a nat, then logarithmic.
     ax.set_yscale("symlog", linthresh=0.1)
@@ -54,6 +61,7 @@ def _stagnation(ax: Any, numbers: Numbers) -> None:
     """Mean loss over the steps by group, with 95% bands over prompts."""
     from matplotlib.ticker import MaxNLocator
 
+    names = _names(numbers)
     for line in numbers["lines"]:
         style = group_style(line["group"])
         steps = [point["step"] for point in line["curve"]]
@@ -62,13 +70,13 @@ def _stagnation(ax: Any, numbers: Numbers) -> None:
             for name in ("low", "loss", "high")
         )
         size = "" if line["types"] is None else f" ({line['types']})"
-        ax.plot(steps, middle, **style, label=f"{GROUP_LABELS[line['group']]}{size}")
+        ax.plot(steps, middle, **style, label=f"{names[line['group']]}{size}")
         ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
     log_axis(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("optimizer steps")
     ax.set_ylabel("mean loss (nats)")
-    legend_below(ax, 3)
+    legend_below(ax)
 
 
 early_late = panel("early_late", _early_late)
