@@ -1,5 +1,5 @@
 """`python -m rocktok`."""
 
-from rocktok.cli import main
+from rocktok.cli import run
 
-main()
+run()

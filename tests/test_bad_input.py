@@ -32,8 +32,8 @@ def run(*arguments: str | Path) -> tuple[int, str, str]:
 _CALL = """
 from rocktok.log import opening
 opening.MISSING_WAIT = 0.0
-from rocktok.cli import main
-main()
+from rocktok.cli import run
+run()
 """
 
 RESTORE = "restore it from a copy, or go on without it with --allow-missing"

@@ -128,3 +128,24 @@ def test_an_unexpected_error_shows_no_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("rocktok: internal error: KeyError: 'boom'; this is a bug")
     assert "Traceback" not in done.stderr
+
+
+def test_a_process_ends_with_its_code_and_all_it_had_to_say(tmp_path: Path) -> None:
+    """`run` ends the process itself: exit handlers run, what was printed is flushed."""
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(print, 'at exit')\n"
+        "sys.argv = ['rocktok', *sys.argv[1:]]\n"
+        "from rocktok.cli import run\n"
+        "run()"
+    )
+    for arguments, expected, first in (
+        (["--version"], 0, f"rocktok {rocktok.__version__}"),
+        (["info", str(tmp_path)], 1, ""),
+        (["no-such"], 2, ""),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == expected
+        assert done.stdout == f"{first}\nat exit\n".lstrip()

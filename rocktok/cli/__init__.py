@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -107,6 +110,25 @@ def main() -> None:
             "please report it with what ROCKTOK_TRACEBACK=1 shows",
             1,
         )
+
+
+def run() -> NoReturn:
+    """Entry point of the process: `main`, then its end at once.
+
+    On a busy machine a process that ends in the usual way is aborted now and then: threads of a
+    library may still be starting while what holds them is taken apart. Nothing of ours is left to
+    do by then.
+    """
+    code: object = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def _as_options(error: RocktokError) -> str:
