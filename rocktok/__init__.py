@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rocktok._version import __version__
+
 if TYPE_CHECKING:
-    from rocktok.engine.attribute import attribute as attribute
-    from rocktok.engine.controls import controls as controls
-    from rocktok.engine.detect import detect as detect
-    from rocktok.engine.stability import stability as stability
-    from rocktok.engine.stagnation import stagnation as stagnation
+    from rocktok.analyses.attribute.passes import attribute as attribute
+    from rocktok.analyses.controls.passes import controls as controls
+    from rocktok.analyses.detect.passes import detect as detect
+    from rocktok.analyses.stability.passes import stability as stability
+    from rocktok.analyses.stagnation.passes import stagnation as stagnation
     from rocktok.log import Log as Log
     from rocktok.log import LogWriter as LogWriter
     from rocktok.log import open_log as open
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Log",
@@ -38,12 +38,12 @@ __all__ = [
 _LAZY = {
     "Log": ("rocktok.log", "Log"),
     "LogWriter": ("rocktok.log", "LogWriter"),
-    "attribute": ("rocktok.engine.attribute", "attribute"),
-    "controls": ("rocktok.engine.controls", "controls"),
-    "detect": ("rocktok.engine.detect", "detect"),
+    "attribute": ("rocktok.analyses.attribute.passes", "attribute"),
+    "controls": ("rocktok.analyses.controls.passes", "controls"),
+    "detect": ("rocktok.analyses.detect.passes", "detect"),
     "open": ("rocktok.log", "open_log"),
-    "stability": ("rocktok.engine.stability", "stability"),
-    "stagnation": ("rocktok.engine.stagnation", "stagnation"),
+    "stability": ("rocktok.analyses.stability.passes", "stability"),
+    "stagnation": ("rocktok.analyses.stagnation.passes", "stagnation"),
 }
 
 

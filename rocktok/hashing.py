@@ -9,12 +9,10 @@ Shape suffixes: N rows, V vocabulary, R tables of a sketch, D dimensions of a sk
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from rocktok._types import Array
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)

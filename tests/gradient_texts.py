@@ -15,14 +15,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor  # noqa: E402
+from torch import Tensor
 
-from rocktok.hashing import halves, prompt_hash  # noqa: E402
-from rocktok.hooks.gradient_request import GradientRequest  # noqa: E402
-from rocktok.hooks.gradients import GradientSums  # noqa: E402
-from rocktok.hooks.rollouts import Rollout, prompt_identity  # noqa: E402
-from rocktok.hooks.statistics import token_statistics  # noqa: E402
-from rocktok.log import LogWriter  # noqa: E402
+from rocktok.hashing import halves, prompt_hash
+from rocktok.hooks.gradient_request import GradientRequest
+from rocktok.hooks.gradients import GradientSums
+from rocktok.hooks.rollouts import Rollout, prompt_identity
+from rocktok.hooks.statistics import token_statistics
+from rocktok.log import LogWriter
 
 VOCABULARY = 300
 LENGTH = 9

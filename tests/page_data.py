@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-SAMPLE = Path(__file__).parent.parent / "sample_data" / "opd"
+from tests.paths import SAMPLE
 
 Data = dict[str, Any]
 

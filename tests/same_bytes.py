@@ -1,8 +1,8 @@
 """Whether a change left every output as it was: all commands on fixed logs, byte for byte.
 
-    python tests/same_bytes.py logs DIR             the logs: the sample, two planted, one of rollouts
-    python tests/same_bytes.py run DIR OUT          every command and format, by the rocktok imported here
-    python tests/same_bytes.py compare OUT OTHER    what differs; exit code 1 if anything does
+    python tests/same_bytes.py logs DIR           the logs: the sample, two planted, one of rollouts
+    python tests/same_bytes.py run DIR OUT        every command and format
+    python tests/same_bytes.py compare OUT OTHER  what differs; exit code 1 if anything does
 
 The logs are made once; `run` is done before the change and after it.
 """

@@ -15,49 +15,124 @@ from rocktok.errors import LimitError, LogError, RocktokError, UsageError
 ROOT = Path(rocktok.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"schema", "errors", "files", "hashing", "inputs"}
+#: What everything may import: none of it imports anything but its like.
+BASE = {"_types", "_version", "errors", "hashing", "schema", "files", "inputs", "kernel"}
+
+#: Room → the other rooms it may import. `analyses/detect` is a room of `analyses`.
 MAY_IMPORT = {
-    "log": BASE,
-    "hooks": BASE | {"log"},
-    "replay": BASE | {"hooks", "log", "analyse"},
-    "analyse": BASE,
-    "engine": BASE | {"analyse", "log"},
-    "report": BASE | {"analyse"},
-    "cli": BASE | {"directories", "log", "hooks", "replay", "analyse", "engine", "report"},
-    "schema": set(),
+    "_types": set(),
+    "_version": set(),
     "errors": set(),
+    "hashing": {"_types"},
+    "schema": set(),
+    "kernel": {"_types", "errors"},
     "files": {"errors"},
     "directories": {"errors", "files"},
-    "inputs": {"errors"},
-    "hashing": set(),
+    "inputs": {"errors", "_types"},
+    "stats": {"kernel", "hashing", "_types", "errors"},
+    "pairs": {"kernel", "hashing", "_types", "errors"},
+    "log": BASE,
+    "hooks": BASE | {"log"},
+    "replay": BASE | {"hooks", "log", "stats"},
+    "engine": BASE | {"log", "stats"},
+    "tables": BASE,
+    "analyses": BASE | {"engine", "log", "stats", "pairs", "tables"},
+    "report": BASE | {"analyses", "engine", "log", "stats", "tables"},
 }
 
 HEAVY = ("torch", "pandas", "matplotlib", "scipy", "numba", "pyarrow", "numpy", "rich", "trl")
 
 
-def _imports(path: Path) -> set[str]:
-    """Names of rocktok's own parts that a module imports, anywhere in it."""
+def _name(path: Path) -> str:
+    parts = ("rocktok", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+NAMES = {_name(path): path for path in MODULES}
+
+
+def _imported(path: Path, *, at_start: bool = False) -> set[str]:
+    """Modules of ours that a module imports: anywhere in it, or `at_start` when it is loaded."""
+    tree = ast.parse(path.read_text())
+    checked = [n for n in tree.body if isinstance(n, ast.If) and _is_type_checking(n.test)]
+    skipped = {id(n) for block in checked for n in ast.walk(block)}
+    nodes = tree.body if at_start else [n for n in ast.walk(tree) if id(n) not in skipped]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names: list[str] = []
+    for node in nodes:
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-            if node.module == "rocktok":
-                names = [f"rocktok.{alias.name}" for alias in node.names]
-        parts = [name.split(".") for name in names]
-        found |= {part[1] for part in parts if part[0] == "rocktok" and len(part) > 1}
-    return found
+            found |= {
+                both if (both := f"{node.module}.{alias.name}") in NAMES else node.module
+                for alias in node.names
+            }
+    return {name for name in found if name in NAMES}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path) -> None:
-    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    if part in ("__init__", "__main__"):
+def _is_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
+def _room(name: str) -> str:
+    return name.split(".")[1] if "." in name else "rocktok"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_go_one_way(name: str) -> None:
+    room = _room(name)
+    if room in ("rocktok", "__main__", "cli"):
         return
-    allowed = MAY_IMPORT[part] | {part}
-    assert _imports(path) <= allowed
+    allowed = MAY_IMPORT[room] | {room}
+    assert {_room(other) for other in _imported(NAMES[name])} <= allowed
+
+
+def test_nothing_imports_the_package_root_or_the_command_line() -> None:
+    for name, path in NAMES.items():
+        if _room(name) not in ("__main__", "cli"):
+            assert not {"rocktok", "rocktok.cli"} & _imported(path), name
+
+
+def test_no_modules_import_each_other() -> None:
+    """No circle, not even of imports that wait within functions."""
+    arrows = {name: _imported(path) - {name} for name, path in NAMES.items()}
+    done: set[str] = set()
+
+    def walk(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " → ".join((*above[above.index(name) :], name))
+        if name not in done:
+            for other in sorted(arrows[name]):
+                walk(other, (*above, name))
+            done.add(name)
+
+    for name in NAMES:
+        walk(name, ())
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if _room(n) == "analyses"])
+def test_pure_modules_stay_pure(name: str) -> None:
+    """Of an analysis only passes read logs, and only tables write them out."""
+    module = name.rsplit(".", 1)[1]
+    rooms = {_room(other) for other in _imported(NAMES[name])}
+    if not (module.endswith("passes") or module == "run" or name == "rocktok.analyses"):
+        assert not rooms & {"engine", "log", "files"}
+    if module != "table":
+        assert "tables" not in rooms
+
+
+IMPURE = {"time", "random", "os", "pathlib", "io", "tempfile", "datetime", "shutil", "subprocess"}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if _room(n) in ("stats", "pairs", "analyses")])
+def test_arithmetic_reads_no_file_no_clock_and_no_chance(name: str) -> None:
+    if name.endswith(("passes", ".run", "rocktok.analyses")):
+        return
+    tree = ast.parse(NAMES[name].read_text())
+    modules = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    modules |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert not {module.split(".")[0] for module in modules} & IMPURE
+    calls = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call)
+             and isinstance(n.func, ast.Name)}  # fmt: skip
+    assert "open" not in calls
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -113,7 +188,7 @@ def test_version_and_help() -> None:
 
 def test_an_unexpected_error_shows_no_traceback(tmp_path: Path) -> None:
     code = (
-        "import rocktok.engine.detect as d\n"
+        "import rocktok.analyses.detect.passes as d\n"
         "def broken(*a, **k): raise KeyError('boom')\n"
         "d.detect = broken\n"
         "import sys\n"

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-import rocktok
+from rocktok._version import __version__
 from rocktok.errors import RocktokError, UsageError
 
 #: Command → what `rocktok --help` says of it. The modules are imported only when they run.
@@ -62,7 +62,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(rocktok.__version__, message="rocktok %(version)s")
+@click.version_option(__version__, message="rocktok %(version)s")
 def cli() -> None:
     """Find the tokens that stay hard in on-policy distillation, and what they cost."""
 

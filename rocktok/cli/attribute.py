@@ -11,7 +11,7 @@ from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
-    from rocktok.analyse.attribute import AttributeResult
+    from rocktok.analyses.attribute.shares import AttributeResult
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
 
@@ -36,7 +36,7 @@ def attribute_command(
     Shares of the summed norms, by token type and by group, with intervals from a bootstrap over
     prompts; and, where the log has gradients/, which way the types' mean gradients point.
     """
-    from rocktok.engine.attribute import attribute
+    from rocktok.analyses.attribute.passes import attribute
 
     def analyse(log: Log, engine: Engine) -> AttributeResult:
         vocab = log.vocab.identity

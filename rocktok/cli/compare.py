@@ -12,7 +12,7 @@ from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
-    from rocktok.analyse.compare import CompareResult, Ranking
+    from rocktok.analyses.compare.rankings import CompareResult, Ranking
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
 
@@ -33,7 +33,7 @@ def compare_command(
     of which the first --top-k rocks count. Tokens are matched by id where the vocabularies are
     the same, by text otherwise.
     """
-    from rocktok.analyse.compare import compare
+    from rocktok.analyses.compare.rankings import compare
     from rocktok.errors import UsageError
 
     if top_k < 1:
@@ -58,7 +58,7 @@ def _ranking(job: Job, source: str, engine: Engine, top_k: int, seed: int) -> Ra
 
 
 def _of_file(source: str, top_k: int) -> Ranking:
-    from rocktok.analyse.compare import Ranking
+    from rocktok.analyses.compare.rankings import Ranking
     from rocktok.inputs import load_detect, not_of_detect
 
     try:
@@ -73,8 +73,8 @@ def _of_file(source: str, top_k: int) -> Ranking:
 
 
 def _searched(name: str, log: Log, engine: Engine, **options: Any) -> Ranking:
-    from rocktok.analyse.compare import Ranking
-    from rocktok.engine.detect import detect
+    from rocktok.analyses.compare.rankings import Ranking
+    from rocktok.analyses.detect.passes import detect
     from rocktok.errors import DamagedError, DataError, LogError
 
     try:

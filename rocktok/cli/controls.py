@@ -11,7 +11,7 @@ from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
-    from rocktok.analyse.controls import ControlsResult
+    from rocktok.analyses.controls.matched import ControlsResult
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
 
@@ -41,7 +41,7 @@ def controls_command(job: Job, rocks: Path | None, **parameters: Any) -> None:
     Types of like frequency or like loss, occurrences of like place and loss, windows of like length
     and token frequency; each with its balance, and with what could not be matched.
     """
-    from rocktok.engine.controls import controls
+    from rocktok.analyses.controls.passes import controls
     from rocktok.inputs import load_rocks
 
     def analyse(log: Log, engine: Engine) -> ControlsResult:

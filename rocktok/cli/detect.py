@@ -10,7 +10,7 @@ from rocktok.cli.job import Job, job_options
 from rocktok.cli.rocks import rock_options
 
 if TYPE_CHECKING:
-    from rocktok.analyse.results import DetectResult
+    from rocktok.analyses.detect.result import DetectResult
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
 
@@ -26,7 +26,7 @@ def detect_command(job: Job, **parameters: Any) -> None:
     Ranks token types by context Rock Score: the loss a type carries, times the share of its
     occurrences that are hard at both steps in contexts that recur in other prompts.
     """
-    from rocktok.engine.detect import detect
+    from rocktok.analyses.detect.passes import detect
 
     def analyse(log: Log, engine: Engine) -> DetectResult:
         return detect(log, engine=engine, **parameters)

@@ -31,7 +31,7 @@ def info_command(
 
     Exit code 1 if anything is damaged; without --verify as far as manifests and footers show it.
     """
-    from rocktok.engine.info import gather
+    from rocktok.analyses.info.passes import gather
     from rocktok.errors import DamagedError
 
     chosen = options.chosen_format(format_, output)
@@ -42,7 +42,7 @@ def info_command(
     if chosen == "json":
         text = json.dumps(info.to_dict(), indent=1, ensure_ascii=False) + "\n"
     else:
-        from rocktok.report.info import render
+        from rocktok.analyses.info.table import render
 
         text = render(info)
     options.deliver(text, output, force=force)

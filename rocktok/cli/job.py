@@ -56,7 +56,7 @@ def _render(name: str, result: Any, format_: str) -> bytes | str:
     if format_ == "json":
         text: str = result.to_json()
         return text
-    report = import_module(f"rocktok.report.{name}")
+    report = import_module(f"rocktok.analyses.{name}.table")
     make = report.render if format_ == "table" else partial(report.encode, form=format_)
     rendered: bytes | str = make(result)
     return rendered

@@ -12,9 +12,9 @@ from rocktok.cli import options
 from rocktok.cli.rocks import rock_options
 
 if TYPE_CHECKING:
-    from rocktok.analyse.compare import CompareResult
-    from rocktok.analyse.report import ReportResult
+    from rocktok.analyses.compare.rankings import CompareResult
     from rocktok.log import Log
+    from rocktok.report.result import ReportResult
 
 _FORMATS = ("png", "pdf", "svg")
 
@@ -107,12 +107,12 @@ def report_command(
     they cost. What the log lacks is named in it, with the remedy.
     """
     from rocktok.directories import check_directory, write_directory
-    from rocktok.engine.report import report
     from rocktok.errors import UsageError
     from rocktok.inputs import load_patterns
-    from rocktok.report.comparison import render_comparison
-    from rocktok.report.drawing import Drawing
-    from rocktok.report.report import add_figures, missing, render_report
+    from rocktok.report.page.comparison import render_comparison
+    from rocktok.report.page.drawing import Drawing
+    from rocktok.report.page.files import add_figures, missing, render_report
+    from rocktok.report.passes import report
 
     if len(logs) > 1 and not compare:
         raise UsageError(f"{len(logs)} logs were given; --compare takes several")
@@ -149,14 +149,14 @@ def report_command(
 
 def _check_comparable(logs: list[Log]) -> None:
     """What `compare` would refuse at the end is refused before the logs are read."""
-    from rocktok.analyse.compare import Ranking, compare
+    from rocktok.analyses.compare.rankings import Ranking, compare
 
     empty = [{"log": {**log.identity(), "pre": None}, "tokens": []} for log in logs]
     compare([Ranking.of(log.name, one) for log, one in zip(logs, empty, strict=True)], {})
 
 
 def _compared(results: list[ReportResult]) -> CompareResult:
-    from rocktok.analyse.compare import Ranking, compare
+    from rocktok.analyses.compare.rankings import Ranking, compare
 
     rankings = [Ranking.of(str(r.log["path"]), r.detect.to_dict()) for r in results]
     ours = results[0].detect.params

@@ -110,7 +110,7 @@ _OPTIONS = (
 
 
 def rock_options(function: F) -> F:
-    """All of `rocktok.analyse.detect.DetectParams` but `seed` and `all_types`; embeddings."""
+    """What `rocktok.detect` takes but `seed` and `all_types`; embeddings as a file."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function

@@ -10,7 +10,7 @@ from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
-    from rocktok.analyse.stability import StabilityResult
+    from rocktok.analyses.stability.overlap import StabilityResult
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
 
@@ -57,7 +57,7 @@ def stability_command(job: Job, other: str | None, **parameters: Any) -> None:
     Overlap between disjoint halves of the prompts and between nested subsamples, inclusion
     probabilities and rank intervals, the loss covered, and twelve scores compared.
     """
-    from rocktok.engine.stability import stability
+    from rocktok.analyses.stability.passes import stability
 
     def analyse(log: Log, engine: Engine) -> StabilityResult:
         second = None if other is None else job.open(other)

@@ -13,7 +13,7 @@ from rocktok.cli.job import Job, job_options
 from rocktok.errors import UsageError
 
 if TYPE_CHECKING:
-    from rocktok.analyse.stagnation import StagnationResult
+    from rocktok.analyses.stagnation.result import StagnationResult
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
 
@@ -47,7 +47,7 @@ def stagnation_command(
     Rocks and their controls are chosen at the first step on one half of the prompts, and their
     losses followed on the other, with intervals from a bootstrap over prompts.
     """
-    from rocktok.engine.stagnation import stagnation
+    from rocktok.analyses.stagnation.passes import stagnation
 
     _check(rocks, controls)
     given_by = {

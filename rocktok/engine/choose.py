@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rocktok.analyse.detect import DetectParams
+from rocktok.analyses.detect.ranking import DetectParams
 from rocktok.errors import LogError, UsageError
 from rocktok.log.reader import Log
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rocktok.analyse.accumulate import Accumulator, Closing
 from rocktok.engine.source import Reading, Source
 from rocktok.errors import RocktokError, UsageError
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.tasks import Task
+from rocktok.stats.accumulator import Accumulator, Closing
 
 #: Partials that may wait to be merged, for each worker.
 OUTSTANDING = 4

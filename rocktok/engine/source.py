@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rocktok.analyse.accumulate import LARGE
 from rocktok.hashing import halves
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.pairs import Pairs
 from rocktok.log.reader import Log
 from rocktok.log.sequences import Prompts
 from rocktok.log.tasks import Task, joined_tasks, step_tasks
+from rocktok.stats.accumulator import LARGE
 
 Rows = dict[str, Any]
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from rocktok import hashing
 from rocktok.errors import HookError
-from rocktok.hooks import tiles
 from rocktok.hooks.background import describe
 from rocktok.hooks.gradient_request import MOST_NUMBERS
+from rocktok.hooks.statistics import tiles
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

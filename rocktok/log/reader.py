@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-import rocktok
 from rocktok import schema
+from rocktok._version import __version__
 from rocktok.errors import LogError
 from rocktok.log import run as runs
 from rocktok.log.checks import OrderCheck, Rules, SequenceRuns, Where, check_values, to_numpy
@@ -112,7 +112,7 @@ class Log:
             "shards": {table: len(self.shards(table)) for table in self.tables()},
             "skipped_shards": len(self.skipped),
             "versions": {
-                "rocktok": rocktok.__version__,
+                "rocktok": __version__,
                 "numpy": np.__version__,
                 "pyarrow": pa.__version__,
             },

@@ -6,8 +6,8 @@ import datetime
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import rocktok
 from rocktok import schema
+from rocktok._version import __version__
 from rocktok.errors import HookError, LogError
 from rocktok.log.checks import Rules
 from rocktok.log.manifest import Attempt, dump_json, load_attempts, load_json
@@ -72,7 +72,7 @@ def start_run(where: Place, run: Mapping[str, Any]) -> str:
             "schema_version": schema.SCHEMA_VERSION,
             "run_id": run_id,
             "created_at": now,
-            "rocktok_version": rocktok.__version__,
+            "rocktok_version": __version__,
         }
         try:
             where.create(PATH, dump_json(content))

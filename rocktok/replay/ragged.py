@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+
+from rocktok._types import Array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from rocktok.replay.models import (
     steps_of,
     token_texts,
 )
+from rocktok.replay.resume_state import Standing, standing
 from rocktok.replay.scoring import NORMS, Scorer, batches, most_tokens, score, scorer
-from rocktok.replay.standing import Standing, standing
 from rocktok.replay.texts import Texts, load_texts
 
 #: A shard that takes longer is published as far as it is, in seconds.

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 from rocktok.errors import DataError, RocktokError
-from rocktok.hooks import tiles
-from rocktok.hooks.statistics import token_statistics
+from rocktok.hooks.statistics import tiles, token_statistics
 
 if TYPE_CHECKING:
     import numpy.typing as npt

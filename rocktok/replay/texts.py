@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rocktok import schema
+from rocktok._types import Array
 from rocktok.errors import DataError, LogError
 from rocktok.log import open_log
 from rocktok.log.checks import Where, to_numpy
@@ -24,8 +24,6 @@ from rocktok.replay.ragged import Ragged, concatenate
 
 if TYPE_CHECKING:
     from rocktok.log import Log
-
-Array = npt.NDArray[Any]
 
 _FILE_COLUMNS = ("sequence_id", "prompt_token_ids", "token_ids")
 #: What else sequences/ may say of a text; it is kept.

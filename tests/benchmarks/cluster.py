@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 import rocktok
-from rocktok.analyse.accumulate import TypeSums
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.log.sequences import Prompts
+from rocktok.stats.sums import TypeSums
 
 
 def seconds(engine: Engine, path: Path) -> tuple[float, bytes]:

@@ -27,11 +27,11 @@ import pyarrow
 import pyarrow.parquet as pq
 
 import rocktok
-from rocktok.analyse.accumulate import TypeSums
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.log import shard
 from rocktok.log.sequences import Prompts
+from rocktok.stats.sums import TypeSums
 
 CORES = len(os.sched_getaffinity(0))
 COLUMNS = ["token_id", "loss", "grad_norm"]

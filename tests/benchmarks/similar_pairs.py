@@ -27,8 +27,9 @@ import numpy as np
 import scipy
 import torch
 
-from rocktok.analyse import kernels
-from rocktok.analyse.similarity import Similarity, Windows
+from rocktok.analyses.detect.similarity import Similarity, Windows
+from rocktok.pairs.count import count_similar
+from rocktok.pairs.rows import PairRule, window_rows
 
 CORES = len(os.sched_getaffinity(0))
 WIDTH = 16
@@ -56,9 +57,9 @@ def corpus(count: int, vocabulary: int, templates: float) -> tuple[Any, Any, Any
 
 def by_kernel(window_MK: Any, weight_V: Any, prompt_M: Any) -> Any:
     """Ours."""
-    rows = kernels.window_rows(window_MK, "surprisal", weight_V)
-    rule = kernels.PairRule("surprisal", GAMMA - 1e-9, WIDTH)
-    return kernels.count_similar(rows, None, rule, (prompt_M, prompt_M), jobs=CORES)
+    rows = window_rows(window_MK, "surprisal", weight_V)
+    rule = PairRule("surprisal", GAMMA - 1e-9, WIDTH)
+    return count_similar(rows, None, rule, (prompt_M, prompt_M), jobs=CORES)
 
 
 def by_scipy(window_MK: Any, weight_V: Any, prompt_M: Any) -> Any:
@@ -72,7 +73,7 @@ class Torch:
     """Windows as unit vectors in float32, multiplied block by block."""
 
     def __init__(self, window_MK: Any, weight_V: Any, prompt_M: Any) -> None:
-        rows = kernels.window_rows(window_MK, "surprisal", weight_V)
+        rows = window_rows(window_MK, "surprisal", weight_V)
         columns, self.column_E = np.unique(rows.column_E, return_inverse=True)
         length_E = np.repeat(rows.size_N, np.diff(rows.ptr_N))
         self.value_E = torch.from_numpy((rows.value_E / length_E).astype(np.float32))

@@ -15,12 +15,12 @@ import time
 import numpy as np
 
 import rocktok
-from rocktok.analyse.accumulate import DistinctValues, TypeSums
-from rocktok.analyse.stability import SHARES
-from rocktok.analyse.subsamples import Subsamples, limits
+from rocktok.analyses.stability.overlap import SHARES
+from rocktok.analyses.stability.subsamples import Subsamples, limits
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.log.sequences import load_prompts
+from rocktok.stats.sums import DistinctValues, TypeSums
 
 REPEATS = 5
 CANDIDATES = 2_000

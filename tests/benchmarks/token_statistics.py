@@ -31,9 +31,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rocktok.hooks import fused
-from rocktok.hooks.statistics import token_statistics
-from rocktok.hooks.tiles import TILE_ROWS, Model
+from rocktok.hooks.statistics import fused, token_statistics
+from rocktok.hooks.statistics.tiles import TILE_ROWS, Model
 
 MIB = 1 << 20
 GIB = 1 << 30

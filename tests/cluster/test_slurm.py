@@ -16,12 +16,13 @@ import pytest
 
 from rocktok.log import LogWriter
 from tests.logs import RUN, rows, sequence_rows, shards
+from tests.paths import ROOT
 
 pytest.importorskip("distributed")
 
 pytestmark = pytest.mark.long
 
-SCRIPTS = Path(__file__).parents[2] / "docs" / "cluster"
+SCRIPTS = ROOT / "docs" / "cluster"
 DETECT = ["--all", "--quantile-pre", "0.5", "--quantile-post", "0.5", "--gamma", "0.3"]
 
 #: Seconds that a job may wait and run; alone on two cores it takes about ten.

@@ -1,1 +1,0 @@
-"""One module per question: arrays in, frozen dataclass out. Opens no file."""

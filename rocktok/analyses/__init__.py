@@ -1,0 +1,1 @@
+"""One folder a question. This file is the only list of them."""

@@ -1,0 +1,1 @@
+"""Who takes the gradient: its norm by token and by group, and its directions."""

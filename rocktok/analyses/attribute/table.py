@@ -1,0 +1,168 @@
+"""`attribute` as tables for people, CSV or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rocktok.analyses.attribute.shares import AttributeResult
+from rocktok.tables.encode import Form, encode_rows
+from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
+
+Row = dict[str, Any]
+
+_GROUPS = (
+    Field("group", text=True),
+    Field("types"),
+    Field("pos"),
+    Field("loss"),
+    Field("grad"),
+    Field("95%"),
+    Field("grad/pos"),
+    Field("95%"),
+)
+_TOKENS = (
+    Field("token", text=True),
+    Field("freq"),
+    Field("pos"),
+    Field("loss"),
+    Field("grad"),
+    Field("95%"),
+    Field("grad²"),
+    Field("grad/pos"),
+    Field("", text=True),
+)
+_TESTS = (
+    Field("against", text=True),
+    Field("difference"),
+    Field("95%"),
+    Field("rank-bis."),
+    Field("p Holm"),
+    Field("p naive"),
+)
+_GEOMETRY = (
+    Field("group", text=True),
+    Field("types"),
+    Field("‖mean‖"),
+    Field("cos bal."),
+    Field("cos glob."),
+    Field("split cos"),
+    Field("coherence"),
+)
+_MEASURES = {
+    "mean_grad_norm": "mean gradient norm of a type, medians",
+    "grad_norm_per_nat": "gradient norm per nat of loss of a type, medians",
+}
+#: Marks of groups in the table of tokens.
+_MARKS = {"rocks": "R", "high_kl": "h", "random": "r", "control": "c"}
+
+
+def render(result: AttributeResult) -> str:
+    """Summary, groups, contrasts, directions, tokens."""
+    log, step = result.log, result.log["step"]
+    parts = [
+        f"gradient norms in {log['table']}/ ({log['path']}); {log['passes']} passes",
+        f"step {step}: {count(result.totals['positions'])} positions, "
+        f"{number(result.totals['loss'], 4)} nats",
+        _where(result.tests),
+        "",
+        f"Shares by group, step {step}",
+        render_table(_GROUPS, (_group(r) for r in result.groups if r["step"] == step)),
+    ]
+    for measure, words in _MEASURES.items():
+        rows = [row for row in result.tests if row["measure"] == measure]
+        parts += [f"Rocks less others: {words}", *_tests(rows)]
+    if result.geometry is not None:
+        parts += _geometry(result.geometry)
+    parts += [
+        f"Tokens, largest share of the gradient first, step {step}",
+        render_table(_TOKENS, (_token(row) for row in result.tokens)).rstrip("\n"),
+        "R rocks  h high_kl  r random  c control",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _where(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    return f"contrasts: groups chosen on {first['chosen_on']}, measured on {first['measured_on']}"
+
+
+def _between(row: Row, name: str, *, shares: bool) -> str:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    if low is None or high is None:
+        return "–"
+    if shares:
+        return f"{100 * low:.1f} to {100 * high:.1f}"
+    return f"{low:.2f} to {high:.2f}"
+
+
+def _shares(row: Row) -> Sequence[str]:
+    names = ("position_share", "loss_share", "grad_share")
+    return (*(percent(row[name]) for name in names), _between(row, "grad_share", shares=True))
+
+
+def _ratio(row: Row) -> str:
+    return "–" if row["concentration"] is None else f"{row['concentration']:.2f}"
+
+
+def _group(row: Row) -> Sequence[str]:
+    between = _between(row, "concentration", shares=False)
+    return (row["group"], str(row["types"]), *_shares(row), _ratio(row), between)
+
+
+def _token(row: Row) -> Sequence[str]:
+    marks = "".join(_MARKS[name] for name in row["groups"])
+    squared = percent(row["grad_sq_share"])
+    return (
+        token(row["token"]),
+        count(row["frequency"]),
+        *_shares(row),
+        squared,
+        _ratio(row),
+        marks,
+    )
+
+
+def _tests(rows: Sequence[Row]) -> list[str]:
+    tested = [row for row in rows if "skipped" not in row]
+    lines = [f"{row['second']}: skipped: {row['skipped']}" for row in rows if "skipped" in row]
+    if tested:
+        cells = (
+            (
+                row["second"],
+                number(row["difference_of_medians"]),
+                f"{number(row['low'])} to {number(row['high'])}",
+                f"{row['rank_biserial']:.2f}",
+                p_value(row["p_holm"]),
+                p_value(row["p_types_naive"]),
+            )
+            for row in tested
+        )
+        lines.insert(0, render_table(_TESTS, cells).rstrip("\n"))
+    return [*lines, ""]
+
+
+def _geometry(found: Row) -> list[str]:
+    kind = "exact" if found["exact"] else f"sketches of {found['sketch_dims']:,} dimensions"
+    rows = (row for row in found["groups"] if row["step"] == found["step"])
+    cells = (
+        (
+            row["group"],
+            str(row["types"]),
+            *(number(row[name]) for name in ("mean_norm", "cos_balanced", "cos_global")),
+            number(row["split_cos_global"]),
+            number(row["coherence"]),
+        )
+        for row in rows
+    )
+    return [
+        f"Directions of mean gradients, step {found['step']}, medians over types ({kind})",
+        render_table(_GEOMETRY, cells),
+    ]
+
+
+def encode(result: AttributeResult, form: Form) -> bytes:
+    """The tokens, with all columns."""
+    columns = list(result.tokens[0])
+    about = result.about("tokens")
+    return encode_rows(result.tokens, columns, {"token_id", "frequency"}, form, about)

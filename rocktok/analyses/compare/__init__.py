@@ -1,0 +1,1 @@
+"""Whether logs agree on their rocks."""

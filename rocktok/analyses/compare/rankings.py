@@ -1,0 +1,227 @@
+"""Do runs agree on their rocks: overlap and rank correlation of several lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.result import Result
+from rocktok.errors import LogError, UsageError
+from rocktok.stats.ranks import spearman
+
+Row = dict[str, Any]
+#: An id, a text, or what nothing else is: (number of the list, id).
+Key = int | str | tuple[int, int]
+
+#: What `compare` gives of each log, where the log's own identity has it.
+_ABOUT = (
+    "path", "run_id", "exactness", "trained_loss", "vocab", "vocab_size", "shards",
+    "skipped_shards", "versions", "table", "pre", "post",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The rocks of one log, best first.
+
+    Attributes:
+        name: of the log or file.
+        vocab: what identifies its vocabulary; None where it has none.
+        tokens: (token id, text, score).
+        ranked_by: "context_rock_score" or, without context, "rock_score".
+        about: what identifies the log, and table and steps.
+        notes: what a reader of the list must know.
+    """
+
+    name: str
+    vocab: str | None
+    tokens: tuple[tuple[int, str, float], ...]
+    ranked_by: str
+    about: Row
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, content: Row) -> Ranking:
+        """From what `rocktok detect` writes as JSON."""
+        log = content["log"]
+        by = "rock_score" if log["pre"] is None else "context_rock_score"
+        rocks = sorted((r for r in content["tokens"] if r["is_rock"]), key=lambda r: int(r["rank"]))
+        tokens = tuple((int(r["token_id"]), str(r["token"]), float(r[by])) for r in rocks)
+        about = {key: log.get(key) for key in _ABOUT}
+        return cls(name, log.get("vocab"), tokens, by, about)
+
+
+@dataclass(frozen=True)
+class CompareResult(Result):
+    """How far lists of rocks agree.
+
+    Attributes:
+        log: what was compared, in the order given.
+        params: every option.
+        matched_by: "token_id" where ids mean the same in all lists, else "token", the text.
+        pairs: for each two: rocks, shared, `jaccard`, `spearman`, tokens shared and unique.
+        tokens: the union, those in most lists first, with the rank in each list; `token_id` is
+            None where texts are matched.
+        notes: what a reader of the numbers must know.
+    """
+
+    SCHEMA: ClassVar[str] = "rocktok.compare/1"
+
+    log: tuple[Row, ...]
+    params: Row
+    matched_by: str
+    pairs: tuple[Row, ...]
+    tokens: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @cached_property
+    def table(self) -> Any:
+        """The pairs as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.pairs))
+
+    def shown(self) -> tuple[str, Any]:
+        """The pairs."""
+        return "", self.table.drop(columns=["shared", "only_first", "only_second"])
+
+
+def compare(rankings: Sequence[Ranking], params: Row) -> CompareResult:
+    """Overlap and rank correlation of every two lists of rocks.
+
+    Tokens are matched by id where all vocabularies are the same, else by text. The Jaccard index is
+    |A ∩ B| / |A ∪ B|. Spearman's correlation is over the union: tokens that are no rock in one
+    list share the places after its last.
+
+    Raises `UsageError` for fewer than two, `LogError` for losses that were measured unlike, and for
+    logs without a vocabulary whose ids nothing says to mean the same.
+    """
+    if len(rankings) < 2:
+        raise UsageError("compare needs two or more; give logs, or JSON files of `rocktok detect`")
+    _check_losses(rankings)
+    by_id, vouched = _matched_by_id(rankings)
+    keyed = [_places(number, ranking, by_id=by_id) for number, ranking in enumerate(rankings)]
+    names = [ranking.name for ranking in rankings]
+    pairs = [_pair(names[i], keyed[i], names[j], keyed[j]) for i, j in _two(len(names))]
+    return CompareResult(
+        log=tuple({"name": r.name, "ranked_by": r.ranked_by, **r.about} for r in rankings),
+        params=params,
+        matched_by="token_id" if by_id else "token",
+        pairs=tuple(pairs),
+        tokens=tuple(_union(keyed)),
+        notes=(*vouched, *_notes(rankings, by_id=by_id)),
+    )
+
+
+def _check_losses(rankings: Sequence[Ranking]) -> None:
+    """Raise `LogError` where two lists rest on losses of unlike exactness."""
+    known = [(r.name, r.about["exactness"]) for r in rankings if r.about.get("exactness")]
+    for name, exactness in known:
+        if exactness != known[0][1]:
+            raise LogError(
+                f"{name}: its losses are {exactness!r}, those of {known[0][0]} {known[0][1]!r}; "
+                "give logs that measure them alike"
+            )
+
+
+def _matched_by_id(rankings: Sequence[Ranking]) -> tuple[bool, list[str]]:
+    """Whether ids mean the same in all lists, and what to note where little vouches for it.
+
+    Raises `LogError` for lists that can be matched by neither ids nor texts.
+    """
+    vocabs = {ranking.vocab for ranking in rankings}
+    if None not in vocabs:
+        return len(vocabs) == 1, []
+    if len({ranking.about.get("path") for ranking in rankings} - {None}) == 1:
+        return True, []
+    without = next(ranking.name for ranking in rankings if ranking.vocab is None)
+    sizes = {ranking.about.get("vocab_size") for ranking in rankings}
+    if len(vocabs - {None}) > 1 or len(sizes) > 1 or None in sizes:
+        raise LogError(
+            f"{without}: has no vocabulary, so that its tokens have no text, and nothing says that "
+            "its ids mean what the others' do; give logs that record one"
+        )
+    return True, [
+        f"{without}: has no vocabulary: tokens are matched by id, and only the equal sizes of the "
+        "vocabularies say that ids mean the same"
+    ]
+
+
+def _two(count: int) -> list[tuple[int, int]]:
+    return list(combinations(range(count), 2))
+
+
+@dataclass(frozen=True)
+class _Place:
+    rank: int
+    token_id: int | None
+    text: str
+
+
+def _places(number: int, ranking: Ranking, *, by_id: bool) -> dict[Key, _Place]:
+    """Rank from 1 of each rock. Of several ids with one text the best counts."""
+    found: dict[Key, _Place] = {}
+    for rank, (token_id, text, _) in enumerate(ranking.tokens, start=1):
+        key: Key = token_id
+        if not by_id:
+            # An id beyond the vocabulary has no text, and is nobody else's token.
+            key = (number, token_id) if text == f"<id {token_id}>" else text
+        found.setdefault(key, _Place(rank, token_id if by_id else None, text))
+    return found
+
+
+def _pair(first: str, ours: dict[Key, _Place], second: str, theirs: dict[Key, _Place]) -> Row:
+    union = list(dict.fromkeys((*ours, *theirs)))
+    shared = [key for key in ours if key in theirs]
+    return {
+        "first": first,
+        "second": second,
+        "rocks_first": len(ours),
+        "rocks_second": len(theirs),
+        "shared_count": len(shared),
+        "jaccard": len(shared) / len(union) if union else None,
+        "spearman": spearman(_ranks(ours, union), _ranks(theirs, union)),
+        "shared": [ours[key].text for key in shared],
+        "only_first": [place.text for key, place in ours.items() if key not in theirs],
+        "only_second": [place.text for key, place in theirs.items() if key not in ours],
+    }
+
+
+def _ranks(places: dict[Key, _Place], union: list[Key]) -> Array:
+    """Ranks over the union; what is no rock shares the last places, at their mean."""
+    absent = sum(key not in places for key in union)
+    last = len(places) + (absent + 1) / 2
+    order = {key: rank for rank, key in enumerate(places, start=1)}
+    return np.array([float(order.get(key, last)) for key in union])
+
+
+def _union(keyed: list[dict[Key, _Place]]) -> list[Row]:
+    rows: list[Row] = []
+    for key in dict.fromkeys(key for places in keyed for key in places):
+        held = [places.get(key) for places in keyed]
+        ranks = [place.rank if place else None for place in held]
+        one = next(place for place in held if place)
+        known = [rank for rank in ranks if rank is not None]
+        row: Row = {"token_id": one.token_id, "token": one.text}
+        rows.append({**row, "lists": len(known), "best_rank": min(known), "ranks": ranks})
+    return sorted(rows, key=lambda row: (-row["lists"], row["best_rank"], row["token"]))
+
+
+def _notes(rankings: Sequence[Ranking], *, by_id: bool) -> list[str]:
+    notes = []
+    if not by_id:
+        notes.append("the vocabularies are not one file: tokens are matched by their text")
+    if len({ranking.ranked_by for ranking in rankings}) > 1:
+        notes.append(
+            "some lists rank by context Rock Score and some by Rock Score alone: they measure "
+            "different things"
+        )
+    notes += [f"{r.name}: no rocks" for r in rankings if not r.tokens]
+    notes += dict.fromkeys(f"{r.name}: {note}" for r in rankings for note in r.notes)
+    return notes

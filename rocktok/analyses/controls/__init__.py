@@ -1,0 +1,1 @@
+"""Types, occurrences and windows that rocks can be compared with."""

@@ -1,0 +1,1 @@
+"""Which tokens are rocks: persistent loss in recurring contexts."""

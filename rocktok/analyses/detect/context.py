@@ -1,0 +1,281 @@
+"""Context consistency: which persistent occurrences of a type recur in contexts like others'.
+
+Array suffixes: M judged occurrences; D draws of the null; V token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.detect.persistence import Choice, PersistentWindows, of_type, sample_limits
+from rocktok.analyses.detect.similarity import Similarity, Windows, labels, partner_counts
+from rocktok.stats.accumulator import Batch
+from rocktok.stats.arrays import distinct
+
+#: Positions drawn for the null of `eta="auto"`, the fewest that will do, and the share of them
+#: that may lie at or below the threshold: 951st of 1,000.
+DRAWS = 1_000
+MIN_DRAWS = 200
+NULL_SHARE = 0.95
+
+#: Occurrences that are judged of a type with too many of them: the 95% interval of the share that
+#: is retained is then at most 0.028 wide.
+SAMPLE = 5_000
+
+_Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Context:
+    """What context consistency came to for one type.
+
+    Attributes:
+        persistent: |O_PH(v)|.
+        judged: how many of these were judged: all, or a sample.
+        prompts: distinct prompts among the judged.
+        judgeable: False where too few positions are left to draw a null from.
+        hits: retained occurrences among the judged; hit_loss: their loss at post, nats.
+        hit_sequences, hit_positions: where these stand; None where that is of no use.
+        eta, eta_count: what rate and count had to exceed; null_distance: of the draws.
+        interval: 95%, of the share of the persistent occurrences that is retained.
+    """
+
+    persistent: int
+    judged: int
+    prompts: int
+    judgeable: bool = False
+    hits: int = 0
+    hit_loss: float = 0.0
+    hit_sequences: Array | None = None
+    hit_positions: Array | None = None
+    eta: float | None = None
+    eta_count: int | None = None
+    null_distance: int | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether not all persistent occurrences were judged."""
+        return self.judged < self.persistent
+
+    @property
+    def share(self) -> float:
+        """Retained among persistent occurrences."""
+        return self.hits / self.judged if self.judged else 0.0
+
+    @property
+    def retained(self) -> float:
+        """|𝓡(v)|: whole where all were judged, else estimated."""
+        return self.hits * self.persistent / self.judged if self.sampled else self.hits
+
+    @property
+    def retained_loss(self) -> float:
+        """Loss of the retained occurrences at post, nats; estimated where sampled."""
+        return self.hit_loss * self.persistent / self.judged if self.sampled else self.hit_loss
+
+    def summary(self) -> Context:
+        """The same without what grows with the occurrences."""
+        return replace(self, hit_sequences=None, hit_positions=None)
+
+
+def surprisal(count_V: Array) -> Array:
+    """−ln(n_u / n) by token id; 0 for an id that does not occur."""
+    total = count_V.sum()
+    weight_V = np.zeros(len(count_V))
+    seen = count_V > 0
+    weight_V[seen] = -np.log(count_V[seen] / total)
+    return weight_V
+
+
+def null_threshold(values_D: Array) -> float:
+    """The value that an occurrence must strictly exceed: the 951st smallest of 1,000 draws."""
+    index = int(np.floor(NULL_SHARE * len(values_D) + 1e-9))
+    return float(np.sort(values_D)[min(index, len(values_D) - 1)])
+
+
+def distances(window: int) -> tuple[int, ...]:
+    """How far from v the null is drawn: 2w, or nearer where too few positions are that far."""
+    return (2 * window, window, window // 2)
+
+
+#: Gives, for a type, the draws for its null: windows and the distance; None if there are too few.
+Draws = Callable[[int], "tuple[Windows, int] | None"]
+
+
+@dataclass(frozen=True)
+class Partners:
+    """Of each row, how many partners it has among the persistent occurrences, and similar ones."""
+
+    similar_M: Array
+    partners_M: Array
+
+    @property
+    def rate_M(self) -> Array:
+        """ρ: the similar share; 0 where there are no partners."""
+        zero_M = np.zeros(len(self.partners_M))
+        return np.divide(self.similar_M, self.partners_M, out=zero_M, where=self.partners_M > 0)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which rows are retained, and what their rate and (η "auto") their count had to exceed."""
+
+    retained_M: Array
+    eta: float
+    eta_count: int | None
+
+
+def retention(
+    own: Partners, null: Partners | None, eta: float | Literal["auto"]
+) -> Retention | None:
+    """What η retains, a number or "auto"; None where η is "auto" and there is no null."""
+    if eta != "auto":
+        return Retention((own.rate_M >= eta) & (own.rate_M > 0), float(eta), None)
+    if null is None:
+        return None
+    count, rate = null_threshold(null.similar_M), null_threshold(null.rate_M)
+    retained_M: Array = (own.similar_M > count) & (own.rate_M > rate)
+    return Retention(retained_M, rate, int(count))
+
+
+@dataclass(frozen=True)
+class ContextRule:
+    """How occurrences are retained: similarity, partners, η."""
+
+    similarity: Similarity
+    partners: str
+    eta: float | Literal["auto"]
+
+    def judge(self, v: int, rows: dict[str, Array], draws: Draws) -> Context:
+        """Judge all persistent occurrences of v, given as from `persistence.of_type`."""
+        ours = self.windows(rows)
+        drawn = draws(v) if self.eta == "auto" else None
+        null = None if drawn is None else self._count(drawn[0], ours)
+        own = self._count(ours, ours)
+        return self.conclude(rows, len(ours), own, null, None if drawn is None else drawn[1])
+
+    def conclude(
+        self,
+        rows: dict[str, Array],
+        persistent: int,
+        own: Partners,
+        null: Partners | None,
+        distance: int | None,
+    ) -> Context:
+        """Which of the judged rows are retained, once the partners of each are counted.
+
+        Args:
+            rows: all persistent occurrences of a type, or a uniform sample.
+            persistent: how many there are.
+            own: of the rows. null: of the draws, for η "auto"; None: too few could be drawn.
+            distance: of the draws.
+        """
+        context = Context(persistent, len(rows["loss"]), len(distinct(rows["prompt"])))
+        found = retention(own, null, self.eta)
+        if found is None:
+            return context
+        retained_M = found.retained_M
+        context = replace(
+            context,
+            judgeable=True,
+            hits=int(retained_M.sum()),
+            hit_loss=float(rows["loss"][retained_M].sum(dtype=np.float64)),
+            hit_sequences=rows["sequence"][retained_M],
+            hit_positions=rows["position"][retained_M],
+            eta=found.eta,
+            eta_count=found.eta_count,
+            null_distance=distance,
+        )
+        return replace(context, interval=share_interval(context)) if context.sampled else context
+
+    def on_workers(self) -> ContextRule:
+        """The same for the engine's workers: one thread each, and compiled loops at once."""
+        return replace(self, similarity=self.similarity.compiled())
+
+    def windows(self, rows: dict[str, Array]) -> Windows:
+        """Windows of persistent occurrences, with labels by the partner rule."""
+        return Windows(rows["window"], labels(rows, self.partners))
+
+    def _count(self, ours: Windows, theirs: Windows) -> Partners:
+        similar_M = self.similarity.count_similar(ours, theirs)
+        return Partners(similar_M, partner_counts(ours, theirs))
+
+
+def share_interval(context: Context) -> tuple[float, float]:
+    """95% interval of the retained share of all persistent occurrences, from a uniform sample.
+
+    Every judged occurrence was compared with all its partners, so that the sample is the only
+    source of error: Wilson's interval (Wilson 1927), for a sample drawn without replacement.
+    """
+    left = 1 - (context.judged - 1) / (context.persistent - 1)
+    z = _Z95 * _Z95 * left / context.judged
+    share = context.share
+    middle = (share + z / 2) / (1 + z)
+    half = float(np.sqrt(z * (share * (1 - share) + z / 4)) / (1 + z))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+class PartnerCounts:
+    """Compares samples of frequent types, and the draws of their nulls, with all their partners.
+
+    Args:
+        choice: which rows are partners; `Thresholds` chooses the persistent ones.
+        reach: tokens on each side of a window.
+        seed: of the hash that labels rows where all others are partners.
+        rule: similarity (of one thread: the engine has its own) and partners.
+        judged: token id → what is compared; shared by copies, never changed.
+
+    `similar`, `partners`: token id → int64 counts, one for each window in `judged`.
+    """
+
+    needs = PersistentWindows.needs
+
+    def __init__(
+        self,
+        choice: Choice,
+        reach: int,
+        seed: int,
+        rule: ContextRule,
+        judged: dict[int, Windows],
+    ) -> None:
+        self.choice, self.reach, self.seed = choice, reach, seed
+        self.rule, self.judged = rule, judged
+        self.similar, self.partners = (
+            {v: np.zeros(len(w), dtype=np.int64) for v, w in judged.items()} for _ in range(2)
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        made = type(self)(self.choice, self.reach, self.seed, self.rule, self.judged)
+        made.merge(self)
+        return made
+
+    def update(self, batch: Batch) -> None:
+        """Compare with the persistent occurrences of a joined batch."""
+        wanted = dict.fromkeys(self.judged, 0)
+        limit_V = sample_limits(wanted, 0, lambda _: False)
+        collect = PersistentWindows(self.choice, self.reach, self.seed, limit_V)
+        collect.update(batch)
+        rows = collect.result()
+        for v in np.unique(rows["token"]).tolist():
+            ours, theirs = self.judged[v], self.rule.windows(of_type(rows, v))
+            self.similar[v] += self.rule.similarity.count_similar(ours, theirs)
+            self.partners[v] += partner_counts(ours, theirs)
+
+    def close(self) -> None:
+        """Let go of what was compared."""
+        self.judged = {}
+
+    def merge(self, other: Self) -> None:
+        """Add another's counts."""
+        for v in self.similar:
+            self.similar[v] += other.similar[v]
+            self.partners[v] += other.partners[v]
+
+    def result(self, v: int, rows: slice) -> Partners:
+        """Of some of the windows judged for a type."""
+        return Partners(self.similar[v][rows], self.partners[v][rows])

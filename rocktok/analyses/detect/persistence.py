@@ -1,0 +1,171 @@
+"""Persistent occurrences: hard at both steps, on the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.detect.windows import offsets, smallest_below, window_tokens
+from rocktok.hashing import hash_rows
+from rocktok.stats.accumulator import Batch
+from rocktok.stats.arrays import add_counts
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds in nats: of the loss at pre and at post, or (recalcitrant) of the change."""
+
+    pre: float
+    post: float | None = None
+    change: float | None = None
+
+    def persistent(self, pre_N: Array, post_N: Array) -> Array:
+        """Which rows (float32 losses) belong to O_PH."""
+        hard_N: Array = pre_N.astype(np.float64) >= self.pre
+        if self.change is not None:
+            return hard_N & ((pre_N - post_N).astype(np.float64) < self.change)
+        assert self.post is not None
+        return hard_N & (post_N.astype(np.float64) >= self.post)
+
+    def chosen(self, batch: Batch) -> Array:
+        """Which rows of a joined batch belong to O_PH."""
+        return self.persistent(batch["loss_pre"], batch["loss_post"])
+
+
+class Choice(Protocol):
+    """Which rows of a joined batch are collected: O_PH, or others in their place."""
+
+    def chosen(self, batch: Batch) -> Array:
+        """(N,) bool."""
+
+
+@dataclass(frozen=True)
+class Others:
+    """The rows that are not persistent."""
+
+    thresholds: Thresholds
+
+    def chosen(self, batch: Batch) -> Array:
+        """Which rows of a joined batch do not belong to O_PH."""
+        rest_N: Array = ~self.thresholds.chosen(batch)
+        return rest_N
+
+
+class HardCounts:
+    """Per token type, the rows that are hard at pre, at post, and persistent.
+
+    `count_V`: name ("pre", "post", "both") → int64 array by token id.
+    """
+
+    needs = ("token_id", "loss_pre", "loss_post")
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+        self.count_V: dict[str, Array] = {
+            name: np.zeros(0, dtype=np.int64) for name in ("both", "pre", "post")
+        }
+
+    def update(self, batch: Batch) -> None:
+        """Count a joined batch."""
+        pre_N, post_N = batch["loss_pre"], batch["loss_post"]
+        both_N = self.thresholds.persistent(pre_N, post_N)
+        hard_post_N = both_N
+        if self.thresholds.post is not None:
+            hard_post_N = post_N.astype(np.float64) >= self.thresholds.post
+        hard_pre_N = pre_N.astype(np.float64) >= self.thresholds.pre
+        for name, hard_N in (("both", both_N), ("pre", hard_pre_N), ("post", hard_post_N)):
+            counts_V = np.bincount(batch["token_id"][hard_N])
+            self.count_V[name] = add_counts(self.count_V[name], counts_V)
+
+    def merge(self, other: Self) -> None:
+        """Add another's counts."""
+        for name, counts_V in other.count_V.items():
+            self.count_V[name] = add_counts(self.count_V[name], counts_V)
+
+
+def sample_limits(persistent: dict[int, int], size: int, sampled: Callable[[int], bool]) -> Array:
+    """By token id, the largest hash (uint64) that `PersistentWindows` needs to keep.
+
+    Args:
+        persistent: token id → persistent occurrences, of the types wanted; 0 for all others.
+        size: of a sample. Of types for which `sampled` says so, a few more than `size` hashes lie
+            below the limit: the smallest `size` are a uniform sample.
+    """
+    limit_V = np.zeros(max(persistent) + 2, dtype=np.uint64)
+    for v, count in persistent.items():
+        limit_V[v] = smallest_below(size, count) if sampled(count) else np.uint64(2**64 - 1)
+    return limit_V
+
+
+class PersistentWindows:
+    """Collects persistent occurrences with the tokens around them.
+
+    Args:
+        choice: which rows; `Thresholds` chooses the persistent ones.
+        reach: tokens on each side of a window.
+        seed: of the hash of (sequence_id, position) by which samples are taken.
+        limit_V: by token id, the largest hash to keep (`sample_limits`), the last for ids beyond;
+            None: keep all.
+    """
+
+    needs = ("token_id", "sequence_id", "position", "prompt", "loss_pre", "loss_post")
+
+    def __init__(self, choice: Choice, reach: int, seed: int, limit_V: Array | None = None) -> None:
+        self.choice = choice
+        self.offset_K = offsets(reach)
+        self.seed = seed
+        self.limit_V = limit_V
+        self._parts: list[dict[str, Array]] = []
+
+    def update(self, batch: Batch) -> None:
+        """Add a joined batch of whole sequences."""
+        rows_M = np.flatnonzero(self.choice.chosen(batch))
+        hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
+        if self.limit_V is not None:
+            limit_M = self.limit_V[np.minimum(batch["token_id"][rows_M], len(self.limit_V) - 1)]
+            kept = (hash_M <= limit_M) & (limit_M > 0)
+            rows_M, hash_M = rows_M[kept], hash_M[kept]
+        self._parts.append(
+            {
+                "sequence": batch["sequence_id"][rows_M],
+                "position": batch["position"][rows_M],
+                "prompt": batch["prompt"][rows_M],
+                "token": batch["token_id"][rows_M],
+                "loss": batch["loss_post"][rows_M],
+                "loss_pre": batch["loss_pre"][rows_M],
+                "hash": hash_M,
+                "window": window_tokens(batch, rows_M, self.offset_K),
+            }
+        )
+
+    def merge(self, other: Self) -> None:
+        """Append another's rows."""
+        self._parts.extend(other._parts)
+
+    def result(self) -> dict[str, Array]:
+        """All rows, sorted by token (stable: within a type in the order of the log).
+
+        sequence, position, prompt (uint64), token, loss (at post), loss_pre, hash (uint64): (N,);
+        window: (N, 2w).
+        """
+        if not self._parts:
+            return {}
+        rows = {k: np.concatenate([p.pop(k) for p in self._parts]) for k in list(self._parts[0])}
+        order = np.argsort(rows["token"], kind="stable")
+        for name in rows:
+            rows[name] = rows[name][order]
+        return rows
+
+
+def of_type(rows: dict[str, Array], v: int, most: int | None = None) -> dict[str, Array]:
+    """One type's rows from `PersistentWindows.result`: those of the `most` smallest hashes."""
+    start, stop = np.searchsorted(rows["token"], [v, v + 1]) if rows else (0, 0)
+    held = {name: values[start:stop] for name, values in rows.items()}
+    if most is None or stop - start <= most:
+        return held
+    kept = np.sort(np.argsort(held["hash"], kind="stable")[:most])
+    return {name: values[kept] for name, values in held.items()}

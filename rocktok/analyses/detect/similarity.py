@@ -1,0 +1,294 @@
+"""How alike two context windows are, and how many partners of a window are like it.
+
+The paper leaves the similarity open; these are ours (definitions.md, "Context consistency").
+Sums run in ascending token id in float64, and s ≥ γ means s ≥ γ − 1e-9, so that every
+implementation and every cut of the log counts the same pairs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.detect.windows import MISSING
+from rocktok.errors import DataError
+from rocktok.pairs.count import count_similar
+from rocktok.pairs.rows import PairRule, window_rows
+
+SIMILARITIES = ("surprisal", "bag", "jaccard", "positional", "embedding")
+PARTNERS = ("other-prompt", "other-sequence", "all")
+
+#: Slack of the comparison with γ, against the last bits of a float64 sum.
+EPSILON = 1e-9
+
+#: Similarities held at once, in numbers: rows of a block times partners.
+_BLOCK = 4_000_000
+
+
+#: Windows up to which a dense product with each is faster than a sparse one.
+_FEW = 64
+
+#: Largest value that is ranked by a table, and not by sorting.
+_TABLE = 1 << 18
+
+#: Pairs of windows from which compiled loops pay: loading them takes as long as these in SciPy.
+MANY = 3_000_000
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of M rows: token ids (M, 2w), and labels: rows under the same one are no partners.
+
+    A label (uint64) is of the row's prompt, of its sequence, or the row's own.
+    """
+
+    window_MK: Array
+    label_M: Array
+
+    def __len__(self) -> int:
+        return len(self.window_MK)
+
+    def joined(self, others: Windows) -> Windows:
+        """These, then the others."""
+        return Windows(
+            np.concatenate((self.window_MK, others.window_MK)),
+            np.concatenate((self.label_M, others.label_M)),
+        )
+
+
+def labels(rows: dict[str, Array], partners: str) -> Array:
+    """Labels under a partner rule, of rows that have `prompt`, `sequence` and `hash`.
+
+    A row's own label is the hash of its sequence and position: once in 10^19 two share one.
+    """
+    if partners == "all":
+        return rows["hash"]
+    if partners == "other-sequence":
+        return rows["sequence"].astype(np.int64, copy=False).view(np.uint64)
+    return rows["prompt"]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Features of windows, and the size of each: length of the vector, or of the set."""
+
+    matrix: Any
+    size: Array
+
+    def rows(self, rows: slice) -> _Side:
+        return _Side(self.matrix[rows], self.size[rows])
+
+
+class Similarity:
+    """One way to compare windows of 2w offsets.
+
+    Args:
+        kind: one of `SIMILARITIES`.
+        gamma: windows at least this alike are similar; in (0, 1].
+        offsets: 2w, the number of offsets in a window.
+        weight_V: surprisals −ln(n_u/n) by token id, for "surprisal".
+        embedding_VD: a row for each token id, for "embedding".
+        jobs: threads of the compiled loops.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        gamma: float,
+        offsets: int,
+        weight_V: Array,
+        embedding_VD: Array | None = None,
+        jobs: int = 1,
+    ) -> None:
+        self.many = MANY
+        self.kind = kind
+        self.jobs = jobs
+        self.offsets = offsets
+        self.threshold = gamma - EPSILON
+        self.weight_V = weight_V
+        self.embedding_VD = embedding_VD
+
+    def compiled(self) -> Similarity:
+        """The same with compiled loops for any but a few pairs, on one thread."""
+        made = copy.copy(self)
+        made.jobs, made.many = 1, MANY // 100
+        return made
+
+    def at(self, gamma: float) -> Similarity:
+        """The same at another γ."""
+        made = copy.copy(self)
+        made.threshold = gamma - EPSILON
+        return made
+
+    def count_similar(self, ours: Windows, theirs: Windows) -> Array:
+        """(M,) int64: for each of our windows, how many of its partners among theirs are similar.
+
+        The same counts with compiled loops, where there are many pairs, and without.
+        """
+        if self.kind == "embedding" or len(ours) * len(theirs) < self.many:
+            return self.count_similar_scipy(ours, theirs)
+        rule = PairRule(self.kind, self.threshold, self.offsets)
+        our_rows = window_rows(ours.window_MK, self.kind, self.weight_V)
+        their_rows = None
+        if theirs is not ours:
+            their_rows = window_rows(theirs.window_MK, self.kind, self.weight_V)
+        given = (ours.label_M, theirs.label_M)
+        return count_similar(our_rows, their_rows, rule, given, self.jobs)
+
+    def count_similar_scipy(self, ours: Windows, theirs: Windows) -> Array:
+        """Twin of the compiled loops, block by block of sparse matrix products."""
+        counts_M = np.zeros(len(ours), dtype=np.int64)
+        for row_E, _ in self.similar_pairs(ours, theirs):
+            counts_M += np.bincount(row_E, minlength=len(ours))
+        return counts_M
+
+    def similar_pairs(self, ours: Windows, theirs: Windows) -> Iterator[tuple[Array, Array]]:
+        """(row of ours, row of theirs) of every pair of similar partners, block by block."""
+        for row_E, other_E, _ in self.similar_values(ours, theirs):
+            yield row_E, other_E
+
+    def similar_values(
+        self, ours: Windows, theirs: Windows
+    ) -> Iterator[tuple[Array, Array, Array]]:
+        """(row of ours, row of theirs, similarity) of every pair of similar partners, by blocks."""
+        if len(theirs) == 0 or len(ours) == 0:
+            return
+        our_side, their_side = self._sides(ours.window_MK, theirs.window_MK)
+        block = max(1, _BLOCK // len(theirs))
+        for start in range(0, len(ours), block):
+            rows = slice(start, start + block)
+            row_E, other_E, alike_E = self._similar(our_side.rows(rows), their_side)
+            row_E = row_E + start
+            partner_E = ours.label_M[row_E] != theirs.label_M[other_E]
+            yield row_E[partner_E], other_E[partner_E], alike_E[partner_E]
+
+    def _sides(self, ours_MK: Array, theirs_TK: Array) -> tuple[_Side, _Side]:
+        # Encoded together, so that both use the same columns; once, where they are the same.
+        cut = len(ours_MK)
+        both = ours_MK if ours_MK is theirs_TK else np.concatenate((ours_MK, theirs_TK))
+        if self.kind == "embedding":
+            matrix = self._embed(both)
+            size = np.sqrt((matrix * matrix).sum(axis=1))
+        else:
+            matrix = self._sparse(both)
+            size = self._sizes(matrix)
+        ours = _Side(matrix[:cut], size[:cut])
+        return ours, ours if both is ours_MK else _Side(matrix[cut:], size[cut:])
+
+    def _sparse(self, window_NK: Array) -> Any:
+        """CSR of (weighted) token counts, or of (offset, token) marks, columns by token id."""
+        from scipy.sparse import csr_matrix
+
+        token_NK = window_NK.astype(np.int64)
+        if self.kind == "positional":
+            places = np.arange(token_NK.shape[1])
+            token_NK = np.where(token_NK < 0, token_NK, token_NK * token_NK.shape[1] + places)
+        token_NK = np.sort(token_NK, axis=1)
+        here_NK = token_NK != MISSING
+        first_NK = here_NK.copy()
+        first_NK[:, 1:] &= token_NK[:, 1:] != token_NK[:, :-1]
+        # Each entry is a run of one token; a run ends where the next begins, or its row does.
+        start_E = np.flatnonzero(first_NK)
+        stop_E = np.append(start_E[1:], 0)
+        row_stop_E = (start_E // token_NK.shape[1] + 1) * token_NK.shape[1]
+        ends = (stop_E > row_stop_E) | (stop_E == 0)
+        stop_E[ends] = row_stop_E[ends]
+        # Missing places come first in a row, so they stand before its first run, not within one.
+        stop_E = np.minimum(stop_E, row_stop_E)
+        value_E = (stop_E - start_E).astype(np.float64)
+        entry_E = token_NK.ravel()[start_E]
+        if self.kind == "jaccard":
+            value_E[:] = 1.0
+        elif self.kind == "surprisal":
+            value_E *= self.weight_V[entry_E]
+        column_E, columns = _ranked(entry_E)
+        pointer_N = np.concatenate(([0], np.cumsum(first_NK.sum(axis=1))))
+        shape = (len(window_NK), max(1, columns))
+        return csr_matrix((value_E, column_E, pointer_N), shape=shape)
+
+    def _sizes(self, matrix: Any) -> Array:
+        """Length of each row as a vector, or of its set."""
+        sums_N = np.zeros(matrix.shape[0])
+        filled_N = np.flatnonzero(np.diff(matrix.indptr))
+        if len(filled_N):
+            square_E = matrix.data * matrix.data
+            sums_N[filled_N] = np.add.reduceat(square_E, matrix.indptr[filled_N])
+        return sums_N if self.kind == "jaccard" else np.sqrt(sums_N)
+
+    def _embed(self, window_NK: Array) -> Array:
+        """Mean embedding of each window's tokens, (N, D) float64; zeros for an empty window."""
+        if self.embedding_VD is None:
+            raise ValueError("similarity 'embedding' needs an embedding matrix")
+        here_NK = window_NK != MISSING
+        if window_NK.size and int(window_NK.max()) >= len(self.embedding_VD):
+            raise DataError(
+                f"token {int(window_NK.max())} has no row in the embedding matrix of "
+                f"{len(self.embedding_VD)} rows; give a matrix with a row for every token id"
+            )
+        total_ND = np.zeros((len(window_NK), self.embedding_VD.shape[1]))
+        for column in range(window_NK.shape[1]):
+            rows = here_NK[:, column]
+            total_ND[rows] += self.embedding_VD[window_NK[rows, column]]
+        mean_ND: Array = total_ND / np.maximum(here_NK.sum(axis=1), 1)[:, None]
+        return mean_ND
+
+    def _similar(self, ours: _Side, theirs: _Side) -> tuple[Array, Array, Array]:
+        """(row of ours, row of theirs, similarity) of every similar pair."""
+        if self.kind == "embedding":
+            return self._dense(ours.matrix @ theirs.matrix.T, ours, theirs)
+        if theirs.matrix.shape[0] <= _FEW:
+            # Of few windows most pairs share a token: no use in looking for those that do. Each
+            # sum runs in the same order.
+            return self._dense(ours.matrix @ theirs.matrix.T.toarray(), ours, theirs)
+        dots = (ours.matrix @ theirs.matrix.T).tocoo()
+        alike_E = self._alike(dots.data, ours.size[dots.row], theirs.size[dots.col])
+        kept_E = alike_E >= self.threshold
+        return dots.row[kept_E], dots.col[kept_E], alike_E[kept_E]
+
+    def _dense(self, dots: Array, ours: _Side, theirs: _Side) -> tuple[Array, Array, Array]:
+        alike = self._alike(dots, ours.size[:, None], theirs.size[None, :])
+        # As in a sparse product: windows without a common token are alike at no γ.
+        shared = self.kind == "embedding" or dots != 0
+        row_E, other_E = np.nonzero((alike >= self.threshold) & shared)
+        return row_E, other_E, alike[row_E, other_E]
+
+    def _alike(self, dots: Array, ours: Array, theirs: Array) -> Array:
+        """Similarities from products and sizes; NaN of two empty windows, which are not alike."""
+        scale: Any = ours * theirs
+        if self.kind == "jaccard":
+            scale = ours + theirs - dots
+        elif self.kind == "positional":
+            scale = float(self.offsets)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            alike: Array = dots / scale
+        return alike
+
+
+def _ranked(values_E: Array) -> tuple[Array, int]:
+    """(rank of each value among the distinct ones, how many these are); values from 0 on."""
+    if not len(values_E):
+        return np.zeros(0, dtype=np.int32), 0
+    largest = int(values_E.max())
+    if largest > _TABLE:
+        unique_U, rank_E = np.unique(values_E, return_inverse=True)
+        return rank_E.astype(np.int32), len(unique_U)
+    here_V = np.zeros(largest + 1, dtype=bool)
+    here_V[values_E] = True
+    rank_V = np.cumsum(here_V, dtype=np.int32) - np.int32(1)
+    return rank_V[values_E], int(rank_V[-1]) + 1
+
+
+def partner_counts(ours: Windows, theirs: Windows) -> Array:
+    """How many partners each of our rows has among theirs: those under another label."""
+    unique_U, count_U = np.unique(theirs.label_M, return_counts=True)
+    if len(unique_U) == 0:
+        return np.zeros(len(ours), dtype=np.int64)
+    at_M = np.minimum(np.searchsorted(unique_U, ours.label_M), len(unique_U) - 1)
+    own_M = np.where(unique_U[at_M] == ours.label_M, count_U[at_M], 0)
+    partners: Array = len(theirs) - own_M
+    return partners

@@ -1,0 +1,184 @@
+"""`detect` as a table for people, CSV or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rocktok.analyses.detect.result import DetectResult
+from rocktok.tables.encode import Form, encode_rows
+from rocktok.tables.names import left_out
+from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
+
+Row = dict[str, Any]
+
+_CONTEXT = (
+    Field("rank"),
+    Field("token", text=True),
+    Field("freq"),
+    Field("loss"),
+    Field("share"),
+    Field("persist"),
+    Field("retain"),
+    Field("CCR"),
+    Field("R_ctx"),
+    Field("", text=True),
+)
+_LIFTS = (
+    Field("rank"),
+    Field("token", text=True),
+    Field("CCR"),
+    Field("R_ctx"),
+    Field("persistence lift"),
+    Field("context lift"),
+    Field("", text=True),
+)
+_PLAIN = (
+    Field("rank"),
+    Field("token", text=True),
+    Field("freq"),
+    Field("prompts"),
+    Field("loss"),
+    Field("Rock Score"),
+    Field("share"),
+    Field("coverage"),
+    Field("", text=True),
+)
+
+#: Marks of flags in the table, each explained below it.
+_MARKS = {
+    "low_power": ("*", "few persistent occurrences or prompts: low power"),
+    "null_scarce": ("?", "too few positions far from it to draw a null: context not judged"),
+    "sampled": ("~", "estimated from a sample of its persistent occurrences: ccr_low, ccr_high"),
+    "excluded": ("x", "left out of the ranking by the options"),
+    "not_in_rollouts": ("o", "the late student no longer writes it"),
+    "not_singled_out": ("=", "the token recurs, its loss does not single it out"),
+    "lift_unknown": ("-", "a lift has no interval: not known whether its loss singles it out"),
+    "lifts_sampled": (
+        "s",
+        "context lift from 1,000 persistent and 1,000 other occurrences at most",
+    ),
+}
+
+
+def render(result: DetectResult) -> str:
+    """Summary, table, and what the marks mean."""
+    parts = [*_summary(result), ""]
+    if not result.tokens:
+        parts.append("No type is a rock at these settings; --all shows every type.")
+        return "\n".join(parts) + "\n"
+    context = result.log["pre"] is not None
+    fields: Sequence[Field]
+    fields, cells = (_CONTEXT, _context_cells) if context else (_PLAIN, _plain_cells)
+    if result.permuted is not None:
+        fields, cells = _LIFTS, _lift_cells
+    parts.append(render_table(fields, (cells(row) for row in result.tokens)).rstrip("\n"))
+    used = {flag for row in result.tokens for flag in row["flags"]}
+    parts += [f"{mark}  {why}" for flag, (mark, why) in _MARKS.items() if flag in used]
+    return "\n".join(parts) + "\n"
+
+
+def _summary(result: DetectResult) -> list[str]:
+    log, totals = result.log, result.totals
+    share = sum(row["loss_share"] or 0.0 for row in result.rocks)
+    lines = [
+        f"{len(result.rocks)} rock tokens, {percent(share)} of the loss ({log['path']})",
+        f"{log['table']}/, step "
+        + (f"{log['pre']} to {log['post']}" if log["pre"] is not None else f"{log['post']}")
+        + f": {count(totals['sequences'])} sequences, {count(totals['positions'])} positions, "
+        f"{number(totals['loss'], 4)} nats; {log['passes']} passes",
+    ]
+    lines += left_out(log)
+    if log["pre"] is None:
+        return [*lines, f"Ranked by Rock Score alone: {log['no_context']}."]
+    thresholds = result.thresholds
+    second = thresholds["tau_post"] if thresholds["tau_change"] is None else None
+    lines.append(
+        f"persistent: loss ≥ {number(thresholds['tau_pre'])} nats at {log['pre']} and "
+        + (
+            f"≥ {number(second)} at {log['post']}"
+            if second is not None
+            else f"change < {number(thresholds['tau_change'])}"
+        )
+    )
+    lines.append(
+        f"occurrences: {count(totals['persistent'])} persistent (all types), "
+        f"{count(totals['retained'])} retained (rocks)"
+    )
+    kinds = result.density
+    lines += [
+        f"{name}: median {percent(kinds[key]['median'])} of a sequence "
+        f"(p10 {percent(kinds[key]['p10'])}, p90 {percent(kinds[key]['p90'])})"
+        for key, name in (("type", "rock types"), ("retained", "retained occurrences"))
+    ]
+    if result.permuted is not None:
+        lines.append(_permuted(result.permuted))
+    return lines
+
+
+def _permuted(found: Row) -> str:
+    least = "" if found["complete"] else "at least "
+    return (
+        f"labels permuted within types: {least}{counted(found['rocks_permuted'], 'rock token')}, "
+        f"{found['reach_lowest']:,} at the lowest R_ctx"
+    )
+
+
+def _marks(row: Row) -> str:
+    return "".join(_MARKS[flag][0] for flag in row["flags"] if flag in _MARKS)
+
+
+def _context_cells(row: Row) -> Sequence[str]:
+    return (
+        str(row["rank"]),
+        token(row["token"]),
+        count(row["frequency"]),
+        number(row["mean_loss"]),
+        percent(row["loss_share"]),
+        count(row["persistent"]),
+        count(row["retained"]),
+        "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
+        number(row["context_rock_score"]),
+        _marks(row),
+    )
+
+
+def _lift_cells(row: Row) -> Sequence[str]:
+    return (
+        str(row["rank"]),
+        token(row["token"]),
+        "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
+        number(row["context_rock_score"]),
+        _with_interval(row, "persistence_lift"),
+        _with_interval(row, "context_lift"),
+        _marks(row),
+    )
+
+
+def _with_interval(row: Row, name: str) -> str:
+    value, low, high = number(row[name]), row[f"{name}_low"], row[f"{name}_high"]
+    if row[name] is None and low is not None and high is None:
+        return f"≥ {number(low, 2)}"
+    return value if low is None else f"{value} ({number(low, 2)}–{number(high, 2)})"
+
+
+def _plain_cells(row: Row) -> Sequence[str]:
+    return (
+        str(row["rank"]),
+        token(row["token"]),
+        count(row["frequency"]),
+        count(row["prompts"]),
+        number(row["mean_loss"]),
+        number(row["rock_score"]),
+        percent(row["loss_share"]),
+        percent(row["coverage"]),
+        _marks(row),
+    )
+
+
+def encode(result: DetectResult, form: Form) -> bytes:
+    """All columns of `DetectResult.table`."""
+    from rocktok.analyses.detect.result import INTEGERS
+
+    about = result.about("tokens")
+    return encode_rows(result.tokens, result.columns, INTEGERS, form, about)

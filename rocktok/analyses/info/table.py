@@ -1,0 +1,99 @@
+"""`info` as text for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rocktok.tables.text import count, counted
+
+if TYPE_CHECKING:
+    from rocktok.analyses.info.result import LogInfo, TableInfo
+
+
+def render(info: LogInfo) -> str:
+    """One fact a line, names in a column of their own."""
+    facts = [*_run(info)]
+    for name, table in info.tables.items():
+        facts += _table(name, table)
+    if info.sequences is not None:
+        facts.append(("sequences", f"{count(info.sequences)} of {count(info.prompts)} prompts"))
+    if info.vocab:
+        facts.append(("vocabulary", f"{count(info.vocab)} tokens with text"))
+    facts += _attempts(info)
+    facts += _losses(info)
+    width = max(len(name) for name, _ in facts) + 2
+    return "".join(f"{name:<{width}}{value}\n".rstrip(" ") for name, value in facts)
+
+
+def _run(info: LogInfo) -> list[tuple[str, str]]:
+    run: dict[str, Any] = info.run or {}
+    facts = [("log", info.log["path"])]
+    if run.get("run_id"):
+        facts.append(("run", f"{run['run_id']} ({run.get('created_at', 'no date')})"))
+    for key in ("student", "teacher"):
+        if run.get(key):
+            facts.append((key, str(run[key])))
+    loss = run.get("loss") or {}
+    trained = {True: ", the trained loss", False: ", not the trained loss"}
+    known = trained.get(bool(loss["trained"]), "") if "trained" in loss else ""
+    facts.append(("loss", f"reverse KL, {info.log['exactness']}{known}"))
+    return facts
+
+
+def _table(name: str, table: TableInfo) -> list[tuple[str, str]]:
+    steps = [step["step"] for step in table.steps]
+    incomplete = len(table.incomplete_steps)
+    span = f", {steps[0]} to {steps[-1]}" if len(steps) > 1 else f", {steps[0]}" if steps else ""
+    facts = [
+        (
+            f"{name}/",
+            f"{counted(table.rows, 'row')} in {counted(table.shards, 'shard')}; "
+            f"{counted(len(steps), 'step')}{span}",
+        ),
+        ("  columns", ", ".join(table.columns)),
+    ]
+    if incomplete:
+        shown = ", ".join(map(str, table.incomplete_steps[:12]))
+        facts.append(
+            ("  incomplete", f"{counted(incomplete, 'step')}: {shown}{' …' * (incomplete > 12)}")
+        )
+    if table.superseded_rows:
+        facts.append(
+            ("  superseded", f"{count(table.superseded_rows)} rows of earlier attempts, not read")
+        )
+    return facts
+
+
+def _attempts(info: LogInfo) -> list[tuple[str, str]]:
+    facts = []
+    for attempt in info.attempts:
+        ranks = [r for r in info.ranks if r["attempt"] == attempt["attempt"]]
+        size, final = attempt["world_size"], sum(r["final"] for r in ranks)
+        state = "final" if final == size else f"{final} of them final"
+        ranks_of = f"{size} rank" if size == 1 else f"{size} ranks"
+        value = f"from step {attempt['resume_step']}, {ranks_of}, {state}"
+        facts.append((f"attempt {attempt['attempt']}", value))
+    return facts
+
+
+def _losses(info: LogInfo) -> list[tuple[str, str]]:
+    facts = []
+    if info.dropped:
+        reasons = ", ".join(sorted({item["reason"] for item in info.dropped}))
+        facts.append(
+            (
+                "dropped",
+                f"{counted(info.dropped_rows, 'row')} of {counted(len(info.dropped), 'step')} "
+                f"({reasons})",
+            )
+        )
+    if info.mismatches:
+        facts.append(
+            ("mismatches", f"{info.mismatches} calls whose recorded loss was not the trainer's")
+        )
+    if info.damage:
+        facts += [("damage", line) for line in info.damage]
+    else:
+        how = "every row read" if info.verified else "footers only; --verify reads every row"
+        facts.append(("damage", f"none found ({how})"))
+    return facts

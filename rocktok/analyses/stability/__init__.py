@@ -1,0 +1,1 @@
+"""Whether another sample of prompts would rank the same types first."""

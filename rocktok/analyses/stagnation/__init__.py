@@ -1,0 +1,1 @@
+"""Whether rocks learn: losses over the steps, of groups that can be compared."""

@@ -1,0 +1,127 @@
+"""Which types are followed: rocks, and the groups that they are compared with.
+
+Array suffixes: T types; C covariates; R rocks; A other types that may be taken; P pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.stagnation.result import StagnationParams
+from rocktok.hashing import hash_rows
+from rocktok.stats.contrasts import ratio
+from rocktok.stats.groups import CALIPER, TypeFacts
+from rocktok.stats.matching import balance, match
+
+Row = dict[str, Any]
+
+NAMES = ("rocks", "high_kl", "random", "control", "loss_control")
+
+
+#: Matched on these, within calipers; `control` on all, `loss_control` on all but the frequency.
+COVARIATES = ("log10 frequency", "log10 mean loss", "mean position")
+
+
+#: Largest difference of mean positions, in standard deviations over the types.
+POSITION_CALIPER = 0.2
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Groups, pairs of `control` and `loss_control`, rocks left alone, and the balance.
+
+    `common`, `others`: how many types stand often enough, and how many of these are no rocks.
+    """
+
+    members: dict[str, tuple[int, ...]]
+    pairs: dict[str, tuple[tuple[int, int], ...]]
+    unmatched: dict[str, tuple[int, ...]]
+    balance: tuple[Row, ...]
+    common: int
+    others: int
+
+    def of(self, token_id: int) -> list[str]:
+        """Groups that hold a type."""
+        return [name for name, ids in self.members.items() if token_id in ids]
+
+
+def choose(
+    facts: TypeFacts,
+    params: StagnationParams,
+    half: int | None,
+    given: Array | None = None,
+    pairs: tuple[tuple[int, int], ...] | None = None,
+) -> Chosen:
+    """Rocks by Rock Score at the step of the facts, and who they are compared with.
+
+    Args:
+        facts: with positions.
+        half: of the prompts whose numbers choose; None: both.
+        given: token ids of the rocks; None: the `top_k` largest Rock Scores above 0 among types
+            that stand often enough in both halves, and no more than a third of these.
+        pairs: (rock, control) that are the group `control`, however they were matched; those of
+            types that were not seen are left out.
+    """
+    assert facts.position_HT is not None
+    sides = slice(None) if half is None else slice(half, half + 1)
+    count_T, loss_T, place_T = (
+        values[sides].sum(axis=0)
+        for values in (facts.frequency_HT, facts.loss_HT, facts.position_HT)
+    )
+    common = np.flatnonzero(facts.common_T())
+    if given is None:
+        ranked = common[np.lexsort((facts.token_T[common], -count_T[common], -loss_T[common]))]
+        most = min(params.top_k, max(1, len(common) // 3))
+        rocks = np.sort(ranked[loss_T[ranked] > 0][:most])
+    else:
+        rocks = np.flatnonzero(np.isin(facts.token_T, given))
+    able = np.setdiff1d(common, rocks)
+    size = len(rocks) if params.group_size is None else params.group_size
+    by_loss = able[np.lexsort((facts.token_T[able], -ratio(loss_T[able], count_T[able])))]
+    by_hash = able[np.argsort(hash_rows(params.seed, facts.token_T[able]), kind="stable")]
+    values_TC = _covariates(count_T, loss_T, place_T, common)
+    members = {"rocks": rocks, "high_kl": by_loss[:size], "random": by_hash[:size]}
+    matched, unmatched, balances = {}, {}, []
+    for name, columns in (("control", [0, 1, 2]), ("loss_control", [1, 2])):
+        others = able
+        if name == "control" and pairs is not None:
+            found, others = _given_pairs(facts.token_T, rocks, able, pairs)
+        else:
+            caliper_C = np.array([CALIPER, CALIPER, POSITION_CALIPER])[columns]
+            ours_RC, others_AC = values_TC[rocks][:, columns], values_TC[others][:, columns]
+            found, _ = match(ours_RC, others_AC, caliper_C)
+        members[name] = others[found[:, 1]]
+        ids = facts.token_T[rocks[found[:, 0]]].tolist(), facts.token_T[members[name]].tolist()
+        matched[name] = tuple(zip(*ids, strict=True))
+        alone = np.delete(rocks, found[:, 0])
+        unmatched[name] = tuple(facts.token_T[alone].tolist())
+        rows = balance(COVARIATES, values_TC[rocks], values_TC[others], found)
+        balances += [{"control": name, **row} for row in rows]
+    chosen = {name: tuple(np.sort(facts.token_T[at]).tolist()) for name, at in members.items()}
+    return Chosen(chosen, matched, unmatched, tuple(balances), len(common), len(able))
+
+
+def _given_pairs(
+    token_T: Array, rocks: Array, able: Array, pairs: tuple[tuple[int, int], ...]
+) -> tuple[Array, Array]:
+    """(n, 2) places of the pairs among the rocks and among the others, and these others."""
+    rock = {v: r for r, v in enumerate(token_T[rocks].tolist())}
+    seen = {v: t for t, v in enumerate(token_T.tolist())}
+    known = [(rock[a], seen[b]) for a, b in pairs if a in rock and b in seen]
+    found_P2 = np.array(known, dtype=np.int64).reshape(-1, 2)
+    others = np.union1d(able, found_P2[:, 1])
+    found_P2[:, 1] = np.searchsorted(others, found_P2[:, 1])
+    return found_P2, others
+
+
+def _covariates(count_T: Array, loss_T: Array, place_T: Array, common: Array) -> Array:
+    """(T, C) log₁₀ n, log₁₀ mean loss, and mean position in standard deviations over types."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean_T, position_T = loss_T / count_T, place_T / count_T
+        logs = np.log10(count_T), np.log10(mean_T)
+    spread = float(np.std(position_T[common])) if len(common) else 0.0
+    return np.stack([*logs, position_T / (spread or 1.0)], axis=1)

@@ -1,0 +1,229 @@
+"""`stagnation` as tables for people, CSV or Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rocktok.analyses.stagnation.result import StagnationResult
+from rocktok.tables.encode import Form, encode_rows
+from rocktok.tables.names import left_out
+from rocktok.tables.text import Field, count, number, p_value, render_table, token
+
+Row = dict[str, Any]
+
+_GROUPS = (
+    Field("group", text=True),
+    Field("types"),
+    Field("first"),
+    Field("last"),
+    Field("ratio"),
+    Field("95%"),
+    Field("ΔKL"),
+    Field("still"),
+)
+_TESTS = (
+    Field("rocks against", text=True),
+    Field("types"),
+    Field("ratio"),
+    Field("90%"),
+    Field("95%"),
+    Field("", text=True),
+)
+_MEDIANS = (
+    Field("rocks less", text=True),
+    Field("difference"),
+    Field("95%"),
+    Field("rank-bis."),
+    Field("p Holm"),
+    Field("naive"),
+)
+_BALANCE = (
+    Field("balance (SMD)", text=True),
+    Field("pairs"),
+    Field("log₁₀ n"),
+    Field("log₁₀ loss"),
+    Field("position"),
+)
+_TOKENS = (
+    Field("token", text=True),
+    Field("freq"),
+    Field("first"),
+    Field("last"),
+    Field("ratio"),
+    Field("95%"),
+    Field("ΔKL"),
+    Field("slope"),
+    Field("", text=True),
+)
+#: Marks of groups in the table of tokens.
+_MARKS = {"rocks": "R", "high_kl": "h", "random": "r", "control": "c", "loss_control": "l"}
+_STILL = {True: "yes", False: "no", None: "–"}
+
+#: Types in the table; the other forms have all.
+_SHOWN = 30
+
+
+def render(result: StagnationResult) -> str:
+    """Summary, groups, tests, balance, tokens."""
+    log = result.log
+    steps = log["steps"]
+    parts = [
+        f"losses in {log['table']}/ ({log['path']}): {log['text']}; {log['passes']} passes",
+        f"{len(steps)} steps, {steps[0]} to {steps[-1]}; one log is one training run",
+        *left_out(log),
+        _chosen(result),
+        "",
+        "Mean loss of a group's types, each counting the same (nats)",
+        render_table(_GROUPS, [_corpus(result.corpus), *map(_group, result.groups)]).rstrip("\n"),
+        "ratio: last over first, 1: no learning",
+        "still: whether its 90% interval lies within a factor of 1.1 of 1",
+        "",
+        *_tests(result.tests),
+        *_balance(result.members),
+    ]
+    if result.tokens:
+        parts += [
+            f"Tokens, largest loss at step {steps[0]} first",
+            render_table(_TOKENS, map(_token, result.tokens[:_SHOWN])).rstrip("\n"),
+            "R rocks  h high_kl  r random  c control  l loss_control",
+        ]
+    if any(row["interval"] == "linearised" for row in result.tokens[:_SHOWN]):
+        parts.append("~ interval by linearised variance, not by the bootstrap")
+    if len(result.tokens) > _SHOWN:
+        more = len(result.tokens) - _SHOWN
+        parts.append(f"{count(more)} more, and all curves: --format json")
+    return "\n".join(parts) + "\n"
+
+
+def _chosen(result: StagnationResult) -> str:
+    log = result.log
+    at, chosen_on = log["selected_at"], log["chosen_on"].removesuffix(" of the prompts")
+    where = f"groups chosen at step {at} on {chosen_on}"
+    if at == "rocks given":
+        controls = " and control" if result.members["control_source"] == "given" else ""
+        step = log["steps"][0 if result.params["select_at"] == "first" else -1]
+        where = f"rocks{controls} given, others chosen at step {step}"
+    line = f"{where}, measured on {log['measured_on']}"
+    return line if log["descriptive"] is None else f"{line}\n{log['descriptive']}"
+
+
+def _between(row: Row, name: str, level: str = "") -> str:
+    low, high = row.get(f"{name}_low{level}"), row.get(f"{name}_high{level}")
+    return "–" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+
+
+def _change(row: Row) -> Sequence[str]:
+    return (
+        *(number(row[name]) for name in ("loss_first", "loss_last", "stagnation")),
+        _between(row, "stagnation"),
+        _signed(row["delta_kl"]),
+    )
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def _corpus(row: Row) -> Sequence[str]:
+    return ("all positions", "", *_change(row), "")
+
+
+def _group(row: Row) -> Sequence[str]:
+    if "skipped" in row:
+        return (row["group"], str(row["types"]), "–", "–", "–", "–", "–", "–")
+    types = str(row["types_at_both_ends"])
+    return (row["group"], types, *_change(row), _STILL[row["does_not_learn"]])
+
+
+def _tests(rows: Sequence[Row]) -> list[str]:
+    tested = [row for row in rows if "skipped" not in row]
+    skipped = [f"{row['second']}: skipped: {row['skipped']}" for row in rows if "skipped" in row]
+    lines = ["Ratio of rocks over that of others (matched groups: of their rocks alone)"]
+    if not tested:
+        return [*lines, *skipped, ""]
+    cells = (
+        (
+            row["second"],
+            f"{row['types_first']}/{row['types_second']}",
+            number(row["ratio"]),
+            _between(row, "ratio", "90"),
+            _between(row, "ratio"),
+            row["verdict"],
+        )
+        for row in tested
+    )
+    medians = (
+        (
+            row["second"],
+            _signed(row["difference_of_medians"]),
+            f"{number(row['low'], 2)} to {number(row['high'], 2)}",
+            f"{row['rank_biserial']:.2f}",
+            p_value(row["p_holm"]),
+            p_value(row["p_types_naive"]),
+        )
+        for row in tested
+    )
+    lines.append(render_table(_TESTS, cells).rstrip("\n"))
+    heading = "Medians of the types' ratios, and rank-biserial correlation"
+    return [*lines, *skipped, "", heading, render_table(_MEDIANS, medians)]
+
+
+def _balance(members: Row) -> list[str]:
+    cells = []
+    for name in ("control", "loss_control"):
+        rows = [row for row in members["balance"] if row["control"] == name]
+        pairs = rows[0]["pairs"]
+        for when in ("before", "after"):
+            values = ("–" if r[f"smd_{when}"] is None else f"{r[f'smd_{when}']:+.2f}" for r in rows)
+            cells.append((f"{name}, {when}", str(pairs) if when == "after" else "", *values))
+    alone = members["rocks_without_control"].items()
+    left = ", ".join(f"{len(ids)} ({name})" for name, ids in alone)
+    table = render_table(_BALANCE, cells).rstrip("\n")
+    return [table, f"rocks without a type like them: {left}", ""]
+
+
+def _token(row: Row) -> Sequence[str]:
+    return (
+        token(row["token"]),
+        count(row["frequency_first"]),
+        *_change(row),
+        "–" if row["slope"] is None else f"{row['slope']:+.2f}",
+        "~" if row["interval"] == "linearised" else "".join(_MARKS[n] for n in row["groups"]),
+    )
+
+
+_MEASURES = ("stagnation", "delta_kl", "slope")
+_COLUMNS = (
+    "token_id",
+    "token",
+    "groups",
+    "frequency_first",
+    "frequency_last",
+    "loss_first",
+    "loss_last",
+    *(f"{name}{end}" for name in _MEASURES for end in ("", "_low", "_high")),
+    "interval",
+    "step",
+    "loss",
+    "loss_low",
+    "loss_high",
+    "table",
+    "descriptive",
+)
+
+
+def encode(result: StagnationResult, form: Form) -> bytes:
+    """One row per type and step, with what holds for the type, and for all, beside it."""
+    steps = result.log["steps"]
+    rows = []
+    for row in result.tokens:
+        same = {k: v for k, v in row.items() if not k.startswith("curve")}
+        same["groups"] = ",".join(row["groups"])
+        same |= {name: result.log[name] for name in ("table", "descriptive")}
+        curve = zip(steps, row["curve"], row["curve_low"], row["curve_high"], strict=True)
+        for step, loss, low, high in curve:
+            rows.append({**same, "step": step, "loss": loss, "loss_low": low, "loss_high": high})
+    about = result.about("tokens")
+    integers = {"token_id", "frequency_first", "frequency_last", "step"}
+    return encode_rows(rows, _COLUMNS, integers, form, about)

@@ -1,0 +1,355 @@
+"""Per-token statistics of a student against its teacher, exact over the whole vocabulary.
+
+Nothing here touches a gradient, changes an input or keeps one, so a training step may call it at
+any point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from rocktok.hooks.gradient_sinks import Delivery, GradientSink
+from rocktok.hooks.statistics import fused, tiles
+
+COLUMNS = (
+    "loss",
+    "log_ratio",
+    "student_logprob",
+    "teacher_logprob",
+    "student_entropy",
+    "teacher_entropy",
+    "grad_norm",
+    "head_grad_norm",
+)
+
+# What gives the columns of the rows from one number up to another, in parts.
+Tile = Callable[[tiles.Block, tiles.Positions, Tensor, int, int], list[dict[str, Tensor]]]
+
+
+@torch.no_grad()
+def token_statistics(
+    *,
+    token_ids: Tensor,
+    student_logits: Tensor | None = None,
+    teacher_logits: Tensor | None = None,
+    student_hidden: Tensor | None = None,
+    teacher_hidden: Tensor | None = None,
+    student_head: Tensor | None = None,
+    teacher_head: Tensor | None = None,
+    student_bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    student_logit_scale: float = 1.0,
+    teacher_logit_scale: float = 1.0,
+    student_softcap: float | None = None,
+    teacher_softcap: float | None = None,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    columns: Collection[str] | None = None,
+    gradients: GradientSink | None = None,
+) -> dict[str, Tensor]:
+    """Loss, log-probabilities, entropies and gradient norms of every scored position.
+
+    Each model is given in one of two ways: its raw logits, or the hidden states that enter its
+    head together with the head, which is then projected here, in float32. A raw logit z becomes
+    softcap·tanh(logit_scale·z / softcap) / temperature (no cap: logit_scale·z / temperature); the
+    softmax of that is the student's p, or the teacher's q.
+
+    Columns, in nats (`grad_norm` and `head_grad_norm`: nats per unit of logit and of weight):
+
+    - `loss`: Σ p·(log p - log q), the reverse KL over the whole vocabulary; always there
+    - `student_logprob`, `teacher_logprob`, `log_ratio`: of `token_ids`, and their difference
+    - `student_entropy`, `teacher_entropy`: -Σ p·log p, -Σ q·log q
+    - `grad_norm`: norm of the gradient of `loss` with respect to the student's raw logits
+    - `head_grad_norm`: norm of its gradient with respect to the student's head weight, which is
+      `grad_norm` times the norm of the hidden state, as that gradient is their outer product
+
+    Args:
+        token_ids: (...,) integers, the token generated at each position (the target).
+        student_logits: (..., V) raw head outputs, any floating dtype.
+        teacher_logits: the same of the teacher.
+        student_hidden: (..., H) input of the student's head; beside `student_logits`, it serves
+            `head_grad_norm` only.
+        teacher_hidden: (..., H') input of the teacher's head.
+        student_head: (V, H) weight.
+        teacher_head: (V, H') weight.
+        student_bias: (V,) bias of the head, if it has one.
+        teacher_bias: the same of the teacher.
+        student_logit_scale: factor on the raw logits.
+        teacher_logit_scale: the same of the teacher.
+        student_softcap: soft cap of the logits, if the model has one.
+        teacher_softcap: the same of the teacher.
+        temperature: temperature of the loss.
+        mask: (...,) nonzero where a position is scored; None scores all.
+        columns: the columns wanted; None gives all that the arguments allow.
+        gradients: takes each position's gradient of `loss` with respect to the student's raw
+            logits, the vector whose norm is `grad_norm`; 0 where the loss is not finite.
+
+    Returns:
+        float32 columns, each (N,) for the N scored positions in row-major order.
+
+    Raises:
+        ValueError: for shapes, vocabularies or arguments that do not fit together, a token id
+            outside the vocabulary at a scored position, or a column that cannot be had.
+
+    Arithmetic is float32 whatever the dtypes and whatever autocast or TF32 settings are in force.
+    A student logit of -inf (p = 0) contributes nothing; a teacher logit of -inf where p > 0 makes
+    loss and gradient norms infinite; NaN gives NaN in its own row only.
+
+    Memory beyond inputs, result and O(N) indices stays under two tiles of 512 rows of V float32,
+    given H ≤ V / 6; with logits on the CPU it is a few rows. On an accelerator with Triton, one
+    kernel computes it all, which copies no logits; if it cannot be built, a RocktokWarning says so
+    and PyTorch's own operations give the same. DTensors are gathered whole, once.
+
+    Source: the loss is the per-position reverse KL of arXiv 2605.09253, exact rather than sampled;
+    the gradient norms, and how it is all summed, are ours.
+
+    >>> from math import log
+    >>> p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 0.75]])
+    >>> token = torch.tensor([0])
+    >>> got = token_statistics(token_ids=token, student_logits=p.log(), teacher_logits=q.log())
+    >>> abs(got["loss"].item() - 0.5 * log(4 / 3)) < 1e-6
+    True
+    >>> abs(got["log_ratio"].item() - log(2)) < 1e-6
+    True
+    """
+    token_ids = _plain(token_ids)
+    shape = token_ids.shape
+    student = _model(
+        "student",
+        shape,
+        (student_logits, student_hidden, student_head, student_bias),
+        student_logit_scale,
+        student_softcap,
+    )
+    teacher = _model(
+        "teacher",
+        shape,
+        (teacher_logits, teacher_hidden, teacher_head, teacher_bias),
+        teacher_logit_scale,
+        teacher_softcap,
+    )
+    if student.vocabulary != teacher.vocabulary:
+        raise ValueError(
+            f"the student's vocabulary has {student.vocabulary} entries, the teacher's "
+            f"{teacher.vocabulary}; cut both to the tokens they share"
+        )
+    _check_positive("temperature", temperature)
+    wanted = _wanted_columns(columns, student.hidden is not None)
+    positions = _scored_positions(token_ids, _plain(mask), student.device)
+    token_N = _checked_tokens(token_ids, positions, student.vocabulary)
+    # The norm of the head's gradient is made from that of the logits' at the end.
+    with_norm = "head_grad_norm" in wanted or gradients is not None
+    inner = wanted | {"grad_norm"} if with_norm else wanted
+    block = tiles.Block(student, teacher, float(temperature), inner)
+    with torch.autocast(student.device.type, enabled=False):
+        result = _all_blocks(block, positions, token_N, gradients)
+    return {name: result[name] for name in COLUMNS if name in wanted}
+
+
+def _all_blocks(
+    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, sink: GradientSink | None
+) -> dict[str, Tensor]:
+    """Every column of every scored position."""
+    result = _rows(block, positions, token_N, sink)
+    if "head_grad_norm" in block.columns:
+        result["head_grad_norm"] = result["grad_norm"] * _hidden_norms(block.student, positions)
+    if sink is not None:
+        sink.finish(result["grad_norm"])
+    return result
+
+
+def _rows(
+    block: tiles.Block, positions: tiles.Positions, token_N: Tensor, sink: GradientSink | None
+) -> dict[str, Tensor]:
+    """Every column that the logits give, by the kernel where there is one, else by the tiles.
+
+    The kernel keeps no gradients: a sink asks for the tiles.
+    """
+    if sink is None and fused.usable(block.student, block.teacher):
+        try:
+            return _blocks(fused.tile, block, positions, token_N)
+        except fused.KernelError as error:
+            fused.give_up(error)
+    deliver = None if sink is None else Delivery(sink, range(len(positions)))
+    result = _blocks(partial(_tile, deliver), block, positions, token_N)
+    # One question for all rows: asking block by block would make an accelerator wait each time.
+    odd_M = (~result["loss"].isfinite()).nonzero().squeeze(1)
+    if len(odd_M):
+        careful = replace(block, excluded=True)
+        deliver = None if sink is None else Delivery(sink, odd_M.tolist())
+        again = _blocks(partial(_tile, deliver), careful, positions.subset(odd_M), token_N[odd_M])
+        for name in {"loss", "student_entropy", "teacher_entropy", "grad_norm"} & result.keys():
+            result[name][odd_M] = again[name]
+    return result
+
+
+def _blocks(
+    tile: Tile, block: tiles.Block, positions: tiles.Positions, token_N: Tensor
+) -> dict[str, Tensor]:
+    """One pass over the positions, in tiles that are projected and blocks that are computed."""
+    count = len(positions)
+    projected = block.student.head_VH is not None or block.teacher.head_VH is not None
+    step = tiles.PROJECTED_ROWS if projected else max(1, count)
+    parts: list[dict[str, Tensor]] = []
+    for start in range(0, max(1, count), step):
+        parts += tile(block, positions, token_N, start, min(start + step, count))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _tile(
+    deliver: Delivery | None,
+    block: tiles.Block,
+    positions: tiles.Positions,
+    token_N: Tensor,
+    start: int,
+    stop: int,
+) -> list[dict[str, Tensor]]:
+    """The blocks of one tile, whose logits are gone when this returns."""
+    student_rows = block.student.tile(positions, start, stop)
+    teacher_rows = block.teacher.tile(positions, start, stop)
+    device = block.student.device
+    step = min(tiles.block_rows(block.student.vocabulary, device), max(1, stop - start))
+
+    def worker() -> Callable[[int, int], dict[str, Tensor]]:
+        buffers = block.workspace(step)
+
+        def work(first: int, last: int) -> dict[str, Tensor]:
+            space = buffers[:, : last - first]
+            with nullcontext() if deliver is None else deliver.block(first, last) as take:
+                student_NV = student_rows(first, last, space[0])
+                teacher_NV = teacher_rows(first, last, space[1])
+                return block.statistics(student_NV, teacher_NV, token_N[first:last], space, take)
+
+        return work
+
+    # Even without positions, one empty block says which columns there are.
+    firsts = range(start, max(stop, start + 1), step)
+    blocks = [(first, min(first + step, stop)) for first in firsts]
+    return tiles.each_block(worker, blocks, tiles.workers(device))
+
+
+def _hidden_norms(student: tiles.Model, positions: tiles.Positions) -> Tensor:
+    assert student.hidden is not None
+    norms = [
+        torch.linalg.vector_norm(
+            positions.take(student.hidden, start, start + tiles.PROJECTED_ROWS).to(torch.float32),
+            dim=-1,
+        )
+        for start in range(0, max(1, len(positions)), tiles.PROJECTED_ROWS)
+    ]
+    return torch.cat(norms).to(student.device)
+
+
+def _model(
+    name: str,
+    shape: torch.Size,
+    tensors: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+    logit_scale: float,
+    softcap: float | None,
+) -> tiles.Model:
+    """Check one model's arguments, none of which depends on the other's."""
+    logits, hidden, head, bias = (_plain(tensor) for tensor in tensors)
+    if logits is None and (hidden is None or head is None):
+        raise ValueError(f"give {name}_logits, or {name}_hidden and {name}_head")
+    if logits is not None and (head is not None or bias is not None):
+        raise ValueError(f"give {name}_logits or {name}_head, not both: the logits are used raw")
+    if logits is not None and hidden is not None and name == "teacher":
+        raise ValueError("teacher_hidden has no use beside teacher_logits; give one of them")
+    for kind, values in (("logits", logits), ("hidden", hidden)):
+        if values is not None:
+            _check_leading(f"{name}_{kind}", values, shape)
+    if head is not None:
+        _check_head(name, hidden, head, bias)
+    _check_positive(f"{name}_logit_scale", logit_scale)
+    if softcap is not None:
+        _check_positive(f"{name}_softcap", softcap)
+    return tiles.Model(logits, hidden, head, bias, float(logit_scale), softcap)
+
+
+@overload
+def _plain(tensor: Tensor) -> Tensor: ...
+@overload
+def _plain(tensor: None) -> None: ...
+def _plain(tensor: Tensor | None) -> Tensor | None:
+    """Detached, and whole where it was sharded."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach()
+    # A DTensor is known by this method: importing its module would cost more than it tells.
+    gather = getattr(tensor, "full_tensor", None)
+    whole: Tensor = tensor if gather is None else gather()
+    return whole
+
+
+def _check_leading(name: str, values: Tensor, shape: torch.Size) -> None:
+    if values.shape[:-1] != shape or not values.dim():
+        raise ValueError(
+            f"{name} has shape {tuple(values.shape)}; token_ids of shape {tuple(shape)} "
+            "ask for the same with one more dimension at the end"
+        )
+    if not values.is_floating_point():
+        raise ValueError(f"{name} has dtype {values.dtype}; a floating one is needed")
+
+
+def _check_head(name: str, hidden: Tensor | None, head: Tensor, bias: Tensor | None) -> None:
+    assert hidden is not None
+    if head.dim() != 2 or head.shape[1] != hidden.shape[-1]:
+        raise ValueError(
+            f"{name}_head has shape {tuple(head.shape)}; hidden states of size "
+            f"{hidden.shape[-1]} ask for (vocabulary, {hidden.shape[-1]})"
+        )
+    if bias is not None and bias.shape != head.shape[:1]:
+        raise ValueError(
+            f"{name}_bias has shape {tuple(bias.shape)}; the head asks for ({head.shape[0]},)"
+        )
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}; it must be positive and finite")
+
+
+def _wanted_columns(columns: Collection[str] | None, have_hidden: bool) -> frozenset[str]:
+    if columns is None:
+        return frozenset(COLUMNS if have_hidden else COLUMNS[:-1])
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown:
+        raise ValueError(f"no such column: {', '.join(unknown)} (there are {', '.join(COLUMNS)})")
+    if "head_grad_norm" in columns and not have_hidden:
+        raise ValueError("head_grad_norm needs student_hidden, the input of the student's head")
+    return frozenset(columns) | {"loss"}
+
+
+def _scored_positions(
+    token_ids: Tensor, mask: Tensor | None, device: torch.device
+) -> tiles.Positions:
+    if not token_ids.dim():
+        raise ValueError("token_ids is a scalar; at least one dimension is needed")
+    if mask is None:
+        mask = torch.ones(token_ids.shape, dtype=torch.bool, device=device)
+    elif mask.shape != token_ids.shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, token_ids {tuple(token_ids.shape)}")
+    index = mask.to(device).nonzero(as_tuple=True)
+    return tiles.Positions(index, every=len(index[0]) == token_ids.numel())
+
+
+def _checked_tokens(token_ids: Tensor, positions: tiles.Positions, vocabulary: int) -> Tensor:
+    """(N,) int64 token ids of the scored positions."""
+    if token_ids.is_floating_point() or token_ids.dtype == torch.bool:
+        raise ValueError(f"token_ids has dtype {token_ids.dtype}; integers are needed")
+    token_N = token_ids.to(positions.index[0].device, torch.int64)[positions.index]
+    outside_N = (token_N < 0) | (token_N >= vocabulary)
+    if outside_N.any():
+        raise ValueError(
+            f"token id {token_N[outside_N][0].item()} at a scored position is outside the "
+            f"vocabulary of {vocabulary}; labels such as -100 belong to unscored positions"
+        )
+    return token_N

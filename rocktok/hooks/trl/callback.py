@@ -1,0 +1,194 @@
+"""When things happen: the callback that starts attempts, ends steps and scores the fixed set."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from rocktok.hooks.background import describe
+from rocktok.hooks.trl.fixed import score_fixed
+from rocktok.hooks.vocabulary import vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rocktok.hooks.recorder import Recorder
+    from rocktok.hooks.trl.capture import Capture
+
+
+def _guarded(method: Callable[..., None]) -> Callable[..., None]:
+    """After the start nothing that goes wrong here may reach the training loop."""
+
+    @wraps(method)
+    def guarded(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._recorder.running:
+            return
+        try:
+            method(self, args, state, control, **kwargs)
+        except Exception as error:
+            self._recorder.trouble(method.__name__, f"{method.__name__}: {describe(error)}")
+
+    return guarded
+
+
+class RecordingCallback(TrainerCallback):  # type: ignore[misc]
+    """Drives a recorder through `Trainer.train`: one attempt for each call."""
+
+    def __init__(self, trainer: Any, recorder: Recorder, capture: Capture) -> None:
+        self._trainer = trainer
+        self._recorder = recorder
+        self._capture = capture
+        self._collected_from = 0.0
+        self._resumed = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start an attempt. Raises `HookError`, on all ranks, if the log refuses it."""
+        # Left running when training starts over inside `train` (auto_find_batch_size).
+        self._recorder.close(final=False)
+        self._capture.take_candidates()
+        columns = getattr(self._trainer.train_dataset, "column_names", None) or []
+        self._recorder.start(
+            rank=self._trainer.accelerator.process_index,
+            world_size=self._trainer.accelerator.num_processes,
+            resume_step=state.global_step,
+            run=describe_run(self._trainer),
+            vocab=self._vocabulary(),
+            all_gather=all_gather,
+            with_domain="domain" in columns,
+        )
+        kept = self._recorder.fixed.kept
+        self._collected_from = 0.0 if kept else float(state.epoch or 0)
+        self._resumed = state.global_step > 0
+
+    def _vocabulary(self) -> list[tuple[int, str, bytes]] | None:
+        try:
+            return list(vocabulary(self._trainer._tokenizer))
+        except Exception as error:
+            what = f"the tokenizer's vocabulary cannot be read: {describe(error)}"
+            self._recorder.trouble("vocabulary", f"{what}; tokens of this log will print as ids")
+            return None
+
+    @_guarded
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a resume: the rows of this very step are void, so score it again."""
+        if self._resumed:
+            self._resumed = False
+            self._score_if_due(state.global_step)
+
+    @_guarded
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hand over the step's rollouts, collect texts, score the fixed set when it is due."""
+        recorder = self._recorder
+        # The rollouts were scored by the student before this step.
+        step = state.global_step - 1
+        if recorder.fixed.collecting:
+            self._collect(state)
+        if recorder.wants(step):
+            recorder.finish_step(step)
+        last = control.should_training_stop or state.global_step >= state.max_steps
+        self._score_if_due(state.global_step, last=last)
+
+    @_guarded
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Score the last step, if an evaluation or a checkpoint was what ended training."""
+        self._score_if_due(state.global_step, last=control.should_training_stop)
+
+    @_guarded
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Early stopping is decided here, and the best weights may be loaded soon."""
+        self._score_if_due(state.global_step, last=control.should_training_stop)
+
+    @_guarded
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint: what belongs to it goes to disk, too."""
+        if self._recorder.fixed.collecting:
+            self._recorder.store_fixed()
+        self._recorder.flush()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the attempt."""
+        self._score_at_end(args, state, control)
+        self._recorder.close(final=True)
+
+    @_guarded
+    def _score_at_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not (args.load_best_model_at_end and state.best_model_checkpoint):
+            self._score_if_due(state.global_step, last=True)
+
+    def _collect(self, state: Any) -> None:
+        """Agree with the other ranks on which texts to keep."""
+        recorder = self._recorder
+        fixed, step = recorder.fixed, state.global_step
+        mine = fixed.candidates(self._capture.take_candidates())
+        for rank, offered in enumerate(all_gather(mine)):
+            taken = fixed.accept(offered)
+            if rank == recorder.rank:
+                recorder.keep(taken)
+        an_epoch = state.epoch is not None and state.epoch >= self._collected_from + 1
+        if fixed.is_full or (an_epoch and fixed.kept):
+            self._complete(step)
+
+    def _complete(self, step: int) -> None:
+        self._recorder.fixed.complete(step)
+        self._recorder.store_fixed()
+
+    def _score_if_due(self, step: int, last: bool = False) -> None:
+        fixed = self._recorder.fixed
+        if last and fixed.collecting and fixed.kept:
+            self._complete(step)
+        if fixed.is_due(step, last=last):
+            fixed.scored(step)
+            score_fixed(self._trainer, self._recorder, self._capture, step)
+
+
+def all_gather(value: Any) -> list[Any]:
+    """Every rank's object, in rank order."""
+    from accelerate.utils import gather_object
+
+    return list(gather_object([value]))
+
+
+def describe_run(trainer: Any) -> dict[str, Any]:
+    """What run.json says of a trainer."""
+    import transformers
+    import trl
+
+    student = trainer.accelerator.unwrap_model(trainer.model)
+    teacher = trainer.accelerator.unwrap_model(trainer.teacher_model)
+    sampling = {
+        "temperature": trainer.temperature,
+        "top_p": trainer.top_p,
+        "top_k": trainer.top_k,
+        "min_p": trainer.min_p,
+        "repetition_penalty": trainer.repetition_penalty,
+        **(trainer.args.generation_kwargs or {}),
+    }
+    return {
+        "student": _name(student),
+        "teacher": _name(teacher),
+        "vocab_size": int(student.config.get_text_config().vocab_size),
+        "loss": {
+            "divergence": "reverse_kl",
+            "trained": trainer.beta == 1,
+            "beta": float(trainer.beta),
+            "exactness": "exact",
+            "student_temperature": float(trainer.temperature),
+            "teacher_temperature": float(trainer.temperature),
+        },
+        "sampling": {key: _plain(value) for key, value in sampling.items()},
+        "extra": {
+            "trainer": f"trl.{type(trainer).__name__}",
+            "trl": trl.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def _name(model: Any) -> str:
+    return getattr(model.config, "_name_or_path", "") or type(model).__name__
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)

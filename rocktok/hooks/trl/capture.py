@@ -1,0 +1,329 @@
+"""Reads each token's loss off the forward passes of TRL's `DistillationTrainer`.
+
+Three calls are watched. Generation: each sequence gets an id, added to the trainer's batch as a
+tensor, so that it survives shuffling and splitting. `_compute_loss`: tells which batch is being
+scored. `_chunked_divergence_loss`: has hidden states and heads, and the trainer's own loss.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from rocktok.hooks.background import describe
+from rocktok.hooks.rollouts import Rollout, prompt_identity
+from rocktok.hooks.statistics import token_statistics
+
+if TYPE_CHECKING:
+    import inspect
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rocktok.hooks.gradient_sinks import GradientSink
+    from rocktok.hooks.gradients import GradientSums
+    from rocktok.hooks.recorder import Recorder
+
+#: Row-aligned sequence ids in the trainer's batches.
+IDS_KEY = "rocktok_sequence_ids"
+
+#: How far the recorded sum may be from the trainer's loss × denominator.
+RELATIVE_TOLERANCE = 1e-4
+NATS_PER_TOKEN_TOLERANCE = 1e-6
+
+
+@dataclass
+class Scoring:
+    """A batch whose losses are to be recorded, while the trainer computes its loss."""
+
+    table: str
+    step: int
+    inputs: Mapping[str, Any]
+    record: bool = True
+    gradients: GradientSums | None = None
+    calls: int = 0
+
+
+#: Set only while the attached trainer's `_compute_loss` runs: other trainers pass through.
+_SCORING: ContextVar[Scoring | None] = ContextVar("rocktok_scoring", default=None)
+
+
+@dataclass
+class _Generation:
+    """The sequences of one generation batch; read only if they turn out to be wanted."""
+
+    step: int
+    sequence_ids: list[int]
+    domains: list[str | None]
+    output: Mapping[str, Any]
+    eos_token_ids: Sequence[int]
+    _rollouts: dict[int, Rollout] = field(default_factory=dict)
+
+    def rollouts(self) -> dict[int, Rollout]:
+        """By sequence id, in row order. Copies from the device, once."""
+        if not self._rollouts:
+            completion_mask = _host(self.output["completion_mask"]) != 0
+            loss_mask = completion_mask
+            if "tool_mask" in self.output:
+                loss_mask = completion_mask & (_host(self.output["tool_mask"]) != 0)
+            prompts = _host(self.output["prompt_ids"]), _host(self.output["prompt_mask"]) != 0
+            completions = _host(self.output["completion_ids"])
+            for row, sequence_id in enumerate(self.sequence_ids):
+                prompt = prompts[0][row][prompts[1][row]].astype(np.int32)
+                written = completion_mask[row]
+                completion = completions[row][written].astype(np.int32)
+                stopped = completion.size > 0 and int(completion[-1]) in self.eos_token_ids
+                self._rollouts[sequence_id] = Rollout(
+                    sequence_id=sequence_id,
+                    step=self.step,
+                    prompt_id=prompt_identity(prompt),
+                    prompt_token_ids=prompt,
+                    completion_token_ids=completion,
+                    loss_mask=loss_mask[row][written].astype(np.int8),
+                    finish_reason="stop" if stopped else "length",
+                    domain=self.domains[row],
+                )
+        return self._rollouts
+
+
+class Capture:
+    """Wraps the three calls of one trainer; what the trainer computes is left as it is."""
+
+    def __init__(self, trainer: Any, recorder: Recorder, loss_signature: inspect.Signature) -> None:
+        self._trainer = trainer
+        self._recorder = recorder
+        self._loss_signature = loss_signature
+        self._generation: _Generation | None = None
+        self._candidates: list[Rollout] = []
+
+    def take_candidates(self) -> list[Rollout]:
+        """New texts for the fixed set since the last call."""
+        taken, self._candidates = self._candidates, []
+        return taken
+
+    # --- the wrappers --------------------------------------------------------------------------
+
+    def generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Around `_generate_and_score_completions(inputs)`."""
+
+        def generate(inputs: Any) -> Any:
+            output = original(inputs)
+            if self._recorder.running and self._trainer.model.training:
+                try:
+                    self._note_generation(inputs, output)
+                except Exception as error:
+                    # The forward pass finds no ids then, and drops the step if it is recorded.
+                    self._generation = None
+                    self._recorder.trouble("generation", f"cannot read it: {describe(error)}")
+            return output
+
+        return generate
+
+    def compute_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Around `_compute_loss(unwrapped_student, inputs, num_items_in_batch)`."""
+
+        def compute_loss(unwrapped_student: Any, inputs: Any, num_items_in_batch: Any) -> Any:
+            step = self._trainer.state.global_step
+            if _SCORING.get() is None and self._trainer.model.training:
+                if not self._recorder.wants(step):
+                    return original(unwrapped_student, inputs, num_items_in_batch)
+                with self.scoring(Scoring("rollout", step, inputs)):
+                    return original(unwrapped_student, inputs, num_items_in_batch)
+            return original(unwrapped_student, inputs, num_items_in_batch)
+
+        return compute_loss
+
+    def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Around the module's `_chunked_divergence_loss`."""
+
+        def chunked_divergence_loss(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            scoring = _SCORING.get()
+            if scoring is not None:
+                self._observe(scoring, args, kwargs, result)
+            return result
+
+        return chunked_divergence_loss
+
+    def scoring(self, batch: Scoring) -> _ScoringScope:
+        """Record the losses that are computed inside the `with` block."""
+        return _ScoringScope(batch, self._recorder)
+
+    # --- what they see -------------------------------------------------------------------------
+
+    def _note_generation(self, inputs: Any, output: dict[str, Any]) -> None:
+        rows = len(output["completion_ids"])
+        ids = self._recorder.new_sequence_ids(rows)
+        domains = [row.get("domain") for row in inputs]
+        self._generation = _Generation(
+            step=self._trainer.state.global_step,
+            sequence_ids=ids.tolist(),
+            domains=[None if domain is None else str(domain) for domain in domains],
+            output=dict(output),
+            eos_token_ids=self._trainer.eos_token_ids,
+        )
+        output[IDS_KEY] = torch.from_numpy(ids)
+        if self._recorder.fixed.collecting:
+            self._candidates += self._generation.rollouts().values()
+
+    def _observe(self, scoring: Scoring, args: Any, kwargs: Any, result: Any) -> None:
+        """Record the losses behind one call of the loss function. Never raises."""
+        scoring.calls += 1
+        if not scoring.record:
+            return
+        rows = 0
+        try:
+            bound = self._loss_signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            arguments = bound.arguments
+            mask_BK = arguments["completion_mask"].detach() != 0
+            rows = int(mask_BK.sum())
+            columns = self._columns(scoring, arguments, mask_BK)
+            if arguments["beta"] == 1:
+                self._compare(scoring, columns["loss"], rows, arguments, result)
+            self._recorder.record(
+                scoring.step,
+                columns,
+                table=scoring.table,
+                rollouts=self._new_rollouts(scoring, columns["sequence_id"]),
+            )
+        except Exception as error:
+            self._recorder.drop(scoring.step, describe(error), table=scoring.table, rows=rows)
+
+    def _columns(
+        self, scoring: Scoring, arguments: Mapping[str, Any], mask_BK: torch.Tensor
+    ) -> dict[str, Any]:
+        ids_B = scoring.inputs.get(IDS_KEY)
+        if ids_B is None:
+            raise RuntimeError("the batch carries no sequence ids")
+        token_ids_BK = scoring.inputs["completion_ids"].to(mask_BK.device)
+        row_N, position_N = mask_BK.nonzero(as_tuple=True)
+        sequence_N = _host(ids_B)[_host(row_N)]
+        token_N = _host(token_ids_BK[mask_BK]).astype(np.int32)
+        sink = None
+        if scoring.gradients is not None:
+            sink = scoring.gradients.batch(sequence_N, token_N)
+        statistics = _statistics(arguments, token_ids_BK, mask_BK, self._recorder.columns, sink)
+        return {
+            "sequence_id": sequence_N,
+            "position": _host(position_N).astype(np.int32),
+            "token_id": token_N,
+            **{name: _host(values) for name, values in statistics.items()},
+        }
+
+    def _compare(
+        self,
+        scoring: Scoring,
+        loss_N: Any,
+        rows: int,
+        arguments: Mapping[str, Any],
+        result: Any,
+    ) -> None:
+        """Hold the recorded losses against what the trainer itself computed from them."""
+        denominator = arguments.get("num_items_in_batch")
+        denominator = max(rows, 1) if denominator is None else float(denominator)
+        trained = float(result[0].detach()) * denominator
+        recorded = float(np.sum(loss_N, dtype=np.float64))
+        tolerance = RELATIVE_TOLERANCE * abs(trained) + NATS_PER_TOKEN_TOLERANCE * rows
+        if not abs(recorded - trained) <= tolerance:
+            self._recorder.mismatch(
+                scoring.step,
+                f"{self._recorder.log_dir}: the recorded losses are not the trained ones: at step "
+                f"{scoring.step} ({scoring.table}, {rows} tokens) they sum to {recorded:.9g} nats, "
+                f"the trainer's own loss to {trained:.9g}. The log counts such calls, and "
+                "`rocktok info` shows how many; do not trust this log before you know why",
+            )
+
+    def _new_rollouts(self, scoring: Scoring, sequence_id_N: Any) -> list[Rollout]:
+        if scoring.table == "fixed" or self._generation is None:
+            return []
+        known = self._generation.rollouts()
+        return [known[i] for i in np.unique(sequence_id_N).tolist() if i in known]
+
+
+class _ScoringScope:
+    """Makes a batch the one that the loss function's wrapper records."""
+
+    def __init__(self, batch: Scoring, recorder: Recorder) -> None:
+        self._batch = batch
+        self._recorder = recorder
+
+    def __enter__(self) -> None:
+        self._token = _SCORING.set(self._batch)
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        _SCORING.reset(self._token)
+        batch = self._batch
+        if kind is None and batch.record and batch.calls != 1:
+            reason = f"the trainer called its loss function {batch.calls} times for a batch"
+            self._recorder.drop(batch.step, reason, table=batch.table)
+
+
+def _statistics(
+    arguments: Mapping[str, Any],
+    token_ids_BK: torch.Tensor,
+    mask_BK: torch.Tensor,
+    columns: Sequence[str],
+    sink: GradientSink | None = None,
+) -> dict[str, torch.Tensor]:
+    """`token_statistics` on the loss function's own arguments, rounded as TRL rounds them."""
+    device = mask_BK.device.type
+    # Under autocast TRL projects operands rounded to the autocast type, into float32.
+    rounded = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    student_hidden = arguments["student_hidden_states"].detach()
+    teacher_hidden = arguments["teacher_hidden_states"].detach()
+    student_dtype = rounded or student_hidden.dtype
+    teacher_dtype = rounded or teacher_hidden.dtype
+    heads = [
+        arguments["student_lm_head_weight"],
+        arguments["teacher_lm_head_weight"],
+        arguments.get("student_lm_head_bias"),
+        arguments.get("teacher_lm_head_bias"),
+    ]
+    with torch.no_grad(), torch.autocast(device, enabled=False), _gathered(heads):
+        student_head, teacher_head, student_bias, teacher_bias = map(_whole, heads)
+        statistics: dict[str, torch.Tensor] = token_statistics(
+            token_ids=token_ids_BK,
+            student_hidden=student_hidden.to(student_dtype),
+            teacher_hidden=teacher_hidden.to(teacher_dtype),
+            student_head=_rounded(student_head, student_dtype),
+            teacher_head=_rounded(teacher_head, teacher_dtype),
+            student_bias=student_bias,
+            teacher_bias=teacher_bias,
+            student_logit_scale=arguments.get("student_logit_scale", 1.0),
+            teacher_logit_scale=arguments.get("teacher_logit_scale", 1.0),
+            student_softcap=arguments.get("student_final_logit_softcapping"),
+            teacher_softcap=arguments.get("teacher_final_logit_softcapping"),
+            temperature=arguments.get("temperature", 1.0),
+            mask=mask_BK,
+            columns=("loss", *columns),
+            gradients=sink,
+        )
+    return statistics
+
+
+def _gathered(heads: Sequence[Any]) -> Any:
+    """TRL's own gathering of heads that DeepSpeed ZeRO-3 has sharded."""
+    from trl.trainer import utils
+
+    gather = getattr(utils, "maybe_gather_lm_head_ctx", None)
+    return nullcontext() if gather is None else gather(*heads)
+
+
+def _whole(head: Any) -> Any:
+    """FSDP2 heads are sharded tensors; every rank asks at the same call, as TRL itself does."""
+    if head is None:
+        return None
+    head = head.detach()
+    return head.full_tensor() if hasattr(head, "full_tensor") else head
+
+
+def _rounded(head: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return head if head.dtype == dtype else head.to(dtype)
+
+
+def _host(tensor: torch.Tensor) -> Any:
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,95 @@
+"""The compile layer: numba, its cache on disk, and what happens without one.
+
+Importing this module imports numba (a third of a second); modules of loops are imported when a loop
+is first needed.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+
+from rocktok.errors import RocktokWarning
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_LOCK = threading.RLock()
+_warned = False
+
+
+def _jit(function: Callable[..., Any], **options: bool) -> Any:
+    # error_model: 0/0 is NaN, as in NumPy, and nothing raises inside a loop. No fast maths: sums
+    # keep their order, and multiplication and addition are rounded apart.
+    return numba.njit(nogil=True, error_model="numpy", **options)(function)
+
+
+def part(function: Function) -> Function:
+    """Decorator: compiled into the kernels that call it, never by itself."""
+    # A call that is not inlined counts references to every array that it passes, atomically.
+    return cast(Function, _jit(function, forceinline=True))
+
+
+class Kernel:
+    """Decorator: a function that is compiled when first called, and kept on disk where possible.
+
+    Numba looks for a place in NUMBA_CACHE_DIR, beside the source, and in the user's cache. Where
+    there is none, or what lies there cannot be read, the function is compiled for this process
+    alone; the first time warns with `RocktokWarning`.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self._dispatcher: Any = None
+        self._forms: set[Any] = set()
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Run it, without the interpreter lock."""
+        form = _form(arguments)
+        if form not in self._forms:
+            with _LOCK:
+                self._compile(tuple(numba.typeof(argument) for argument in arguments))
+                self._forms.add(form)
+        return self._dispatcher(*arguments)
+
+    def _compile(self, signature: tuple[Any, ...]) -> None:
+        # Cache files are pickles: damaged ones raise anything.
+        try:
+            if self._dispatcher is None:
+                self._dispatcher = _jit(self.function, cache=True)
+            self._dispatcher.compile(signature)
+        except Exception as error:
+            where = self._dispatcher.stats.cache_path if self._dispatcher else None
+            self._dispatcher = _jit(self.function, cache=False)
+            self._dispatcher.compile(signature)
+            _warn(error, where)
+
+
+def _form(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What numba compiles for, far faster to tell than its own types."""
+    return tuple(
+        (a.dtype.num, a.ndim, a.flags.num)
+        if isinstance(a, np.ndarray)
+        else (type(a), _form(a) if isinstance(a, tuple) else None)
+        for a in arguments
+    )
+
+
+def _warn(error: Exception, where: str | None) -> None:
+    global _warned
+    if _warned:
+        return
+    _warned = True
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    place = f"the cache in {where} cannot be used" if where else "there is no place for a cache"
+    remedy = "delete its *.nbi and *.nbc files or set" if where else "set"
+    warnings.warn(
+        f"compiled code is not kept on disk, every process will compile for some seconds: {place} "
+        f"({reason}); {remedy} NUMBA_CACHE_DIR to a directory that can be written",
+        RocktokWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,1 @@
+"""Similar windows, counted exactly: arrays in, numbers out."""

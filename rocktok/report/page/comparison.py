@@ -1,0 +1,147 @@
+"""Reports of several logs in one: small multiples of their figures, and their common rocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rocktok._version import __version__
+from rocktok.analyses.compare.rankings import CompareResult
+from rocktok.report.page import render_page
+from rocktok.report.page.content import all_params, facts
+from rocktok.report.page.drawing import Drawing
+from rocktok.report.page.figures.multiples import COMPARED
+from rocktok.report.page.files import (
+    encode_csv,
+    encode_json,
+    figure_numbers,
+    missing,
+    place_figures,
+)
+from rocktok.report.page.summary import summary
+from rocktok.report.result import ReportResult
+from rocktok.tables.names import labels
+from rocktok.tables.text import number
+
+Row = dict[str, Any]
+
+SCHEMA = "rocktok.report-comparison/1"
+
+
+def render_comparison(
+    results: Sequence[ReportResult],
+    compared: CompareResult,
+    formats: Sequence[str] = ("svg",),
+    drawing: Drawing | None = None,
+) -> dict[str, bytes]:
+    """Relative path → content of every file.
+
+    Args:
+        compared: the rocks of the same logs, in the same order.
+        formats: of the files in figures/: png, pdf, svg.
+        drawing: where figures are drawn; default: here.
+    """
+    names = labels([str(result.log["path"]) for result in results])
+    by_log = {name: figure_numbers(result) for name, result in zip(names, results, strict=True)}
+    numbers = {
+        figure: {name: found[figure] for name, found in by_log.items() if figure in found}
+        for figure in COMPARED
+    }
+    numbers = {figure: behind for figure, behind in numbers.items() if len(behind) > 1}
+    drawing = drawing or Drawing(formats)
+    for figure, behind in numbers.items():
+        drawing.add(figure, behind, several=True)
+    files: dict[str, bytes] = {}
+    shown = place_figures({f: _common(b) for f, b in numbers.items()}, drawing, files, "two")
+    columns, rows = _tokens(compared, names)
+    page = {
+        "title": f"Rock tokens in {len(names)} logs",
+        "log": {name: _line(result) for name, result in zip(names, results, strict=True)},
+        "version": __version__,
+        "summary": [*_pairs(compared, names), *_each(results, names)],
+        "notes": [*compared.notes, *(f"{name}: {note}" for name, result in
+                                     zip(names, results, strict=True) for note in result.notes)],
+        "missing": [
+            {**row, "what": f"{name}: {row['what']}"}
+            for name, result in zip(names, results, strict=True)
+            for row in missing(result)
+        ],
+        "figures": shown,
+        "table": {"columns": columns, "rows": rows, "total": len(rows), "shown": len(rows)},
+    }  # fmt: skip
+    content = {
+        "schema": SCHEMA,
+        "logs": [
+            {"name": name, "log": result.log, "params": all_params(result), "facts": facts(result),
+             "missing": missing(result), "notes": list(result.notes),
+             "summary": summary(result), "figures": by_log[name]}
+            for name, result in zip(names, results, strict=True)
+        ],
+        "compare": compared.to_dict(),
+    }  # fmt: skip
+    pairs = [
+        {k: v for k, v in row.items() if not isinstance(v, list | tuple)} for row in compared.pairs
+    ]
+    files["report.html"] = render_page(page).encode()
+    files["report.json"] = encode_json(content)
+    files["tables/tokens.csv"] = encode_csv(rows)
+    files["tables/pairs.csv"] = encode_csv(pairs)
+    return dict(sorted(files.items()))
+
+
+def _common(behind: Mapping[str, Row]) -> Row:
+    """Numbers of one figure that a caption over all logs goes by."""
+    found = dict(next(iter(behind.values())))
+    rollouts = [name for name, numbers in behind.items() if numbers.get("table") == "rollout"]
+    if rollouts:
+        found["table"] = "rollout"
+        found["rollouts"] = rollouts if len(rollouts) < len(behind) else None
+    return found
+
+
+def _line(result: ReportResult) -> str:
+    return "; ".join(f"{label} {value}" for label, value in facts(result).items())
+
+
+def _pairs(compared: CompareResult, names: Sequence[str]) -> list[Row]:
+    """A sentence for each two logs."""
+    both = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    found = []
+    for (a, b), row in zip(both, compared.pairs, strict=True):
+        jaccard = number(row["jaccard"], 2)
+        found.append({
+            "text": f"{a} and {b} share {len(row['shared'])} rocks (Jaccard {jaccard}); "
+            f"{len(row['only_first'])} stand only in the first, {len(row['only_second'])} only in "
+            "the second.",
+            "numbers": [{"label": f"Jaccard, {a} and {b}", "value": jaccard}],
+        })  # fmt: skip
+    return found
+
+
+def _each(results: Sequence[ReportResult], names: Sequence[str]) -> list[Row]:
+    """What each log's own report says first."""
+    return [
+        {"text": f"{name}: {point['text']}", "numbers": []}
+        for name, result in zip(names, results, strict=True)
+        for point in summary(result)[:1]
+    ]
+
+
+def _tokens(compared: CompareResult, names: Sequence[str]) -> tuple[list[Row], list[Row]]:
+    columns = [
+        {"key": "token", "label": "token", "kind": "token", "help": "the token's text"},
+        {"key": "lists", "label": "in", "kind": "integer", "help": "logs in which it is a rock"},
+        *(
+            {"key": f"rank {name}", "label": f"rank, {name}", "kind": "integer",
+             "help": f"its rank among the rocks of {name}"}
+            for name in names
+        ),
+    ]  # fmt: skip
+    rows = []
+    for row in compared.tokens:
+        ranks = dict(zip((f"rank {name}" for name in names), row["ranks"], strict=True))
+        held = sum(rank is not None for rank in row["ranks"])
+        rows.append(
+            {"token_id": row.get("token_id"), "token": row["token"], "lists": held, **ranks}
+        )
+    return columns, rows

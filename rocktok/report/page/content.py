@@ -1,0 +1,180 @@
+"""What the page and the tables of a report show: rows of tokens, contexts, text, facts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rocktok._version import __version__
+from rocktok.report.page.summary import summary
+from rocktok.report.result import ReportResult
+
+Row = dict[str, Any]
+
+#: Columns of the table of tokens: key, label, kind, and what it means.
+COLUMNS: tuple[tuple[str, str, str, str], ...] = (
+    ("rank", "rank", "integer", "of rocks: by context Rock Score, without contexts by Rock Score"),
+    ("token", "token", "token", "the token's text"),
+    ("token_id", "id", "integer", "its number in the vocabulary"),
+    ("cluster", "cluster", "text", "what it is for, by the look of its text"),
+    ("frequency", "freq", "integer", "occurrences among the scored positions"),
+    ("mean_loss", "loss", "number", "mean reverse KL at its positions, nats"),
+    ("loss_first", "first loss", "number", "the same at the earlier step, nats"),
+    ("loss_share", "share", "percent", "of the loss of all positions"),
+    ("persistent", "persist", "integer", "occurrences that are hard at both steps"),
+    ("retained", "retain", "integer", "of those, the ones in recurring contexts"),
+    ("ccr", "CCR", "number", "context-consistent rock rate: retained over all occurrences"),
+    ("context_rock_score", "R_ctx", "number", "context Rock Score: sum of its losses × CCR, nats"),
+    ("context_lift", "ctx lift", "number", "above 1: the loss singles its contexts out"),
+    ("grad_share", "gradient", "percent", "of the summed gradient norms of all positions"),
+    ("inclusion", "incl.", "percent", "of samples of prompts in which it is among the first K"),
+    ("flags", "flags", "flags", "what to know of the row; see docs/definitions.md"),
+)  # fmt: skip
+
+
+def all_params(result: ReportResult) -> Row:
+    """Options of the report and of `detect`."""
+    return {**result.params, "detect": result.detect.params}
+
+
+def page_content(result: ReportResult, figures: list[Row], missing: list[Row]) -> Row:
+    """Everything that `page.render_page` puts on the page; `figures` are drawn already."""
+    shown = token_rows(result)
+    present = {key for row in shown for key, value in row.items() if value not in (None, [])}
+    return {
+        "title": f"Rock tokens in {result.log['path']}",
+        "log": facts(result),
+        "created": result.run.get("created_at"),
+        "version": __version__,
+        "summary": summary(result),
+        "notes": list(result.notes),
+        "missing": missing,
+        "figures": figures,
+        "table": {
+            "columns": [
+                column
+                for column in _columns(result)
+                if column["key"] in present or column["key"] == "token"
+            ],
+            "rows": shown,
+            "total": len(result.types["token_id"]),
+            "shown": len(shown),
+        },
+        "rocks": [
+            _contexts_of(result, row) for row in result.detect.rocks if row["ccr"] is not None
+        ],
+        "text": text_view(result),
+    }
+
+
+def _columns(result: ReportResult) -> list[Row]:
+    """`COLUMNS`, as this log and these options make them."""
+    columns = [dict(zip(("key", "label", "kind", "help"), row, strict=True)) for row in COLUMNS]
+    by_key = {column["key"]: column for column in columns}
+    if result.stability and result.stability.tokens:
+        k = result.stability.tokens[0]["k"]
+        by_key["inclusion"]["label"] = f"in top {k}"
+        by_key["inclusion"]["help"] = (
+            f"of samples of prompts in which it is among the first {k} by Rock Score"
+        )
+    if result.detect.params["persistence"] == "recalcitrant":
+        by_key["persistent"]["help"] = "occurrences that are hard at first and hardly better later"
+    return columns
+
+
+def facts(result: ReportResult) -> Row:
+    """Label → value: what the log is, and what was read."""
+    log, run = result.log, result.run
+    loss = run.get("loss") or {}
+    steps = str(log["post"]) if log["pre"] is None else f"{log['pre']} and {log['post']}"
+    totals = result.detect.totals
+    found: Row = {
+        "log": log["path"],
+        "run": log["run_id"],
+        "recorded": run.get("created_at"),
+        "student": run.get("student"),
+        "teacher": run.get("teacher"),
+        "loss": f"reverse KL, {log['exactness']}"
+        + ("" if loss.get("trained", True) else "; the trained loss is another"),
+        "table": f"{log['table']}/, step {steps}",
+        "positions": f"{totals['positions']:,} in {totals['sequences']:,} sequences",
+        "seed": result.detect.params["seed"],
+        "passes": ", ".join(f"{name} {count}" for name, count in log["passes"].items() if count),
+    }
+    return {label: value for label, value in found.items() if value is not None}
+
+
+def token_rows(result: ReportResult) -> list[Row]:
+    """Rocks in rank order, then other types by their loss, up to `params["rows"]`."""
+    types = result.types
+    place = {v: i for i, v in enumerate(types["token_id"])}
+    total = result.detect.totals["loss"] or 1.0
+    gradient = dict(zip(types["token_id"], types.get("grad_share", ()), strict=False))
+    samples = {r["token_id"]: r["inclusion"] for r in result.stability.tokens} if (
+        result.stability) else {}  # fmt: skip
+    rows = []
+    for row in result.detect.rocks:
+        at = place[row["token_id"]]
+        rows.append({**{key: row.get(key) for key, *_ in COLUMNS}, "is_rock": True,
+                     "loss_first": types["loss_first"][at]})  # fmt: skip
+    rocks = set(result.rocks)
+    by_loss = sorted(
+        (i for i, v in enumerate(types["token_id"]) if v not in rocks),
+        key=lambda i: (-types["frequency"][i] * types["loss_last"][i], types["token_id"][i]),
+    )
+    for i in by_loss[: max(0, result.params["rows"] - len(rows))]:
+        v, n, loss = types["token_id"][i], types["frequency"][i], types["loss_last"][i]
+        rows.append({"token_id": v, "frequency": n, "mean_loss": loss, "flags": [],
+                     "loss_first": types["loss_first"][i], "loss_share": n * loss / total,
+                     "is_rock": False})  # fmt: skip
+    for row in rows:
+        v = row["token_id"]
+        row["token"], row["cluster"] = result.token_texts[v], result.clusters[v]
+        row["grad_share"], row["inclusion"] = gradient.get(v), samples.get(v)
+    return rows
+
+
+def _contexts_of(result: ReportResult, row: Row) -> Row:
+    found = result.contexts.get(row["token_id"]) or {"examples": [], "distinct": 0}
+    keep = ("rank", "token_id", "token", "frequency", "retained", "persistent", "ccr")
+    return {
+        **{key: row[key] for key in keep},
+        "contexts": found["examples"],
+        "total_contexts": found["distinct"],
+    }
+
+
+_LABELS = {
+    "loss": "loss",
+    "log_ratio": "log ratio",
+    "student_logprob": "log p, student",
+    "teacher_logprob": "log q, teacher",
+    "student_entropy": "entropy, student",
+    "teacher_entropy": "entropy, teacher",
+    "grad_norm": "gradient norm",
+    "head_grad_norm": "gradient norm, head",
+}
+
+
+def text_view(result: ReportResult) -> Row | None:
+    """The sequences as the page reads them; None where none are shown."""
+    texts = result.texts
+    if not texts or not texts["sequences"]:
+        return None
+    used = {v for sequence in texts["sequences"] for v in sequence["token_ids"]}
+    several = len(texts["steps"]) > 1
+    why = {sequence["why"] for sequence in texts["sequences"]}
+    drawn = sum(sequence["why"] == "drawn at random" for sequence in texts["sequences"])
+    others = len(texts["sequences"]) - drawn
+    said = [f"{drawn} were drawn at random, {others} hold contexts shown above."] if (
+        len(why) > 1) else []  # fmt: skip
+    return {
+        **texts,
+        "columns": [
+            {"key": c["key"], "label": _LABELS[c["key"]], "unit": c["unit"], "by_step": several}
+            for c in texts["columns"]
+        ],
+        "tokens": {str(v): result.token_texts[v] for v in sorted(used)},
+        "rocks": [v for v in result.rocks if v in used],
+        "shown": len(texts["sequences"]),
+        "capped": " ".join([*said, *([texts["capped"]] if texts["capped"] else [])]) or None,
+    }

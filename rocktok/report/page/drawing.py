@@ -1,0 +1,122 @@
+"""Draws figures into files: here, or in other processes while the log is still being read."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+Row = dict[str, Any]
+
+#: Processes that draw, at most: each takes some 80 MB.
+WORKERS = 2
+
+
+def draw_one(
+    name: str,
+    numbers: Mapping[str, Any],
+    formats: Sequence[str],
+    several: bool = False,
+    columns: int = 1,
+) -> Row:
+    """Format → bytes of one figure. `several`: the numbers are label → numbers of each log."""
+    from rocktok.report.page import figures
+    from rocktok.report.page.figures.multiples import multiples
+    from rocktok.report.page.figures.style import encode, settle
+
+    draw = getattr(figures, name)
+    figure = multiples(draw, name, numbers) if several else draw(numbers, columns=columns)
+    settle(figure)
+    return {form: encode(figure, form) for form in dict.fromkeys(("svg", *formats))}
+
+
+def _start_worker() -> None:
+    """In a new process: this one's parent alone is asked to stop, and it never outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits, and processes that start within are deaf to it until `_start_worker` runs."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Its own start would let signals through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _get_ready() -> None:
+    """Load what takes longest to load."""
+    from matplotlib import backends, figure, font_manager
+
+    from rocktok.report.page import figures
+
+    _ = backends, figure, font_manager, figures
+
+
+class Drawing(AbstractContextManager["Drawing"]):
+    """Figures to be drawn, and what came of them; the same bytes for any number of processes.
+
+    Args:
+        formats: png, pdf, svg; svg is drawn in any case.
+        columns: 1 or 2, of a paper: the width of figures of one log.
+        jobs: processes; 1: draw in this one, when the results are asked for.
+    """
+
+    def __init__(self, formats: Sequence[str], jobs: int = 1, columns: int = 1) -> None:
+        self.formats, self.columns = tuple(formats), columns
+        self.numbers: dict[str, Mapping[str, Any]] = {}
+        self._waiting: dict[str, Future[Row]] = {}
+        self._several: dict[str, bool] = {}
+        self._pool: ProcessPoolExecutor | None = None
+        if jobs > 1:
+            # Spawned, as a fork would copy the locks of threads that read.
+            workers = min(jobs, WORKERS)
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(workers, spawn, _start_worker)
+            with _interrupts_held():
+                for _ in range(workers):
+                    self._pool.submit(_get_ready)
+
+    def __exit__(self, *details: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, name: str, numbers: Mapping[str, Any], *, several: bool = False) -> None:
+        """A figure to be drawn; one that was added already is left as it is."""
+        if name in self.numbers:
+            return
+        self.numbers[name], self._several[name] = numbers, several
+        if self._pool is not None:
+            self._waiting[name] = self._pool.submit(
+                draw_one, name, numbers, self.formats, several, self.columns
+            )
+
+    def drawn(self) -> dict[str, Row]:
+        """Figure → format → bytes, of all that were added."""
+        return {name: self._one(name) for name in self.numbers}
+
+    def _one(self, name: str) -> Row:
+        if name in self._waiting:
+            return self._waiting[name].result()
+        several = self._several[name]
+        return draw_one(name, self.numbers[name], self.formats, several, self.columns)

@@ -1,0 +1,181 @@
+"""How figures look: sizes for one and two columns, colours told apart in grey, exact bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+from rocktok.report.page.series import series
+
+#: Widths of a figure in one column and across two of a paper, and the height, inches.
+WIDTHS, HEIGHT = {1: 3.35, 2: 6.9}, 2.5
+
+#: Okabe and Ito's colours, told apart by the colour-blind; light and dark ones alternate. Marker
+#: and line tell them apart where there is no colour.
+GROUPS: dict[str, dict[str, Any]] = {
+    "rocks": {"color": "#D55E00", "marker": "o", "linestyle": "-"},
+    "high_kl": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
+    "random": {"color": "#56B4E9", "marker": "^", "linestyle": ":"},
+    "control": {"color": "#009E73", "marker": "D", "linestyle": "-."},
+    "loss_control": {"color": "#CC79A7", "marker": "v", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
+    "all positions": {"color": "#000000", "marker": "", "linestyle": "-"},
+    "others": {"color": "#999999", "marker": ".", "linestyle": "--"},
+}
+
+GROUP_LABELS = {
+    "rocks": "rocks",
+    "high_kl": "high KL",
+    "random": "random",
+    "control": "control",
+    "loss_control": "loss control",
+    "all positions": "all positions",
+    "others": "others",
+}
+
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+    "svg.hashsalt": "rocktok",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "path.simplify": False,
+}
+
+#: What would put the time of drawing into a file, by format.
+_TIMELESS: dict[str, dict[str, Any]] = {
+    "png": {},
+    "svg": {"Date": None, "Creator": "rocktok"},
+    "pdf": {"CreationDate": None, "ModDate": None, "Creator": "rocktok"},
+}
+
+FORMATS = tuple(_TIMELESS)
+
+#: The last code point that every DejaVu font draws without gaps (Latin, Greek, arrows apart).
+_DRAWN = 0x24F
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Our look within, the user's without."""
+    from matplotlib import rc_context
+
+    settings: Any = _STYLE
+    with rc_context(settings):
+        yield
+
+
+def panel(name: str, draw: Callable[[Any, Mapping[str, Any]], None]) -> Callable[..., Any]:
+    """A public figure from what draws its numbers on an axis.
+
+    `columns`: 1 or 2, the width of a new one.
+    """
+
+    @wraps(draw)
+    def figure(result: Any, ax: Any = None, *, columns: int = 1) -> Any:
+        numbers = result if isinstance(result, Mapping) else series(name, result)
+        with styled():
+            if ax is None:
+                from matplotlib.figure import Figure
+
+                size = WIDTHS[columns], HEIGHT
+                ax = Figure(figsize=size, layout="constrained").add_subplot()
+            draw(ax, numbers)
+        return ax.figure
+
+    figure.__name__ = figure.__qualname__ = name
+    return figure
+
+
+def settle(figure: Any) -> None:
+    """Lay a figure out once for all formats: what is drawn later stays where it is."""
+    with styled():
+        engine = figure.get_layout_engine()
+        # The second time counts with the ticks and labels that the first gave room to.
+        engine.execute(figure)
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
+def encode(figure: Any, form: str) -> bytes:
+    """A figure's file: the same bytes for the same numbers and version of matplotlib."""
+    sink = io.BytesIO()
+    with styled(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(sink, format=form, metadata=_TIMELESS[form])
+    return sink.getvalue()
+
+
+def label(text: str, most: int = 14) -> str:
+    """A token as an axis can show it: in quotes, escapes for what the font may lack, cut."""
+    shown = repr(text)
+    shown = "".join(c if ord(c) <= _DRAWN else c.encode("unicode_escape").decode() for c in shown)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def log_axis(axis: Any) -> None:
+    """A logarithmic axis whose ticks are plain numbers; 2 and 5 between where it is short."""
+    from matplotlib.ticker import NullFormatter
+
+    axes = axis.axes
+    name = axis.axis_name
+    if getattr(axes.dataLim, f"minpos{name}") == math.inf:
+        return  # nothing above zero is drawn
+    getattr(axes, f"set_{name}scale")("log")
+    axis.set_minor_formatter(NullFormatter())
+    log_ticks(axis)
+
+
+def log_ticks(axis: Any) -> None:
+    """Ticks of a logarithmic axis for the range that it has."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axes, name = axis.axes, axis.axis_name
+    low, high = getattr(axes, f"get_{name}lim")()
+    decades = abs(math.log10(high / low)) if low > 0 else 9
+    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(10, subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+
+
+def _plain(value: float) -> str:
+    if value and (value < 0.0005 or value >= 1e6):
+        return f"$10^{{{round(math.log10(value))}}}$"
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def legend_below(ax: Any, columns: int = 2, **options: Any) -> None:
+    """The legend under the axis, where it hides nothing."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, columnspacing=1.2,
+              handlelength=2.6, **options)  # fmt: skip
+
+
+def group_style(name: str) -> dict[str, Any]:
+    """Colour, marker and line of a group."""
+    return GROUPS.get(name, GROUPS["others"])
+
+
+def write(ax: Any, *args: Any, **options: Any) -> Any:
+    """Text that is never taken for mathematics."""
+    return ax.annotate(*args, parse_math=False, **options)

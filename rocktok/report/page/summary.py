@@ -1,0 +1,283 @@
+"""A report in plain words: are there rocks, which, where, do they learn, what do they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rocktok.analyses.attribute.shares import AttributeResult
+from rocktok.report.clusters import OTHER
+from rocktok.report.result import NO_NULL, PERSISTENCE, ReportResult
+from rocktok.tables.text import count, counted, number, percent
+
+Row = dict[str, Any]
+
+
+def summary(result: ReportResult) -> list[Row]:
+    """Sentences in the order of the questions, each with the numbers that carry it."""
+    parts = (_are_there, _which, _where, _learn, _cost, _stable)
+    return [found for part in parts if (found := part(result)) is not None]
+
+
+def _fact(label: str, value: str) -> Row:
+    return {"label": label, "value": value}
+
+
+def _between(row: Row, name: str, of: Any = percent) -> str:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return "" if low is None or high is None else f" ({of(low)} to {of(high)})"
+
+
+def _are_there(result: ReportResult) -> Row:
+    found, log = result.detect, result.log
+    rocks = found.rocks
+    share = sum(row["loss_share"] or 0.0 for row in rocks)
+    positions = sum(row["frequency"] for row in rocks) / found.totals["positions"]
+    numbers = [
+        _fact("rock types", count(len(rocks))),
+        _fact("of the positions", percent(positions)),
+        _fact("of the loss", percent(share)),
+    ]
+    if not rocks:
+        return {"text": _none(result), "numbers": numbers[:1]}
+    if log["pre"] is None:
+        text = (
+            f"The {counted(len(rocks), 'token type')} with the largest Rock Scores, of "
+            f"{count(len(result.types['token_id']))}, stand at {percent(positions)} of the "
+            f"positions of step {log['post']} and carry {percent(share)} of its loss. Whether they "
+            f"persist cannot be told: {log_reason(result)}."
+        )
+        return {"text": text, "numbers": numbers}
+    text = (
+        f"{_how_many(result)} {_stay_hard(result, len(rocks) == 1)} in recurring contexts. "
+        f"{_those(result)} {percent(positions)} of the "
+        f"positions and {'carries' if len(rocks) == 1 else 'carry'} {percent(share)} of the loss."
+    )
+    permuted = found.permuted
+    if permuted is not None:
+        text += _against_chance(permuted) + _singled_out(rocks)
+        reach = permuted["reach_lowest"]
+        numbers.append(_fact("reach their scores if labels are permuted", count(reach)))
+    return {"text": text, "numbers": numbers}
+
+
+def _none(result: ReportResult) -> str:
+    log = result.log
+    types = count(len(result.types["token_id"]))
+    if not result.detect.totals["loss"]:
+        return f"No position of step {log['post']} has any loss: there is nothing to find."
+    judged = next((row for row in result.missing if row["what"] == NO_NULL), None)
+    if judged is not None:
+        return f"Whether any token type is a rock cannot be told: {judged['why']}."
+    return (
+        f"No token type is a rock: of {types}, none {_stay_hard(result, True)} in contexts that "
+        "recur more than chance has it."
+    )
+
+
+def _how_many(result: ReportResult) -> str:
+    """The list may be cut at --top-k: then there are more than it holds."""
+    params, rocks = result.detect.params, len(result.rocks)
+    cut = params["tau_r"] is None and rocks == params["top_k"]
+    types = counted(len(result.types["token_id"]), "token type")
+    return f"{count(rocks)} or more of {types}" if cut else f"{count(rocks)} of {types}"
+
+
+def _those(result: ReportResult) -> str:
+    params, rocks = result.detect.params, len(result.rocks)
+    if params["tau_r"] is None and rocks == params["top_k"]:
+        return f"The first {count(rocks)} by context Rock Score stand at"
+    return "It stands at" if rocks == 1 else "They stand at"
+
+
+def _stay_hard(result: ReportResult, one: bool) -> str:
+    log = result.log
+    if result.detect.params["persistence"] == "recalcitrant":
+        are = "is" if one else "are"
+        return f"{are} hard at step {log['pre']} and hardly better at step {log['post']}"
+    return f"{'stays' if one else 'stay'} hard from step {log['pre']} to {log['post']}"
+
+
+def _against_chance(permuted: Row) -> str:
+    """By types that reach the lowest score listed: the length of a list is capped either way."""
+    real, drawn = permuted["rocks"], permuted["reach_lowest"]
+    text = (
+        " Were it drawn by lot which occurrences of a type are hard, "
+        f"{counted(drawn, 'type')} would reach the lowest of their scores"
+    )
+    if drawn >= 0.8 * real:
+        return f"{text}: the list names tokens that are hard and recur, hardly contexts that are."
+    if drawn <= 0.2 * real:
+        return f"{text}: the loss singles contexts out."
+    return f"{text}: in part the list names tokens that are hard and recur, whatever the context."
+
+
+def _singled_out(rocks: Sequence[Row]) -> str:
+    held = [row.get("singled_out") for row in rocks]
+    yes, no, open_ = (sum(one is value for one in held) for value in (True, False, None))
+    return (
+        f" Taken one by one, the loss singles out the contexts of {count(yes)} of them, not those "
+        f"of {count(no)}; for {count(open_)} it cannot be told."
+    )
+
+
+def log_reason(result: ReportResult) -> str:
+    """Why there is no context."""
+    named = next((row["why"] for row in result.missing if row["what"] == PERSISTENCE), None)
+    return named or str(result.detect.log.get("no_context"))
+
+
+def _which(result: ReportResult) -> Row | None:
+    rocks = result.detect.rocks
+    if not rocks:
+        return None
+    first = ", ".join(repr(row["token"]) for row in rocks[:6])
+    by: dict[str, float] = {}
+    for row in rocks:
+        name = result.clusters[row["token_id"]]
+        by[name] = by.get(name, 0.0) + (row["loss_share"] or 0.0)
+    top = sorted(by, key=lambda name: -by[name])[:2]
+    text = f"The first are {first}." if len(rocks) > 1 else f"It is {first}."
+    numbers = []
+    if any(by.values()) and top != [OTHER.name]:
+        total = sum(by.values())
+        text += " By the look of their text, most of the rocks' loss lies on " + (
+            " and ".join(top) + "."
+        )
+        numbers = [_fact(f"of rocks' loss: {name}", percent(by[name] / total)) for name in top]
+    low = sum("low_power" in row["flags"] for row in rocks)
+    if low:
+        few = "have" if low > 1 else "has"
+        text += f" {count(low)} of them {few} too few hard occurrences to be sure of (low_power)."
+    return {"text": text, "numbers": numbers}
+
+
+def _where(result: ReportResult) -> Row | None:
+    density = result.detect.density
+    by_type, retained = density["type"]["median"], density["retained"]["median"]
+    if by_type is None or not result.detect.rocks:
+        return None
+    text = f"In the median sequence {percent(by_type)} of the positions are of a rock type"
+    numbers = [_fact("of a rock type, median sequence", percent(by_type))]
+    if retained is not None:
+        text += f", and {percent(retained)} are occurrences retained in recurring contexts"
+        numbers.append(_fact("retained, median sequence", percent(retained)))
+    rows = [row for row in result.positions if row["group"] == "rocks" and row["positions"] >= 20]
+    if rows:
+        worst = max(rows, key=lambda row: row["loss_post"])
+        text += (
+            f". Rocks are hardest between {percent(worst['low'], 0)} and "
+            f"{percent(worst['high'], 0)} of a completion ({number(worst['loss_post'])} nats)"
+        )
+    return {"text": f"{text}.", "numbers": numbers}
+
+
+def _learn(result: ReportResult) -> Row | None:
+    found = result.stagnation
+    if found is None:
+        return None
+    rocks = next(row for row in found.groups if row["group"] == "rocks")
+    if "skipped" in rocks or rocks["stagnation"] is None:
+        why = rocks.get("skipped") or "too few prompts hold the types with the most loss"
+        return {"text": f"Whether rocks learn cannot be told: {why}.", "numbers": []}
+    steps, corpus = found.log["steps"], found.corpus
+    chosen = found.log["descriptive"] is None
+    how = (
+        f"Chosen at step {steps[0]} on one half of the prompts and measured on the other, the "
+        f"types with the most loss"
+        if chosen
+        else "The rocks"
+    )
+    text = (
+        f"{how} went to {percent(rocks['stagnation'], 0)}{_between(rocks, 'stagnation', _whole)} "
+        f"of that loss by step {steps[-1]}; all positions together to "
+        f"{percent(corpus['stagnation'], 0)}{_between(corpus, 'stagnation', _whole)}."
+    )
+    tests = [row for row in found.tests if "verdict" in row]
+    if tests:
+        against = next((r for r in tests if r["second"] == "control"), tests[0])
+        name = {"control": "their controls", "loss_control": "types of like loss",
+                "high_kl": "the hardest types that are not rocks",
+                "random": "random types"}[against["second"]]  # fmt: skip
+        if against["second"] != "control":
+            name += " (no rock had a control, a type as frequent)"
+        verdict = against["verdict"]
+        than = "" if "like" in verdict else "than "
+        text += (
+            f" Against {name} it is open which learn more."
+            if verdict == "inconclusive"
+            else f" {verdict.replace('learns', 'They learn')} {than}{name}."
+        )
+    if found.log["table"] == "rollout":
+        text += " These are each step's own rollouts, so learning and drift of the text are mixed."
+    return {
+        "text": text,
+        "numbers": [
+            _fact("of first loss left, rocks", percent(rocks["stagnation"], 0)),
+            _fact("of first loss left, all", percent(corpus["stagnation"], 0)),
+        ],
+    }
+
+
+def _whole(value: float) -> str:
+    return percent(value, 0)
+
+
+def _cost(result: ReportResult) -> Row | None:
+    found = result.attribute
+    if found is None or not result.detect.rocks:
+        return None
+    step = found.log["step"]
+    rows = [row for row in found.groups if row["group"] == "rocks" and row["step"] == step]
+    if not rows or not rows[0]["types"]:
+        return None
+    row = rows[0]
+    text = (
+        f"Rocks take {percent(row['grad_share'])}{_between(row, 'grad_share')} of the summed "
+        f"gradient norms at step {step}, with {percent(row['loss_share'])} of the loss"
+    )
+    per_nat = [t for t in found.tests
+               if t["measure"] == "grad_norm_per_nat" and t.get("low") is not None]  # fmt: skip
+    if per_nat:
+        test = next((t for t in per_nat if t["second"] == "control"), per_nat[0])
+        low, high = test["low"], test["high"]
+        text += ". Per nat of loss their gradient is " + (
+            "larger than" if low > 0 else "smaller than" if high < 0 else "not told apart from"
+        ) + " that of " + _compared(found, test)  # fmt: skip
+    numbers = [
+        _fact("of the gradient norm", percent(row["grad_share"])),
+        _fact("gradient share over position share", number(row["concentration"])),
+    ]
+    return {"text": f"{text}.", "numbers": numbers}
+
+
+def _compared(found: AttributeResult, test: Row) -> str:
+    if test["second"] != "control":
+        return {"high_kl": "the hardest types that are not rocks", "random": "random types",
+                "loss_control": "types of like loss"}.get(test["second"], "others")  # fmt: skip
+    alone = len(found.members.get("rocks_without_control") or ())
+    text = "their controls, types as frequent"
+    return (
+        f"{text} ({count(alone)} of the rocks {'has' if alone == 1 else 'have'} none)"
+        if alone
+        else text
+    )
+
+
+def _stable(result: ReportResult) -> Row | None:
+    found = result.stability
+    if found is None:
+        return None
+    best = found.recommended
+    if best is None:
+        return {
+            "text": "Two halves of the prompts do not agree on the first types by Rock Score at "
+            "any cutoff: more prompts would tell.",
+            "numbers": [],
+        }
+    return {
+        "text": f"Two halves of the prompts agree on the first {best['k']} types by Rock Score "
+        f"(Jaccard {number(best['jaccard'], 2)}), which carry {percent(best['coverage'])} of the "
+        "loss; beyond that, another sample would pick others.",
+        "numbers": [_fact("recommended K", count(best["k"]))],
+    }

@@ -1,0 +1,67 @@
+"""Where in a sequence the loss lies: sums by relative position, of rocks and of all others."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.stats.accumulator import Batch
+from rocktok.stats.arrays import is_among
+
+#: Bins of the relative position.
+BINS = 20
+
+
+class LossByPosition:
+    """Positions and losses by relative position (position + ½) / length, in `BINS` bins.
+
+    The length of a sequence is its last recorded position + 1.
+
+    Args:
+        rocks: token ids.
+        columns: losses that are summed: `loss_post`, and `loss_pre` where two steps are joined.
+
+    `count_GB`: positions of others (row 0) and of rocks (row 1); `sum_GB`: column → nats.
+    """
+
+    def __init__(self, rocks: Array, columns: tuple[str, ...]) -> None:
+        self.rocks, self.columns = np.sort(rocks), columns
+        self.needs = ("sequence_id", "position", "token_id", *columns)
+        self.count_GB = np.zeros((2, BINS), dtype=np.int64)
+        self.sum_GB = {name: np.zeros((2, BINS)) for name in columns}
+
+    def update(self, batch: Batch) -> None:
+        """Add a batch of whole sequences."""
+        sequence_N, position_N = batch["sequence_id"], batch["position"].astype(np.int64)
+        if not len(sequence_N):
+            return
+        last_N = np.concatenate((sequence_N[1:] != sequence_N[:-1], [True]))
+        stop_S = np.flatnonzero(last_N)
+        length_N = np.repeat(position_N[stop_S] + 1, np.diff(stop_S, prepend=-1))
+        bin_N = (2 * position_N + 1) * BINS // (2 * length_N)
+        cell_N = bin_N + BINS * is_among(batch["token_id"], self.rocks)
+        self.count_GB += np.bincount(cell_N, minlength=2 * BINS).reshape(2, BINS)
+        for name, total_GB in self.sum_GB.items():
+            weight_N = batch[name].astype(np.float64)
+            total_GB += np.bincount(cell_N, weight_N, minlength=2 * BINS).reshape(2, BINS)
+
+    def merge(self, other: Self) -> None:
+        """Add another's sums."""
+        self.count_GB += other.count_GB
+        for name, total_GB in self.sum_GB.items():
+            total_GB += other.sum_GB[name]
+
+    def result(self) -> list[dict[str, Any]]:
+        """One mapping per group and bin: edges, positions, mean losses (None without positions)."""
+        rows = []
+        for group, name in enumerate(("others", "rocks")):
+            for at in range(BINS):
+                count = int(self.count_GB[group, at])
+                row: dict[str, Any] = {"group": name, "low": at / BINS, "high": (at + 1) / BINS}
+                row["positions"] = count
+                for column, total_GB in self.sum_GB.items():
+                    row[column] = float(total_GB[group, at]) / count if count else None
+                rows.append(row)
+        return rows

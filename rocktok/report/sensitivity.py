@@ -1,0 +1,194 @@
+"""How the rocks move with γ, with η and with the null's distance; and typical retained contexts.
+
+A type is judged at every γ from one product of its windows: the similarities are the same, only
+the threshold moves. Of types with many persistent occurrences a sample is judged.
+
+Array suffixes: M judged occurrences; E similar pairs; T types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.detect import ranking as analysis
+from rocktok.analyses.detect.context import Partners, retention
+from rocktok.analyses.detect.ranking import DetectParams, TypeTable
+from rocktok.analyses.detect.similarity import EPSILON, Similarity, Windows, partner_counts
+
+Row = dict[str, Any]
+Eta = float | Literal["auto"]
+
+#: γ, and η as a number; "auto" is judged at each distance of the null, too.
+GAMMAS = (0.3, 0.4, 0.5, 0.6, 0.7)
+ETAS = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+#: Persistent occurrences of a type that are judged here, at most.
+MOST = 500
+
+#: Retained contexts that are shown of a rock, at most.
+EXAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of the grid: γ, η, and how far from v the null is drawn (None: η is a number).
+
+    Where too few positions are that far, the null is drawn at the next smaller distance.
+    """
+
+    gamma: float
+    eta: Eta
+    distance: int | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One type under every setting: the share of the judged occurrences that is retained.
+
+    `share`: None where too few positions are left for the null. `rate_M`, `retained_M`: at the
+    setting of the log's own `detect`.
+    """
+
+    share: dict[Setting, float | None]
+    rate_M: Array
+    retained_M: Array
+
+
+def settings(gamma: float, eta: Eta, distances: tuple[int, ...]) -> list[Setting]:
+    """The grid, with the γ and η in use among its values; nulls in their order."""
+    gammas = sorted({*GAMMAS, gamma})
+    etas = sorted({*ETAS, *(() if eta == "auto" else (eta,))})
+    return [
+        Setting(g, e, d)
+        for g in gammas
+        for e, d in [*(("auto", d) for d in distances), *((e, None) for e in etas)]
+    ]
+
+
+def lowest(similarity: Similarity, gamma: float) -> Similarity:
+    """The same similarity at the smallest γ of the grid."""
+    return similarity.at(min(*GAMMAS, gamma))
+
+
+def judge(
+    ours: Windows,
+    nulls: dict[int, Windows | None],
+    similarity: Similarity,
+    grid: list[Setting],
+    own: Setting,
+) -> Judged:
+    """Judge the persistent occurrences of a type, or a sample of them, under every setting.
+
+    Args:
+        ours: their windows.
+        nulls: distance → windows of the draws; None: too few could be drawn.
+        similarity: at the smallest γ (`lowest`).
+        own: the setting whose rates are kept.
+    """
+    drawn = {d: windows for d, windows in nulls.items() if windows is not None}
+    everything, start = ours, len(ours)
+    parts: dict[int | None, slice] = {None: slice(0, start)}
+    for distance, windows in drawn.items():
+        everything = everything.joined(windows)
+        parts[distance] = slice(start, start + len(windows))
+        start += len(windows)
+    pairs = list(similarity.similar_values(everything, ours))
+    partners_M = partner_counts(everything, ours)
+    share: dict[Setting, float | None] = {}
+    rate_M, retained_M = np.zeros(len(ours)), np.zeros(len(ours), dtype=bool)
+    for gamma in sorted({setting.gamma for setting in grid}):
+        similar_M = np.zeros(len(everything), dtype=np.int64)
+        for row_E, _, alike_E in pairs:
+            kept_E = alike_E >= gamma - EPSILON
+            similar_M += np.bincount(row_E[kept_E], minlength=len(everything))
+        counts = {d: Partners(similar_M[at], partners_M[at]) for d, at in parts.items()}
+        for setting in (s for s in grid if s.gamma == gamma):
+            null = None
+            if setting.distance is not None:
+                near = [d for d in drawn if d <= setting.distance]
+                null = counts[max(near)] if near else None
+            found = retention(counts[None], null, setting.eta)
+            share[setting] = None if found is None else float(found.retained_M.mean())
+            if found is not None and setting == own:
+                rate_M, retained_M = counts[None].rate_M, found.retained_M
+    return Judged(share, rate_M, retained_M)
+
+
+def grid_rows(
+    types: TypeTable, params: DetectParams, judged: dict[int, Judged], grid: list[Setting]
+) -> list[Row]:
+    """One mapping per setting: how many rocks, and their Jaccard with those in use.
+
+    Args:
+        types: as `detect` left them; its contexts give the rocks in use.
+        judged: index into the types → what was judged.
+    """
+    in_use = _rocks(types, params, analysis.context_scores(types))
+    persistent_T = types.persistent_T
+    assert persistent_T is not None
+    mean_T = types.loss_T / types.frequency_T
+    rows = []
+    for setting in grid:
+        score_T = np.where(persistent_T == 0, 0.0, np.nan)
+        for index, one in judged.items():
+            share = one.share[setting]
+            if share is not None:
+                score_T[index] = mean_T[index] * share * persistent_T[index]
+        rocks = _rocks(types, params, score_T)
+        union = len(rocks | in_use)
+        rows.append(
+            {
+                "gamma": setting.gamma,
+                "eta": setting.eta,
+                "null_distance": setting.distance,
+                "rocks": len(rocks),
+                "shared": len(rocks & in_use),
+                "jaccard": len(rocks & in_use) / union if union else None,
+                "loss_share": float(types.loss_T[sorted(rocks)].sum() / (types.loss_T.sum() or 1)),
+            }
+        )
+    return rows
+
+
+def _rocks(types: TypeTable, params: DetectParams, score_T: Array) -> set[int]:
+    order, is_rock = analysis.ranking(types, params, score_T)
+    return set(order[is_rock].tolist())
+
+
+def typical(rows: dict[str, Array], judged: Judged) -> tuple[list[Row], int]:
+    """(retained contexts, the most typical first; how many distinct ones there are).
+
+    Equal windows count as one, shown where it stands first by hash. `before`, `after`: token ids
+    of the window, None beyond the ends of the completion.
+    """
+    at = np.flatnonzero(judged.retained_M)
+    order = at[np.lexsort((rows["hash"][at], -judged.rate_M[at]))]
+    if not len(order):
+        return [], 0
+    _, first, inverse = np.unique(
+        rows["window"][order], axis=0, return_index=True, return_inverse=True
+    )
+    times = np.bincount(inverse.ravel())
+    chosen = np.argsort(first)[:EXAMPLES]
+    half = rows["window"].shape[1] // 2
+    found = []
+    for group in chosen.tolist():
+        row = int(order[first[group]])
+        window = [None if v < 0 else v for v in rows["window"][row].tolist()]
+        found.append(
+            {
+                "sequence_id": int(rows["sequence"][row]),
+                "position": int(rows["position"][row]),
+                "rate": float(judged.rate_M[row]),
+                "times": int(times[group]),
+                "loss_pre": float(rows["loss_pre"][row]),
+                "loss_post": float(rows["loss"][row]),
+                "before": window[:half],
+                "after": window[half:],
+            }
+        )
+    return found, len(first)

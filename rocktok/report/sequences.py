@@ -1,0 +1,83 @@
+"""Whole sequences, to be read: which ones, and their rows.
+
+Array suffixes: N rows; S sequences.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.hashing import hash_rows
+from rocktok.stats.accumulator import Batch
+
+
+class DrawnSequences:
+    """The sequences with the smallest hashes of (seed, sequence_id): a uniform draw.
+
+    `seen`: sequences offered. `rows_S`: structured, `hash`, `sequence` and `rows` (how many).
+    """
+
+    needs = ("sequence_id",)
+
+    def __init__(self, seed: int, most: int) -> None:
+        self.seed, self.most, self.seen = seed, most, 0
+        kind = [("hash", np.uint64), ("sequence", np.int64), ("rows", np.int64)]
+        self.rows_S = np.zeros(0, dtype=kind)
+
+    def update(self, batch: Batch) -> None:
+        """Offer the sequences of a batch."""
+        sequence_N = batch["sequence_id"]
+        if not len(sequence_N):
+            return
+        start_S = np.flatnonzero(np.concatenate(([True], sequence_N[1:] != sequence_N[:-1])))
+        found = np.zeros(len(start_S), dtype=self.rows_S.dtype)
+        found["sequence"] = sequence_N[start_S]
+        found["hash"] = hash_rows(self.seed, found["sequence"])
+        found["rows"] = np.diff(np.append(start_S, len(sequence_N)))
+        self.seen += len(start_S)
+        self._join(found)
+
+    def merge(self, other: Self) -> None:
+        """Add another's sequences."""
+        self.seen += other.seen
+        self._join(other.rows_S)
+
+    def _join(self, found: Array) -> None:
+        rows = np.concatenate((self.rows_S, found))
+        self.rows_S = np.sort(rows, order=["hash", "sequence"])[: self.most]
+
+    def result(self) -> list[int]:
+        """Ids of the sequences drawn, in the order of the draw."""
+        return [int(v) for v in self.rows_S["sequence"]]
+
+
+class SequenceRows:
+    """All rows of the sequences that a source is restricted to (`Source.only`)."""
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self.columns = columns
+        self.needs = ("sequence_id", "position", "token_id", *columns)
+        self._parts: list[dict[str, Array]] = []
+
+    def update(self, batch: Batch) -> None:
+        """Keep a batch."""
+        if len(batch["sequence_id"]):
+            self._parts.append({name: batch[name].copy() for name in self.needs})
+
+    def merge(self, other: Self) -> None:
+        """Append another's rows."""
+        self._parts.extend(other._parts)
+
+    def result(self) -> dict[int, dict[str, Array]]:
+        """Sequence id → its columns, in the order of position."""
+        found: dict[int, dict[str, Array]] = {}
+        for part in self._parts:
+            ids, start_S = np.unique(part["sequence_id"], return_index=True)
+            stop_S = np.append(np.sort(start_S)[1:], len(part["sequence_id"]))
+            for v, start in zip(ids.tolist(), start_S.tolist(), strict=True):
+                stop = int(stop_S[np.searchsorted(stop_S, start, side="right")])
+                found[v] = {name: values[start:stop] for name, values in part.items()}
+        return found

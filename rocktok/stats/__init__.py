@@ -1,0 +1,1 @@
+"""Accumulators, quantiles, bootstrap, contrasts, matching: arrays in, numbers out."""

@@ -1,0 +1,178 @@
+"""The bootstrap over prompts: mergeable, the same on any number of workers.
+
+Occurrences of a sequence, and sequences of a prompt, are not independent; prompts are. Each
+replicate gives each prompt a weight drawn from Poisson(1), a function of (seed, replicate, prompt):
+the Poisson bootstrap (Hanley and MacGibbon 2006; Chamandy et al. 2012), close to drawing prompts
+with replacement, which could not be done shard by shard.
+
+Array suffixes: B replicates; P prompts of a batch; T chosen types, with all others together as the
+last; M quantities; E pairs of a prompt and a type.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.hashing import hash_rows
+from rocktok.stats.accumulator import Batch
+from rocktok.stats.prompts import PromptFloor
+
+REPLICATES = 1_000
+
+#: Prompts that must hold a type for an interval to be given.
+MIN_PROMPTS = 20
+
+
+def poisson_weights(seed: int, replicates: int, prompt_P: Array) -> Array:
+    """(P, B) float64 weights from Poisson(1), by inversion of hash(seed, replicate, prompt)."""
+    replicate_B = np.arange(replicates)
+    repeated = np.tile(replicate_B, len(prompt_P)), np.repeat(prompt_P, replicates)
+    uniform = (hash_rows(seed, *repeated) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    weights = np.searchsorted(_POISSON_CDF, uniform, side="right")
+    return weights.reshape(len(prompt_P), replicates).astype(np.float64)
+
+
+def _poisson_cdf() -> Array:
+    terms = np.exp(-1.0) / np.cumprod(np.concatenate(([1.0], np.arange(1.0, 18.0))))
+    cdf: Array = np.cumsum(terms)
+    return cdf
+
+
+_POISSON_CDF = _poisson_cdf()
+
+
+class PromptBootstrap:
+    """Sums by type under the weights of each replicate.
+
+    Args:
+        types: token ids to tell apart; all others are added up together.
+        quantities: columns to sum; "" counts rows, and "x²" sums the squares of x.
+        seed, replicates: of the weights.
+
+    `sum_TM`: plain sums, (T + 1, M). `sum_BTM`: those of the replicates, (B, T + 1, M).
+    """
+
+    def __init__(
+        self,
+        types: Array,
+        quantities: tuple[str, ...],
+        seed: int,
+        replicates: int = REPLICATES,
+    ) -> None:
+        self.types = np.sort(types)
+        self.quantities = quantities
+        self.seed, self.replicates = seed, replicates
+        columns = {name.removesuffix("²") for name in quantities} - {""}
+        self.needs = ("token_id", "sequence_id", "prompt", *sorted(columns))
+        shape = len(self.types) + 1, len(quantities)
+        self.sum_TM: Array = np.zeros(shape)
+        self.sum_BTM: Array = np.zeros((replicates, *shape))
+        self._floor = PromptFloor(MIN_PROMPTS)
+
+    def update(self, batch: Batch) -> None:
+        """Add a batch of whole sequences."""
+        if len(batch["token_id"]) == 0:
+            return
+        prompt_P, place_N = places_of_prompts(batch)
+        width = len(self.types) + 1
+        key_N = place_N * np.int64(width) + self._places(batch["token_id"])
+        key_E, pair_N = numbered(key_N, len(prompt_P) * width)
+        # Of pairs, not of rows: the same floor at a fraction of the time.
+        known_E = key_E[key_E % width < len(self.types)]
+        pairs = self.types[known_E % width], prompt_P[known_E // width]
+        self._floor.update(dict(zip(PromptFloor.needs, pairs, strict=True)))
+        sums = [
+            np.bincount(pair_N, self._values(batch, name), minlength=len(key_E))
+            for name in self.quantities
+        ]
+        self._add(prompt_P, key_E // width, key_E % width, np.stack(sums, axis=1))
+
+    def _places(self, token_N: Array) -> Array:
+        """Index of each row's type; that of all others where it is not told apart."""
+        table = np.full(int(max(token_N.max(), self.types.max(initial=0))) + 1, len(self.types))
+        table[self.types] = np.arange(len(self.types))
+        places: Array = table[token_N]
+        return places
+
+    def _values(self, batch: Batch, name: str) -> Array | None:
+        if name == "":
+            return None
+        values_N = batch[name.removesuffix("²")].astype(np.float64)
+        return values_N * values_N if name.endswith("²") else values_N
+
+    def _add(self, prompt_P: Array, prompt_E: Array, type_E: Array, sum_EM: Array) -> None:
+        from scipy.sparse import csr_matrix
+
+        weight_PB = poisson_weights(self.seed, self.replicates, prompt_P)
+        shape = len(self.sum_TM), len(prompt_P)
+        for m in range(len(self.quantities)):
+            by_type = csr_matrix((sum_EM[:, m], (type_E, prompt_E)), shape=shape)
+            self.sum_TM[:, m] += np.bincount(type_E, sum_EM[:, m], minlength=shape[0])
+            self.sum_BTM[:, :, m] += (by_type @ weight_PB).T
+
+    def merge(self, other: Self) -> None:
+        """Add another's sums."""
+        self.sum_TM += other.sum_TM
+        self.sum_BTM += other.sum_BTM
+        self._floor.merge(other._floor)
+
+    @property
+    def enough_T(self) -> Array:
+        """Which types stand in enough prompts for an interval: (T,) bool."""
+        length = int(self.types.max(initial=0)) + 1
+        enough: Array = self._floor.result(length)[self.types] >= MIN_PROMPTS
+        return enough
+
+
+def places_of_prompts(batch: Batch) -> tuple[Array, Array]:
+    """Distinct prompts of a batch of whole sequences, ascending, and the place of each row's."""
+    sequence_N = batch["sequence_id"]
+    starts = np.flatnonzero(np.concatenate(([True], sequence_N[1:] != sequence_N[:-1])))
+    prompt_P, place_S = np.unique(batch["prompt"][starts], return_inverse=True)
+    return prompt_P, np.repeat(place_S, np.diff(np.append(starts, len(sequence_N))))
+
+
+def numbered(key_N: Array, limit: int) -> tuple[Array, Array]:
+    """Distinct keys, ascending, and the number of each row's; without sorting where few can be."""
+    if limit > max(1 << 16, 8 * len(key_N)):
+        key_E, pair_N = np.unique(key_N, return_inverse=True)
+        return key_E, pair_N
+    seen = np.zeros(limit, dtype=bool)
+    seen[key_N] = True
+    number = np.cumsum(seen) - 1
+    return np.flatnonzero(seen), number[key_N]
+
+
+def interval(values_B: Array, level: float = 0.95) -> tuple[float | None, float | None, int]:
+    """Percentile interval of the replicates, and how many of them are undefined.
+
+    (None, None, …) where more than a twentieth are: what is left would be conditioned on.
+    """
+    known = values_B[np.isfinite(values_B)]
+    undefined = len(values_B) - len(known)
+    if len(known) == 0 or undefined > len(values_B) / 20:
+        return None, None, undefined
+    tail = round((1 - level) / 2, 12)
+    low, high = np.quantile(known, [tail, 1 - tail], method="inverted_cdf")
+    return float(low), float(high), undefined
+
+
+def two_sided_p(values_B: Array) -> float:
+    """Twice the share of replicates on the far side of 0, never 0 (Davison and Hinkley 1997)."""
+    known = values_B[np.isfinite(values_B)]
+    below, above = int((known <= 0).sum()), int((known >= 0).sum())
+    return min(1.0, 2 * (1 + min(below, above)) / (len(known) + 1))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p-values adjusted for all of a family (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = running
+    return adjusted

@@ -1,0 +1,73 @@
+"""Groups of types compared by the bootstrap over prompts: medians and ranks.
+
+Array suffixes: B replicates; T types of a bootstrap; G members of a group.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.stats.bootstrap import interval, two_sided_p
+
+Row = dict[str, Any]
+
+#: Types that a group must have for contrasts to be tested.
+MIN_TYPES = 5
+
+
+def ratio(over_B: Array, under_B: Array) -> Array:
+    """Elementwise quotient, NaN where the denominator is not positive."""
+    values_B: Array = np.full(np.broadcast(over_B, under_B).shape, np.nan)
+    np.divide(over_B, under_B, out=values_B, where=under_B > 0)
+    return values_B
+
+
+def contrast(values_T: Array, values_BT: Array, first: Array, second: Array) -> Row:
+    """Difference of the medians, and rank-biserial correlation, of two groups of types.
+
+    Args:
+        values_T: a measure of each type; `values_BT`: the same in each replicate, NaN: undefined.
+        first, second: places of the groups' members in T.
+
+    `p_types_naive` is the paper's Mann-Whitney test, which takes types for independent draws.
+    """
+    from scipy.stats import mannwhitneyu
+
+    apart_B = _medians(values_BT[:, first]) - _medians(values_BT[:, second])
+    ranks_B = np.array([_rank_biserial(x_T[first], x_T[second]) for x_T in values_BT])
+    low, high, undefined = interval(apart_B)
+    rank_low, rank_high, _ = interval(ranks_B)
+    naive = mannwhitneyu(values_T[first], values_T[second]).pvalue
+    return {
+        "types_first": len(first),
+        "types_second": len(second),
+        "difference_of_medians": float(np.median(values_T[first]) - np.median(values_T[second])),
+        "low": low,
+        "high": high,
+        "rank_biserial": float(_rank_biserial(values_T[first], values_T[second])),
+        "rank_biserial_low": rank_low,
+        "rank_biserial_high": rank_high,
+        "undefined_replicates": undefined,
+        "p": two_sided_p(apart_B),
+        "p_types_naive": float(naive),
+    }
+
+
+def _medians(values_BG: Array) -> Array:
+    """Median of the defined values of each replicate; NaN where none is."""
+    known_B = np.isfinite(values_BG).any(axis=1)
+    medians_B = np.full(len(values_BG), np.nan)
+    medians_B[known_B] = np.nanmedian(values_BG[known_B], axis=1)
+    return medians_B
+
+
+def _rank_biserial(first_G: Array, second_G: Array) -> float:
+    """P(x > y) − P(x < y) over pairs of defined values."""
+    first, second = first_G[np.isfinite(first_G)], np.sort(second_G[np.isfinite(second_G)])
+    if not len(first) or not len(second):
+        return float("nan")
+    below, up_to = (np.searchsorted(second, first, side=side) for side in ("left", "right"))
+    return float((below - (len(second) - up_to)).sum() / (len(first) * len(second)))

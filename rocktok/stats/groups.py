@@ -1,0 +1,204 @@
+"""Groups of token types that an analysis compares: rocks, and what they are fairly compared with.
+
+- `rocks`: what `detect` found.
+- `high_kl`: the largest mean loss among other types.
+- `random`: a seeded draw from all other types.
+- `control`: to each rock another type of like frequency.
+
+All but the rocks have at least 20 occurrences and 5 prompts in each half of the prompts, are no
+rocks, and are as many as the rocks where there are so many. Source: arXiv 2605.09253, section 4;
+floors, matching and its caliper are ours.
+
+Array suffixes: T token types; H halves of the prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.hashing import halves, hash_rows
+from rocktok.stats.accumulator import Batch
+from rocktok.stats.arrays import is_among, padded
+from rocktok.stats.matching import match
+from rocktok.stats.prompts import PromptFloor
+from rocktok.stats.sums import TypeSums
+
+NAMES = ("rocks", "high_kl", "random", "control")
+
+MIN_FREQUENCY = 20
+MIN_PROMPTS = 5
+
+#: What the above demand of a type, in words.
+FLOORS = f"{MIN_FREQUENCY} times and in {MIN_PROMPTS} prompts in each half of the prompts"
+
+#: Largest |log₁₀ n − log₁₀ n'| of a rock and its control.
+CALIPER = 0.1
+
+
+@dataclass(frozen=True)
+class TypeFacts:
+    """What groups are chosen by: of each type seen, ascending ids.
+
+    frequency_HT, prompts_HT: in each half of the prompts; prompts are counted up to `MIN_PROMPTS`.
+    loss_HT: sum of the losses, nats.
+    position_HT: sum of the positions, where it was asked for.
+    """
+
+    token_T: Array
+    frequency_HT: Array
+    prompts_HT: Array
+    loss_HT: Array
+    position_HT: Array | None = None
+
+    def common_T(self) -> Array:
+        """Types that have enough occurrences and prompts in each half."""
+        often_HT = (self.frequency_HT >= MIN_FREQUENCY) & (self.prompts_HT >= MIN_PROMPTS)
+        common_T: Array = np.all(often_HT, axis=0)
+        return common_T
+
+
+class HalfFacts:
+    """Accumulates `TypeFacts`; needs prompts, and with `positions` the positions."""
+
+    def __init__(self, seed: int, *, positions: bool = False, compiled: bool = False) -> None:
+        self.seed = seed
+        columns = ("loss_post", "position") if positions else ("loss_post",)
+        self.needs = ("token_id", "prompt", *columns)
+        self.sums = [TypeSums(columns, compiled=compiled) for _ in range(2)]
+        self.floors = [PromptFloor(MIN_PROMPTS) for _ in range(2)]
+
+    def update(self, batch: Batch) -> None:
+        """Add a batch's rows to their halves."""
+        half_N = halves(batch["prompt"], self.seed)
+        for half in range(2):
+            rows = {name: batch[name][half_N == half] for name in self.needs}
+            self.sums[half].update(rows)
+            self.floors[half].update(rows)
+
+    def merge(self, other: Self) -> None:
+        """Add another's."""
+        for half in range(2):
+            self.sums[half].merge(other.sums[half])
+            self.floors[half].merge(other.floors[half])
+
+    def result(self) -> TypeFacts:
+        """Of all types seen."""
+        length = max(len(sums.count_V) for sums in self.sums)
+        count_HV = np.stack([padded(sums.count_V, length) for sums in self.sums])
+        prompts_HV = np.stack([floor.result(length) for floor in self.floors])
+        token_T = np.flatnonzero(count_HV.sum(axis=0))
+        sums_HV = {
+            name: np.stack([padded(sums.sum_V[name], length) for sums in self.sums])[:, token_T]
+            for name in self.sums[0].columns
+        }
+        return TypeFacts(
+            token_T,
+            count_HV[:, token_T],
+            prompts_HV[:, token_T],
+            sums_HV["loss_post"],
+            sums_HV.get("position"),
+        )
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Token ids of each group, and rocks to which no control could be matched.
+
+    Attributes:
+        members: group → token ids (ascending; `control`: beside their rocks, see `pairs`).
+        pairs: (rock, its control).
+        unmatched: rocks without a type of like frequency.
+    """
+
+    members: dict[str, tuple[int, ...]]
+    pairs: tuple[tuple[int, int], ...]
+    unmatched: tuple[int, ...]
+
+    def of(self, token_id: int) -> list[str]:
+        """Groups that hold a type."""
+        return [name for name, ids in self.members.items() if token_id in ids]
+
+    def with_controls(self, pairs: tuple[tuple[int, int], ...]) -> Groups:
+        """These groups with other controls: (rock, its control)."""
+        alone = set(self.members["rocks"]) - {rock for rock, _ in pairs}
+        members = {**self.members, "control": tuple(sorted({other for _, other in pairs}))}
+        return Groups(members, pairs, tuple(sorted(alone)))
+
+    @property
+    def all_ids(self) -> Array:
+        """Members of any group, ascending."""
+        return np.array(sorted({v for ids in self.members.values() for v in ids}), dtype=np.int64)
+
+
+def choose_groups(
+    facts: TypeFacts, rocks: Array, seed: int, size: int | None = None, half: int | None = None
+) -> Groups:
+    """The four groups.
+
+    Args:
+        rocks: token ids.
+        seed: of the random group.
+        size: of the groups beside the rocks; None: as many as there are rocks.
+        half: choose by frequency and loss in this half of the prompts alone; None: in both.
+    """
+    rocks = np.sort(np.asarray(rocks, dtype=np.int64))
+    size = len(rocks) if size is None else size
+    sides = slice(None) if half is None else slice(half, half + 1)
+    frequency_T = facts.frequency_HT[sides].sum(axis=0)
+    loss_T = facts.loss_HT[sides].sum(axis=0)
+    able = np.flatnonzero(facts.common_T() & ~is_among(facts.token_T, rocks))
+    token_A = facts.token_T[able]
+    by_loss = np.lexsort((token_A, -(loss_T[able] / frequency_T[able])))
+    by_hash = np.argsort(hash_rows(seed, token_A), kind="stable")
+    pairs, unmatched = match_frequency(
+        rocks, _counts_of(facts.token_T, frequency_T, rocks), token_A, frequency_T[able]
+    )
+    chosen = {
+        "rocks": rocks,
+        "high_kl": token_A[by_loss[:size]],
+        "random": token_A[by_hash[:size]],
+        "control": np.array([control for _, control in pairs], dtype=np.int64),
+    }
+    members = {name: tuple(sorted(ids.tolist())) for name, ids in chosen.items()}
+    return Groups(members, pairs, unmatched)
+
+
+def _counts_of(token_T: Array, frequency_T: Array, ids: Array) -> Array:
+    """Frequency of some types; 0 for one that was not seen."""
+    at = np.minimum(np.searchsorted(token_T, ids), max(0, len(token_T) - 1))
+    if len(token_T) == 0:
+        return np.zeros(len(ids), dtype=np.int64)
+    counts: Array = np.where(token_T[at] == ids, frequency_T[at], 0)
+    return counts
+
+
+def match_frequency(
+    rocks: Array, count_R: Array, others: Array, count_A: Array, caliper: float = CALIPER
+) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """One-to-one pairs of least total |Δ log₁₀ n| within a caliper, as many as there can be.
+
+    Returns ((rock, control) pairs, rocks left alone). A type that was not seen is left alone.
+    """
+    seen = count_R > 0
+    rock_RC, other_AC = np.log10(count_R[seen])[:, None], np.log10(count_A)[:, None]
+    found, _ = match(rock_RC, other_AC, np.array([caliper]))
+    left = rocks[seen]
+    pairs = tuple((int(left[i]), int(others[j])) for i, j in found.tolist())
+    matched = {rock for rock, _ in pairs}
+    return pairs, tuple(v for v in rocks.tolist() if v not in matched)
+
+
+def note_overlap(members: dict[str, tuple[int, ...]]) -> list[str]:
+    """A note where there are so few types that two groups are one; else none."""
+    high, drawn = (set(members[name]) for name in ("high_kl", "random"))
+    if not high or high != drawn:
+        return []
+    few = "1 type stands" if len(high) == 1 else f"{len(high)} types stand"
+    return [
+        f"only {few} in enough prompts beside the rocks, so that "
+        "high_kl and random are the same; give a smaller --group-size"
+    ]

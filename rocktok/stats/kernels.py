@@ -1,0 +1,131 @@
+"""Hot loops over the rows of a log; compiled when first used.
+
+Importing this module imports neither numba nor SciPy. Every loop has a plain twin that agrees with
+it bit for bit: `type_sums_numpy`, `quantiles.Histogram`,
+`sums_by_prompt_numpy`, `weigh_numpy`.
+
+Array suffixes: N rows of a log; V token ids; B bins; S columns of a table; T chosen types; P
+prompts; W weights of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rocktok._types import Array
+
+
+def type_sums(token_N: Array, values: Sequence[Array], table_VS: Array) -> None:
+    """Add, by token id and in row order, 1, x and x² of one or two columns.
+
+    Args:
+        token_N: int32 ids, all from 0 to len(table_VS) − 1: **not checked**.
+        values: one or two float arrays as long as token_N.
+        table_VS: float64, changed in place: the number of rows (whole up to 2^53), then sum and
+            sum of squares of each column. Side by side: one cache line a row, not five.
+    """
+    from rocktok.stats import loops
+
+    # One type for all columns, so that few variants are compiled.
+    single = all(x_N.dtype == np.float32 for x_N in values)
+    columns = [_readonly(x_N, np.float32 if single else np.float64) for x_N in values]
+    tokens = _readonly(token_N, np.int32)
+    if len(columns) not in (1, 2) or table_VS.shape[1] != 1 + 2 * len(columns):
+        raise ValueError("type_sums takes one or two columns, and a table that fits them")
+    if any(len(x_N) != len(tokens) for x_N in columns):
+        raise ValueError("columns differ in length")
+    loop = loops.sum_one if len(columns) == 1 else loops.sum_two
+    loop(tokens, *columns, table_VS)
+
+
+def type_sums_numpy(token_N: Array, values: Sequence[Array], table_VS: Array) -> None:
+    """Twin of `type_sums`: the same bits, without compiled code."""
+    np.add.at(table_VS[:, 0], token_N, 1.0)
+    for c, x_N in enumerate(values):
+        x_N = x_N.astype(np.float64)
+        np.add.at(table_VS[:, 1 + 2 * c], token_N, x_N)
+        np.add.at(table_VS[:, 2 + 2 * c], token_N, x_N * x_N)
+
+
+def histogram16(values_N: Array, prefix: int | None, count_B: Array) -> None:
+    """Count float32 values by half of their ordered bits: `quantiles.Histogram.update`, fused.
+
+    Args:
+        values_N: float32.
+        prefix: None counts the upper 16 bits; a number, the lower ones of values whose upper half
+            it is.
+        count_B: (65536,) int64, changed in place.
+    """
+    from rocktok.stats import loops
+
+    bits_N = _readonly(values_N, np.float32).view(np.uint32)
+    if len(count_B) != 1 << 16:
+        raise ValueError("count_B must have 65,536 bins")
+    if prefix is None:
+        loops.upper_half(bits_N, count_B)
+    else:
+        loops.lower_half(bits_N, np.uint32(prefix), count_B)
+
+
+def sums_by_prompt(
+    table_V: Array, token_N: Array, place_N: Array, loss_N: Array, sum_TP: Array
+) -> None:
+    """Add, by type and prompt and in row order, 1 and the loss.
+
+    Args:
+        table_V: int32, place of a token id among the types, −1 for others; the last, −1, stands for
+            all ids beyond.
+        token_N, place_N, loss_N: ids, places of the prompts in sum_TP (**not checked**), float32.
+        sum_TP: (2, T, P) float64, changed in place.
+    """
+    from rocktok.stats import loops
+
+    places = _readonly(place_N, np.int64)
+    loops.sum_prompts(
+        table_V, _readonly(token_N, np.int32), places, _readonly(loss_N, np.float32), sum_TP
+    )
+
+
+def sums_by_prompt_numpy(
+    table_V: Array, token_N: Array, place_N: Array, loss_N: Array, sum_TP: Array
+) -> None:
+    """Twin of `sums_by_prompt`: the same bits, without compiled code."""
+    type_N = table_V[np.minimum(token_N, len(table_V) - 1)]
+    rows_M = np.flatnonzero(type_N >= 0)
+    at_M = type_N[rows_M], place_N[rows_M]
+    np.add.at(sum_TP[0], at_M, 1.0)
+    np.add.at(sum_TP[1], at_M, loss_N[rows_M].astype(np.float64))
+
+
+def weigh(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:
+    """Add to sum_TW the sums over prompts, in their order, times each of their weights.
+
+    Args:
+        sum_TP: (2, T, P) float64, counts and sums; prompts with a count of 0 are passed over.
+        weight_PW: uint8.
+        sum_TW: (2, T, W) float64, changed in place.
+    """
+    from rocktok.stats import loops
+
+    loops.weigh(sum_TP, weight_PW, sum_TW)
+
+
+def weigh_numpy(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:
+    """Twin of `weigh`: the same bits, without compiled code."""
+    from scipy.sparse import csr_matrix
+
+    type_E, prompt_E = np.nonzero(sum_TP[0])
+    weights_PW = weight_PW.astype(np.float64)
+    for q, sums_TP in enumerate(sum_TP):
+        values_E = sums_TP[type_E, prompt_E]
+        sum_TW[q] += csr_matrix((values_E, (type_E, prompt_E)), shape=sums_TP.shape) @ weights_PW
+
+
+def _readonly(array: Array, dtype: Any) -> Array:
+    # Of one type for the compiler, whether it came from Arrow (read-only) or from NumPy.
+    view = np.ascontiguousarray(array, dtype=dtype).view()
+    view.flags.writeable = False
+    return view

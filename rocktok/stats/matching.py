@@ -1,0 +1,63 @@
+"""One-to-one matching within calipers.
+
+Array suffixes: R those to be matched; A those that may be their controls; C covariates.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from rocktok._types import Array
+
+Row = dict[str, Any]
+
+
+def match(rock_RC: Array, other_AC: Array, caliper_C: Array) -> tuple[Array, Array]:
+    """Pairs of least total Σ_c |Δ_c| / caliper_c, as many as there can be within every caliper.
+
+    Returns (pairs (n, 2) of places in R and in A, places in R left alone, ascending). A value that
+    is not finite matches nothing. Source: Hungarian method (SciPy); calipers ours.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if not len(rock_RC) or not len(other_AC):
+        return np.zeros((0, 2), dtype=np.int64), np.arange(len(rock_RC))
+    apart = np.zeros((len(rock_RC), len(other_AC)))
+    forbidden = np.zeros(apart.shape, dtype=bool)
+    for c, caliper in enumerate(caliper_C):
+        # The logarithm of a loss of 0 is −∞, and apart from itself by NaN: within no caliper.
+        with np.errstate(invalid="ignore"):
+            steps = np.abs(rock_RC[:, c, None] - other_AC[None, :, c])
+        forbidden |= ~(steps <= caliper)
+        apart += steps / caliper
+    # A pair beyond a caliper costs more than all others together, so it is never preferred.
+    cost = np.where(forbidden, 1.0 + len(caliper_C) * len(rock_RC), apart)
+    row, column = linear_sum_assignment(cost)
+    kept = ~forbidden[row, column]
+    pairs = np.stack([row[kept], column[kept]], axis=1)
+    return pairs, np.setdiff1d(np.arange(len(rock_RC)), pairs[:, 0])
+
+
+def balance(names: tuple[str, ...], rock_RC: Array, other_AC: Array, pairs: Array) -> list[Row]:
+    """Standardised mean differences of each covariate, before and after matching.
+
+    Both are in units of one spread, √(mean of the variances of rocks and others before), so that
+    they compare; `smd_after` is None without pairs.
+    """
+    rows: list[Row] = []
+    for c, covariate in enumerate(names):
+        before = rock_RC[:, c], other_AC[:, c]
+        after = rock_RC[pairs[:, 0], c], other_AC[pairs[:, 1], c]
+        known = [values[np.isfinite(values)] for values in before]
+        variances = [values.var() for values in known if len(values)]
+        spread = math.sqrt(sum(variances) / len(variances)) if variances else 0.0
+        row: Row = {"covariate": covariate, "pairs": len(pairs)}
+        for when, sides in (("before", before), ("after", after)):
+            first, second = (values[np.isfinite(values)] for values in sides)
+            able = len(first) and len(second) and spread > 0
+            row[f"smd_{when}"] = float(first.mean() - second.mean()) / spread if able else None
+        rows.append(row)
+    return rows

@@ -1,0 +1,1 @@
+"""Terminal tables, CSV and Parquet: one dialect for every command."""

@@ -1,0 +1,318 @@
+"""`compare`: overlap and rank correlation of lists of rocks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rocktok
+from rocktok.analyses.compare.rankings import Ranking, compare
+from rocktok.analyses.compare.table import render
+from rocktok.errors import LogError, UsageError
+from rocktok.log.sequences import load_domains
+from rocktok.stats.ranks import spearman
+from tests.logs import rows, sequence_rows, write_by_hand, write_log
+from tests.paths import SAMPLE
+
+
+def ranking(name: str, tokens: str, vocab: str | None = "v", **changes: Any) -> Ranking:
+    """Rocks named by letters, best first; an id is the letter's number."""
+    held = tuple((ord(t), t, float(100 - i)) for i, t in enumerate(tokens))
+    fields = {"ranked_by": "context_rock_score", "about": {}, **changes}
+    return Ranking(name, vocab, held, **fields)
+
+
+def test_by_hand() -> None:
+    found = compare([ranking("one", "abc"), ranking("two", "bad")], {})
+    (pair,) = found.pairs
+    assert found.matched_by == "token_id"
+    assert (pair["shared_count"], pair["jaccard"]) == (2, 0.5)
+    assert (pair["shared"], pair["only_first"], pair["only_second"]) == (["a", "b"], ["c"], ["d"])
+    # Union a b c d: ranks 1 2 3 4 and 2 1 4 3.
+    assert pair["spearman"] == pytest.approx(1 - 6 * 4 / (4 * 15))
+    assert [row["token"] for row in found.tokens] == ["a", "b", "c", "d"]
+    assert [row["ranks"] for row in found.tokens] == [[1, 2], [2, 1], [3, None], [None, 3]]
+    assert found.notes == ()
+
+
+def test_all_pairs_of_three() -> None:
+    found = compare([ranking(n, t) for n, t in (("x", "ab"), ("y", "ab"), ("z", "cd"))], {})
+    assert [(p["first"], p["second"], p["jaccard"]) for p in found.pairs] == [
+        ("x", "y", 1.0), ("x", "z", 0.0), ("y", "z", 0.0)
+    ]  # fmt: skip
+    assert found.pairs[0]["spearman"] == pytest.approx(1)
+    assert found.pairs[1]["spearman"] < 0
+
+
+def test_unlike_vocabularies_are_matched_by_text() -> None:
+    other = Ranking("two", "w", ((7, "a", 2.0), (8, "a", 1.0)), "rock_score", {})
+    found = compare([ranking("one", "ab"), other], {})
+    assert found.matched_by == "token"
+    assert found.pairs[0]["shared"] == ["a"]
+    assert found.pairs[0]["rocks_second"] == 1
+    assert len(found.notes) == 2
+    assert [row["token_id"] for row in found.tokens] == [None, None]
+
+
+def test_ids_beyond_a_vocabulary_are_nobody_elses(tmp_path: Path) -> None:
+    one = Ranking("one", "v", ((23, "<id 23>", 2.0), (1, "a", 1.0)), "rock_score", {})
+    two = Ranking("two", "w", ((1, "a", 2.0), (23, "<id 23>", 1.0)), "rock_score", {})
+    found = compare([one, two], {})
+    assert (found.matched_by, found.pairs[0]["shared"]) == ("token", ["a"])
+    assert found.pairs[0]["jaccard"] == pytest.approx(1 / 3)
+    assert [row["ranks"] for row in found.tokens] == [[2, 1], [1, None], [None, 2]]
+
+
+def test_lists_without_a_vocabulary() -> None:
+    sized = [
+        ranking(name, tokens, None, about={"path": name, "vocab_size": 500})
+        for name, tokens in (("one", "ab"), ("two", "bc"))
+    ]
+    found = compare(sized, {})
+    assert (found.matched_by, found.pairs[0]["shared_count"]) == ("token_id", 1)
+    assert [row["token_id"] for row in found.tokens] == [98, 97, 99]
+    assert found.notes == (
+        "one: has no vocabulary: tokens are matched by id, and only the equal sizes of the "
+        "vocabularies say that ids mean the same",
+    )
+    # Parts of one log.
+    parts = [ranking(name, "ab", None, about={"path": "log"}) for name in ("maths", "code")]
+    assert (compare(parts, {}).matched_by, compare(parts, {}).notes) == ("token_id", ())
+    with_texts = ranking("three", "ab", about={"path": "three", "vocab_size": 500})
+    assert compare([*sized, with_texts], {}).matched_by == "token_id"
+    for other in (
+        ranking("wide", "ab", None, about={"path": "wide", "vocab_size": 600}),
+        ranking("unknown", "ab", None, about={"path": "unknown"}),
+    ):
+        with pytest.raises(LogError, match=r"^one: has no vocabulary, so that its tokens have no"):
+            compare([sized[0], other], {})
+    unlike = ranking("four", "ab", "w", about={"path": "four", "vocab_size": 500})
+    with pytest.raises(LogError, match=r"^one: has no vocabulary"):
+        compare([sized[0], with_texts, unlike], {})
+
+
+def test_losses_that_were_measured_unlike() -> None:
+    lists = [ranking(n, "a", about={"exactness": e}) for n, e in (("x", "exact"), ("y", "sampled"))]
+    with pytest.raises(
+        LogError, match=r"^y: its losses are 'sampled', those of x 'exact'; give logs that"
+    ):
+        compare(lists, {})
+    assert compare([lists[0], ranking("old", "a")], {}).pairs[0]["jaccard"] == 1.0
+
+
+def test_lists_without_rocks() -> None:
+    found = compare([ranking("one", ""), ranking("two", "")], {})
+    assert (found.pairs[0]["jaccard"], found.pairs[0]["spearman"]) == (None, None)
+    assert found.notes == ("one: no rocks", "two: no rocks")
+    with pytest.raises(UsageError, match="two or more"):
+        compare([ranking("one", "a")], {})
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=8), st.randoms())
+def test_spearman_is_scipys(values: list[int], random: Any) -> None:
+    from scipy.stats import rankdata, spearmanr
+
+    other = values.copy()
+    random.shuffle(other)
+    found = spearman(rankdata(values), rankdata(other))
+    if len(set(values)) == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx(spearmanr(values, other).statistic, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.permutations("abcdef"), st.integers(0, 6), st.integers(0, 6))
+def test_order_of_the_two_does_not_matter(letters: list[str], m: int, n: int) -> None:
+    one, two = ranking("one", "".join(letters[:m])), ranking("two", "".join(letters[6 - n :]))
+    there, back = (compare(p, {}).pairs[0] for p in ([one, two], [two, one]))
+    assert there["jaccard"] == back["jaccard"]
+    assert there["spearman"] == pytest.approx(back["spearman"])
+    assert (there["only_first"], there["only_second"]) == (back["only_second"], back["only_first"])
+
+
+# Logs, domains and the command.
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    call = [sys.executable, "-m", "rocktok", "compare", *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_logs_and_files(tmp_path: Path) -> None:
+    rocks = tmp_path / "rocks.json"
+    detect = [sys.executable, "-m", "rocktok", "detect", str(SAMPLE), "-q", "-o", str(rocks)]
+    subprocess.run(detect, check=True)
+    output = tmp_path / "c.json"
+    assert run(SAMPLE, rocks, "--top-k", "30", "-q", "-o", output)[0] == 0
+    content = json.loads(output.read_text())
+    assert content["schema"] == "rocktok.compare/1"
+    assert (content["matched_by"], content["pairs"][0]["jaccard"]) == ("token_id", 1.0)
+    assert content["pairs"][0]["spearman"] == pytest.approx(1)
+    code, printed, said = run(SAMPLE, rocks, "-q")
+    assert (code, said) == (0, "")
+    assert max(len(line) for line in printed.splitlines()) <= 80
+    assert run(SAMPLE, rocks, "-q", "-o", tmp_path / "c.csv")[0] == 0
+    assert pd.read_csv(tmp_path / "c.csv")["jaccard"].tolist() == [1.0]
+
+
+def with_domains(path: Path, domains: list[str | None]) -> Path:
+    for step, name in ((0, "a"), (10, "b")):
+        write_by_hand(path, rows(step, range(40)), name)
+    facts = {**sequence_rows(range(40)), "domain": domains}
+    return write_by_hand(path, facts, table="sequences")
+
+
+def test_domains_are_the_logs_of_their_sequences(tmp_path: Path) -> None:
+    kinds = ["code" if i % 3 else "maths" for i in range(40)]
+    kinds[5] = None
+    log = rocktok.open(with_domains(tmp_path / "log", kinds))
+    domains = load_domains(log)
+    assert {k: len(v) for k, v in domains.items()} == {"code": 25, "maths": 14}
+    options = {"quantile_pre": 0.3, "quantile_post": 0.3, "all_types": True, "eta": 0.05}
+    for name, ids in domains.items():
+        for step, shard in ((0, "a"), (10, "b")):
+            batch = pd.DataFrame(rows(step, range(40)))
+            write_by_hand(tmp_path / name, batch[batch["sequence_id"].isin(ids)], shard)
+        facts = pd.DataFrame(sequence_rows(range(40)))
+        write_by_hand(tmp_path / name, facts, table="sequences")
+        part = rocktok.detect(log, only=ids, **options)
+        alone = rocktok.detect(rocktok.open(tmp_path / name), **options)
+        assert part.tokens == alone.tokens
+        assert part.totals == alone.totals
+        assert part.density == alone.density
+
+
+def test_the_domains_of_a_log(tmp_path: Path) -> None:
+    kinds = ["code" if i % 2 else "maths" for i in range(40)]
+    log = with_domains(tmp_path / "log", kinds)
+    code, printed, _ = run(log, "--by", "domain", "--format", "json", "-q")
+    assert code == 0
+    assert [row["name"] for row in json.loads(printed)["log"]] == ["code", "maths"]
+    assert json.loads(printed)["matched_by"] == "token_id"
+    said = "rocktok: --by domain compares the parts of one log, but 2 were given\n"
+    assert run(log, log, "--by", "domain") == (2, "", said)
+
+
+def test_sequences_without_a_domain_and_one_domain_alone(tmp_path: Path) -> None:
+    kinds: list[str | None] = ["code" if i % 2 else "maths" for i in range(40)]
+    kinds[5] = kinds[6] = None
+    code, printed, _ = run(
+        with_domains(tmp_path / "two", kinds), "--by", "domain", "--format", "json"
+    )
+    assert code == 0
+    assert json.loads(printed)["notes"][0] == "2 sequences have no domain, and are left out"
+    one = with_domains(tmp_path / "one", ["maths"] * 40)
+    said = "all its sequences are of one domain, 'maths'; two or more can be compared"
+    assert run(one, "--by", "domain") == (1, "", f"rocktok: {one}: {said}\n")
+
+
+def test_a_log_without_domains(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    with pytest.raises(LogError, match="no sequence has a domain; record it in sequences/"):
+        load_domains(rocktok.open(log))
+    assert run(log, "--by", "domain")[0] == 1
+
+
+@pytest.mark.parametrize("content", ['{"schema": "rocktok.detect/1"}', "[]", '"x"'])
+def test_files_that_are_none_of_detects(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    code, printed, said = run(path, path)
+    remedy = "give what `rocktok detect LOG --format json -o FILE` writes"
+    assert (code, printed) == (1, "")
+    assert said == f"rocktok: {path}: is no result of `rocktok detect`; {remedy}\n"
+
+
+def test_lists_without_rocks_have_a_table(tmp_path: Path) -> None:
+    found = compare([ranking("one", "", about=ABOUT), ranking("two", "", about=ABOUT)], {})
+    table = render(found)
+    assert table.endswith(
+        "Ranks of the tokens, those in most lists first\ntoken   A   B\n" + "─" * 13 + "\n"
+    )
+
+
+ABOUT = {"table": "fixed", "pre": 0, "post": 10, "path": "log"}
+
+
+def test_long_names_leave_room_for_every_rank() -> None:
+    names = [f"/runs/qwen3-4b-math-distill-seed{i}/opd-log-run-{i}" for i in range(30)]
+    lists = [ranking(name, "ab", about={**ABOUT, "path": name}) for name in names]
+    lines = render(compare(lists, {})).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "A    …4b-math-distill-seed0/opd-log-run-0   fixed/   0, 10       R_ctx" in lines
+    assert lines[33].startswith("AD   …-math-distill-seed29/opd-log-run-29")
+    at = lines.index("Ranks of the tokens, those in most lists first")
+    headings = [line.split()[1:] for line in lines[at:] if line.startswith("token ")]
+    assert len(headings) > 1
+    letters = [chr(ord("A") + i) for i in range(26)]
+    assert list(chain(*headings)) == [*letters, "AA", "AB", "AC", "AD"]
+    ranks = [line.split()[1:] for line in lines[at:] if line.startswith("'b'")]
+    assert list(chain(*ranks)) == ["2"] * 30
+
+
+def test_what_is_said_of_a_file_and_of_what_was_left_out(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    found = rocktok.detect(rocktok.open(log), top_k=2, quantile_pre=0.3, quantile_post=0.3)
+    assert len(found.rocks) <= 2
+    path = tmp_path / "rocks.json"
+    path.write_text(json.dumps({**found.to_dict(), "notes": ["a shard is gone"]}))
+    code, printed, said = run(path, path, "--top-k", "3", "--format", "json")
+    content = json.loads(printed)
+    assert code == 0
+    assert content["notes"] == [
+        f"{path}: a shard is gone",
+        f"{path}: holds {len(found.rocks)} rocks, fewer than the 3 that --top-k compares",
+    ]
+    assert said == "".join(f"rocktok: note: {note}\n" for note in content["notes"])
+    mine = rocktok.open(log).identity()
+    assert {name: content["log"][0][name] for name in mine} == mine
+    assert (content["log"][0]["exactness"], content["log"][0]["vocab_size"]) == ("exact", 50)
+
+
+@pytest.mark.parametrize("top_k", ["0", "-2"])
+def test_top_k_of_files_is_checked(tmp_path: Path, top_k: str) -> None:
+    path = tmp_path / "rocks.json"
+    path.write_text("{}")
+    said = f"rocktok: --top-k is {top_k}; it must be 1 or more\n"
+    assert run(path, path, f"--top-k={top_k}") == (2, "", said)
+
+
+def test_a_log_that_defaults_cannot_search(tmp_path: Path) -> None:
+    for step, name in ((0, "a"), (10, "b")):
+        batch = rows(step, range(40))
+        batch["loss"] = np.where(np.arange(len(batch["loss"])) % 10, 0, batch["loss"])
+        write_by_hand(tmp_path / "log", batch, name)
+    code, _, said = run(tmp_path / "log", tmp_path / "log")
+    assert code == 1
+    assert said.endswith(
+        "raise --quantile-pre or give --tau-pre; run "
+        f"`rocktok detect {tmp_path / 'log'}` with that option and give its JSON\n"
+    )
+
+
+def test_one_is_not_enough(tmp_path: Path) -> None:
+    code, _, said = run(write_log(tmp_path / "log"), "-q")
+    assert code == 2
+    assert said == (
+        "rocktok: compare needs two or more; give logs, or JSON files of `rocktok detect`\n"
+    )
+
+
+def test_a_vocabulary_is_known_by_its_texts(tmp_path: Path) -> None:
+    same = [rocktok.open(write_log(tmp_path / name)).vocab.identity for name in "ab"]
+    assert same[0] == same[1] is not None
+    assert rocktok.open(with_domains(tmp_path / "c", ["x"] * 40)).vocab.identity is None
+    assert np.unique([same[0], rocktok.open(SAMPLE).vocab.identity]).size == 2

@@ -1,0 +1,322 @@
+"""Lifts of `detect`, against plain loops; and what permuted labels give."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rocktok
+from rocktok.analyses.detect import context_passes as contexts
+from rocktok.analyses.detect import lift_passes as engine_lifts
+from rocktok.analyses.detect import lifts as lifting
+from rocktok.analyses.detect import ranking as analysis
+from rocktok.analyses.detect import table as report
+from rocktok.analyses.detect.lifts import Lift, context_lift, singled_out
+from rocktok.analyses.detect.permute import DrawLimits, Drawn, draw_hash
+from rocktok.analyses.detect.similarity import Similarity
+from rocktok.engine.passes import Engine
+from rocktok.errors import LogError, UsageError
+from rocktok.stats.bootstrap import REPLICATES, interval, poisson_weights
+from tests import planted
+from tests.logs import RUN, rows, write_log
+
+W = 2
+
+
+def occurrences(rng: np.random.Generator, number: int, prompts: int, kinds: int) -> dict[str, Any]:
+    """Windows of `kinds` kinds, all tokens of a kind alike."""
+    kind = rng.integers(0, kinds, number)
+    return {
+        "window": np.repeat(kind[:, None], 2 * W, axis=1).astype(np.int32),
+        "prompt": rng.integers(0, prompts, number).astype(np.uint64),
+        "sequence": rng.integers(0, 3 * prompts, number),
+        "hash": rng.integers(0, 2**62, number).astype(np.uint64),
+    }
+
+
+def bag() -> Similarity:
+    return Similarity("bag", 0.5, 2 * W, np.ones(100))
+
+
+def by_hand(ours: dict[str, Any], theirs: dict[str, Any], partners: str, weight: Any) -> Any:
+    """P(similar) under the weights of each replicate, pair by pair."""
+    similar, pairs = 0.0, 0.0
+    for i in range(len(ours["prompt"])):
+        for j in range(len(theirs["prompt"])):
+            p, q = ours["prompt"][i], theirs["prompt"][j]
+            name = {"other-prompt": "prompt", "all": "hash"}[partners]
+            if ours[name][i] == theirs[name][j]:
+                continue
+            w = weight[p] * weight[q] if p != q else weight[p]
+            pairs = pairs + w
+            if ours["window"][i][0] == theirs["window"][j][0]:
+                similar = similar + w
+    with np.errstate(invalid="ignore"):
+        return similar / pairs
+
+
+def narrowed_by_hand(ours: dict[str, Any], other: dict[str, Any], partners: str) -> float:
+    """By how much the replicates are narrowed, from numerical derivatives of the log of the lift.
+
+    Scenarios of weights: every one alone a little larger, and a little smaller.
+    """
+    step = 1e-5
+    shift = step * np.concatenate((np.eye(30), -np.eye(30)))
+    weight = {p: 1 + shift[:, p] for p in range(30)}
+    lift = np.log(by_hand(ours, ours, partners, weight) / by_hand(ours, other, partners, weight))
+    slope = (lift[:30] - lift[30:]) / (2 * step)
+    kernel = np.zeros((30, 30))
+    for theirs, sign in ((ours, 1), (other, -1)):
+        pairs = [
+            (p, q, ours["window"][i][0] == theirs["window"][j][0])
+            for i, p in enumerate(ours["prompt"].tolist())
+            for j, q in enumerate(theirs["prompt"].tolist())
+            if (p != q if partners == "other-prompt" else ours["hash"][i] != theirs["hash"][j])
+        ]
+        similar = sum(alike for _, _, alike in pairs)
+        for p, q, alike in pairs:
+            if p != q:
+                kernel[p, q] += sign * ((alike / similar) - 1 / len(pairs)) / 2
+                kernel[q, p] += sign * ((alike / similar) - 1 / len(pairs)) / 2
+    single, double = (slope**2).sum(), 2 * (kernel**2).sum()
+    return float(np.sqrt(single / (single + double)))
+
+
+@pytest.mark.parametrize("partners", ["other-prompt", "all"])
+def test_context_lift_is_that_of_plain_loops(partners: str) -> None:
+    rng = np.random.default_rng(1)
+    persistent, other = occurrences(rng, 40, 30, 3), occurrences(rng, 30, 30, 4)
+    lift, both, one = context_lift(bag(), partners, persistent, other, seed=5)
+    plain = dict.fromkeys(range(30), 1.0)
+    expected = [by_hand(persistent, o, partners, plain) for o in (persistent, other)]
+    assert [both, one] == pytest.approx(expected)
+    assert lift.value == pytest.approx(expected[0] / expected[1])
+    drawn = poisson_weights(5, REPLICATES, np.arange(30, dtype=np.uint64))
+    weight = dict(enumerate(drawn))
+    again = [by_hand(persistent, o, partners, weight) for o in (persistent, other)]
+    factor = narrowed_by_hand(persistent, other, partners)
+    value = expected[0] / expected[1]
+    low, high, undefined = interval(value * (again[0] / again[1] / value) ** factor)
+    assert (lift.low, lift.high) == pytest.approx((low, high))
+    assert lift.undefined == undefined
+
+
+def test_contexts_that_the_loss_singles_out_lift_above_1() -> None:
+    rng = np.random.default_rng(2)
+    persistent, other = occurrences(rng, 80, 40, 2), occurrences(rng, 80, 40, 20)
+    lift, _, _ = context_lift(bag(), "other-prompt", persistent, other, seed=0)
+    assert lift.low is not None and lift.low > 1.5
+
+
+def coverage(runs: int) -> float:
+    covered = known = 0
+    for seed in range(runs):
+        rng = np.random.default_rng([3, seed])
+        everything = occurrences(rng, 200, 60, 6)
+        hard = rng.random(200) < 0.4
+        halves = ({k: v[m] for k, v in everything.items()} for m in (hard, ~hard))
+        lift, _, _ = context_lift(bag(), "other-prompt", *halves, seed=seed)
+        if lift.low is not None and lift.high is not None:
+            known += 1
+            covered += lift.low <= 1 <= lift.high
+    assert known == runs
+    return covered / runs
+
+
+def test_labels_at_random_cover_1() -> None:
+    assert coverage(50) >= 0.9
+
+
+@pytest.mark.long
+def test_labels_at_random_cover_1_as_often_as_claimed() -> None:
+    assert coverage(400) >= 0.92
+
+
+def test_exactly_as_many_are_drawn_however_the_batches_are_cut() -> None:
+    rng = np.random.default_rng(4)
+    token = rng.integers(0, 6, 3000)
+    batch = {"token_id": token, "sequence_id": np.arange(3000), "position": np.zeros(3000, int)}
+    frequency = np.bincount(token)
+    wanted = np.array([0, 1, 7, 100, 250, int(frequency[5])])
+    limits = [DrawLimits(9, np.arange(6), wanted, frequency) for _ in range(2)]
+    limits[0].update({k: v[:1000] for k, v in batch.items()})
+    limits[1].update({k: v[1000:] for k, v in batch.items()})
+    limits[0].merge(limits[1])
+    drawn = Drawn(9, limits[0].result()).chosen(batch)
+    assert np.bincount(token[drawn], minlength=6).tolist() == wanted.tolist()
+    hashes = draw_hash(9, batch, np.arange(3000))
+    for v in (2, 4):
+        mine = hashes[token == v]
+        assert sorted(hashes[drawn & (token == v)]) == sorted(mine)[: wanted[v]]
+
+
+def test_a_run_with_lifts(tmp_path: Path) -> None:
+    log = rocktok.open(write_log(tmp_path, sequences=120))
+    options: dict[str, Any] = {"eta": 0.0, "gamma": 0.2, "quantile_pre": 0.5, "quantile_post": 0.5}
+    plain = rocktok.detect(log, **options).to_dict()
+    one = rocktok.detect(log, lifts=True, engine=Engine(1), **options)
+    three = rocktok.detect(log, lifts=True, engine=Engine(3), **options)
+    assert one.to_json() == three.to_json()
+    assert "permuted" not in plain
+    found = json.loads(one.to_json())
+    assert found["permuted"]["rocks"] == len(plain["tokens"]) > 0
+    assert found["log"]["passes"] > plain["log"]["passes"]
+    for before, row in zip(plain["tokens"], found["tokens"], strict=True):
+        assert {k: row[k] for k in before if k != "flags"} == {
+            k: v for k, v in before.items() if k != "flags"
+        }
+        if row["persistence_lift_low"] is not None:
+            assert row["persistence_lift_low"] <= row["persistence_lift"]
+            assert row["persistence_lift"] <= row["persistence_lift_high"]
+    known = [row for row in found["tokens"] if row["singled_out"] is not None]
+    assert known
+    # Losses are drawn without regard to anything: next to nothing may be singled out.
+    assert sum(row["singled_out"] for row in known) <= len(known) / 10
+
+
+def test_lifts_without_context_are_refused(tmp_path: Path) -> None:
+    log = rocktok.open(write_log(tmp_path))
+    with pytest.raises(UsageError, match="lifts need persistence and context; leave out either"):
+        rocktok.detect(log, lifts=True, context="off")
+    with rocktok.LogWriter(tmp_path / "rollouts", run=RUN) as writer:
+        for step in (0, 10):
+            writer.write(rows(step, range(6)))
+    with pytest.raises(LogError, match="lifts need persistence, but rollout/"):
+        rocktok.detect(rocktok.open(tmp_path / "rollouts"), lifts=True)
+
+
+# Planted: what the loss singles out, and what it does not.
+
+
+def planted_run(path: Path, seed: int, *, by_context: bool) -> Any:
+    planted.singled_log(seed, by_context=by_context).write(path)
+    options: dict[str, Any] = {"tau_pre": 1.0, "tau_post": 1.0, "tau_r": 0.5}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return rocktok.detect(rocktok.open(path), lifts=True, **options)
+
+
+def with_interval(result: Any) -> list[dict[str, Any]]:
+    return [row for row in result.tokens if row["context_lift_high"] is not None]
+
+
+def test_what_the_loss_singles_out_is(tmp_path: Path) -> None:
+    result = planted_run(tmp_path / "log", 0, by_context=True)
+    known = with_interval(result)
+    assert len(known) >= 30
+    assert all(row["context_lift_low"] > 1 and row["singled_out"] for row in known)
+    found = result.permuted
+    assert found["rocks"] == 40
+    assert found["rocks_permuted"] <= 20
+    assert found["reach_lowest"] <= 4
+
+
+def test_what_is_hard_at_random_is_not_singled_out(tmp_path: Path) -> None:
+    covered, rocks, permuted = [], 0, 0
+    for seed in range(4):
+        result = planted_run(tmp_path / str(seed), seed, by_context=False)
+        covered += [
+            row["context_lift_low"] <= 1 <= row["context_lift_high"]
+            for row in with_interval(result)
+        ]
+        rocks += result.permuted["rocks"]
+        permuted += result.permuted["rocks_permuted"]
+    assert len(covered) >= 20
+    assert np.mean(covered) >= 0.9
+    # As many as labels at random give: they are at random.
+    assert rocks >= 30
+    assert 0.6 <= permuted / rocks <= 1 / 0.6
+
+
+def test_where_no_other_is_alike_there_is_a_lower_bound_alone() -> None:
+    rng = np.random.default_rng(6)
+    persistent, other = occurrences(rng, 60, 40, 2), occurrences(rng, 80, 40, 2)
+    other["window"] = other["window"] + 50
+    lift, both, one = context_lift(bag(), "other-prompt", persistent, other, seed=0)
+    assert one == 0 and both is not None
+    assert lift.value is None and lift.high is None and lift.low is not None
+    # All that prompts not seen could hold, were one like it: e^-3.69 is 2.5%.
+    most = 3.6889 * np.bincount(other["prompt"].astype(int)).max() / 80
+    assert lift.low <= both / most
+    assert lift.low >= 0.8 * both / most
+    sure = Lift(2.0, 1.5, 2.5)
+    assert singled_out((sure, lift)) is (True if lift.low > 1 else None)
+    assert singled_out((sure, Lift(None, 0.7))) is None
+    assert singled_out((sure, Lift(None, 1.7))) is True
+    assert singled_out((Lift(1.1, 0.9, 1.2), Lift(None, 1.7))) is False
+    row = {"context_lift": lift.value, "context_lift_low": 12.345, "context_lift_high": lift.high}
+    assert report._with_interval(row, "context_lift") == "≥ 12"
+    few = {name: values[:10] for name, values in persistent.items()}
+    assert context_lift(bag(), "other-prompt", few, other, seed=0)[0].low is None
+
+
+# What large logs do: samples, rounds, walks that judge by a sample.
+
+
+def lifted(path: Path, **options: Any) -> dict[str, Any]:
+    given = {"eta": 0.0, "gamma": 0.2, "quantile_pre": 0.5, "quantile_post": 0.5, **options}
+    found: dict[str, Any] = rocktok.detect(rocktok.open(path), lifts=True, **given).to_dict()
+    return found
+
+
+def test_rounds_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_log(tmp_path, sequences=120)
+    whole = lifted(path)
+    monkeypatch.setattr(engine_lifts, "ROUND_LIFTS", 7)
+    again = lifted(path)
+    assert again["log"].pop("passes") > whole["log"].pop("passes")
+    assert again == whole
+    # As in a log above 4 million rows: windows are held in rounds.
+    monkeypatch.setattr(contexts, "ROUND_WINDOWS", 200)
+    rounds = lifted(path)
+    assert rounds["tokens"] == whole["tokens"]
+    # All types were judged, so that none is left out of those with permuted labels.
+    assert rounds["permuted"] == whole["permuted"]
+    few = lifted(path, top_k=3)["permuted"]
+    assert few["judged"] < whole["permuted"]["judged"]
+    assert not few["complete"]
+
+
+def test_lifts_of_a_sample_are_those_of_its_smallest_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_log(tmp_path, sequences=400)
+    whole = {row["token_id"]: row for row in lifted(path)["tokens"]}
+    monkeypatch.setattr(engine_lifts, "LIFT_SAMPLE", 25)
+    sampled = lifted(path)["tokens"]
+    for row in sampled:
+        many = max(row["persistent"], row["frequency"] - row["persistent"]) > 25
+        assert ("lifts_sampled" in row["flags"]) == many
+        before = whole[row["token_id"]]
+        for name in ("persistence_lift", "persistence_lift_low", "persistence_lift_high", "ccr"):
+            assert row[name] == before[name]
+        # A share of a sample of pairs is near that of all.
+        assert row["context_similar"] == pytest.approx(before["context_similar"], abs=0.12)
+    assert any("lifts_sampled" in row["flags"] for row in sampled)
+    other = [
+        row for row in sampled if row["context_lift"] != whole[row["token_id"]]["context_lift"]
+    ]
+    assert other
+    monkeypatch.setattr(engine_lifts, "ROUND_LIFTS", 7)
+    assert lifted(path)["tokens"] == sampled
+
+
+def test_a_small_cap_and_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(analysis, "MIN_CAP", 1)
+    path = write_log(tmp_path, sequences=120)
+    whole, exact = lifted(path), lifted(path, cap=10, exact=True)
+    assert exact["tokens"] == whole["tokens"]
+    assert exact["permuted"] == whole["permuted"]
+    capped = lifted(path, cap=10)
+    rows = {row["token_id"]: row for row in whole["tokens"]}
+    assert capped["permuted"]["rocks"] == len(capped["tokens"]) > 0
+    assert capped["permuted"]["complete"]
+    for row in capped["tokens"]:
+        # Lifts take a sample of their own, whatever the walk does.
+        for name in lifting.COLUMNS:
+            assert row[name] == rows[row["token_id"]][name]

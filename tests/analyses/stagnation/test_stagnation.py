@@ -1,0 +1,777 @@
+"""`stagnation`: by hand, by a brute-force twin, its choice of groups, its messages."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import rocktok
+from rocktok.analyses.controls.table import render as render_controls
+from rocktok.analyses.stagnation.learning import MARGIN
+from rocktok.analyses.stagnation.same_text import SequenceTexts, TextHash, hash_text
+from rocktok.analyses.stagnation.table import encode, render
+from rocktok.engine.passes import Engine
+from rocktok.errors import LogError, UsageError
+from rocktok.hashing import halves
+from rocktok.inputs import load_controls
+from rocktok.log import LogWriter
+from rocktok.log.sequences import load_prompts
+from rocktok.stats.matching import match
+from tests.analyses.attribute.test_attribute import prompt_hashes, twin_weights
+from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
+from tests.paths import SAMPLE
+
+
+def stagnation(path: Path, **options: Any) -> Any:
+    options = {"rocks": (0, 1), "replicates": 200, **options}
+    return rocktok.stagnation(rocktok.open(path), **options)
+
+
+def token(result: Any, token_id: int) -> dict[str, Any]:
+    return next(row for row in result.tokens if row["token_id"] == token_id)
+
+
+# Curves and their intervals.
+
+
+def course(steps: tuple[int, ...], seed: int = 0, prompts: int = 60) -> pd.DataFrame:
+    """Types 0 … 9: even ones learn, odd ones stay; type 9 is missing at the second step."""
+    rng = np.random.default_rng(seed)
+    shape = prompts * 2, 14
+    text = rng.integers(0, 10, shape)
+    level = (
+        rng.exponential(1.0, shape)
+        * (1 + text / 4)
+        * rng.uniform(0.5, 2, (prompts, 1)).repeat(2, axis=0)
+    )
+    parts = []
+    for i, step in enumerate(steps):
+        learned = np.where(text % 2 == 0, 0.5**i, 1.0)
+        noise = rng.uniform(0.8, 1.2, shape)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "step": step,
+                    "sequence_id": np.repeat(np.arange(shape[0]), shape[1]),
+                    "position": np.tile(np.arange(shape[1]), shape[0]),
+                    "token_id": text.ravel(),
+                    "loss": (level * learned * noise).ravel().astype(np.float32),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def write(tmp_path: Path, frame: pd.DataFrame, table: str = "fixed", cut: int = 1) -> Path:
+    path = tmp_path / f"log-{table}-{cut}"
+    listed = pd.DataFrame({"sequence_id": sorted(frame["sequence_id"].unique())})
+    listed["step"], listed["num_tokens"] = 0, 14
+    listed["prompt_id"] = [f"p{s // 2}" for s in listed["sequence_id"]]
+    with LogWriter(path, run=RUN, vocab=[(i, f"t{i}", b"t%d" % i) for i in range(50)]) as writer:
+        writer.write(listed, table="sequences")
+        for step, part in frame.groupby("step"):
+            for piece in range(cut):
+                some = part[part["sequence_id"] % cut == piece]
+                writer.write(some.sort_values(["sequence_id", "position"]), table=table)
+                writer.flush()
+            writer.finish_step(int(step), table)
+    return path
+
+
+def test_means_ratios_and_intervals_are_the_twins(tmp_path: Path) -> None:
+    steps = (1, 10, 100)
+    frame = course(steps)
+    path = write(tmp_path, frame)
+    result = stagnation(path, seed=3)
+    frame["prompt"] = frame["sequence_id"].map(prompt_hashes(path))
+    frame["loss"] = frame["loss"].astype(float)
+    prompts = sorted(frame["prompt"].unique().tolist())
+    weights = twin_weights(3, 200, prompts)
+    drawn: dict[tuple[int, int], np.ndarray] = {}
+    for (step, v), part in frame.groupby(["step", "token_id"]):
+        by = part.groupby("prompt")["loss"].agg(["sum", "size"]).reindex(prompts, fill_value=0)
+        drawn[int(step), int(v)] = (weights @ by["sum"].to_numpy()) / (
+            weights @ by["size"].to_numpy()
+        )
+        row = token(result, int(v))
+        at = steps.index(int(step))
+        assert row["curve"][at] == pytest.approx(part["loss"].mean(), rel=1e-9)
+        low, high = np.quantile(drawn[int(step), int(v)], [0.025, 0.975], method="inverted_cdf")
+        assert (row["curve_low"][at], row["curve_high"][at]) == pytest.approx((low, high), rel=1e-9)
+    x = np.log(steps)
+    for v in range(10):
+        row = token(result, v)
+        means = [drawn[step, v] for step in steps]
+        for name, values in (
+            ("stagnation", means[2] / means[0]),
+            ("delta_kl", means[2] - means[0]),
+            ("slope", np.polyfit(x, np.log(np.stack(means)), 1)[0]),
+        ):
+            ends = np.quantile(values, [0.025, 0.975], method="inverted_cdf")
+            assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(ends, rel=1e-7)
+        assert row["slope"] == pytest.approx(np.polyfit(x, np.log(row["curve"]), 1)[0], rel=1e-7)
+    group = next(row for row in result.groups if row["group"] == "rocks")
+    firsts = [token(result, v)["loss_first"] for v in (0, 1)]
+    lasts = [token(result, v)["loss_last"] for v in (0, 1)]
+    assert group["stagnation"] == pytest.approx(sum(lasts) / sum(firsts))
+    values = (drawn[100, 0] + drawn[100, 1]) / (drawn[1, 0] + drawn[1, 1])
+    ends = np.quantile(values, [0.05, 0.95], method="inverted_cdf")
+    assert (group["stagnation_low90"], group["stagnation_high90"]) == pytest.approx(ends, rel=1e-9)
+    means = frame.groupby("step")["loss"].mean()
+    assert result.corpus["stagnation"] == pytest.approx(means[100] / means[1], rel=1e-9)
+
+
+def test_a_type_that_is_absent_leaves_a_gap(tmp_path: Path) -> None:
+    frame = course((0, 5, 10))
+    absent = (frame["step"] == 5) & (frame["token_id"] == 9)
+    lost = (frame["step"] == 10) & (frame["token_id"] == 8)
+    # Other text at a step: rollouts.
+    path = write(tmp_path, frame[~(absent | lost)], "rollout")
+    result = stagnation(path, rocks=(8, 9))
+    nine, eight = token(result, 9), token(result, 8)
+    assert nine["curve"][1] is None
+    assert nine["curve_low"][1] is None
+    assert nine["stagnation"] is not None
+    assert (eight["loss_last"], eight["stagnation"], eight["delta_kl"]) == (None, None, None)
+    rocks = [row for row in result.curves if row["group"] == "rocks"]
+    assert [row["types_seen"] for row in rocks] == [2, 1, 1]
+    assert result.groups[0]["types_at_both_ends"] == 1
+    # Step 0 has no logarithm, and two steps are left: no slope.
+    assert nine["slope"] is None
+    assert result.log["text"] == "each step's own rollouts"
+    assert any("drift of the contexts" in note for note in result.notes)
+
+
+def test_a_type_without_loss_at_first_counts_in_its_group(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    frame.loc[(frame["step"] == 0) & frame["token_id"].isin((1, 9)), "loss"] = 0
+    result = stagnation(write(tmp_path, frame), rocks=(0, 1))
+    zero, one = token(result, 0), token(result, 1)
+    assert (one["loss_first"], one["stagnation"], one["stagnation_low"]) == (0, None, None)
+    rocks = result.groups[0]
+    assert rocks["types_at_both_ends"] == 2
+    expected = (zero["loss_last"] + one["loss_last"]) / zero["loss_first"]
+    assert rocks["stagnation"] == pytest.approx(expected)
+    alone = stagnation(write(tmp_path / "b", frame), rocks=(1, 9))
+    rocks = alone.groups[0]
+    assert "skipped" not in rocks
+    assert (rocks["loss_first"], rocks["stagnation"], rocks["stagnation_low"]) == (0, None, None)
+    assert rocks["delta_kl"] == pytest.approx(rocks["loss_last"])
+    assert rocks["does_not_learn"] is None
+    # Half of the rocks of the contrasts have no ratio.
+    many = stagnation(write(tmp_path / "c", frame), rocks=(0, 1, 2, 9, 4))
+    test = next(row for row in many.tests if row["second"] == "random")
+    assert test["skipped"] == (
+        "3 rocks against 5 types have a loss at the first step that can fall; at least 5 of each "
+        "are needed"
+    )
+
+
+def test_a_group_that_ends_without_loss_is_inconclusive(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    frame.loc[(frame["step"] == 10) & (frame["token_id"] > 4), "loss"] = 0
+    path = write(tmp_path, frame)
+    result = stagnation(path, rocks=(0, 1, 2, 3, 4))
+    assert result.groups[1]["group"] == "high_kl"
+    assert (result.groups[1]["stagnation"], result.groups[1]["stagnation_high"]) == (0, 0)
+    test = next(row for row in result.tests if row["second"] == "high_kl")
+    assert (test["types_first"], test["types_second"]) == (5, 5)
+    assert (test["ratio"], test["ratio_low"], test["ratio_low90"]) == (None, None, None)
+    assert test["verdict"] == "inconclusive"
+    # The medians can be told apart all the same.
+    assert test["difference_of_medians"] > 0
+    assert test["rank_biserial"] == 1
+    assert "high_kl" in render(result)
+    json.loads(result.to_json())
+
+
+def test_no_interval_of_a_curve_below_20_prompts(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    few = stagnation(write(tmp_path / "a", frame[frame["sequence_id"] < 38]))
+    enough = stagnation(write(tmp_path / "b", frame[frame["sequence_id"] < 80]))
+    for result, known in ((few, False), (enough, True)):
+        curves = [*result.corpus["curve"], *result.curves]
+        rows_ = [row for row in curves if row["loss"] is not None]
+        assert len(rows_) >= 2 + 2 * 3
+        for row in rows_:
+            assert (row["loss_low"] is not None, row["loss_high"] is not None) == (known, known)
+        assert (token(result, 0)["curve_low"][0] is not None) == known
+
+
+def test_fixed_text_that_differs_is_cut_to_what_all_steps_have(tmp_path: Path) -> None:
+    frame = course((0, 5, 10))
+    shorter = frame[~((frame["step"] == 5) & (frame["sequence_id"] >= 100))]
+    result = stagnation(write(tmp_path, shorter))
+    only = frame[frame["sequence_id"] < 100]
+    expected = only[only["step"] == 10].groupby("token_id")["loss"].size()
+    assert token(result, 0)["frequency_last"] == expected[0]
+    assert any("100 of up to 120 sequences of fixed/" in note for note in result.notes)
+
+
+def test_other_sequences_at_a_step_of_the_same_length_are_noticed(tmp_path: Path) -> None:
+    frame = course((0, 5, 10))
+    apart = frame.copy()
+    apart.loc[(apart["step"] == 10) & (apart["sequence_id"] >= 100), "sequence_id"] += 1000
+    only = frame[frame["sequence_id"] < 100]
+    found = stagnation(write(tmp_path / "a", apart), rocks=None, top_k=2).to_dict()
+    expected = stagnation(write(tmp_path / "b", only), rocks=None, top_k=2).to_dict()
+    assert (
+        "100 of up to 120 sequences of fixed/ stand at every step; only these are used"
+        in (found["notes"])
+    )
+    for part in ("tokens", "groups", "members", "corpus"):
+        assert found[part] == expected[part]
+    # Facts, a course that ended at the third step, the sequences of 3 steps, and all over again.
+    assert (found["log"]["passes"], expected["log"]["passes"]) == (4 + 3 + 4, 4)
+    apart.loc[apart["step"] == 10, "sequence_id"] += 5000
+    with pytest.raises(LogError, match=r"no sequence of fixed/ stands at all of the steps 0 to 10"):
+        stagnation(write(tmp_path / "c", apart))
+
+
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("column", ["token_id", "position"])
+def test_other_text_under_an_id_is_an_error(tmp_path: Path, half: int, column: str) -> None:
+    frame = course((0, 5, 10))
+    prompts = load_prompts(rocktok.open(write(tmp_path / "good", frame)))
+    ids = np.arange(120)
+    wrong = int(ids[halves(prompts.of(ids), 0) == half][3])
+    where = (frame["step"] == 5) & (frame["sequence_id"] == wrong)
+    frame.loc[where, column] = frame.loc[where, column].to_numpy() + 1
+    # In whichever half: also in the one that groups are not measured on.
+    message = (
+        rf"sequence {wrong} at step 5 is not the text that it is at step 0; a sequence_id in "
+        "fixed/ must mean the same text at every step"
+    )
+    with pytest.raises(LogError, match=message):
+        stagnation(write(tmp_path / "bad", frame), rocks=None, top_k=2)
+
+
+def test_hashes_of_text_add_up_in_any_order() -> None:
+    batch = {
+        "sequence_id": np.repeat([3, 1, 2**40], [2, 1, 2]).astype(np.int64),
+        "position": np.array([0, 1, 0, 0, 1], np.int32),
+        "token_id": np.array([7, 8, 7, 8, 7], np.int32),
+    }
+    whole, parts, texts = TextHash(), TextHash(), SequenceTexts()
+    whole.update(batch)
+    texts.update(batch)
+    for rows_ in ([3, 4], [0, 1, 2]):
+        other = TextHash()
+        other.update({name: values[rows_] for name, values in batch.items()})
+        parts.merge(other)
+    assert whole.value == parts.value == int(hash_text(batch).sum())
+    assert len(set(hash_text(batch).tolist())) == 5
+    ids, hashes = texts.result()
+    assert ids.tolist() == [1, 3, 2**40]
+    assert hashes[0] == hash_text(batch)[2]
+    swapped = {**batch, "token_id": batch["token_id"][[1, 0, 2, 3, 4]]}
+    assert hash_text(swapped).sum() != hash_text(batch).sum()
+
+
+def test_sequences_that_do_not_stand_at_every_step_choose_no_groups(tmp_path: Path) -> None:
+    frame = course((0, 10), prompts=200)
+    # At the first step alone: 60 sequences of types 7 and 8 with losses like no others.
+    extra = frame[(frame["step"] == 0) & (frame["sequence_id"] < 60)].copy()
+    extra["sequence_id"] += 1000
+    extra["token_id"], extra["loss"] = 7 + extra["position"] % 2, np.float32(90)
+    both = pd.concat((frame, extra), ignore_index=True)
+    found = stagnation(write(tmp_path / "a", both), rocks=None, top_k=2, seed=4).to_dict()
+    expected = stagnation(write(tmp_path / "b", frame), rocks=None, top_k=2, seed=4).to_dict()
+    for part in ("members", "tokens", "tests"):
+        assert found[part] == expected[part]
+    assert any("400 of up to 460 sequences" in note for note in found["notes"])
+
+
+def test_any_workers_and_any_cut_give_the_same(tmp_path: Path) -> None:
+    frame = course((0, 5, 10), prompts=100)
+    results = []
+    for cut, jobs in ((1, 1), (1, 3), (4, 2)):
+        result = stagnation(write(tmp_path / str(jobs), frame, cut=cut), rocks=None,
+                            engine=Engine(jobs=jobs))  # fmt: skip
+        found = result.to_dict()
+        found["log"] = {k: v for k, v in found["log"].items() if k in ("steps", "passes", "text")}
+        results.append(found)
+    assert results[0] == results[1]
+    assert results[0]["members"] == results[2]["members"]
+    for one, other in zip(results[0]["tokens"], results[2]["tokens"], strict=True):
+        assert one["stagnation"] == pytest.approx(other["stagnation"], rel=1e-12)
+
+
+# The choice of groups.
+
+
+def test_groups_are_chosen_on_one_half_and_measured_on_the_other(tmp_path: Path) -> None:
+    frame = course((0, 5, 10), prompts=200)
+    path = write(tmp_path / "a", frame)
+    result = stagnation(path, rocks=None, top_k=3, seed=1)
+    assert len(result.members["rocks"]) == 3
+    assert (result.log["chosen_on"], result.log["measured_on"]) == (
+        "half 0 of the prompts", "half 1 of the prompts"
+    )  # fmt: skip
+    assert result.log["descriptive"] is None
+    prompts = load_prompts(rocktok.open(path))
+    half = halves(prompts.of(frame["sequence_id"].to_numpy()), 1)
+    changed = frame.copy()
+    changed.loc[half == 1, "loss"] *= np.where(changed[half == 1]["token_id"] < 3, 9, 0.5).astype(
+        np.float32
+    )
+    other = stagnation(write(tmp_path / "b", changed), rocks=None, top_k=3, seed=1)
+    for name in ("rocks", "high_kl", "random", "control", "loss_control"):
+        assert other.members[name] == result.members[name]
+    # Only the first step chooses: what comes later in the half that chooses changes nothing.
+    later = frame.copy()
+    later.loc[(half == 0) & (later["step"] > 0), "loss"] *= 7
+    third = stagnation(write(tmp_path / "c", later), rocks=None, top_k=3, seed=1)
+    assert third.to_dict()["tokens"] == result.to_dict()["tokens"]
+    assert third.to_dict()["tests"] == result.to_dict()["tests"]
+    measured = frame[(half == 1) & (frame["step"] == 10)]
+    sizes = measured.groupby("token_id").size()
+    assert all(row["frequency_last"] == sizes[row["token_id"]] for row in result.tokens)
+
+
+def test_rocks_at_the_last_step_are_descriptive(tmp_path: Path) -> None:
+    frame = course((0, 5, 10), prompts=200)
+    result = stagnation(write(tmp_path, frame), rocks=None, top_k=3, select_at="last")
+    assert result.log["measured_on"] == "all prompts"
+    assert result.log["descriptive"] == "descriptive: conditioned on the outcome"
+    last = frame[frame["step"] == 10].groupby("token_id")["loss"].sum()
+    assert set(result.members["rocks"]) == set(last.nlargest(3).index)
+
+
+def test_matching_is_the_best_there_is() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        ours, theirs = rng.normal(size=(3, 2)), rng.normal(size=(4, 2))
+        caliper = np.array([0.9, 1.2])
+        pairs, left = match(ours, theirs, caliper)
+        best = (0, 0.0)
+        for chosen in itertools.permutations(range(4), 3):
+            apart = [np.abs(ours[i] - theirs[j]) / caliper for i, j in enumerate(chosen)]
+            within = [steps.sum() for steps in apart if (steps <= 1).all()]
+            best = max(best, (len(within), -sum(within)))
+        found = [(np.abs(ours[i] - theirs[j]) / caliper) for i, j in pairs]
+        assert all((steps <= 1).all() for steps in found)
+        assert len(found) == best[0]
+        assert sum(float(steps.sum()) for steps in found) == pytest.approx(-best[1])
+        assert sorted([*pairs[:, 0].tolist(), *left.tolist()]) == [0, 1, 2]
+        assert len(set(pairs[:, 1].tolist())) == len(pairs)
+
+
+def test_logarithms_of_losses_of_0_match_nothing_and_warn_of_nothing() -> None:
+    lost = np.array([[-np.inf, 0.0], [1.0, 0.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pairs, left = match(lost, lost, np.array([0.1, 0.1]))
+    assert (pairs.tolist(), left.tolist()) == ([[1, 1]], [0])
+
+
+def test_controls_are_like_their_rocks(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    count, tokens = 400, 20
+    text = rng.integers(0, 40, (count, tokens))
+    loss = rng.exponential(1.0, text.shape) * (1 + text // 4 / 10)
+    frame = pd.concat(
+        pd.DataFrame(
+            {
+                "step": step,
+                "sequence_id": np.repeat(np.arange(count), tokens),
+                "position": np.tile(np.arange(tokens), count),
+                "token_id": text.ravel(),
+                "loss": (loss * scale).ravel().astype(np.float32),
+            }
+        )
+        for step, scale in ((1, 1.0), (9, 0.5))
+    )
+    result = stagnation(write(tmp_path, frame), rocks=None, top_k=8)
+    assert len(result.members["pairs"]["control"]) >= 5
+    for name in ("control", "loss_control"):
+        pairs = result.members["pairs"][name]
+        rocks = {rock for rock, _ in pairs}
+        assert rocks | set(result.members["rocks_without_control"][name]) == set(
+            result.members["rocks"]
+        )
+        assert not {other for _, other in pairs} & set(result.members["rocks"])
+    test = next(row for row in result.tests if row["second"] == "control")
+    assert test["verdict"] == "learns like"
+    assert test["ratio"] == pytest.approx(1, abs=1e-6)
+    assert 1 / MARGIN < test["ratio_low90"] <= test["ratio_high90"] < MARGIN
+    assert {row["covariate"] for row in result.members["balance"]} == {
+        "log10 frequency", "log10 mean loss", "mean position"
+    }  # fmt: skip
+
+
+def test_too_few_types_are_said_to_be_so(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    few = stagnation(write(tmp_path / "a", frame[frame["sequence_id"] < 16]), rocks=None)
+    assert few.members["rocks"] == ()
+    floors = "20 times and in 5 prompts in each half of the prompts"
+    assert few.notes == (
+        f"no groups: no type stands {floors} in fixed/ at step 0; more prompts would tell",
+    )
+    assert {row["skipped"] for row in few.groups} == {"no type is in it"}
+    render(few)
+    # Types without loss are no rocks, and three of ten would have been.
+    two = frame.copy()
+    two.loc[(two["step"] == 0) & (two["token_id"] > 1), "loss"] = 0
+    assert stagnation(write(tmp_path / "b", two), rocks=None).members["rocks"] == (0, 1)
+    two["loss"] *= two["step"] > 0
+    lost = stagnation(write(tmp_path / "c", two), rocks=None)
+    assert lost.members["rocks"] == ()
+    assert lost.notes == (
+        f"no groups: no type that stands {floors} has a loss in fixed/ at step 0",
+    )
+    every = stagnation(write(tmp_path / "d", frame), rocks=tuple(range(10)))
+    assert every.notes[1:] == (
+        "high_kl, random and what is matched here are empty: no type but the rocks stands "
+        f"{floors} in fixed/ at step 0",
+    )
+
+
+def test_groups_that_are_one_are_said_to_be(tmp_path: Path) -> None:
+    path = write(tmp_path, course((0, 10)))
+    same = "only 7 types stand in enough prompts beside the rocks, so that high_kl and random are"
+    cut = "high_kl and random have 7 types, not 8: there are no more"
+    for size, said in ((6, []), (7, [same]), (8, [same, cut])):
+        result = stagnation(path, rocks=None, top_k=3, group_size=size)
+        assert len(result.members["high_kl"]) == len(result.members["random"]) == min(size, 7)
+        found = [note.removesuffix(" the same; give a smaller --group-size")
+                 for note in result.notes if note.startswith(("only", "high_kl"))]  # fmt: skip
+        assert found == said
+
+
+# Rocks and controls from `rocktok controls`.
+
+
+def test_controls_that_are_given_are_contrasted(tmp_path: Path) -> None:
+    frame = course((0, 5, 10), prompts=200)
+    path = write(tmp_path, frame)
+    log = rocktok.open(path)
+    pairs = ((0, 3), (1, 2), (4, 7), (6, 5), (40, 8), (8, 41))
+    result = rocktok.stagnation(log, rocks=(0, 1, 4, 6, 8, 40), pairs=pairs, replicates=200)
+    # Types 40 and 41 do not stand in the log.
+    kept = [[a, b] for a, b in pairs[:4]]
+    assert [list(pair) for pair in result.members["pairs"]["control"]] == kept
+    assert result.members["control"] == (2, 3, 5, 7)
+    assert result.members["rocks_without_control"]["control"] == (8,)
+    assert result.members["control_source"] == "given"
+    assert result.log["descriptive"].startswith("rocks given: descriptive, unless")
+    assert any("(2 left out: not in fixed/ at step 0)" in note for note in result.notes)
+    counts = frame[frame["step"] == 0].groupby("token_id").size()
+    logs = np.log10(counts)
+    rocks, others = ([pair[side] for pair in kept] for side in (0, 1))
+    spread = ((logs[[0, 1, 4, 6, 8]].var(ddof=0) + logs[[2, 3, 5, 7, 9]].var(ddof=0)) / 2) ** 0.5
+    row = next(r for r in result.members["balance"] if r["covariate"] == "log10 frequency")
+    assert row["smd_after"] == pytest.approx((logs[rocks].mean() - logs[others].mean()) / spread)
+    test = next(row for row in result.tests if row["second"] == "control")
+    assert test["skipped"] == "4 rocks against 4 types; at least 5 of each are needed"
+    with pytest.raises(LogError, match=r"none of the 2 rocks stands in fixed/ at step 0; give ro"):
+        rocktok.stagnation(log, rocks=(40, 41))
+    with pytest.raises(LogError, match=r"none of the 1 pairs of a rock and its control stands in"):
+        rocktok.stagnation(log, rocks=(0,), pairs=((0, 41),))
+
+
+def test_a_pair_is_compared_where_both_of_it_are_seen_at_both_ends(tmp_path: Path) -> None:
+    pairs = ((0, 3), (1, 2), (4, 7), (6, 5), (8, 9))
+    frame = course((0, 10), prompts=100)
+    whole = stagnation(write(tmp_path / "a", frame, "rollout"), rocks=(0, 1, 4, 6, 8), pairs=pairs)
+    test = next(row for row in whole.tests if row["second"] == "control")
+    assert (test["types_first"], test["types_second"]) == (5, 5)
+    # A control has gone at the last step, and its rock goes with it.
+    gone = frame[~((frame["step"] == 10) & (frame["token_id"] == 3))]
+    found = stagnation(write(tmp_path / "b", gone, "rollout"), rocks=(0, 1, 4, 6, 8), pairs=pairs)
+    test = next(row for row in found.tests if row["second"] == "control")
+    assert test["skipped"] == "4 rocks against 4 types; at least 5 of each are needed"
+    assert found.groups[0]["types_at_both_ends"] == 5
+
+
+def test_the_command_takes_controls(tmp_path: Path) -> None:
+    file = tmp_path / "controls.json"
+    made = rocktok.controls(rocktok.open(SAMPLE), kinds=("frequency", "loss"))
+    file.write_text(made.to_json())
+    code, text, said = run(SAMPLE, "--controls", file, "--control-kind", "loss", "--replicates",
+                           100, "--format", "json")  # fmt: skip
+    assert code == 0
+    found = json.loads(text)
+    assert found["members"]["pairs"]["control"] == made.kinds["loss"]["pairs"]
+    assert found["members"]["rocks"] == made.log["rocks"]
+    assert "control: the pairs given, whatever they were matched on; the balance says" in said
+    names = ("rocks", "controls", "rocks_file", "controls_file", "control_kind")
+    assert [found["params"][name] for name in names] == [
+        "given", "given", None, "controls.json", "loss"
+    ]  # fmt: skip
+    code, table, _ = run(SAMPLE, "--controls", file, "--replicates", 100)
+    assert "rocks and control given, others chosen at step 8, measured on all prompts" in table
+    assert run(SAMPLE, "--controls", file, "--rocks", file) == (
+        2, "", "rocktok: --controls brings its own rocks; leave out --rocks\n"
+    )  # fmt: skip
+
+
+def test_options_that_would_do_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "any.json"
+    assert run(SAMPLE, "--control-kind", "loss") == (
+        2,
+        "",
+        "rocktok: --control-kind chooses among the controls of --controls; give that too\n",
+    )
+    for by in ("--rocks", "--controls"):
+        assert run(SAMPLE, by, file, "--top-k", "5") == (
+            2,
+            "",
+            f"rocktok: --top-k is for rocks that are chosen here; {by} gives all of them\n",
+        )
+
+
+WRITES = "; give what `rocktok controls LOG --format json -o FILE` writes\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": "rocktok.detect/1"},
+        {"log": {}},
+        {"log": {"rocks": [-1, 13]}},
+        {"log": {"rocks": ["13"]}},
+        {"kinds": []},
+        {"kinds": {"loss": {"pairs": [[13]]}}},
+        {"kinds": {"loss": {"pairs": [[13, 13]]}}},
+        {"kinds": {"loss": {"pairs": [[13, 5], [14, 5]]}}},
+        {"kinds": {"loss": {"pairs": [[99, 5]]}}},
+    ],
+    ids=str,
+)
+def test_files_that_are_no_controls(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = tmp_path / "controls.json"
+    good = {"schema": "rocktok.controls/1", "log": {"rocks": [13, 14]},
+            "kinds": {"loss": {"pairs": [[13, 5]]}}}  # fmt: skip
+    file.write_text(json.dumps({**good, **change}))
+    with pytest.raises(LogError) as caught:
+        load_controls(file, "loss")
+    assert f"{caught.value}\n" == f"{file}: is no result of `rocktok controls`{WRITES}"
+
+
+def test_controls_that_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "controls.json"
+    said = "rocktok: {}: cannot be read (No such file or directory)" + WRITES
+    assert run(SAMPLE, "--controls", file) == (1, "", said.format(file))
+    file.write_text('{"schema": "rocktok.con')
+    code, _, said = run(SAMPLE, "--controls", file)
+    assert code == 1
+    assert said.startswith(f"rocktok: {file}: is no JSON (Unterminated string starting at: line 1")
+    assert said.endswith(WRITES)
+    assert said.count("\n") == 1
+
+
+# Bad input, and the command.
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    call = [sys.executable, "-m", "rocktok", "stagnation", *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_one_step_only(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", steps=(7,))
+    assert run(log) == (
+        1,
+        "",
+        f"rocktok: {log}: fixed/ has one complete step, 7; learning needs two or more: record "
+        "with fixed_sequences, or score saved checkpoints with `rocktok rescore`\n",
+    )
+
+
+def two_ranks(path: Path, missing: tuple[int, ...]) -> Path:
+    """Steps 0, 5, 10; rank 1 lacks some."""
+    with LogWriter(path, run=RUN, rank=0, world_size=2) as first:
+        attempt, run_id = first.attempt, first.run_id
+        second = LogWriter(path, run=RUN, rank=1, world_size=2, attempt=attempt, run_id=run_id)
+        for rank, writer in enumerate((first, second)):
+            ids = range(rank * 40, rank * 40 + 40)
+            writer.write(sequence_rows(ids), table="sequences")
+            for step in (0, 5, 10):
+                if rank == 1 and step in missing:
+                    continue
+                writer.write(rows(step, ids), table="fixed")
+                writer.finish_step(step, "fixed")
+        second.close()
+    return path
+
+
+def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
+    path = two_ranks(tmp_path / "log", missing=(5,))
+    left_out = (
+        "1 step of fixed/ dropped or unfinished on some rank, and left out of the defaults: 5"
+    )
+    result = stagnation(path)
+    assert result.log["steps"] == [0, 10]
+    assert left_out in result.notes
+    asked = stagnation(path, first=5)
+    assert asked.log["steps"] == [5, 10]
+    assert left_out in asked.notes
+    assert "step 5 is incomplete: ranks are missing in it" in asked.notes
+    assert "40 of up to 80 sequences of fixed/ stand at every step; only these are used" in (
+        asked.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "options", "message"),
+    [
+        ((10,), {"first": 10}, "first is step 10, last is step 5 (the last complete one); it must "
+                               "be the earlier one"),
+        ((0,), {"last": 0}, "last is step 0, first is step 5 (the first complete one); it must be "
+                            "the later one"),
+        ((), {"first": 10}, "first is step 10, last is step 10 (the last complete one); it must "
+                            "be the earlier one"),
+        ((), {"last": 0}, "last is step 0, first is step 0 (the first complete one); it must be "
+                          "the later one"),
+        ((), {"first": 5, "last": 5}, "last is step 5, first is step 5; it must be the later one"),
+    ],
+)  # fmt: skip
+def test_the_last_step_must_be_the_later_one(
+    tmp_path: Path, missing: tuple[int, ...], options: dict[str, int], message: str
+) -> None:
+    path = two_ranks(tmp_path / "log", missing)
+    with pytest.raises(UsageError) as caught:
+        stagnation(path, **options)
+    assert str(caught.value) == message
+    asked = [word for name, step in options.items() for word in (f"--{name}", str(step))]
+    assert run(path, *asked) == (2, "", f"rocktok: --{message}\n")
+
+
+def test_one_step_is_whole_or_none(tmp_path: Path) -> None:
+    one = two_ranks(tmp_path / "one", missing=(0, 5))
+    assert run(one) == (
+        1,
+        "",
+        f"rocktok: {one}: fixed/ has one complete step, 10; learning needs two or more: record "
+        "with fixed_sequences, or score saved checkpoints with `rocktok rescore`\n",
+    )
+    none = two_ranks(tmp_path / "none", missing=(0, 5, 10))
+    assert run(none) == (
+        1,
+        "",
+        f"rocktok: {none}: no step of fixed/ is complete on every rank; give --first and --last "
+        "to use two as they are: 0, 5, 10\n",
+    )
+    assert stagnation(none, first=0, last=10).log["steps"] == [0, 10]
+
+
+def test_a_group_that_is_absent_at_an_end_is_skipped(tmp_path: Path) -> None:
+    frame = course((0, 5, 10))
+    gone = (frame["step"] == 10) & frame["token_id"].isin((8, 9))
+    path = write(tmp_path, frame[~gone], "rollout")
+    result = stagnation(path, rocks=(8, 9))
+    rocks = result.groups[0]
+    assert rocks["skipped"] == "no type of it stands at both ends"
+    assert "stagnation" not in rocks
+    last = next(r for r in result.curves if (r["group"], r["step"]) == ("rocks", 10))
+    assert (last["types_seen"], last["loss"], last["loss_low"]) == (0, None, None)
+    skipped = {row["second"]: row["skipped"] for row in result.tests}
+    assert skipped["high_kl"].startswith("0 rocks against ")
+    file = tmp_path / "rocks.csv"
+    detected = tmp_path / "detect.json"
+    row = {"token_id": 8, "is_rock": True}
+    detected.write_text(json.dumps({"schema": "rocktok.detect/1", "tokens": [row]}))
+    assert run(path, "--rocks", detected, "--replicates", 100, "-o", file)[0] == 0
+    table = pd.read_csv(file).query("token_id == 8").set_index("step")
+    # An empty cell, not a zero.
+    assert table["loss"].isna().tolist() == [False, False, True]
+    assert table["loss_last"].isna().all()
+    code, text, _ = run(path, "--rocks", detected, "--replicates", 100)
+    assert code == 0
+    assert re.search(r"^'t8' +\d+ +\d\S+ +– +– +– +–", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"first": 3}, LogError, "fixed/ has no step 3; --first must be one of 0, 10"),
+        ({"first": 10, "last": 0}, UsageError, "last is step 0, first is step 10; it must be"),
+        ({"top_k": 0}, UsageError, "top_k is 0; it must be 1 or more"),
+        ({"select_at": "middle"}, UsageError, "select_at is 'middle'; it must be first or last"),
+    ],
+)  # fmt: skip
+def test_options_out_of_range(
+    tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        stagnation(write_log(tmp_path / "log"), **options)
+
+
+def test_no_sequence_stands_at_all_steps(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    write_by_hand(path, rows(0, range(6)), name="a")
+    write_by_hand(path, rows(5, range(6, 10)), name="b")
+    (path / "run.json").write_text(json.dumps({"schema_version": 1, **RUN}))
+    with pytest.raises(LogError, match=r"no sequence of fixed/ stands at all of the steps 0 to 5"):
+        stagnation(path)
+
+
+def test_a_table_of_no_types_has_its_columns(tmp_path: Path) -> None:
+    frame = course((0, 10))
+    few = frame[frame["sequence_id"] < 16]
+    empty = stagnation(write(tmp_path / "a", few), rocks=None, top=0)
+    assert empty.tokens == ()
+    assert "Tokens" not in render(empty)
+    some = stagnation(write(tmp_path / "b", few), rocks=None, select_at="last")
+    assert some.params["rocks_file"] is None
+    tables = [pd.read_csv(io.BytesIO(encode(result, "csv"))) for result in (empty, some)]
+    assert len(tables[0]) == 0
+    assert tables[0].columns.tolist() == tables[1].columns.tolist()
+    assert set(tables[1]["table"]) == {"fixed"}
+    assert set(tables[1]["descriptive"]) == {"descriptive: conditioned on the outcome"}
+    assert len(tables[1]) == 10 * 2
+    whole = {name for name in some.tokens[0] if not name.startswith("curve")}
+    added = {"step", "loss", "loss_low", "loss_high", "table", "descriptive"}
+    assert set(tables[1].columns) == whole | added
+    bare = pq.read_table(io.BytesIO(encode(empty, "parquet")))
+    full = pq.read_table(io.BytesIO(encode(some, "parquet")))
+    assert bare.schema.equals(full.schema)
+
+
+def test_shards_left_out_are_said_to_be(tmp_path: Path) -> None:
+    path = write(tmp_path, course((0, 5, 10)))
+    shard = next((path / "fixed" / "step-00000005").glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    log = rocktok.open(path, allow_missing=True)
+    for text in (
+        render(rocktok.stagnation(log, replicates=100)),
+        render_controls(rocktok.controls(log, rocks=(0, 1))),
+    ):
+        assert "\n1 damaged or missing shards left out\n" in text
+
+
+def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
+    code, table, notes = run(SAMPLE, "--replicates", 200)
+    assert code == 0
+    assert "the same text at every step; 7 passes" in table
+    assert "groups chosen at step 8 on half 0, measured on half 1 of the prompts" in table
+    assert max(map(len, table.splitlines()[1:])) <= 80
+    assert "control: no rock has a type like it within the calipers" in notes
+    # No p value is cut off, or shown as 0.
+    medians = re.findall(r"^(?:high_kl|random) .* (<?0\.\d\d+|1\.00) +(<?0\.\d\d+|1\.00)$",
+                         table, re.MULTILINE)  # fmt: skip
+    assert len(medians) == 2
+    target = tmp_path / "out.parquet"
+    code, _, _ = run(SAMPLE, "--replicates", 200, "-o", target)
+    assert code == 0
+    table = pq.read_table(target).to_pandas()
+    assert sorted(table["step"].unique()) == [8, 100, 200, 300, 400, 500]
+    code, text, _ = run(SAMPLE, "--replicates", 200, "--format", "json")
+    found = json.loads(text)
+    assert found["schema"] == "rocktok.stagnation/1"
+    first = found["tokens"][0]
+    assert table[table["token_id"] == first["token_id"]]["loss"].tolist() == first["curve"]

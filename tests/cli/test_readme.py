@@ -1,0 +1,72 @@
+"""The README is run: its commands on the sample, its Python, and its table of columns."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rocktok import schema
+from rocktok.cli import COMMANDS
+from rocktok.report.clusters import OTHER, RULES
+from tests.paths import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def _commands() -> list[str]:
+    lines = [line for block in _blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("rocktok ")]
+
+
+@pytest.mark.parametrize("line", _commands())
+def test_commands_of_the_readme(line: str, tmp_path: Path) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    words = [str(ROOT / w) if w.startswith("sample_data") else w for w in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "rocktok", *words], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or "-o" in words
+
+
+def test_every_command_is_in_the_readme() -> None:
+    shown = {line.split()[1] for line in _commands()}
+    # What needs models of the user's is shown, and tested elsewhere.
+    elsewhere = [line for block in _blocks("console") for line in block.splitlines()]
+    shown |= {line.split()[2] for line in elsewhere if line.startswith("$ rocktok ")}
+    assert shown == set(COMMANDS)
+
+
+def test_python_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    blocks = [b for b in _blocks("python") if "rocktok.open" in b]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_table_of_clusters_is_the_rules() -> None:
+    rows = ["| cluster | what |", "|---|---|"]
+    for rule in (*RULES, OTHER):
+        meaning = rule.meaning.replace("|", "\\|")
+        rows.append(f"| {rule.name} | {meaning} |")
+    assert "\n".join(rows) in (ROOT / "docs" / "report.md").read_text()
+
+
+def test_the_table_of_columns_is_the_schema() -> None:
+    rows = ["| column | type | unit | | meaning |", "|---|---|---|---|---|"]
+    for column in schema.OCCURRENCE_COLUMNS:
+        needed = "required" if column.required else ""
+        rows.append(
+            f"| `{column.name}` | {column.type} | {column.unit} | {needed} | {column.meaning} |"
+        )
+    assert "\n".join(rows) in README

@@ -1,0 +1,294 @@
+"""The engine: the same bytes on one thread, on many, and on a Dask cluster that loses a worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rocktok
+from rocktok.analyses.detect import lift_passes as lifts
+from rocktok.analyses.info.passes import gather
+from rocktok.engine import passes, source
+from rocktok.engine.passes import Engine
+from rocktok.errors import DamagedError, RocktokError, UsageError
+from rocktok.log import LogWriter, tasks
+from rocktok.report.passes import report
+from tests.gradient_logs import frame, write
+from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight shards a step; the second step is cut otherwise than the first."""
+    path = tmp_path_factory.mktemp("engine") / "log"
+    with LogWriter(path, run=RUN) as writer:
+        writer.write(sequence_rows(range(160)), table="sequences")
+        writer.flush()
+    with LogWriter(path, run=RUN, resume_step=0) as writer:
+        writer.write(sequence_rows(range(160)), table="sequences")
+    for rank in range(8):
+        with LogWriter(
+            path, rank=rank, world_size=8, attempt=writer.attempt, run_id=writer.run_id
+        ) as part:
+            for step, size in ((0, 20), (10, 20)):
+                ids = range(rank * size, (rank + 1) * size)
+                part.write(rows(step, ids, tokens=40), table="fixed")
+                part.finish_step(step, "fixed")
+                part.flush()
+    return path
+
+
+def answer(log: Path, engine: Engine) -> str:
+    with engine:
+        options = {"all_types": True, "quantile_pre": 0.5, "quantile_post": 0.5, "gamma": 0.3}
+        return rocktok.detect(rocktok.open(log), engine=engine, **options).to_json()
+
+
+@pytest.fixture(autouse=True)
+def _small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "TASK_ROWS", 500)
+
+
+def test_tasks_cut_no_sequence_and_cover_all(log: Path) -> None:
+    shared = tasks.joined_tasks(rocktok.open(log), "fixed", 0, 10, task_rows=500)
+    assert len(shared) == 8
+    assert shared[0].span.low is None
+    assert shared[-1].span.high is None
+    bounds = [(t.span.low, t.span.high) for t in shared]
+    assert [high for _, high in bounds[:-1]] == [low for low, _ in bounds[1:]]
+
+
+@pytest.mark.parametrize("jobs", [2, 3, 16])
+def test_any_number_of_threads_gives_the_same_bytes(log: Path, jobs: int) -> None:
+    assert answer(log, Engine(jobs)) == answer(log, Engine(1))
+
+
+def test_info_is_the_same_on_threads(log: Path) -> None:
+    one, many = (gather(rocktok.open(log), verify=True, engine=Engine(n)) for n in (1, 8))
+    assert one == many
+
+
+def test_progress_tells_the_rows(log: Path) -> None:
+    told: list[tuple[int, int]] = []
+    answer(log, Engine(2, progress=lambda done, total: told.append((done, total))))
+    assert told[7] == (12800, 12800)
+    assert [done for done, _ in told[:8]] == sorted(done for done, _ in told[:8])
+
+
+def test_a_shard_that_vanishes_during_the_run_is_an_error(tmp_path: Path) -> None:
+    opened = rocktok.open(write_log(tmp_path, sequences=20))
+    gone = shards(tmp_path)[1]
+
+    def remove(done: int, total: int) -> None:
+        gone.unlink(missing_ok=True)
+
+    with pytest.raises(DamagedError, match=f"{gone}: is gone"):
+        rocktok.detect(opened, engine=Engine(1, progress=remove))
+
+
+def test_a_hand_written_shard_that_changes_during_the_run_is_an_error(tmp_path: Path) -> None:
+    for step, name in ((0, "a"), (10, "b")):
+        write_by_hand(tmp_path, rows(step, range(20)), name)
+    opened = rocktok.open(tmp_path)
+
+    def rewrite(done: int, total: int) -> None:
+        write_by_hand(tmp_path, rows(10, range(21)), "b")
+
+    with pytest.raises(DamagedError, match=r"b\.parquet: has \d+ bytes, \d+ when the log was open"):
+        rocktok.detect(opened, engine=Engine(1, progress=rewrite))
+
+
+def test_a_shard_replaced_by_another_of_its_size_is_an_error(tmp_path: Path) -> None:
+    opened = rocktok.open(write_log(tmp_path, sequences=20))
+    changed = shards(tmp_path)[1]
+
+    def replace(done: int, total: int) -> None:
+        data = bytearray(changed.read_bytes())
+        data[len(data) // 3] ^= 1
+        changed.write_bytes(data)
+
+    with pytest.raises(DamagedError, match=f"{changed}: "):
+        rocktok.detect(opened, engine=Engine(1, progress=replace))
+
+
+def test_jobs_below_one_are_refused() -> None:
+    with pytest.raises(UsageError, match="jobs is 0; it must be 1 or more"):
+        Engine(0)
+
+
+class Cluster:
+    """A scheduler and two workers, each a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "scheduler.json"
+        environment = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "True"}
+        run = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+        self.scheduler = subprocess.Popen(
+            [*run, "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+             "--scheduler-file", str(self.file)],
+            env=environment, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while not self.file.exists():
+            time.sleep(0.05)
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker"]
+        self.workers = [
+            subprocess.Popen(
+                [*worker, "--scheduler-file", str(self.file), "--nthreads", "1", "--no-nanny",
+                 "--no-dashboard", "--host", "127.0.0.1", "--local-directory", str(folder)],
+                env=environment, stderr=subprocess.DEVNULL,
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        with distributed.Client(scheduler_file=str(self.file), timeout=30) as client:
+            client.wait_for_workers(2, timeout=60)
+
+    def stop(self) -> None:
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    running = Cluster(tmp_path)
+    yield running
+    running.stop()
+
+
+def test_a_cluster_gives_the_same_bytes_and_survives_a_lost_worker(
+    log: Path, cluster: Cluster
+) -> None:
+    file = str(cluster.file)
+    assert answer(log, Engine(dask=file)) == answer(log, Engine(1))
+    killed: list[int] = []
+
+    def kill(done: int, total: int) -> None:
+        if not killed and done < total:
+            cluster.workers[0].send_signal(signal.SIGKILL)
+            killed.append(done)
+
+    assert answer(log, Engine(dask=file, progress=kill)) == answer(log, Engine(1))
+    assert killed
+    done = subprocess.run(
+        [sys.executable, "-m", "rocktok", "detect", str(log), "--dask", file, "--format", "json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["totals"]["sequences"] == 160
+    address = json.loads(cluster.file.read_text())["address"]
+    with Engine(dask=address) as engine:
+        assert list(engine.map(np.add, [(1, 2), (3, 4)])) == [3, 7]
+
+
+@pytest.mark.long
+def test_a_cluster_without_workers_is_one_line(
+    log: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "WORKERS_WAIT", 2)
+    with Engine(dask=str(cluster.file)) as engine:
+        for worker in cluster.workers:
+            worker.send_signal(signal.SIGKILL)
+        with pytest.raises(RocktokError, match="has had no workers for 2 s; look at their logs"):
+            list(engine.map(np.add, [(1, 2)]))
+
+
+@pytest.mark.long
+def test_a_task_that_kills_its_workers_is_one_line(cluster: Cluster) -> None:
+    with Engine(dask=str(cluster.file)) as engine:
+        engine._client.run_on_scheduler(_allow_no_failures)
+        with pytest.raises(RocktokError, match=r"the Dask cluster failed \(.*look at its workers"):
+            list(engine.map(os._exit, [(1,), (1,), (1,)]))
+
+
+def _allow_no_failures(dask_scheduler: Any) -> None:
+    dask_scheduler.allowed_failures = 0
+
+
+def test_large_prototypes_go_to_a_cluster_once(
+    log: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "SMALL_BYTES", 0)
+    assert answer(log, Engine(dask=str(cluster.file))) == answer(log, Engine(1))
+
+
+def test_attribute_on_a_cluster_gives_the_same_bytes(tmp_path: Path, cluster: Cluster) -> None:
+    path = write(tmp_path / "log", frame(1))
+
+    def answer_of(engine: Engine) -> str:
+        with engine:
+            return rocktok.attribute(rocktok.open(path), engine=engine, replicates=100).to_json()
+
+    assert answer_of(Engine(dask=str(cluster.file))) == answer_of(Engine(1))
+
+
+def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
+    """What makes passes beside `detect` and `attribute`, each as JSON."""
+    opened = rocktok.open(log)
+    tau: dict[str, Any] = {"quantile_pre": 0.5, "quantile_post": 0.5, "eta": 0.0, "gamma": 0.2}
+
+    def with_lifts(engine: Engine) -> str:
+        return rocktok.detect(opened, lifts=True, engine=engine, **tau).to_json()
+
+    def stagnation(engine: Engine) -> str:
+        return rocktok.stagnation(opened, engine=engine, top_k=5, replicates=100).to_json()
+
+    def stability(engine: Engine) -> str:
+        options: dict[str, Any] = {"repeats": 4, "replicates": 100}
+        return rocktok.stability(opened, engine=engine, **options).to_json()
+
+    def controls(engine: Engine) -> str:
+        return rocktok.controls(opened, rocks=(0, 1, 2), window=2, engine=engine).to_json()
+
+    def whole(engine: Engine) -> str:
+        found = report(opened, engine=engine, top_k=10, replicates=100, sequences=5)
+        return json.dumps(asdict(found))
+
+    return {
+        "report": whole,
+        "lifts": with_lifts,
+        "stagnation": stagnation,
+        "stability": stability,
+        "controls": controls,
+    }
+
+
+def test_the_other_passes_give_the_same_bytes_on_threads_and_on_a_cluster(
+    log: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Samples, and rounds, too: what large logs do.
+    monkeypatch.setattr(lifts, "LIFT_SAMPLE", 20)
+    monkeypatch.setattr(lifts, "ROUND_LIFTS", 7)
+    for name, answer_of in answers(log).items():
+        alone = answer_of(Engine(1))
+        for jobs in (2, 3):
+            assert answer_of(Engine(jobs)) == alone, (name, jobs)
+        with Engine(dask=str(cluster.file)) as engine:
+            assert answer_of(engine) == alone, name
+    # Compiled loops, as for large logs: the same bits.
+    plain = answers(log)["stability"](Engine(1))
+    monkeypatch.setattr(source, "LARGE", 1)
+    assert answers(log)["stability"](Engine(2)) == plain
+    with Engine(dask=str(cluster.file)) as engine:
+        assert answers(log)["stability"](engine) == plain
+
+
+def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(passes, "CONNECT_TIMEOUT", 1)
+    with pytest.raises(RocktokError, match="no Dask scheduler answers there within 1 s"):
+        Engine(dask="tcp://127.0.0.1:1")
+    with pytest.raises(RocktokError, match="no such scheduler file; start the scheduler first"):
+        Engine(dask=str(tmp_path / "none.json"))

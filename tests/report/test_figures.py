@@ -1,0 +1,251 @@
+"""Figures: the data that is drawn, the axes they take, nothing cut off, the same bytes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rocktok
+from rocktok.report.page import figures
+from rocktok.report.page.captions import ORDER, caption
+from rocktok.report.page.drawing import draw_one
+from rocktok.report.page.figures.multiples import COMPARED, multiples
+from rocktok.report.page.figures.style import encode, label, settle, styled
+from rocktok.report.page.series import NAMES, AbsentError, series
+from rocktok.report.passes import report
+from rocktok.report.result import ReportResult
+from tests.paths import SAMPLE
+
+
+@pytest.fixture(scope="module")
+def sample() -> ReportResult:
+    return report(rocktok.open(SAMPLE), replicates=200, sequences=0, lifts=False)
+
+
+def lines(figure: Any, text: str) -> Any:
+    """The line with a label that begins so."""
+    return next(x for x in figure.axes[0].lines if x.get_label().startswith(text))
+
+
+def test_every_figure_has_a_name_a_caption_and_a_function() -> None:
+    assert set(NAMES) == set(ORDER) == set(figures.__all__)
+    assert set(COMPARED) <= set(NAMES)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_cut_off(sample: ReportResult, name: str, columns: int) -> None:
+    figure = getattr(figures, name)(sample, columns=columns)
+    settle(figure)
+    with styled():
+        box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    assert width == {1: 3.35, 2: 6.9}[columns]
+    assert box.x0 > -0.01 and box.y0 > -0.01
+    assert box.x1 < width + 0.01 and box.y1 < height + 0.01
+    axis = figure.axes[0]
+    assert axis.get_xlabel() or [t.get_text() for t in axis.get_xticklabels()]
+    assert axis.get_ylabel() or name == "clusters"
+    assert caption(name, series(name, sample)).text
+
+
+@pytest.mark.parametrize("name", ["funnel", "sensitivity", "stagnation"])
+@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+def test_the_same_bytes(sample: ReportResult, name: str, form: str) -> None:
+    first, second = (encode(getattr(figures, name)(sample), form) for _ in range(2))
+    assert first == second
+    numbers = series(name, sample)
+    assert draw_one(name, numbers, (form,), False) == draw_one(name, numbers, (form,), False)
+
+
+def test_an_axis_of_the_users(sample: ReportResult) -> None:
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    before = dict(rcParams)
+    axes = Figure().subplots(1, 2)
+    assert figures.stagnation(sample.stagnation, ax=axes[0]) is axes[0].figure
+    figures.ccr(sample.detect, axes[1])
+    assert len(axes[0].lines) == len(series("stagnation", sample)["lines"])
+    assert dict(rcParams) == before
+
+
+def test_funnel(sample: ReportResult) -> None:
+    figure = figures.funnel(sample)
+    rocks = {row["token_id"]: row for row in sample.detect.rocks}
+    drawn = sorted(zip(*lines(figure, "rocks").get_data(), strict=True))
+    assert drawn == sorted((r["frequency"], r["mean_loss"]) for r in rocks.values())
+    others = lines(figure, "other types").get_xdata()
+    assert len(others) == len(sample.types["token_id"]) - len(rocks)
+    numbers = series("funnel", sample)
+    n, loss = (np.array(sample.types[k]) for k in ("frequency", "loss_last"))
+    for row, median in zip(numbers["band"], lines(figure, "median").get_ydata(), strict=True):
+        held = loss[(n >= row["frequency_low"]) & (n < row["frequency_high"])]
+        assert row["types"] == len(held)
+        assert median == pytest.approx(np.median(held))
+
+
+def test_early_late(sample: ReportResult) -> None:
+    figure = figures.early_late(sample)
+    types, rocks = sample.types, set(sample.rocks)
+    expected = sorted(
+        (a, b)
+        for v, n, a, b in zip(*(types[k] for k in ("token_id", "frequency", "loss_first",
+                                                   "loss_last")), strict=True)
+        if n >= 20 and v in rocks
+    )  # fmt: skip
+    assert sorted(zip(*lines(figure, "rocks").get_data(), strict=True)) == expected
+    assert figure.axes[0].get_xlim() == figure.axes[0].get_ylim()
+
+
+def test_coverage_and_stagnation(sample: ReportResult) -> None:
+    assert sample.stability is not None and sample.stagnation is not None
+    drawn = lines(figures.coverage(sample), "loss covered").get_data()
+    assert list(drawn[0]) == [row["k"] for row in sample.stability.cutoffs]
+    assert list(drawn[1]) == [row["coverage"] for row in sample.stability.cutoffs]
+    rocks = lines(figures.stagnation(sample), "most loss at first step").get_data()
+    curve = [row for row in sample.stagnation.curves if row["group"] == "rocks"]
+    assert list(rocks[0]) == [row["step"] for row in curve]
+    assert list(rocks[1]) == [row["loss"] for row in curve]
+
+
+def test_shares_and_clusters(sample: ReportResult) -> None:
+    assert sample.attribute is not None
+    step = sample.attribute.log["step"]
+    groups = [r for r in sample.attribute.groups if r["step"] == step and r["types"]]
+    bars = figures.shares(sample).axes[0].containers
+    for container, name in zip(bars, ("position_share", "loss_share", "grad_share"), strict=True):
+        assert [b.get_height() for b in container] == [100 * row[name] for row in groups]
+    found = series("clusters", sample)["clusters"]
+    assert sum(row["rocks"] for row in found) == len(sample.rocks)
+    total = sum(row["loss_share"] for row in sample.detect.rocks)
+    assert sum(row["loss_share"] for row in found) == pytest.approx(total)
+    widths = [b.get_width() for b in figures.clusters(sample).axes[0].containers[0]]
+    assert widths == [100 * row["loss_share"] for row in found]
+
+
+def test_strips_hold_every_type(sample: ReportResult) -> None:
+    assert sample.stagnation is not None
+    figure = figures.delta_kl(sample)
+    numbers = series("delta_kl", sample)["groups"]
+    points = [x.get_ydata() for x in figure.axes[0].lines if len(x.get_ydata()) > 2]
+    for drawn, group in zip(points, [g for g in numbers if len(g["types"]) > 2], strict=True):
+        assert list(drawn) == [one["value"] for one in group["types"]]
+
+
+def test_sensitivity(sample: ReportResult) -> None:
+    assert sample.sensitivity is not None
+    figure = figures.sensitivity(sample)
+    grid = figure.axes[0].images[0].get_array()
+    assert grid.shape == (5, 8)
+    assert sorted(grid.compressed()) == sorted(c["jaccard"] for c in sample.sensitivity)
+    texts = sorted(int(t.get_text()) for t in figure.axes[0].texts)
+    assert texts == sorted(c["rocks"] for c in sample.sensitivity)
+
+
+@pytest.mark.parametrize("chosen, text", [(True, "most loss at first step"), (False, "rocks")])
+def test_what_stagnation_chose_is_not_called_rocks(
+    sample: ReportResult, chosen: bool, text: str
+) -> None:
+    numbers = {**series("stagnation", sample), "chosen": chosen}
+    assert lines(figures.stagnation(numbers), text)
+    strips = figures.delta_kl({**series("delta_kl", sample), "chosen": chosen}).axes[0]
+    assert strips.get_xticklabels()[0].get_text().replace("\n", " ").startswith(text)
+
+
+def test_what_a_result_does_not_hold(sample: ReportResult) -> None:
+    with pytest.raises(AbsentError, match="density: is drawn from ReportResult, not from"):
+        figures.density(sample.detect)
+    with pytest.raises(AbsentError, match="coverage: is drawn from StabilityResult"):
+        figures.coverage(sample.detect)
+
+
+def test_small_multiples(sample: ReportResult) -> None:
+    one = series("density", sample)
+    numbers = {"one_$x$": one, "two": one, "a/long/" * 9 + "path": one}
+    figure = multiples(figures.density, "density", numbers)
+    used = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in used][:2] == list(numbers)[:2]
+    assert used[2].get_title() == "…" + ("a/long/" * 9 + "path")[-35:]
+    assert len({ax.get_ylim() for ax in used}) == 1
+    encode(figure, "png")
+
+
+@pytest.mark.parametrize("name", ["funnel", "clusters", "ccr", "coverage"])
+def test_panels_share_what_is_a_quantity(sample: ReportResult, name: str) -> None:
+    whole = series(name, sample)
+    key = {"funnel": "points", "ccr": "points", "coverage": "cutoffs", "clusters": "clusters"}[name]
+    rows = whole[key]
+    few = rows[:3] if name != "clusters" else [{**r, "loss_share": r["loss_share"] / 9,
+                                                "position_share": 0.001} for r in rows]  # fmt: skip
+    less = {**whole, key: few, "labels": [], "recommended": None}
+    figure = multiples(getattr(figures, name), name, {"a": whole, "b": less})
+    first, second = (ax for ax in figure.axes if ax.get_title())
+    assert first.get_xlim() == second.get_xlim()
+    ticks = [[t.get_text() for t in ax.get_xticklabels()] for ax in (first, second)]
+    assert ticks[0] == ticks[1]
+    assert len(ticks[0]) < 10
+    assert first.get_ylim() == second.get_ylim() or name == "clusters"
+
+
+def test_clusters_up_to_all_of_the_loss() -> None:
+    row = {"cluster": "other", "rocks": 5, "position_share": 0.9, "loss_share": 0.99,
+           "examples": ["a"]}  # fmt: skip
+    figure = figures.clusters({"clusters": [row]})
+    settle(figure)
+    axis = figure.axes[0]
+    assert max(axis.get_xticks()) == 100
+    assert axis.get_legend().get_window_extent().y1 < axis.get_window_extent().y0
+
+
+def test_steps_have_whole_ticks() -> None:
+    curve = [{"step": s, "low": 1.0, "loss": 2.0, "high": 3.0} for s in (0, 1)]
+    figure = figures.stagnation({"lines": [{"group": "rocks", "types": 3, "curve": curve}]})
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
+
+
+def test_empty_bins_do_not_break_the_line() -> None:
+    bins = [{"group": group, "low": i / 20, "high": (i + 1) / 20,
+             "loss_post": 1.0 + i if i % 3 == 0 else None}
+            for group in ("rocks", "others") for i in range(20)]  # fmt: skip
+    patch = figures.position({"bins": bins, "pre": 0, "post": 1}).axes[0].patches[0]
+    assert np.isfinite(patch.get_data().values).all()
+    assert list(patch.get_data().values) == [1.0 + i for i in range(0, 20, 3)]
+
+
+def test_no_loss_at_all_is_drawn_without_a_warning() -> None:
+    curve = [{"step": s, "low": 0.0, "loss": 0.0, "high": 0.0} for s in (0, 1)]
+    points = [{"token_id": i, "frequency": 3 + i, "mean_loss": 0.0, "is_rock": False}
+              for i in range(4)]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lines = [{"group": "all positions", "types": None, "curve": curve}]
+        learning = figures.stagnation({"lines": lines})
+        encode(learning, "png")
+        encode(figures.funnel({"points": points, "band": [], "labels": []}), "png")
+    assert learning.axes[0].get_yscale() == "linear"
+    assert learning.axes[0].get_ylim()[0] <= 0 < learning.axes[0].get_ylim()[1]
+
+
+def test_the_limit_of_rocks_is_said(sample: ReportResult) -> None:
+    numbers = series("sensitivity", sample)
+    numbers = {**numbers, "in_use": {**numbers["in_use"], "top_k": 100}}
+    assert figures.sensitivity(numbers).axes[0].get_title("left") == "number of rocks, at most 100"
+
+
+@pytest.mark.parametrize("text", ["$x^2$", "\\frac{", "$", "漢字", "\u202eabc", "\ud800", "\x1b[0m",
+                                  "a" * 50, "\n", "<b>", "_{", "%"])  # fmt: skip
+def test_tokens_are_text_and_no_mathematics(text: str) -> None:
+    rows = [{"token_id": i, "token": text, "rock_score": 1.0 + i, "ccr": 0.5, "ccr_low": None,
+             "ccr_high": None, "retained_share": 0.5} for i in range(2)]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = figures.ccr({"points": rows})
+        encode(figure, "svg")
+    shown = figure.axes[0].texts[0].get_text()
+    assert shown == label(text)
+    assert len(shown) <= 14
+    assert shown.isprintable() and all(ord(c) < 0x250 or c == "…" for c in shown)

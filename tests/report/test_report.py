@@ -1,0 +1,650 @@
+"""`report`: what it rests on, what it writes, what it says of logs that lack something."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import rocktok
+from rocktok.cli import cli
+from rocktok.engine.passes import Engine
+from rocktok.errors import UsageError
+from rocktok.log import LogWriter
+from rocktok.report.clusters import NAMES, Clusters
+from rocktok.report.page.drawing import Drawing
+from rocktok.report.page.files import add_figures, encode_csv, render_report
+from rocktok.report.page.summary import summary
+from rocktok.report.passes import report
+from rocktok.report.positions import BINS, LossByPosition
+from rocktok.report.result import ReportResult
+from rocktok.report.sequences import DrawnSequences, SequenceRows
+from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
+from tests.paths import SAMPLE
+
+
+@pytest.fixture(scope="module")
+def sample() -> ReportResult:
+    return report(rocktok.open(SAMPLE), replicates=200)
+
+
+@pytest.fixture(scope="module")
+def files(sample: ReportResult) -> dict[str, bytes]:
+    return render_report(sample)
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr: as a user sees them."""
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "rocktok", *map(str, arguments)], capture_output=True, text=True
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+# -- what it rests on ----------------------------------------------------------------------
+
+
+def test_it_is_what_the_commands_say(sample: ReportResult) -> None:
+    log = rocktok.open(SAMPLE)
+    found = rocktok.detect(log, lifts=True)
+    assert sample.detect.tokens == found.tokens
+    assert sample.detect.permuted == found.permuted
+    gradient = rocktok.attribute(log, replicates=200)
+    assert sample.attribute is not None
+    assert (sample.attribute.groups, sample.attribute.tests) == (gradient.groups, gradient.tests)
+    share = dict(zip(sample.types["token_id"], sample.types["grad_share"], strict=True))
+    for row in gradient.tokens:
+        assert share[row["token_id"]] == pytest.approx(row["grad_share"])
+    learning = rocktok.stagnation(log, replicates=200)
+    assert sample.stagnation is not None
+    assert sample.stagnation.groups == learning.groups
+    assert sample.missing == ()
+    # `attribute` alone finds the rocks once more.
+    spared = rocktok.detect(log).log["passes"]
+    assert sample.log["passes"]["attribute"] == gradient.log["passes"] - spared
+
+
+def test_means_of_types_at_both_steps(sample: ReportResult) -> None:
+    log = rocktok.open(SAMPLE)
+    means: dict[int, dict[int, list[float]]] = {}
+    for step in (8, 500):
+        for batch in log.scan("fixed", ["token_id", "loss"], steps=[step]):
+            pairs = zip(batch.columns["token_id"].tolist(), batch.columns["loss"], strict=True)
+            for v, loss in pairs:
+                means.setdefault(v, {}).setdefault(step, []).append(max(float(loss), 0.0))
+    types = sample.types
+    assert types["token_id"] == sorted(means)
+    for v, n, first, last in zip(*(types[k] for k in ("token_id", "frequency", "loss_first",
+                                                      "loss_last")), strict=True):  # fmt: skip
+        assert n == len(means[v][500])
+        assert first == pytest.approx(np.mean(means[v][8]), rel=1e-6)
+        assert last == pytest.approx(np.mean(means[v][500]), rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma, eta", [(0.3, "auto"), (0.5, 0.05), (0.6, "auto"), (0.7, 0.1)])
+def test_the_grid_is_detect_under_other_settings(
+    sample: ReportResult, gamma: float, eta: Any
+) -> None:
+    """No type of the sample has so many hard occurrences that a sample of them is judged."""
+    found = rocktok.detect(rocktok.open(SAMPLE), gamma=gamma, eta=eta)
+    assert max(row["persistent"] for row in found.rocks) < 500
+    assert sample.sensitivity is not None
+    cell = next(c for c in sample.sensitivity if (c["gamma"], c["eta"]) == (gamma, eta))
+    rocks = {row["token_id"] for row in found.rocks}
+    in_use = set(sample.rocks)
+    assert cell["rocks"] == len(rocks)
+    assert cell["shared"] == len(rocks & in_use)
+    assert cell["jaccard"] == pytest.approx(len(rocks & in_use) / len(rocks | in_use))
+    assert cell["loss_share"] == pytest.approx(sum(row["loss_share"] for row in found.rocks))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"eta": 0.05, "gamma": 0.55, "persistence": "recalcitrant"}, {"tau_r": 20.0, "window": 4},
+     {"similarity": "jaccard", "partners": "all", "top_k": 7, "pre": 100, "post": 400}],
+)  # fmt: skip
+def test_options_of_detect(options: dict[str, Any]) -> None:
+    log = rocktok.open(SAMPLE)
+    found = rocktok.detect(log, **options)
+    result = report(log, replicates=100, lifts=False, sequences=4, **options)
+    assert result.detect.tokens == found.tokens
+    assert set(result.contexts) == set(result.rocks)
+    assert result.sensitivity is not None
+    setting = (found.params["gamma"], found.params["eta"])
+    at = next(c for c in result.sensitivity if (c["gamma"], c["eta"]) == setting)
+    assert (at["rocks"], at["jaccard"]) == (len(found.rocks), 1.0)
+    assert result.stagnation is not None
+    steps = result.stagnation.log["steps"]
+    assert (steps[0], steps[-1]) == (options.get("pre", 8), options.get("post", 500))
+    autos = [c for c in result.sensitivity if c["eta"] == "auto" and c["rocks"]]
+    assert autos
+
+
+def test_the_setting_in_use_gives_the_rocks_in_use(sample: ReportResult) -> None:
+    assert sample.sensitivity is not None
+    cell = next(c for c in sample.sensitivity
+                if (c["gamma"], c["eta"], c["null_distance"]) == (0.5, "auto", 16))  # fmt: skip
+    assert (cell["rocks"], cell["jaccard"]) == (len(sample.rocks), 1.0)
+
+
+def test_contexts_are_retained_occurrences_of_their_rock(sample: ReportResult) -> None:
+    text = rocktok.open(SAMPLE)
+    tokens: dict[tuple[int, int], int] = {}
+    for batch in text.scan("fixed", ["token_id"], steps=[500]):
+        columns = (batch.columns[n].tolist() for n in ("sequence_id", "position", "token_id"))
+        for sequence, position, v in zip(*columns, strict=True):
+            tokens[sequence, position] = v
+    assert set(sample.contexts) == set(sample.rocks)
+    for v, found in sample.contexts.items():
+        rates = [example["rate"] for example in found["examples"]]
+        assert rates == sorted(rates, reverse=True)
+        assert len(rates) == min(6, found["distinct"])
+        for example in found["examples"]:
+            sequence, position = example["sequence_id"], example["position"]
+            assert tokens[sequence, position] == v
+            before = [tokens[sequence, position - k] for k in range(8, 0, -1)
+                      if (sequence, position - k) in tokens]  # fmt: skip
+            assert example["before"] == [text.vocab.text(u) for u in before]
+            assert example["loss_pre"] >= sample.detect.thresholds["tau_pre"]
+            assert example["loss_post"] >= sample.detect.thresholds["tau_post"]
+
+
+def test_the_text_holds_what_the_log_does(sample: ReportResult) -> None:
+    texts = sample.texts
+    assert texts is not None
+    assert texts["steps"] == [8, 100, 200, 300, 400, 500]
+    assert [c["key"] for c in texts["columns"]][:2] == ["loss", "student_logprob"]
+    assert len(texts["sequences"]) == 24
+    assert texts["total"] == 256
+    one = texts["sequences"][0]
+    batches = list(rocktok.open(SAMPLE).scan("fixed", ["token_id", "loss", "grad_norm"]))
+    for at, step in enumerate(texts["steps"]):
+        held = [
+            (v, loss, norm)
+            for b in batches
+            for s, q, v, loss, norm in zip(
+                *(b.columns[n] for n in ("step", "sequence_id", "token_id", "loss", "grad_norm")),
+                strict=True,
+            )
+            if s == step and q == one["sequence_id"]
+        ]
+        assert [v for v, _, _ in held] == one["token_ids"]
+        assert one["values"]["loss"][at] == pytest.approx([max(x, 0) for _, x, _ in held], rel=1e-3)
+        assert one["values"]["grad_norm"][at] == pytest.approx([n for *_, n in held], rel=1e-3)
+    tau = sample.detect.thresholds
+    for sequence in texts["sequences"]:
+        first, last = sequence["values"]["loss"][0], sequence["values"]["loss"][-1]
+        for mark, kept, a, b, v in zip(sequence["persistent"], sequence["retained"], first, last,
+                                       sequence["token_ids"], strict=True):  # fmt: skip
+            if abs(a - tau["tau_pre"]) > 1e-3 and abs(b - tau["tau_post"]) > 1e-3:
+                assert mark == (a >= tau["tau_pre"] and b >= tau["tau_post"])
+            assert not kept or (mark and v in sample.rocks)
+
+
+def test_all_retained_occurrences_are_marked() -> None:
+    whole = report(rocktok.open(SAMPLE), sequences=256, lifts=False, replicates=100)
+    assert whole.texts is not None
+    assert whole.texts["capped"] is None or len(whole.texts["sequences"]) < 256
+    rows = {row["token_id"]: row["retained"] for row in whole.detect.rocks}
+    if len(whole.texts["sequences"]) == 256:
+        marked = sum(sum(s["retained"]) for s in whole.texts["sequences"])
+        assert marked == sum(rows.values())
+
+
+def test_the_density_counts_every_sequence(sample: ReportResult) -> None:
+    density = sample.density
+    assert sum(density["type"]) == sum(density["retained"]) == density["sequences"] == 256
+
+
+def test_threads_change_nothing(files: dict[str, bytes], sample: ReportResult) -> None:
+    with Engine(3) as engine:
+        again = report(rocktok.open(SAMPLE), replicates=200, engine=engine)
+    assert render_report(again) == files
+
+
+# -- accumulators --------------------------------------------------------------------------
+
+
+def _batch(rng: np.random.Generator) -> dict[str, Any]:
+    lengths = rng.integers(1, 40, 6)
+    gaps = [np.sort(rng.choice(60, n, replace=False)) for n in lengths]
+    return {
+        "sequence_id": np.repeat(np.sort(rng.choice(1000, 6, replace=False)), lengths),
+        "position": np.concatenate(gaps).astype(np.int32),
+        "token_id": rng.integers(0, 9, lengths.sum()).astype(np.int32),
+        "loss_post": rng.exponential(1.0, lengths.sum()).astype(np.float32),
+    }
+
+
+def test_losses_by_position_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    parts = [_batch(rng) for _ in range(5)]
+    rocks = np.array([7, 2])
+    found = LossByPosition(rocks, ("loss_post",))
+    for part in parts:
+        one = LossByPosition(rocks, ("loss_post",))
+        one.update(part)
+        found.merge(one)
+    count, total = np.zeros((2, BINS), int), np.zeros((2, BINS))
+    for part in parts:
+        for v in np.unique(part["sequence_id"]):
+            at = part["sequence_id"] == v
+            length = part["position"][at].max() + 1
+            for p, t, loss in zip(*(part[n][at] for n in ("position", "token_id", "loss_post")),
+                                  strict=True):  # fmt: skip
+                cell = int(t in (2, 7)), int((p + 0.5) / length * BINS + 1e-12)
+                count[cell] += 1
+                total[cell] += loss
+    assert found.count_GB.tolist() == count.tolist()
+    np.testing.assert_allclose(found.sum_GB["loss_post"], total, rtol=1e-6)
+    table = found.result()
+    assert [row["group"] for row in table[::BINS]] == ["others", "rocks"]
+    assert all((row["loss_post"] is None) == (row["positions"] == 0) for row in table)
+
+
+def test_a_draw_of_sequences_is_the_same_however_it_is_cut() -> None:
+    rng = np.random.default_rng(4)
+    ids = np.sort(rng.choice(10_000, 300, replace=False))
+    whole = DrawnSequences(1, 20)
+    whole.update({"sequence_id": ids})
+    cut = DrawnSequences(1, 20)
+    for part in (ids[200:], ids[:70], ids[70:200]):
+        one = DrawnSequences(1, 20)
+        one.update({"sequence_id": np.repeat(part, 3)})
+        cut.merge(one)
+    assert cut.result() == whole.result()
+    assert set(whole.result()) <= set(ids.tolist())
+    assert (cut.seen, len(whole.result())) == (300, 20)
+    assert set(cut.rows_S["rows"].tolist()) == {3}
+
+
+def test_rows_of_sequences_come_back_whole() -> None:
+    rng = np.random.default_rng(5)
+    parts = [_batch(rng) for _ in range(2)]
+    parts[1]["sequence_id"] = parts[1]["sequence_id"] + 5_000
+    collect = SequenceRows(("loss_post",))
+    for part in parts:
+        one = SequenceRows(("loss_post",))
+        one.update(part)
+        collect.merge(one)
+    found = collect.result()
+    for part in parts:
+        for v in np.unique(part["sequence_id"]).tolist():
+            at = part["sequence_id"] == v
+            for name in ("position", "loss_post"):
+                assert found[v][name].tolist() == part[name][at].tolist()
+
+
+# -- clusters ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, cluster",
+    [("\n\n", "whitespace and Markdown"), (" ", "whitespace and Markdown"),
+     ("**", "whitespace and Markdown"), ("---\n\n", "whitespace and Markdown"),
+     (" 42", "digits"), ("3.14", "digits"), ("So", "discourse markers"),
+     (" therefore", "discourse markers"), ("Note", "discourse markers"), (" mugs", "words"),
+     ("é", "words"), ("don't", "words"), ("}$.", "delimiters"), ("),", "delimiters"),
+     ("\\[", "delimiters"), ("\\textbf", "other"), ("<id 7>", "other"), ("x1", "other"),
+     ("", "other")],
+)  # fmt: skip
+def test_clusters(text: str, cluster: str) -> None:
+    assert Clusters().of(text) == cluster
+
+
+def test_own_clusters_come_first() -> None:
+    rules = Clusters({"names": [" ?(Anna|Omar)"], "digits": ["zwei"]})
+    assert [rules.of(t) for t in (" Anna", "Omar", "zwei", "2", "So")] == [
+        "names", "names", "digits", "digits", "discourse markers"]  # fmt: skip
+    assert rules.names == ("names", "digits", *(n for n in NAMES if n != "digits"))
+    with pytest.raises(UsageError, match="clusters: '\\(' of 'x' is no regular expression"):
+        Clusters({"x": ["("]})
+
+
+# -- what it writes ------------------------------------------------------------------------
+
+
+def test_files(files: dict[str, bytes], sample: ReportResult) -> None:
+    assert {name for name in files if "/" not in name} == {"report.html", "report.json"}
+    assert len([name for name in files if name.startswith("figures/")]) == 13
+    assert all(files[n].startswith(b"<?xml") for n in files if n.startswith("figures/"))
+    assert len(files["report.html"]) < 5_000_000
+    content = json.loads(files["report.json"])
+    assert content["schema"] == "rocktok.report/1"
+    assert set(content["figures"]) == {n[8:-4] for n in files if n.startswith("figures/")}
+    assert content["summary"] == summary(sample)
+    assert content["log"]["passes"] == sample.log["passes"]
+    assert len(content["tokens"]) == min(500, len(sample.types["token_id"]))
+    assert content["figures"]["ccr"]["points"][0]["token"] == sample.detect.rocks[0]["token"]
+
+
+def test_the_summary_answers_with_the_numbers_of_the_results(sample: ReportResult) -> None:
+    points = summary(sample)
+    assert len(points) == 6
+    share = sum(row["loss_share"] for row in sample.detect.rocks)
+    assert f"carry {100 * share:.1f}% of the loss" in points[0]["text"]
+    assert sample.detect.permuted is not None
+    reach = sample.detect.permuted["reach_lowest"]
+    assert f"{reach} types would reach the lowest of their scores" in points[0]["text"]
+    singled = [row["singled_out"] for row in sample.detect.rocks]
+    yes, no = singled.count(True), singled.count(False)
+    said = f"singles out the contexts of {yes} of them, not those of {no}"
+    assert said in points[0]["text"]
+    assert repr(sample.detect.rocks[0]["token"]) in points[1]["text"]
+    assert "They learn more than the hardest types that are not rocks" in points[3]["text"]
+    assert "no rock had a control" in points[3]["text"]
+
+
+def test_a_list_that_is_cut_is_called_so() -> None:
+    result = report(rocktok.open(SAMPLE), top_k=5, sequences=0, lifts=False, replicates=100)
+    text = summary(result)[0]["text"]
+    assert text.startswith("5 or more of 232 token types stay hard")
+    assert "The first 5 by context Rock Score stand at" in text
+    figure = render_report(result)["report.html"].decode()
+    assert "No cell counts more than the first 5 (--top-k)." in figure
+
+
+def test_the_same_bytes_in_other_processes(sample: ReportResult, files: dict[str, bytes]) -> None:
+    with Drawing(("png", "svg", "pdf"), jobs=2) as drawing:
+        for part in (sample.detect, sample.attribute, sample.stagnation, sample.stability):
+            add_figures(drawing, part)
+        again = render_report(sample, ("png", "svg", "pdf"), drawing)
+    for name, data in files.items():
+        assert again[name] == data, name
+    assert len([n for n in again if n.endswith(".pdf")]) == 13
+    here = Drawing(("pdf",))
+    here.add("ccr", json.loads(files["report.json"])["figures"]["ccr"])
+    assert here.drawn()["ccr"]["pdf"] == again["figures/ccr.pdf"]
+    assert here.drawn()["ccr"]["svg"] == again["figures/ccr.svg"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "@SUM(A1)", "-2", "\t=x", "\r=x", "'", '"', "a,b",
+                                  "\n", "\ud800", "</script>", "\u202e"])  # fmt: skip
+def test_no_cell_is_a_formula(text: str) -> None:
+    data = encode_csv([{"token": text, "examples": [text], "loss": -1.5, "none": None}])
+    row = list(csv.reader(io.StringIO(data.decode())))[1]
+    assert row[0] == repr(text)
+    assert row[0][0] in "'\"" and row[1][0] in "'\""
+    assert row[2:] == ["-1.5", ""]
+
+
+def test_no_text_of_another_column_is_a_formula() -> None:
+    data = encode_csv([{"cluster": "=evil", "first": "+a", "loss": -1.5, "group": "rocks"}])
+    assert data.decode().splitlines()[1] == "'=evil','+a',-1.5,rocks"
+
+
+def test_the_command(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, stdout, stderr = run("report", SAMPLE, "-o", out, "--replicates", "100", "--no-lifts",
+                               "--figure-format", "svg,png", "--top-k", "20")  # fmt: skip
+    assert code == 0, stderr
+    assert stdout == f"{out / 'report.html'}\n"
+    assert all(line.startswith("rocktok: note: ") for line in stderr.splitlines())
+    assert {p.suffix for p in (out / "figures").iterdir()} == {".svg", ".png"}
+    assert len(json.loads((out / "report.json").read_text())["figures"]) == 13
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    before = (out / "report.json").stat().st_ino
+    code, _, stderr = run("report", SAMPLE, "-o", out)
+    assert (code, stderr) == (2, f"rocktok: {out}: exists already; give --force to replace it\n")
+    assert (out / "report.json").stat().st_ino == before
+    code, _, stderr = run("report", SAMPLE, "-o", out, "-q", "--force", "--no-lifts",
+                          "--sequences", "0", "--replicates", "100")  # fmt: skip
+    assert (code, stderr) == (0, "")
+    assert {p.suffix for p in (out / "figures").iterdir()} == {".svg"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_several_logs(tmp_path: Path) -> None:
+    logs = [
+        write_log(tmp_path / "a", sequences=60),
+        write_log(tmp_path / "b", sequences=80),
+        SAMPLE,
+    ]
+    code, _, stderr = run("report", "--compare", *logs, "-o", tmp_path / "out", "--no-lifts",
+                          "--replicates", "100")  # fmt: skip
+    assert code == 0, stderr
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert content["schema"] == "rocktok.report-comparison/1"
+    assert [len(log["figures"]) > 5 for log in content["logs"]] == [True] * 3
+    assert len(content["compare"]["pairs"]) == 3
+    figures = {p.stem for p in (tmp_path / "out" / "figures").iterdir()}
+    # The made logs have no rocks, so that only one log has a density.
+    assert {"funnel", "position", "stagnation", "coverage"} <= figures
+    assert "density" not in figures
+    for log, options in zip(
+        content["logs"], (log["params"] for log in content["logs"]), strict=True
+    ):
+        assert options["detect"]["gamma"] == 0.5
+        assert log["log"]["passes"]["texts"] == 0
+    table = list(csv.DictReader((tmp_path / "out" / "tables" / "tokens.csv").open()))
+    assert len(table) == len(content["compare"]["tokens"])
+
+
+def test_logs_that_cannot_be_compared_are_not_read(tmp_path: Path) -> None:
+    unlike = {**RUN, "loss": {**RUN["loss"], "exactness": "sampled"}}
+    for name, about in (("a", RUN), ("b", unlike)):
+        with LogWriter(tmp_path / name, run=about) as writer:
+            writer.write(rows(0, range(9)), table="fixed")
+    code, text = _refused("--compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out")
+    assert code == 1
+    assert "its losses are 'sampled'" in text
+    assert not (tmp_path / "out").exists()
+
+
+# -- logs that lack something --------------------------------------------------------------
+
+
+def _lacks(path: Path, **options: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
+    found = report(rocktok.open(path), replicates=100, **options)
+    files = render_report(found, ("svg",))
+    content = json.loads(files["report.json"])
+    page = files["report.html"].decode()
+    for row in content["missing"]:
+        assert row["why"] and row["remedy"], row
+    assert content["summary"][0]["text"]
+    assert "<h1>" in page
+    return content, files
+
+
+def test_a_log_with_one_step(tmp_path: Path) -> None:
+    content, _ = _lacks(write_log(tmp_path, steps=(10,)))
+    what = {row["what"]: row for row in content["missing"]}
+    assert "whether rocks learn" in what
+    assert what["whether rocks learn"]["why"] == "fixed/ has one complete step, 10"
+    assert any(name.startswith("persistence") for name in what)
+    assert "rocktok rescore" in what["whether rocks learn"]["remedy"]
+    assert set(content["figures"]) == {"funnel", "clusters", "density", "position", "coverage"}
+    assert content["figures"]["density"]["retained"] is None
+
+
+def test_a_log_without_gradients(tmp_path: Path) -> None:
+    content, _ = _lacks(write_log(tmp_path))
+    of_the_log = [row for row in content["missing"] if not row["what"].startswith("the figure")]
+    assert [row["what"] for row in of_the_log] == ["who takes the gradient"]
+    assert content["missing"][0]["why"] == "fixed/ has no column grad_norm"
+    assert not {"shares", "gradient_norm", "gradient_cosine"} & set(content["figures"])
+
+
+def test_a_log_without_gradient_sums(tmp_path: Path) -> None:
+    absent = shutil.ignore_patterns("gradients", "manifest", "attempts")
+    shutil.copytree(SAMPLE, tmp_path / "log", ignore=absent)
+    content, _ = _lacks(tmp_path / "log", lifts=False)
+    assert [row["what"] for row in content["missing"]] == ["which way the gradients point"]
+    assert content["figures"]["gradient_norm"]["measure"] == "mean_grad_norm"
+    assert "gradient_cosine" not in content["figures"]
+
+
+def test_a_log_without_vocabulary(tmp_path: Path) -> None:
+    log = write_log(tmp_path)
+    (log / "vocab.parquet").unlink()
+    content, _ = _lacks(log)
+    assert "the texts of tokens, and what they are for" in {r["what"] for r in content["missing"]}
+    assert content["tokens"][0]["token"].startswith("<id ")
+
+
+def test_rows_by_hand_and_nothing_else(tmp_path: Path) -> None:
+    for step in (0, 10):
+        write_by_hand(tmp_path, rows(step, range(40)), f"s{step}")
+    content, _ = _lacks(tmp_path)
+    assert "which sequences share a prompt" in {row["what"] for row in content["missing"]}
+    assert "stagnation" in content["figures"]
+
+
+def test_rollouts_alone(tmp_path: Path) -> None:
+    for step in (0, 10):
+        write_by_hand(tmp_path, rows(step, range(step * 4, step * 4 + 40)), f"s{step}", "rollout")
+    write_by_hand(tmp_path, sequence_rows(range(80)), "all", "sequences")
+    content, _ = _lacks(tmp_path)
+    assert content["figures"]["stagnation"]["table"] == "rollout"
+    assert content["log"]["pre"] is None
+    assert "cannot be told" in content["summary"][0]["text"]
+
+
+def test_too_few_positions_for_a_null(tmp_path: Path) -> None:
+    content, _ = _lacks(write_log(tmp_path, sequences=10))
+    missing = {row["what"]: row for row in content["missing"]}
+    assert "too few positions" in missing["which contexts recur"]["why"]
+    assert content["summary"][0]["text"].startswith("Whether any token type is a rock cannot be")
+    assert not {"sensitivity", "density", "clusters", "ccr"} & set(content["figures"])
+
+
+@pytest.mark.parametrize("zero", [(0, 10), (10,), (0,)])
+def test_losses_of_zero(tmp_path: Path, zero: tuple[int, ...]) -> None:
+    for step in (0, 10):
+        made = rows(step, range(60))
+        made["loss"] = made["loss"] * np.float32(step not in zero)
+        write_by_hand(tmp_path, made, f"s{step}")
+    write_by_hand(tmp_path, sequence_rows(range(60)), "all", "sequences")
+    content, _ = _lacks(tmp_path)
+    missing = {row["what"]: row for row in content["missing"]}
+    why = next(row["why"] for what, row in missing.items() if what.startswith("persistence"))
+    assert "is zero or less" in why
+    first = content["summary"][0]["text"]
+    nothing = "No position of step 10 has any loss"
+    assert first.startswith(nothing if 10 in zero else "The 50 token types")
+    assert 10 in zero or "the losses at step 0 is zero or less" in first
+
+
+def test_the_remedy_fits_the_options() -> None:
+    log = rocktok.open(SAMPLE)
+    quick: dict[str, Any] = {"sequences": 0, "lifts": False, "replicates": 100}
+    for options, what, remedy in (
+        ({"table": "rollout"}, "persistence", "leave out --table rollout"),
+        ({"context": "off"}, "persistence", "leave out --context off"),
+        ({"post": 8}, "whether rocks learn", "give a later --post"),
+    ):
+        result = report(log, **options, **quick)
+        assert [row["remedy"] for row in result.missing if row["what"].startswith(what)] == [remedy]
+
+
+def test_figures_that_too_little_was_recorded_for_are_named(tmp_path: Path) -> None:
+    content, _ = _lacks(write_log(tmp_path))
+    figures = {r["what"]: r for r in content["missing"] if r["what"].startswith("the figure")}
+    assert figures["the figure “Change of the loss”"]["remedy"] == "record more prompts"
+    assert "delta_kl" not in content["figures"]
+    assert any("Whether rocks learn cannot be told" in s["text"] for s in content["summary"])
+
+
+def test_one_prompt(tmp_path: Path) -> None:
+    for step in (0, 10):
+        write_by_hand(tmp_path, rows(step, range(30)), f"s{step}")
+    one = {**sequence_rows(range(30)), "prompt_id": ["p"] * 30}
+    write_by_hand(tmp_path, one, "all", "sequences")
+    content, _ = _lacks(tmp_path)
+    assert "whether another sample would pick the same" in {r["what"] for r in content["missing"]}
+
+
+# -- wrong input ---------------------------------------------------------------------------
+
+
+def _refused(*arguments: str | Path) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, [str(a) for a in ("report", *arguments)])
+    error = done.exception
+    assert error is not None
+    return getattr(error, "exit_code", getattr(error, "code", 1)), f"{error}{done.output}"
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    out = tmp_path / "out"
+    code, text = _refused(log, log, "-o", out)
+    assert (code, "2 logs were given; --compare takes several" in text) == (2, True)
+    code, text = _refused("--compare", log, "-o", out)
+    assert (code, "--compare takes two logs or more" in text) == (2, True)
+    code, text = _refused(log, "-o", out, "--figure-format", "png,jpg")
+    assert (code, "'jpg' is none of png, pdf, svg" in text) == (2, True)
+    code, text = _refused(log)
+    assert (code, "Missing option '-o'" in text) == (2, True)
+    code, text = _refused(tmp_path / "none", "-o", out)
+    assert (code, "none" in text) == (1, True)
+    code, text = _refused(log, "-o", out, "--rows", "0")
+    assert (code, "rows is 0; it must be 1 or more" in text) == (2, True)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [("{", "is no JSON"), ("[1]", "does not say which patterns"),
+     ('{"a": "b"}', "does not say which patterns"), ('{"a": ["("]}', "no regular expression")],
+)  # fmt: skip
+def test_wrong_clusters(tmp_path: Path, content: str, said: str) -> None:
+    log = write_log(tmp_path / "log")
+    (tmp_path / "c.json").write_text(content)
+    code, text = _refused(log, "-o", tmp_path / "out", "--clusters", tmp_path / "c.json")
+    assert code in (1, 2)
+    assert said in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "report.json").write_text("{}")
+    for force in ((), ("--force",)):
+        code, text = _refused(log, "-o", other, *force)
+        assert (code, f"{other}: holds other files; give a new directory" in text) == (2, True)
+    code, text = _refused(log, "-o", other / "report.json")
+    assert (code, "is a file; give a directory" in text) == (2, True)
+    assert [p.name for p in other.iterdir()] == ["report.json"]
+
+
+def test_a_damaged_log_writes_nothing(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    shard = next((log / "fixed").rglob("*.parquet"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 4
+    shard.write_bytes(bytes(data))
+    code, stdout, stderr = run("report", log, "-o", tmp_path / "out")
+    assert (code, stdout) == (1, "")
+    assert stderr.count("\n") == 1
+    assert shard.name in stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log"]
+
+
+def test_text_is_capped(sample: ReportResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rocktok.report.text_view.VALUES", 10_000)
+    found = report(rocktok.open(SAMPLE), lifts=False, replicates=100)
+    assert found.texts is not None
+    shown = sum(len(s["token_ids"]) * len(s["values"]) * 6 for s in found.texts["sequences"])
+    assert 5_000 < shown <= 10_000
+    assert "At most 10,000 values are shown" in found.texts["capped"]
+    longest = max(len(s["token_ids"]) for s in found.texts["sequences"])
+    monkeypatch.setattr("rocktok.report.text_view.VALUES", 6 * 7 * 10)
+    monkeypatch.setattr("rocktok.report.text_view.STEPS", 3)
+    found = report(rocktok.open(SAMPLE), lifts=False, replicates=100, sequences=1)
+    assert found.texts is not None
+    assert "Of 6 steps 3 are shown" in found.texts["capped"]
+    shown = len(found.texts["sequences"][0]["token_ids"])
+    assert shown < longest
+    assert f"is shown up to its token {shown} of" in found.texts["capped"]
