@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rocktok.analyses.detect.ranking import DetectParams
 from rocktok.errors import LogError, UsageError
 from rocktok.log.reader import Log
 
@@ -12,103 +12,156 @@ REMEDY = "record with fixed_sequences, or score saved checkpoints with `rocktok 
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Table, steps (`pre` None without context), why there is no context, and notes."""
+class PrePost:
+    """Two steps of a table, `pre` None without persistence; then why, and notes."""
 
-    table: str
     pre: int | None
     post: int
     no_context: str | None
-    notes: list[str]
+    notes: tuple[str, ...]
 
 
-def choose_steps(log: Log, params: DetectParams) -> Choice:
-    """Decide on table and steps.
+@dataclass(frozen=True)
+class TableView:
+    """One table of a log, and the steps of it that an analysis may use.
 
-    Raises `LogError` for a table or step that the log lacks, or when context is required and
-    there is no fixed text at two steps; `UsageError` for steps in the wrong order.
+    Attributes:
+        log: the log.
+        table: "fixed" or "rollout".
+        steps: all steps, ascending.
+        complete: those that every rank has published: defaults are among them.
+        notes: what a reader of any result must know of the log and of the table.
     """
-    table = _table(log, params.table)
-    steps = [s.step for s in log.steps(table)]
-    complete = log.complete_steps(table)
-    notes = _notes(log, table)
-    incomplete = set(steps) - set(complete)
-    for name in ("pre", "post"):
-        if getattr(params, name) in incomplete:
-            notes.append(f"--{name} {getattr(params, name)} is incomplete: ranks are missing in it")
-    if not complete and params.post is None:
-        raise LogError(
-            f"{log.name}: no step of {table}/ is complete on every rank; give --post (and --pre) "
-            f"to use one as it is: {_list(steps)}"
+
+    log: Log
+    table: str
+    steps: tuple[int, ...]
+    complete: tuple[int, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, log: Log, table: str = "auto") -> TableView:
+        """The table asked for; "auto": fixed/ where there is one, else rollout/.
+
+        Raises `LogError` for a table that the log lacks.
+        """
+        if table == "auto":
+            table = "fixed" if log.shards("fixed") else "rollout"
+        if not log.shards(table):
+            raise LogError(f"{log.name}: has no {table}/ table; it has {', '.join(log.tables())}")
+        steps = tuple(s.step for s in log.steps(table))
+        return cls(log, table, steps, tuple(log.complete_steps(table)), _notes(log, table))
+
+    def reference(self, step: int | None) -> tuple[int, tuple[int, ...], tuple[str, ...]]:
+        """(one step: `step`, or the last complete one; with it all complete steps; notes).
+
+        Raises `LogError` for a step that the table lacks.
+        """
+        if step is None:
+            self._demand_complete("--step to use one as it is")
+        step = self._step(step, self._last, "step")
+        notes = self.notes
+        if step not in self.complete:
+            notes += (f"--step {step} is incomplete: ranks are missing in it",)
+        return step, tuple(sorted({*self.complete, step})), notes
+
+    def pre_post(self, pre: int | None, post: int | None, context: str) -> PrePost:
+        """Two steps of the same text; by default the first and the last complete one.
+
+        Args:
+            pre: earlier step.
+            post: later step.
+            context: "auto": without an earlier step of the same text, the later one alone;
+                "required": an error then; "off": the later one alone.
+
+        Raises `LogError` for steps that the table lacks, or where context is required and cannot
+        be had; `UsageError` for steps in the wrong order.
+        """
+        asked = {"pre": pre, "post": post}
+        incomplete = set(self.steps) - set(self.complete)
+        notes = self.notes + tuple(
+            f"--{name} {step} is incomplete: ranks are missing in it"
+            for name, step in asked.items()
+            if step in incomplete
         )
-    post = _step(log, table, steps, params.post, complete[-1] if complete else None, "post")
-    reason = _no_context(log, table, steps, complete, post, params)
-    if reason is not None and params.context == "required":
-        raise LogError(f"{log.name}: context is required, but {reason}; {REMEDY}")
-    pre = None
-    if reason is None:
-        pre = _step(log, table, steps, params.pre, complete[0] if complete else None, "pre")
+        if post is None:
+            self._demand_complete("--post (and --pre) to use one as it is")
+        post = self._step(post, self._last, "post")
+        reason = self._no_context(pre, post, context)
+        if reason is not None:
+            if context == "required":
+                raise LogError(f"{self.log.name}: context is required, but {reason}; {REMEDY}")
+            if context == "auto":
+                notes += (f"no persistence and no context consistency: {reason}; {REMEDY}",)
+            return PrePost(None, post, reason, notes)
+        pre = self._step(pre, self._first, "pre")
         if pre >= post:
             message = f"pre is step {pre}, post is step {post}; it must be the earlier one"
             raise UsageError(message, parameter="pre")
-    elif params.context == "auto":
-        notes.append(f"no persistence and no context consistency: {reason}; {REMEDY}")
-    return Choice(table, pre, post, reason, notes)
+        return PrePost(pre, post, None, notes)
 
+    def course(self, pre: int | None, post: int | None) -> tuple[list[int], tuple[str, ...]]:
+        """(complete steps from `pre` to `post`, both by default the outermost; notes).
 
-def choose_table(log: Log, asked: str, step: int | None) -> tuple[str, list[int], int, list[str]]:
-    """(table, its complete steps and the reference step, the reference step, notes).
-
-    Raises `LogError` for a table or step that the log lacks.
-    """
-    table = _table(log, asked)
-    steps, complete = [s.step for s in log.steps(table)], log.complete_steps(table)
-    notes = _notes(log, table)
-    if step is None and not complete:
-        raise LogError(
-            f"{log.name}: no step of {table}/ is complete on every rank; give --step to use one as "
-            f"it is: {_list(steps)}"
+        Raises `LogError` for a step that the table lacks, or fewer than two steps; `UsageError`
+        for steps in the wrong order.
+        """
+        if pre is None or post is None:
+            self._demand_complete("--pre and --post to use two as they are")
+        low, high = self._step(pre, self._first, "pre"), self._step(post, self._last, "post")
+        if len(self.steps) < 2 or (pre is None and post is None and low == high):
+            raise LogError(
+                f"{self.log.name}: {self.table}/ has one complete step, {high}; learning needs two "
+                f"or more: {REMEDY}"
+            )
+        if low >= high:
+            # The message begins with the one that was asked for.
+            early = f"pre is step {low}" + (" (the first complete one)" if pre is None else "")
+            late = f"post is step {high}" + (" (the last complete one)" if post is None else "")
+            if post is None:
+                raise UsageError(f"{early}, {late}; it must be the earlier one", parameter="pre")
+            raise UsageError(f"{late}, {early}; it must be the later one", parameter="post")
+        between = {step for step in self.complete if low <= step <= high}
+        notes = self.notes + tuple(
+            f"step {step} is incomplete: ranks are missing in it"
+            for step in sorted({low, high} - set(self.complete))
         )
-    chosen = _step(log, table, steps, step, complete[-1] if complete else None, "step")
-    if chosen not in complete:
-        notes.append(f"--step {chosen} is incomplete: ranks are missing in it")
-    return table, sorted({*complete, chosen}), chosen, notes
+        return sorted({*between, low, high}), notes
 
+    @property
+    def _first(self) -> int | None:
+        return self.complete[0] if self.complete else None
 
-def choose_course(
-    log: Log, asked: str, first: int | None, last: int | None
-) -> tuple[str, list[int], list[str]]:
-    """(table, its complete steps from `first` to `last`, notes).
+    @property
+    def _last(self) -> int | None:
+        return self.complete[-1] if self.complete else None
 
-    Raises `LogError` for a table or step that the log lacks, or fewer than two steps;
-    `UsageError` for steps in the wrong order.
-    """
-    table = _table(log, asked)
-    steps, complete = [s.step for s in log.steps(table)], log.complete_steps(table)
-    if not complete and (first is None or last is None):
-        raise LogError(
-            f"{log.name}: no step of {table}/ is complete on every rank; give --first and --last "
-            f"to use two as they are: {_list(steps)}"
-        )
-    notes = _notes(log, table)
-    low = _step(log, table, steps, first, complete[0] if complete else None, "first")
-    high = _step(log, table, steps, last, complete[-1] if complete else None, "last")
-    if len(steps) < 2 or (first is None and last is None and low == high):
-        raise LogError(
-            f"{log.name}: {table}/ has one complete step, {high}; learning needs two or more: "
-            f"{REMEDY}"
-        )
-    if low >= high:
-        # The message begins with the one that was asked for.
-        early = f"first is step {low}" + (" (the first complete one)" if first is None else "")
-        late = f"last is step {high}" + (" (the last complete one)" if last is None else "")
-        if last is None:
-            raise UsageError(f"{early}, {late}; it must be the earlier one", parameter="first")
-        raise UsageError(f"{late}, {early}; it must be the later one", parameter="last")
-    chosen = sorted({*(step for step in complete if low <= step <= high), low, high})
-    for step in sorted({low, high} - set(complete)):
-        notes.append(f"step {step} is incomplete: ranks are missing in it")
-    return table, chosen, notes
+    def _demand_complete(self, remedy: str) -> None:
+        if not self.complete:
+            raise LogError(
+                f"{self.log.name}: no step of {self.table}/ is complete on every rank; give "
+                f"{remedy}: {_list(self.steps)}"
+            )
+
+    def _step(self, asked: int | None, default: int | None, name: str) -> int:
+        step = default if asked is None else asked
+        if step is None or step not in self.steps:
+            raise LogError(
+                f"{self.log.name}: {self.table}/ has no step {step}; --{name} must be one of "
+                f"{_list(self.steps)}"
+            )
+        return step
+
+    def _no_context(self, pre: int | None, post: int, context: str) -> str | None:
+        """Why there is no pre and post of the same text; None if there is."""
+        if context == "off":
+            return "it was switched off"
+        if self.table != "fixed":
+            which = "was chosen" if self.log.shards("fixed") else "is all that the log has"
+            return f"rollout/, where every step has its own text, {which}"
+        if pre is None and not any(step < post for step in self.complete):
+            return f"fixed/ has no complete step before step {post}"
+        return None
 
 
 def check_comparable(log: Log, other: Log) -> None:
@@ -129,53 +182,18 @@ def check_comparable(log: Log, other: Log) -> None:
         )
 
 
-def _table(log: Log, asked: str) -> str:
-    table = asked
-    if table == "auto":
-        table = "fixed" if log.shards("fixed") else "rollout"
-    if not log.shards(table):
-        raise LogError(f"{log.name}: has no {table}/ table; it has {', '.join(log.tables())}")
-    return table
-
-
-def _notes(log: Log, table: str) -> list[str]:
-    notes = list(log.warnings())
+def _notes(log: Log, table: str) -> tuple[str, ...]:
+    notes = tuple(log.warnings())
     incomplete = log.incomplete_steps(table)
     if incomplete:
         number = f"{len(incomplete)} steps" if len(incomplete) > 1 else "1 step"
-        notes.append(
+        notes += (
             f"{number} of {table}/ dropped or unfinished on some rank, and left out of the "
-            f"defaults: {_list(incomplete)}"
+            f"defaults: {_list(incomplete)}",
         )
     return notes
 
 
-def _step(
-    log: Log, table: str, steps: list[int], asked: int | None, default: int | None, name: str
-) -> int:
-    step = default if asked is None else asked
-    if step is None or step not in steps:
-        raise LogError(
-            f"{log.name}: {table}/ has no step {step}; --{name} must be one of {_list(steps)}"
-        )
-    return step
-
-
-def _no_context(
-    log: Log, table: str, steps: list[int], complete: list[int], post: int, params: DetectParams
-) -> str | None:
-    """Why there is no before and after of the same text; None if there is."""
-    if params.context == "off":
-        return "it was switched off"
-    if table != "fixed":
-        which = "was chosen" if log.shards("fixed") else "is all that the log has"
-        return f"rollout/, where every step has its own text, {which}"
-    usable = complete if params.pre is None else steps
-    if not any(step < post for step in usable) and params.pre is None:
-        return f"fixed/ has no complete step before step {post}"
-    return None
-
-
-def _list(steps: list[int], most: int = 12) -> str:
+def _list(steps: Sequence[int], most: int = 12) -> str:
     shown = ", ".join(map(str, steps[:most]))
     return f"{shown}, … {steps[-1]}" if len(steps) > most else shown

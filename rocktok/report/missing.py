@@ -30,7 +30,7 @@ def _no_context(run: DetectRun) -> Iterator[tuple[str, str, str]]:
 
 
 def _columns(run: DetectRun) -> Iterator[tuple[str, str, str]]:
-    table = run.choice.table
+    table = run.view.table
     if "grad_norm" not in run.log.columns(table):
         yield (
             "who takes the gradient",

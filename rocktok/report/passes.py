@@ -121,7 +121,7 @@ class _Run:
         return ReportResult(
             log={
                 **self.log.identity(),
-                "table": run.choice.table,
+                "table": run.view.table,
                 "pre": run.choice.pre,
                 "post": run.choice.post,
                 "passes": self.passes,
@@ -280,8 +280,12 @@ class _Run:
     def _others(self, found: DetectResult) -> dict[str, Any]:
         choice, params = self.run.choice, self.params
         ours = self.run.params
-        shared: dict[str, Any] = {"table": choice.table, "seed": ours.seed, "engine": self.engine}
-        columns = self.log.columns(choice.table)
+        shared: dict[str, Any] = {
+            "table": self.run.view.table,
+            "seed": ours.seed,
+            "engine": self.engine,
+        }
+        columns = self.log.columns(self.run.view.table)
         results: dict[str, Any] = dict.fromkeys(("attribute", "stagnation", "stability"))
         if "grad_norm" in columns:
             results["attribute"] = self._allowed(
@@ -306,7 +310,7 @@ class _Run:
         pre, post = self.run.params.pre, self.run.params.post
         if pre is None and post is None:
             return True
-        table = self.run.choice.table
+        table = self.run.view.table
         steps = {*self.log.complete_steps(table), *(s for s in (pre, post) if s is not None)}
         low, high = min(steps) if pre is None else pre, max(steps) if post is None else post
         if low < high:

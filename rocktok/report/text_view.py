@@ -78,7 +78,7 @@ def sequence_texts(
             "out for want of room."
         )
     return {
-        "table": run.choice.table,
+        "table": run.view.table,
         "steps": steps,
         "columns": [{"key": "loss" if name == "loss_post" else name, "unit": unit}
                     for name, unit in columns.items()],
@@ -108,7 +108,7 @@ def _choose(drawn: DrawnSequences, contexts: dict[int, Row], most: int) -> list[
 def _steps(run: DetectRun) -> tuple[list[int], int]:
     """(steps at which the same text is shown; of rollouts, the last; of how many)."""
     choice = run.choice
-    if choice.table != "fixed":
+    if run.view.table != "fixed":
         return [choice.post], 1
     complete = [s for s in run.log.complete_steps("fixed") if s <= choice.post]
     steps = sorted({*complete, choice.post, *([] if choice.pre is None else [choice.pre])})
@@ -122,7 +122,7 @@ def _steps(run: DetectRun) -> tuple[list[int], int]:
 
 def _columns(run: DetectRun) -> dict[str, str]:
     """Column → unit, of what was recorded of each occurrence, the loss first."""
-    present = run.log.columns(run.choice.table)
+    present = run.log.columns(run.view.table)
     optional = {c.name: c.unit for c in OCCURRENCE_COLUMNS if not c.required and c.name in present}
     return {"loss_post": "nats", **optional}
 

@@ -25,7 +25,7 @@ from rocktok.analyses.attribute.shares import (
 from rocktok.analyses.detect.passes import detect
 from rocktok.analyses.detect.ranking import DetectParams
 from rocktok.analyses.detect.result import DetectResult
-from rocktok.engine.choose import choose_table
+from rocktok.engine.choose import TableView
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
@@ -90,7 +90,10 @@ class _Run:
         self.embeddings: Array | None = None
         self.pairs: tuple[tuple[int, int], ...] | None = None
         self.given = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
-        self.table, self.steps, self.step, self.notes = choose_table(log, params.table, params.step)
+        view = TableView.of(log, params.table)
+        self.table = view.table
+        self.step, steps, notes = view.reference(params.step)
+        self.steps, self.notes = list(steps), list(notes)
         present = set(log.columns(self.table))
         if "grad_norm" not in present:
             raise LogError(

@@ -21,7 +21,7 @@ from rocktok.analyses.controls.matched import (
 )
 from rocktok.analyses.controls.occurrences import FEATURES, Occurrences
 from rocktok.analyses.detect.passes import detect
-from rocktok.engine.choose import choose_table
+from rocktok.engine.choose import TableView
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
@@ -53,7 +53,10 @@ def controls(
         LogError: the log is damaged, lacks what was asked, or holds none of the rocks.
     """
     params, engine = ControlsParams(**options), engine or Engine()
-    table, steps, step, notes = choose_table(log, params.table, params.step)
+    view = TableView.of(log, params.table)
+    table = view.table
+    step, steps, notes_ = view.reference(params.step)
+    notes = list(notes_)
     # What they had at first, before learning: that is what is matched.
     step = steps[0] if params.step is None else step
     source = Source(log, table, None, step, load_prompts(log), seed=params.seed)

@@ -27,7 +27,7 @@ from rocktok.analyses.detect.lift_passes import permuted
 from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.ranking import DetectParams, TypeTable
 from rocktok.analyses.detect.result import DetectResult, make_result
-from rocktok.engine.choose import REMEDY, choose_steps
+from rocktok.engine.choose import REMEDY, TableView
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import DERIVABLE, Source
 from rocktok.errors import LogError, UsageError
@@ -115,7 +115,8 @@ class DetectRun:
                 parameter="embeddings",
             )
         self.log, self.params, self.embeddings, self.engine = log, params, embeddings, engine
-        self.choice = choose_steps(log, params)
+        self.view = TableView.of(log, params.table)
+        self.choice = self.view.pre_post(params.pre, params.post, params.context)
         if lifts and self.choice.pre is None:
             raise LogError(
                 f"{log.name}: lifts need persistence, but {self.choice.no_context}; {REMEDY}"
@@ -123,12 +124,12 @@ class DetectRun:
         self.lifts = lifts
         #: Whether positions are drawn for the null; only η "auto" needs them.
         self.null = params.eta == "auto"
-        present = set(log.columns(self.choice.table))
+        present = set(log.columns(self.view.table))
         self.means = tuple(name for name, column in DERIVABLE.items() if column in present)
         choice = self.choice
         prompts = load_prompts(log)
         self.source = Source(
-            log, choice.table, choice.pre, choice.post, prompts, half, params.seed, only
+            log, self.view.table, choice.pre, choice.post, prompts, half, params.seed, only
         )
         self.passes_before = engine.passes
         self.unpaired: int | None = None
@@ -162,7 +163,7 @@ class DetectRun:
         return make_result(
             log=self.log.identity(),
             source={
-                "table": self.choice.table,
+                "table": self.view.table,
                 "pre": self.choice.pre,
                 "post": self.choice.post,
                 "no_context": self.choice.no_context,
@@ -198,7 +199,7 @@ class DetectRun:
         if sizes.rows == 0:
             choice = self.choice
             raise LogError(
-                f"{self.log.name}: no sequence of {choice.table}/ stands at both step "
+                f"{self.log.name}: no sequence of {self.view.table}/ stands at both step "
                 f"{choice.pre} and step {choice.post}; choose other steps with --pre and --post"
             )
         return sums, sizes
@@ -281,7 +282,7 @@ class DetectRun:
     def _add_rollout(self, types: TypeTable) -> None:
         """How often the late student itself still writes each type, where that was recorded."""
         self.rollout_step: int | None = None
-        if self.choice.table != "fixed" or not self.log.shards("rollout"):
+        if self.view.table != "fixed" or not self.log.shards("rollout"):
             return
         first = -1 if self.choice.pre is None else self.choice.pre
         post = self.choice.post

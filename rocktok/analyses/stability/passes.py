@@ -34,7 +34,7 @@ from rocktok.analyses.stability.overlap import (
 )
 from rocktok.analyses.stability.scores import Moments
 from rocktok.analyses.stability.subsamples import Subsamples, limits
-from rocktok.engine.choose import check_comparable, choose_table
+from rocktok.engine.choose import TableView, check_comparable
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
@@ -75,7 +75,10 @@ class _Run:
     ) -> None:
         self.log, self.params, self.engine = log, params, engine
         self.passes_before = engine.passes
-        self.table, _, self.step, self.notes = choose_table(log, params.table, params.step)
+        view = TableView.of(log, params.table)
+        self.table = view.table
+        self.step, _, notes_ = view.reference(params.step)
+        self.notes = list(notes_)
         prompts = load_prompts(log)
         self.source = Source(log, self.table, None, self.step, prompts, seed=params.seed)
         self.other: Source | None = None
@@ -85,7 +88,8 @@ class _Run:
                     f"{other.name}: no step of {self.table}/ is complete on every rank; give "
                     "another log"
                 )
-            table, _, step, notes = choose_table(other, self.table, None)
+            table = TableView.of(other, self.table).table
+            step, _, notes = TableView.of(other, self.table).reference(None)
             self.other = Source(other, table, None, step, load_prompts(other), seed=params.seed)
             self.notes += [f"{other.name}: {note}" for note in notes]
 

@@ -26,7 +26,7 @@ from rocktok.analyses.stagnation.result import (
     StagnationResult,
 )
 from rocktok.analyses.stagnation.same_text import OfHalf, SequenceTexts, TextHash
-from rocktok.engine.choose import choose_course
+from rocktok.engine.choose import TableView
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
@@ -86,9 +86,10 @@ class _Run:
         self.given_by: Row = {}
         self.halved = False
         self.given = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
-        self.table, self.steps, self.notes = choose_course(
-            log, params.table, params.first, params.last
-        )
+        view = TableView.of(log, params.table)
+        self.table = view.table
+        self.steps, notes_ = view.course(params.first, params.last)
+        self.notes = list(notes_)
         at = self.steps[0] if params.select_at == "first" else self.steps[-1]
         prompts = load_prompts(log)
         self.source = Source(log, self.table, None, at, prompts, seed=params.seed)
