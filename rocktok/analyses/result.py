@@ -1,21 +1,48 @@
-"""What the result of every analysis can do: become JSON, and show itself in a notebook."""
+"""What the result of every analysis can do: become JSON, and show itself."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from html import escape
-from typing import Any, ClassVar
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Result:
-    """Base of the results: frozen dataclasses that name their `SCHEMA` and hold `notes`."""
+    """Base of the results: frozen dataclasses that name their `SCHEMA` and hold `notes`.
+
+    Shown in Python, a result is the table that its command prints; in a notebook, a card.
+    """
 
     #: Name and version of the JSON output, "rocktok.<command>/<n>".
     SCHEMA: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        # `dataclass` would write one with every number in it, unless the class has its own.
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        module = table_module(self)
+        if module is not None:
+            return str(module.render(self)).rstrip("\n")
+        sizes = (
+            f"{field.name}: {len(value)}"
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Sequence | dict)
+            and not isinstance(value, str)
+        )
+        return f"{type(self).__name__} ({', '.join(sizes)})"
 
     def to_dict(self) -> Row:
         """The schema and every field, as `to_json` writes them."""
@@ -29,19 +56,47 @@ class Result:
         """`to_dict` without its rows: what goes into a file that has these as its table."""
         return {name: value for name, value in self.to_dict().items() if name != rows}
 
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows that `shown` gives as a pandas DataFrame."""
+        return frame_of(self.shown()[1])
+
     def shown(self) -> tuple[str, Any]:
-        """For a notebook: heading ("": none), and a pandas DataFrame or mappings, one per row."""
+        """For a page: heading ("": none), and a pandas DataFrame or mappings, one per row."""
         raise NotImplementedError
 
-    def _repr_html_(self) -> str:
-        """For notebooks: heading, table, and what a reader of it must know."""
-        import pandas as pd
+    def answer(self) -> list[str]:
+        """The lines that the terminal table begins with; without such a table, the heading."""
+        if table_module(self) is None:
+            return [heading] if (heading := self.shown()[0]) else []
+        above, blank, _ = repr(self).partition("\n\n")
+        lines = above.splitlines()
+        return lines if blank else lines[:1]
 
-        heading, rows = self.shown()
-        frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    def _repr_html_(self) -> str:
+        """For notebooks: the answer, a table, and what a reader of it must know."""
+        frame = frame_of(self.shown()[1])
+        answer = "<br>".join(map(escape, self.answer()))
         notes = "".join(f"<li>{escape(note)}</li>" for note in getattr(self, "notes", ()))
         return (
-            (f"<p>{escape(heading)}</p>" if heading else "")
+            (f"<p>{answer}</p>" if answer else "")
             + str(frame.to_html(index=False))
             + (f"<ul>{notes}</ul>" if notes else "")
         )
+
+
+def frame_of(rows: Any) -> pd.DataFrame:
+    """Rows as a DataFrame, which they may be already."""
+    import pandas as pd
+
+    return rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+
+
+def table_module(result: object) -> ModuleType | None:
+    """The module `table` beside the one of a result's class, which renders and encodes it.
+
+    It is found by its name: a result is pure, and imports nothing that writes it out.
+    """
+    package = type(result).__module__.rpartition(".")[0]
+    name = f"{package}.table"
+    return import_module(name) if package and find_spec(name) is not None else None

@@ -14,21 +14,8 @@ from typing import NoReturn
 import click
 
 from rocktok._version import __version__
+from rocktok.analyses import analyses
 from rocktok.errors import RocktokError, UsageError
-
-#: Command → what `rocktok --help` says of it. The modules are imported only when they run.
-COMMANDS = {
-    "info": "What is in a log: steps, sequences, columns, gaps, damage.",
-    "compact": "Many small shards into few ordered ones.",
-    "rescore": "Score kept text with saved checkpoints, into a log with fixed text.",
-    "detect": "Which tokens are rocks: persistent loss in recurring contexts.",
-    "report": "Everything the log allows, as figures and one HTML page.",
-    "compare": "Whether logs agree on their rocks.",
-    "attribute": "Who takes the gradient: its norm by token and by group, and its directions.",
-    "stagnation": "Whether rocks learn: losses over the steps, fairly chosen and compared.",
-    "controls": "What rocks are fairly compared with, and how well it is balanced.",
-    "stability": "Whether another sample of prompts would pick the same tokens, and the cutoff.",
-}
 
 
 class LazyGroup(click.Group):
@@ -36,11 +23,11 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order in which users meet them."""
-        return list(COMMANDS)
+        return list(analyses())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in analyses():
             return None
         module = import_module(f"rocktok.cli.{cmd_name}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
@@ -50,15 +37,15 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does it, with the nearest name for one that does not exist."""
-        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-        if args[0] not in COMMANDS and near:
+        near = difflib.get_close_matches(args[0], analyses(), n=1)
+        if args[0] not in analyses() and near:
             ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(entry.name, entry.help) for entry in analyses().values()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

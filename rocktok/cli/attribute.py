@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 @options.replicates_option()
 @job_options()
 def attribute_command(
-    job: Job, rocks: Path | None, controls: Path | None, control_kind: str, **parameters: Any
+    job: Job,
+    rocks: Path | None,
+    controls: Path | None,
+    control_kind: str,
+    table: str,
+    step: int | None,
+    top: int,
+    all_types: bool,
+    group_size: int | None,
+    replicates: int,
+    seed: int,
 ) -> None:
     """Say which tokens of LOG take the gradient, and whether rocks take more than their share.
 
@@ -40,7 +50,19 @@ def attribute_command(
 
     def analyse(log: Log, engine: Engine) -> AttributeResult:
         vocab = log.vocab.identity
-        given, pairs = options.given_rocks(rocks, controls, control_kind, vocab)
-        return attribute(log, rocks=given, pairs=pairs, engine=engine, **parameters)
+        token_ids, pairs = options.rocks_and_pairs(rocks, controls, control_kind, vocab)
+        return attribute(
+            log,
+            rocks=token_ids,
+            pairs=pairs,
+            table=table,
+            step=step,
+            top=top,
+            all_types=all_types,
+            group_size=group_size,
+            replicates=replicates,
+            seed=seed,
+            engine=engine,
+        )
 
-    job.run("attribute", analyse)
+    job.run(analyse)

@@ -48,7 +48,7 @@ def compare_command(
         found = compare(rankings, {"top_k": top_k, "by": by, "seed": seed})
         return replace(found, notes=(*notes, *found.notes))
 
-    job.perform("compare", analyse)
+    job.perform(analyse)
 
 
 def _ranking(job: Job, source: str, engine: Engine, top_k: int, seed: int) -> Ranking:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -35,7 +35,16 @@ _KINDS = ("frequency", "loss", "occurrence", "window")
 )
 @click.option("--window", type=int, default=8, show_default=True, help="Tokens on each side.")
 @job_options()
-def controls_command(job: Job, rocks: Path | None, **parameters: Any) -> None:
+def controls_command(
+    job: Job,
+    rocks: Path | None,
+    table: str,
+    step: int | None,
+    kinds: tuple[str, ...],
+    occurrences: int,
+    window: int,
+    seed: int,
+) -> None:
     """Find what the rocks of LOG are fairly compared with, and say how fair it is.
 
     Types of like frequency or like loss, occurrences of like place and loss, windows of like length
@@ -45,7 +54,17 @@ def controls_command(job: Job, rocks: Path | None, **parameters: Any) -> None:
     from rocktok.inputs import load_rocks
 
     def analyse(log: Log, engine: Engine) -> ControlsResult:
-        given = load_rocks(rocks, log.vocab.identity) if rocks is not None else None
-        return controls(log, rocks=given, engine=engine, **parameters)
+        token_ids = load_rocks(rocks, log.vocab.identity) if rocks is not None else None
+        return controls(
+            log,
+            rocks=token_ids,
+            table=table,
+            step=step,
+            kinds=kinds,
+            occurrences=occurrences,
+            window=window,
+            seed=seed,
+            engine=engine,
+        )
 
-    job.run("controls", analyse)
+    job.run(analyse)

@@ -31,4 +31,4 @@ def detect_command(job: Job, **parameters: Any) -> None:
     def analyse(log: Log, engine: Engine) -> DetectResult:
         return detect(log, engine=engine, **parameters)
 
-    job.run("detect", analyse)
+    job.run(analyse)

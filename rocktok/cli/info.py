@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from rocktok.cli import options
+from rocktok.cli.job import rendered
 
 
 @click.command("info")
@@ -39,13 +39,7 @@ def info_command(
     opened = options.open_named(log, allow_missing=allow_missing)
     with options.engine(jobs, dask, quiet=quiet) as engine:
         info = gather(opened, verify=verify, engine=engine)
-    if chosen == "json":
-        text = json.dumps(info.to_dict(), indent=1, ensure_ascii=False) + "\n"
-    else:
-        from rocktok.analyses.info.table import render
-
-        text = render(info)
-    options.deliver(text, output, force=force)
+    options.deliver(rendered(info, chosen), output, force=force)
     options.notes(info.notes, quiet=quiet)
     if info.damage:
         more = len(info.damage) - 1

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rocktok.cli import options
 
 if TYPE_CHECKING:
+    from rocktok.analyses.result import Result
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
 
@@ -29,18 +29,18 @@ class Job:
     jobs: int | None
     dask: str | None
 
-    def run(self, name: str, analyse: Callable[[Log, Engine], Any]) -> None:
+    def run(self, analyse: Callable[[Log, Engine], Result]) -> None:
         """Analyse LOG, and deliver the result."""
         log = self.log
         assert log is not None
-        self.perform(name, lambda engine: analyse(self.open(log), engine))
+        self.perform(lambda engine: analyse(self.open(log), engine))
 
     def open(self, log: str) -> Log:
         """Open a log as the options say."""
         return options.open_named(log, allow_missing=self.allow_missing)
 
-    def perform(self, name: str, analyse: Callable[[Engine], Any]) -> None:
-        """Analyse, and deliver the result as `rocktok.report.<name>` renders it.
+    def perform(self, analyse: Callable[[Engine], Result]) -> None:
+        """Analyse, and deliver the result as the module `table` beside it renders it.
 
         What would be refused at the end is refused before anything is read.
         """
@@ -48,16 +48,19 @@ class Job:
         options.check_output(self.output, force=self.force)
         with options.engine(self.jobs, self.dask, quiet=self.quiet) as engine:
             result = analyse(engine)
-        options.deliver(_render(name, result, chosen), self.output, force=self.force)
-        options.notes(result.notes, quiet=self.quiet)
+        options.deliver(rendered(result, chosen), self.output, force=self.force)
+        options.notes(getattr(result, "notes", ()), quiet=self.quiet)
 
 
-def _render(name: str, result: Any, format_: str) -> bytes | str:
+def rendered(result: Result, format_: str) -> bytes | str:
+    """A result in one of the formats."""
+    from rocktok.analyses.result import table_module
+
     if format_ == "json":
-        text: str = result.to_json()
-        return text
-    report = import_module(f"rocktok.analyses.{name}.table")
-    make = report.render if format_ == "table" else partial(report.encode, form=format_)
+        return result.to_json()
+    table = table_module(result)
+    assert table is not None
+    make = table.render if format_ == "table" else partial(table.encode, form=format_)
     rendered: bytes | str = make(result)
     return rendered
 

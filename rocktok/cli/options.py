@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +23,19 @@ FORMATS = ("table", "json", "csv", "parquet")
 _SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
+class Renamed(click.Option):
+    """An option with a value that had another name, `old`, which works still but is not shown."""
+
+    def __init__(self, declarations: Sequence[str], *, old: str, **attributes: Any) -> None:
+        super().__init__(declarations, **attributes)
+        self.old = old
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """As click does it, with the old name."""
+        super().add_to_parser(parser, ctx)
+        parser.add_option(self, [self.old], dest=self.name, action="store", nargs=self.nargs)
+
+
 class OutputPath(click.Path):
     """A path that is written: a local one. As `Path` an address would be a folder `s3:`."""
 
@@ -31,6 +44,14 @@ class OutputPath(click.Path):
         if "://" in os.fspath(value):
             self.fail(f"{value}: is an address; outputs are written to local paths", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class OutputFile(OutputPath):
+    """A file that is written, or `-`, which is None: stdout, as without the option."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click does it; `-` is no path."""
+        return None if value == "-" else super().convert(value, param, ctx)
 
 
 def log_argument(function: F) -> F:
@@ -48,7 +69,7 @@ def output_options(*formats: str) -> Callable[[F], F]:
             click.option(
                 "-o",
                 "--output",
-                type=OutputPath(dir_okay=False, path_type=Path),
+                type=OutputFile(dir_okay=False, path_type=Path),
                 help="Write to this file; it appears whole or not at all.",
             ),
             click.option(
@@ -163,7 +184,7 @@ def rocks_option(default: str = "what it finds here, by its defaults") -> Callab
 
 
 def controls_options(function: F) -> F:
-    """--controls FILE and --control-kind, for `given_rocks`."""
+    """--controls FILE and --control-kind, for `rocks_and_pairs`."""
     for option in (
         click.option(
             "--control-kind",
@@ -183,10 +204,10 @@ def controls_options(function: F) -> F:
     return function
 
 
-def given_rocks(
+def rocks_and_pairs(
     rocks: Path | None, controls: Path | None, control_kind: str, vocab: str | None = None
 ) -> tuple[tuple[int, ...] | None, tuple[tuple[int, int], ...] | None]:
-    """(rocks, pairs of a rock and its control) of the files given; None: none was.
+    """(rocks, pairs of a rock and its control) out of the files; None: of no file.
 
     `vocab`: identity of the log's vocabulary, of which they must be where both are known.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from rocktok.cli import options
@@ -47,7 +45,19 @@ from rocktok.cli import options
     help="Positions in a shard: what stands when a run is stopped.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No notes on stderr.")
-def rescore_command(quiet: bool, **parameters: Any) -> None:
+def rescore_command(
+    text: str,
+    students: tuple[str, ...],
+    teacher: str,
+    output: str,
+    steps: tuple[int, ...] | None,
+    sequences: int | None,
+    device: str | None,
+    dtype: str,
+    batch_tokens: int,
+    shard_rows: int,
+    quiet: bool,
+) -> None:
     """Score the same text with saved checkpoints, into a log that `detect` reads with context.
 
     Started again with the same options, it goes on: no finished shard is scored again.
@@ -62,11 +72,23 @@ def rescore_command(quiet: bool, **parameters: Any) -> None:
     except ImportError as error:
         raise RocktokError("rescore needs torch and transformers; install rocktok[hf]") from error
     with progress_bar(quiet=quiet) as tell:
-        done = rescore(progress=tell, **parameters)
+        done = rescore(
+            text,
+            students,
+            teacher,
+            output,
+            steps=steps,
+            sequences=sequences,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            shard_rows=shard_rows,
+            progress=tell,
+        )
     options.notes(done.notes, quiet=quiet)
     kept = f"; {done.kept_rows:,} positions stood already" if done.kept_rows else ""
-    steps = ", ".join(map(str, done.steps)) or "none"
+    scored = ", ".join(map(str, done.steps)) or "none"
     click.echo(
-        f"{parameters['output']}: steps {steps} scored, {done.sequences:,} sequences, "
+        f"{output}: steps {scored} scored, {done.sequences:,} sequences, "
         f"{done.rows:,} positions each{kept}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -51,7 +51,19 @@ if TYPE_CHECKING:
 @options.top_option
 @options.replicates_option(200)
 @job_options()
-def stability_command(job: Job, other: str | None, **parameters: Any) -> None:
+def stability_command(
+    job: Job,
+    other: str | None,
+    table: str,
+    step: int | None,
+    sizes: tuple[int, ...] | None,
+    repeats: int,
+    k: tuple[int, ...],
+    context: str,
+    top: int,
+    replicates: int,
+    seed: int,
+) -> None:
     """Say whether another sample of LOG's prompts would pick the same tokens.
 
     Overlap between disjoint halves of the prompts and between nested subsamples, inclusion
@@ -61,6 +73,19 @@ def stability_command(job: Job, other: str | None, **parameters: Any) -> None:
 
     def analyse(log: Log, engine: Engine) -> StabilityResult:
         second = None if other is None else job.open(other)
-        return stability(log, other=second, engine=engine, **parameters)
+        return stability(
+            log,
+            other=second,
+            table=table,
+            step=step,
+            sizes=sizes,
+            repeats=repeats,
+            k=k,
+            context=context,
+            top=top,
+            replicates=replicates,
+            seed=seed,
+            engine=engine,
+        )
 
-    job.run("stability", analyse)
+    job.run(analyse)

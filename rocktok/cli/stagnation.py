@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -22,8 +22,22 @@ if TYPE_CHECKING:
 @options.rocks_option("the largest Rock Scores at the first step")
 @options.controls_options
 @options.table_option
-@click.option("--first", type=int, metavar="STEP", help="Default: first complete one.")
-@click.option("--last", type=int, metavar="STEP", help="Default: last complete one.")
+@click.option(
+    "--pre",
+    cls=options.Renamed,
+    old="--first",
+    type=int,
+    metavar="STEP",
+    help="Default: first complete one.",
+)
+@click.option(
+    "--post",
+    cls=options.Renamed,
+    old="--last",
+    type=int,
+    metavar="STEP",
+    help="Default: last complete one.",
+)
 @click.option(
     "--select-at",
     type=click.Choice(["first", "last"]),
@@ -40,7 +54,20 @@ if TYPE_CHECKING:
 @options.replicates_option()
 @job_options()
 def stagnation_command(
-    job: Job, rocks: Path | None, controls: Path | None, control_kind: str, **parameters: Any
+    job: Job,
+    rocks: Path | None,
+    controls: Path | None,
+    control_kind: str,
+    table: str,
+    pre: int | None,
+    post: int | None,
+    select_at: str,
+    top_k: int,
+    group_size: int | None,
+    top: int,
+    all_types: bool,
+    replicates: int,
+    seed: int,
 ) -> None:
     """Say whether the hard tokens of LOG learn less than tokens like them.
 
@@ -58,12 +85,26 @@ def stagnation_command(
 
     def analyse(log: Log, engine: Engine) -> StagnationResult:
         vocab = log.vocab.identity
-        given, pairs = options.given_rocks(rocks, controls, control_kind, vocab)
+        token_ids, pairs = options.rocks_and_pairs(rocks, controls, control_kind, vocab)
         return stagnation(
-            log, rocks=given, pairs=pairs, given_by=given_by, engine=engine, **parameters
+            log,
+            rocks=token_ids,
+            pairs=pairs,
+            given_by=given_by,
+            table=table,
+            pre=pre,
+            post=post,
+            select_at=select_at,
+            top_k=top_k,
+            group_size=group_size,
+            top=top,
+            all_types=all_types,
+            replicates=replicates,
+            seed=seed,
+            engine=engine,
         )
 
-    job.run("stagnation", analyse)
+    job.run(analyse)
 
 
 def _check(rocks: Path | None, controls: Path | None) -> None:

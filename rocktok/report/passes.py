@@ -30,6 +30,7 @@ from rocktok.errors import DamagedError, DataError, LogError
 from rocktok.log.reader import Log
 from rocktok.report.clusters import Clusters
 from rocktok.report.missing import lacks
+from rocktok.report.other_analyses import run_others
 from rocktok.report.positions import LossByPosition
 from rocktok.report.result import NO_NULL, PERSISTENCE, ReportParams, ReportResult
 from rocktok.report.sensitivity import (
@@ -118,6 +119,11 @@ class _Run:
         self.missing += [row for row in lacks(self.run) if row["what"] not in said]
         token_texts = self._token_texts(found, contexts, texts, others)
         run = self.run
+        further = run_others(
+            self.log, engine=self.engine, table=run.view.table, seed=run.params.seed
+        )
+        self.passes |= {other.analysis.name: other.passes for other in further}
+        self.missing += [other.missing for other in further if other.missing is not None]
         return ReportResult(
             log={
                 **self.log.identity(),
@@ -143,6 +149,7 @@ class _Run:
             attribute=others["attribute"],
             stagnation=others["stagnation"],
             stability=others["stability"],
+            others=further,
         )
 
     def _detect(self) -> DetectResult:

@@ -10,6 +10,7 @@ from rocktok.analyses.detect.result import DetectResult
 from rocktok.analyses.stability.overlap import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.errors import UsageError
+from rocktok.report.other_analyses import OtherResult
 
 Row = dict[str, Any]
 
@@ -61,6 +62,7 @@ class ReportResult:
         clusters: token id → functional cluster; cluster_names: all of them, in order.
         missing: what could not be done: `what`, `why`, `remedy`.
         notes: what a reader of the numbers must know.
+        others: of analyses that are not built into the report.
     """
 
     log: Row
@@ -81,6 +83,7 @@ class ReportResult:
     cluster_names: tuple[str, ...]
     missing: tuple[Row, ...]
     notes: tuple[str, ...]
+    others: tuple[OtherResult, ...] = ()
 
     @property
     def rocks(self) -> tuple[int, ...]:

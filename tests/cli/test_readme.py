@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rocktok import schema
-from rocktok.cli import COMMANDS
+from rocktok.analyses import analyses
 from rocktok.report.clusters import OTHER, RULES
 from tests.paths import ROOT
 
@@ -43,7 +43,7 @@ def test_every_command_is_in_the_readme() -> None:
     # What needs models of the user's is shown, and tested elsewhere.
     elsewhere = [line for block in _blocks("console") for line in block.splitlines()]
     shown |= {line.split()[2] for line in elsewhere if line.startswith("$ rocktok ")}
-    assert shown == set(COMMANDS)
+    assert shown == set(analyses())
 
 
 def test_python_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:

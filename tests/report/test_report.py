@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import shutil
 from pathlib import Path
@@ -20,7 +19,7 @@ from rocktok.errors import UsageError
 from rocktok.log import LogWriter
 from rocktok.report.clusters import NAMES, Clusters
 from rocktok.report.page.drawing import Drawing
-from rocktok.report.page.files import add_figures, encode_csv, render_report
+from rocktok.report.page.files import add_figures, render_report
 from rocktok.report.page.summary import summary
 from rocktok.report.passes import report
 from rocktok.report.positions import BINS, LossByPosition
@@ -366,21 +365,6 @@ def test_the_same_bytes_in_other_processes(sample: ReportResult, files: dict[str
     here.add("ccr", json.loads(files["report.json"])["figures"]["ccr"])
     assert here.drawn()["ccr"]["pdf"] == again["figures/ccr.pdf"]
     assert here.drawn()["ccr"]["svg"] == again["figures/ccr.svg"]
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+cmd", "@SUM(A1)", "-2", "\t=x", "\r=x", "'", '"', "a,b",
-                                  "\n", "\ud800", "</script>", "\u202e"])  # fmt: skip
-def test_no_cell_is_a_formula(text: str) -> None:
-    data = encode_csv([{"token": text, "examples": [text], "loss": -1.5, "none": None}])
-    row = list(csv.reader(io.StringIO(data.decode())))[1]
-    assert row[0] == repr(text)
-    assert row[0][0] in "'\"" and row[1][0] in "'\""
-    assert row[2:] == ["-1.5", ""]
-
-
-def test_no_text_of_another_column_is_a_formula() -> None:
-    data = encode_csv([{"cluster": "=evil", "first": "+a", "loss": -1.5, "group": "rocks"}])
-    assert data.decode().splitlines()[1] == "'=evil','+a',-1.5,rocks"
 
 
 def test_the_command(tmp_path: Path) -> None:

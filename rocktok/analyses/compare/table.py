@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, TypedDict
 
 from rocktok.analyses.compare.rankings import CompareResult
-from rocktok.tables.encode import Form, encode_rows
+from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import labels
 from rocktok.tables.text import Field, number, render_table, token
 
@@ -93,13 +93,16 @@ def _pair(letters: tuple[str, str], row: Row) -> tuple[str, ...]:
     )
 
 
+class _PairColumns(TypedDict):
+    first: str
+    second: str
+    rocks_first: int
+    rocks_second: int
+    shared_count: int
+    jaccard: float | None
+    spearman: float | None
+
+
 def encode(result: CompareResult, form: Form) -> bytes:
     """The pairs; lists of tokens are in JSON alone."""
-    columns = ["first", "second", "rocks_first", "rocks_second", "shared_count"]
-    return encode_rows(
-        result.pairs,
-        [*columns, "jaccard", "spearman"],
-        {"rocks_first", "rocks_second", "shared_count"},
-        form,
-        result.about("pairs"),
-    )
+    return encode_table(result.pairs, kinds_of(_PairColumns), form, result.about("pairs"))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from rocktok.analyses.controls.matched import ControlsResult
-from rocktok.tables.encode import Form, encode_rows
+from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, filled, render_table, token
 
@@ -84,8 +84,18 @@ def _difference(value: float | None) -> str:
     return "–" if value is None else f"{value:+.2f}"
 
 
+class _PairColumns(TypedDict):
+    kind: str
+    rock_sequence_id: int | None
+    rock_position: int | None
+    rock_token_id: int
+    rock_token: str
+    control_sequence_id: int | None
+    control_position: int | None
+    control_token_id: int
+    control_token: str
+
+
 def encode(result: ControlsResult, form: Form) -> bytes:
     """One row per pair."""
-    names = [f"{side}_{name}" for side in ("rock", "control")
-             for name in ("sequence_id", "position", "token_id", "token")]  # fmt: skip
-    return encode_rows(result.rows(), ["kind", *names], set(names), form, result.to_dict())
+    return encode_table(result.rows(), kinds_of(_PairColumns), form, result.to_dict())

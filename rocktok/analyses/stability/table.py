@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from rocktok.analyses.stability.overlap import StabilityResult
-from rocktok.tables.encode import Form, encode_rows
+from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
 
 Row = dict[str, Any]
@@ -142,8 +142,20 @@ def _token(row: Row) -> Sequence[str]:
     )
 
 
+class _TokenColumns(TypedDict):
+    rank: int
+    token_id: int
+    token: str
+    frequency: int
+    mean_loss: float
+    rock_score: float
+    coverage: float
+    k: int
+    inclusion: float | None
+    rank_low: int | None
+    rank_high: int | None
+
+
 def encode(result: StabilityResult, form: Form) -> bytes:
     """The tokens, with all columns."""
-    about = result.about("tokens")
-    integers = {"rank", "token_id", "frequency", "k", "rank_low", "rank_high"}
-    return encode_rows(result.tokens, list(result.tokens[0]), integers, form, about)
+    return encode_table(result.tokens, kinds_of(_TokenColumns), form, result.about("tokens"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from rocktok.analyses.stagnation.result import StagnationResult
-from rocktok.tables.encode import Form, encode_rows
+from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, number, p_value, render_table, token
 
@@ -193,24 +193,30 @@ def _token(row: Row) -> Sequence[str]:
     )
 
 
-_MEASURES = ("stagnation", "delta_kl", "slope")
-_COLUMNS = (
-    "token_id",
-    "token",
-    "groups",
-    "frequency_first",
-    "frequency_last",
-    "loss_first",
-    "loss_last",
-    *(f"{name}{end}" for name in _MEASURES for end in ("", "_low", "_high")),
-    "interval",
-    "step",
-    "loss",
-    "loss_low",
-    "loss_high",
-    "table",
-    "descriptive",
-)
+class _StepColumns(TypedDict):
+    token_id: int
+    token: str
+    groups: list[str]
+    frequency_first: int
+    frequency_last: int
+    loss_first: float | None
+    loss_last: float | None
+    stagnation: float | None
+    stagnation_low: float | None
+    stagnation_high: float | None
+    delta_kl: float | None
+    delta_kl_low: float | None
+    delta_kl_high: float | None
+    slope: float | None
+    slope_low: float | None
+    slope_high: float | None
+    interval: str | None
+    step: int
+    loss: float | None
+    loss_low: float | None
+    loss_high: float | None
+    table: str
+    descriptive: str | None
 
 
 def encode(result: StagnationResult, form: Form) -> bytes:
@@ -219,11 +225,8 @@ def encode(result: StagnationResult, form: Form) -> bytes:
     rows = []
     for row in result.tokens:
         same = {k: v for k, v in row.items() if not k.startswith("curve")}
-        same["groups"] = ",".join(row["groups"])
         same |= {name: result.log[name] for name in ("table", "descriptive")}
         curve = zip(steps, row["curve"], row["curve_low"], row["curve_high"], strict=True)
         for step, loss, low, high in curve:
             rows.append({**same, "step": step, "loss": loss, "loss_low": low, "loss_high": high})
-    about = result.about("tokens")
-    integers = {"token_id", "frequency_first", "frequency_last", "step"}
-    return encode_rows(rows, _COLUMNS, integers, form, about)
+    return encode_table(rows, kinds_of(_StepColumns), form, result.about("tokens"))

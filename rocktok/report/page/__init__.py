@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any
 
 from rocktok.report.page.escape import Piece, pieces, printable, signs
+from rocktok.report.page.sections import render_sections
 from rocktok.tables.text import count, number, percent
 
 Row = dict[str, Any]
@@ -44,6 +45,7 @@ def render_page(data: Mapping[str, Any]) -> str:
         text: {table, steps, columns: [{key, label, unit, by_step}], tokens: id → text,
             rocks: [id], sequences: [{sequence_id, prompt_id, prompt, token_ids, positions,
             retained, persistent, values: key → per step, per token}], shown, total, capped}.
+        sections: as `sections.sections` gives them.
     """
     from markupsafe import Markup
 
@@ -65,6 +67,8 @@ def render_page(data: Mapping[str, Any]) -> str:
             table=_table(data.get("table"), data.get("rocks") or []),
             rocks=[_rock(rock, found) for rock in data.get("rocks") or []],
             text=text,
+            sections=data.get("sections") or [],
+            rendered_sections=render_sections(data.get("sections") or []),
             slider=text is not None and _has_slider(text),
             payload=_embedded(_payload(text)),
             css=css,

@@ -12,7 +12,6 @@ from rocktok.report.page.content import all_params, facts
 from rocktok.report.page.drawing import Drawing
 from rocktok.report.page.figures.multiples import COMPARED
 from rocktok.report.page.files import (
-    encode_csv,
     encode_json,
     figure_numbers,
     missing,
@@ -20,6 +19,7 @@ from rocktok.report.page.files import (
 )
 from rocktok.report.page.summary import summary
 from rocktok.report.result import ReportResult
+from rocktok.tables.encode import encode_csv
 from rocktok.tables.names import labels
 from rocktok.tables.text import number
 

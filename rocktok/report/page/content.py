@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rocktok._version import __version__
+from rocktok.report.page.sections import sections
 from rocktok.report.page.summary import summary
 from rocktok.report.result import ReportResult
 
@@ -63,6 +64,7 @@ def page_content(result: ReportResult, figures: list[Row], missing: list[Row]) -
             _contexts_of(result, row) for row in result.detect.rocks if row["ccr"] is not None
         ],
         "text": text_view(result),
+        "sections": sections(result.others),
     }
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok.report.page import render_page
@@ -15,11 +13,9 @@ from rocktok.report.page.drawing import Drawing
 from rocktok.report.page.series import OF_ONE_ANALYSIS, AbsentError, series
 from rocktok.report.page.summary import summary
 from rocktok.report.result import SCHEMA, ReportResult
+from rocktok.tables.encode import encode_csv
 
 Row = dict[str, Any]
-
-#: What a spreadsheet takes for the beginning of a formula.
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def render_report(
@@ -122,7 +118,12 @@ def to_dict(result: ReportResult, numbers: Mapping[str, Row]) -> Row:
             "attribute": list(result.attribute.tests) if result.attribute else None,
             "stagnation": list(result.stagnation.tests) if result.stagnation else None,
         },
+        **({"analyses": others} if (others := _others(result)) else {}),
     }
+
+
+def _others(result: ReportResult) -> Row:
+    return {o.analysis.name: o.result.to_dict() for o in result.others if o.result is not None}
 
 
 def encode_json(content: Row) -> bytes:
@@ -155,27 +156,3 @@ def tables(result: ReportResult, numbers: Mapping[str, Row]) -> dict[str, list[R
 
 def _joined(example: Row) -> Row:
     return {**example, "before": "".join(example["before"]), "after": "".join(example["after"])}
-
-
-def encode_csv(rows: Iterable[Row]) -> bytes:
-    """Rows as CSV. Text of tokens is in quotes with escapes, as Python writes it.
-
-    So no spreadsheet takes a token for a formula, and blanks and line breaks can be seen.
-    """
-    rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(key, row.get(key)) for key in columns])
-    return sink.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _cell(key: str, value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, list | tuple):
-        return " ".join(repr(one) if key == "examples" else str(one) for one in value)
-    formula = isinstance(value, str) and value.startswith(_FORMULAS)
-    return repr(value) if formula or key in ("token", "before", "after") else value

@@ -1,0 +1,52 @@
+"""Analyses that are not built into the report: each is run, and shown in a section of its own."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from rocktok.analyses import Analysis, analyses
+from rocktok.analyses.result import Result
+from rocktok.engine.passes import Engine
+from rocktok.errors import DamagedError, DataError, LogError
+from rocktok.log import Log
+
+
+@dataclass(frozen=True)
+class OtherResult:
+    """What one of them gave.
+
+    Attributes:
+        analysis: its entry in the registry.
+        result: its result; None where the log lacks what it needs.
+        missing: then what is missing: `what`, `why`, `remedy`.
+        passes: how many it made.
+    """
+
+    analysis: Analysis
+    result: Result | None
+    missing: dict[str, str] | None
+    passes: int
+
+
+def run_others(log: Log, *, engine: Engine, table: str, seed: int) -> tuple[OtherResult, ...]:
+    """Run every analysis that has a section, with those of these arguments that it takes.
+
+    Raises `DamagedError`, `DataError` as the analyses do.
+    """
+    others = []
+    for analysis in (entry for entry in analyses().values() if entry.section):
+        function = analysis.load()
+        shared: dict[str, Any] = {"engine": engine, "table": table, "seed": seed}
+        parameters = inspect.signature(function).parameters
+        before, result, missing = engine.passes, None, None
+        try:
+            result = function(log, **{n: v for n, v in shared.items() if n in parameters})
+        except (DamagedError, DataError):
+            raise
+        except LogError as error:
+            why, _, remedy = str(error).removeprefix(f"{log.name}: ").partition("; ")
+            missing = {"what": analysis.help.removesuffix("."), "why": why, "remedy": remedy}
+        others.append(OtherResult(analysis, result, missing, engine.passes - before))
+    return tuple(others)
