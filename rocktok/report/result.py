@@ -90,6 +90,12 @@ class ReportResult:
         """Token ids of the rocks, in rank order."""
         return tuple(int(row["token_id"]) for row in self.detect.rocks)
 
+    def __repr__(self) -> str:
+        return (
+            f"report of {self.log['path']}: {len(self.rocks)} rocks, {len(self.missing)} things "
+            f"that the log does not allow, {len(self.notes)} notes"
+        )
+
     def _repr_html_(self) -> str:
         """The rocks, for notebooks."""
         return self.detect._repr_html_()

@@ -1,16 +1,22 @@
-"""What all results share: schema, JSON, the table of a notebook."""
+"""What all results share: schema, JSON, and how they show themselves."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from html import escape
+from importlib import import_module
+from pkgutil import walk_packages
+from typing import Any, ClassVar
 
 import pytest
 
 import rocktok
+import rocktok.analyses
 from rocktok.analyses.compare.rankings import Ranking, compare
 from rocktok.analyses.info.passes import gather
+from rocktok.analyses.result import Result, table_module
 from tests.paths import SAMPLE
 
 
@@ -49,3 +55,52 @@ def test_every_result_has_json_and_a_table_for_notebooks(command: str) -> None:
     assert f"<th>{column}</th>" in html
     assert html.count("<li>") == len(result.notes)
     assert "<a>" not in html
+    # The answer comes first, and is what the terminal shows first.
+    printed = table_module(result).render(result)
+    assert repr(result) == str(result) == printed.rstrip("\n")
+    assert max(map(len, printed.splitlines())) < 200
+    assert html.startswith(f"<p>{escape(printed.splitlines()[0])}")
+    assert len(result.table) > 0
+
+
+def _results() -> list[type[Result]]:
+    """Every class of results, of all modules of analyses."""
+    names = {m.name for m in walk_packages(rocktok.analyses.__path__, "rocktok.analyses.")}
+    for name in sorted(names):
+        import_module(name)
+    classes = [Result]
+    for one in classes:
+        classes += one.__subclasses__()
+    return [one for one in classes[1:] if one.__module__ in names]
+
+
+def test_every_result_has_a_module_that_renders_it() -> None:
+    """It is found by its name alone: `table`, beside the module of the class."""
+    classes = _results()
+    assert {one.SCHEMA.split("/")[0].removeprefix("rocktok.") for one in classes} >= set(RESULTS)
+    for one in classes:
+        module = table_module(one.__new__(one))
+        assert module is not None
+        assert callable(module.render)
+        assert callable(getattr(module, "encode", None)) or one.SCHEMA == "rocktok.info/1"
+        assert one.__repr__ is Result.__repr__
+
+
+@dataclass(frozen=True)
+class Bare(Result):
+    SCHEMA: ClassVar[str] = "rocktok.bare/1"
+
+    rows: tuple[dict[str, Any], ...]
+    name: str = "x"
+
+    def shown(self) -> tuple[str, Any]:
+        return "two <rows>", self.rows
+
+
+def test_a_result_without_a_terminal_table_is_a_short_summary() -> None:
+    bare = Bare(({"a": 1}, {"a": 2}))
+    assert table_module(bare) is None
+    assert repr(bare) == "Bare (rows: 2)"
+    assert bare.answer() == ["two <rows>"]
+    assert bare._repr_html_().startswith("<p>two &lt;rows&gt;</p><table")
+    assert bare.table["a"].tolist() == [1, 2]
