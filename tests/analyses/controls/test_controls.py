@@ -292,10 +292,10 @@ def test_tokens_stand_beside_their_ids(tmp_path: Path) -> None:
     assert f"frequency: nothing like the types\n  {first}, " in text
     sequence, position, v = found["kinds"]["window"]["unmatched"][0]
     assert f"  {sequence}:{position} {texts[str(v)]!r}, " in text
-    table = pd.read_csv(_csv(tmp_path), keep_default_na=False)
+    table = pd.read_csv(_csv(tmp_path))
     for side in ("rock", "control"):
         ids = table[f"{side}_token_id"]
-        assert table[f"{side}_token"].tolist() == [texts[str(v)] for v in ids]
+        assert table[f"{side}_token"].tolist() == [repr(texts[str(v)]) for v in ids]
 
 
 def _csv(tmp_path: Path) -> Path:
