@@ -6,6 +6,7 @@ At most two models are loaded at a time: the teacher, and one student.
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 from rocktok.errors import LogError, UsageError
 from rocktok.files import place
 from rocktok.hooks.vocabulary import vocabulary
-from rocktok.log import LogWriter
+from rocktok.log import Log, LogWriter
 from rocktok.log.resume import only_writer
 from rocktok.replay.models import (
     check_device,
@@ -96,7 +97,7 @@ class _Job:
 
 
 def rescore(
-    text: str,
+    text: str | os.PathLike[str] | Log,
     students: tuple[str, ...],
     teacher: str,
     output: str,
@@ -136,7 +137,7 @@ def rescore(
     device = _device(device)
     by_step = dict(sorted(zip(found_steps, students, strict=True)))
     configs = {name: load_config(name) for name in (*by_step.values(), teacher)}
-    texts = load_texts(text, sequences)
+    texts = load_texts(text.name if isinstance(text, Log) else os.fspath(text), sequences)
     for name, config in configs.items():
         _check_model(name, config, teacher, configs[teacher], texts)
     vocab, notes = _vocab(texts, tuple(configs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,3 +71,17 @@ def test_every_key_is_named(command: str) -> None:
     assert not own & common
     assert sorted(written - own - common) == []
     assert sorted(own - written - RARE) == []
+
+
+def test_csv_is_read_back_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rocktok.analyses.detect.table import encode
+
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "output.md").read_text(),
+                         re.M | re.S)  # fmt: skip
+    result = rocktok.detect(rocktok.open(SAMPLE), context="off", all_types=True)
+    (tmp_path / "rocks.csv").write_bytes(encode(result, "csv"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, "output.md", "exec"), names)
+    assert names["table"]["token"].tolist() == [row["token"] for row in result.tokens]
+    assert any("\n" in token for token in names["table"]["token"])

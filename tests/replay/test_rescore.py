@@ -109,8 +109,10 @@ def test_detect_reads_it_with_context(checkpoints: Path, text: Path, tmp_path: P
     result = rocktok.detect(rocktok.open(tmp_path / "log"), context="required")
     assert result.totals["sequences"] == 12
     assert result.thresholds["tau_pre"] > 0
-    # And its own text can be scored again.
-    rescore(checkpoints, tmp_path / "log", tmp_path / "again", 10)
+    # And its own text can be scored again, by an open log.
+    replay.rescore(rocktok.open(tmp_path / "log"), (str(checkpoints / "checkpoint-10"),),
+                   str(checkpoints / "teacher"), str(tmp_path / "again"),
+                   device="cpu")  # fmt: skip
     a, b = (read_table(tmp_path / name, "fixed") for name in ("log", "again"))
     np.testing.assert_allclose(a["loss"][a["step"] == 10], b["loss"], rtol=1e-6)
 
