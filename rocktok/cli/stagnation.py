@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 @options.rocks_option("the largest Rock Scores at the first step")
 @options.controls_options
 @options.table_option
-@click.option("--first", type=int, metavar="STEP", help="Default: first complete one.")
-@click.option("--last", type=int, metavar="STEP", help="Default: last complete one.")
+@click.option(
+    "--pre", "--first", "pre", type=int, metavar="STEP", help="Default: first complete one."
+)
+@click.option(
+    "--post", "--last", "post", type=int, metavar="STEP", help="Default: last complete one."
+)
 @click.option(
     "--select-at",
     type=click.Choice(["first", "last"]),

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from rocktok import schema
+from rocktok._types import LogIdentity
 from rocktok._version import __version__
 from rocktok.errors import LogError
 from rocktok.log import run as runs
@@ -99,7 +100,7 @@ class Log:
         """Shards of a table, in the order in which they are read."""
         return self.all_shards.get(table, [])
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> LogIdentity:
         """What traces a result back to this log, for every JSON output."""
         loss = (self.run or {}).get("loss") or {}
         return {

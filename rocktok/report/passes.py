@@ -296,7 +296,7 @@ class _Run:
         if self._course():
             results["stagnation"] = self._allowed(
                 "stagnation", "whether rocks learn",
-                lambda: stagnation(self.log, first=ours.pre, last=ours.post, top_k=ours.top_k,
+                lambda: stagnation(self.log, pre=ours.pre, post=ours.post, top_k=ours.top_k,
                                    replicates=params.replicates, **shared),
             )  # fmt: skip
         results["stability"] = self._allowed(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.attribute.shares import AttributeResult
 from rocktok.tables.encode import Form, encode_rows
 from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 _GROUPS = (
     Field("group", text=True),

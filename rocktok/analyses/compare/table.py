@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -11,7 +11,7 @@ from rocktok.tables.encode import Form, encode_rows
 from rocktok.tables.names import labels
 from rocktok.tables.text import Field, number, render_table, token
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 _PAIRS = (
     Field("first", text=True),

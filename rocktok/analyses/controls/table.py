@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rocktok.analyses.controls.matched import ControlsResult
@@ -9,7 +10,7 @@ from rocktok.tables.encode import Form, encode_rows
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, filled, render_table, token
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 _BALANCE = (
     Field("kind", text=True),

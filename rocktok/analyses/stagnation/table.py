@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.stagnation.result import StagnationResult
@@ -10,7 +10,7 @@ from rocktok.tables.encode import Form, encode_rows
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, number, p_value, render_table, token
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 _GROUPS = (
     Field("group", text=True),

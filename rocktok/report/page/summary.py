@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.attribute.shares import AttributeResult
@@ -23,7 +23,7 @@ def _fact(label: str, value: str) -> Row:
     return {"label": label, "value": value}
 
 
-def _between(row: Row, name: str, of: Any = percent) -> str:
+def _between(row: Mapping[str, Any], name: str, of: Any = percent) -> str:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     return "" if low is None or high is None else f" ({of(low)} to {of(high)})"
 
