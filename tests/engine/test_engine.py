@@ -18,7 +18,7 @@ import pytest
 
 import rocktok
 from rocktok.analyses.detect import lift_passes as lifts
-from rocktok.analyses.info.passes import gather
+from rocktok.analyses.info.passes import info
 from rocktok.engine import passes, source
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
@@ -77,7 +77,7 @@ def test_any_number_of_threads_gives_the_same_bytes(log: Path, jobs: int) -> Non
 
 
 def test_info_is_the_same_on_threads(log: Path) -> None:
-    one, many = (gather(rocktok.open(log), verify=True, engine=Engine(n)) for n in (1, 8))
+    one, many = (info(rocktok.open(log), verify=True, engine=Engine(n)) for n in (1, 8))
     assert one == many
 
 

@@ -137,9 +137,9 @@ def test_a_later_attempt_supersedes(tmp_path: Path) -> None:
     found = read(tmp_path)
     late = found["step"] == 10
     np.testing.assert_array_equal(found["loss"][late], rows(10, range(4), seed=1)["loss"])
-    from rocktok.analyses.info.passes import gather
+    from rocktok.analyses.info.passes import info
 
-    assert gather(log).tables["fixed"].superseded_rows == 96
+    assert info(log).tables["fixed"].superseded_rows == 96
 
 
 def test_superseded_sequences_go_too(tmp_path: Path) -> None:
@@ -471,9 +471,9 @@ def test_verify_reads_superseded_rows_too(tmp_path: Path) -> None:
     data = bytearray(void.read_bytes())
     data[len(data) // 2] ^= 1
     void.write_bytes(bytes(data))
-    from rocktok.analyses.info.passes import gather
+    from rocktok.analyses.info.passes import info
 
-    (problem,) = gather(rocktok.open(tmp_path), verify=True).damage
+    (problem,) = info(rocktok.open(tmp_path), verify=True).damage
     assert str(void) in problem
 
 
@@ -481,9 +481,9 @@ def test_a_sequences_column_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
     write_by_hand(tmp_path, rows(0, [0]))
     wrong = {**sequence_rows([0]), "correct": ["perhaps"]}
     write_by_hand(tmp_path, wrong, table="sequences")
-    from rocktok.analyses.info.passes import gather
+    from rocktok.analyses.info.passes import info
 
-    (problem,) = gather(rocktok.open(tmp_path), verify=True).damage
+    (problem,) = info(rocktok.open(tmp_path), verify=True).damage
     assert "column correct: is not bool" in problem
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rocktok.analyses.attribute.shares import AttributeResult
+from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.tables.encode import Form, encode_rows
 from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
 

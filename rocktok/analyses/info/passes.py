@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from rocktok import schema
-from rocktok.analyses.info.result import LogInfo, TableInfo
+from rocktok.analyses.info.result import (
+    AttemptInfo,
+    DroppedInfo,
+    LogInfo,
+    RankInfo,
+    StepInfo,
+    TableInfo,
+)
+from rocktok.analyses.run import LogOrPath, opened, public
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError
 from rocktok.log.checks import SequenceRuns, Where, check_values, to_numpy
@@ -20,15 +28,29 @@ if TYPE_CHECKING:
     from rocktok.log.shard import OpenShard, Shard
 
 
-def gather(log: Log, *, verify: bool = False, engine: Engine | None = None) -> LogInfo:
-    """Summarise a log; with `verify` every value of every row is read and checked."""
+@public
+def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) -> LogInfo:
+    """What is in a log.
+
+    Args:
+        log: an open log, or the path of one.
+        verify: read every value of every row, and check it.
+        engine: what makes the pass that verifies; default: threads on the cores at hand.
+
+    Raises `LogError` for a log that cannot be opened; damage inside it is named in the result.
+    """
+    log = opened(log)
     damage = _damage(log, verify, engine or Engine())
     tables = {} if damage else {t: _table(log, t) for t in schema.STEP_TABLES if log.shards(t)}
     sequences, prompts = (None, None) if damage else _sequences(log)
     dropped = [
-        {"rank": m.rank, "attempt": m.attempt, **asdict(d)}
+        cast(DroppedInfo, {"rank": m.rank, "attempt": m.attempt, **asdict(d)})
         for m in log.manifests
         for d in m.dropped
+    ]
+    ranks: list[RankInfo] = [
+        {"rank": m.rank, "attempt": m.attempt, "final": m.final, "shards": len(m.shards)}
+        for m in sorted(log.manifests, key=lambda m: (m.attempt, m.rank))
     ]
     return LogInfo(
         log=log.identity(),
@@ -37,11 +59,8 @@ def gather(log: Log, *, verify: bool = False, engine: Engine | None = None) -> L
         prompts=prompts,
         vocab=len(log.vocab),
         tables=tables,
-        attempts=tuple(asdict(attempt) for attempt in log.attempts),
-        ranks=tuple(
-            {"rank": m.rank, "attempt": m.attempt, "final": m.final, "shards": len(m.shards)}
-            for m in sorted(log.manifests, key=lambda m: (m.attempt, m.rank))
-        ),
+        attempts=tuple(cast(AttemptInfo, asdict(attempt)) for attempt in log.attempts),
+        ranks=tuple(ranks),
         dropped=tuple(dropped),
         dropped_rows=sum(item["rows"] for item in dropped),
         mismatches=sum(sum(m.mismatches.values()) for m in log.manifests),
@@ -63,7 +82,7 @@ def _table(log: Log, table: str) -> TableInfo:
         shards=len(log.shards(table)),
         rows=sum(step.rows for step in steps),
         columns=tuple(log.columns(table)),
-        steps=tuple(asdict(step) for step in steps),
+        steps=tuple(cast(StepInfo, asdict(step)) for step in steps),
         incomplete_steps=tuple(log.incomplete_steps(table)),
         superseded_rows=superseded,
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok._version import __version__
-from rocktok.analyses.compare.rankings import CompareResult
+from rocktok.analyses.compare.result import CompareResult
 from rocktok.report.page import render_page
 from rocktok.report.page.content import all_params, facts
 from rocktok.report.page.drawing import Drawing

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rocktok.analyses.attribute.shares import AttributeResult
+from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.result import DetectResult
-from rocktok.analyses.stability.overlap import StabilityResult
+from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.report.clusters import Clusters
 from rocktok.report.result import ReportResult

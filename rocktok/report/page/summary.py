@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rocktok.analyses.attribute.shares import AttributeResult
+from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.report.clusters import OTHER
 from rocktok.report.result import NO_NULL, PERSISTENCE, ReportResult
 from rocktok.tables.text import count, counted, number, percent
