@@ -10,7 +10,7 @@ from rocktok.analyses.attribute.geometry import MEASURES, Geometry, compare_grou
 from rocktok.log.gradients import load_gradients
 
 if TYPE_CHECKING:
-    from rocktok.log.reader import Log
+    from rocktok.log.catalogue import Log
     from rocktok.stats.groups import Groups
 
 

@@ -25,7 +25,7 @@ from rocktok.engine.choose import choose_table
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 from rocktok.log.sequences import load_prompts
 from rocktok.stats.groups import FLOORS, HalfFacts, TypeFacts
 from rocktok.stats.sums import TypeSums

@@ -38,7 +38,7 @@ from rocktok.engine.choose import check_comparable, choose_table
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 from rocktok.log.sequences import load_prompts
 from rocktok.stats.arrays import padded
 from rocktok.stats.groups import HalfFacts, TypeFacts

@@ -30,7 +30,7 @@ from rocktok.engine.choose import choose_course
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 from rocktok.log.sequences import load_prompts
 from rocktok.stats.accumulator import Accumulator
 from rocktok.stats.bootstrap import PromptBootstrap
