@@ -27,7 +27,7 @@ from rocktok.analyses.stability.passes import stability
 from rocktok.analyses.stagnation.passes import stagnation
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 from rocktok.report.clusters import Clusters
 from rocktok.report.missing import lacks
 from rocktok.report.positions import LossByPosition

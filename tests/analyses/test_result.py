@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import rocktok
-from rocktok.analyses.info.passes import info as rocktok_info
 from rocktok.analyses.compare.rankings import Ranking, compare_rankings
+from rocktok.analyses.info.passes import info as rocktok_info
 from tests.paths import SAMPLE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from rocktok.engine import passes, source
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
 from rocktok.log import LogWriter, tasks
+from rocktok.log.sequences import load_prompts
 from rocktok.report.passes import report
 from tests.gradient_logs import frame, write
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
@@ -69,6 +71,17 @@ def test_tasks_cut_no_sequence_and_cover_all(log: Path) -> None:
     assert shared[-1].span.high is None
     bounds = [(t.span.low, t.span.high) for t in shared]
     assert [high for _, high in bounds[:-1]] == [low for low, _ in bounds[1:]]
+
+
+def test_what_goes_with_a_task_does_not_grow_with_the_log(log: Path, tmp_path: Path) -> None:
+    write_log(tmp_path / "small", sequences=20)
+
+    def size(path: Path) -> int:
+        opened = rocktok.open(path)
+        whole = source.Source(opened, "fixed", 0, 10, load_prompts(opened))
+        return len(pickle.dumps(whole.for_task(whole.tasks()[0])))
+
+    assert size(log) < size(tmp_path / "small") + 500
 
 
 @pytest.mark.parametrize("jobs", [2, 3, 16])

@@ -11,7 +11,7 @@ from rocktok.analyses.attribute.result import GeometryTables, GroupGeometry, Typ
 from rocktok.log.gradients import load_gradients
 
 if TYPE_CHECKING:
-    from rocktok.log.reader import Log
+    from rocktok.log.catalogue import Log
     from rocktok.stats.groups import Groups
 
 

@@ -14,7 +14,7 @@ from rocktok.analyses.run import LogOrPath, opened, public
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
 from rocktok.inputs import load_detect, not_of_detect
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 from rocktok.log.sequences import load_domains, load_prompts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -24,7 +24,8 @@ from rocktok.log.gradients import checked_rows
 from rocktok.log.sequences import cast_sequences, load_prompts
 
 if TYPE_CHECKING:
-    from rocktok.log.reader import Log
+    from rocktok.log.catalogue import Log
+    from rocktok.log.reader import Reader
     from rocktok.log.shard import OpenShard, Shard
 
 
@@ -98,7 +99,6 @@ def _sequences(log: Log) -> tuple[int | None, int | None]:
 def _damage(log: Log, verify: bool, engine: Engine) -> list[str]:
     """One line for each thing that is wrong; without `verify`, as far as footers show it."""
     problems = []
-    bare = replace(log, manifests=[], all_shards={})
     for table in log.tables():
         runs = SequenceRuns()
         shards = log.shards(table)
@@ -106,7 +106,7 @@ def _damage(log: Log, verify: bool, engine: Engine) -> list[str]:
         size = 1 if verify else 64
         parts = (shards[i : i + size] for i in range(0, len(shards), size))
         for found, seen in engine.map(
-            _check_shards, ((bare, table, part, verify) for part in parts)
+            _check_shards, ((log.reader, table, part, verify) for part in parts)
         ):
             problems += found
             runs.merge(seen)
@@ -120,34 +120,34 @@ def _damage(log: Log, verify: bool, engine: Engine) -> list[str]:
 
 
 def _check_shards(
-    log: Log, table: str, shards: list[Shard], verify: bool
+    reader: Reader, table: str, shards: tuple[Shard, ...], verify: bool
 ) -> tuple[list[str], SequenceRuns]:
     """What is wrong with some shards, and the sequences in them. Runs on a worker."""
     runs, problems = SequenceRuns(), []
     for shard in shards:
         try:
-            opened = log.open(shard, schema.required_names(table))
+            opened = reader.open(shard, schema.required_names(table))
             if verify:
-                _read_everything(log, table, opened, runs)
+                _read_everything(reader, table, opened, runs)
         except LogError as error:
             problems.append(str(error))
     return problems, runs
 
 
-def _read_everything(log: Log, table: str, opened: OpenShard, runs: SequenceRuns) -> None:
+def _read_everything(reader: Reader, table: str, opened: OpenShard, runs: SequenceRuns) -> None:
     if table in schema.OCCURRENCE_TABLES:
         known = [c.name for c in schema.columns_of(table) if c.name in opened.columns]
-        limit = log.limit_of(opened.attempt)
-        for batch in log.scan_shard(table, opened.shard, known, superseded=True):
-            step_N, sequence_N = batch.columns["step"], batch.columns["sequence_id"]
+        limit = reader.limit_of(opened.attempt)
+        for rows in reader.scan_shard(opened.shard, known, superseded=True):
+            step_N, sequence_N = rows.columns["step"], rows.columns["sequence_id"]
             counts = slice(None) if limit is None else step_N < limit
-            runs.add(batch.name, step_N[counts], sequence_N[counts])
+            runs.add(rows.name, step_N[counts], sequence_N[counts])
         return
     for group, _ in opened.groups():
         if table == "gradients":
-            checked_rows(log, opened, group, vectors=True)
+            checked_rows(reader.rules, opened, group, vectors=True)
             continue
         where = Where(opened.name, group)
-        rows = cast_sequences(opened.read_group(group, opened.columns), where)
-        numbers = {n: to_numpy(rows[n], n, where) for n in ("sequence_id", "step", "num_tokens")}
-        check_values(numbers, log.rules, where)
+        listed = cast_sequences(opened.read_group(group, opened.columns), where)
+        numbers = {n: to_numpy(listed[n], n, where) for n in ("sequence_id", "step", "num_tokens")}
+        check_values(numbers, reader.rules, where)

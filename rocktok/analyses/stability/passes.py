@@ -48,7 +48,7 @@ from rocktok.engine.choose import check_comparable
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 from rocktok.stats.arrays import padded
 from rocktok.stats.groups import HalfFacts, TypeFacts
 from rocktok.stats.sums import DistinctValues
