@@ -137,15 +137,15 @@ class Reading:
 
     def _stored(self) -> list[str]:
         """Columns to read, by their names in the table (loss is that at post)."""
-        found = set()
+        columns = set()
         for name in self.needs:
-            found |= set(_DERIVED.get(name, (name,)))
-        if "prompt" in found or self.source.half is not None or self.source.only is not None:
-            found.add("sequence_id")
-        if "sequence_id" in found:
-            # With the step, duplicates between shards are found.
-            found.add("step")
-        return sorted(found - {"prompt", "loss_pre", "loss_post"})
+            columns |= set(_DERIVED.get(name, (name,)))
+        if "prompt" in columns or self.source.half is not None or self.source.only is not None:
+            columns.add("sequence_id")
+        if "sequence_id" in columns:
+            # With the step, duplicates between shards are columns.
+            columns.add("step")
+        return sorted(columns - {"prompt", "loss_pre", "loss_post"})
 
     def _single(self) -> Iterator[Rows]:
         source = self.source

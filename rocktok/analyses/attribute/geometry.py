@@ -107,17 +107,17 @@ class Geometry:
         if measure not in MEASURES:
             raise UsageError(f"no measure {measure!r}; choose from {', '.join(MEASURES)}")
         values_T: Array = getattr(self, measure)
-        chosen = [self._known(ids, values_T) for ids in (first, second)]
-        empty = [word for word, at in zip(("first", "second"), chosen, strict=True) if not len(at)]
+        places = [self._known(ids, values_T) for ids in (first, second)]
+        empty = [word for word, at in zip(("first", "second"), places, strict=True) if not len(at)]
         if empty:
             return Difference(
                 None, None, f"{measure} is null for all types of the {empty[0]} group"
             )
-        ours, theirs = (values_T[at].mean() for at in chosen)
+        ours, theirs = (values_T[at].mean() for at in places)
         if self.replicates is None:
             return Difference(float(ours - theirs), 0.0, None)
         table_RT = self.replicates[measure]
-        apart_R = table_RT[:, chosen[0]].mean(axis=1) - table_RT[:, chosen[1]].mean(axis=1)
+        apart_R = table_RT[:, places[0]].mean(axis=1) - table_RT[:, places[1]].mean(axis=1)
         bound = float(T_QUANTILE * _jackknife(apart_R))
         if abs(ours - theirs) > bound:
             return Difference(float(ours - theirs), bound, None)
@@ -136,8 +136,8 @@ class Geometry:
         if len(missing):
             raise UsageError(f"there are no gradient sums of type {missing[0]} at this step")
         at = np.searchsorted(self.token_T, wanted)
-        known: Array = at[~np.isnan(values_T[at])]
-        return known
+        defined: Array = at[~np.isnan(values_T[at])]
+        return defined
 
     def rows(self) -> list[dict[str, int | float | None]]:
         """One mapping a type: `token_id`, `frequency`, measures, and for sketches `…_bound`."""

@@ -146,14 +146,14 @@ class _Place:
 
 def _places(number: int, ranking: Ranking, *, by_id: bool) -> dict[Key, _Place]:
     """Rank from 1 of each rock. Of several ids with one text the best counts."""
-    found: dict[Key, _Place] = {}
+    places: dict[Key, _Place] = {}
     for rank, (token_id, text, _) in enumerate(ranking.tokens, start=1):
         key: Key = token_id
         if not by_id:
             # An id beyond the vocabulary has no text, and is nobody else's token.
             key = (number, token_id) if text == f"<id {token_id}>" else text
-        found.setdefault(key, _Place(rank, token_id if by_id else None, text))
-    return found
+        places.setdefault(key, _Place(rank, token_id if by_id else None, text))
+    return places
 
 
 def _pair(first: str, ours: dict[Key, _Place], second: str, theirs: dict[Key, _Place]) -> Agreement:

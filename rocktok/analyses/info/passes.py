@@ -105,11 +105,11 @@ def _damage(log: Log, verify: bool, engine: Engine) -> list[str]:
         # Handing out shards one by one costs as much as looking at a small one.
         size = 1 if verify else 64
         parts = (shards[i : i + size] for i in range(0, len(shards), size))
-        for found, seen in engine.map(
+        for part_problems, part_runs in engine.map(
             _check_shards, ((log.reader, table, part, verify) for part in parts)
         ):
-            problems += found
-            runs.merge(seen)
+            problems += part_problems
+            runs.merge(part_runs)
         try:
             runs.check()
             if verify and table == "sequences":
@@ -136,9 +136,9 @@ def _check_shards(
 
 def _read_everything(reader: Reader, table: str, opened: OpenShard, runs: SequenceRuns) -> None:
     if table in schema.OCCURRENCE_TABLES:
-        known = [c.name for c in schema.columns_of(table) if c.name in opened.columns]
+        columns = [c.name for c in schema.columns_of(table) if c.name in opened.columns]
         limit = reader.limit_of(opened.attempt)
-        for rows in reader.scan_shard(opened.shard, known, superseded=True):
+        for rows in reader.scan_shard(opened.shard, columns, superseded=True):
             step_N, sequence_N = rows.columns["step"], rows.columns["sequence_id"]
             counts = slice(None) if limit is None else step_N < limit
             runs.add(rows.name, step_N[counts], sequence_N[counts])
