@@ -20,7 +20,7 @@ from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap, holm, interval
 from rocktok.stats.contrasts import MIN_TYPES, contrast, ratio
-from rocktok.stats.groups import Groups
+from rocktok.stats.groups import NAMES, Groups
 from rocktok.stats.sums import TypeSums
 
 Row = dict[str, Any]
@@ -177,7 +177,7 @@ def contrasts(bootstrap: PromptBootstrap, groups: Groups, described: Row) -> lis
     rows: list[Row] = []
     for measure, (over, under) in CONTRASTS.items():
         values_T, values_BT = _measure(bootstrap, over, under)
-        for other in ("high_kl", "random", "control"):
+        for other in NAMES[1:]:
             row: Row = {"measure": measure, "first": "rocks", "second": other, **described}
             places = [_places(bootstrap, groups.members[name]) for name in ("rocks", other)]
             kept = [at[np.isfinite(values_T[at])] for at in places]

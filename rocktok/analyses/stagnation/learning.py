@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.stagnation.choose import NAMES, Chosen
+from rocktok.analyses.stagnation.choose import Chosen
 from rocktok.analyses.stagnation.loss_curves import Course
 from rocktok.stats.bootstrap import MIN_PROMPTS, holm, interval
 from rocktok.stats.contrasts import MIN_TYPES, contrast, ratio
+from rocktok.stats.group_names import NAMES
 
 Row = dict[str, Any]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rocktok.analyses.stagnation.choose import NAMES, Chosen, choose
+from rocktok.analyses.stagnation.choose import Chosen, choose
 from rocktok.analyses.stagnation.every_type import EveryType, GroupSums
 from rocktok.analyses.stagnation.learning import change_rows, corpus_row, group_rows, tests
 from rocktok.analyses.stagnation.loss_curves import QUANTITIES, Course
@@ -34,6 +34,7 @@ from rocktok.log.reader import Log
 from rocktok.log.sequences import load_prompts
 from rocktok.stats.accumulator import Accumulator
 from rocktok.stats.bootstrap import PromptBootstrap
+from rocktok.stats.group_names import NAMES
 from rocktok.stats.groups import FLOORS, HalfFacts, TypeFacts, note_overlap
 from rocktok.stats.sums import TypeSums
 
