@@ -23,11 +23,13 @@ from rocktok._types import Array
 from rocktok.hashing import halves, hash_rows
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among, padded
+from rocktok.stats.group_names import CONTROL, HIGH_KL, RANDOM, ROCKS
 from rocktok.stats.matching import match
 from rocktok.stats.prompts import PromptFloor
 from rocktok.stats.sums import TypeSums
 
-NAMES = ("rocks", "high_kl", "random", "control")
+#: Of the groups chosen here.
+NAMES = tuple(group.name for group in (ROCKS, HIGH_KL, RANDOM, CONTROL))
 
 MIN_FREQUENCY = 20
 MIN_PROMPTS = 5

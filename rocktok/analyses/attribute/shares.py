@@ -17,7 +17,7 @@ from rocktok._types import Array
 from rocktok.analyses.attribute.result import GroupContrast, ShareRow, Totals
 from rocktok.stats.bootstrap import PromptBootstrap, holm, interval
 from rocktok.stats.contrasts import MIN_TYPES, contrast, ratio
-from rocktok.stats.groups import Groups
+from rocktok.stats.groups import NAMES, Groups
 from rocktok.stats.sums import TypeSums
 
 #: Share → the quantity it is a share of, as `PromptBootstrap` names it.
@@ -109,7 +109,7 @@ def contrasts(
     rows: list[GroupContrast] = []
     for measure, (over, under) in CONTRASTS.items():
         values_T, values_BT = _measure(bootstrap, over, under)
-        for other in ("high_kl", "random", "control"):
+        for other in NAMES[1:]:
             row: GroupContrast = {
                 "measure": measure,
                 "first": "rocks",
