@@ -27,7 +27,7 @@ from rocktok.analyses.stability.passes import stability
 from rocktok.analyses.stagnation.passes import stagnation
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 from rocktok.report.clusters import Clusters
 from rocktok.report.missing import lacks
 from rocktok.report.other_analyses import run_others
@@ -303,7 +303,7 @@ class _Run:
         if self._course():
             results["stagnation"] = self._allowed(
                 "stagnation", "whether rocks learn",
-                lambda: stagnation(self.log, first=ours.pre, last=ours.post, top_k=ours.top_k,
+                lambda: stagnation(self.log, pre=ours.pre, post=ours.post, top_k=ours.top_k,
                                    replicates=params.replicates, **shared),
             )  # fmt: skip
         results["stability"] = self._allowed(

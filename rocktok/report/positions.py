@@ -9,6 +9,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among
+from rocktok.stats.group_names import OTHERS, ROCKS
 
 #: Bins of the relative position.
 BINS = 20
@@ -56,7 +57,7 @@ class LossByPosition:
     def result(self) -> list[dict[str, Any]]:
         """One mapping per group and bin: edges, positions, mean losses (None without positions)."""
         rows = []
-        for group, name in enumerate(("others", "rocks")):
+        for group, name in enumerate((OTHERS.name, ROCKS.name)):
             for at in range(BINS):
                 count = int(self.count_GB[group, at])
                 row: dict[str, Any] = {"group": name, "low": at / BINS, "high": (at + 1) / BINS}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rocktok.analyses.attribute.shares import AttributeResult
+from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.result import DetectResult
-from rocktok.analyses.stability.overlap import StabilityResult
+from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.errors import UsageError
 from rocktok.report.other_analyses import OtherResult

@@ -5,14 +5,12 @@ Array suffixes: B replicates; T types of a bootstrap; G members of a group.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.stats.bootstrap import interval, two_sided_p
-
-Row = dict[str, Any]
 
 #: Types that a group must have for contrasts to be tested.
 MIN_TYPES = 5
@@ -25,7 +23,26 @@ def ratio(over_B: Array, under_B: Array) -> Array:
     return values_B
 
 
-def contrast(values_T: Array, values_BT: Array, first: Array, second: Array) -> Row:
+class Contrast(TypedDict):
+    """Two groups of types compared over types, with 95% intervals over the replicates.
+
+    `p`: bootstrap over prompts. `p_types_naive`: Mann-Whitney, which takes types for independent.
+    """
+
+    types_first: int
+    types_second: int
+    difference_of_medians: float
+    low: float | None
+    high: float | None
+    rank_biserial: float
+    rank_biserial_low: float | None
+    rank_biserial_high: float | None
+    undefined_replicates: int
+    p: float
+    p_types_naive: float
+
+
+def contrast(values_T: Array, values_BT: Array, first: Array, second: Array) -> Contrast:
     """Difference of the medians, and rank-biserial correlation, of two groups of types.
 
     Args:
@@ -58,9 +75,9 @@ def contrast(values_T: Array, values_BT: Array, first: Array, second: Array) -> 
 
 def _medians(values_BG: Array) -> Array:
     """Median of the defined values of each replicate; NaN where none is."""
-    known_B = np.isfinite(values_BG).any(axis=1)
+    defined_B = np.isfinite(values_BG).any(axis=1)
     medians_B = np.full(len(values_BG), np.nan)
-    medians_B[known_B] = np.nanmedian(values_BG[known_B], axis=1)
+    medians_B[defined_B] = np.nanmedian(values_BG[defined_B], axis=1)
     return medians_B
 
 

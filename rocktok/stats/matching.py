@@ -6,13 +6,20 @@ Array suffixes: R those to be matched; A those that may be their controls; C cov
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from rocktok._types import Array
 
-Row = dict[str, Any]
+
+class Balance(TypedDict):
+    """Standardised mean difference of one covariate, before and after matching."""
+
+    covariate: str
+    pairs: int
+    smd_before: float | None
+    smd_after: float | None
 
 
 def match(rock_RC: Array, other_AC: Array, caliper_C: Array) -> tuple[Array, Array]:
@@ -41,23 +48,33 @@ def match(rock_RC: Array, other_AC: Array, caliper_C: Array) -> tuple[Array, Arr
     return pairs, np.setdiff1d(np.arange(len(rock_RC)), pairs[:, 0])
 
 
-def balance(names: tuple[str, ...], rock_RC: Array, other_AC: Array, pairs: Array) -> list[Row]:
+def balance(names: tuple[str, ...], rock_RC: Array, other_AC: Array, pairs: Array) -> list[Balance]:
     """Standardised mean differences of each covariate, before and after matching.
 
     Both are in units of one spread, √(mean of the variances of rocks and others before), so that
     they compare; `smd_after` is None without pairs.
     """
-    rows: list[Row] = []
+    rows: list[Balance] = []
     for c, covariate in enumerate(names):
-        before = rock_RC[:, c], other_AC[:, c]
-        after = rock_RC[pairs[:, 0], c], other_AC[pairs[:, 1], c]
-        known = [values[np.isfinite(values)] for values in before]
-        variances = [values.var() for values in known if len(values)]
+        before = _finite(rock_RC[:, c]), _finite(other_AC[:, c])
+        after = _finite(rock_RC[pairs[:, 0], c]), _finite(other_AC[pairs[:, 1], c])
+        variances = [values.var() for values in before if len(values)]
         spread = math.sqrt(sum(variances) / len(variances)) if variances else 0.0
-        row: Row = {"covariate": covariate, "pairs": len(pairs)}
-        for when, sides in (("before", before), ("after", after)):
-            first, second = (values[np.isfinite(values)] for values in sides)
-            able = len(first) and len(second) and spread > 0
-            row[f"smd_{when}"] = float(first.mean() - second.mean()) / spread if able else None
-        rows.append(row)
+        rows.append({
+            "covariate": covariate,
+            "pairs": len(pairs),
+            "smd_before": _difference(*before, spread),
+            "smd_after": _difference(*after, spread),
+        })  # fmt: skip
     return rows
+
+
+def _finite(values: Array) -> Array:
+    finite: Array = values[np.isfinite(values)]
+    return finite
+
+
+def _difference(rocks: Array, others: Array, spread: float) -> float | None:
+    if not len(rocks) or not len(others) or spread <= 0:
+        return None
+    return float(rocks.mean() - others.mean()) / spread

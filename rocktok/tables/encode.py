@@ -27,19 +27,21 @@ _BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "'", '"')
 _OF_A_LOG = {"before", "after", "examples"}
 
 _OF_TOKENS: dict[str, Kind] = {
-    "token": "text", "flags": "list", "groups": "list", "is_rock": "logical",
-    "singled_out": "logical",
+    "token": "text", "flags": "list", "is_rock": "logical", "singled_out": "logical",
 }  # fmt: skip
 
 _SCALARS: dict[Any, Kind] = {str: "text", bool: "logical", int: "whole", float: "number"}
 
 
-def kinds_of(row_type: type) -> dict[str, Kind]:
+def kinds_of(row_type: type, columns: Iterable[str] | None = None) -> dict[str, Kind]:
     """Column → what it holds, by the annotations of a `TypedDict`; `X | None` counts as `X`.
+
+    `columns`: of its keys, in the order of the file; None: all, as they are declared.
 
     Raises `TypeError` for a type that no column can hold.
     """
-    return {name: _kind(name, hint) for name, hint in get_type_hints(row_type).items()}
+    hints = get_type_hints(row_type)
+    return {name: _kind(name, hints[name]) for name in (hints if columns is None else columns)}
 
 
 def encode_table(
@@ -88,7 +90,7 @@ def encode_rows(
     form: Form,
     about: Row,
 ) -> bytes:
-    """`encode_table` for rows of tokens without a declared type; whole are those of `integers`."""
+    """`encode_table` for `detect`, whose rows have no type yet; `integers`: whole numbers."""
     kinds: dict[str, Kind] = {
         name: "whole" if name in integers else _OF_TOKENS.get(name, "number") for name in columns
     }

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, TypedDict
+from typing import Any
 
-from rocktok.analyses.compare.rankings import CompareResult
+from rocktok.analyses.compare.result import Agreement, CompareResult
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import labels
 from rocktok.tables.text import Field, number, render_table, token
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 _PAIRS = (
     Field("first", text=True),
@@ -93,16 +93,7 @@ def _pair(letters: tuple[str, str], row: Row) -> tuple[str, ...]:
     )
 
 
-class _PairColumns(TypedDict):
-    first: str
-    second: str
-    rocks_first: int
-    rocks_second: int
-    shared_count: int
-    jaccard: float | None
-    spearman: float | None
-
-
 def encode(result: CompareResult, form: Form) -> bytes:
     """The pairs; lists of tokens are in JSON alone."""
-    return encode_table(result.pairs, kinds_of(_PairColumns), form, result.about("pairs"))
+    kinds = {name: kind for name, kind in kinds_of(Agreement).items() if kind != "list"}
+    return encode_table(result.pairs, kinds, form, result.about("pairs"))

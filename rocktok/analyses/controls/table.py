@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from collections.abc import Mapping
+from typing import Any
 
-from rocktok.analyses.controls.matched import ControlsResult
+from rocktok.analyses.controls.result import ControlsResult, PairRow
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, filled, render_table, token
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 _BALANCE = (
     Field("kind", text=True),
@@ -84,18 +85,6 @@ def _difference(value: float | None) -> str:
     return "–" if value is None else f"{value:+.2f}"
 
 
-class _PairColumns(TypedDict):
-    kind: str
-    rock_sequence_id: int | None
-    rock_position: int | None
-    rock_token_id: int
-    rock_token: str
-    control_sequence_id: int | None
-    control_position: int | None
-    control_token_id: int
-    control_token: str
-
-
 def encode(result: ControlsResult, form: Form) -> bytes:
     """One row per pair."""
-    return encode_table(result.rows(), kinds_of(_PairColumns), form, result.to_dict())
+    return encode_table(result.rows(), kinds_of(PairRow), form, result.to_dict())

@@ -31,7 +31,7 @@ from rocktok.engine.choose import REMEDY, TableView
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import DERIVABLE, Source
 from rocktok.errors import LogError, UsageError
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 from rocktok.log.sequences import load_prompts
 from rocktok.stats.arrays import padded
 from rocktok.stats.prompts import PromptCounts

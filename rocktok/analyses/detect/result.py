@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rocktok._types import Array
+from rocktok._types import Array, LogIdentity
 from rocktok.analyses.detect import lifts as lifting
 from rocktok.analyses.detect.context import Context
 from rocktok.analyses.detect.persistence import Thresholds
@@ -139,7 +139,7 @@ INTEGERS = {
 
 def make_result(
     *,
-    log: Row,
+    log: LogIdentity,
     source: Row,
     params: DetectParams,
     notes: list[str],

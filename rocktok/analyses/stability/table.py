@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from rocktok.analyses.stability.overlap import StabilityResult
+from rocktok.analyses.stability.result import RankedType, StabilityResult
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 _TOKENS = (
     Field("rank"),
@@ -142,20 +142,7 @@ def _token(row: Row) -> Sequence[str]:
     )
 
 
-class _TokenColumns(TypedDict):
-    rank: int
-    token_id: int
-    token: str
-    frequency: int
-    mean_loss: float
-    rock_score: float
-    coverage: float
-    k: int
-    inclusion: float | None
-    rank_low: int | None
-    rank_high: int | None
-
-
 def encode(result: StabilityResult, form: Form) -> bytes:
     """The tokens, with all columns."""
-    return encode_table(result.tokens, kinds_of(_TokenColumns), form, result.about("tokens"))
+    kinds = kinds_of(RankedType, result.tokens[0])
+    return encode_table(result.tokens, kinds, form, result.about("tokens"))

@@ -6,21 +6,15 @@ Array suffixes: T types; C covariates; R rocks; A other types that may be taken;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.stagnation.result import StagnationParams
+from rocktok.analyses.stagnation.result import GroupBalance, StagnationParams
 from rocktok.hashing import hash_rows
 from rocktok.stats.contrasts import ratio
 from rocktok.stats.groups import CALIPER, TypeFacts
 from rocktok.stats.matching import balance, match
-
-Row = dict[str, Any]
-
-NAMES = ("rocks", "high_kl", "random", "control", "loss_control")
-
 
 #: Matched on these, within calipers; `control` on all, `loss_control` on all but the frequency.
 COVARIATES = ("log10 frequency", "log10 mean loss", "mean position")
@@ -31,7 +25,7 @@ POSITION_CALIPER = 0.2
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ComparedGroups:
     """Groups, pairs of `control` and `loss_control`, rocks left alone, and the balance.
 
     `common`, `others`: how many types stand often enough, and how many of these are no rocks.
@@ -40,7 +34,7 @@ class Chosen:
     members: dict[str, tuple[int, ...]]
     pairs: dict[str, tuple[tuple[int, int], ...]]
     unmatched: dict[str, tuple[int, ...]]
-    balance: tuple[Row, ...]
+    balance: tuple[GroupBalance, ...]
     common: int
     others: int
 
@@ -53,16 +47,16 @@ def choose(
     facts: TypeFacts,
     params: StagnationParams,
     half: int | None,
-    given: Array | None = None,
+    fixed_rocks: Array | None = None,
     pairs: tuple[tuple[int, int], ...] | None = None,
-) -> Chosen:
+) -> ComparedGroups:
     """Rocks by Rock Score at the step of the facts, and who they are compared with.
 
     Args:
         facts: with positions.
         half: of the prompts whose numbers choose; None: both.
-        given: token ids of the rocks; None: the `top_k` largest Rock Scores above 0 among types
-            that stand often enough in both halves, and no more than a third of these.
+        fixed_rocks: token ids of the rocks; None: the `top_k` largest Rock Scores above 0 among
+            types that stand often enough in both halves, and no more than a third of these.
         pairs: (rock, control) that are the group `control`, however they were matched; those of
             types that were not seen are left out.
     """
@@ -73,49 +67,50 @@ def choose(
         for values in (facts.frequency_HT, facts.loss_HT, facts.position_HT)
     )
     common = np.flatnonzero(facts.common_T())
-    if given is None:
+    if fixed_rocks is None:
         ranked = common[np.lexsort((facts.token_T[common], -count_T[common], -loss_T[common]))]
         most = min(params.top_k, max(1, len(common) // 3))
         rocks = np.sort(ranked[loss_T[ranked] > 0][:most])
     else:
-        rocks = np.flatnonzero(np.isin(facts.token_T, given))
+        rocks = np.flatnonzero(np.isin(facts.token_T, fixed_rocks))
     able = np.setdiff1d(common, rocks)
     size = len(rocks) if params.group_size is None else params.group_size
     by_loss = able[np.lexsort((facts.token_T[able], -ratio(loss_T[able], count_T[able])))]
     by_hash = able[np.argsort(hash_rows(params.seed, facts.token_T[able]), kind="stable")]
     values_TC = _covariates(count_T, loss_T, place_T, common)
-    members = {"rocks": rocks, "high_kl": by_loss[:size], "random": by_hash[:size]}
-    matched, unmatched, balances = {}, {}, []
+    places = {"rocks": rocks, "high_kl": by_loss[:size], "random": by_hash[:size]}
+    matched: dict[str, tuple[tuple[int, int], ...]] = {}
+    unmatched: dict[str, tuple[int, ...]] = {}
+    balances: list[GroupBalance] = []
     for name, columns in (("control", [0, 1, 2]), ("loss_control", [1, 2])):
         others = able
         if name == "control" and pairs is not None:
-            found, others = _given_pairs(facts.token_T, rocks, able, pairs)
+            pair_P2, others = _pairs_in(facts.token_T, rocks, able, pairs)
         else:
             caliper_C = np.array([CALIPER, CALIPER, POSITION_CALIPER])[columns]
             ours_RC, others_AC = values_TC[rocks][:, columns], values_TC[others][:, columns]
-            found, _ = match(ours_RC, others_AC, caliper_C)
-        members[name] = others[found[:, 1]]
-        ids = facts.token_T[rocks[found[:, 0]]].tolist(), facts.token_T[members[name]].tolist()
+            pair_P2, _ = match(ours_RC, others_AC, caliper_C)
+        places[name] = others[pair_P2[:, 1]]
+        ids = facts.token_T[rocks[pair_P2[:, 0]]].tolist(), facts.token_T[places[name]].tolist()
         matched[name] = tuple(zip(*ids, strict=True))
-        alone = np.delete(rocks, found[:, 0])
-        unmatched[name] = tuple(facts.token_T[alone].tolist())
-        rows = balance(COVARIATES, values_TC[rocks], values_TC[others], found)
+        unmatched[name] = tuple(facts.token_T[np.delete(rocks, pair_P2[:, 0])].tolist())
+        rows = balance(COVARIATES, values_TC[rocks], values_TC[others], pair_P2)
         balances += [{"control": name, **row} for row in rows]
-    chosen = {name: tuple(np.sort(facts.token_T[at]).tolist()) for name, at in members.items()}
-    return Chosen(chosen, matched, unmatched, tuple(balances), len(common), len(able))
+    members = {name: tuple(np.sort(facts.token_T[at]).tolist()) for name, at in places.items()}
+    return ComparedGroups(members, matched, unmatched, tuple(balances), len(common), len(able))
 
 
-def _given_pairs(
+def _pairs_in(
     token_T: Array, rocks: Array, able: Array, pairs: tuple[tuple[int, int], ...]
 ) -> tuple[Array, Array]:
     """(n, 2) places of the pairs among the rocks and among the others, and these others."""
     rock = {v: r for r, v in enumerate(token_T[rocks].tolist())}
     seen = {v: t for t, v in enumerate(token_T.tolist())}
-    known = [(rock[a], seen[b]) for a, b in pairs if a in rock and b in seen]
-    found_P2 = np.array(known, dtype=np.int64).reshape(-1, 2)
-    others = np.union1d(able, found_P2[:, 1])
-    found_P2[:, 1] = np.searchsorted(others, found_P2[:, 1])
-    return found_P2, others
+    pair_list = [(rock[a], seen[b]) for a, b in pairs if a in rock and b in seen]
+    pair_P2 = np.array(pair_list, dtype=np.int64).reshape(-1, 2)
+    others = np.union1d(able, pair_P2[:, 1])
+    pair_P2[:, 1] = np.searchsorted(others, pair_P2[:, 1])
+    return pair_P2, others
 
 
 def _covariates(count_T: Array, loss_T: Array, place_T: Array, common: Array) -> Array:

@@ -13,12 +13,13 @@ Q count of rows, and sum of losses; S steps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.stagnation.loss_curves import Slope
+from rocktok.analyses.stagnation.result import TypeChange
 from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import padded
@@ -26,8 +27,6 @@ from rocktok.stats.bootstrap import MIN_PROMPTS, numbered, places_of_prompts
 from rocktok.stats.contrasts import ratio
 from rocktok.stats.prompts import PromptFloor
 from rocktok.stats.sums import TypeSums
-
-Row = dict[str, Any]
 
 #: More make intervals steadier, and take 16 bytes a type each, at the first and at the last step.
 GROUPS = 64
@@ -114,8 +113,8 @@ class GroupSums:
         self._settle(self._parts)
         self._parts = []
         self._reach(int(ids.max(initial=-1)) + 1)
-        found: Array = self._table_VGQ[ids]
-        return found
+        sum_CGQ: Array = self._table_VGQ[ids]
+        return sum_CGQ
 
     def enough(self, ids: Array) -> Array:
         """Which token ids stand in enough prompts for an interval: (C,) bool."""
@@ -142,7 +141,7 @@ def spread(first_CGQ: Array, last_CGQ: Array) -> Spread:
     """
     from scipy.stats import t as student
 
-    held_C = ((first_CGQ[..., 0] + last_CGQ[..., 0]) > 0).sum(axis=1)
+    hold_C = ((first_CGQ[..., 0] + last_CGQ[..., 0]) > 0).sum(axis=1)
     terms, means, scales = [], [], []
     for sum_CGQ in (first_CGQ, last_CGQ):
         total_CQ = sum_CGQ.sum(axis=1)
@@ -150,8 +149,8 @@ def spread(first_CGQ: Array, last_CGQ: Array) -> Spread:
         terms.append(sum_CGQ[..., 1] - mean_C[:, None] * sum_CGQ[..., 0])
         means.append(mean_C)
         scales.append(total_CQ)
-    free_C = np.maximum(held_C - 1, 1)
-    factor_C = np.where(held_C > 1, student.ppf(0.975, free_C) * np.sqrt(held_C / free_C), np.nan)
+    free_C = np.maximum(hold_C - 1, 1)
+    factor_C = np.where(hold_C > 1, student.ppf(0.975, free_C) * np.sqrt(hold_C / free_C), np.nan)
     half = {}
     for name, q in (("delta", 0), ("ratio", 1)):
         by_CG = [ratio(term_CG, scale_CQ[:, q, None]) for term_CG, scale_CQ in
@@ -183,8 +182,8 @@ class EveryType:
         if groups is not None:
             self._ends.append(groups)
 
-    def rows(self, drawn: Array) -> list[Row]:
-        """Of each type seen but those that were drawn again: as `stagnation.change_rows` gives."""
+    def rows(self, drawn: Array) -> list[TypeChange]:
+        """Of each type seen but those that were drawn again: as `learning.change_rows` gives."""
         length = max(map(len, self._count_SV))
         count_SV = np.stack([padded(count_V, length) for count_V in self._count_SV])
         seen_V = count_SV.sum(axis=0) > 0
@@ -198,39 +197,44 @@ class EveryType:
         for step, loss_T in zip(self._steps, loss_ST, strict=True):
             slope.add(step, loss_T)
         slope_T = slope.result()
-        rows: list[Row] = []
+        rows: list[TypeChange] = []
         for start in range(0, len(ids), _CHUNK):
             part = slice(start, start + _CHUNK)
             rows += self._chunk(ids[part], count_ST[:, part], loss_ST[:, part], slope_T[part])
         return rows
 
-    def _chunk(self, ids: Array, count_SC: Array, loss_SC: Array, slope_C: Array) -> list[Row]:
-        found = spread(*(groups.of(ids) for groups in self._ends))
+    def _chunk(
+        self, ids: Array, count_SC: Array, loss_SC: Array, slope_C: Array
+    ) -> list[TypeChange]:
+        ends = spread(*(groups.of(ids) for groups in self._ends))
         enough_C = np.all([groups.enough(ids) for groups in self._ends], axis=0)
         before_C, after_C = loss_SC[0], loss_SC[-1]
         absent = [None] * len(loss_SC)
         columns: dict[str, list[Any]] = {
             "token_id": ids.tolist(),
+            "token": [""] * len(ids),
+            "groups": [[] for _ in ids],
             "frequency_first": count_SC[0].tolist(),
             "frequency_last": count_SC[-1].tolist(),
-            "loss_first": _known(before_C),
-            "loss_last": _known(after_C),
-            "stagnation": _known(ratio(after_C, before_C)),
-            "stagnation_low": _known(np.where(enough_C, found.ratio_low_C, np.nan)),
-            "stagnation_high": _known(np.where(enough_C, found.ratio_high_C, np.nan)),
-            "delta_kl": _known(after_C - before_C),
-            "delta_kl_low": _known(np.where(enough_C, found.delta_low_C, np.nan)),
-            "delta_kl_high": _known(np.where(enough_C, found.delta_high_C, np.nan)),
-            "slope": _known(slope_C),
+            "loss_first": _numbers(before_C),
+            "loss_last": _numbers(after_C),
+            "stagnation": _numbers(ratio(after_C, before_C)),
+            "stagnation_low": _numbers(np.where(enough_C, ends.ratio_low_C, np.nan)),
+            "stagnation_high": _numbers(np.where(enough_C, ends.ratio_high_C, np.nan)),
+            "delta_kl": _numbers(after_C - before_C),
+            "delta_kl_low": _numbers(np.where(enough_C, ends.delta_low_C, np.nan)),
+            "delta_kl_high": _numbers(np.where(enough_C, ends.delta_high_C, np.nan)),
+            "slope": _numbers(slope_C),
         }
         columns |= {f"slope_{end}": [None] * len(ids) for end in ("low", "high")}
         columns["interval"] = [
             None if low is None else "linearised" for low in columns["delta_kl_low"]
         ]
-        columns["curve"] = [_known(loss_S) for loss_S in loss_SC.T]
+        columns["curve"] = [_numbers(loss_S) for loss_S in loss_SC.T]
         columns |= {f"curve_{end}": [absent] * len(ids) for end in ("low", "high")}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rows = zip(*columns.values(), strict=True)
+        return [cast(TypeChange, dict(zip(columns, row, strict=True))) for row in rows]
 
 
-def _known(values_C: Array) -> list[float | None]:
+def _numbers(values_C: Array) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values_C.tolist()]

@@ -5,15 +5,12 @@ Array suffixes: B replicates; T types of the bootstrap; S steps.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.stagnation.result import CorpusStep, GroupStep
 from rocktok.stats.bootstrap import PromptBootstrap, interval
 from rocktok.stats.contrasts import ratio
-
-Row = dict[str, Any]
 
 #: What the bootstrap of a step must sum.
 QUANTITIES = ("", "loss_post")
@@ -22,7 +19,7 @@ QUANTITIES = ("", "loss_post")
 MIN_SLOPE = 3
 
 
-class Course:
+class LossCurves:
     """Fed step by step, ascending; keeps the replicates of the first and the last step alone.
 
     `groups`: name → token ids. `loss_ST`: mean losses, NaN where a type is absent.
@@ -34,28 +31,28 @@ class Course:
         self.frequency_ST: list[Array] = []
         self.loss_ST: list[Array] = []
         self.ends_ST: list[tuple[Array, Array]] = []
-        self.group_rows: list[Row] = []
-        self.corpus_rows: list[Row] = []
+        self.group_rows: list[GroupStep] = []
+        self.corpus_rows: list[CorpusStep] = []
         self.first: Step | None = None
         self.last: Step | None = None
         self._slopes: tuple[Slope, Slope] | None = None
 
     def add(self, step: int, bootstrap: PromptBootstrap) -> None:
         """One step's sums, of the same types and weights as the steps before."""
-        found = Step(bootstrap)
+        means = Step(bootstrap)
         self.steps.append(step)
-        self.frequency_ST.append(found.count_T.astype(np.int64))
-        self.loss_ST.append(found.mean_T)
-        self.ends_ST.append(found.ends())
-        self.corpus_rows.append({"step": step, **found.corpus_row()})
+        self.frequency_ST.append(means.count_T.astype(np.int64))
+        self.loss_ST.append(means.mean_T)
+        self.ends_ST.append(means.ends())
+        self.corpus_rows.append(means.corpus_row(step))
         for name, ids in self.groups.items():
-            self.group_rows.append({"step": step, "group": name, **found.group_row(ids)})
+            self.group_rows.append(means.group_row(step, name, ids))
         if self.first is None:
-            self.first = found
-            self._slopes = Slope(found.mean_T.shape), Slope(found.mean_BT.shape)
-        self.last = found
+            self.first = means
+            self._slopes = Slope(means.mean_T.shape), Slope(means.mean_BT.shape)
+        self.last = means
         assert self._slopes is not None
-        for slope, mean in zip(self._slopes, (found.mean_T, found.mean_BT), strict=True):
+        for slope, mean in zip(self._slopes, (means.mean_T, means.mean_BT), strict=True):
             slope.add(step, mean)
 
     @property
@@ -103,22 +100,34 @@ class Step:
         """Mean over types of their mean losses, plain and (B,): each type counts the same."""
         return float(_mean(self.mean_T[None, at])[0]), _mean(self.mean_BT[:, at])
 
-    def group_row(self, ids: tuple[int, ...]) -> Row:
+    def group_row(self, step: int, group: str, ids: tuple[int, ...]) -> GroupStep:
         """Mean over the types that are seen at this step, with a 95% interval, as of a type."""
         at = self.places(ids)
         at = at[np.isfinite(self.mean_T[at])]
-        row: Row = {"types_seen": len(at), "frequency": int(self.count_T[at].sum())}
-        if not len(at):
-            return {**row, "loss": None, "loss_low": None, "loss_high": None}
-        mean, mean_B = self.group(at)
-        low, high = self._between(mean_B, at)
-        return {**row, "loss": mean, "loss_low": low, "loss_high": high}
+        mean, low, high = None, None, None
+        if len(at):
+            mean, mean_B = self.group(at)
+            low, high = self._between(mean_B, at)
+        return {
+            "step": step,
+            "group": group,
+            "types_seen": len(at),
+            "frequency": int(self.count_T[at].sum()),
+            "loss": mean,
+            "loss_low": low,
+            "loss_high": high,
+        }
 
-    def corpus_row(self) -> Row:
+    def corpus_row(self, step: int) -> CorpusStep:
         """Mean of all positions, with a 95% interval, as of a type."""
         low, high = self._between(self.corpus_B, np.arange(len(self.types)))
-        return {"positions": self.positions, "loss": self.corpus, "loss_low": low,
-                "loss_high": high}  # fmt: skip
+        return {
+            "step": step,
+            "positions": self.positions,
+            "loss": self.corpus,
+            "loss_low": low,
+            "loss_high": high,
+        }
 
     def _between(self, mean_B: Array, at: Array) -> tuple[float | None, float | None]:
         """95% interval; none where fewer than `MIN_PROMPTS` prompts hold each of the types."""
@@ -137,9 +146,9 @@ class Slope:
         if step <= 0:
             return
         x = float(np.log(step))
-        known = np.isfinite(mean) & (mean > 0)
-        y = np.log(np.where(known, mean, 1.0))
-        one = known.astype(np.float64)
+        usable = np.isfinite(mean) & (mean > 0)
+        y = np.log(np.where(usable, mean, 1.0))
+        one = usable.astype(np.float64)
         for i, term in enumerate((one, x * one, x * x * one, y, x * y)):
             self._sums[i] += term
 
@@ -154,6 +163,6 @@ class Slope:
 
 def _mean(values_BT: Array) -> Array:
     """Mean of the defined values of each row; NaN where none is."""
-    known_BT = np.isfinite(values_BT)
-    total_B = np.where(known_BT, values_BT, 0.0).sum(axis=1)
-    return ratio(total_B, known_BT.sum(axis=1))
+    finite_BT = np.isfinite(values_BT)
+    total_B = np.where(finite_BT, values_BT, 0.0).sum(axis=1)
+    return ratio(total_B, finite_BT.sum(axis=1))

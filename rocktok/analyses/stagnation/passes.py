@@ -9,192 +9,238 @@ the sequences of each step are compared, and all is done again with those that e
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
-from typing import Any
+from typing import cast
 
 import numpy as np
 
-from rocktok.analyses.stagnation.choose import NAMES, Chosen, choose
+from rocktok._types import Array
+from rocktok.analyses.run import LogOrPath, Run, options_of, public
+from rocktok.analyses.stagnation.choose import ComparedGroups, choose
 from rocktok.analyses.stagnation.every_type import EveryType, GroupSums
-from rocktok.analyses.stagnation.learning import change_rows, corpus_row, group_rows, tests
-from rocktok.analyses.stagnation.loss_curves import QUANTITIES, Course
+from rocktok.analyses.stagnation.learning import change_rows, comparisons, corpus_row, group_rows
+from rocktok.analyses.stagnation.loss_curves import QUANTITIES, LossCurves
 from rocktok.analyses.stagnation.result import (
     DESCRIPTIVE,
     GIVEN,
+    StagnationLog,
+    StagnationOptions,
     StagnationParams,
     StagnationResult,
+    TypeChange,
 )
 from rocktok.analyses.stagnation.same_text import OfHalf, SequenceTexts, TextHash
-from rocktok.engine.choose import TableView
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
-from rocktok.log.reader import Log
-from rocktok.log.sequences import load_prompts
 from rocktok.stats.accumulator import Accumulator
-from rocktok.stats.bootstrap import PromptBootstrap
+from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap
+from rocktok.stats.group_names import NAMES
 from rocktok.stats.groups import FLOORS, HalfFacts, TypeFacts, note_overlap
 from rocktok.stats.sums import TypeSums
-
-Row = dict[str, Any]
 
 #: Half of the prompts on which groups are chosen; they are measured on the other.
 CHOSEN_ON = 0
 
 
+@public
 def stagnation(
-    log: Log,
+    log: LogOrPath,
     *,
     rocks: tuple[int, ...] | None = None,
     pairs: tuple[tuple[int, int], ...] | None = None,
-    given_by: Row | None = None,
+    given_by: Mapping[str, str | None] | None = None,
     engine: Engine | None = None,
-    **options: Any,
+    table: str = "auto",
+    pre: int | None = None,
+    post: int | None = None,
+    select_at: str = "first",
+    top_k: int = 100,
+    group_size: int | None = None,
+    top: int = 100,
+    all_types: bool = False,
+    replicates: int = REPLICATES,
+    seed: int = 0,
 ) -> StagnationResult:
-    """Losses over the steps of a log, of rocks and of what they are fairly compared with.
+    """Losses over the steps of a log, of rocks and of what they are compared with.
 
     Args:
-        log: an open log (`rocktok.open`) with two steps or more.
+        log: an open log, or the path of one, with two steps or more.
         rocks: token ids; None: the largest Rock Scores at the first step.
         pairs: (rock, control), in place of types that are matched here; with `rocks`.
-        given_by: what the result's params say of where rocks and pairs come from.
+        given_by: names of the files that rocks and pairs come from, for the result's params.
         engine: what makes the passes; default: threads on the cores this process may use.
-        options: fields of `rocktok.analyses.stagnation.learning.StagnationParams`.
+        table: "fixed", "rollout", or "auto": fixed text where there is any.
+        pre: first step; None: the first complete one.
+        post: last step; None: the last complete one.
+        select_at: "first" or "last": the step at which groups are chosen.
+        top_k: rocks at most.
+        group_size: types in high_kl and random; None: as many as there are rocks.
+        top: types by loss, beside those of the groups, that get a bootstrap.
+        all_types: give the other types too, with linearised intervals.
+        replicates: of the bootstrap over prompts.
+        seed: of halves, groups and replicates.
 
     Raises:
         UsageError: options out of range.
         LogError: the log is damaged, lacks what was asked, has one step only, or holds none of the
             rocks that were given.
     """
-    run = _Run(log, StagnationParams(**options), rocks, engine or Engine())
-    run.pairs, run.given_by = pairs, given_by or {}
-    return run.result()
+    params = options_of(StagnationParams, locals())
+    run = Run.begin(log, engine, table, seed)
+    steps, notes = run.view.course(pre, post)
+    fixed_rocks = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
+    return _Course(run, params, fixed_rocks, pairs, given_by or {}, steps, notes).result()
 
 
 class _OtherTextError(Exception):
     """A step has other text than the one at which groups are chosen."""
 
 
-class _Run:
-    def __init__(
-        self, log: Log, params: StagnationParams, rocks: tuple[int, ...] | None, engine: Engine
-    ) -> None:
-        self.log, self.params, self.engine = log, params, engine
-        self.passes_before = engine.passes
-        self.pairs: tuple[tuple[int, int], ...] | None = None
-        self.given_by: Row = {}
-        self.halved = False
-        self.given = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
-        view = TableView.of(log, params.table)
-        self.table = view.table
-        self.steps, notes_ = view.course(params.first, params.last)
-        self.notes = list(notes_)
-        at = self.steps[0] if params.select_at == "first" else self.steps[-1]
-        prompts = load_prompts(log)
-        self.source = Source(log, self.table, None, at, prompts, seed=params.seed)
+@dataclass(frozen=True)
+class _Measured:
+    """Groups, the curves of their losses, and every type where it was asked for."""
+
+    groups: ComparedGroups
+    curves: LossCurves
+    every: EveryType | None
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What is followed over which steps of a log."""
+
+    run: Run
+    params: StagnationParams
+    rocks: Array | None
+    pairs: tuple[tuple[int, int], ...] | None
+    given_by: Mapping[str, str | None]
+    steps: list[int]
+    notes: tuple[str, ...]
+
+    @property
+    def halved(self) -> bool:
+        """Whether groups are chosen on one half of the prompts and measured on the other."""
+        return self.rocks is None and self.params.select_at == "first"
+
+    @property
+    def selected_at(self) -> int:
+        """Step at which groups are chosen."""
+        return self.steps[0] if self.params.select_at == "first" else self.steps[-1]
 
     def result(self) -> StagnationResult:
         """All passes."""
-        self.halved = self.given is None and self.params.select_at == "first"
-        fixed = self.table == "fixed"
-        sources = [replace(self.source, post=step) for step in self.steps]
-        if fixed and len({source.rows for source in sources}) > 1:
-            self._keep_shared(sources)
+        run, fixed = self.run, self.run.table == "fixed"
+        source, notes = run.source(self.selected_at), list(self.notes)
+        sources = [replace(source, post=step) for step in self.steps]
+        if fixed and len({each.rows for each in sources}) > 1:
+            source = self._shared(sources, notes)
         try:
-            chosen, course, every = self._measured(check_text=fixed)
+            measured = self._measured(source, check_text=fixed and source.only is None)
         except _OtherTextError:
-            self._keep_shared(sources)
-            chosen, course, every = self._measured(check_text=False)
-        self._note(chosen)
+            source = self._shared(sources, notes)
+            measured = self._measured(source, check_text=False)
+        groups, curves = measured.groups, measured.curves
+        members = groups.members
         return StagnationResult(
             log=self._identity(),
-            params=self._parameters(),
-            corpus=corpus_row(course),
-            tokens=tuple(self._tokens(course, every, chosen)),
-            groups=tuple(group_rows(course)),
-            curves=tuple(course.group_rows),
+            params=self._options(),
+            corpus=corpus_row(curves),
+            tokens=tuple(self._tokens(measured)),
+            groups=tuple(group_rows(curves)),
+            curves=tuple(curves.group_rows),
             members={
-                **chosen.members,
-                "pairs": chosen.pairs,
-                "rocks_without_control": chosen.unmatched,
+                "rocks": members["rocks"],
+                "high_kl": members["high_kl"],
+                "random": members["random"],
+                "control": members["control"],
+                "loss_control": members["loss_control"],
+                "pairs": groups.pairs,
+                "rocks_without_control": groups.unmatched,
                 "control_source": "matched" if self.pairs is None else "given",
-                "balance": chosen.balance,
+                "balance": groups.balance,
             },
-            tests=tuple(tests(course, chosen)),
-            notes=tuple(self.notes),
+            tests=tuple(comparisons(curves, groups)),
+            notes=(*notes, *self._notes_on(groups)),
         )
 
-    def _measured(self, *, check_text: bool) -> tuple[Chosen, Course, EveryType | None]:
-        """Groups and the course of their losses. `_OtherTextError`: steps differ in their text."""
-        # Once texts were compared one by one, those that are left are the same.
-        text = TextHash() if check_text and self.source.only is None else None
-        facts = self._facts(text)
+    def _measured(self, source: Source, *, check_text: bool) -> _Measured:
+        """Groups and the curves of their losses. `_OtherTextError`: steps differ in their text."""
+        text = TextHash() if check_text else None
+        facts = self._facts(source, text)
         half = CHOSEN_ON if self.halved else None
-        chosen = choose(facts, self.params, half, self.given, self.pairs)
-        self._check(chosen)
+        groups = choose(facts, self.params, half, self.rocks, self.pairs)
+        self._check(groups)
         every = EveryType() if self.params.all_types else None
-        return chosen, self._course(facts, chosen, every, text), every
+        return _Measured(groups, self._curves(source, facts, groups, every, text), every)
 
-    def _facts(self, text: TextHash | None) -> TypeFacts:
-        collect = HalfFacts(self.params.seed, positions=True, compiled=self.source.large)
-        self.engine.run(self.source, collect, *([] if text is None else [text]))
+    def _facts(self, source: Source, text: TextHash | None) -> TypeFacts:
+        collect = HalfFacts(self.params.seed, positions=True, compiled=source.large)
+        self.run.engine.run(source, collect, *([] if text is None else [text]))
         facts = collect.result()
         if not len(facts.token_T):
-            at = f"step {self.source.post} of {self.table}/"
+            at = f"step {source.post} of {source.table}/"
             raise LogError(
-                f"{self.log.name}: {at} has no rows; choose others by --first and --last"
+                f"{source.log.name}: {at} has no rows; choose others by --pre and --post"
             )
         return facts
 
-    def _keep_shared(self, sources: list[Source]) -> None:
-        """From here on only the sequences that every step has, which must be the same text."""
-        found = []
+    def _shared(self, sources: list[Source], notes: list[str]) -> Source:
+        """Only the sequences that every step has, which must be the same text."""
+        name, texts = self.run.log.name, []
         for source in sources:
-            texts = SequenceTexts()
-            self.engine.run(source, texts)
-            found.append(texts.result())
-        shared = reduce(partial(np.intersect1d, assume_unique=True), (ids for ids, _ in found))
+            hashes = SequenceTexts()
+            self.run.engine.run(source, hashes)
+            texts.append(hashes.result())
+        shared = reduce(partial(np.intersect1d, assume_unique=True), (ids for ids, _ in texts))
         if not len(shared):
             raise LogError(
-                f"{self.log.name}: no sequence of fixed/ stands at all of the steps "
-                f"{self.steps[0]} to {self.steps[-1]}; choose others by --first and --last"
+                f"{name}: no sequence of fixed/ stands at all of the steps {self.steps[0]} to "
+                f"{self.steps[-1]}; choose others by --pre and --post"
             )
-        text_S, *others = (hashes[np.searchsorted(ids, shared)] for ids, hashes in found)
+        text_S, *others = (hash_S[np.searchsorted(ids, shared)] for ids, hash_S in texts)
         for step, other_S in zip(self.steps[1:], others, strict=True):
             if (text_S != other_S).any():
                 raise LogError(
-                    f"{self.log.name}: sequence {shared[text_S != other_S][0]} at step {step} is "
+                    f"{name}: sequence {shared[text_S != other_S][0]} at step {step} is "
                     f"not the text that it is at step {self.steps[0]}; a sequence_id in fixed/ "
                     "must mean the same text at every step"
                 )
-        most = max(len(ids) for ids, _ in found)
+        most = max(len(ids) for ids, _ in texts)
         if len(shared) < most:
-            self.notes.append(
+            notes.append(
                 f"{len(shared):,} of up to {most:,} sequences of fixed/ stand at every step; "
                 "only these are used"
             )
-        self.source = replace(self.source, only=shared)
+        return self.run.source(self.selected_at, only=shared)
 
-    def _course(
-        self, facts: TypeFacts, chosen: Chosen, every: EveryType | None, text: TextHash | None
-    ) -> Course:
+    def _curves(
+        self,
+        source: Source,
+        facts: TypeFacts,
+        groups: ComparedGroups,
+        every: EveryType | None,
+        text: TextHash | None,
+    ) -> LossCurves:
         order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.top]
-        members = [v for ids in chosen.members.values() for v in ids]
+        members = [v for ids in groups.members.values() for v in ids]
         types = np.union1d(np.array(members, dtype=np.int64), facts.token_T[order])
-        course = Course(chosen.members)
+        curves = LossCurves(groups.members)
         for step in self.steps:
             bootstrap = PromptBootstrap(types, QUANTITIES, self.params.seed, self.params.replicates)
-            self._step(replace(self.source, post=step), bootstrap, every, text)
-            course.add(step, bootstrap)
-        first, last = course.ends
-        if not first.positions or not last.positions:
-            raise LogError(
-                f"{self.log.name}: the half of the prompts that is measured has no rows at "
-                f"step {self.steps[0] if not first.positions else self.steps[-1]}; too few "
-                "prompts to choose on one half and measure on the other"
-            )
-        return course
+            # The facts were of the text at the step where groups were chosen.
+            other = text if step != source.post else None
+            self._step(replace(source, post=step), bootstrap, every, other)
+            curves.add(step, bootstrap)
+        for end, step in zip(curves.ends, (self.steps[0], self.steps[-1]), strict=True):
+            if not end.positions:
+                raise LogError(
+                    f"{source.log.name}: the half of the prompts that is measured has no rows at "
+                    f"step {step}; too few prompts to choose on one half and measure on the other"
+                )
+        return curves
 
     def _step(
         self,
@@ -203,7 +249,7 @@ class _Run:
         every: EveryType | None,
         text: TextHash | None,
     ) -> None:
-        """One pass, for the course and for every type, which also looks at the text."""
+        """One pass, for the curves and for every type, which also looks at the text."""
         sums = TypeSums(("loss_post",), compiled=source.large)
         groups = None
         accumulators: list[Accumulator] = [bootstrap]
@@ -215,104 +261,114 @@ class _Run:
         if self.halved:
             accumulators = [OfHalf(1 - CHOSEN_ON, self.params.seed, accumulators)]
         here = TextHash()
-        # The facts were of the text at the step of the source.
-        checked = text is not None and source.post != self.source.post
-        self.engine.run(source, *accumulators, *([here] if checked else []))
-        if text is not None and checked and here.value != text.value:
+        self.run.engine.run(source, *accumulators, *([] if text is None else [here]))
+        if text is not None and here.value != text.value:
             raise _OtherTextError
         if every is not None:
             every.add(source.post, sums, groups)
 
-    def _tokens(self, course: Course, every: EveryType | None, chosen: Chosen) -> list[Row]:
+    def _tokens(self, measured: _Measured) -> list[TypeChange]:
         """Rows by first-step loss on the prompts measured, the largest sum first."""
-        drawn = course.ends[0].types
-        rows = change_rows(course, drawn)
-        if every is not None:
-            rows += every.rows(drawn)
+        drawn = measured.curves.ends[0].types
+        rows = change_rows(measured.curves, drawn)
+        if measured.every is not None:
+            rows += measured.every.rows(drawn)
         rows.sort(key=lambda row: -(row["loss_first"] or 0.0) * row["frequency_first"])
         for row in rows:
             v = row["token_id"]
-            row["token"], row["groups"] = self.log.vocab.text(v), chosen.of(v)
-        order = ("token_id", "token", "groups")
-        return [{name: row[name] for name in order} | row for row in rows]
+            row["token"], row["groups"] = self.run.log.vocab.text(v), measured.groups.of(v)
+        return rows
 
-    def _parameters(self) -> Row:
+    def _options(self) -> StagnationOptions:
         """Every option, and what was given and by what."""
-        given = {
-            "rocks": None if self.given is None else "given",
+        options = {
+            **asdict(self.params),
+            "rocks": None if self.rocks is None else "given",
             "controls": None if self.pairs is None else "given",
+            "rocks_file": None,
+            "controls_file": None,
+            "control_kind": None,
+            **self.given_by,
         }
-        files = {"rocks_file": None, "controls_file": None, "control_kind": None}
-        return {**asdict(self.params), **given, **files, **self.given_by}
+        return cast(StagnationOptions, options)
 
-    def _identity(self) -> Row:
-        halved = self.halved
-        chosen_on = "half 0 of the prompts" if halved else "all prompts"
+    def _identity(self) -> StagnationLog:
+        halved, given = self.halved, self.rocks is not None
+        same = "the same text at every step"
+        descriptive = GIVEN if self.selected_at == self.steps[0] else DESCRIPTIVE
         return {
-            **self.log.identity(),
-            "table": self.table,
-            "text": "the same text at every step" if self.table == "fixed"
-            else "each step's own rollouts",
+            **self.run.log.identity(),
+            "table": self.run.table,
+            "text": same if self.run.table == "fixed" else "each step's own rollouts",
             "steps": self.steps,
-            "passes": self.engine.passes - self.passes_before,
-            "selected_at": "rocks given" if self.given is not None else self.source.post,
-            "chosen_on": "rocks given" if self.given is not None else chosen_on,
+            "passes": self.run.passes,
+            "selected_at": "rocks given" if given else self.selected_at,
+            "chosen_on": "rocks given"
+            if given
+            else "half 0 of the prompts"
+            if halved
+            else "all prompts",
             "measured_on": "half 1 of the prompts" if halved else "all prompts",
-            "descriptive": None if halved else GIVEN if self.source.post == self.steps[0]
-            else DESCRIPTIVE,
-        }  # fmt: skip
+            "descriptive": None if halved else descriptive,
+        }
 
-    def _check(self, chosen: Chosen) -> None:
+    @property
+    def _at(self) -> str:
+        return f"{self.run.table}/ at step {self.selected_at}"
+
+    def _check(self, groups: ComparedGroups) -> None:
         """That the log has what was given."""
-        at = f"{self.table}/ at step {self.source.post}"
-        if self.given is not None and not chosen.members["rocks"]:
+        name = self.run.log.name
+        if self.rocks is not None and not groups.members["rocks"]:
             raise LogError(
-                f"{self.log.name}: none of the {len(self.given)} rocks stands in {at}; give rocks "
+                f"{name}: none of the {len(self.rocks)} rocks stands in {self._at}; give rocks "
                 "of this log"
             )
-        if self.pairs and not chosen.pairs["control"]:
+        if self.pairs and not groups.pairs["control"]:
             raise LogError(
-                f"{self.log.name}: none of the {len(self.pairs)} pairs of a rock and its control "
-                f"stands in {at}; give controls of this log"
+                f"{name}: none of the {len(self.pairs)} pairs of a rock and its control "
+                f"stands in {self._at}; give controls of this log"
             )
 
-    def _note(self, chosen: Chosen) -> None:
-        if self.given is not None:
-            self.notes.append(
+    def _notes_on(self, groups: ComparedGroups) -> list[str]:
+        notes = []
+        if self.rocks is not None:
+            notes.append(
                 "the rocks were given: where they were chosen on these prompts or at a later "
                 f"step, this is {DESCRIPTIVE}"
             )
         if self.pairs is not None:
-            lost = len(self.pairs) - len(chosen.pairs["control"])
-            at = f"{self.table}/ at step {self.source.post}"
-            self.notes.append(
+            lost = len(self.pairs) - len(groups.pairs["control"])
+            notes.append(
                 "control: the pairs given, whatever they were matched on; the balance says how "
-                "like they are here" + (f" ({lost} left out: not in {at})" if lost else "")
+                "like they are here" + (f" ({lost} left out: not in {self._at})" if lost else "")
             )
-        if self.given is None and self.params.select_at == "last":
-            self.notes.append(f"groups chosen at the last step: {DESCRIPTIVE}")
-        if self.table == "rollout":
-            self.notes.append(
+        if self.rocks is None and self.params.select_at == "last":
+            notes.append(f"groups chosen at the last step: {DESCRIPTIVE}")
+        if self.run.table == "rollout":
+            notes.append(
                 "each step's own rollouts: learning and drift of the contexts are mixed; fixed "
                 "text tells them apart (record with fixed_sequences, or `rocktok rescore`)"
             )
-        self.notes += self._few(chosen)
+        return notes + self._few(groups)
 
-    def _few(self, chosen: Chosen) -> list[str]:
+    def _few(self, groups: ComparedGroups) -> list[str]:
         """What could not be chosen or matched as it was asked for, and why."""
-        at = f"{self.table}/ at step {self.source.post}"
-        if not chosen.members["rocks"]:
-            if not chosen.common:
-                return [f"no groups: no type stands {FLOORS} in {at}; more prompts would tell"]
-            return [f"no groups: no type that stands {FLOORS} has a loss in {at}"]
-        if not chosen.others:
+        if not groups.members["rocks"]:
+            if not groups.common:
+                return [
+                    f"no groups: no type stands {FLOORS} in {self._at}; more prompts would tell"
+                ]
+            return [f"no groups: no type that stands {FLOORS} has a loss in {self._at}"]
+        if not groups.others:
             empty = "high_kl, random and what is matched here are empty"
-            return [f"{empty}: no type but the rocks stands {FLOORS} in {at}"]
-        notes = note_overlap(chosen.members)
-        asked, found = self.params.group_size, len(chosen.members["high_kl"])
-        if asked is not None and found < asked:
-            notes.append(f"high_kl and random have {found} types, not {asked}: there are no more")
-        for name in NAMES[3:]:
-            if not chosen.pairs[name]:
-                notes.append(f"{name}: no rock has a type like it within the calipers")
-        return notes
+            return [f"{empty}: no type but the rocks stands {FLOORS} in {self._at}"]
+        notes = note_overlap(groups.members)
+        asked, size = self.params.group_size, len(groups.members["high_kl"])
+        if asked is not None and size < asked:
+            notes.append(f"high_kl and random have {size} types, not {asked}: there are no more")
+        return notes + [
+            f"{name}: no rock has a type like it within the calipers"
+            for name in NAMES[3:]
+            if not groups.pairs[name]
+        ]

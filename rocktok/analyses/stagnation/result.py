@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NotRequired, TypedDict
 
+from rocktok._types import LogIdentity
 from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
 from rocktok.stats.bootstrap import REPLICATES
+from rocktok.stats.matching import Balance
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    import pandas as pd
 
 DESCRIPTIVE = "descriptive: conditioned on the outcome"
-
-
 GIVEN = "rocks given: descriptive, unless they were chosen on other prompts"
 
 
 @dataclass(frozen=True)
 class StagnationParams:
-    """Options of `stagnation`. `first`, `last`: steps; None: of those complete, the outermost.
+    """Options of `stagnation`. `pre`, `post`: first and last step; None: the outermost complete.
 
     `top`: types by loss, beside those of the groups, that are drawn again; `all_types`: the others,
     too, with linearised intervals.
     """
 
     table: str = "auto"
-    first: int | None = None
-    last: int | None = None
+    pre: int | None = None
+    post: int | None = None
     select_at: str = "first"
     top_k: int = 100
     group_size: int | None = None
@@ -50,6 +51,178 @@ class StagnationParams:
             raise UsageError(message, parameter="select_at")
 
 
+class StagnationLog(LogIdentity):
+    """What was read, and on what prompts groups were chosen and measured."""
+
+    table: str
+    text: str
+    steps: list[int]
+    passes: int
+    selected_at: int | str
+    chosen_on: str
+    measured_on: str
+    descriptive: str | None
+
+
+class StagnationOptions(TypedDict):
+    """Every option; `rocks`, `controls`: "given" where they were, and by which files."""
+
+    table: str
+    pre: int | None
+    post: int | None
+    select_at: str
+    top_k: int
+    group_size: int | None
+    top: int
+    all_types: bool
+    replicates: int
+    seed: int
+    rocks: str | None
+    controls: str | None
+    rocks_file: str | None
+    controls_file: str | None
+    control_kind: str | None
+
+
+class CorpusStep(TypedDict):
+    """Mean loss of all positions at a step, nats, with a 95% interval."""
+
+    step: int
+    positions: int
+    loss: float
+    loss_low: float | None
+    loss_high: float | None
+
+
+class Change(TypedDict):
+    """Loss at the first and the last step (nats), their ratio and their difference."""
+
+    loss_first: float | None
+    loss_last: float | None
+    stagnation: float | None
+    stagnation_low: float | None
+    stagnation_high: float | None
+    delta_kl: float | None
+    delta_kl_low: float | None
+    delta_kl_high: float | None
+
+
+class CorpusChange(Change):
+    """Of all positions."""
+
+    curve: list[CorpusStep]
+
+
+class TypeChange(Change):
+    """Of one token type. A curve is None where the type is absent."""
+
+    token_id: int
+    token: str
+    groups: list[str]
+    frequency_first: int
+    frequency_last: int
+    slope: float | None
+    slope_low: float | None
+    slope_high: float | None
+    interval: str | None
+    curve: list[float | None]
+    curve_low: list[float | None]
+    curve_high: list[float | None]
+
+
+class GroupChange(TypedDict):
+    """Of a group, over its types that stand at both steps, each counting the same."""
+
+    group: str
+    types: int
+    types_at_both_ends: int
+    skipped: NotRequired[str]
+    loss_first: NotRequired[float]
+    loss_last: NotRequired[float]
+    stagnation: NotRequired[float | None]
+    stagnation_low: NotRequired[float | None]
+    stagnation_high: NotRequired[float | None]
+    delta_kl: NotRequired[float | None]
+    delta_kl_low: NotRequired[float | None]
+    delta_kl_high: NotRequired[float | None]
+    stagnation_low90: NotRequired[float | None]
+    stagnation_high90: NotRequired[float | None]
+    does_not_learn: NotRequired[bool | None]
+
+
+class GroupStep(TypedDict):
+    """Mean loss of a group's types at a step, nats, with a 95% interval."""
+
+    step: int
+    group: str
+    types_seen: int
+    frequency: int
+    loss: float | None
+    loss_low: float | None
+    loss_high: float | None
+
+
+class GroupBalance(Balance):
+    """Balance of one covariate between rocks and one kind of control."""
+
+    control: str
+
+
+class Members(TypedDict):
+    """Token ids of each group, pairs of a rock and its control, and how alike they are."""
+
+    rocks: tuple[int, ...]
+    high_kl: tuple[int, ...]
+    random: tuple[int, ...]
+    control: tuple[int, ...]
+    loss_control: tuple[int, ...]
+    pairs: dict[str, tuple[tuple[int, int], ...]]
+    rocks_without_control: dict[str, tuple[int, ...]]
+    control_source: str
+    balance: tuple[GroupBalance, ...]
+
+
+class OverTypes(TypedDict):
+    """A measure of types compared between two groups, with 95% intervals over prompts."""
+
+    difference_of_medians: float
+    low: float | None
+    high: float | None
+    rank_biserial: float
+    rank_biserial_low: float | None
+    rank_biserial_high: float | None
+    undefined_replicates: int
+    p: float
+    p_types_naive: float
+
+
+class Comparison(TypedDict):
+    """Rocks against another group; with `skipped`, why they were not compared."""
+
+    first: str
+    second: str
+    types_first: int
+    types_second: int
+    skipped: NotRequired[str]
+    ratio: NotRequired[float | None]
+    ratio_low: NotRequired[float | None]
+    ratio_high: NotRequired[float | None]
+    ratio_low90: NotRequired[float | None]
+    ratio_high90: NotRequired[float | None]
+    verdict: NotRequired[str]
+    difference_of_medians: NotRequired[float]
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+    rank_biserial: NotRequired[float]
+    rank_biserial_low: NotRequired[float | None]
+    rank_biserial_high: NotRequired[float | None]
+    undefined_replicates: NotRequired[int]
+    p: NotRequired[float]
+    p_types_naive: NotRequired[float]
+    delta_kl: NotRequired[OverTypes]
+    p_holm: NotRequired[float]
+
+
 @dataclass(frozen=True)
 class StagnationResult(Result):
     """Losses over the steps of a log.
@@ -69,18 +242,18 @@ class StagnationResult(Result):
 
     SCHEMA: ClassVar[str] = "rocktok.stagnation/1"
 
-    log: Row
-    params: Row
-    corpus: Row
-    tokens: tuple[Row, ...]
-    groups: tuple[Row, ...]
-    curves: tuple[Row, ...]
-    members: Row
-    tests: tuple[Row, ...]
+    log: StagnationLog
+    params: StagnationOptions
+    corpus: CorpusChange
+    tokens: tuple[TypeChange, ...]
+    groups: tuple[GroupChange, ...]
+    curves: tuple[GroupStep, ...]
+    members: Members
+    tests: tuple[Comparison, ...]
     notes: tuple[str, ...]
 
     @cached_property
-    def table(self) -> Any:
+    def table(self) -> pd.DataFrame:
         """The tokens as a pandas DataFrame, a list in each cell of a curve."""
         import pandas as pd
 
@@ -88,6 +261,6 @@ class StagnationResult(Result):
         frame["groups"] = [",".join(row["groups"]) for row in self.tokens]
         return frame
 
-    def shown(self) -> tuple[str, Any]:
+    def shown(self) -> tuple[str, tuple[GroupChange, ...]]:
         """The groups."""
         return "", self.groups

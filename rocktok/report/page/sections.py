@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rocktok.analyses import Analysis
 from rocktok.analyses.result import Result, frame_of
 from rocktok.report.other_analyses import OtherResult
 from rocktok.report.page.escape import printable
+from rocktok.report.page.page_data import Section
 from rocktok.tables.text import count, number
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
 
 #: Rows of a section's table; the command's own output has all.
 ROWS = 100
 
 
-def sections(others: Iterable[OtherResult]) -> list[Row]:
-    """What the page shows of the results, as plain JSON values."""
-    return [
-        {"name": other.analysis.name, "help": other.analysis.help, **_content(other.result)}
-        for other in others
-        if other.result is not None
-    ]
+def sections(others: Iterable[OtherResult]) -> list[Section]:
+    """What the page shows of the results."""
+    return [_section(one.analysis, one.result) for one in others if one.result is not None]
 
 
-def _content(result: Result) -> Row:
+def _section(analysis: Analysis, result: Result) -> Section:
     frame = frame_of(result.shown()[1])
     columns = list(map(str, frame.columns))
     rows = frame.head(ROWS).itertuples(index=False, name=None)
     return {
+        "name": analysis.name,
+        "help": analysis.help,
         "answer": result.answer(),
         "columns": columns,
         "rows": [[_cell(n, v) for n, v in zip(columns, row, strict=True)] for row in rows],
@@ -56,7 +58,7 @@ def _cell(column: str, value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def render_sections(shown: Iterable[Mapping[str, Any]]) -> Any:
+def render_sections(shown: Iterable[Section]) -> Markup:
     """The sections as HTML that is safe to stand in the page; every text is escaped."""
     from markupsafe import Markup
 
@@ -64,7 +66,7 @@ def render_sections(shown: Iterable[Mapping[str, Any]]) -> Any:
 
 
 @cache
-def _template() -> Any:
+def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(

@@ -1,0 +1,161 @@
+"""What a page shows, as plain JSON values: made by `content` and `comparison`, read by `render`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NotRequired, TypedDict
+
+#: What a cell of the table of tokens holds; the kind of its column says how it is shown.
+Cell = str | float | bool | Sequence[str] | None
+
+Kind = Literal["token", "integer", "number", "percent", "text", "flags"]
+
+
+class Fact(TypedDict):
+    """A number with its label."""
+
+    label: str
+    value: str
+
+
+class Point(TypedDict):
+    """Sentences of the summary that answer one question, and the numbers that carry them."""
+
+    text: str
+    numbers: list[Fact]
+
+
+class Missing(TypedDict):
+    """What is not on the page."""
+
+    what: str
+    why: str
+    remedy: str
+
+
+class PageFigure(TypedDict):
+    """A figure, drawn: `svg` is ours, trusted."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    svg: str
+    width: Literal["one", "two"]
+
+
+class Column(TypedDict):
+    """A column of the table of tokens."""
+
+    key: str
+    label: str
+    kind: Kind
+    help: str
+
+
+class Table(TypedDict):
+    """The table of tokens: key → cell; beside the columns, rows have `token_id` and `is_rock`.
+
+    `total`: token types of which the rows are a part.
+    """
+
+    columns: list[Column]
+    rows: Sequence[Mapping[str, Cell]]
+    total: int
+    shown: int
+
+
+class Context(TypedDict):
+    """A retained occurrence of a rock; `times`: how often the same window stands."""
+
+    sequence_id: int
+    position: int
+    times: int
+    rate: float
+    loss_pre: float
+    loss_post: float
+    before: list[str]
+    after: list[str]
+
+
+class Rock(TypedDict):
+    """A rock with some of its contexts."""
+
+    rank: int
+    token_id: int
+    token: str
+    frequency: int
+    retained: int
+    persistent: int
+    ccr: float | None
+    contexts: list[Context]
+    total_contexts: int
+
+
+class TextColumn(TypedDict):
+    """A value by which the text can be shaded; `by_step`: whether there is one for each step."""
+
+    key: str
+    label: str
+    unit: str
+    by_step: bool
+
+
+class TextSequence(TypedDict):
+    """A sequence; `values`: key → per step, per token."""
+
+    sequence_id: int
+    prompt_id: str | None
+    prompt: str | None
+    token_ids: list[int]
+    positions: list[int]
+    retained: list[int]
+    persistent: list[int]
+    values: dict[str, list[list[float | None]]]
+    why: NotRequired[str]
+
+
+class Text(TypedDict):
+    """The text view; `tokens`: id → text, `rocks`: ids, `total`: sequences in the log."""
+
+    table: str
+    steps: list[int]
+    columns: list[TextColumn]
+    tokens: dict[str, str]
+    rocks: list[int]
+    sequences: list[TextSequence]
+    shown: int
+    total: int
+    capped: str | None
+
+
+class Section(TypedDict):
+    """An analysis that is not built into the page; cells are as they are shown.
+
+    `answer`: lines; `total`: rows of the table of which these are the first.
+    """
+
+    name: str
+    help: str
+    answer: list[str]
+    columns: list[str]
+    rows: list[list[str]]
+    total: int
+    notes: list[str]
+
+
+class Page(TypedDict, total=False):
+    """A page. Any part may be absent, None or empty: the page then goes without it."""
+
+    title: str | None
+    created: str | None
+    version: str | None
+    log: Mapping[str, object] | None
+    summary: list[Point] | None
+    notes: list[str] | None
+    missing: list[Missing] | None
+    figures: list[PageFigure] | None
+    table: Table | None
+    rocks: list[Rock] | None
+    text: Text | None
+    sections: list[Section]
