@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 Form = Literal["csv", "parquet"]
@@ -26,7 +26,7 @@ _LOGICAL = {"is_rock", "singled_out"}
 
 
 def encode_rows(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
     columns: Sequence[str],
     integers: Collection[str],
     form: Form,

@@ -23,8 +23,7 @@ from rocktok.analyses.attribute.shares import (
     quantities,
 )
 from rocktok.analyses.detect.passes import detect
-from rocktok.analyses.detect.ranking import DetectParams
-from rocktok.analyses.detect.result import DetectResult
+from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.engine.choose import TableView
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source

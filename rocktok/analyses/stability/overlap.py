@@ -9,6 +9,7 @@ Array suffixes: B replicates; T candidate types; R repeats; K places of a rankin
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -316,7 +317,7 @@ def _top(score_T: Array, moments: Moments, token_T: Array, k: int) -> Array:
 RANKINGS = ("rock_score", "persistent_loss", "context_rock_score", "retained_loss")
 
 
-def ablation(tokens: tuple[Row, ...], k: int) -> list[Row]:
+def ablation(tokens: Sequence[Mapping[str, Any]], k: int) -> list[Row]:
     """Pairwise Jaccard of the first k by each ranking, of types that have a score above 0.
 
     None where a ranking has no such type.
