@@ -43,9 +43,9 @@ from rocktok.report.result import (
 )
 from rocktok.report.sensitivity import (
     MOST,
-    Judged,
     RockContexts,
     SensitivityRow,
+    TypeShares,
     grid_rows,
     judge_types,
     likely_rocks,
@@ -185,8 +185,8 @@ class _Report:
         others = self._others()
         likely = likely_rocks(detection)
         look = progress.counted("report", lambda: self._look(likely))
-        judged = self._judged(likely, look.windows)
-        contexts = self._contexts(judged, look.windows)
+        shares = self._type_shares(likely, look.windows)
+        contexts = self._contexts(shares, look.windows)
         texts = progress.counted("texts", lambda: self._texts(look.drawn, contexts))
         said = {row["what"] for row in progress.missing}
         progress.missing.extend(row for row in lacks(detection) if row["what"] not in said)
@@ -206,7 +206,7 @@ class _Report:
             types=self._types(look.sums),
             positions=tuple(look.positions.result()),
             density=detection.density,
-            sensitivity=self._sensitivity(judged),
+            sensitivity=self._sensitivity(shares),
             contexts=contexts,
             texts=texts,
             token_texts=token_texts,
@@ -242,10 +242,10 @@ class _Report:
         detection.run.engine.run(source, sums, positions, drawn, *collect)
         return _Look(sums, positions, collect[0].result() if collect else {}, drawn)
 
-    def _judged(self, likely: list[int], windows: dict[str, Array]) -> dict[int, Judged]:
-        judged = judge_types(self.detection, likely, windows)
+    def _type_shares(self, likely: list[int], windows: dict[str, Array]) -> dict[int, TypeShares]:
+        shares = judge_types(self.detection, likely, windows)
         own = setting_of(self.detection.params)
-        if judged and all(one.share[own] is None for one in judged.values()):
+        if shares and all(each.share[own] is None for each in shares.values()):
             self.progress.missing.append(
                 {
                     "what": NO_NULL,
@@ -254,19 +254,19 @@ class _Report:
                 }
             )
             return {}
-        return judged
+        return shares
 
-    def _sensitivity(self, judged: dict[int, Judged]) -> tuple[SensitivityRow, ...] | None:
-        if not judged:
+    def _sensitivity(self, shares: dict[int, TypeShares]) -> tuple[SensitivityRow, ...] | None:
+        if not shares:
             return None
-        return tuple(grid_rows(self.detection.types, self.detection.params, judged))
+        return tuple(grid_rows(self.detection.types, self.detection.params, shares))
 
     def _contexts(
-        self, judged: dict[int, Judged], windows: dict[str, Array]
+        self, shares: dict[int, TypeShares], windows: dict[str, Array]
     ) -> dict[int, RockContexts]:
         """Of each rock, typical retained contexts."""
         token_T, text = self.detection.types.token_T, self.detection.run.log.vocab.text
-        by_token = {int(token_T[index]): one for index, one in judged.items()}
+        by_token = {int(token_T[index]): each for index, each in shares.items()}
         return {
             v: typical(of_type(windows, v, MOST), by_token[v], text)
             for v in (row["token_id"] for row in self.detection.result.rocks)

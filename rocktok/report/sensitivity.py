@@ -92,7 +92,7 @@ class RockContexts(TypedDict):
 
 
 @dataclass(frozen=True)
-class Judged:
+class TypeShares:
     """One type under every setting: the share of the judged occurrences that is retained.
 
     `share`: None where too few positions are left for the null. `rate_M`, `retained_M`: at the
@@ -141,7 +141,7 @@ def likely_rocks(detection: Detection) -> list[int]:
 
 def judge_types(
     detection: Detection, indices: list[int], windows: dict[str, Array]
-) -> dict[int, Judged]:
+) -> dict[int, TypeShares]:
     """Index → the type under every setting. `windows`: of persistent occurrences of all of them."""
     if detection.contexts is None:
         return {}
@@ -164,7 +164,7 @@ def judge(
     similarity: Similarity,
     grid: list[Setting],
     own: Setting,
-) -> Judged:
+) -> TypeShares:
     """Judge the persistent occurrences of a type, or a sample of them, under every setting.
 
     Args:
@@ -199,17 +199,17 @@ def judge(
             share[setting] = None if retained is None else float(retained.retained_M.mean())
             if retained is not None and setting == own:
                 rate_M, retained_M = counts[None].rate_M, retained.retained_M
-    return Judged(share, rate_M, retained_M)
+    return TypeShares(share, rate_M, retained_M)
 
 
 def grid_rows(
-    types: TypeTable, params: DetectParams, judged: dict[int, Judged]
+    types: TypeTable, params: DetectParams, shares: dict[int, TypeShares]
 ) -> list[SensitivityRow]:
     """How many rocks each setting gives, and how many of them are those in use.
 
     Args:
         types: as `detect` left them; its contexts give the rocks in use.
-        judged: index into the types → what was judged.
+        shares: index into the types → its shares.
     """
     in_use = _rocks(types, params, analysis.context_scores(types))
     persistent_T = types.persistent_T
@@ -218,8 +218,8 @@ def grid_rows(
     rows: list[SensitivityRow] = []
     for setting in settings(params.gamma, params.eta, distances(params.window)):
         score_T = np.where(persistent_T == 0, 0.0, np.nan)
-        for index, one in judged.items():
-            share = one.share[setting]
+        for index, each in shares.items():
+            share = each.share[setting]
             if share is not None:
                 score_T[index] = mean_T[index] * share * persistent_T[index]
         rocks = _rocks(types, params, score_T)
@@ -243,15 +243,15 @@ def _rocks(types: TypeTable, params: DetectParams, score_T: Array) -> set[int]:
     return set(order[is_rock].tolist())
 
 
-def typical(rows: dict[str, Array], judged: Judged, text: Callable[[int], str]) -> RockContexts:
+def typical(rows: dict[str, Array], shares: TypeShares, text: Callable[[int], str]) -> RockContexts:
     """Retained contexts of a rock, the most typical first, with the texts of the token ids.
 
     Equal windows count as one, shown where it stands first by hash.
     """
-    at = np.flatnonzero(judged.retained_M)
-    order = at[np.lexsort((rows["hash"][at], -judged.rate_M[at]))]
+    at = np.flatnonzero(shares.retained_M)
+    order = at[np.lexsort((rows["hash"][at], -shares.rate_M[at]))]
     if not len(order):
-        return {"examples": [], "distinct": 0, "judged": len(judged.rate_M)}
+        return {"examples": [], "distinct": 0, "judged": len(shares.rate_M)}
     _, first, inverse = np.unique(
         rows["window"][order], axis=0, return_index=True, return_inverse=True
     )
@@ -265,7 +265,7 @@ def typical(rows: dict[str, Array], judged: Judged, text: Callable[[int], str]) 
             {
                 "sequence_id": int(rows["sequence"][row]),
                 "position": int(rows["position"][row]),
-                "rate": float(judged.rate_M[row]),
+                "rate": float(shares.rate_M[row]),
                 "times": int(times[group]),
                 "loss_pre": float(rows["loss_pre"][row]),
                 "loss_post": float(rows["loss"][row]),
@@ -273,7 +273,7 @@ def typical(rows: dict[str, Array], judged: Judged, text: Callable[[int], str]) 
                 "after": _texts(window[half:], text),
             }
         )
-    return {"examples": examples, "distinct": len(first), "judged": len(judged.rate_M)}
+    return {"examples": examples, "distinct": len(first), "judged": len(shares.rate_M)}
 
 
 def _texts(token_K: Array, text: Callable[[int], str]) -> list[str]:

@@ -209,9 +209,9 @@ class PartnerCounts:
         reach: tokens on each side of a window.
         seed: of the hash that labels rows where all others are partners.
         rule: similarity (of one thread: the engine has its own) and partners.
-        judged: token id → what is compared; shared by copies, never changed.
+        compared: token id → windows; shared by copies, never changed.
 
-    `similar`, `partners`: token id → int64 counts, one for each window in `judged`.
+    `similar`, `partners`: token id → int64 counts, one for each window in `compared`.
     """
 
     needs = PersistentWindows.needs
@@ -222,34 +222,33 @@ class PartnerCounts:
         reach: int,
         seed: int,
         rule: ContextRule,
-        judged: dict[int, Windows],
+        compared: dict[int, Windows],
     ) -> None:
         self.choice, self.reach, self.seed = choice, reach, seed
-        self.rule, self.judged = rule, judged
+        self.rule, self.compared = rule, compared
         self.similar, self.partners = (
-            {v: np.zeros(len(w), dtype=np.int64) for v, w in judged.items()} for _ in range(2)
+            {v: np.zeros(len(w), dtype=np.int64) for v, w in compared.items()} for _ in range(2)
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        same = type(self)(self.choice, self.reach, self.seed, self.rule, self.judged)
+        same = type(self)(self.choice, self.reach, self.seed, self.rule, self.compared)
         same.merge(self)
         return same
 
     def update(self, batch: Batch) -> None:
         """Compare with the persistent occurrences of a joined batch."""
-        wanted = dict.fromkeys(self.judged, 0)
-        limit_V = sample_limits(wanted, 0, lambda _: False)
+        limit_V = sample_limits(dict.fromkeys(self.compared, 0), 0, lambda _: False)
         collect = PersistentWindows(self.choice, self.reach, self.seed, limit_V)
         collect.update(batch)
         rows = collect.result()
         for v in np.unique(rows["token"]).tolist():
-            ours, theirs = self.judged[v], self.rule.windows(of_type(rows, v))
+            ours, theirs = self.compared[v], self.rule.windows(of_type(rows, v))
             self.similar[v] += self.rule.similarity.count_similar(ours, theirs)
             self.partners[v] += partner_counts(ours, theirs)
 
     def close(self) -> None:
         """Let go of what was compared."""
-        self.judged = {}
+        self.compared = {}
 
     def merge(self, other: Self) -> None:
         """Add another's counts."""

@@ -114,7 +114,7 @@ def walk(types: TypeTable, params: DetectParams, contexts: Iterator[Context]) ->
     """
     excluded_T, bound_T = types.excluded_T(params), types.bound_T()
     best: list[float] = []
-    judged: dict[int, Context] = {}
+    by_index: dict[int, Context] = {}
     passed = False
     for index in candidates(types, params):
         passed = passed or bool(excluded_T[index]) or _cannot_enter(bound_T[index], best, params)
@@ -122,10 +122,10 @@ def walk(types: TypeTable, params: DetectParams, contexts: Iterator[Context]) ->
             break
         context = next(contexts)
         # What cannot be a rock need not be remembered row by row.
-        judged[index] = context.summary() if passed else context
+        by_index[index] = context.summary() if passed else context
         if context.judgeable and not excluded_T[index]:
             insort(best, -context_score(types, index, context))
-    return judged
+    return by_index
 
 
 def _cannot_enter(bound: float, best: list[float], params: DetectParams) -> bool:

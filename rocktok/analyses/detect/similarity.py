@@ -242,8 +242,8 @@ class Similarity:
             return self._dense(ours.matrix @ theirs.matrix.T.toarray(), ours, theirs)
         dots = (ours.matrix @ theirs.matrix.T).tocoo()
         alike_E = self._alike(dots.data, ours.size[dots.row], theirs.size[dots.col])
-        kept_E = alike_E >= self.threshold
-        return dots.row[kept_E], dots.col[kept_E], alike_E[kept_E]
+        similar_E = alike_E >= self.threshold
+        return dots.row[similar_E], dots.col[similar_E], alike_E[similar_E]
 
     def _dense(self, dots: Array, ours: _Side, theirs: _Side) -> tuple[Array, Array, Array]:
         alike = self._alike(dots, ours.size[:, None], theirs.size[None, :])
