@@ -56,13 +56,13 @@ def _check_ours(path: Path, own: Collection[str], marker: str, schema: str) -> N
     if not ours:
         raise UsageError(f"{path}: holds other files; give a new directory")
     folders = {pattern.rpartition("/")[0] for pattern in own}
-    for found in sorted(path.rglob("*")):
-        name = found.relative_to(path).as_posix()
-        if found.is_dir() and not found.is_symlink():
-            known = name in folders
+    for entry in sorted(path.rglob("*")):
+        name = entry.relative_to(path).as_posix()
+        if entry.is_dir() and not entry.is_symlink():
+            is_ours = name in folders
         else:
-            known = any(fnmatchcase(name, p) and name.count("/") == p.count("/") for p in own)
-        if not known:
+            is_ours = any(fnmatchcase(name, p) and name.count("/") == p.count("/") for p in own)
+        if not is_ours:
             raise UsageError(
                 f"{path}: holds {name}, which no report made; move it away, or give a new directory"
             )
@@ -132,9 +132,9 @@ def _exchange(path: Path, made: Path, aside: Path, marker: str) -> None:
         moved.append((source, target))
 
     aside.mkdir()
-    held = [entry for entry in path.iterdir() if entry not in (made, aside)]
+    earlier = [entry for entry in path.iterdir() if entry not in (made, aside)]
     try:
-        for entry in sorted(held, key=lambda one: one.name != marker):
+        for entry in sorted(earlier, key=lambda one: one.name != marker):
             move(entry, aside / entry.name)
         for entry in sorted(made.iterdir(), key=lambda one: one.name == marker):
             move(entry, path / entry.name)

@@ -74,12 +74,12 @@ class Place:
 
         selector = FileSelector(self.join(relative), recursive=True, allow_not_found=True)
         start = len(self.path) + 1 if self.path else 0
-        found = [
+        files = [
             (info.path[start:], info.size)
             for info in self.filesystem.get_file_info(selector)
             if info.type == FileType.File
         ]
-        for path, size in sorted(found):
+        for path, size in sorted(files):
             if not any(part.startswith(".") for part in path.split("/")):
                 yield path, size
 

@@ -18,8 +18,8 @@ def load_detect(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises `LogError` for a file that cannot be read, or is none of `detect`'s.
     """
     content = _load_json(path, _WANTED)
-    known = isinstance(content, dict) and str(content.get("schema")).startswith("rocktok.detect/")
-    if not known:
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if not str(schema).startswith("rocktok.detect/"):
         raise not_of_detect(path)
     return dict(content)
 
@@ -85,8 +85,8 @@ def _controls(content: Any, kind: str) -> tuple[tuple[int, ...], tuple[tuple[int
     if not str(content["schema"]).startswith("rocktok.controls/"):
         raise ValueError("another schema")
     rocks = tuple(_token_id(v) for v in content["log"]["rocks"])
-    found = content["kinds"].get(kind)
-    pairs = tuple((_token_id(a), _token_id(b)) for a, b in (found["pairs"] if found else ()))
+    matched = content["kinds"].get(kind)
+    pairs = tuple((_token_id(a), _token_id(b)) for a, b in (matched["pairs"] if matched else ()))
     ours, others = ([pair[side] for pair in pairs] for side in (0, 1))
     one_to_one = len(set(ours)) == len(set(others)) == len(pairs)
     if not one_to_one or set(ours) - set(rocks) or set(others) & set(rocks):

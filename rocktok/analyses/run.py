@@ -15,7 +15,7 @@ from rocktok.engine.choose import TableView
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.log import open_log
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 from rocktok.log.sequences import Prompts, load_prompts
 
 P = ParamSpec("P")

@@ -11,7 +11,7 @@ from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
-    from rocktok.analyses.attribute.shares import AttributeResult
+    from rocktok.analyses.attribute.result import AttributeResult
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
 

@@ -24,6 +24,6 @@ def compact_command(log: str, output: str, quiet: bool, allow_missing: bool) -> 
 
     opened = options.open_named(log, allow_missing=allow_missing)
     with progress_bar(quiet=quiet) as tell:
-        written = compact(opened, output, tell)
+        written = compact(opened, output, progress=tell)
     before = sum(len(opened.shards(table)) for table in opened.tables())
     options.notes([f"{before:,} shards became {written:,} in {output}"], quiet=quiet)

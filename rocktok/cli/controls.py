@@ -11,7 +11,7 @@ from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
-    from rocktok.analyses.controls.matched import ControlsResult
+    from rocktok.analyses.controls.result import ControlsResult
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
 

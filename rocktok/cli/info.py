@@ -31,22 +31,22 @@ def info_command(
 
     Exit code 1 if anything is damaged; without --verify as far as manifests and footers show it.
     """
-    from rocktok.analyses.info.passes import gather
+    from rocktok.analyses.info.passes import info
     from rocktok.errors import DamagedError
 
     chosen = options.chosen_format(format_, output)
     options.check_output(output, force=force)
     opened = options.open_named(log, allow_missing=allow_missing)
     with options.engine(jobs, dask, quiet=quiet) as engine:
-        info = gather(opened, verify=verify, engine=engine)
+        result = info(opened, verify=verify, engine=engine)
     if chosen == "json":
-        text = json.dumps(info.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(result.to_dict(), indent=1, ensure_ascii=False) + "\n"
     else:
         from rocktok.analyses.info.table import render
 
-        text = render(info)
+        text = render(result)
     options.deliver(text, output, force=force)
-    options.notes(info.notes, quiet=quiet)
-    if info.damage:
-        more = len(info.damage) - 1
-        raise DamagedError(info.damage[0] + (f" (and {more} more problems)" if more else ""))
+    options.notes(result.notes, quiet=quiet)
+    if result.damage:
+        more = len(result.damage) - 1
+        raise DamagedError(result.damage[0] + (f" (and {more} more problems)" if more else ""))

@@ -12,7 +12,7 @@ from rocktok.cli import options
 from rocktok.cli.rocks import rock_options
 
 if TYPE_CHECKING:
-    from rocktok.analyses.compare.rankings import CompareResult
+    from rocktok.analyses.compare.result import CompareResult
     from rocktok.log import Log
     from rocktok.report.result import ReportResult
 
@@ -149,16 +149,15 @@ def report_command(
 
 def _check_comparable(logs: list[Log]) -> None:
     """What `compare` would refuse at the end is refused before the logs are read."""
-    from rocktok.analyses.compare.rankings import Ranking, compare
+    from rocktok.analyses.compare.rankings import Ranking, check_lists
 
     empty = [{"log": {**log.identity(), "pre": None}, "tokens": []} for log in logs]
-    compare([Ranking.of(log.name, one) for log, one in zip(logs, empty, strict=True)], {})
+    check_lists([Ranking.of(log.name, one) for log, one in zip(logs, empty, strict=True)])
 
 
 def _compared(results: list[ReportResult]) -> CompareResult:
-    from rocktok.analyses.compare.rankings import Ranking, compare
+    from rocktok.analyses.compare.rankings import Ranking, compare_rankings
 
     rankings = [Ranking.of(str(r.log["path"]), r.detect.to_dict()) for r in results]
     ours = results[0].detect.params
-    params = {"top_k": ours["top_k"], "by": None, "seed": ours["seed"]}
-    return compare(rankings, params)
+    return compare_rankings(rankings, {"top_k": ours["top_k"], "by": None, "seed": ours["seed"]})

@@ -10,7 +10,7 @@ from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
-    from rocktok.analyses.stability.overlap import StabilityResult
+    from rocktok.analyses.stability.result import StabilityResult
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
 

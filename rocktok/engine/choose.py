@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rocktok.errors import LogError, UsageError
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 
 REMEDY = "record with fixed_sequences, or score saved checkpoints with `rocktok rescore`"
 

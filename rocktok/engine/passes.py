@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rocktok.engine.source import Reading, Source
+from rocktok.engine.source import Reading, Source, TaskSource
 from rocktok.errors import RocktokError, UsageError
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.tasks import Task
@@ -54,7 +54,7 @@ class Prototypes:
     accumulators: Sequence[Accumulator]
 
 
-def make_partial(source: Source, task: Task, prototypes: Prototypes) -> Partial:
+def make_partial(source: TaskSource, task: Task, prototypes: Prototypes) -> Partial:
     """Read a task's rows into copies of empty accumulators. Runs on a worker."""
     accumulators = copy.deepcopy(prototypes.accumulators)
     reading = Reading(source, task, {name for a in accumulators for name in a.needs})

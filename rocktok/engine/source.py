@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok.hashing import halves
+from rocktok.log.catalogue import Log
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.pairs import Pairs
-from rocktok.log.reader import Log
+from rocktok.log.reader import Reader
 from rocktok.log.sequences import Prompts
 from rocktok.log.tasks import Task, joined_tasks, step_tasks
 from rocktok.stats.accumulator import LARGE
@@ -69,15 +70,31 @@ class Source:
             return step_tasks(self.log, self.table, self.post)
         return joined_tasks(self.log, self.table, self.pre, self.post)
 
-    def for_task(self, task: Task) -> Source:
-        """This source with no more in it than the task needs: what is sent to a worker."""
-        log = replace(self.log, manifests=[], all_shards={})
+    def for_task(self, task: Task) -> TaskSource:
+        """What a worker must have of this source to read the rows of a task."""
         low, high = task.span.low, task.span.high
         only = self.only
         if only is not None:
             start = 0 if low is None else int(np.searchsorted(only, low))
             only = only[start : None if high is None else int(np.searchsorted(only, high))]
-        return replace(self, log=log, prompts=self.prompts.within(low, high), only=only)
+        prompts = self.prompts.within(low, high)
+        return TaskSource(
+            self.log.reader, self.table, self.pre, self.post, prompts, self.half, self.seed, only
+        )
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """A `Source` as it is sent to a worker: no catalogue, and only what the task's ids need."""
+
+    reader: Reader
+    table: str
+    pre: int | None
+    post: int
+    prompts: Prompts
+    half: int | None
+    seed: int
+    only: npt.NDArray[np.int64] | None
 
 
 @dataclass
@@ -88,7 +105,7 @@ class Reading:
     sequences/ (where sequence_id is read); `runs`: what finds duplicates.
     """
 
-    source: Source
+    source: TaskSource
     task: Task
     needs: set[str]
     unpaired: int = field(default=0, init=False)
@@ -96,7 +113,7 @@ class Reading:
     runs: SequenceRuns = field(default_factory=SequenceRuns, init=False)
 
     def __iter__(self) -> Iterator[Rows]:
-        prompts, exact = self.source.prompts, self.source.log.rules.exactness == "exact"
+        prompts, exact = self.source.prompts, self.source.reader.rules.exactness == "exact"
         for batch in self._joined() if self.source.pre is not None else self._single():
             for name in ("loss_pre", "loss_post"):
                 if name in batch and exact and batch[name].min(initial=0) < 0:
@@ -120,15 +137,15 @@ class Reading:
 
     def _stored(self) -> list[str]:
         """Columns to read, by their names in the table (loss is that at post)."""
-        found = set()
+        columns = set()
         for name in self.needs:
-            found |= set(_DERIVED.get(name, (name,)))
-        if "prompt" in found or self.source.half is not None or self.source.only is not None:
-            found.add("sequence_id")
-        if "sequence_id" in found:
-            # With the step, duplicates between shards are found.
-            found.add("step")
-        return sorted(found - {"prompt", "loss_pre", "loss_post"})
+            columns |= set(_DERIVED.get(name, (name,)))
+        if "prompt" in columns or self.source.half is not None or self.source.only is not None:
+            columns.add("sequence_id")
+        if "sequence_id" in columns:
+            # With the step, duplicates between shards are columns.
+            columns.add("step")
+        return sorted(columns - {"prompt", "loss_pre", "loss_post"})
 
     def _single(self) -> Iterator[Rows]:
         source = self.source
@@ -136,10 +153,8 @@ class Reading:
         if self.needs & {"loss_post"}:
             wanted.append("loss")
         for shard in self.task.shards[0]:
-            for batch in source.log.scan_shard(
-                source.table, shard, wanted, [source.post], self.runs
-            ):
-                rows = dict(batch.columns)
+            for part in source.reader.scan_shard(shard, wanted, [source.post], self.runs):
+                rows = dict(part.columns)
                 if "loss" in rows:
                     rows["loss_post"] = rows.pop("loss")
                 yield rows
@@ -148,7 +163,7 @@ class Reading:
         source = self.source
         assert source.pre is not None
         columns = [name for name in self._stored() if name not in _JOINED | {"step"}]
-        pairs = Pairs(source.log, source.table, source.pre, source.post, columns, self.task)
+        pairs = Pairs(source.reader, source.table, source.pre, source.post, columns, self.task)
         yield from pairs
         self.unpaired = pairs.unpaired
 

@@ -132,10 +132,10 @@ class Background:
 
     def problems(self) -> list[str]:
         """What went wrong in the thread since the last call, in words."""
-        found = []
+        messages = []
         while not self._problems.empty():
-            found.append(self._problems.get())
-        return found
+            messages.append(self._problems.get())
+        return messages
 
     def _run(self) -> None:
         while True:

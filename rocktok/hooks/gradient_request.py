@@ -87,17 +87,17 @@ def gradient_request(
 
 def _ids(types: Iterable[int]) -> tuple[int, ...]:
     try:
-        given = list(types)
+        tokens = list(types)
     except TypeError as error:
         raise HookError(
             f"Recorder: gradient_types must be token ids or a path, not {types!r}"
         ) from error
-    for token in given:
+    for token in tokens:
         if not _is_integer(token) or token < 0:
             raise HookError(f"Recorder: gradient_types holds {token!r}, which is no token id")
-    if not given:
+    if not tokens:
         raise HookError("Recorder: gradient_types is empty; give token ids, or leave it out")
-    return tuple(sorted({int(token) for token in given}))
+    return tuple(sorted({int(token) for token in tokens}))
 
 
 def _rocks(path: Path) -> tuple[int, ...]:

@@ -211,8 +211,8 @@ class _Batch:
     def add(self, rows: Sequence[int], gradient_NV: Tensor) -> None:
         """See `GradientSink`."""
         try:
-            chosen = np.asarray(rows, dtype=np.int64)
-            self._sums.add(self._place_N3[chosen], self._weight_N3[chosen], gradient_NV)
+            row_M = np.asarray(rows, dtype=np.int64)
+            self._sums.add(self._place_N3[row_M], self._weight_N3[row_M], gradient_NV)
         except Exception as error:
             self._sums.fail(error)
 

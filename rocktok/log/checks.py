@@ -17,9 +17,7 @@ from rocktok.errors import DataError
 from rocktok.log.shard import sequence_starts
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Array = npt.NDArray[Any]
+    from rocktok._types import Array
 
 _TYPES = {c.name: c.type for table in schema.TABLES for c in schema.columns_of(table)}
 _NUMPY = {"int32": np.int32, "int64": np.int64, "float32": np.float32, "float64": np.float64}

@@ -22,10 +22,11 @@ from rocktok.errors import LogError, UsageError
 from rocktok.files import Place, place
 from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
+from rocktok.log.catalogue import Log
 from rocktok.log.checks import SequenceRuns, Where, numpy_view
 from rocktok.log.gradients import checked_rows
 from rocktok.log.manifest import Attempt, Manifest, dump_json
-from rocktok.log.reader import Log
+from rocktok.log.opening import open_log
 from rocktok.log.sequences import cast_sequences
 from rocktok.log.shard import ShardEntry, encode_shard, entry_of
 from rocktok.log.tasks import span_tasks
@@ -73,24 +74,33 @@ class _Sink:
 
 
 def compact(
-    log: Log, output: str | os.PathLike[str], tell: Callable[[int, int], None] | None = None
+    log: Log | str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write a log's rows to another directory, in full shards; returns the shards written.
 
-    A local output appears whole or not at all. `tell` hears of (rows done, all rows).
+    A local output appears whole or not at all.
+
+    Args:
+        log: an open log, or what `rocktok.open` takes.
+        output: a new directory, outside the log.
+        progress: told of (rows done, all rows).
 
     Raises:
         UsageError: the output exists, or is the log itself or inside it.
         LogError: the log is damaged, or the output cannot be written.
     """
+    source = log if isinstance(log, Log) else open_log(log)
     target = place(output)
-    _refuse(log, target)
+    _refuse(source, target)
     if not target.is_local:
-        return _write(log, target, tell)
+        return _write(source, target, progress)
     final = Path(target.path)
     temporary = final.parent / f".{final.name}.{secrets.token_hex(6)}.tmp"
     try:
-        written = _write(log, place(temporary), tell)
+        written = _write(source, place(temporary), progress)
         temporary.rename(final)
     except OSError as error:
         raise LogError(f"{target.name}: cannot be written ({error.strerror or error})") from error
@@ -109,7 +119,7 @@ def _refuse(log: Log, target: Place) -> None:
         raise UsageError(f"{target.name}: exists already; give a new directory")
 
 
-def _write(log: Log, target: Place, tell: Callable[[int, int], None] | None) -> int:
+def _write(log: Log, target: Place, progress: Callable[[int, int], None] | None) -> int:
     run_id = log.run_id or runs.new_run_id()
     ended = all(m.final for m in log.manifests if m.attempt == log.manifests[-1].attempt)
     manifest = Manifest(run_id=run_id, rank=0, attempt=0, final=ended)
@@ -123,8 +133,8 @@ def _write(log: Log, target: Place, tell: Callable[[int, int], None] | None) -> 
                 # Vectors are large, and a step of them is read at once.
                 sink.publish()
             done += rows.num_rows if table in schema.OCCURRENCE_TABLES else 0
-            if tell is not None:
-                tell(done, total)
+            if progress is not None:
+                progress(done, total)
         sink.publish()
         manifest.shards += sink.entries
     _describe(log, target, run_id, manifest)
@@ -145,7 +155,7 @@ def _gradients(log: Log) -> Iterator[pa.Table]:
         for shard, _ in log.holders("gradients", step.step):
             opened = log.open(shard, wanted.names)
             for group, _ in opened.groups():
-                kept = checked_rows(log, opened, group, vectors=True)["step"] == step.step
+                kept = checked_rows(log.rules, opened, group, vectors=True)["step"] == step.step
                 rows = opened.read_group(group, wanted.names).select(wanted.names).cast(wanted)
                 parts.append(rows.filter(pa.array(kept)))
         yield pa.concat_tables(parts)
@@ -158,15 +168,15 @@ def _occurrences(log: Log, table: str) -> Iterator[pa.Table]:
     for step in log.steps(table):
         for task in span_tasks(log, table, step.step):
             check = SequenceRuns()
-            batches = [
-                batch.columns
+            parts = [
+                part.columns
                 for shard in task.shards[0]
-                for batch in log.scan_shard(table, shard, columns, [step.step], check, task.span)
+                for part in log.reader.scan_shard(shard, columns, [step.step], check, task.span)
             ]
             check.check()
-            if not batches:
+            if not parts:
                 continue
-            rows = {name: np.concatenate([b[name] for b in batches]) for name in wanted.names}
+            rows = {name: np.concatenate([p[name] for p in parts]) for name in wanted.names}
             order = np.lexsort((rows["position"], rows["sequence_id"]))
             yield pa.Table.from_arrays(
                 [pa.array(rows[f.name][order], f.type) for f in wanted], schema=wanted
@@ -176,8 +186,8 @@ def _occurrences(log: Log, table: str) -> Iterator[pa.Table]:
 def _sequences(log: Log) -> Iterator[pa.Table]:
     shards = log.shards("sequences")
     names = [c.name for c in schema.columns_of("sequences")]
-    held = [set(log.open(shard).columns) for shard in shards]
-    common = [n for n in names if all(n in columns for columns in held)]
+    columns_of_shards = [set(log.open(shard).columns) for shard in shards]
+    common = [n for n in names if all(n in columns for columns in columns_of_shards)]
     wanted = schema.arrow_schema(
         "sequences", [n for n in common if n not in schema.required_names("sequences")]
     )

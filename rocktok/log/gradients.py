@@ -19,12 +19,10 @@ from rocktok.log.checks import Where, check_values, numpy_view, to_numpy
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
-
-    from rocktok.log.reader import Log
+    from rocktok._types import Array
+    from rocktok.log.catalogue import Log
+    from rocktok.log.checks import Rules
     from rocktok.log.shard import OpenShard, Shard
-
-    Array = npt.NDArray[Any]
 
 HALVES = 2
 #: What must be the same in all rows of a step.
@@ -70,7 +68,7 @@ def load_gradients(log: Log, step: int | None = None) -> StepGradients:
         DataError: a value breaks a rule, settings differ between rows, or the vocabulary is not
             the log's.
     """
-    step = _chosen(log, step)
+    step = _step(log, step)
     shards = [shard for shard, _ in log.holders("gradients", step)]
     settings, types = _survey(log, shards, step)
     sums = _Sums(types, settings["sketch_dims"] or settings["vocab_size"])
@@ -85,10 +83,10 @@ def load_gradients(log: Log, step: int | None = None) -> StepGradients:
     return sums.result(step, settings, log.is_complete("gradients", step))
 
 
-def _chosen(log: Log, step: int | None) -> int:
+def _step(log: Log, step: int | None) -> int:
     name = log.place.show("gradients")
-    held = [s.step for s in log.steps("gradients")]
-    if not held:
+    steps = [s.step for s in log.steps("gradients")]
+    if not steps:
         raise LogError(
             f"{name}: no gradient sums in this log; record them with "
             "Recorder(gradient_types=…) or Recorder(gradient_sketch=…)"
@@ -98,8 +96,8 @@ def _chosen(log: Log, step: int | None) -> int:
         if not complete:
             raise LogError(f"{name}: no step is complete: every one lacks the sums of some rank")
         return complete[-1]
-    shown = ", ".join(map(str, held))
-    if step not in held:
+    shown = ", ".join(map(str, steps))
+    if step not in steps:
         raise LogError(f"{name}: nothing at step {step}; there are {shown}")
     if step not in complete and not log.allow_missing:
         raise LogError(
@@ -117,7 +115,7 @@ def _survey(log: Log, shards: Sequence[Shard], step: int) -> tuple[dict[str, int
     for shard in shards:
         opened = log.open(shard, schema.required_names("gradients"))
         for group, _ in opened.groups():
-            rows = checked_rows(log, opened, group)
+            rows = checked_rows(log.rules, opened, group)
             here_N = rows["step"] == step
             types.append(rows["token_id"][here_N & (rows["kind"] == "type")])
             for name in _SETTINGS:
@@ -136,7 +134,7 @@ def _groups(log: Log, shard: Shard, step: int) -> Iterator[tuple[dict[str, Array
         bounds = opened.group_range(group, "step")
         if bounds is not None and not bounds[0] <= step <= bounds[1]:
             continue
-        rows = checked_rows(log, opened, group, vectors=True)
+        rows = checked_rows(log.rules, opened, group, vectors=True)
         here_N = rows["step"] == step
         if here_N.any():
             kept = {name: values[here_N] for name, values in rows.items()}
@@ -196,17 +194,17 @@ class _Sums:
 
 
 def checked_rows(
-    log: Log, opened: OpenShard, group: int, *, vectors: bool = False
+    rules: Rules, opened: OpenShard, group: int, *, vectors: bool = False
 ) -> dict[str, Array]:
     """Columns of one row group; with `vectors`, those too, as (N, W). Raises `DataError`."""
     where = Where(opened.name, group)
     table = opened.read_group(group, [*_NUMBERS, "kind", *(["vector"] if vectors else [])])
     rows = {name: to_numpy(table[name], name, where) for name in _NUMBERS}
-    check_values({"step": rows["step"]}, log.rules, where)
+    check_values({"step": rows["step"]}, rules, where)
     kinds = np.array(table["kind"].to_pylist(), dtype=object)
     _refuse(~np.isin(kinds, schema.GRADIENT_KINDS), kinds, "kind", where, "is no kind of sum")
     _check_numbers(rows, kinds == "type", where)
-    _check_vocabulary(log, rows, where)
+    _check_vocabulary(rules.vocab_size, rows, where)
     rows["kind"] = kinds
     if vectors:
         rows["vector"] = _matrix(table["vector"], rows, where)
@@ -229,8 +227,7 @@ def _check_numbers(rows: dict[str, Array], typed_N: Array, where: Where) -> None
     _refuse(dims_N < 0, dims_N, "sketch_dims", where, "is negative")
 
 
-def _check_vocabulary(log: Log, rows: dict[str, Array], where: Where) -> None:
-    size = log.rules.vocab_size
+def _check_vocabulary(size: int | None, rows: dict[str, Array], where: Where) -> None:
     if size is None:
         return
     _refuse(

@@ -10,8 +10,9 @@ from rocktok import schema
 from rocktok.errors import DamagedError, LogError
 from rocktok.files import place
 from rocktok.log import run as runs
+from rocktok.log.catalogue import Log, Skipped
 from rocktok.log.manifest import load_attempts, load_manifest
-from rocktok.log.reader import Log
+from rocktok.log.reader import OneRun, Reader
 from rocktok.log.shard import REMEDY, Shard
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rocktok.files import Place
+    from rocktok.log.manifest import Manifest
     from rocktok.log.shard import ShardEntry
+
+Shards = dict[str, tuple[Shard, ...]]
 
 #: Shared filesystems show new files late: how long a listed shard may be absent, in seconds.
 MISSING_WAIT = 60.0
@@ -52,51 +56,58 @@ def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> L
     if not where.is_directory():
         raise LogError(f"{where.name}: no such directory; give the directory of a log")
     run = runs.load_run(where)
-    manifests = [load_manifest(where, p) for p, _ in where.files("manifest") if p.endswith(".json")]
-    log = Log(where, run, load_attempts(where), manifests, allow_missing)
-    _check_one_run(log)
-    log.all_shards = _find_shards(log, notice)
-    if not any(log.shards(table) for table in schema.OCCURRENCE_TABLES):
+    manifests = tuple(
+        load_manifest(where, path) for path, _ in where.files("manifest") if path.endswith(".json")
+    )
+    attempts = tuple(load_attempts(where))
+    one_run = OneRun((run or {}).get("run_id"), where.show(runs.PATH))
+    for manifest in manifests:
+        one_run.check(manifest.run_id, where.show(manifest.path))
+    shards, skipped = _find_shards(where, manifests, allow_missing, notice)
+    if not any(shards[table] for table in schema.OCCURRENCE_TABLES):
         raise LogError(
             f"{where.name}: no shards in rollout/ or fixed/; it is no log, or nothing has been "
             "recorded yet"
         )
+    rules = runs.rules_of(run, where.show(runs.PATH))
+    reader = Reader(where, rules, attempts, one_run)
     if allow_missing:
-        _leave_out_damaged(log)
-    return log
+        shards, damaged = _leave_out_damaged(reader, shards)
+        skipped += damaged
+    return Log(reader, run, manifests, shards, allow_missing, tuple(skipped))
 
 
 def _to_log(line: str) -> None:
     logging.getLogger("rocktok").warning(line)
 
 
-def _check_one_run(log: Log) -> None:
-    for manifest in log.manifests:
-        log.check_run(manifest.run_id, log.place.show(manifest.path))
-
-
-def _find_shards(log: Log, notice: Callable[[str], None]) -> dict[str, list[Shard]]:
-    listed = {e.path: (e, m.attempt) for m in log.manifests for e in m.shards}
-    present = _present(log.place)
+def _find_shards(
+    where: Place,
+    manifests: tuple[Manifest, ...],
+    allow_missing: bool,
+    notice: Callable[[str], None],
+) -> tuple[Shards, list[Skipped]]:
+    """The shards of every table, and those that are listed but gone."""
+    listed = {e.path: (e, m.attempt) for m in manifests for e in m.shards}
+    present = _present(where)
     missing = sorted(set(listed) - set(present))
-    if missing and not log.allow_missing:
-        notice(f"{log.place.show(missing[0])}: listed but absent; waiting up to {MISSING_WAIT:g} s")
+    if missing and not allow_missing:
+        notice(f"{where.show(missing[0])}: listed but absent; waiting up to {MISSING_WAIT:g} s")
         deadline = time.monotonic() + MISSING_WAIT
         while missing and time.monotonic() < deadline:
             time.sleep(min(1.0, MISSING_WAIT))
-            present = _present(log.place)
+            present = _present(where)
             missing = sorted(set(listed) - set(present))
-    for path in missing:
-        if not log.allow_missing:
+        if missing:
             raise DamagedError(
-                f"{log.place.show(path)}: is listed in a manifest, but is gone; {REMEDY}"
+                f"{where.show(missing[0])}: is listed in a manifest, but is gone; {REMEDY}"
             )
-        _skip(log, path, listed[path][0], "gone")
-    found: dict[str, list[Shard]] = {table: [] for table in schema.TABLES}
+    by_table: dict[str, list[Shard]] = {table: [] for table in schema.TABLES}
     for path, size in present.items():
         entry, attempt = listed.get(path, (None, None))
-        found[path.split("/", 1)[0]].append(Shard(path, size, entry, attempt))
-    return found
+        by_table[_table_of(path)].append(Shard(path, size, entry, attempt))
+    shards = {table: tuple(of_table) for table, of_table in by_table.items()}
+    return shards, [_skipped(where, path, listed[path][0], "gone") for path in missing]
 
 
 def _present(where: Place) -> dict[str, int]:
@@ -108,28 +119,34 @@ def _present(where: Place) -> dict[str, int]:
     }
 
 
-def _skip(log: Log, path: str, entry: ShardEntry | None, reason: str) -> None:
-    log.skipped.append((log.place.show(path), reason))
-    table = path.split("/", 1)[0]
-    log.skipped_steps |= {(table, step) for step in (entry.steps if entry is not None else ())}
+def _table_of(path: str) -> str:
+    return path.split("/", 1)[0]
 
 
-def _leave_out_damaged(log: Log) -> None:
-    for table in schema.TABLES:
-        good = []
-        for shard in log.shards(table):
+def _skipped(where: Place, path: str, entry: ShardEntry | None, reason: str) -> Skipped:
+    steps = () if entry is None else tuple(entry.steps)
+    return Skipped(where.show(path), reason, _table_of(path), steps)
+
+
+def _leave_out_damaged(reader: Reader, shards: Shards) -> tuple[Shards, list[Skipped]]:
+    """The shards that are whole, and those that are not."""
+    whole: dict[str, list[Shard]] = {table: [] for table in shards}
+    damaged = []
+    for table, of_table in shards.items():
+        for shard in of_table:
             try:
-                verify_shard(log, shard)
+                _verify(reader, shard)
             except DamagedError as error:
-                reason = str(error).removeprefix(f"{log.place.show(shard.path)}: ")
-                _skip(log, shard.path, shard.entry, reason.removesuffix(f"; {REMEDY}"))
+                reason = str(error).removeprefix(f"{reader.place.show(shard.path)}: ")
+                reason = reason.removesuffix(f"; {REMEDY}")
+                damaged.append(_skipped(reader.place, shard.path, shard.entry, reason))
             else:
-                good.append(shard)
-        log.all_shards[table] = good
+                whole[table].append(shard)
+    return {table: tuple(of_table) for table, of_table in whole.items()}, damaged
 
 
-def verify_shard(log: Log, shard: Shard) -> None:
+def _verify(reader: Reader, shard: Shard) -> None:
     """Decode every page of a shard. Raises `DamagedError`."""
-    opened = log.open(shard)
+    opened = reader.open(shard)
     for group, _ in opened.groups():
         opened.read_group(group, opened.columns)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,12 +21,10 @@ from rocktok.log.shard import sequence_starts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
-
-    from rocktok.log.reader import Batch, Log
+    from rocktok._types import Array
+    from rocktok.log.reader import Reader, ShardRows
     from rocktok.log.tasks import Task
 
-    Array = npt.NDArray[Any]
     Rows = dict[str, Array]
 
 
@@ -39,7 +37,7 @@ class Pairs:
     number of sequences that only one of the steps has.
     """
 
-    log: Log
+    reader: Reader
     table: str
     pre: int
     post: int
@@ -58,9 +56,9 @@ class Pairs:
             if pre is not None and post is not None and not any(waiting) and _aligned(pre, post):
                 yield self._join(pre.columns, post.columns)
                 continue
-            for side, batch in enumerate((pre, post)):
-                if batch is not None:
-                    waiting[side].update(_split(batch))
+            for side, rows in enumerate((pre, post)):
+                if rows is not None:
+                    waiting[side].update(_split(rows))
             ready = [key for key in waiting[1] if key in waiting[0]]
             if ready:
                 yield self._match([(waiting[0].pop(key), waiting[1].pop(key)) for key in ready])
@@ -70,10 +68,10 @@ class Pairs:
 
     def _scan(
         self, side: int, step: int, columns: Sequence[str], check: SequenceRuns
-    ) -> Iterator[Batch]:
+    ) -> Iterator[ShardRows]:
         for shard in self.task.shards[side]:
-            yield from self.log.scan_shard(
-                self.table, shard, (*KEY, *columns), [step], check, self.task.span
+            yield from self.reader.scan_shard(
+                shard, (*KEY, *columns), [step], check, self.task.span
             )
 
     def _match(self, pairs: list[tuple[Part, Part]]) -> Rows:
@@ -107,18 +105,18 @@ class Part:
     name: str
 
 
-def _split(batch: Batch) -> dict[int, Part]:
-    starts = sequence_starts(batch.columns["step"], batch.columns["sequence_id"])
-    stops = np.append(starts[1:], len(batch))
-    ids = batch.columns["sequence_id"][starts]
+def _split(rows: ShardRows) -> dict[int, Part]:
+    starts = sequence_starts(rows.columns["step"], rows.columns["sequence_id"])
+    stops = np.append(starts[1:], len(rows))
+    ids = rows.columns["sequence_id"][starts]
     return {
-        int(key): Part({n: v[start:stop] for n, v in batch.columns.items()}, batch.name)
+        int(key): Part({n: v[start:stop] for n, v in rows.columns.items()}, rows.name)
         for key, start, stop in zip(ids, starts, stops, strict=True)
     }
 
 
-def _aligned(pre: Batch, post: Batch) -> bool:
-    """Whether both batches hold the same rows of text; the common case, checked wholesale."""
+def _aligned(pre: ShardRows, post: ShardRows) -> bool:
+    """Whether both hold the same rows of text; the common case, checked wholesale."""
     return len(pre) == len(post) and all(
         np.array_equal(pre.columns[name], post.columns[name])
         for name in ("sequence_id", "position", "token_id")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from rocktok.log.shard import Shard, ShardEntry, entry_of, open_shard
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from rocktok._types import Array
     from rocktok.files import Place
 
 LOCK = ".writer.lock"
@@ -79,7 +80,7 @@ def published_sequences(
 
     `steps`: only these. Raises `DamagedError`.
     """
-    found: dict[int, list[Any]] = {}
+    by_step: dict[int, list[Array]] = {}
     for entry in manifest.shards:
         wanted = set(entry.steps) if steps is None else set(entry.steps) & steps
         if not entry.path.startswith(f"{table}/") or not wanted:
@@ -89,8 +90,8 @@ def published_sequences(
             rows = opened.read_group(group, ["step", "sequence_id"])
             step_N, sequence_N = (np.asarray(rows[name]) for name in ("step", "sequence_id"))
             for step in wanted & set(np.unique(step_N).tolist()):
-                found.setdefault(step, []).append(np.unique(sequence_N[step_N == step]))
-    return {step: np.unique(np.concatenate(parts)) for step, parts in found.items()}
+                by_step.setdefault(step, []).append(np.unique(sequence_N[step_N == step]))
+    return {step: np.unique(np.concatenate(parts)) for step, parts in by_step.items()}
 
 
 @contextmanager

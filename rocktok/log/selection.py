@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    import numpy.typing as npt
-
+    from rocktok._types import Array
     from rocktok.log.shard import OpenShard
-
-    Array = npt.NDArray[Any]
 
 #: What a row is of, and the order of a shard.
 KEY = ("step", "sequence_id", "position")

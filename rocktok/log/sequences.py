@@ -15,12 +15,9 @@ from rocktok.hashing import prompt_hash
 from rocktok.log.checks import Where, check_values, numpy_view, to_numpy
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from rocktok.log.reader import Log
+    from rocktok._types import Array
+    from rocktok.log.catalogue import Log
     from rocktok.log.shard import OpenShard
-
-    Array = npt.NDArray[Any]
 
 _OWN = 0x5EED5EED5EED5EED  # sets sequences that are their own prompt apart from hashed prompts
 
@@ -66,9 +63,9 @@ def cast_sequences(rows: Any, where: Where) -> Any:
 
     Raises `DataError` for a column that is none of its kind.
     """
-    known = [c.name for c in schema.SEQUENCE_COLUMNS if c.name in rows.schema.names]
+    names = [c.name for c in schema.SEQUENCE_COLUMNS if c.name in rows.schema.names]
     required = schema.required_names("sequences")
-    wanted = schema.arrow_schema("sequences", [n for n in known if n not in required])
+    wanted = schema.arrow_schema("sequences", [n for n in names if n not in required])
     for field in wanted:
         try:
             rows[field.name].cast(field.type)
@@ -85,7 +82,7 @@ def load_domains(log: Log) -> dict[str, Array]:
 
     Raises `LogError` if no sequence has one.
     """
-    found: dict[str, list[Array]] = {}
+    parts: dict[str, list[Array]] = {}
     for shard in log.shards("sequences"):
         opened = log.open(shard, schema.required_names("sequences"))
         if "domain" not in opened.columns:
@@ -99,18 +96,18 @@ def load_domains(log: Log) -> dict[str, Array]:
             if limit is not None:
                 domains[to_numpy(table["step"], "step", where) >= limit] = None
             for domain in {d for d in domains.tolist() if d is not None}:
-                found.setdefault(domain, []).append(ids[domains == domain])
-    if not found:
+                parts.setdefault(domain, []).append(ids[domains == domain])
+    if not parts:
         raise LogError(
             f"{log.name}: no sequence has a domain; record it in sequences/ (with TRL: a column "
             "`domain` of the dataset)"
         )
-    return {domain: np.sort(np.concatenate(parts)) for domain, parts in sorted(found.items())}
+    return {domain: np.sort(np.concatenate(ids)) for domain, ids in sorted(parts.items())}
 
 
 def load_rows(log: Log, ids: Array) -> dict[int, dict[str, Any]]:
     """Sequence id → its row of sequences/ (all columns that are there), of some sequences."""
-    found: dict[int, dict[str, Any]] = {}
+    by_id: dict[int, dict[str, Any]] = {}
     wanted = pa.array(np.asarray(ids, dtype=np.int64))
     for shard in log.shards("sequences"):
         opened = log.open(shard, schema.required_names("sequences"))
@@ -121,8 +118,8 @@ def load_rows(log: Log, ids: Array) -> dict[int, dict[str, Any]]:
             rows = rows.filter(pc.is_in(rows["sequence_id"], value_set=wanted))
             for row in rows.to_pylist():
                 if limit is None or row["step"] < limit:
-                    found[row["sequence_id"]] = row
-    return found
+                    by_id[row["sequence_id"]] = row
+    return by_id
 
 
 def load_prompts(log: Log) -> Prompts:

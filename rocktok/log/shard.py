@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from rocktok._types import Array
     from rocktok.files import Place
 
 ROW_GROUP_ROWS = 1 << 20
@@ -53,7 +54,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard found in a log; `entry` and `attempt` are None where nothing vouches for it."""
+    """A shard of a log; `entry` and `attempt` are None where nothing vouches for it."""
 
     path: str
     size: int
@@ -184,9 +185,7 @@ def _row_groups(table: pa.Table, target: int) -> Iterator[tuple[int, int]]:
         start = int(bounds[index])
 
 
-def sequence_starts(
-    step_N: npt.NDArray[Any], sequence_N: npt.NDArray[Any]
-) -> npt.NDArray[np.int64]:
+def sequence_starts(step_N: Array, sequence_N: Array) -> npt.NDArray[np.int64]:
     """Rows at which a new (step, sequence) begins; the first row included."""
     if len(step_N) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -200,7 +199,7 @@ def footer_crc32(data: bytes) -> int:
     return zlib.crc32(data[-(length + _TAIL) :])
 
 
-def entry_of(path: str, data: bytes, step_N: npt.NDArray[Any]) -> ShardEntry:
+def entry_of(path: str, data: bytes, step_N: Array) -> ShardEntry:
     """The manifest's entry for a shard that has just been encoded."""
     steps, counts = np.unique(step_N, return_counts=True)
     return ShardEntry(

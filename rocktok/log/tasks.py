@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from rocktok.log.catalogue import Log
 from rocktok.log.checks import Where, to_numpy
-from rocktok.log.reader import Log
 from rocktok.log.selection import Span
 from rocktok.log.shard import Shard
 
@@ -36,11 +36,11 @@ def step_tasks(log: Log, table: str, step: int) -> list[Task]:
     tasks: list[Task] = []
     shards: list[Shard] = []
     rows = 0
-    held = log.holders(table, step)
-    for number, (shard, count) in enumerate(held, start=1):
+    holders = log.holders(table, step)
+    for number, (shard, count) in enumerate(holders, start=1):
         shards.append(shard)
         rows += count
-        if rows >= TASK_ROWS or number == len(held):
+        if rows >= TASK_ROWS or number == len(holders):
             tasks.append(Task((tuple(shards),), Span(), rows))
             shards, rows = [], 0
     return tasks
@@ -51,9 +51,9 @@ def span_tasks(log: Log, table: str, step: int) -> list[Task]:
     groups = _groups(log, table, step)
     tasks = []
     for span in _spans(groups, [g.rows for g in groups], TASK_ROWS):
-        held = [g for g in groups if span.touches(g.first, g.last)]
-        shards = tuple({g.shard.path: g.shard for g in held}.values())
-        tasks.append(Task((shards,), span, sum(g.rows for g in held)))
+        touched = [g for g in groups if span.touches(g.first, g.last)]
+        shards = tuple({g.shard.path: g.shard for g in touched}.values())
+        tasks.append(Task((shards,), span, sum(g.rows for g in touched)))
     return tasks
 
 
@@ -89,7 +89,7 @@ class _Group:
 
 
 def _groups(log: Log, table: str, step: int) -> list[_Group]:
-    found = []
+    row_groups = []
     for shard, _ in log.holders(table, step):
         opened = log.open(shard, ("step", "sequence_id"))
         for group, _ in opened.groups():
@@ -107,8 +107,8 @@ def _groups(log: Log, table: str, step: int) -> list[_Group]:
                     continue
                 ids = int(id_N.min()), int(id_N.max())
             count = opened.file.metadata.row_group(group).num_rows
-            found.append(_Group(shard, ids[0], ids[1], count))
-    return found
+            row_groups.append(_Group(shard, ids[0], ids[1], count))
+    return row_groups
 
 
 def _spans(groups: Sequence[_Group], weights: Sequence[int], target: int) -> list[Span]:

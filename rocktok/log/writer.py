@@ -207,12 +207,18 @@ class LogWriter:
         Raises `OSError` if the disk fails; what was not published stays buffered.
         """
         for table in ("sequences", *schema.STEP_TABLES):
-            held = None if whole else self._open.get(table)
-            parts = [p for p in self._buffers[table] if held is None or not _has_step(p, held)]
+            unfinished = None if whole else self._open.get(table)
+            parts = [
+                p
+                for p in self._buffers[table]
+                if unfinished is None or not _has_step(p, unfinished)
+            ]
             if parts:
                 entry = self._publish(table, pa.concat_tables(parts, promote_options="default"))
                 self._buffers[table] = [
-                    p for p in self._buffers[table] if held is not None and _has_step(p, held)
+                    p
+                    for p in self._buffers[table]
+                    if unfinished is not None and _has_step(p, unfinished)
                 ]
                 self._manifest.shards.append(entry)
                 self._manifest_stale = True

@@ -1,4 +1,4 @@
-"""Similar pairs of windows, counted exactly: equal windows merged, the rest by `pair_loops`.
+"""Similar pairs of windows, counted exactly: equal windows merged, the rest by `pairs.loops`.
 
 Importing this module imports neither numba nor SciPy.
 

@@ -1,4 +1,4 @@
-"""Rows made ready for `pair_loops`: equal ones merged, an inverted index with a dense head, labels.
+"""Rows made ready for the loops: equal ones merged, an inverted index with a dense head, labels.
 
 `rocktok.pairs.count` is what callers use; it imports this module, and numba with it, late.
 
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.pairs import loops as pair_loops
-from rocktok.pairs import merge
+from rocktok.pairs import loops, merge
 from rocktok.pairs.rows import KINDS, PairRule, SparseRows
 
 #: Most frequent columns that are kept dense: enough to leave short postings, few enough that the
@@ -58,7 +57,7 @@ def loop_rule(rule: PairRule, ours: SparseRows, theirs: SparseRows) -> Any:
     largest = max(float(rows.size_N.max(initial=0.0)) for rows in (ours, theirs))
     # Float32 holds whole numbers up to 2^24, and adds them up exactly.
     whole = rule.kind != "surprisal" and largest * largest < 1 << 24
-    return pair_loops.Rule(KINDS[rule.kind], float(rule.threshold), float(rule.offsets), whole)
+    return loops.Rule(KINDS[rule.kind], float(rule.threshold), float(rule.offsets), whole)
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,13 @@ class Distinct:
     bound_R: Array
 
     @classmethod
-    def of(cls, given: SparseRows, columns: Columns, rule: Any, *, sort: bool) -> Distinct:
+    def of(cls, source: SparseRows, columns: Columns, rule: Any, *, sort: bool) -> Distinct:
         """Merge equal rows; `sort`: those with the longest heads, the likeliest, side by side."""
-        row_N, first_R = _group(given)
-        rows = _take(given, first_R)
+        row_N, first_R = _group(source)
+        rows = _take(source, first_R)
         if sort:
             order = np.argsort(-_head_lengths(rows, columns, rule), kind="stable")
-            rows = _take(given, first_R[order])
+            rows = _take(source, first_R[order])
             rank_R = np.empty(len(order), dtype=np.int64)
             rank_R[order] = np.arange(len(order))
             row_N = rank_R[row_N]
@@ -121,22 +120,22 @@ def _rows(rows: SparseRows) -> Any:
     return merge.Rows(rows.ptr_N, rows.column_E, rows.value_E, rows.size_N)
 
 
-def _group(given: SparseRows) -> tuple[Array, Array]:
+def _group(rows: SparseRows) -> tuple[Array, Array]:
     """(group of each row, first row of each group) of equal rows."""
-    hash_N = np.empty(len(given), dtype=np.uint64)
-    merge.hash_rows(_rows(given), given.value_E.view(np.int64), hash_N)
-    group_N, first_R = (np.empty(len(given), dtype=np.int64) for _ in range(2))
+    hash_N = np.empty(len(rows), dtype=np.uint64)
+    merge.hash_rows(_rows(rows), rows.value_E.view(np.int64), hash_N)
+    group_N, first_R = (np.empty(len(rows), dtype=np.int64) for _ in range(2))
     order = np.argsort(hash_N, kind="stable")
-    groups = merge.group_rows(_rows(given), hash_N, order, group_N, first_R)
+    groups = merge.group_rows(_rows(rows), hash_N, order, group_N, first_R)
     return group_N, first_R[:groups]
 
 
-def _take(given: SparseRows, pick_R: Array) -> Any:
+def _take(rows: SparseRows, pick_R: Array) -> Any:
     ptr_R = np.zeros(len(pick_R) + 1, dtype=np.int64)
-    np.cumsum(np.diff(given.ptr_N)[pick_R], out=ptr_R[1:])
+    np.cumsum(np.diff(rows.ptr_N)[pick_R], out=ptr_R[1:])
     column_E, value_E = np.empty(ptr_R[-1], dtype=np.int64), np.empty(ptr_R[-1])
-    into = merge.Rows(ptr_R, column_E, value_E, given.size_N[pick_R])
-    merge.take_rows(_rows(given), pick_R, into)
+    into = merge.Rows(ptr_R, column_E, value_E, rows.size_N[pick_R])
+    merge.take_rows(_rows(rows), pick_R, into)
     return into
 
 
@@ -159,8 +158,8 @@ def _split(rows: Any, columns: Columns, rule: Any) -> Any:
     for entries in (tail, head):
         arrays += [np.zeros(len(rows.ptr_R), dtype=np.int64)]
         arrays += [np.zeros(entries, dtype=np.int32), np.zeros(entries, dtype=np.float32)]
-    split = pair_loops.Split(*arrays)
-    pair_loops.split_rows(rows, columns.slot_C, columns.column_C, not rule.whole, split)
+    split = loops.Split(*arrays)
+    loops.split_rows(rows, columns.slot_C, columns.column_C, not rule.whole, split)
     return split
 
 
@@ -171,26 +170,26 @@ def make_blocks(theirs: Distinct, columns: Columns, rule: Any) -> list[Any]:
     for start in range(0, len(theirs.weight_R), BLOCK):
         rows = slice(start, min(start + BLOCK, len(theirs.weight_R)))
         length = rows.stop - start
-        groups = -(-length // pair_loops.LANES)
+        groups = -(-length // loops.LANES)
         postings = int(theirs.split.tail_ptr_R[rows.stop] - theirs.split.tail_ptr_R[start])
-        block = pair_loops.Block(
+        block = loops.Block(
             start,
             length,
             np.zeros(columns.count + 2, dtype=np.int64),
             np.zeros(postings, dtype=np.uint16),
             np.zeros(postings, dtype=np.float32),
-            np.zeros((groups, columns.head, pair_loops.LANES), dtype=np.float32),
+            np.zeros((groups, columns.head, loops.LANES), dtype=np.float32),
             _padded(theirs.bound_R[rows], groups, np.float32),
             _padded(slope_D[rows], groups, np.float32),
             _padded(theirs.weight_R[rows], groups, np.int64),
         )
-        pair_loops.fill_block(theirs.split, block)
+        loops.fill_block(theirs.split, block)
         blocks.append(block)
     return blocks
 
 
 def _padded(values_D: Array, groups: int, dtype: Any) -> Array:
-    padded = np.zeros(groups * pair_loops.LANES, dtype=dtype)
+    padded = np.zeros(groups * loops.LANES, dtype=dtype)
     padded[: len(values_D)] = values_D
     return padded
 
@@ -211,7 +210,7 @@ def _slopes(size_R: Array, rule: Any) -> tuple[Array, Array, Array]:
     return zero_R, zero_R, one_R * threshold
 
 
-def make_test(ours: Distinct, theirs: Distinct, rule: Any) -> Any:
+def make_limits(ours: Distinct, theirs: Distinct, rule: Any) -> Any:
     """The linear test of each row of ours, with a margin above what float32 can lose."""
     slope_R, _, limit_R = _slopes(ours.rows.size_R, rule)
     slope_D = _slopes(theirs.rows.size_R, rule)[1]
@@ -221,9 +220,7 @@ def make_test(ours: Distinct, theirs: Distinct, rule: Any) -> Any:
     margin_R = scale_R * (longest + 16) * 2.0**-22
     usable_R = (ours.rows.size_R > 0) & np.isfinite(ours.rows.size_R)
     limit_R = np.where(usable_R, limit_R, np.inf)
-    return pair_loops.Test(
-        *(a.astype(np.float32) for a in (ours.bound_R, slope_R, limit_R, margin_R))
-    )
+    return loops.Limits(*(a.astype(np.float32) for a in (ours.bound_R, slope_R, limit_R, margin_R)))
 
 
 @dataclass(frozen=True)
@@ -240,7 +237,7 @@ class Labels:
         """`labels` of ours and of theirs; None: no labels, no units."""
         nothing = np.zeros(0, dtype=np.int64)
         if labels is None:
-            return cls(pair_loops.Units(*[nothing] * 7), nothing, nothing, nothing)
+            return cls(loops.Units(*[nothing] * 7), nothing, nothing, nothing)
         label_M, label_T = labels[0], labels[0] if ours is theirs else labels[1]
         if label_M.dtype != label_T.dtype:
             raise ValueError(f"labels of type {label_M.dtype} and {label_T.dtype} do not compare")
@@ -255,7 +252,7 @@ class Labels:
         by_row = np.argsort(row_U, kind="stable")
         unit_ptr_R = np.searchsorted(row_U[by_row], np.arange(len(ours.weight_R) + 1))
         mine = (unit_ptr_R, by_row, label_U[by_row], weight_U[by_row])
-        return cls(pair_loops.Units(*mine, label_ptr_L, row_S, weight_S), unit_N, row_U, weight_U)
+        return cls(loops.Units(*mine, label_ptr_L, row_S, weight_S), unit_N, row_U, weight_U)
 
 
 def _units(code_N: Array, rows: Distinct) -> tuple[Array, Array, Array, Array]:
@@ -293,7 +290,7 @@ class Index:
         """Add the similar rows of distinct rows start … stop − 1, and those of the own label."""
         mirrored = self.ours is self.theirs
         longest = max((len(block.bound_T) for block in self.blocks), default=0)
-        work = pair_loops.Work(
+        work = loops.Work(
             self.ours.rows,
             self.theirs.rows,
             self.ours.split,
@@ -302,39 +299,39 @@ class Index:
             self.ours.weight_R,
             np.zeros(longest, dtype=np.float32),
             np.zeros(longest, dtype=np.int32),
-            np.zeros(longest // pair_loops.LANES, dtype=np.int64),
+            np.zeros(longest // loops.LANES, dtype=np.int64),
             similar_R,
             own_U,
         )
         for block in self.blocks:
-            pair_loops.count_pairs(start, stop, mirrored, work, block, self.labels.units)
+            loops.count_pairs(start, stop, mirrored, work, block, self.labels.units)
 
     def like_themselves(self) -> Array:
         """(R,) 0 or 1: whether a row of ours is similar to one equal to it."""
         like_R = np.zeros(len(self.ours.weight_R), dtype=np.int64)
-        pair_loops.like_itself(self.ours.rows, self.rule, like_R)
+        loops.like_itself(self.ours.rows, self.rule, like_R)
         return like_R
 
 
 def make_index(
-    given: SparseRows,
+    our_rows: SparseRows,
     others: SparseRows | None,
     pair_rule: PairRule,
-    given_labels: tuple[Array, Array] | None,
+    label_arrays: tuple[Array, Array] | None,
 ) -> Index:
     """Make rows of ours, and of theirs (None: ours again), ready to be counted."""
-    given = checked(given)
-    given, other_rows = narrow(given, given if others is None else checked(others))
-    rule = loop_rule(pair_rule, given, other_rows)
-    columns = Columns.of(other_rows, _width(given, other_rows))
+    our_rows = checked(our_rows)
+    our_rows, other_rows = narrow(our_rows, our_rows if others is None else checked(others))
+    rule = loop_rule(pair_rule, our_rows, other_rows)
+    columns = Columns.of(other_rows, _width(our_rows, other_rows))
     theirs = Distinct.of(other_rows, columns, rule, sort=True)
-    ours = theirs if others is None else Distinct.of(given, columns, rule, sort=False)
+    ours = theirs if others is None else Distinct.of(our_rows, columns, rule, sort=False)
     return Index(
         ours,
         theirs,
         rule,
-        make_test(ours, theirs, rule),
+        make_limits(ours, theirs, rule),
         make_blocks(theirs, columns, rule),
-        Labels.of(given_labels, ours, theirs),
-        given_labels is not None,
+        Labels.of(label_arrays, ours, theirs),
+        label_arrays is not None,
     )

@@ -40,7 +40,7 @@ class Split(NamedTuple):
     head_value_E: Array
 
 
-class Test(NamedTuple):
+class Limits(NamedTuple):
     """A pair is similar when dot − slope·slope_T − limit ≥ 0, up to `margin`, which float32 may
     lose. `bound_R`: the length of the head's part, so that bound·bound_T is the most it can add.
     """
@@ -103,7 +103,7 @@ class Work(NamedTuple):
     ours: Rows
     theirs: Rows
     split: Split
-    test: Test
+    test: Limits
     rule: Rule
     weight_R: Array
     score_T: Array
@@ -258,7 +258,7 @@ def _count(work: Work, block: Block, a: int, last: int, groups: int, mirrored: b
     slope_T, weight_T, size_T, at_G = block.slope_T, block.weight_T, theirs.size_R, work.at_G
     slope, limit, margin = work.test.slope_R[a], work.test.limit_R[a], work.test.margin_R[a]
     size, weight = ours.size_R[a], work.weight_R[a]
-    found = 0
+    count = 0
     for g in range(groups):
         for t in range(at_G[g], min(at_G[g] + LANES, last)):
             excess = score_T[t] - slope * slope_T[t] - limit
@@ -270,10 +270,10 @@ def _count(work: Work, block: Block, a: int, last: int, groups: int, mirrored: b
                 if not _alike(rule, dot, size, size_T[start + t]):
                     continue
             like_T[t] = a + 1
-            found += weight_T[t]
+            count += weight_T[t]
             if mirrored:
                 similar_R[start + t] += weight
-    return found
+    return count
 
 
 @part
@@ -298,14 +298,14 @@ def _count_own(work: Work, units: Units, start: int, last: int, a: int, mirrored
             continue
         end = units.label_ptr_L[label + 1]
         s = _first_from(row_S, units.label_ptr_L[label], end, start)
-        found = 0
+        count = 0
         while s < end and row_S[s] < start + last:
             if like_T[row_S[s] - start] == a + 1:
-                found += weight_S[s]
+                count += weight_S[s]
                 if mirrored:
                     own_U[s] += weight
             s += 1
-        own_U[units.number_U[u]] += found
+        own_U[units.number_U[u]] += count
 
 
 @Kernel
@@ -325,8 +325,8 @@ def count_pairs(
         _add_tail(work, block, a, last)
         groups = _promising(work, block, a, last)
         groups = _add_head(work, block, a, groups)
-        found = _count(work, block, a, last, groups, mirrored)
+        count = _count(work, block, a, last, groups, mirrored)
         work.score_T[: last + LANES] = 0
-        work.similar_R[a] += found
-        if found and len(units.label_ptr_L):
+        work.similar_R[a] += count
+        if count and len(units.label_ptr_L):
             _count_own(work, units, block.start, last, a, mirrored)

@@ -32,24 +32,27 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 def step_of(name: str) -> int | None:
     """The step that a checkpoint's name ends with, as checkpoint-500 does; None for none."""
-    found = _STEP.search(Path(name).name)
-    return int(found.group(1) or found.group(2)) if found else None
+    match = _STEP.search(Path(name).name)
+    return int(match.group(1) or match.group(2)) if match else None
 
 
-def steps_of(names: tuple[str, ...], given: tuple[int, ...] | None) -> list[int]:
-    """A step for each checkpoint. Raises `UsageError` for none, or one twice."""
-    if given is not None and len(given) != len(names):
-        message = f"steps has {len(given)} numbers for {len(names)} students; give one for each"
+def steps_of(names: tuple[str, ...], numbers: tuple[int, ...] | None) -> list[int]:
+    """A step for each checkpoint: its number, or without numbers what its name ends with.
+
+    Raises `UsageError` for none, or one twice.
+    """
+    if numbers is not None and len(numbers) != len(names):
+        message = f"steps has {len(numbers)} numbers for {len(names)} students; give one for each"
         raise UsageError(message, parameter="steps")
-    found = list(given) if given is not None else [step_of(name) for name in names]
-    for name, step in zip(names, found, strict=True):
+    step_of_each = list(numbers) if numbers is not None else [step_of(name) for name in names]
+    for name, step in zip(names, step_of_each, strict=True):
         if step is None:
             message = (
                 f"steps is not given, and the name {name} tells none, as checkpoint-500 would; "
                 "give one for each student"
             )
             raise UsageError(message, parameter="steps")
-    steps = [step for step in found if step is not None]
+    steps = [step for step in step_of_each if step is not None]
     outside = [step for step in steps if not 0 <= step < 1 << 31]
     if outside:
         message = f"steps has {outside[0]}; steps are 0 or more, and below {1 << 31}"
@@ -136,15 +139,15 @@ def fingerprint(name: str) -> str | None:
     path = Path(name)
     if not path.exists():
         return None
-    found = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for file in sorted(f for pattern in ("config.json", *_WEIGHTS) for f in path.glob(pattern)):
         size = file.stat().st_size
-        found.update(f"{file.name}\0{size}\0".encode())
+        digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as opened:
             for block in range(_BLOCKS):
                 opened.seek(block * max(0, size - _BLOCK) // (_BLOCKS - 1))
-                found.update(opened.read(_BLOCK))
-    return found.hexdigest()
+                digest.update(opened.read(_BLOCK))
+    return digest.hexdigest()
 
 
 def load_model(name: str, dtype: str, device: str) -> Any:
@@ -154,14 +157,14 @@ def load_model(name: str, dtype: str, device: str) -> Any:
     check_checkpoint(name)
     _hush()
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, loading_info = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, output_loading_info=True
         )
         model = model.to(device).eval()
     except Exception as error:
         raise _not_loaded(name, error) from error
     # They would be drawn at random.
-    missing = sorted(found["missing_keys"])
+    missing = sorted(loading_info["missing_keys"])
     if missing:
         raise LogError(
             f"{name}: has no weights for {missing[0]} ({len(missing)} are missing); give what "

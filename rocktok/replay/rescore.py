@@ -128,13 +128,13 @@ def rescore(
         LogError: text or checkpoints lack something, tokens differ, `output` holds another run or
             is being written by another process.
     """
-    found_steps = steps_of(students, steps)
+    step_numbers = steps_of(students, steps)
     for name, value in (("batch_tokens", batch_tokens), ("shard_rows", shard_rows),
                         ("sequences", 1 if sequences is None else sequences)):  # fmt: skip
         if value < 1:
             raise UsageError(f"{name} is {value}; it must be 1 or more", parameter=name)
     device = _device(device)
-    by_step = dict(sorted(zip(found_steps, students, strict=True)))
+    by_step = dict(sorted(zip(step_numbers, students, strict=True)))
     configs = {name: load_config(name) for name in (*by_step.values(), teacher)}
     texts = load_texts(text, sequences)
     for name, config in configs.items():
@@ -279,7 +279,7 @@ def _vocab(
 ) -> tuple[list[tuple[int, str, bytes]] | None, tuple[str, ...]]:
     """The tokens, the same in the text and in all models that bring a tokenizer; notes."""
     first = None if texts.vocab is None else (texts.name, texts.vocab)
-    found, without = None, []
+    tokens, without = None, []
     for name in models:
         tokenizer = load_tokenizer(name)
         if tokenizer is None:
@@ -289,9 +289,9 @@ def _vocab(
         if first is not None:
             check_tokens(first, mine)
         first = first or mine
-        found = found or list(vocabulary(tokenizer))
+        tokens = tokens or list(vocabulary(tokenizer))
     notes = tuple(f"{name}: brings no tokenizer; its tokens are taken on trust" for name in without)
-    return found, notes
+    return tokens, notes
 
 
 # -- writing ---------------------------------------------------------------------------------

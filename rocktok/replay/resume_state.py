@@ -15,12 +15,9 @@ from rocktok.log.run import load_run
 from rocktok.log.shard import REMEDY
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from rocktok._types import Array
     from rocktok.files import Place
     from rocktok.log.manifest import Manifest
-
-    Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,10 @@ from rocktok.errors import DataError, RocktokError
 from rocktok.hooks.statistics import tiles, token_statistics
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from torch import Tensor
 
+    from rocktok._types import Array
     from rocktok.replay.texts import Texts
-
-    Array = npt.NDArray[Any]
 
 #: Of a plain head's student; of another's without the norms.
 COLUMNS = ("log_ratio", "student_logprob", "teacher_logprob", "student_entropy", "teacher_entropy",
@@ -118,13 +116,13 @@ def find_head(model: Any, ids_1T: Tensor) -> Head | None:
     raw_TV = tiles.project(hidden_1TH[0], weight_VH, bias_V)
     if raw_TV.shape != wanted_TV.shape:
         return None
-    found: list[tuple[float, Head]] = []
+    heads: list[tuple[float, Head]] = []
     for scale, softcap in product(*_candidates(model.config.get_text_config())):
         head = Head(weight_VH, bias_V, scale, softcap)
         as_model = tiles.Model(raw_TV, None, None, None, scale, softcap)
         made_TV = as_model.final_logits(raw_TV, 1.0, torch.empty_like(raw_TV))
-        found.append((float((made_TV - wanted_TV).abs().max()), head))
-    error, head = min(found, key=lambda one: one[0])
+        heads.append((float((made_TV - wanted_TV).abs().max()), head))
+    error, head = min(heads, key=lambda one: one[0])
     # The model rounds its logits to its own type; another scale or cap is further off.
     tolerance = max(1e-4, 4 * torch.finfo(weight_VH.dtype).eps) * float(wanted_TV.abs().max())
     return head if error <= tolerance else None
@@ -138,8 +136,8 @@ def _candidates(config: Any) -> tuple[list[float], list[float | None]]:
 
 
 def _positive(config: Any, names: tuple[str, ...]) -> list[float]:
-    found = (getattr(config, name, None) for name in names)
-    return [float(v) for v in found if isinstance(v, (int, float)) and v > 0]
+    values = (getattr(config, name, None) for name in names)
+    return [float(v) for v in values if isinstance(v, (int, float)) and v > 0]
 
 
 @torch.no_grad()
@@ -212,7 +210,7 @@ def score(
     place_N = (place_N[0].to(device), place_N[1].to(device))
     try:
         ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
-        found = token_statistics(
+        statistics = token_statistics(
             token_ids=torch.from_numpy(token_N.astype(np.int64)).to(device),
             temperature=texts.temperature,
             columns=columns,
@@ -228,9 +226,9 @@ def score(
         "sequence_id": texts.sequence_S[batch_B][row_N],
         "position": position_N,
         "token_id": token_N,
-        **{name: values.float().cpu().numpy() for name, values in found.items()},
+        **{name: values.float().cpu().numpy() for name, values in statistics.items()},
     }
-    _check_finite(rows, tuple(found), student.name)
+    _check_finite(rows, tuple(statistics), student.name)
     return rows
 
 

@@ -73,11 +73,11 @@ class Texts:
     @property
     def digest(self) -> str:
         """Of all ids: texts with the same digest are the same."""
-        found = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
         for ids in (self.sequence_S, self.prompts.length_S, self.completions.length_S,
                     self.prompts.value_T, self.completions.value_T):  # fmt: skip
-            found.update(np.ascontiguousarray(ids).data)
-        return found.hexdigest()
+            digest.update(np.ascontiguousarray(ids).data)
+        return digest.hexdigest()
 
     def take(self, order_S: Array) -> Texts:
         """Some of the texts, in an order."""
@@ -101,20 +101,20 @@ def load_texts(name: str, sequences: int | None = None) -> Texts:
 
     Raises `LogError` for text without prompts, or fewer sequences than asked for.
     """
-    found = _of_file(Path(name)) if Path(name).is_file() else _of_log(open_log(name))
-    if sequences is not None and len(found) < sequences:
+    texts = _of_file(Path(name)) if Path(name).is_file() else _of_log(open_log(name))
+    if sequences is not None and len(texts) < sequences:
         raise LogError(
-            f"{name}: has {len(found):,} whole sequences, {sequences:,} were asked for; ask "
+            f"{name}: has {len(texts):,} whole sequences, {sequences:,} were asked for; ask "
             "for fewer"
         )
-    if not len(found):
+    if not len(texts):
         raise LogError(f"{name}: has no whole sequence with its prompt; nothing can be scored")
-    order_S = np.argsort(found.sequence_S, kind="stable")
-    twice = np.flatnonzero(np.diff(found.sequence_S[order_S]) == 0)
+    order_S = np.argsort(texts.sequence_S, kind="stable")
+    twice = np.flatnonzero(np.diff(texts.sequence_S[order_S]) == 0)
     if len(twice):
-        sequence = int(found.sequence_S[order_S][twice[0]])
+        sequence = int(texts.sequence_S[order_S][twice[0]])
         raise DataError(f"{name}: sequence {sequence} stands twice; keep one row per sequence")
-    return found.take(order_S[:sequences])
+    return texts.take(order_S[:sequences])
 
 
 # -- a file of sequences ---------------------------------------------------------------------
@@ -158,11 +158,11 @@ def _part(rows: Any) -> Texts:
     if sequences.null_count:
         raise pa.ArrowInvalid("a sequence_id is null")
     own = pc.binary_join_element_wise("sequence", sequences.cast(pa.string()), "-")
-    given = rows["prompt_id"].cast(pa.string()) if "prompt_id" in rows.schema.names else own
+    stored = rows["prompt_id"].cast(pa.string()) if "prompt_id" in rows.schema.names else own
     return Texts(
         "",
         np.asarray(sequences),
-        pc.coalesce(given, own),
+        pc.coalesce(stored, own),
         Ragged.of_lists(rows["prompt_token_ids"]),
         Ragged.of_lists(rows["token_ids"]),
         _facts(pa.Table.from_batches([rows])),
@@ -176,9 +176,9 @@ def _facts(rows: Any) -> Any:
 
     names = [name for name in _FACTS if name in rows.schema.names]
     types = schema.arrow_schema("sequences", _FACTS[1:])
-    found = {name: rows[name].cast(types.field(name).type) for name in names}
-    step = found.get("step", pa.nulls(len(rows), pa.int32()))
-    return pa.table({**found, "step": pc.fill_null(step, 0)})
+    columns = {name: rows[name].cast(types.field(name).type) for name in names}
+    step = columns.get("step", pa.nulls(len(rows), pa.int32()))
+    return pa.table({**columns, "step": pc.fill_null(step, 0)})
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -204,10 +204,10 @@ def _of_log(log: Log) -> Texts:
     listed = _prompts(log, np.sort(sequence_S))
     # Where a sequence's prompt stands, and whether it has one.
     at_S = np.searchsorted(listed.sequence_S, sequence_S)
-    known_S = at_S < len(listed)
-    known_S[known_S] = listed.sequence_S[at_S[known_S]] == sequence_S[known_S]
-    unlisted = int(np.count_nonzero(~known_S))
-    if unlisted and not known_S.any():
+    has_prompt_S = at_S < len(listed)
+    has_prompt_S[has_prompt_S] = listed.sequence_S[at_S[has_prompt_S]] == sequence_S[has_prompt_S]
+    unlisted = int(np.count_nonzero(~has_prompt_S))
+    if unlisted and not has_prompt_S.any():
         raise LogError(
             f"{log.name}: sequences/ has no prompt_token_ids, which the models must be given; "
             "record them, or give a Parquet file of sequences"
@@ -221,11 +221,11 @@ def _of_log(log: Log) -> Texts:
     temperature, warmer = _temperature(log)
     return Texts(
         log.name,
-        sequence_S[known_S],
-        listed.prompt_id_S.take(pa.array(at_S[known_S])),
-        listed.prompts.take(at_S[known_S]),
-        completions.take(np.flatnonzero(known_S)),
-        listed.facts.take(pa.array(at_S[known_S])),
+        sequence_S[has_prompt_S],
+        listed.prompt_id_S.take(pa.array(at_S[has_prompt_S])),
+        listed.prompts.take(at_S[has_prompt_S]),
+        completions.take(np.flatnonzero(has_prompt_S)),
+        listed.facts.take(pa.array(at_S[has_prompt_S])),
         log.vocab.texts or None,
         temperature,
         (*notes, *warmer),
@@ -249,12 +249,12 @@ def _completions(log: Log, table: str, step: int) -> tuple[Array, Ragged, int]:
     """Ids and tokens of the whole sequences of a step, and how many have gaps."""
     ids: list[Array] = [np.zeros(0, dtype=np.int64)]
     parts, partial = [], 0
-    for batch in log.scan(table, ["token_id"], steps=[step]):
-        rows = batch.columns
+    for part in log.scan(table, ["token_id"], steps=[step]):
+        rows = part.columns
         start_S = sequence_starts(rows["step"], rows["sequence_id"])
-        length_S = np.diff(np.append(start_S, len(batch)))
+        length_S = np.diff(np.append(start_S, len(part)))
         # In a whole sequence every position is the row's number within it.
-        off_N = rows["position"] != np.arange(len(batch)) - np.repeat(start_S, length_S)
+        off_N = rows["position"] != np.arange(len(part)) - np.repeat(start_S, length_S)
         whole_S = ~np.logical_or.reduceat(off_N, start_S)
         partial += int(np.count_nonzero(~whole_S))
         ids.append(rows["sequence_id"][start_S[whole_S]])
@@ -294,5 +294,5 @@ def _prompts(log: Log, wanted_S: Array) -> Texts:
     order_S = np.argsort(sequence_S, kind="stable")
     nothing = Ragged.of(np.zeros(0), np.zeros(len(sequence_S)))
     ids_S = pa.concat_arrays(names)
-    found = Texts(log.name, sequence_S, ids_S, concatenate(parts), nothing, _joined(facts))
-    return found.take(order_S)
+    texts = Texts(log.name, sequence_S, ids_S, concatenate(parts), nothing, _joined(facts))
+    return texts.take(order_S)

@@ -17,14 +17,14 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.attribute.passes import attribute
-from rocktok.analyses.attribute.shares import AttributeResult
+from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.passes import ZeroThresholdError, run_detect
 from rocktok.analyses.detect.persistence import PersistentWindows, of_type, sample_limits
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
-from rocktok.analyses.stability.overlap import StabilityResult
 from rocktok.analyses.stability.passes import stability
+from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.passes import stagnation
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.engine.passes import Engine
@@ -39,6 +39,7 @@ from rocktok.report.result import (
     ReportOptions,
     ReportParams,
     ReportResult,
+    RunFacts,
     TypeColumns,
 )
 from rocktok.report.sensitivity import (
@@ -200,7 +201,7 @@ class _Report:
                 "post": steps.post,
                 "passes": progress.passes,
             },
-            run=dict(log.run or {}),
+            run=cast(RunFacts, dict(log.run or {})),
             params=cast(ReportOptions, {**asdict(self.params), "clusters": self.clusters.own}),
             detect=detection.result,
             types=self._types(look.sums),

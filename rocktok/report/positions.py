@@ -9,6 +9,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among
+from rocktok.stats.group_names import OTHERS, ROCKS
 
 #: Bins of the relative position.
 BINS = 20
@@ -79,7 +80,7 @@ class LossByPosition:
                 "positions": int(self.count_GB[group, at]),
                 **self._means(group, at),
             }
-            for group, name in enumerate(("others", "rocks"))
+            for group, name in enumerate((OTHERS.name, ROCKS.name))
             for at in range(BINS)
         ]
 

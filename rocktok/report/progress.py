@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError
-from rocktok.log.reader import Log
+from rocktok.log.catalogue import Log
 from rocktok.report.result import Analysis, Missing
 
 A = TypeVar("A", bound=Analysis)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
 from rocktok._types import LogIdentity
-from rocktok.analyses.attribute.shares import AttributeResult
+from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.density import DensityHistogram
 from rocktok.analyses.detect.result import DetectResult
-from rocktok.analyses.stability.overlap import StabilityResult
+from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.errors import UsageError
 from rocktok.report.positions import PositionBin
@@ -62,6 +62,21 @@ class ReportLog(LogIdentity):
     passes: dict[str, int]
 
 
+class LossFacts(TypedDict, total=False):
+    """What run.json says of the loss; `trained`: whether it is the one that was trained."""
+
+    trained: bool
+
+
+class RunFacts(TypedDict, total=False):
+    """What of run.json a report names."""
+
+    created_at: str
+    student: str
+    teacher: str
+    loss: LossFacts
+
+
 class TypeColumns(TypedDict):
     """Every type seen, as equally long lists.
 
@@ -111,7 +126,7 @@ class ReportResult:
     """
 
     log: ReportLog
-    run: dict[str, object]
+    run: RunFacts
     params: ReportOptions
     detect: DetectResult
     types: TypeColumns

@@ -49,7 +49,7 @@ class SequenceText(SequenceFacts):
     """
 
     sequence_id: int
-    prompt_id: str | int | None
+    prompt_id: str | None
     prompt: str | None
     token_ids: list[int]
     positions: list[int]

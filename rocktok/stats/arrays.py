@@ -35,5 +35,5 @@ def is_among(values_N: Array, sorted_U: Array) -> Array:
         return np.zeros(len(values_N), dtype=bool)
     table = np.zeros(int(sorted_U[-1]) + 2, dtype=bool)
     table[sorted_U] = True
-    found: Array = table[np.minimum(values_N, len(table) - 1)]
-    return found
+    among: Array = table[np.minimum(values_N, len(table) - 1)]
+    return among

@@ -81,8 +81,8 @@ class PromptBootstrap:
         key_N = place_N * np.int64(width) + self._places(batch["token_id"])
         key_E, pair_N = numbered(key_N, len(prompt_P) * width)
         # Of pairs, not of rows: the same floor at a fraction of the time.
-        known_E = key_E[key_E % width < len(self.types)]
-        pairs = self.types[known_E % width], prompt_P[known_E // width]
+        told_E = key_E[key_E % width < len(self.types)]
+        pairs = self.types[told_E % width], prompt_P[told_E // width]
         self._floor.update(dict(zip(PromptFloor.needs, pairs, strict=True)))
         sums = [
             np.bincount(pair_N, self._values(batch, name), minlength=len(key_E))
@@ -151,20 +151,20 @@ def interval(values_B: Array, level: float = 0.95) -> tuple[float | None, float 
 
     (None, None, …) where more than a twentieth are: what is left would be conditioned on.
     """
-    known = values_B[np.isfinite(values_B)]
-    undefined = len(values_B) - len(known)
-    if len(known) == 0 or undefined > len(values_B) / 20:
+    finite = values_B[np.isfinite(values_B)]
+    undefined = len(values_B) - len(finite)
+    if len(finite) == 0 or undefined > len(values_B) / 20:
         return None, None, undefined
     tail = round((1 - level) / 2, 12)
-    low, high = np.quantile(known, [tail, 1 - tail], method="inverted_cdf")
+    low, high = np.quantile(finite, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high), undefined
 
 
 def two_sided_p(values_B: Array) -> float:
     """Twice the share of replicates on the far side of 0, never 0 (Davison and Hinkley 1997)."""
-    known = values_B[np.isfinite(values_B)]
-    below, above = int((known <= 0).sum()), int((known >= 0).sum())
-    return min(1.0, 2 * (1 + min(below, above)) / (len(known) + 1))
+    finite = values_B[np.isfinite(values_B)]
+    below, above = int((finite <= 0).sum()), int((finite >= 0).sum())
+    return min(1.0, 2 * (1 + min(below, above)) / (len(finite) + 1))
 
 
 def holm(p_values: list[float]) -> list[float]:

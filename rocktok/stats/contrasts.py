@@ -75,9 +75,9 @@ def contrast(values_T: Array, values_BT: Array, first: Array, second: Array) -> 
 
 def _medians(values_BG: Array) -> Array:
     """Median of the defined values of each replicate; NaN where none is."""
-    known_B = np.isfinite(values_BG).any(axis=1)
+    defined_B = np.isfinite(values_BG).any(axis=1)
     medians_B = np.full(len(values_BG), np.nan)
-    medians_B[known_B] = np.nanmedian(values_BG[known_B], axis=1)
+    medians_B[defined_B] = np.nanmedian(values_BG[defined_B], axis=1)
     return medians_B
 
 

@@ -23,11 +23,13 @@ from rocktok._types import Array
 from rocktok.hashing import halves, hash_rows
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among, padded
+from rocktok.stats.group_names import CONTROL, HIGH_KL, RANDOM, ROCKS
 from rocktok.stats.matching import match
 from rocktok.stats.prompts import PromptFloor
 from rocktok.stats.sums import TypeSums
 
-NAMES = ("rocks", "high_kl", "random", "control")
+#: Of the groups chosen here.
+NAMES = tuple(group.name for group in (ROCKS, HIGH_KL, RANDOM, CONTROL))
 
 MIN_FREQUENCY = 20
 MIN_PROMPTS = 5
@@ -157,13 +159,13 @@ def choose_groups(
     pairs, unmatched = match_frequency(
         rocks, _counts_of(facts.token_T, frequency_T, rocks), token_A, frequency_T[able]
     )
-    chosen = {
+    ids_of = {
         "rocks": rocks,
         "high_kl": token_A[by_loss[:size]],
         "random": token_A[by_hash[:size]],
         "control": np.array([control for _, control in pairs], dtype=np.int64),
     }
-    members = {name: tuple(sorted(ids.tolist())) for name, ids in chosen.items()}
+    members = {name: tuple(sorted(ids.tolist())) for name, ids in ids_of.items()}
     return Groups(members, pairs, unmatched)
 
 
@@ -185,9 +187,9 @@ def match_frequency(
     """
     seen = count_R > 0
     rock_RC, other_AC = np.log10(count_R[seen])[:, None], np.log10(count_A)[:, None]
-    found, _ = match(rock_RC, other_AC, np.array([caliper]))
+    pair_P2, _ = match(rock_RC, other_AC, np.array([caliper]))
     left = rocks[seen]
-    pairs = tuple((int(left[i]), int(others[j])) for i, j in found.tolist())
+    pairs = tuple((int(left[i]), int(others[j])) for i, j in pair_P2.tolist())
     matched = {rock for rock, _ in pairs}
     return pairs, tuple(v for v in rocks.tolist() if v not in matched)
 

@@ -54,13 +54,13 @@ class PromptCounts:
     def result(self) -> dict[int, int]:
         """Token id → distinct prompts."""
         starts, stops = (np.searchsorted(self._token_P, self._types, side=s) for s in _SIDES)
-        found = {}
+        counts = {}
         for v, start, stop in zip(self._types.tolist(), starts, stops, strict=True):
-            found[v] = int(stop - start)
+            counts[v] = int(stop - start)
             if stop - start == self.most:
                 largest = int(self._hash_P[stop - 1]) / 2**64
-                found[v] = max(self.most, round((self.most - 1) / largest))
-        return found
+                counts[v] = max(self.most, round((self.most - 1) / largest))
+        return counts
 
 
 class PromptFloor:

@@ -95,10 +95,10 @@ class TypeSums:
         """Rows in their places by token id."""
         if self._seen is None:
             return
-        seen, held, self._seen = self._seen, self._tables, None
-        self._tables = [np.zeros((0, table.shape[1])) for table in held]
+        seen, tables, self._seen = self._seen, self._tables, None
+        self._tables = [np.zeros((0, table.shape[1])) for table in tables]
         self._reach(int(seen.max(initial=-1)) + 1)
-        for table_VS, rows in zip(self._tables, held, strict=True):
+        for table_VS, rows in zip(self._tables, tables, strict=True):
             table_VS[seen] = rows
 
 

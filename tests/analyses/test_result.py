@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 import rocktok
-from rocktok.analyses.compare.rankings import Ranking, compare
-from rocktok.analyses.info.passes import gather
+from rocktok.analyses.compare.rankings import Ranking, compare_rankings
+from rocktok.analyses.info.passes import info as rocktok_info
 from tests.paths import SAMPLE
 
 
 def _compared(log: rocktok.Log) -> Any:
     found = rocktok.detect(log, context="off").to_dict()
-    return compare([Ranking.of(name, found) for name in ("<a>", "b")], {})
+    return compare_rankings([Ranking.of(name, found) for name in ("<a>", "b")], {})
 
 
 #: Command → a result of it, and a column that its table in a notebook has.
@@ -33,7 +33,7 @@ RESULTS: dict[str, tuple[Callable[[rocktok.Log], Any], str]] = {
         "control_token_id",
     ),
     "compare": (_compared, "jaccard"),
-    "info": (gather, "superseded_rows"),
+    "info": (rocktok_info, "superseded_rows"),
 }
 
 

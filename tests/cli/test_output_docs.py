@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rocktok
-from rocktok.analyses.compare.rankings import Ranking, compare
+from rocktok.analyses.compare.rankings import Ranking, compare_rankings
 from tests.paths import ROOT
 
 SAMPLE = ROOT / "sample_data" / "opd"
@@ -28,7 +28,7 @@ RARE = {"groups[].skipped", "tests[].skipped"}
 
 def _compared(log: rocktok.Log) -> Any:
     found = rocktok.detect(log, top_k=20).to_dict()
-    return compare([Ranking.of(name, found) for name in "ab"], {"top_k": 20})
+    return compare_rankings([Ranking.of(name, found) for name in "ab"], {"top_k": 20})
 
 
 RESULTS: dict[str, Callable[[rocktok.Log], Any]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import pytest
 
 import rocktok
 from rocktok.analyses.detect import lift_passes as lifts
-from rocktok.analyses.info.passes import gather
+from rocktok.analyses.info.passes import info
 from rocktok.engine import passes, source
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
 from rocktok.log import LogWriter, tasks
+from rocktok.log.sequences import load_prompts
 from rocktok.report.passes import report
 from tests.gradient_logs import frame, write
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
@@ -71,13 +73,24 @@ def test_tasks_cut_no_sequence_and_cover_all(log: Path) -> None:
     assert [high for _, high in bounds[:-1]] == [low for low, _ in bounds[1:]]
 
 
+def test_what_goes_with_a_task_does_not_grow_with_the_log(log: Path, tmp_path: Path) -> None:
+    write_log(tmp_path / "small", sequences=20)
+
+    def size(path: Path) -> int:
+        opened = rocktok.open(path)
+        whole = source.Source(opened, "fixed", 0, 10, load_prompts(opened))
+        return len(pickle.dumps(whole.for_task(whole.tasks()[0])))
+
+    assert size(log) < size(tmp_path / "small") + 500
+
+
 @pytest.mark.parametrize("jobs", [2, 3, 16])
 def test_any_number_of_threads_gives_the_same_bytes(log: Path, jobs: int) -> None:
     assert answer(log, Engine(jobs)) == answer(log, Engine(1))
 
 
 def test_info_is_the_same_on_threads(log: Path) -> None:
-    one, many = (gather(rocktok.open(log), verify=True, engine=Engine(n)) for n in (1, 8))
+    one, many = (info(rocktok.open(log), verify=True, engine=Engine(n)) for n in (1, 8))
     assert one == many
 
 

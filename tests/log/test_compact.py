@@ -78,7 +78,7 @@ def test_shards_are_ordered(tmp_path: Path) -> None:
 def test_a_hand_written_log_is_compacted_too(tmp_path: Path) -> None:
     write_by_hand(tmp_path / "log", rows(0, [3, 4]), "b")
     write_by_hand(tmp_path / "log", rows(0, [1, 9]), "a")
-    compact.compact(rocktok.open(tmp_path / "log"), tmp_path / "out")
+    compact.compact(tmp_path / "log", tmp_path / "out")
     pd.testing.assert_frame_equal(
         table_of(tmp_path / "out", "fixed"), table_of(tmp_path / "log", "fixed")
     )

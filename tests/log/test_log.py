@@ -137,9 +137,9 @@ def test_a_later_attempt_supersedes(tmp_path: Path) -> None:
     found = read(tmp_path)
     late = found["step"] == 10
     np.testing.assert_array_equal(found["loss"][late], rows(10, range(4), seed=1)["loss"])
-    from rocktok.analyses.info.passes import gather
+    from rocktok.analyses.info.passes import info
 
-    assert gather(log).tables["fixed"].superseded_rows == 96
+    assert info(log).tables["fixed"].superseded_rows == 96
 
 
 def test_superseded_sequences_go_too(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_pairs_join_any_order_and_count_the_rest(tmp_path: Path) -> None:
     write_by_hand(tmp_path, rows(9, [0, 1, 7]), "d")
     log = rocktok.open(tmp_path)
     (task,) = joined_tasks(log, "fixed", 0, 9)
-    pairs = Pairs(log, "fixed", 0, 9, (), task)
+    pairs = Pairs(log.reader, "fixed", 0, 9, (), task)
     batches = list(pairs)
     ids = np.concatenate([np.unique(b["sequence_id"]) for b in batches])
     assert sorted(ids.tolist()) == [0, 1, 3, 5]
@@ -390,7 +390,32 @@ def test_allow_missing_leaves_damage_out_and_says_so(tmp_path: Path) -> None:
     log = rocktok.log.open_log(tmp_path, allow_missing=True)
     assert [s.path for s in log.shards("fixed")] == [str(third.relative_to(tmp_path))]
     assert log.identity()["skipped_shards"] == 2
-    assert [name for name, _ in log.skipped] == [str(first), str(second)]
+    assert [shard.name for shard in log.skipped] == [str(first), str(second)]
+
+
+def test_a_log_prints_as_what_it_holds_without_reading_it(tmp_path: Path) -> None:
+    write_log(tmp_path / "recorded", steps=(0, 10, 20))
+    first, second, third = shards(tmp_path / "recorded")
+    first.unlink()
+    log = rocktok.log.open_log(tmp_path / "recorded", allow_missing=True)
+    for path in (second, third):
+        path.unlink()
+    assert repr(log).splitlines() == [
+        f"Log {str(tmp_path / 'recorded')!r}",
+        f"  run        {log.run_id}",
+        "  fixed      2 shards, 960 rows, 2 steps",
+        "  sequences  1 shard, 40 rows",
+        "  left out   1 shard",
+    ]
+    assert "<th>fixed</th><td>2 shards, 960 rows, 2 steps</td>" in log._repr_html_()
+
+
+def test_a_hand_written_log_prints_as_its_shards(tmp_path: Path) -> None:
+    write_by_hand(tmp_path, rows(0, [4, 5]))
+    log = rocktok.open(tmp_path)
+    for path in tmp_path.rglob("*.parquet"):
+        path.unlink()
+    assert repr(log) == f"Log {str(tmp_path)!r}\n  fixed      1 shard"
 
 
 def test_prompts_without_a_table_are_the_sequences(tmp_path: Path) -> None:
@@ -471,9 +496,9 @@ def test_verify_reads_superseded_rows_too(tmp_path: Path) -> None:
     data = bytearray(void.read_bytes())
     data[len(data) // 2] ^= 1
     void.write_bytes(bytes(data))
-    from rocktok.analyses.info.passes import gather
+    from rocktok.analyses.info.passes import info
 
-    (problem,) = gather(rocktok.open(tmp_path), verify=True).damage
+    (problem,) = info(rocktok.open(tmp_path), verify=True).damage
     assert str(void) in problem
 
 
@@ -481,9 +506,9 @@ def test_a_sequences_column_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
     write_by_hand(tmp_path, rows(0, [0]))
     wrong = {**sequence_rows([0]), "correct": ["perhaps"]}
     write_by_hand(tmp_path, wrong, table="sequences")
-    from rocktok.analyses.info.passes import gather
+    from rocktok.analyses.info.passes import info
 
-    (problem,) = gather(rocktok.open(tmp_path), verify=True).damage
+    (problem,) = info(rocktok.open(tmp_path), verify=True).damage
     assert "column correct: is not bool" in problem
 
 

@@ -10,11 +10,11 @@ import pytest
 
 import rocktok
 from rocktok.report.page import figures
-from rocktok.report.page.captions import ORDER, caption
 from rocktok.report.page.drawing import draw_one
-from rocktok.report.page.figures.multiples import COMPARED, multiples
+from rocktok.report.page.figures import BY_NAME, FIGURES
+from rocktok.report.page.figures.figure import AbsentError
+from rocktok.report.page.figures.multiples import multiples
 from rocktok.report.page.figures.style import encode, label, settle, styled
-from rocktok.report.page.series import NAMES, AbsentError, series
 from rocktok.report.passes import report
 from rocktok.report.result import ReportResult
 from tests.paths import SAMPLE
@@ -30,13 +30,18 @@ def lines(figure: Any, text: str) -> Any:
     return next(x for x in figure.axes[0].lines if x.get_label().startswith(text))
 
 
-def test_every_figure_has_a_name_a_caption_and_a_function() -> None:
-    assert set(NAMES) == set(ORDER) == set(figures.__all__)
-    assert set(COMPARED) <= set(NAMES)
+def test_every_figure_is_in_the_list_and_public() -> None:
+    names = [figure.name for figure in FIGURES]
+    assert len(set(names)) == len(names)
+    assert sorted(names) == figures.__all__
+    assert all(getattr(figures, name) is figure for name, figure in BY_NAME.items())
+    compared = ["funnel", "ccr", "clusters", "density", "position", "stagnation", "shares",
+                "coverage"]  # fmt: skip
+    assert [figure.name for figure in FIGURES if figure.shared_axes] == compared
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list(BY_NAME))
 def test_nothing_is_cut_off(sample: ReportResult, name: str, columns: int) -> None:
     figure = getattr(figures, name)(sample, columns=columns)
     settle(figure)
@@ -49,7 +54,7 @@ def test_nothing_is_cut_off(sample: ReportResult, name: str, columns: int) -> No
     axis = figure.axes[0]
     assert axis.get_xlabel() or [t.get_text() for t in axis.get_xticklabels()]
     assert axis.get_ylabel() or name == "clusters"
-    assert caption(name, series(name, sample)).text
+    assert BY_NAME[name].caption(BY_NAME[name].numbers(sample)).text
 
 
 @pytest.mark.parametrize("name", ["funnel", "sensitivity", "stagnation"])
@@ -57,7 +62,7 @@ def test_nothing_is_cut_off(sample: ReportResult, name: str, columns: int) -> No
 def test_the_same_bytes(sample: ReportResult, name: str, form: str) -> None:
     first, second = (encode(getattr(figures, name)(sample), form) for _ in range(2))
     assert first == second
-    numbers = series(name, sample)
+    numbers = BY_NAME[name].numbers(sample)
     assert draw_one(name, numbers, (form,), False) == draw_one(name, numbers, (form,), False)
 
 
@@ -69,7 +74,7 @@ def test_an_axis_of_the_users(sample: ReportResult) -> None:
     axes = Figure().subplots(1, 2)
     assert figures.stagnation(sample.stagnation, ax=axes[0]) is axes[0].figure
     figures.ccr(sample.detect, axes[1])
-    assert len(axes[0].lines) == len(series("stagnation", sample)["lines"])
+    assert len(axes[0].lines) == len(figures.stagnation.numbers(sample)["lines"])
     assert dict(rcParams) == before
 
 
@@ -80,7 +85,7 @@ def test_funnel(sample: ReportResult) -> None:
     assert drawn == sorted((r["frequency"], r["mean_loss"]) for r in rocks.values())
     others = lines(figure, "other types").get_xdata()
     assert len(others) == len(sample.types["token_id"]) - len(rocks)
-    numbers = series("funnel", sample)
+    numbers = figures.funnel.numbers(sample)
     n, loss = (np.array(sample.types[k]) for k in ("frequency", "loss_last"))
     for row, median in zip(numbers["band"], lines(figure, "median").get_ydata(), strict=True):
         held = loss[(n >= row["frequency_low"]) & (n < row["frequency_high"])]
@@ -119,7 +124,7 @@ def test_shares_and_clusters(sample: ReportResult) -> None:
     bars = figures.shares(sample).axes[0].containers
     for container, name in zip(bars, ("position_share", "loss_share", "grad_share"), strict=True):
         assert [b.get_height() for b in container] == [100 * row[name] for row in groups]
-    found = series("clusters", sample)["clusters"]
+    found = figures.clusters.numbers(sample)["clusters"]
     assert sum(row["rocks"] for row in found) == len(sample.rocks)
     total = sum(row["loss_share"] for row in sample.detect.rocks)
     assert sum(row["loss_share"] for row in found) == pytest.approx(total)
@@ -130,7 +135,7 @@ def test_shares_and_clusters(sample: ReportResult) -> None:
 def test_strips_hold_every_type(sample: ReportResult) -> None:
     assert sample.stagnation is not None
     figure = figures.delta_kl(sample)
-    numbers = series("delta_kl", sample)["groups"]
+    numbers = figures.delta_kl.numbers(sample)["groups"]
     points = [x.get_ydata() for x in figure.axes[0].lines if len(x.get_ydata()) > 2]
     for drawn, group in zip(points, [g for g in numbers if len(g["types"]) > 2], strict=True):
         assert list(drawn) == [one["value"] for one in group["types"]]
@@ -150,9 +155,9 @@ def test_sensitivity(sample: ReportResult) -> None:
 def test_what_stagnation_chose_is_not_called_rocks(
     sample: ReportResult, chosen: bool, text: str
 ) -> None:
-    numbers = {**series("stagnation", sample), "chosen": chosen}
+    numbers = {**figures.stagnation.numbers(sample), "chosen": chosen}
     assert lines(figures.stagnation(numbers), text)
-    strips = figures.delta_kl({**series("delta_kl", sample), "chosen": chosen}).axes[0]
+    strips = figures.delta_kl({**figures.delta_kl.numbers(sample), "chosen": chosen}).axes[0]
     assert strips.get_xticklabels()[0].get_text().replace("\n", " ").startswith(text)
 
 
@@ -164,9 +169,9 @@ def test_what_a_result_does_not_hold(sample: ReportResult) -> None:
 
 
 def test_small_multiples(sample: ReportResult) -> None:
-    one = series("density", sample)
+    one = figures.density.numbers(sample)
     numbers = {"one_$x$": one, "two": one, "a/long/" * 9 + "path": one}
-    figure = multiples(figures.density, "density", numbers)
+    figure = multiples(figures.density, numbers)
     used = [ax for ax in figure.axes if ax.get_visible()]
     assert [ax.get_title() for ax in used][:2] == list(numbers)[:2]
     assert used[2].get_title() == "…" + ("a/long/" * 9 + "path")[-35:]
@@ -176,13 +181,13 @@ def test_small_multiples(sample: ReportResult) -> None:
 
 @pytest.mark.parametrize("name", ["funnel", "clusters", "ccr", "coverage"])
 def test_panels_share_what_is_a_quantity(sample: ReportResult, name: str) -> None:
-    whole = series(name, sample)
+    whole = BY_NAME[name].numbers(sample)
     key = {"funnel": "points", "ccr": "points", "coverage": "cutoffs", "clusters": "clusters"}[name]
     rows = whole[key]
     few = rows[:3] if name != "clusters" else [{**r, "loss_share": r["loss_share"] / 9,
                                                 "position_share": 0.001} for r in rows]  # fmt: skip
     less = {**whole, key: few, "labels": [], "recommended": None}
-    figure = multiples(getattr(figures, name), name, {"a": whole, "b": less})
+    figure = multiples(BY_NAME[name], {"a": whole, "b": less})
     first, second = (ax for ax in figure.axes if ax.get_title())
     assert first.get_xlim() == second.get_xlim()
     ticks = [[t.get_text() for t in ax.get_xticklabels()] for ax in (first, second)]
@@ -231,7 +236,7 @@ def test_no_loss_at_all_is_drawn_without_a_warning() -> None:
 
 
 def test_the_limit_of_rocks_is_said(sample: ReportResult) -> None:
-    numbers = series("sensitivity", sample)
+    numbers = figures.sensitivity.numbers(sample)
     numbers = {**numbers, "in_use": {**numbers["in_use"], "top_k": 100}}
     assert figures.sensitivity(numbers).axes[0].get_title("left") == "number of rocks, at most 100"
 

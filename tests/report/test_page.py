@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rocktok.report.page import render_page
 from rocktok.report.page.escape import pieces, printable
+from rocktok.report.page.render import render_page
 from tests.page_data import HARMFUL, harmful, sample, small
 
 VOID = {"meta", "link", "img", "input", "br"}

@@ -16,8 +16,8 @@ import pytest
 
 import rocktok
 from rocktok.log import LogWriter
-from rocktok.report.page import render_page
 from rocktok.report.page.files import render_report
+from rocktok.report.page.render import render_page
 from rocktok.report.passes import report
 from tests.logs import RUN, rows, sequence_rows
 from tests.page_data import HARMFUL, harmful, large, small

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import tests.report.test_page_browser as shared
-from rocktok.report.page import render_page
+from rocktok.report.page.render import render_page
 from tests.page_data import figure, large, small
 
 browser, visit, column, Visit = shared.browser, shared.visit, shared.column, shared.Visit

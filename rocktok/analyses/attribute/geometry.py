@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.attribute.result import GeometryContrast
 from rocktok.errors import UsageError
 from rocktok.hashing import SKETCH_TABLES, sketch_widths
 
@@ -107,17 +107,17 @@ class Geometry:
         if measure not in MEASURES:
             raise UsageError(f"no measure {measure!r}; choose from {', '.join(MEASURES)}")
         values_T: Array = getattr(self, measure)
-        chosen = [self._known(ids, values_T) for ids in (first, second)]
-        empty = [word for word, at in zip(("first", "second"), chosen, strict=True) if not len(at)]
+        places = [self._known(ids, values_T) for ids in (first, second)]
+        empty = [word for word, at in zip(("first", "second"), places, strict=True) if not len(at)]
         if empty:
             return Difference(
                 None, None, f"{measure} is null for all types of the {empty[0]} group"
             )
-        ours, theirs = (values_T[at].mean() for at in chosen)
+        ours, theirs = (values_T[at].mean() for at in places)
         if self.replicates is None:
             return Difference(float(ours - theirs), 0.0, None)
         table_RT = self.replicates[measure]
-        apart_R = table_RT[:, chosen[0]].mean(axis=1) - table_RT[:, chosen[1]].mean(axis=1)
+        apart_R = table_RT[:, places[0]].mean(axis=1) - table_RT[:, places[1]].mean(axis=1)
         bound = float(T_QUANTILE * _jackknife(apart_R))
         if abs(ours - theirs) > bound:
             return Difference(float(ours - theirs), bound, None)
@@ -136,10 +136,10 @@ class Geometry:
         if len(missing):
             raise UsageError(f"there are no gradient sums of type {missing[0]} at this step")
         at = np.searchsorted(self.token_T, wanted)
-        known: Array = at[~np.isnan(values_T[at])]
-        return known
+        defined: Array = at[~np.isnan(values_T[at])]
+        return defined
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, int | float | None]]:
         """One mapping a type: `token_id`, `frequency`, measures, and for sketches `…_bound`."""
         columns: dict[str, Array] = {name: getattr(self, name) for name in MEASURES}
         if self.replicates is not None:
@@ -167,8 +167,8 @@ class Difference:
 
 
 def compare_groups(
-    found: Geometry, members: dict[str, tuple[int, ...]], pairs: tuple[tuple[int, int], ...]
-) -> list[dict[str, Any]]:
+    measured: Geometry, members: dict[str, tuple[int, ...]], pairs: tuple[tuple[int, int], ...]
+) -> list[GeometryContrast]:
     """The rocks against each other group, and against their controls pair by pair.
 
     Means over the types whose sums were recorded; `p_types_naive` is Mann-Whitney's across types
@@ -176,46 +176,48 @@ def compare_groups(
     prompts: the sums of two halves do not hold what it takes.
     """
     kept = {
-        name: [v for v in ids if v in set(found.token_T.tolist())] for name, ids in members.items()
+        name: [v for v in ids if v in set(measured.token_T.tolist())]
+        for name, ids in members.items()
     }
-    rows = []
+    rows: list[GeometryContrast] = []
     for measure in MEASURES:
         for other in (name for name in members if name != "rocks"):
-            row: dict[str, Any] = {"measure": measure, "first": "rocks", "second": other}
+            row: GeometryContrast = {"measure": measure, "first": "rocks", "second": other}
             small = [
                 f"{name} has {len(kept[name])} types with sums"
                 for name in ("rocks", other)
                 if len(kept[name]) < MIN_TYPES
             ]
             if small:
-                skipped = f"{' and '.join(small)}; at least {MIN_TYPES} are needed"
-                rows.append({**row, "skipped": skipped})
+                row["skipped"] = f"{' and '.join(small)}; at least {MIN_TYPES} are needed"
+                rows.append(row)
                 continue
-            apart = found.difference(measure, kept["rocks"], kept[other])
-            row |= {"difference": apart.value, "bound": apart.bound, "reason": apart.reason}
+            apart = measured.difference(measure, kept["rocks"], kept[other])
+            row["difference"], row["bound"] = apart.value, apart.bound
+            row["reason"] = apart.reason
             if other == "control":
-                row["p_types_naive"] = _paired_p(found, measure, pairs)
+                row["p_types_naive"] = _paired_p(measured, measure, pairs)
             else:
-                row["p_types_naive"] = _unpaired_p(found, measure, kept["rocks"], kept[other])
+                row["p_types_naive"] = _unpaired_p(measured, measure, kept["rocks"], kept[other])
             rows.append(row)
     return rows
 
 
-def _unpaired_p(found: Geometry, measure: str, *groups: Sequence[int]) -> float | None:
+def _unpaired_p(measured: Geometry, measure: str, *groups: Sequence[int]) -> float | None:
     from scipy.stats import mannwhitneyu
 
-    values_T = getattr(found, measure)
-    first, second = (values_T[found._known(ids, values_T)] for ids in groups)
+    values_T = getattr(measured, measure)
+    first, second = (values_T[measured._known(ids, values_T)] for ids in groups)
     if min(len(first), len(second)) < MIN_TYPES:
         return None
     return float(mannwhitneyu(first, second).pvalue)
 
 
-def _paired_p(found: Geometry, measure: str, pairs: tuple[tuple[int, int], ...]) -> float | None:
+def _paired_p(measured: Geometry, measure: str, pairs: tuple[tuple[int, int], ...]) -> float | None:
     from scipy.stats import wilcoxon
 
-    place = {int(v): at for at, v in enumerate(found.token_T)}
-    values_T = getattr(found, measure)
+    place = {int(v): at for at, v in enumerate(measured.token_T)}
+    values_T = getattr(measured, measure)
     apart = np.array(
         [values_T[place[a]] - values_T[place[b]] for a, b in pairs if a in place and b in place]
     )

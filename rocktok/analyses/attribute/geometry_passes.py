@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from rocktok.analyses.attribute.geometry import MEASURES, Geometry, compare_groups, geometry
+from rocktok.analyses.attribute.result import GeometryTables, GroupGeometry, TypeGeometry
 from rocktok.log.gradients import load_gradients
 
 if TYPE_CHECKING:
-    from rocktok.log.reader import Log
+    from rocktok.log.catalogue import Log
     from rocktok.stats.groups import Groups
 
 
@@ -33,35 +34,38 @@ def geometry_at(log: Log, step: int | None = None) -> tuple[int, Geometry]:
     )
 
 
-def geometry_rows(log: Log, groups: Groups, notes: list[str]) -> dict[str, Any] | None:
-    """What `gradients/` gives at every complete step; None, with a note, where the log has none."""
+def geometry_tables(log: Log, groups: Groups) -> GeometryTables | None:
+    """What `gradients/` gives at every complete step; None where the log has none."""
     steps = log.complete_steps("gradients")
     if not steps:
-        notes.append(
-            "no gradient sums in this log, so no directions: record them with "
-            "Recorder(gradient_types=…) or Recorder(gradient_sketch=…)"
-        )
         return None
-    rows: list[dict[str, Any]] = []
+    rows: list[GroupGeometry] = []
     for step in steps:
-        _, found = geometry_at(log, step)
-        rows += [_group(step, name, ids, found) for name, ids in groups.members.items()]
+        _, measured = geometry_at(log, step)
+        rows += [_group(step, name, ids, measured) for name, ids in groups.members.items()]
+    tokens = [
+        {"token": log.vocab.text(int(row["token_id"] or 0)), **row} for row in measured.rows()
+    ]
     return {
         "step": steps[-1],
-        "exact": found.exact,
-        "sketch_dims": found.sketch_dims,
-        "tokens": [{"token": log.vocab.text(row["token_id"]), **row} for row in found.rows()],
+        "exact": measured.exact,
+        "sketch_dims": measured.sketch_dims,
+        "tokens": cast(list[TypeGeometry], tokens),
         "groups": rows,
-        "comparisons": compare_groups(found, groups.members, groups.pairs),
+        "comparisons": compare_groups(measured, groups.members, groups.pairs),
     }
 
 
-def _group(step: int, name: str, ids: tuple[int, ...], found: Geometry) -> dict[str, Any]:
+def _group(step: int, name: str, ids: tuple[int, ...], measured: Geometry) -> GroupGeometry:
     """Medians over the group's types whose sums were recorded."""
-    kept = np.isin(found.token_T, np.array(ids, dtype=np.int64))
-    row: dict[str, Any] = {"step": step, "group": name, "types": int(kept.sum())}
+    here_T = np.isin(measured.token_T, np.array(ids, dtype=np.int64))
+    row: dict[str, int | str | float | None] = {
+        "step": step,
+        "group": name,
+        "types": int(here_T.sum()),
+    }
     for measure in MEASURES:
-        values = getattr(found, measure)[kept]
+        values = getattr(measured, measure)[here_T]
         values = values[np.isfinite(values)]
         row[measure] = float(np.median(values)) if len(values) else None
-    return row
+    return cast(GroupGeometry, row)

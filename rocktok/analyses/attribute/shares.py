@@ -9,21 +9,16 @@ Array suffixes: B replicates; T types of a bootstrap; G members of a group; M qu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import cast
 
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.result import Result
-from rocktok.errors import UsageError
-from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap, holm, interval
+from rocktok.analyses.attribute.result import GroupContrast, ShareRow, Totals
+from rocktok.stats.bootstrap import PromptBootstrap, holm, interval
 from rocktok.stats.contrasts import MIN_TYPES, contrast, ratio
-from rocktok.stats.groups import Groups
+from rocktok.stats.groups import NAMES, Groups
 from rocktok.stats.sums import TypeSums
-
-Row = dict[str, Any]
 
 #: Share → the quantity it is a share of, as `PromptBootstrap` names it.
 SHARES = {
@@ -40,73 +35,6 @@ CONTRASTS = {
     "mean_grad_norm": ("grad_norm", ""),
     "grad_norm_per_nat": ("grad_norm", "loss_post"),
 }
-
-
-@dataclass(frozen=True)
-class AttributeParams:
-    """Options of `attribute`.
-
-    `group_size`: types in each group beside the rocks; None: as many as there are rocks.
-    """
-
-    table: str = "auto"
-    step: int | None = None
-    top: int = 100
-    all_types: bool = False
-    group_size: int | None = None
-    replicates: int = REPLICATES
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("top", 1), ("replicates", 100)):
-            value = getattr(self, name)
-            if value < least:
-                raise UsageError(f"{name} is {value}; it must be {least} or more", parameter=name)
-        if self.group_size is not None and self.group_size < 1:
-            message = f"group_size is {self.group_size}; it must be 1 or more"
-            raise UsageError(message, parameter="group_size")
-
-
-@dataclass(frozen=True)
-class AttributeResult(Result):
-    """Gradient shares of a log.
-
-    Attributes:
-        log: identity of the log, table, steps and passes.
-        params: every option.
-        totals: sums over all positions at the reference step.
-        tokens: one mapping per type at the reference step, largest `grad_share` first.
-        groups: one mapping per step and group.
-        members: token ids of each group, pairs of rocks and controls, rocks without a control.
-        tests: contrasts of the rocks with each other group.
-        geometry: what `gradients/` gives, None where the log has none.
-        notes: what a reader of the numbers must know.
-    """
-
-    SCHEMA: ClassVar[str] = "rocktok.attribute/1"
-
-    log: Row
-    params: Row
-    totals: Row
-    tokens: tuple[Row, ...]
-    groups: tuple[Row, ...]
-    members: Row
-    tests: tuple[Row, ...]
-    geometry: Row | None
-    notes: tuple[str, ...]
-
-    @cached_property
-    def table(self) -> Any:
-        """The tokens as a pandas DataFrame; groups joined by commas."""
-        import pandas as pd
-
-        frame = pd.DataFrame(list(self.tokens))
-        frame["groups"] = [",".join(row["groups"]) for row in self.tokens]
-        return frame
-
-    def shown(self) -> tuple[str, Any]:
-        """The groups."""
-        return "", self.groups
 
 
 def quantities(columns: set[str]) -> tuple[str, ...]:
@@ -126,30 +54,30 @@ class Shares:
         self.shares = {s: q for s, q in SHARES.items() if q in bootstrap.quantities}
 
     @property
-    def totals(self) -> Row:
+    def totals(self) -> Totals:
         """Sums over all positions."""
         names = {"": "positions", "loss_post": "loss"}
-        found = {
+        sums: dict[str, float] = {
             names.get(q, q.replace("²", "_sq")): float(self.sum_V[q].sum())
             for q in self.shares.values()
         }
-        return {**found, "positions": int(self.count_V.sum())}
+        return cast(Totals, {**sums, "positions": int(self.count_V.sum())})
 
-    def of_types(self, ids: Array, *, intervals: bool = True) -> Row:
+    def of_types(self, ids: Array, *, intervals: bool = True) -> ShareRow:
         """All shares of a set of types together, with intervals where prompts suffice."""
-        row: Row = {}
+        row: dict[str, float | None] = {}
         for share, quantity in self.shares.items():
             total = float(self.sum_V[quantity].sum())
             part = float(self.sum_V[quantity][ids[ids < len(self.count_V)]].sum())
             row[share] = part / total if total else None
-        taken = row["position_share"]
-        row["concentration"] = row["grad_share"] / taken if taken and row["grad_share"] else None
-        return {**row, **(self._intervals(ids) if intervals else {})}
+        taken, grad = row["position_share"], row["grad_share"]
+        row["concentration"] = grad / taken if taken and grad else None
+        return cast(ShareRow, row | (self._intervals(ids) if intervals else {}))
 
-    def _intervals(self, ids: Array) -> Row:
+    def _intervals(self, ids: Array) -> dict[str, float | None]:
         place = np.flatnonzero(np.isin(self.bootstrap.types, ids))
         enough = len(place) > 0 and bool(self.bootstrap.enough_T[place].any())
-        row: Row = {}
+        row: dict[str, float | None] = {}
         share_B: dict[str, Array] = {}
         for share, quantity in self.shares.items():
             m = self.bootstrap.quantities.index(quantity)
@@ -163,7 +91,9 @@ class Shares:
         return row
 
 
-def contrasts(bootstrap: PromptBootstrap, groups: Groups, described: Row) -> list[Row]:
+def contrasts(
+    bootstrap: PromptBootstrap, groups: Groups, chosen_on: str, measured_on: str
+) -> list[GroupContrast]:
     """The rocks against each other group, by the bootstrap over prompts, groups held fixed.
 
     For each measure of a type, the difference of the groups' medians and the rank-biserial
@@ -172,13 +102,21 @@ def contrasts(bootstrap: PromptBootstrap, groups: Groups, described: Row) -> lis
     independent draws and rejects true nulls far too often.
 
     Args:
-        described: goes into every row: on which prompts groups were chosen, and measured.
+        bootstrap: of the groups' types.
+        groups: the rocks, and what they are compared with.
+        chosen_on, measured_on: on which prompts groups were chosen, and are measured.
     """
-    rows: list[Row] = []
+    rows: list[GroupContrast] = []
     for measure, (over, under) in CONTRASTS.items():
         values_T, values_BT = _measure(bootstrap, over, under)
-        for other in ("high_kl", "random", "control"):
-            row: Row = {"measure": measure, "first": "rocks", "second": other, **described}
+        for other in NAMES[1:]:
+            row: GroupContrast = {
+                "measure": measure,
+                "first": "rocks",
+                "second": other,
+                "chosen_on": chosen_on,
+                "measured_on": measured_on,
+            }
             places = [_places(bootstrap, groups.members[name]) for name in ("rocks", other)]
             kept = [at[np.isfinite(values_T[at])] for at in places]
             small = [
@@ -189,7 +127,8 @@ def contrasts(bootstrap: PromptBootstrap, groups: Groups, described: Row) -> lis
             if small:
                 row["skipped"] = f"{' and '.join(small)}; at least {MIN_TYPES} are needed"
             else:
-                row |= contrast(values_T, values_BT, kept[0], kept[1])
+                compared = contrast(values_T, values_BT, kept[0], kept[1])
+                row = cast(GroupContrast, {**row, **compared})
             rows.append(row)
     tested = [row for row in rows if "p" in row]
     for row, adjusted in zip(tested, holm([row["p"] for row in tested]), strict=True):

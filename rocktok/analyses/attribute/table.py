@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rocktok.analyses.attribute.shares import AttributeResult
+from rocktok.analyses.attribute.result import AttributeResult
+from rocktok.stats.group_names import LETTERS, legend
+from rocktok.stats.groups import NAMES
 from rocktok.tables.encode import Form, encode_rows
 from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
 
@@ -53,8 +55,6 @@ _MEASURES = {
     "mean_grad_norm": "mean gradient norm of a type, medians",
     "grad_norm_per_nat": "gradient norm per nat of loss of a type, medians",
 }
-#: Marks of groups in the table of tokens.
-_MARKS = {"rocks": "R", "high_kl": "h", "random": "r", "control": "c"}
 
 
 def render(result: AttributeResult) -> str:
@@ -77,7 +77,7 @@ def render(result: AttributeResult) -> str:
     parts += [
         f"Tokens, largest share of the gradient first, step {step}",
         render_table(_TOKENS, (_token(row) for row in result.tokens)).rstrip("\n"),
-        "R rocks  h high_kl  r random  c control",
+        legend(NAMES),
     ]
     return "\n".join(parts) + "\n"
 
@@ -111,7 +111,7 @@ def _group(row: Row) -> Sequence[str]:
 
 
 def _token(row: Row) -> Sequence[str]:
-    marks = "".join(_MARKS[name] for name in row["groups"])
+    marks = "".join(LETTERS[name] for name in row["groups"])
     squared = percent(row["grad_sq_share"])
     return (
         token(row["token"]),

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.result import Result
+from rocktok.analyses.compare.result import (
+    Agreement,
+    ComparedList,
+    CompareOptions,
+    CompareResult,
+    ListedToken,
+)
 from rocktok.errors import LogError, UsageError
 from rocktok.stats.ranks import spearman
 
-Row = dict[str, Any]
 #: An id, a text, or what nothing else is: (number of the list, id).
 Key = int | str | tuple[int, int]
 
@@ -43,11 +47,11 @@ class Ranking:
     vocab: str | None
     tokens: tuple[tuple[int, str, float], ...]
     ranked_by: str
-    about: Row
+    about: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, name: str, content: Row) -> Ranking:
+    def of(cls, name: str, content: Mapping[str, Any]) -> Ranking:
         """From what `rocktok detect` writes as JSON."""
         log = content["log"]
         by = "rock_score" if log["pre"] is None else "context_rock_score"
@@ -57,42 +61,7 @@ class Ranking:
         return cls(name, log.get("vocab"), tokens, by, about)
 
 
-@dataclass(frozen=True)
-class CompareResult(Result):
-    """How far lists of rocks agree.
-
-    Attributes:
-        log: what was compared, in the order given.
-        params: every option.
-        matched_by: "token_id" where ids mean the same in all lists, else "token", the text.
-        pairs: for each two: rocks, shared, `jaccard`, `spearman`, tokens shared and unique.
-        tokens: the union, those in most lists first, with the rank in each list; `token_id` is
-            None where texts are matched.
-        notes: what a reader of the numbers must know.
-    """
-
-    SCHEMA: ClassVar[str] = "rocktok.compare/1"
-
-    log: tuple[Row, ...]
-    params: Row
-    matched_by: str
-    pairs: tuple[Row, ...]
-    tokens: tuple[Row, ...]
-    notes: tuple[str, ...]
-
-    @cached_property
-    def table(self) -> Any:
-        """The pairs as a pandas DataFrame."""
-        import pandas as pd
-
-        return pd.DataFrame(list(self.pairs))
-
-    def shown(self) -> tuple[str, Any]:
-        """The pairs."""
-        return "", self.table.drop(columns=["shared", "only_first", "only_second"])
-
-
-def compare(rankings: Sequence[Ranking], params: Row) -> CompareResult:
+def compare_rankings(rankings: Sequence[Ranking], params: CompareOptions) -> CompareResult:
     """Overlap and rank correlation of every two lists of rocks.
 
     Tokens are matched by id where all vocabularies are the same, else by text. The Jaccard index is
@@ -102,15 +71,15 @@ def compare(rankings: Sequence[Ranking], params: Row) -> CompareResult:
     Raises `UsageError` for fewer than two, `LogError` for losses that were measured unlike, and for
     logs without a vocabulary whose ids nothing says to mean the same.
     """
-    if len(rankings) < 2:
-        raise UsageError("compare needs two or more; give logs, or JSON files of `rocktok detect`")
-    _check_losses(rankings)
-    by_id, vouched = _matched_by_id(rankings)
+    by_id, vouched = check_lists(rankings)
     keyed = [_places(number, ranking, by_id=by_id) for number, ranking in enumerate(rankings)]
     names = [ranking.name for ranking in rankings]
     pairs = [_pair(names[i], keyed[i], names[j], keyed[j]) for i, j in _two(len(names))]
     return CompareResult(
-        log=tuple({"name": r.name, "ranked_by": r.ranked_by, **r.about} for r in rankings),
+        log=tuple(
+            cast(ComparedList, {"name": r.name, "ranked_by": r.ranked_by, **r.about})
+            for r in rankings
+        ),
         params=params,
         matched_by="token_id" if by_id else "token",
         pairs=tuple(pairs),
@@ -119,13 +88,24 @@ def compare(rankings: Sequence[Ranking], params: Row) -> CompareResult:
     )
 
 
+def check_lists(rankings: Sequence[Ranking]) -> tuple[bool, list[str]]:
+    """Whether ids mean the same in all lists, and what to note where little vouches for it.
+
+    Raises as `compare_rankings` does.
+    """
+    if len(rankings) < 2:
+        raise UsageError("compare needs two or more; give logs, or JSON files of `rocktok detect`")
+    _check_losses(rankings)
+    return _matched_by_id(rankings)
+
+
 def _check_losses(rankings: Sequence[Ranking]) -> None:
     """Raise `LogError` where two lists rest on losses of unlike exactness."""
-    known = [(r.name, r.about["exactness"]) for r in rankings if r.about.get("exactness")]
-    for name, exactness in known:
-        if exactness != known[0][1]:
+    stated = [(r.name, r.about["exactness"]) for r in rankings if r.about.get("exactness")]
+    for name, exactness in stated:
+        if exactness != stated[0][1]:
             raise LogError(
-                f"{name}: its losses are {exactness!r}, those of {known[0][0]} {known[0][1]!r}; "
+                f"{name}: its losses are {exactness!r}, those of {stated[0][0]} {stated[0][1]!r}; "
                 "give logs that measure them alike"
             )
 
@@ -166,17 +146,17 @@ class _Place:
 
 def _places(number: int, ranking: Ranking, *, by_id: bool) -> dict[Key, _Place]:
     """Rank from 1 of each rock. Of several ids with one text the best counts."""
-    found: dict[Key, _Place] = {}
+    places: dict[Key, _Place] = {}
     for rank, (token_id, text, _) in enumerate(ranking.tokens, start=1):
         key: Key = token_id
         if not by_id:
             # An id beyond the vocabulary has no text, and is nobody else's token.
             key = (number, token_id) if text == f"<id {token_id}>" else text
-        found.setdefault(key, _Place(rank, token_id if by_id else None, text))
-    return found
+        places.setdefault(key, _Place(rank, token_id if by_id else None, text))
+    return places
 
 
-def _pair(first: str, ours: dict[Key, _Place], second: str, theirs: dict[Key, _Place]) -> Row:
+def _pair(first: str, ours: dict[Key, _Place], second: str, theirs: dict[Key, _Place]) -> Agreement:
     union = list(dict.fromkeys((*ours, *theirs)))
     shared = [key for key in ours if key in theirs]
     return {
@@ -201,15 +181,17 @@ def _ranks(places: dict[Key, _Place], union: list[Key]) -> Array:
     return np.array([float(order.get(key, last)) for key in union])
 
 
-def _union(keyed: list[dict[Key, _Place]]) -> list[Row]:
-    rows: list[Row] = []
+def _union(keyed: list[dict[Key, _Place]]) -> list[ListedToken]:
+    rows: list[ListedToken] = []
     for key in dict.fromkeys(key for places in keyed for key in places):
-        held = [places.get(key) for places in keyed]
-        ranks = [place.rank if place else None for place in held]
-        one = next(place for place in held if place)
-        known = [rank for rank in ranks if rank is not None]
-        row: Row = {"token_id": one.token_id, "token": one.text}
-        rows.append({**row, "lists": len(known), "best_rank": min(known), "ranks": ranks})
+        places_of = [places[key] for places in keyed if key in places]
+        rows.append({
+            "token_id": places_of[0].token_id,
+            "token": places_of[0].text,
+            "lists": len(places_of),
+            "best_rank": min(place.rank for place in places_of),
+            "ranks": [places[key].rank if key in places else None for places in keyed],
+        })  # fmt: skip
     return sorted(rows, key=lambda row: (-row["lists"], row["best_rank"], row["token"]))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from rocktok.analyses.compare.rankings import CompareResult
+from rocktok.analyses.compare.result import CompareResult
 from rocktok.tables.encode import Form, encode_rows
 from rocktok.tables.names import labels
 from rocktok.tables.text import Field, number, render_table, token

@@ -7,23 +7,15 @@ C covariates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
-from typing import Any, ClassVar
 
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.controls.occurrences import FEATURES
-from rocktok.analyses.result import Result
-from rocktok.errors import UsageError
+from rocktok.analyses.controls.occurrences import FEATURES, Sampled
+from rocktok.analyses.controls.result import KINDS, Matched, Place, token_of
 from rocktok.stats.groups import CALIPER, TypeFacts
 from rocktok.stats.matching import balance, match
-
-Row = dict[str, Any]
-
-KINDS = ("frequency", "loss", "occurrence", "window")
 
 #: Covariates of occurrences and of windows, and their calipers in standard deviations.
 OF_OCCURRENCES = {
@@ -36,87 +28,16 @@ DEVIATIONS = 0.2
 BINS, OF_EACH = 20, 250
 
 
-@dataclass(frozen=True)
-class ControlsParams:
-    """Options of `controls`. `occurrences`: of rocks, that are matched."""
-
-    table: str = "auto"
-    step: int | None = None
-    kinds: tuple[str, ...] = KINDS
-    occurrences: int = 1_000
-    window: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("occurrences", "window"):
-            if getattr(self, name) < 1:
-                message = f"{name} is {getattr(self, name)}; it must be 1 or more"
-                raise UsageError(message, parameter=name)
-        for kind in self.kinds:
-            if kind not in KINDS:
-                message = f"kinds has {kind!r}; choose from {', '.join(KINDS)}"
-                raise UsageError(message, parameter="kinds")
-
-
-@dataclass(frozen=True)
-class ControlsResult(Result):
-    """Matched sets.
-
-    Attributes:
-        log: identity of the log, table, step, passes.
-        params: every option.
-        kinds: kind → pairs, those left alone, balance. Types are ids, occurrences (sequence_id,
-            position, token_id).
-        token_texts: token id, as text, → text of each type in the above.
-        notes: what a reader of the numbers must know.
-    """
-
-    SCHEMA: ClassVar[str] = "rocktok.controls/1"
-
-    log: Row
-    params: Row
-    kinds: dict[str, Row]
-    token_texts: dict[str, str]
-    notes: tuple[str, ...]
-
-    @cached_property
-    def table(self) -> Any:
-        """The pairs as a pandas DataFrame."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows())
-
-    def rows(self) -> list[Row]:
-        """One mapping per pair; of types, sequence and position are null."""
-        rows = []
-        for kind, found in self.kinds.items():
-            for pair in found["pairs"]:
-                row: Row = {"kind": kind}
-                for side, one in zip(("rock", "control"), pair, strict=True):
-                    place = (None, None, one) if isinstance(one, int) else one
-                    names = ("sequence_id", "position", "token_id")
-                    row |= {f"{side}_{n}": v for n, v in zip(names, place, strict=True)}
-                    row[f"{side}_token"] = self.text(place[-1])
-                rows.append(row)
-        return rows
-
-    def text(self, token_id: int) -> str:
-        """Of one of the types."""
-        return self.token_texts[str(token_id)]
-
-    def shown(self) -> tuple[str, Any]:
-        """The pairs."""
-        return "", self.table
-
-
-def types_of(kinds: dict[str, Row]) -> list[int]:
+def types_of(kinds: dict[str, Matched]) -> list[int]:
     """Token ids of all pairs, and of what was left alone, ascending."""
-    places = [place for found in kinds.values()
-              for place in (*found["unmatched"], *chain.from_iterable(found["pairs"]))]  # fmt: skip
-    return sorted({place if isinstance(place, int) else place[-1] for place in places})
+    return sorted({
+        token_of(place)
+        for matched in kinds.values()
+        for place in (*matched["unmatched"], *chain.from_iterable(matched["pairs"]))
+    })  # fmt: skip
 
 
-def match_types(facts: TypeFacts, rocks: Array, kind: str) -> Row:
+def match_types(facts: TypeFacts, rocks: Array, kind: str) -> Matched:
     """`frequency` or `loss`: types of like log₁₀ n, or of like log₁₀ mean loss, one to each rock.
 
     Controls are no rocks and stand often enough in both halves of the prompts.
@@ -127,21 +48,19 @@ def match_types(facts: TypeFacts, rocks: Array, kind: str) -> Row:
     ours = np.flatnonzero(np.isin(facts.token_T, rocks))
     able = np.setdiff1d(np.flatnonzero(facts.common_T()), ours)
     column = [KINDS.index(kind)]
-    found, left = match(value_TC[ours][:, column], value_TC[able][:, column], np.array([CALIPER]))
-    pairs = zip(facts.token_T[ours[found[:, 0]]], facts.token_T[able[found[:, 1]]], strict=True)
+    pair_P2, left = match(value_TC[ours][:, column], value_TC[able][:, column], np.array([CALIPER]))
+    pairs = zip(facts.token_T[ours[pair_P2[:, 0]]], facts.token_T[able[pair_P2[:, 1]]], strict=True)
     absent = np.setdiff1d(rocks, facts.token_T).tolist()
     return {
         "pairs": [[int(rock), int(other)] for rock, other in pairs],
         "unmatched": sorted([*facts.token_T[ours[left]].tolist(), *absent]),
         "balance": balance(
-            ("log10 frequency", "log10 mean loss"), value_TC[ours], value_TC[able], found
+            ("log10 frequency", "log10 mean loss"), value_TC[ours], value_TC[able], pair_P2
         ),
     }
 
 
-def match_occurrences(
-    ours: tuple[dict[str, Array], Array], others: tuple[dict[str, Array], Array], kind: str
-) -> Row:
+def match_occurrences(ours: Sampled, others: Sampled, kind: str) -> Matched:
     """`occurrence` or `window`: to each sampled rock occurrence one of another type.
 
     Args:
@@ -157,15 +76,15 @@ def match_occurrences(
     spread_C = np.nanstd(rock_RC, axis=0) if len(rock_RC) else np.zeros(len(columns))
     # What does not vary among the rocks must be the same.
     caliper_C = np.where(spread_C > 0, DEVIATIONS * spread_C, 1e-9)
-    found, left = match(rock_RC, other_AC, caliper_C)
+    pair_P2, left = match(rock_RC, other_AC, caliper_C)
     ids, other_ids = _places(our_rows), _places(rows)
     return {
-        "pairs": [[ids[i], other_ids[j]] for i, j in found.tolist()],
+        "pairs": [[ids[i], other_ids[j]] for i, j in pair_P2.tolist()],
         "unmatched": [ids[i] for i in left.tolist()],
-        "balance": balance(OF_OCCURRENCES[kind], rock_RC, other_AC, found),
+        "balance": balance(OF_OCCURRENCES[kind], rock_RC, other_AC, pair_P2),
     }
 
 
-def _places(rows: dict[str, Array]) -> list[list[int]]:
+def _places(rows: dict[str, Array]) -> list[Place]:
     columns = (rows[name].tolist() for name in ("sequence_id", "position", "token_id"))
     return [[int(x) for x in place] for place in zip(*columns, strict=True)]

@@ -20,6 +20,9 @@ KEYS = ("hash", "sequence_id", "position", "token_id", "bin")
 FEATURES = ("relative position", "log10 length", "log10 loss", "window tokens",
             "window log10 frequency", "rocks in window")  # fmt: skip
 
+#: Rows of a sample, by column, and their features (M, F).
+Sampled = tuple[dict[str, Array], Array]
+
 
 class Occurrences:
     """The smallest hashes of (seed, sequence, position) among rock or among other occurrences.
@@ -93,7 +96,7 @@ class Occurrences:
         relative = position_N[at] / np.maximum(1, span)
         return np.stack([relative, np.log10(length_N[at]), loss, tokens, mean_log, hits], axis=1)
 
-    def result(self) -> tuple[dict[str, Array], Array]:
+    def result(self) -> Sampled:
         """Rows and their features (M, F), in the order of sequence and position."""
         order = np.lexsort((self.rows["position"], self.rows["sequence_id"]))
         return {name: values[order] for name, values in self.rows.items()}, self.feature_MF[order]

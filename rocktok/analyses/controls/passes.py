@@ -2,131 +2,179 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import cast
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.controls.matched import (
     BINS,
-    KINDS,
     OF_EACH,
     OF_OCCURRENCES,
-    ControlsParams,
-    ControlsResult,
     match_occurrences,
     match_types,
     types_of,
 )
-from rocktok.analyses.controls.occurrences import FEATURES, Occurrences
+from rocktok.analyses.controls.occurrences import FEATURES, Occurrences, Sampled
+from rocktok.analyses.controls.result import (
+    KINDS,
+    ControlsOptions,
+    ControlsParams,
+    ControlsResult,
+    Matched,
+)
 from rocktok.analyses.detect.passes import detect
-from rocktok.engine.choose import TableView
+from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
-from rocktok.log.reader import Log
-from rocktok.log.sequences import load_prompts
 from rocktok.stats.groups import FLOORS, HalfFacts, TypeFacts
 from rocktok.stats.sums import TypeSums
 
-Row = dict[str, Any]
 
-
+@public
 def controls(
-    log: Log,
+    log: LogOrPath,
     *,
     rocks: tuple[int, ...] | None = None,
     engine: Engine | None = None,
-    **options: Any,
+    table: str = "auto",
+    step: int | None = None,
+    kinds: tuple[str, ...] = KINDS,
+    occurrences: int = 1_000,
+    window: int = 8,
+    seed: int = 0,
 ) -> ControlsResult:
-    """Types, occurrences and windows that rocks are fairly compared with.
+    """Types, occurrences and windows that rocks can be compared with.
 
     Args:
-        log: an open log (`rocktok.open`).
+        log: an open log, or the path of one.
         rocks: token ids; None: what `detect` finds with its default options.
         engine: what makes the passes; default: threads on the cores this process may use.
-        options: fields of `rocktok.analyses.controls.matched.ControlsParams`.
+        table: "fixed", "rollout", or "auto": fixed text where there is any.
+        step: at which is matched; None: the first complete one, before learning.
+        kinds: which of "frequency", "loss", "occurrence", "window".
+        occurrences: of rocks, that are matched.
+        window: tokens on each side.
+        seed: of the samples.
 
     Raises:
         UsageError: options out of range.
         LogError: the log is damaged, lacks what was asked, or holds none of the rocks.
     """
-    params, engine = ControlsParams(**options), engine or Engine()
-    view = TableView.of(log, params.table)
-    table = view.table
-    step, steps, notes_ = view.reference(params.step)
-    notes = list(notes_)
-    # What they had at first, before learning: that is what is matched.
-    step = steps[0] if params.step is None else step
-    source = Source(log, table, None, step, load_prompts(log), seed=params.seed)
-    if rocks is None:
-        found = detect(log, engine=engine, table=table, seed=params.seed).rocks
-        rocks = tuple(row["token_id"] for row in found)
-        if not rocks:
-            raise LogError(
-                f"{log.name}: `detect` finds no rocks in {table}/ by its defaults; look for some "
-                "with other options (such as --context off), and give them by --rocks"
-            )
-    rock_V = np.array(sorted(set(rocks)), dtype=np.int64)
-    facts, sums = (
-        HalfFacts(params.seed, compiled=source.large),
-        TypeSums(("loss_post",), compiled=source.large),
-    )
-    engine.run(source, facts, sums)
-    if not np.isin(rock_V, np.flatnonzero(sums.count_V)).any():
+    params = options_of(ControlsParams, locals())
+    run = Run.begin(log, engine, table, seed)
+    last, steps, notes = run.view.reference(step)
+    source = run.source(steps[0] if step is None else last)
+    rock_V = np.array(sorted(set(rocks or _detected(run))), dtype=np.int64)
+    facts, count_V = _facts(run, source)
+    if not np.isin(rock_V, np.flatnonzero(count_V)).any():
         raise LogError(
-            f"{log.name}: none of the {len(rock_V)} rocks stands in {table}/ at step {step}; give "
-            "rocks of this log, or another --step"
+            f"{run.log.name}: none of the {len(rock_V)} rocks stands in {run.table}/ at step "
+            f"{source.post}; give rocks of this log, or another --step"
         )
-    kinds: dict[str, Row] = {}
-    samples = _samples(source, params, engine, rock_V, sums.count_V)
-    for kind in (kind for kind in KINDS if kind in params.kinds):
-        if kind in OF_OCCURRENCES:
-            kinds[kind] = match_occurrences(*samples, kind)
-        else:
-            kinds[kind] = match_types(facts.result(), rock_V, kind)
-        if not kinds[kind]["pairs"]:
-            notes.append(f"{kind}: {_nothing(kind, facts.result(), rock_V, samples)}")
-    identity = {"table": table, "step": step, "passes": engine.passes}
-    identity["rocks"] = rock_V.tolist()
-    texts = {str(v): log.vocab.text(v) for v in sorted({*rock_V.tolist(), *types_of(kinds)})}
+    matching = _Matching(run, params, source, facts, count_V, rock_V)
+    matched, empty = matching.result()
+    shown = sorted({*rock_V.tolist(), *types_of(matched)})
     return ControlsResult(
-        {**log.identity(), **identity}, asdict(params), kinds, texts, tuple(notes)
+        log={
+            **run.log.identity(),
+            "table": run.table,
+            "step": source.post,
+            "passes": run.passes,
+            "rocks": rock_V.tolist(),
+        },
+        params=cast(ControlsOptions, asdict(params)),
+        kinds=matched,
+        token_texts={str(v): run.log.vocab.text(v) for v in shown},
+        notes=(*notes, *empty),
     )
 
 
-def _samples(
-    source: Source, params: ControlsParams, engine: Engine, rock_V: Array, count_V: Array
-) -> tuple[Any, Any]:
-    """Occurrences of rocks, and of other types with losses like theirs."""
-    if not set(params.kinds) & set(OF_OCCURRENCES):
-        return None, None
-    same: dict[str, Any] = {"count_V": count_V, "window": params.window, "seed": params.seed}
-    none = np.zeros(0, dtype=np.float32)
-    ours = Occurrences(rock_V, of_rocks=True, most=params.occurrences, edge_B=none, **same)
-    engine.run(source, ours)
-    found = ours.result()
-    loss = 10 ** found[1][:, FEATURES.index("log10 loss")]
-    if not len(loss):
-        return found, Occurrences(rock_V, of_rocks=False, most=0, edge_B=none, **same).result()
-    edges = np.unique(np.quantile(loss, np.linspace(0, 1, BINS + 1)).astype(np.float32))
-    # The least and the largest must lie inside.
-    edges[0], edges[-1] = np.nextafter(edges[0], np.float32(0)), np.nextafter(
-        edges[-1], np.float32(np.inf))  # fmt: skip
-    others = Occurrences(rock_V, of_rocks=False, most=OF_EACH, edge_B=edges, **same)
-    engine.run(source, others)
-    return found, others.result()
+def _detected(run: Run) -> tuple[int, ...]:
+    """The rocks of `detect` by its defaults. Raises `LogError` where there are none."""
+    rows = detect(run.log, engine=run.engine, table=run.table, seed=run.seed).rocks
+    if not rows:
+        raise LogError(
+            f"{run.log.name}: `detect` finds no rocks in {run.table}/ by its defaults; look for "
+            "some with other options (such as --context off), and give them by --rocks"
+        )
+    return tuple(row["token_id"] for row in rows)
 
 
-def _nothing(kind: str, facts: TypeFacts, rock_V: Array, samples: tuple[Any, Any]) -> str:
-    """Why nothing of a kind could be matched."""
-    if kind not in OF_OCCURRENCES:
-        others_T = facts.common_T() & ~np.isin(facts.token_T, rock_V)
+def _facts(run: Run, source: Source) -> tuple[TypeFacts, Array]:
+    facts = HalfFacts(run.seed, compiled=source.large)
+    sums = TypeSums(("loss_post",), compiled=source.large)
+    run.engine.run(source, facts, sums)
+    return facts.result(), sums.count_V
+
+
+@dataclass(frozen=True)
+class _Matching:
+    """What is matched: the rocks of a log at one step."""
+
+    run: Run
+    params: ControlsParams
+    source: Source
+    facts: TypeFacts
+    count_V: Array
+    rock_V: Array
+
+    def result(self) -> tuple[dict[str, Matched], list[str]]:
+        """Kind → what was matched; and why nothing was, of the kinds without a pair."""
+        kinds = [kind for kind in KINDS if kind in self.params.kinds]
+        samples = self._samples() if set(kinds) & set(OF_OCCURRENCES) else None
+        matched, notes = {}, []
+        for kind in kinds:
+            if samples is not None and kind in OF_OCCURRENCES:
+                matched[kind] = match_occurrences(*samples, kind)
+                why = _no_occurrence(kind, *samples)
+            else:
+                matched[kind] = match_types(self.facts, self.rock_V, kind)
+                why = self._no_type()
+            if not matched[kind]["pairs"]:
+                notes.append(f"{kind}: {why}")
+        return matched, notes
+
+    def _samples(self) -> tuple[Sampled, Sampled]:
+        """Occurrences of rocks, and of other types with losses like theirs."""
+        none = np.zeros(0, dtype=np.float32)
+        ours = self._occurrences(True, self.params.occurrences, none)
+        self.run.engine.run(self.source, ours)
+        rock_sample = ours.result()
+        loss = 10 ** rock_sample[1][:, FEATURES.index("log10 loss")]
+        if not len(loss):
+            return rock_sample, self._occurrences(False, 0, none).result()
+        edges = np.unique(np.quantile(loss, np.linspace(0, 1, BINS + 1)).astype(np.float32))
+        # The least and the largest must lie inside.
+        edges[0] = np.nextafter(edges[0], np.float32(0))
+        edges[-1] = np.nextafter(edges[-1], np.float32(np.inf))
+        others = self._occurrences(False, OF_EACH, edges)
+        self.run.engine.run(self.source, others)
+        return rock_sample, others.result()
+
+    def _occurrences(self, of_rocks: bool, most: int, edge_B: Array) -> Occurrences:
+        return Occurrences(
+            self.rock_V,
+            of_rocks=of_rocks,
+            most=most,
+            edge_B=edge_B,
+            count_V=self.count_V,
+            window=self.params.window,
+            seed=self.params.seed,
+        )
+
+    def _no_type(self) -> str:
+        others_T = self.facts.common_T() & ~np.isin(self.facts.token_T, self.rock_V)
         if not others_T.any():
             return f"no type but the rocks stands {FLOORS}"
         return "nothing could be matched within the caliper"
-    ours, others = (features for _, features in samples)
+
+
+def _no_occurrence(kind: str, rocks: Sampled, candidates: Sampled) -> str:
+    """Why no occurrence of a rock could be matched."""
+    ours, others = rocks[1], candidates[1]
     if not len(ours):
         return "no occurrence of a rock has a loss at this step, so there is nothing to match"
     if not len(others):

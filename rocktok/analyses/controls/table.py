@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rocktok.analyses.controls.matched import ControlsResult
+from rocktok.analyses.controls.result import ControlsResult
 from rocktok.tables.encode import Form, encode_rows
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, filled, render_table, token

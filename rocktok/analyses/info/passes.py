@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from rocktok import schema
-from rocktok.analyses.info.result import LogInfo, TableInfo
+from rocktok.analyses.info.result import (
+    AttemptInfo,
+    DroppedInfo,
+    LogInfo,
+    RankInfo,
+    StepInfo,
+    TableInfo,
+)
+from rocktok.analyses.run import LogOrPath, opened, public
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError
 from rocktok.log.checks import SequenceRuns, Where, check_values, to_numpy
@@ -16,19 +24,34 @@ from rocktok.log.gradients import checked_rows
 from rocktok.log.sequences import cast_sequences, load_prompts
 
 if TYPE_CHECKING:
-    from rocktok.log.reader import Log
+    from rocktok.log.catalogue import Log
+    from rocktok.log.reader import Reader
     from rocktok.log.shard import OpenShard, Shard
 
 
-def gather(log: Log, *, verify: bool = False, engine: Engine | None = None) -> LogInfo:
-    """Summarise a log; with `verify` every value of every row is read and checked."""
+@public
+def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) -> LogInfo:
+    """What is in a log.
+
+    Args:
+        log: an open log, or the path of one.
+        verify: read every value of every row, and check it.
+        engine: what makes the pass that verifies; default: threads on the cores at hand.
+
+    Raises `LogError` for a log that cannot be opened; damage inside it is named in the result.
+    """
+    log = opened(log)
     damage = _damage(log, verify, engine or Engine())
     tables = {} if damage else {t: _table(log, t) for t in schema.STEP_TABLES if log.shards(t)}
     sequences, prompts = (None, None) if damage else _sequences(log)
     dropped = [
-        {"rank": m.rank, "attempt": m.attempt, **asdict(d)}
+        cast(DroppedInfo, {"rank": m.rank, "attempt": m.attempt, **asdict(d)})
         for m in log.manifests
         for d in m.dropped
+    ]
+    ranks: list[RankInfo] = [
+        {"rank": m.rank, "attempt": m.attempt, "final": m.final, "shards": len(m.shards)}
+        for m in sorted(log.manifests, key=lambda m: (m.attempt, m.rank))
     ]
     return LogInfo(
         log=log.identity(),
@@ -37,11 +60,8 @@ def gather(log: Log, *, verify: bool = False, engine: Engine | None = None) -> L
         prompts=prompts,
         vocab=len(log.vocab),
         tables=tables,
-        attempts=tuple(asdict(attempt) for attempt in log.attempts),
-        ranks=tuple(
-            {"rank": m.rank, "attempt": m.attempt, "final": m.final, "shards": len(m.shards)}
-            for m in sorted(log.manifests, key=lambda m: (m.attempt, m.rank))
-        ),
+        attempts=tuple(cast(AttemptInfo, asdict(attempt)) for attempt in log.attempts),
+        ranks=tuple(ranks),
         dropped=tuple(dropped),
         dropped_rows=sum(item["rows"] for item in dropped),
         mismatches=sum(sum(m.mismatches.values()) for m in log.manifests),
@@ -63,7 +83,7 @@ def _table(log: Log, table: str) -> TableInfo:
         shards=len(log.shards(table)),
         rows=sum(step.rows for step in steps),
         columns=tuple(log.columns(table)),
-        steps=tuple(asdict(step) for step in steps),
+        steps=tuple(cast(StepInfo, asdict(step)) for step in steps),
         incomplete_steps=tuple(log.incomplete_steps(table)),
         superseded_rows=superseded,
     )
@@ -79,18 +99,17 @@ def _sequences(log: Log) -> tuple[int | None, int | None]:
 def _damage(log: Log, verify: bool, engine: Engine) -> list[str]:
     """One line for each thing that is wrong; without `verify`, as far as footers show it."""
     problems = []
-    bare = replace(log, manifests=[], all_shards={})
     for table in log.tables():
         runs = SequenceRuns()
         shards = log.shards(table)
         # Handing out shards one by one costs as much as looking at a small one.
         size = 1 if verify else 64
         parts = (shards[i : i + size] for i in range(0, len(shards), size))
-        for found, seen in engine.map(
-            _check_shards, ((bare, table, part, verify) for part in parts)
+        for part_problems, part_runs in engine.map(
+            _check_shards, ((log.reader, table, part, verify) for part in parts)
         ):
-            problems += found
-            runs.merge(seen)
+            problems += part_problems
+            runs.merge(part_runs)
         try:
             runs.check()
             if verify and table == "sequences":
@@ -101,34 +120,34 @@ def _damage(log: Log, verify: bool, engine: Engine) -> list[str]:
 
 
 def _check_shards(
-    log: Log, table: str, shards: list[Shard], verify: bool
+    reader: Reader, table: str, shards: tuple[Shard, ...], verify: bool
 ) -> tuple[list[str], SequenceRuns]:
     """What is wrong with some shards, and the sequences in them. Runs on a worker."""
     runs, problems = SequenceRuns(), []
     for shard in shards:
         try:
-            opened = log.open(shard, schema.required_names(table))
+            opened = reader.open(shard, schema.required_names(table))
             if verify:
-                _read_everything(log, table, opened, runs)
+                _read_everything(reader, table, opened, runs)
         except LogError as error:
             problems.append(str(error))
     return problems, runs
 
 
-def _read_everything(log: Log, table: str, opened: OpenShard, runs: SequenceRuns) -> None:
+def _read_everything(reader: Reader, table: str, opened: OpenShard, runs: SequenceRuns) -> None:
     if table in schema.OCCURRENCE_TABLES:
-        known = [c.name for c in schema.columns_of(table) if c.name in opened.columns]
-        limit = log.limit_of(opened.attempt)
-        for batch in log.scan_shard(table, opened.shard, known, superseded=True):
-            step_N, sequence_N = batch.columns["step"], batch.columns["sequence_id"]
+        columns = [c.name for c in schema.columns_of(table) if c.name in opened.columns]
+        limit = reader.limit_of(opened.attempt)
+        for rows in reader.scan_shard(opened.shard, columns, superseded=True):
+            step_N, sequence_N = rows.columns["step"], rows.columns["sequence_id"]
             counts = slice(None) if limit is None else step_N < limit
-            runs.add(batch.name, step_N[counts], sequence_N[counts])
+            runs.add(rows.name, step_N[counts], sequence_N[counts])
         return
     for group, _ in opened.groups():
         if table == "gradients":
-            checked_rows(log, opened, group, vectors=True)
+            checked_rows(reader.rules, opened, group, vectors=True)
             continue
         where = Where(opened.name, group)
-        rows = cast_sequences(opened.read_group(group, opened.columns), where)
-        numbers = {n: to_numpy(rows[n], n, where) for n in ("sequence_id", "step", "num_tokens")}
-        check_values(numbers, log.rules, where)
+        listed = cast_sequences(opened.read_group(group, opened.columns), where)
+        numbers = {n: to_numpy(listed[n], n, where) for n in ("sequence_id", "step", "num_tokens")}
+        check_values(numbers, reader.rules, where)

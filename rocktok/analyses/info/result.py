@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
+from rocktok._types import LogIdentity
 from rocktok.analyses.result import Result
+
+
+class StepInfo(TypedDict):
+    """A step of a table, and whether every rank has published all it had."""
+
+    step: int
+    rows: int
+    complete: bool
+
+
+class AttemptInfo(TypedDict):
+    """A start of the training job."""
+
+    attempt: int
+    resume_step: int
+    world_size: int
+    columns: tuple[str, ...]
+
+
+class RankInfo(TypedDict):
+    """What a rank of an attempt has published, and whether it said that this is all."""
+
+    rank: int
+    attempt: int
+    final: bool
+    shards: int
+
+
+class DroppedInfo(TypedDict):
+    """A step that a rank could not write."""
+
+    rank: int
+    attempt: int
+    table: str
+    step: int
+    rows: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -15,7 +54,7 @@ class TableInfo:
     shards: int
     rows: int
     columns: tuple[str, ...]
-    steps: tuple[dict[str, Any], ...]
+    steps: tuple[StepInfo, ...]
     incomplete_steps: tuple[int, ...]
     superseded_rows: int
 
@@ -26,24 +65,30 @@ class LogInfo(Result):
 
     SCHEMA: ClassVar[str] = "rocktok.info/1"
 
-    log: dict[str, Any]
-    run: dict[str, Any] | None
+    log: LogIdentity
+    run: Mapping[str, object] | None
     sequences: int | None
     prompts: int | None
     vocab: int
     tables: dict[str, TableInfo]
-    attempts: tuple[dict[str, Any], ...]
-    ranks: tuple[dict[str, Any], ...]
-    dropped: tuple[dict[str, Any], ...]
+    attempts: tuple[AttemptInfo, ...]
+    ranks: tuple[RankInfo, ...]
+    dropped: tuple[DroppedInfo, ...]
     dropped_rows: int
     mismatches: int
     damage: tuple[str, ...]
     verified: bool
     notes: tuple[str, ...]
 
-    def shown(self) -> tuple[str, Any]:
+    def shown(self) -> tuple[str, list[dict[str, object]]]:
         """The tables."""
-        names = ("shards", "rows", "superseded_rows")
-        rows = [{"table": name, **{n: getattr(table, n) for n in names}, "steps": len(table.steps)}
-                for name, table in self.tables.items()]  # fmt: skip
-        return "", rows
+        return "", [
+            {
+                "table": name,
+                "shards": table.shards,
+                "rows": table.rows,
+                "superseded_rows": table.superseded_rows,
+                "steps": len(table.steps),
+            }
+            for name, table in self.tables.items()
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rocktok.tables.text import count, counted
@@ -26,7 +27,7 @@ def render(info: LogInfo) -> str:
 
 
 def _run(info: LogInfo) -> list[tuple[str, str]]:
-    run: dict[str, Any] = info.run or {}
+    run: Mapping[str, Any] = info.run or {}
     facts = [("log", info.log["path"])]
     if run.get("run_id"):
         facts.append(("run", f"{run['run_id']} ({run.get('created_at', 'no date')})"))

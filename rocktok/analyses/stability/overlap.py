@@ -11,19 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.result import Result
+from rocktok.analyses.stability.result import (
+    Cutoff,
+    Inclusion,
+    NestedOverlap,
+    Overlap,
+    RankingPair,
+    Recommended,
+    ScoreRow,
+)
 from rocktok.analyses.stability.scores import Moments, least_of_two, scores
-from rocktok.errors import UsageError
 from rocktok.stats.ranks import spearman
-
-Row = dict[str, Any]
 
 #: Mean Jaccard of disjoint halves that a recommended K must reach.
 WANTED = 0.7
@@ -36,72 +40,6 @@ CANDIDATES, LEAST_CANDIDATES = 4, 1024
 
 #: Shares of the prompts in nested subsamples; the paper's 50 to 400 of 500.
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8)
-
-
-@dataclass(frozen=True)
-class StabilityParams:
-    """Options of `stability`. `sizes`: prompts in nested subsamples; None: shares of all."""
-
-    table: str = "auto"
-    step: int | None = None
-    sizes: tuple[int, ...] | None = None
-    repeats: int = 40
-    k: tuple[int, ...] = (5, 10, 20, 50, 100, 200, 500)
-    context: str = "auto"
-    top: int = 100
-    replicates: int = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("repeats", 2), ("top", 1), ("replicates", 100)):
-            value = getattr(self, name)
-            if value < least:
-                raise UsageError(f"{name} is {value}; it must be {least} or more", parameter=name)
-        for name in ("k", "sizes"):
-            values = getattr(self, name)
-            if values is not None and (not values or min(values) < 1):
-                message = f"{name} is {list(values)}; give one number or more, each 1 or more"
-                raise UsageError(message, parameter=name)
-
-
-@dataclass(frozen=True)
-class StabilityResult(Result):
-    """Stability of the ranking by Rock Score, and of what `detect` calls rocks.
-
-    Attributes:
-        log: identity of the log, table, step, passes, prompts; `with`: the same of a second log
-            that the scores "min …" took, None where they took two halves of the prompts.
-        params: every option.
-        cutoffs: one mapping per K: coverage, Jaccard and Spearman of halves and subsamples, and
-            whether it may be recommended.
-        recommended: the largest K whose halves agree, with its coverage; None where none do.
-        tokens: one mapping per type: rank, inclusion probability, rank interval.
-        scores: one mapping per score.
-        rankings: pairs of `detect`'s rankings, and of its rocks on each half; None without context.
-        notes: what a reader of the numbers must know.
-    """
-
-    SCHEMA: ClassVar[str] = "rocktok.stability/1"
-
-    log: Row
-    params: Row
-    cutoffs: tuple[Row, ...]
-    recommended: Row | None
-    tokens: tuple[Row, ...]
-    scores: tuple[Row, ...]
-    rankings: Row | None
-    notes: tuple[str, ...]
-
-    @cached_property
-    def table(self) -> Any:
-        """The tokens as a pandas DataFrame."""
-        import pandas as pd
-
-        return pd.DataFrame(list(self.tokens))
-
-    def shown(self) -> tuple[str, Any]:
-        """The cutoffs."""
-        return "", self.cutoffs
 
 
 def ranked(score_T: Array, count_T: Array, token_T: Array) -> Array:
@@ -155,15 +93,16 @@ class Samples:
         return float(np.mean(sure))
 
 
-def overlap(pairs: list[tuple[Array, Array]], k: int) -> Row:
+def overlap(pairs: list[tuple[Array, Array]], k: int) -> Overlap:
     """Mean, least and largest Jaccard of the first k of pairs of rankings, and mean Spearman."""
-    found = [jaccard(a[:k], b[:k]) for a, b in pairs]
+    shares = [jaccard(a[:k], b[:k]) for a, b in pairs]
     ranks = [_rank_correlation(a[:k], b[:k]) for a, b in pairs]
-    known, related = [x for x in found if x is not None], [x for x in ranks if x is not None]
+    shared = [x for x in shares if x is not None]
+    related = [x for x in ranks if x is not None]
     return {
-        "jaccard": float(np.mean(known)) if known else None,
-        "jaccard_least": min(known, default=None),
-        "jaccard_most": max(known, default=None),
+        "jaccard": float(np.mean(shared)) if shared else None,
+        "jaccard_least": min(shared, default=None),
+        "jaccard_most": max(shared, default=None),
         "spearman": float(np.mean(related)) if related else None,
     }
 
@@ -182,45 +121,45 @@ def _rank_correlation(first: Array, second: Array) -> float | None:
 def cutoff_rows(
     samples: Samples, halves_QTRH: Array, nested_QTRS: Array, sizes: list[int], k_grid: list[int],
     coverage_K: Array, whole: Array,
-) -> list[Row]:  # fmt: skip
+) -> list[Cutoff]:  # fmt: skip
     """One mapping per K; see `StabilityResult`. `whole`: the ranking of all prompts."""
     repeats = halves_QTRH.shape[2]
     half_orders = [[samples.order(halves_QTRH[:, :, r, h]) for h in (0, 1)] for r in range(repeats)]
     nested = [[samples.order(nested_QTRS[:, :, r, s]) for r in range(repeats)]
               for s in range(len(sizes))]  # fmt: skip
-    rows = []
+    drawn = [(halves_QTRH[:, :, r, h], half_orders[r][h]) for r in range(repeats) for h in (0, 1)]
+    drawn += [(nested_QTRS[:, :, r, s], nested[s][r])
+              for r in range(repeats) for s in range(len(sizes))]  # fmt: skip
+    rows: list[Cutoff] = []
     for k in k_grid:
-        # Of two random picks the expected overlap is about this.
-        chance = k / (2 * len(coverage_K) - k)
-        row: Row = {"k": k, "coverage": float(coverage_K[k - 1]), "chance": chance}
-        row["eligible"] = k <= MOST * len(coverage_K)
-        row["halves"] = overlap([(a, b) for a, b in half_orders], k)
-        row["nested"] = [
+        subsamples: list[NestedOverlap] = [
             {"prompts": size, **overlap([(order, whole) for order in orders], k)}
             for size, orders in zip(sizes, nested, strict=True)
         ]
-        drawn = [
-            (halves_QTRH[:, :, r, h], half_orders[r][h]) for r in range(repeats) for h in (0, 1)
-        ]
-        drawn += [(nested_QTRS[:, :, r, s], nested[s][r])
-                  for r in range(repeats) for s in range(len(sizes))]  # fmt: skip
-        row["certain"] = samples.certain(drawn, k)
-        rows.append(row)
+        rows.append({
+            "k": k,
+            "coverage": float(coverage_K[k - 1]),
+            # Of two random picks the expected overlap is about this.
+            "chance": k / (2 * len(coverage_K) - k),
+            "eligible": k <= MOST * len(coverage_K),
+            "halves": overlap([(a, b) for a, b in half_orders], k),
+            "nested": subsamples,
+            "certain": samples.certain(drawn, k),
+        })  # fmt: skip
     return rows
 
 
-def recommend(rows: list[Row]) -> Row | None:
+def recommend(rows: list[Cutoff]) -> Recommended | None:
     """The largest eligible K whose halves have a mean Jaccard of `WANTED`."""
     able = (row for row in rows if row["eligible"])
     good = [row for row in able if (row["halves"]["jaccard"] or 0.0) >= WANTED]
     if not good:
         return None
     best = max(good, key=lambda row: row["k"])
-    names = ("k", "coverage")
-    return {**{name: best[name] for name in names}, "jaccard": best["halves"]["jaccard"]}
+    return {"k": best["k"], "coverage": best["coverage"], "jaccard": best["halves"]["jaccard"]}
 
 
-def inclusion(token_T: Array, sum_TB: Array, k: int) -> dict[int, Row]:
+def inclusion(token_T: Array, sum_TB: Array, k: int) -> dict[int, Inclusion]:
     """Token id → share of the replicates with the type among the first k, and its 95% ranks.
 
     A type that a replicate does not hold ranks below all T there.
@@ -234,11 +173,14 @@ def inclusion(token_T: Array, sum_TB: Array, k: int) -> dict[int, Row]:
         order = order[count_BT[b, order] > 0]
         rank_BT[b, order] = np.arange(1, len(order) + 1)
     ends = np.quantile(rank_BT, [0.025, 0.975], axis=0, method="inverted_cdf")
-    rows = {}
-    for t, v in enumerate(token_T.tolist()):
-        row: Row = {"inclusion": float((rank_BT[:, t] <= k).mean())}
-        rows[v] = {**row, "rank_low": int(ends[0, t]), "rank_high": int(ends[1, t])}
-    return rows
+    return {
+        v: {
+            "inclusion": float((rank_BT[:, t] <= k).mean()),
+            "rank_low": int(ends[0, t]),
+            "rank_high": int(ends[1, t]),
+        }
+        for t, v in enumerate(token_T.tolist())
+    }
 
 
 @dataclass(frozen=True)
@@ -260,7 +202,7 @@ class Sample:
         return {k: np.where(here_T, v[at], -np.inf) for k, v in _scored(moments).items()}
 
 
-def score_rows(ours: Sample, other: Sample | None, k: int) -> list[Row]:
+def score_rows(ours: Sample, other: Sample | None, k: int) -> list[ScoreRow]:
     """The twelve scores: overlap of their first k between two halves, coverage, and agreement.
 
     The four that take the smaller of two logs take `other` as the second, and between halves its
@@ -277,7 +219,7 @@ def score_rows(ours: Sample, other: Sample | None, k: int) -> list[Row]:
         by_half = [a | least_of_two(a, b) for a, b in zip(by_half, theirs, strict=True)]
     tops = {name: _top(values, whole, token_T, k) for name, values in of_all.items()}
     total = whole.loss_T.sum()
-    rows = []
+    rows: list[ScoreRow] = []
     for name, top in tops.items():
         sides = [_top(s[name], m, token_T, k) for s, m in zip(by_half, ours.halves, strict=True)
                  if name in s]  # fmt: skip
@@ -300,9 +242,9 @@ def _parts(moments: Moments) -> tuple[Array, Array, Array]:
 def _scored(moments: Moments) -> dict[str, Array]:
     """Scores of all types, −inf for those that the sample does not hold."""
     seen = np.flatnonzero(moments.count_T)
-    found = scores(Moments(*(values[seen] for values in _parts(moments))))
-    spread = {name: np.full(len(moments.count_T), -np.inf) for name in found}
-    for name, values in found.items():
+    seen_scores = scores(Moments(*(values[seen] for values in _parts(moments))))
+    spread = {name: np.full(len(moments.count_T), -np.inf) for name in seen_scores}
+    for name, values in seen_scores.items():
         spread[name][seen] = values
     return spread
 
@@ -317,7 +259,7 @@ def _top(score_T: Array, moments: Moments, token_T: Array, k: int) -> Array:
 RANKINGS = ("rock_score", "persistent_loss", "context_rock_score", "retained_loss")
 
 
-def ablation(tokens: Sequence[Mapping[str, Any]], k: int) -> list[Row]:
+def ablation(tokens: Sequence[Mapping[str, Any]], k: int) -> list[RankingPair]:
     """Pairwise Jaccard of the first k by each ranking, of types that have a score above 0.
 
     None where a ranking has no such type.

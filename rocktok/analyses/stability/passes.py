@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect.passes import detect
+from rocktok.analyses.run import LogOrPath, Run, opened, options_of, public
 from rocktok.analyses.stability.overlap import (
     CANDIDATES,
     LEAST_CANDIDATES,
@@ -22,8 +23,6 @@ from rocktok.analyses.stability.overlap import (
     WANTED,
     Sample,
     Samples,
-    StabilityParams,
-    StabilityResult,
     ablation,
     cutoff_rows,
     inclusion,
@@ -32,66 +31,100 @@ from rocktok.analyses.stability.overlap import (
     recommend,
     score_rows,
 )
+from rocktok.analyses.stability.result import (
+    Cutoff,
+    Inclusion,
+    RankedType,
+    Rankings,
+    Recommended,
+    SecondLog,
+    StabilityOptions,
+    StabilityParams,
+    StabilityResult,
+)
 from rocktok.analyses.stability.scores import Moments
 from rocktok.analyses.stability.subsamples import Subsamples, limits
-from rocktok.engine.choose import TableView, check_comparable
+from rocktok.engine.choose import check_comparable
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
-from rocktok.log.reader import Log
-from rocktok.log.sequences import load_prompts
+from rocktok.log.catalogue import Log
 from rocktok.stats.arrays import padded
 from rocktok.stats.groups import HalfFacts, TypeFacts
 from rocktok.stats.sums import DistinctValues
 
-Row = dict[str, Any]
 
-
+@public
 def stability(
-    log: Log, *, other: Log | None = None, engine: Engine | None = None, **options: Any
+    log: LogOrPath,
+    *,
+    other: LogOrPath | None = None,
+    engine: Engine | None = None,
+    table: str = "auto",
+    step: int | None = None,
+    sizes: tuple[int, ...] | None = None,
+    repeats: int = 40,
+    k: tuple[int, ...] = (5, 10, 20, 50, 100, 200, 500),
+    context: str = "auto",
+    top: int = 100,
+    replicates: int = 200,
+    seed: int = 0,
 ) -> StabilityResult:
     """Whether other samples of the prompts would rank the same types first.
 
     Args:
-        log: an open log (`rocktok.open`).
+        log: an open log, or the path of one.
         other: a second one of the same vocabulary, whose last complete step is the second log of
             the scores that take the smaller of two; None: two halves of the prompts are the two.
         engine: what makes the passes; default: threads on the cores this process may use.
-        options: fields of `rocktok.analyses.stability.overlap.StabilityParams`.
+        table: "fixed", "rollout", or "auto": fixed text where there is any.
+        step: which step; None: the last complete one.
+        sizes: prompts in nested subsamples; None: 10, 20, 40, 60 and 80% of them.
+        repeats: halvings, and draws of each size.
+        k: cutoffs.
+        context: "auto", or "off": without `detect`'s rankings.
+        top: types to show.
+        replicates: of the bootstrap over prompts.
+        seed: of halves, subsamples and replicates.
 
     Raises:
         UsageError: options out of range, or more prompts asked for than there are.
         LogError: a log is damaged, or lacks what was asked, or the two cannot be compared.
     """
-    params = StabilityParams(**options)
+    params = options_of(StabilityParams, locals())
+    log, second = opened(log), None
     if other is not None:
+        other = opened(other)
         check_comparable(log, other)
-    return _Run(log, other, params, engine or Engine()).result()
+    run = Run.begin(log, engine, table, seed)
+    step, _, notes = run.view.reference(step)
+    source = run.source(step)
+    if other is not None:
+        second, more = _second(other, run)
+        notes += more
+    return _Stability(run, params, source, second, notes).result()
 
 
-class _Run:
-    def __init__(
-        self, log: Log, other: Log | None, params: StabilityParams, engine: Engine
-    ) -> None:
-        self.log, self.params, self.engine = log, params, engine
-        self.passes_before = engine.passes
-        view = TableView.of(log, params.table)
-        self.table = view.table
-        self.step, _, notes_ = view.reference(params.step)
-        self.notes = list(notes_)
-        prompts = load_prompts(log)
-        self.source = Source(log, self.table, None, self.step, prompts, seed=params.seed)
-        self.other: Source | None = None
-        if other is not None:
-            if other.shards(self.table) and not other.complete_steps(self.table):
-                raise LogError(
-                    f"{other.name}: no step of {self.table}/ is complete on every rank; give "
-                    "another log"
-                )
-            table = TableView.of(other, self.table).table
-            step, _, notes = TableView.of(other, self.table).reference(None)
-            self.other = Source(other, table, None, step, load_prompts(other), seed=params.seed)
-            self.notes += [f"{other.name}: {note}" for note in notes]
+def _second(other: Log, run: Run) -> tuple[Source, tuple[str, ...]]:
+    """The last complete step of the second log; what to note of it."""
+    if other.shards(run.table) and not other.complete_steps(run.table):
+        raise LogError(
+            f"{other.name}: no step of {run.table}/ is complete on every rank; give another log"
+        )
+    theirs = Run.begin(other, run.engine, run.table, run.seed)
+    step, _, notes = theirs.view.reference(None)
+    return theirs.source(step), tuple(f"{other.name}: {note}" for note in notes)
+
+
+@dataclass(frozen=True)
+class _Stability:
+    """What is drawn again: a step of a log, and perhaps of a second one."""
+
+    run: Run
+    params: StabilityParams
+    source: Source
+    second: Source | None
+    notes: tuple[str, ...]
 
     def result(self) -> StabilityResult:
         """All passes."""
@@ -100,14 +133,14 @@ class _Run:
         token_T, count_T = facts.token_T, facts.frequency_HT.sum(axis=0)
         loss_T = facts.loss_HT.sum(axis=0)
         order = ranked(loss_T, count_T, token_T)
-        grid = self._grid(len(order))
+        grid, notes = self._grid(len(order))
         kept = order[: max(CANDIDATES * grid[-1], LEAST_CANDIDATES)]
         subsamples = Subsamples(
             token_T[kept], self.params.seed,
             limits(self.params.seed, self.params.repeats, sizes, prompt_P),
             self.params.replicates, compiled=self.source.large,
         )  # fmt: skip
-        self.engine.run(self.source, subsamples)
+        self.run.engine.run(self.source, subsamples)
         samples = Samples(subsamples.types, self._limit(loss_T[order[len(kept) :]]))
         coverage = np.cumsum(loss_T[order]) / (loss_T.sum() or 1.0)
         whole = np.searchsorted(subsamples.types, token_T[kept])
@@ -115,35 +148,46 @@ class _Run:
         best = recommend(rows)
         k = best["k"] if best is not None else grid[-1]
         drawn = inclusion(subsamples.types, subsamples.replicated(), k)
-        self._note(best, rows, len(order))
-        theirs, beside = None, None
-        if self.other is not None:
-            _, theirs, other_P = self._whole(self.other)
-            beside = {**_about(self.other), "prompts": len(other_P)}
-        rankings = self._rankings(k)
+        notes += _notes_on(rows, best, len(order))
+        theirs, beside = self._beside()
+        rankings, more = self._rankings(k)
+        so_far = [*self.notes, *notes]
         return StabilityResult(
             log={
-                **_about(self.source),
+                **self.run.log.identity(),
+                "table": self.source.table,
+                "step": self.source.post,
                 "with": beside,
-                "passes": self.engine.passes - self.passes_before,
+                "passes": self.run.passes,
                 "prompts": len(prompt_P),
                 "positions": int(count_T.sum()),
                 "types": len(token_T),
                 "candidates": len(kept),
             },
-            params=asdict(self.params),
+            params=cast(StabilityOptions, asdict(self.params)),
             cutoffs=tuple(rows),
             recommended=best,
             tokens=tuple(self._tokens(facts, order, coverage, drawn, k)),
             scores=tuple(score_rows(ours, theirs, k)),
             rankings=rankings,
-            notes=tuple(self.notes),
+            notes=(*so_far, *(note for note in more if note not in so_far)),
         )
+
+    def _beside(self) -> tuple[Sample | None, SecondLog | None]:
+        if self.second is None:
+            return None, None
+        _, theirs, prompt_P = self._whole(self.second)
+        return theirs, {
+            **self.second.log.identity(),
+            "table": self.second.table,
+            "step": self.second.post,
+            "prompts": len(prompt_P),
+        }
 
     def _whole(self, source: Source) -> tuple[TypeFacts, Sample, Array]:
         halves = HalfFacts(self.params.seed, compiled=source.large)
         prompts = DistinctValues("prompt")
-        self.engine.run(source, halves, prompts)
+        self.run.engine.run(source, halves, prompts)
         facts = halves.result()
         if not len(facts.token_T):
             raise LogError(f"{source.log.name}: step {source.post} of {source.table}/ has no rows")
@@ -155,56 +199,63 @@ class _Run:
             moments.append(Moments(facts.frequency_HT[h], facts.loss_HT[h], square_T))
         return facts, Sample(facts.token_T, moments), prompts.result()
 
-    def _grid(self, types: int) -> list[int]:
-        """The K that there are types for, ascending; all types where there are for none."""
+    def _grid(self, types: int) -> tuple[list[int], list[str]]:
+        """The K that there are types for, ascending; all types where there are for none. Notes."""
         above = sorted({k for k in self.params.k if k > types})
+        notes = []
         if above:
-            self.notes.append(f"K = {_list(above)}: left out, as there are only {types} types")
-        return sorted(set(self.params.k) - set(above)) or [types]
+            notes.append(f"K = {_list(above)}: left out, as there are only {types} types")
+        return sorted(set(self.params.k) - set(above)) or [types], notes
 
     def _limit(self, left_T: Array) -> float | None:
         """What the types that are not drawn again may at most have; see `Samples`."""
         if not len(left_T):
             return -np.inf
-        return float(left_T[0]) if self.log.rules.exactness == "exact" else None
+        return float(left_T[0]) if self.run.log.rules.exactness == "exact" else None
 
     def _sizes(self, prompts: int) -> list[int]:
+        where = f"step {self.source.post} of {self.run.table}/"
         if prompts < 2:
             raise LogError(
-                f"{self.log.name}: step {self.step} of {self.table}/ has one prompt; samples of "
-                "prompts need two or more"
+                f"{self.run.log.name}: {where} has one prompt; samples of prompts need two or more"
             )
         asked = self.params.sizes
         if asked is not None and max(asked) > prompts:
             message = (
-                f"sizes asks for {max(asked):,} prompts; step {self.step} of {self.table}/ has "
-                f"{prompts:,}; ask for fewer"
+                f"sizes asks for {max(asked):,} prompts; {where} has {prompts:,}; ask for fewer"
             )
             raise UsageError(message, parameter="sizes")
         return sorted(set(asked or (max(1, round(share * prompts)) for share in SHARES)))
 
     def _tokens(
-        self, facts: TypeFacts, order: Array, coverage: Array, drawn: dict[int, Row], k: int
-    ) -> list[Row]:
-        rows = []
+        self, facts: TypeFacts, order: Array, coverage: Array, drawn: dict[int, Inclusion], k: int
+    ) -> list[RankedType]:
+        rows: list[RankedType] = []
         for rank, t in enumerate(order[: self.params.top].tolist()):
             v, count = int(facts.token_T[t]), int(facts.frequency_HT[:, t].sum())
             loss = float(facts.loss_HT[:, t].sum())
-            row: Row = {"rank": rank + 1, "token_id": v, "token": self.log.vocab.text(v)}
-            row |= {"frequency": count, "mean_loss": loss / count, "rock_score": loss}
-            row["coverage"] = float(coverage[rank])
-            rows.append({**row, "k": k, **(drawn.get(v) or _UNKNOWN)})
+            rows.append({
+                "rank": rank + 1,
+                "token_id": v,
+                "token": self.run.log.vocab.text(v),
+                "frequency": count,
+                "mean_loss": loss / count,
+                "rock_score": loss,
+                "coverage": float(coverage[rank]),
+                "k": k,
+                **(drawn.get(v) or _UNKNOWN),
+            })  # fmt: skip
         return rows
 
-    def _rankings(self, k: int) -> Row | None:
-        """`detect`'s rankings of all prompts against each other, and of one half against other."""
+    def _rankings(self, k: int) -> tuple[Rankings | None, list[str]]:
+        """`detect`'s rankings of all prompts against each other, and its rocks of both halves."""
         if self.params.context == "off":
-            return None
-        same: dict[str, Any] = {"table": self.table, "seed": self.params.seed, "top_k": k}
+            return None, []
+        same: dict[str, Any] = {"table": self.run.table, "seed": self.params.seed, "top_k": k}
         if self.params.step is not None:
             same["post"] = self.params.step
         try:
-            whole = detect(self.log, engine=self.engine, all_types=True, **same)
+            whole = detect(self.run.log, engine=self.run.engine, all_types=True, **same)
             reason = whole.log["no_context"]
             sides = [] if reason else [self._rocks_of(half, same) for half in range(2)]
         except (DamagedError, DataError):
@@ -212,54 +263,56 @@ class _Run:
         except LogError as error:
             reason = f"`detect` with its defaults: {error}"
         if reason:
-            self.notes.append(f"no rankings by persistence and context: {reason}")
-            return None
-        pairs = ablation(whole.tokens, k)
-        self.notes += [note for note in whole.notes if note not in self.notes]
+            return None, [f"no rankings by persistence and context: {reason}"]
+        pairs, notes = ablation(whole.tokens, k), list(whole.notes)
         if any(row["jaccard"] is None for row in pairs):
-            self.notes.append("a ranking of `detect` without any type has no Jaccard with another")
-        return {
+            notes.append("a ranking of `detect` without any type has no Jaccard with another")
+        rankings: Rankings = {
             "pairs": pairs,
-            "rocks_of_halves": {"k": k, "first": len(sides[0]), "second": len(sides[1]),
-                                "jaccard": jaccard_of_some(*sides)},
-        }  # fmt: skip
+            "rocks_of_halves": {
+                "k": k,
+                "first": len(sides[0]),
+                "second": len(sides[1]),
+                "jaccard": jaccard_of_some(*sides),
+            },
+        }
+        return rankings, notes
 
-    def _rocks_of(self, half: int, same: Row) -> Array:
-        found = detect(self.log, engine=self.engine, half=half, **same)
-        return np.array([row["token_id"] for row in found.rocks], dtype=np.int64)
+    def _rocks_of(self, half: int, same: dict[str, Any]) -> Array:
+        rocks = detect(self.run.log, engine=self.run.engine, half=half, **same).rocks
+        return np.array([row["token_id"] for row in rocks], dtype=np.int64)
 
-    def _note(self, best: Row | None, rows: list[Row], types: int) -> None:
-        able = [row["k"] for row in rows if row["eligible"]]
-        if best is None and able:
-            self.notes.append(
-                f"no K that may be recommended ({_list(able)}) reaches a mean Jaccard of {WANTED} "
-                "between halves; more prompts would tell"
-            )
-        beyond = [row["k"] for row in rows if not row["eligible"]]
-        if beyond:
-            self.notes.append(
-                f"K = {_list(beyond)}: not recommended whatever the overlap, as any two picks of "
-                f"more than a third of the {types} types have much in common"
-            )
-        if rows[0]["certain"] is None:
-            self.notes.append(
-                "losses may be negative, so that nothing bounds those of the types that were not "
-                "drawn again: `certain` is null"
-            )
-        unsure = [row["k"] for row in rows if row["certain"] is not None and row["certain"] < 1]
-        if unsure:
-            self.notes.append(
-                f"for K = {_list(unsure)} a type that was not drawn again might belong to some "
-                "sample's first K; `certain` says in how many none can"
-            )
+
+def _notes_on(rows: list[Cutoff], best: Recommended | None, types: int) -> list[str]:
+    notes = []
+    able = [row["k"] for row in rows if row["eligible"]]
+    if best is None and able:
+        notes.append(
+            f"no K that may be recommended ({_list(able)}) reaches a mean Jaccard of {WANTED} "
+            "between halves; more prompts would tell"
+        )
+    beyond = [row["k"] for row in rows if not row["eligible"]]
+    if beyond:
+        notes.append(
+            f"K = {_list(beyond)}: not recommended whatever the overlap, as any two picks of "
+            f"more than a third of the {types} types have much in common"
+        )
+    if rows[0]["certain"] is None:
+        notes.append(
+            "losses may be negative, so that nothing bounds those of the types that were not "
+            "drawn again: `certain` is null"
+        )
+    unsure = [row["k"] for row in rows if row["certain"] is not None and row["certain"] < 1]
+    if unsure:
+        notes.append(
+            f"for K = {_list(unsure)} a type that was not drawn again might belong to some "
+            "sample's first K; `certain` says in how many none can"
+        )
+    return notes
 
 
 def _list(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _about(source: Source) -> Row:
-    return {**source.log.identity(), "table": source.table, "step": source.post}
-
-
-_UNKNOWN: Row = {"inclusion": None, "rank_low": None, "rank_high": None}
+_UNKNOWN: Inclusion = {"inclusion": None, "rank_low": None, "rank_high": None}

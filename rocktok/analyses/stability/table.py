@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rocktok.analyses.stability.overlap import StabilityResult
+from rocktok.analyses.stability.result import StabilityResult
 from rocktok.tables.encode import Form, encode_rows
 from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
 

@@ -16,9 +16,6 @@ from rocktok.stats.contrasts import ratio
 from rocktok.stats.groups import CALIPER, TypeFacts
 from rocktok.stats.matching import balance, match
 
-NAMES = ("rocks", "high_kl", "random", "control", "loss_control")
-
-
 #: Matched on these, within calipers; `control` on all, `loss_control` on all but the frequency.
 COVARIATES = ("log10 frequency", "log10 mean loss", "mean position")
 

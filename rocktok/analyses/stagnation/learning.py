@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.stagnation.choose import NAMES, ComparedGroups
+from rocktok.analyses.stagnation.choose import ComparedGroups
 from rocktok.analyses.stagnation.loss_curves import LossCurves
 from rocktok.analyses.stagnation.result import (
     Comparison,
@@ -23,6 +23,7 @@ from rocktok.analyses.stagnation.result import (
 )
 from rocktok.stats.bootstrap import MIN_PROMPTS, holm, interval
 from rocktok.stats.contrasts import MIN_TYPES, Contrast, contrast, ratio
+from rocktok.stats.group_names import NAMES
 
 #: Ratios within a factor of this count as the same.
 MARGIN = 1.1

@@ -18,7 +18,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
-from rocktok.analyses.stagnation.choose import NAMES, ComparedGroups, choose
+from rocktok.analyses.stagnation.choose import ComparedGroups, choose
 from rocktok.analyses.stagnation.every_type import EveryType, GroupSums
 from rocktok.analyses.stagnation.learning import change_rows, comparisons, corpus_row, group_rows
 from rocktok.analyses.stagnation.loss_curves import QUANTITIES, LossCurves
@@ -37,6 +37,7 @@ from rocktok.engine.source import Source
 from rocktok.errors import LogError
 from rocktok.stats.accumulator import Accumulator
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap
+from rocktok.stats.group_names import NAMES
 from rocktok.stats.groups import FLOORS, HalfFacts, TypeFacts, note_overlap
 from rocktok.stats.sums import TypeSums
 

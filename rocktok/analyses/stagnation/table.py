@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.stagnation.result import StagnationResult
+from rocktok.stats.group_names import CONTROL, LETTERS, LOSS_CONTROL, NAMES, legend
 from rocktok.tables.encode import Form, encode_rows
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, number, p_value, render_table, token
@@ -56,8 +57,6 @@ _TOKENS = (
     Field("slope"),
     Field("", text=True),
 )
-#: Marks of groups in the table of tokens.
-_MARKS = {"rocks": "R", "high_kl": "h", "random": "r", "control": "c", "loss_control": "l"}
 _STILL = {True: "yes", False: "no", None: "–"}
 
 #: Types in the table; the other forms have all.
@@ -86,7 +85,7 @@ def render(result: StagnationResult) -> str:
         parts += [
             f"Tokens, largest loss at step {steps[0]} first",
             render_table(_TOKENS, map(_token, result.tokens[:_SHOWN])).rstrip("\n"),
-            "R rocks  h high_kl  r random  c control  l loss_control",
+            legend(NAMES),
         ]
     if any(row["interval"] == "linearised" for row in result.tokens[:_SHOWN]):
         parts.append("~ interval by linearised variance, not by the bootstrap")
@@ -171,7 +170,7 @@ def _tests(rows: Sequence[Row]) -> list[str]:
 
 def _balance(members: Row) -> list[str]:
     cells = []
-    for name in ("control", "loss_control"):
+    for name in (CONTROL.name, LOSS_CONTROL.name):
         rows = [row for row in members["balance"] if row["control"] == name]
         pairs = rows[0]["pairs"]
         for when in ("before", "after"):
@@ -189,7 +188,7 @@ def _token(row: Row) -> Sequence[str]:
         count(row["frequency_first"]),
         *_change(row),
         "–" if row["slope"] is None else f"{row['slope']:+.2f}",
-        "~" if row["interval"] == "linearised" else "".join(_MARKS[n] for n in row["groups"]),
+        "~" if row["interval"] == "linearised" else "".join(LETTERS[n] for n in row["groups"]),
     )
 
 

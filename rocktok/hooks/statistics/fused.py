@@ -102,8 +102,8 @@ def _columns(sums: dict[str, Tensor], slope: float) -> dict[str, Tensor]:
     teacher_logprob = sums["teacher_token"] - total_q.log()
     loss = sums["divergence"] / total_p
     norm = sums["gradient"].sqrt() * slope / total_p
-    known = total_p.isfinite() & total_q.isfinite()
-    infinite = known & ~sums["drift"].isfinite()
+    finite_N = total_p.isfinite() & total_q.isfinite()
+    infinite = finite_N & ~sums["drift"].isfinite()
     return {
         "loss": loss.masked_fill_(infinite, math.inf),
         "log_ratio": student_logprob - teacher_logprob,

@@ -78,9 +78,9 @@ class Positions:
             row_V.copy_(values[place])
         return out_NV
 
-    def subset(self, chosen_M: Tensor) -> Positions:
+    def subset(self, place_M: Tensor) -> Positions:
         """Those among these positions that M indices choose."""
-        return Positions(tuple(index_N[chosen_M] for index_N in self.index), every=False)
+        return Positions(tuple(index_N[place_M] for index_N in self.index), every=False)
 
     def _in_order(self, values: Tensor) -> bool:
         return self.every and values.is_contiguous()

@@ -240,8 +240,8 @@ class Capture:
     def _new_rollouts(self, scoring: Scoring, sequence_id_N: Any) -> list[Rollout]:
         if scoring.table == "fixed" or self._generation is None:
             return []
-        known = self._generation.rollouts()
-        return [known[i] for i in np.unique(sequence_id_N).tolist() if i in known]
+        rollouts = self._generation.rollouts()
+        return [rollouts[i] for i in np.unique(sequence_id_N).tolist() if i in rollouts]
 
 
 class _ScoringScope:

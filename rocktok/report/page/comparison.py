@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rocktok._version import __version__
-from rocktok.analyses.compare.rankings import CompareResult
-from rocktok.report.page import render_page
+from rocktok.analyses.compare.result import CompareResult
 from rocktok.report.page.content import all_params, facts
 from rocktok.report.page.drawing import Drawing
-from rocktok.report.page.figures.multiples import COMPARED
+from rocktok.report.page.figures import FIGURES
 from rocktok.report.page.files import (
     encode_csv,
     encode_json,
@@ -18,12 +16,12 @@ from rocktok.report.page.files import (
     missing,
     place_figures,
 )
+from rocktok.report.page.page_data import Cell, Column, Page, Point
+from rocktok.report.page.render import render_page
 from rocktok.report.page.summary import summary
 from rocktok.report.result import ReportResult
 from rocktok.tables.names import labels
 from rocktok.tables.text import number
-
-Row = dict[str, Any]
 
 SCHEMA = "rocktok.report-comparison/1"
 
@@ -43,18 +41,17 @@ def render_comparison(
     """
     names = labels([str(result.log["path"]) for result in results])
     by_log = {name: figure_numbers(result) for name, result in zip(names, results, strict=True)}
-    numbers = {
-        figure: {name: found[figure] for name, found in by_log.items() if figure in found}
-        for figure in COMPARED
-    }
-    numbers = {figure: behind for figure, behind in numbers.items() if len(behind) > 1}
     drawing = drawing or Drawing(formats)
-    for figure, behind in numbers.items():
-        drawing.add(figure, behind, several=True)
+    captions = {}
+    for figure in FIGURES:
+        panels = {name: of[figure.name] for name, of in by_log.items() if figure.name in of}
+        if figure.shared_axes and len(panels) > 1:
+            drawing.add(figure.name, panels, several=True)
+            captions[figure.name] = figure.caption(figure.common(panels))
     files: dict[str, bytes] = {}
-    shown = place_figures({f: _common(b) for f, b in numbers.items()}, drawing, files, "two")
+    shown = place_figures(captions, drawing, files, "two")
     columns, rows = _tokens(compared, names)
-    page = {
+    page: Page = {
         "title": f"Rock tokens in {len(names)} logs",
         "log": {name: _line(result) for name, result in zip(names, results, strict=True)},
         "version": __version__,
@@ -89,36 +86,26 @@ def render_comparison(
     return dict(sorted(files.items()))
 
 
-def _common(behind: Mapping[str, Row]) -> Row:
-    """Numbers of one figure that a caption over all logs goes by."""
-    found = dict(next(iter(behind.values())))
-    rollouts = [name for name, numbers in behind.items() if numbers.get("table") == "rollout"]
-    if rollouts:
-        found["table"] = "rollout"
-        found["rollouts"] = rollouts if len(rollouts) < len(behind) else None
-    return found
-
-
 def _line(result: ReportResult) -> str:
     return "; ".join(f"{label} {value}" for label, value in facts(result).items())
 
 
-def _pairs(compared: CompareResult, names: Sequence[str]) -> list[Row]:
+def _pairs(compared: CompareResult, names: Sequence[str]) -> list[Point]:
     """A sentence for each two logs."""
     both = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    found = []
+    points: list[Point] = []
     for (a, b), row in zip(both, compared.pairs, strict=True):
         jaccard = number(row["jaccard"], 2)
-        found.append({
+        points.append({
             "text": f"{a} and {b} share {len(row['shared'])} rocks (Jaccard {jaccard}); "
             f"{len(row['only_first'])} stand only in the first, {len(row['only_second'])} only in "
             "the second.",
             "numbers": [{"label": f"Jaccard, {a} and {b}", "value": jaccard}],
         })  # fmt: skip
-    return found
+    return points
 
 
-def _each(results: Sequence[ReportResult], names: Sequence[str]) -> list[Row]:
+def _each(results: Sequence[ReportResult], names: Sequence[str]) -> list[Point]:
     """What each log's own report says first."""
     return [
         {"text": f"{name}: {point['text']}", "numbers": []}
@@ -127,21 +114,21 @@ def _each(results: Sequence[ReportResult], names: Sequence[str]) -> list[Row]:
     ]
 
 
-def _tokens(compared: CompareResult, names: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    columns = [
+def _tokens(
+    compared: CompareResult, names: Sequence[str]
+) -> tuple[list[Column], list[dict[str, Cell]]]:
+    columns: list[Column] = [
         {"key": "token", "label": "token", "kind": "token", "help": "the token's text"},
         {"key": "lists", "label": "in", "kind": "integer", "help": "logs in which it is a rock"},
-        *(
-            {"key": f"rank {name}", "label": f"rank, {name}", "kind": "integer",
-             "help": f"its rank among the rocks of {name}"}
-            for name in names
-        ),
-    ]  # fmt: skip
-    rows = []
+    ]
+    for name in names:
+        columns.append({"key": f"rank {name}", "label": f"rank, {name}", "kind": "integer",
+                        "help": f"its rank among the rocks of {name}"})  # fmt: skip
+    rows: list[dict[str, Cell]] = []
     for row in compared.tokens:
         ranks = dict(zip((f"rank {name}" for name in names), row["ranks"], strict=True))
-        held = sum(rank is not None for rank in row["ranks"])
+        lists = sum(rank is not None for rank in row["ranks"])
         rows.append(
-            {"token_id": row.get("token_id"), "token": row["token"], "lists": held, **ranks}
+            {"token_id": row.get("token_id"), "token": row["token"], "lists": lists, **ranks}
         )
     return columns, rows

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from rocktok._version import __version__
+from rocktok.report.page.page_data import Cell, Column, Kind, Missing, Page, PageFigure, Rock, Text
 from rocktok.report.page.summary import summary
 from rocktok.report.result import ReportResult
 
-Row = dict[str, Any]
-
 #: Columns of the table of tokens: key, label, kind, and what it means.
-COLUMNS: tuple[tuple[str, str, str, str], ...] = (
+COLUMNS: tuple[tuple[str, str, Kind, str], ...] = (
     ("rank", "rank", "integer", "of rocks: by context Rock Score, without contexts by Rock Score"),
     ("token", "token", "token", "the token's text"),
     ("token_id", "id", "integer", "its number in the vocabulary"),
@@ -31,13 +31,13 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
 )  # fmt: skip
 
 
-def all_params(result: ReportResult) -> Row:
+def all_params(result: ReportResult) -> dict[str, object]:
     """Options of the report and of `detect`."""
     return {**result.params, "detect": result.detect.params}
 
 
-def page_content(result: ReportResult, figures: list[Row], missing: list[Row]) -> Row:
-    """Everything that `page.render_page` puts on the page; `figures` are drawn already."""
+def page_content(result: ReportResult, figures: list[PageFigure], missing: list[Missing]) -> Page:
+    """Everything that `render_page` puts on the page; `figures` are drawn already."""
     shown = token_rows(result)
     present = {key for row in shown for key, value in row.items() if value not in (None, [])}
     return {
@@ -66,9 +66,12 @@ def page_content(result: ReportResult, figures: list[Row], missing: list[Row]) -
     }
 
 
-def _columns(result: ReportResult) -> list[Row]:
+def _columns(result: ReportResult) -> list[Column]:
     """`COLUMNS`, as this log and these options make them."""
-    columns = [dict(zip(("key", "label", "kind", "help"), row, strict=True)) for row in COLUMNS]
+    columns: list[Column] = [
+        {"key": key, "label": label, "kind": kind, "help": meaning}
+        for key, label, kind, meaning in COLUMNS
+    ]
     by_key = {column["key"]: column for column in columns}
     if result.stability and result.stability.tokens:
         k = result.stability.tokens[0]["k"]
@@ -81,29 +84,29 @@ def _columns(result: ReportResult) -> list[Row]:
     return columns
 
 
-def facts(result: ReportResult) -> Row:
+def facts(result: ReportResult) -> dict[str, str | int]:
     """Label → value: what the log is, and what was read."""
     log, run = result.log, result.run
-    loss = run.get("loss") or {}
+    trained = (run.get("loss") or {}).get("trained", True)
     steps = str(log["post"]) if log["pre"] is None else f"{log['pre']} and {log['post']}"
     totals = result.detect.totals
-    found: Row = {
+    values: dict[str, str | int | None] = {
         "log": log["path"],
         "run": log["run_id"],
         "recorded": run.get("created_at"),
         "student": run.get("student"),
         "teacher": run.get("teacher"),
         "loss": f"reverse KL, {log['exactness']}"
-        + ("" if loss.get("trained", True) else "; the trained loss is another"),
+        + ("" if trained else "; the trained loss is another"),
         "table": f"{log['table']}/, step {steps}",
         "positions": f"{totals['positions']:,} in {totals['sequences']:,} sequences",
         "seed": result.detect.params["seed"],
         "passes": ", ".join(f"{name} {count}" for name, count in log["passes"].items() if count),
     }
-    return {label: value for label, value in found.items() if value is not None}
+    return {label: value for label, value in values.items() if value is not None}
 
 
-def token_rows(result: ReportResult) -> list[Row]:
+def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
     """Rocks in rank order, then other types by their loss, up to `params["rows"]`."""
     types = result.types
     place = {v: i for i, v in enumerate(types["token_id"])}
@@ -111,11 +114,11 @@ def token_rows(result: ReportResult) -> list[Row]:
     gradient = dict(zip(types["token_id"], types.get("grad_share", ()), strict=False))
     samples = {r["token_id"]: r["inclusion"] for r in result.stability.tokens} if (
         result.stability) else {}  # fmt: skip
-    rows = []
-    for row in result.detect.rocks:
-        at = place[row["token_id"]]
-        rows.append({**{key: row.get(key) for key, *_ in COLUMNS}, "is_rock": True,
-                     "loss_first": types["loss_first"][at]})  # fmt: skip
+    rows: list[tuple[int, dict[str, Cell]]] = []
+    for rock in result.detect.rocks:
+        v, cells = rock["token_id"], cast("Mapping[str, Cell]", rock)
+        rows.append((v, {**{key: cells.get(key) for key, *_ in COLUMNS}, "is_rock": True,
+                         "loss_first": types["loss_first"][place[v]]}))  # fmt: skip
     rocks = set(result.rocks)
     by_loss = sorted(
         (i for i, v in enumerate(types["token_id"]) if v not in rocks),
@@ -123,23 +126,27 @@ def token_rows(result: ReportResult) -> list[Row]:
     )
     for i in by_loss[: max(0, result.params["rows"] - len(rows))]:
         v, n, loss = types["token_id"][i], types["frequency"][i], types["loss_last"][i]
-        rows.append({"token_id": v, "frequency": n, "mean_loss": loss, "flags": [],
-                     "loss_first": types["loss_first"][i], "loss_share": n * loss / total,
-                     "is_rock": False})  # fmt: skip
-    for row in rows:
-        v = row["token_id"]
+        rows.append((v, {"token_id": v, "frequency": n, "mean_loss": loss, "flags": [],
+                         "loss_first": types["loss_first"][i], "loss_share": n * loss / total,
+                         "is_rock": False}))  # fmt: skip
+    for v, row in rows:
         row["token"], row["cluster"] = result.token_texts[v], result.clusters[v]
         row["grad_share"], row["inclusion"] = gradient.get(v), samples.get(v)
-    return rows
+    return [row for _, row in rows]
 
 
-def _contexts_of(result: ReportResult, row: Row) -> Row:
-    found = result.contexts.get(row["token_id"]) or {"examples": [], "distinct": 0}
-    keep = ("rank", "token_id", "token", "frequency", "retained", "persistent", "ccr")
+def _contexts_of(result: ReportResult, row: Mapping[str, Any]) -> Rock:
+    contexts = result.contexts.get(row["token_id"])
     return {
-        **{key: row[key] for key in keep},
-        "contexts": found["examples"],
-        "total_contexts": found["distinct"],
+        "rank": row["rank"],
+        "token_id": row["token_id"],
+        "token": row["token"],
+        "frequency": row["frequency"],
+        "retained": row["retained"],
+        "persistent": row["persistent"],
+        "ccr": row["ccr"],
+        "contexts": contexts["examples"] if contexts else [],
+        "total_contexts": contexts["distinct"] if contexts else 0,
     }
 
 
@@ -155,7 +162,7 @@ _LABELS = {
 }
 
 
-def text_view(result: ReportResult) -> Row | None:
+def text_view(result: ReportResult) -> Text | None:
     """The sequences as the page reads them; None where none are shown."""
     texts = result.texts
     if not texts or not texts["sequences"]:
@@ -168,13 +175,16 @@ def text_view(result: ReportResult) -> Row | None:
     said = [f"{drawn} were drawn at random, {others} hold contexts shown above."] if (
         len(why) > 1) else []  # fmt: skip
     return {
-        **texts,
+        "table": texts["table"],
+        "steps": texts["steps"],
         "columns": [
             {"key": c["key"], "label": _LABELS[c["key"]], "unit": c["unit"], "by_step": several}
             for c in texts["columns"]
         ],
         "tokens": {str(v): result.token_texts[v] for v in sorted(used)},
         "rocks": [v for v in result.rocks if v in used],
+        "sequences": texts["sequences"],
         "shown": len(texts["sequences"]),
+        "total": texts["total"],
         "capped": " ".join([*said, *([texts["capped"]] if texts["capped"] else [])]) or None,
     }

@@ -6,13 +6,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import TYPE_CHECKING
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from rocktok.report.page.figures.figure import AnyNumbers
 
 #: Processes that draw, at most: each takes some 80 MB.
 WORKERS = 2
@@ -20,20 +21,20 @@ WORKERS = 2
 
 def draw_one(
     name: str,
-    numbers: Mapping[str, Any],
+    numbers: AnyNumbers,
     formats: Sequence[str],
     several: bool = False,
     columns: int = 1,
-) -> Row:
+) -> dict[str, bytes]:
     """Format → bytes of one figure. `several`: the numbers are label → numbers of each log."""
-    from rocktok.report.page import figures
+    from rocktok.report.page.figures import BY_NAME
     from rocktok.report.page.figures.multiples import multiples
     from rocktok.report.page.figures.style import encode, settle
 
-    draw = getattr(figures, name)
-    figure = multiples(draw, name, numbers) if several else draw(numbers, columns=columns)
-    settle(figure)
-    return {form: encode(figure, form) for form in dict.fromkeys(("svg", *formats))}
+    figure = BY_NAME[name]
+    canvas = multiples(figure, numbers) if several else figure.alone(numbers, columns)
+    settle(canvas)
+    return {form: encode(canvas, form) for form in dict.fromkeys(("svg", *formats))}
 
 
 def _start_worker() -> None:
@@ -84,8 +85,8 @@ class Drawing(AbstractContextManager["Drawing"]):
 
     def __init__(self, formats: Sequence[str], jobs: int = 1, columns: int = 1) -> None:
         self.formats, self.columns = tuple(formats), columns
-        self.numbers: dict[str, Mapping[str, Any]] = {}
-        self._waiting: dict[str, Future[Row]] = {}
+        self.numbers: dict[str, AnyNumbers] = {}
+        self._waiting: dict[str, Future[dict[str, bytes]]] = {}
         self._several: dict[str, bool] = {}
         self._pool: ProcessPoolExecutor | None = None
         if jobs > 1:
@@ -101,7 +102,7 @@ class Drawing(AbstractContextManager["Drawing"]):
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def add(self, name: str, numbers: Mapping[str, Any], *, several: bool = False) -> None:
+    def add(self, name: str, numbers: AnyNumbers, *, several: bool = False) -> None:
         """A figure to be drawn; one that was added already is left as it is."""
         if name in self.numbers:
             return
@@ -111,11 +112,11 @@ class Drawing(AbstractContextManager["Drawing"]):
                 draw_one, name, numbers, self.formats, several, self.columns
             )
 
-    def drawn(self) -> dict[str, Row]:
+    def drawn(self) -> dict[str, dict[str, bytes]]:
         """Figure → format → bytes, of all that were added."""
         return {name: self._one(name) for name in self.numbers}
 
-    def _one(self, name: str) -> Row:
+    def _one(self, name: str) -> dict[str, bytes]:
         if name in self._waiting:
             return self._waiting[name].result()
         several = self._several[name]

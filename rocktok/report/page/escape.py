@@ -29,29 +29,29 @@ def pieces(text: str, limit: int | None = LIMIT, *, prose: bool = False) -> list
         return [("mk", "∅")]
     cut = text if limit is None else text[:limit]
     first, last = len(cut) - len(cut.lstrip(" ")), len(cut.rstrip(" "))
-    found: list[Piece] = []
+    marked: list[Piece] = []
     for index, char in enumerate(cut):
         kind, shown = _piece(char)
         if char == " " and not prose and not first <= index < last:
             kind = "ws"
         elif index == 0 and unicodedata.combining(char):
             shown = f"◌{shown}"
-        if found and kind in ("", "ws") and found[-1][0] == kind:
-            found[-1] = (kind, found[-1][1] + shown)
+        if marked and kind in ("", "ws") and marked[-1][0] == kind:
+            marked[-1] = (kind, marked[-1][1] + shown)
         else:
-            found.append((kind, shown))
+            marked.append((kind, shown))
     if len(cut) < len(text):
-        found.append(("esc", f"… {len(text) - len(cut):,} more"))
-    return found
+        marked.append(("esc", f"… {len(text) - len(cut):,} more"))
+    return marked
 
 
-def signs(found: list[Piece]) -> str:
+def signs(marked: list[Piece]) -> str:
     """Pieces as one text in which blanks can be seen: what names a token to a screen reader.
 
     >>> signs(pieces(" So\\n"))
     '␣So↵'
     """
-    return "".join(shown.replace(" ", "␣") if kind == "ws" else shown for kind, shown in found)
+    return "".join(shown.replace(" ", "␣") if kind == "ws" else shown for kind, shown in marked)
 
 
 def printable(text: str) -> str:

@@ -6,17 +6,19 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
-from rocktok.report.page import render_page
-from rocktok.report.page.captions import ORDER, caption, caption_title
 from rocktok.report.page.content import COLUMNS, all_params, facts, page_content, token_rows
 from rocktok.report.page.drawing import Drawing
-from rocktok.report.page.series import OF_ONE_ANALYSIS, AbsentError, series
+from rocktok.report.page.figures import BY_NAME, FIGURES
+from rocktok.report.page.figures.figure import AbsentError, AnyNumbers, Caption, Figure
+from rocktok.report.page.page_data import Missing, PageFigure
+from rocktok.report.page.render import render_page
 from rocktok.report.page.summary import summary
 from rocktok.report.result import SCHEMA, ReportResult
 
-Row = dict[str, Any]
+#: A row of a CSV file: column → cell.
+Row = Mapping[str, object]
 
 #: What a spreadsheet takes for the beginning of a formula.
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -33,68 +35,69 @@ def render_report(
     """
     numbers = figure_numbers(result)
     drawing = drawing or Drawing(formats)
-    for name, behind in numbers.items():
-        drawing.add(name, behind)
+    for name, one in numbers.items():
+        drawing.add(name, one)
     files: dict[str, bytes] = {}
     for name, rows in tables(result, numbers).items():
         if rows:
             files[f"tables/{name}.csv"] = encode_csv(rows)
     files["report.json"] = encode_json(to_dict(result, numbers))
-    width = "one" if drawing.columns == 1 else "two"
-    shown = place_figures(numbers, drawing, files, width)
+    captions = {name: BY_NAME[name].caption(one) for name, one in numbers.items()}
+    shown = place_figures(captions, drawing, files, "one" if drawing.columns == 1 else "two")
     files["report.html"] = render_page(page_content(result, shown, missing(result))).encode()
     return dict(sorted(files.items()))
 
 
-def add_figures(drawing: Drawing, result: Any) -> None:
+def add_figures(drawing: Drawing, result: object) -> None:
     """Begin with the figures that rest on the result of one analysis alone."""
-    for name in ORDER:
-        if name not in OF_ONE_ANALYSIS:
+    for figure in FIGURES:
+        if figure.part is None:
             continue
         try:
-            drawing.add(name, series(name, result))
+            drawing.add(figure.name, figure.numbers(result))
         except AbsentError:
             continue
 
 
-def figure_numbers(result: ReportResult) -> dict[str, Row]:
+def figure_numbers(result: ReportResult) -> dict[str, AnyNumbers]:
     """Figure → its numbers, of the figures that the log allows, in the order of the page."""
     return _drawable(result)[0]
 
 
-def missing(result: ReportResult) -> list[Row]:
+def missing(result: ReportResult) -> list[Missing]:
     """What the report lacks: of the log, and figures that too little was recorded for."""
-    absent = _drawable(result)[1]
-    rows = [
-        {"what": f"the figure “{caption_title(name)}”",
-         "why": str(error).removeprefix(f"{name}: "), "remedy": error.remedy}
-        for name, error in absent.items()
+    rows: list[Missing] = [
+        {"what": f"the figure “{figure.title}”", "why": error.why, "remedy": error.remedy}
+        for figure, error in _drawable(result)[1]
         if error.remedy
-    ]  # fmt: skip
+    ]
     return [*result.missing, *rows]
 
 
-def _drawable(result: ReportResult) -> tuple[dict[str, Row], dict[str, AbsentError]]:
-    found, absent = {}, {}
-    for name in ORDER:
+def _drawable(
+    result: ReportResult,
+) -> tuple[dict[str, AnyNumbers], list[tuple[Figure[Any, Any], AbsentError]]]:
+    numbers: dict[str, AnyNumbers] = {}
+    absent = []
+    for figure in FIGURES:
         try:
-            found[name] = series(name, result)
+            numbers[figure.name] = figure.numbers(result)
         except AbsentError as error:
-            absent[name] = error
-    return found, absent
+            absent.append((figure, error))
+    return numbers, absent
 
 
 def place_figures(
-    numbers: Mapping[str, Row], drawing: Drawing, files: dict[str, bytes], width: str = "one"
-) -> list[Row]:
-    """Put the figures among the files; what the page shows of them.
-
-    `numbers`: figure → the numbers that its caption goes by.
-    """
-    drawn, shown = drawing.drawn(), []
-    for name, behind in numbers.items():
+    captions: Mapping[str, Caption],
+    drawing: Drawing,
+    files: dict[str, bytes],
+    width: Literal["one", "two"] = "one",
+) -> list[PageFigure]:
+    """Put the figures among the files; what the page shows of them, with their captions."""
+    drawn = drawing.drawn()
+    shown: list[PageFigure] = []
+    for name, (title, text) in captions.items():
         files.update({f"figures/{name}.{form}": drawn[name][form] for form in drawing.formats})
-        title, text = caption(name, behind)
         shown.append({
             "name": name, "title": title, "caption": text, "alt": f"Figure: {title}. {text}",
             "svg": drawn[name]["svg"].decode(), "width": width,
@@ -102,7 +105,7 @@ def place_figures(
     return shown
 
 
-def to_dict(result: ReportResult, numbers: Mapping[str, Row]) -> Row:
+def to_dict(result: ReportResult, numbers: Mapping[str, AnyNumbers]) -> dict[str, object]:
     """What report.json holds: every number of the page and of the figures."""
     return {
         "schema": SCHEMA,
@@ -117,7 +120,7 @@ def to_dict(result: ReportResult, numbers: Mapping[str, Row]) -> Row:
         "permuted": result.detect.permuted,
         "figures": dict(numbers),
         "tokens": token_rows(result),
-        "contexts": {str(v): found for v, found in result.contexts.items()},
+        "contexts": {str(v): contexts for v, contexts in result.contexts.items()},
         "tests": {
             "attribute": list(result.attribute.tests) if result.attribute else None,
             "stagnation": list(result.stagnation.tests) if result.stagnation else None,
@@ -125,35 +128,36 @@ def to_dict(result: ReportResult, numbers: Mapping[str, Row]) -> Row:
     }
 
 
-def encode_json(content: Row) -> bytes:
+def encode_json(content: Mapping[str, object]) -> bytes:
     """ASCII, so that no text of a token can be an invalid file."""
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
-def tables(result: ReportResult, numbers: Mapping[str, Row]) -> dict[str, list[Row]]:
+def tables(result: ReportResult, numbers: Mapping[str, AnyNumbers]) -> dict[str, Sequence[Row]]:
     """Name → rows of each CSV file."""
     keys = [key for key, *_ in COLUMNS]
-    found = {
+    rows: dict[str, Sequence[Row]] = {
         "tokens": [{key: row.get(key) for key in keys} for row in token_rows(result)],
         "contexts": [
             {"token_id": v, "token": result.token_texts[v], **_joined(example)}
             for v, context in result.contexts.items()
             for example in context["examples"]
         ],
-        "sensitivity": list(result.sensitivity or ()),
-        "positions": list(result.positions),
-        "clusters": list(numbers.get("clusters", {}).get("clusters", ())),
-        "cutoffs": list(numbers.get("coverage", {}).get("cutoffs", ())),
+        "sensitivity": result.sensitivity or (),
+        "positions": result.positions,
     }
+    for figure in FIGURES:
+        if figure.table is not None and figure.name in numbers:
+            rows[figure.table] = cast("Sequence[Row]", numbers[figure.name][figure.table])
     if result.attribute:
-        found["gradient_groups"] = list(result.attribute.groups)
+        rows["gradient_groups"] = result.attribute.groups
     if result.stagnation:
-        found["learning_groups"] = list(result.stagnation.groups)
-        found["learning_curves"] = list(result.stagnation.curves)
-    return found
+        rows["learning_groups"] = result.stagnation.groups
+        rows["learning_curves"] = result.stagnation.curves
+    return rows
 
 
-def _joined(example: Row) -> Row:
+def _joined(example: Mapping[str, Any]) -> Row:
     return {**example, "before": "".join(example["before"]), "after": "".join(example["after"])}
 
 
@@ -172,7 +176,7 @@ def encode_csv(rows: Iterable[Row]) -> bytes:
     return sink.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _cell(key: str, value: Any) -> Any:
+def _cell(key: str, value: object) -> object:
     if value is None:
         return ""
     if isinstance(value, list | tuple):

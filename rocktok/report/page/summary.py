@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rocktok.analyses.attribute.shares import AttributeResult
+from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.report.clusters import OTHER
+from rocktok.report.page.page_data import Fact, Point
 from rocktok.report.result import NO_NULL, PERSISTENCE, ReportResult
+from rocktok.stats.group_names import CONTROL, MEANINGS, ROCKS
 from rocktok.tables.text import count, counted, number, percent
 
-Row = dict[str, Any]
 
-
-def summary(result: ReportResult) -> list[Row]:
+def summary(result: ReportResult) -> list[Point]:
     """Sentences in the order of the questions, each with the numbers that carry it."""
     parts = (_are_there, _which, _where, _learn, _cost, _stable)
-    return [found for part in parts if (found := part(result)) is not None]
+    return [point for part in parts if (point := part(result)) is not None]
 
 
-def _fact(label: str, value: str) -> Row:
+def _fact(label: str, value: str) -> Fact:
     return {"label": label, "value": value}
 
 
-def _between(row: Mapping[str, Any], name: str, of: Any = percent) -> str:
+def _between(row: Mapping[str, Any], name: str, of: Callable[[float], str] = percent) -> str:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     return "" if low is None or high is None else f" ({of(low)} to {of(high)})"
 
 
-def _are_there(result: ReportResult) -> Row:
-    found, log = result.detect, result.log
-    rocks = found.rocks
+def _are_there(result: ReportResult) -> Point:
+    detected, log = result.detect, result.log
+    rocks = detected.rocks
     share = sum(row["loss_share"] or 0.0 for row in rocks)
-    positions = sum(row["frequency"] for row in rocks) / found.totals["positions"]
+    positions = sum(row["frequency"] for row in rocks) / detected.totals["positions"]
     numbers = [
         _fact("rock types", count(len(rocks))),
         _fact("of the positions", percent(positions)),
@@ -53,7 +53,7 @@ def _are_there(result: ReportResult) -> Row:
         f"{_those(result)} {percent(positions)} of the "
         f"positions and {'carries' if len(rocks) == 1 else 'carry'} {percent(share)} of the loss."
     )
-    permuted = found.permuted
+    permuted = detected.permuted
     if permuted is not None:
         text += _against_chance(permuted) + _singled_out(rocks)
         reach = permuted["reach_lowest"]
@@ -66,9 +66,9 @@ def _none(result: ReportResult) -> str:
     types = count(len(result.types["token_id"]))
     if not result.detect.totals["loss"]:
         return f"No position of step {log['post']} has any loss: there is nothing to find."
-    judged = next((row for row in result.missing if row["what"] == NO_NULL), None)
-    if judged is not None:
-        return f"Whether any token type is a rock cannot be told: {judged['why']}."
+    no_null = next((row for row in result.missing if row["what"] == NO_NULL), None)
+    if no_null is not None:
+        return f"Whether any token type is a rock cannot be told: {no_null['why']}."
     return (
         f"No token type is a rock: of {types}, none {_stay_hard(result, True)} in contexts that "
         "recur more than chance has it."
@@ -98,7 +98,7 @@ def _stay_hard(result: ReportResult, one: bool) -> str:
     return f"{'stays' if one else 'stay'} hard from step {log['pre']} to {log['post']}"
 
 
-def _against_chance(permuted: Row) -> str:
+def _against_chance(permuted: Mapping[str, Any]) -> str:
     """By types that reach the lowest score listed: the length of a list is capped either way."""
     real, drawn = permuted["rocks"], permuted["reach_lowest"]
     text = (
@@ -112,9 +112,9 @@ def _against_chance(permuted: Row) -> str:
     return f"{text}: in part the list names tokens that are hard and recur, whatever the context."
 
 
-def _singled_out(rocks: Sequence[Row]) -> str:
-    held = [row.get("singled_out") for row in rocks]
-    yes, no, open_ = (sum(one is value for one in held) for value in (True, False, None))
+def _singled_out(rocks: Sequence[Mapping[str, Any]]) -> str:
+    answers = [row.get("singled_out") for row in rocks]
+    yes, no, open_ = (sum(answer is value for answer in answers) for value in (True, False, None))
     return (
         f" Taken one by one, the loss singles out the contexts of {count(yes)} of them, not those "
         f"of {count(no)}; for {count(open_)} it cannot be told."
@@ -123,11 +123,11 @@ def _singled_out(rocks: Sequence[Row]) -> str:
 
 def log_reason(result: ReportResult) -> str:
     """Why there is no context."""
-    named = next((row["why"] for row in result.missing if row["what"] == PERSISTENCE), None)
-    return named or str(result.detect.log.get("no_context"))
+    why = next((row["why"] for row in result.missing if row["what"] == PERSISTENCE), None)
+    return why or str(result.detect.log.get("no_context"))
 
 
-def _which(result: ReportResult) -> Row | None:
+def _which(result: ReportResult) -> Point | None:
     rocks = result.detect.rocks
     if not rocks:
         return None
@@ -138,7 +138,7 @@ def _which(result: ReportResult) -> Row | None:
         by[name] = by.get(name, 0.0) + (row["loss_share"] or 0.0)
     top = sorted(by, key=lambda name: -by[name])[:2]
     text = f"The first are {first}." if len(rocks) > 1 else f"It is {first}."
-    numbers = []
+    numbers: list[Fact] = []
     if any(by.values()) and top != [OTHER.name]:
         total = sum(by.values())
         text += " By the look of their text, most of the rocks' loss lies on " + (
@@ -152,7 +152,7 @@ def _which(result: ReportResult) -> Row | None:
     return {"text": text, "numbers": numbers}
 
 
-def _where(result: ReportResult) -> Row | None:
+def _where(result: ReportResult) -> Point | None:
     density = result.detect.density
     by_type, retained = density["type"]["median"], density["retained"]["median"]
     if by_type is None or not result.detect.rocks:
@@ -162,9 +162,11 @@ def _where(result: ReportResult) -> Row | None:
     if retained is not None:
         text += f", and {percent(retained)} are occurrences retained in recurring contexts"
         numbers.append(_fact("retained, median sequence", percent(retained)))
-    rows = [row for row in result.positions if row["group"] == "rocks" and row["positions"] >= 20]
+    rows = [
+        row for row in result.positions if row["group"] == ROCKS.name and row["positions"] >= 20
+    ]
     if rows:
-        worst = max(rows, key=lambda row: row["loss_post"])
+        worst = max(rows, key=lambda row: row["loss_post"] or 0.0)
         text += (
             f". Rocks are hardest between {percent(worst['low'], 0)} and "
             f"{percent(worst['high'], 0)} of a completion ({number(worst['loss_post'])} nats)"
@@ -172,34 +174,31 @@ def _where(result: ReportResult) -> Row | None:
     return {"text": f"{text}.", "numbers": numbers}
 
 
-def _learn(result: ReportResult) -> Row | None:
-    found = result.stagnation
-    if found is None:
+def _learn(result: ReportResult) -> Point | None:
+    learning = result.stagnation
+    if learning is None:
         return None
-    rocks = next(row for row in found.groups if row["group"] == "rocks")
+    rocks = next(row for row in learning.groups if row["group"] == ROCKS.name)
     if "skipped" in rocks or rocks["stagnation"] is None:
         why = rocks.get("skipped") or "too few prompts hold the types with the most loss"
         return {"text": f"Whether rocks learn cannot be told: {why}.", "numbers": []}
-    steps, corpus = found.log["steps"], found.corpus
-    chosen = found.log["descriptive"] is None
-    how = (
+    steps, corpus = learning.log["steps"], learning.corpus
+    whose = (
         f"Chosen at step {steps[0]} on one half of the prompts and measured on the other, the "
         f"types with the most loss"
-        if chosen
+        if learning.log["descriptive"] is None
         else "The rocks"
     )
     text = (
-        f"{how} went to {percent(rocks['stagnation'], 0)}{_between(rocks, 'stagnation', _whole)} "
+        f"{whose} went to {percent(rocks['stagnation'], 0)}{_between(rocks, 'stagnation', _whole)} "
         f"of that loss by step {steps[-1]}; all positions together to "
         f"{percent(corpus['stagnation'], 0)}{_between(corpus, 'stagnation', _whole)}."
     )
-    tests = [row for row in found.tests if "verdict" in row]
+    tests = [row for row in learning.tests if "verdict" in row]
     if tests:
-        against = next((r for r in tests if r["second"] == "control"), tests[0])
-        name = {"control": "their controls", "loss_control": "types of like loss",
-                "high_kl": "the hardest types that are not rocks",
-                "random": "random types"}[against["second"]]  # fmt: skip
-        if against["second"] != "control":
+        against = next((r for r in tests if r["second"] == CONTROL.name), tests[0])
+        name = MEANINGS[against["second"]]
+        if against["second"] != CONTROL.name:
             name += " (no rock had a control, a type as frequent)"
         verdict = against["verdict"]
         than = "" if "like" in verdict else "than "
@@ -208,7 +207,7 @@ def _learn(result: ReportResult) -> Row | None:
             if verdict == "inconclusive"
             else f" {verdict.replace('learns', 'They learn')} {than}{name}."
         )
-    if found.log["table"] == "rollout":
+    if learning.log["table"] == "rollout":
         text += " These are each step's own rollouts, so learning and drift of the text are mixed."
     return {
         "text": text,
@@ -223,12 +222,12 @@ def _whole(value: float) -> str:
     return percent(value, 0)
 
 
-def _cost(result: ReportResult) -> Row | None:
-    found = result.attribute
-    if found is None or not result.detect.rocks:
+def _cost(result: ReportResult) -> Point | None:
+    gradient = result.attribute
+    if gradient is None or not result.detect.rocks:
         return None
-    step = found.log["step"]
-    rows = [row for row in found.groups if row["group"] == "rocks" and row["step"] == step]
+    step = gradient.log["step"]
+    rows = [row for row in gradient.groups if row["group"] == ROCKS.name and row["step"] == step]
     if not rows or not rows[0]["types"]:
         return None
     row = rows[0]
@@ -236,14 +235,14 @@ def _cost(result: ReportResult) -> Row | None:
         f"Rocks take {percent(row['grad_share'])}{_between(row, 'grad_share')} of the summed "
         f"gradient norms at step {step}, with {percent(row['loss_share'])} of the loss"
     )
-    per_nat = [t for t in found.tests
+    per_nat = [t for t in gradient.tests
                if t["measure"] == "grad_norm_per_nat" and t.get("low") is not None]  # fmt: skip
     if per_nat:
-        test = next((t for t in per_nat if t["second"] == "control"), per_nat[0])
-        low, high = test["low"], test["high"]
+        test = next((t for t in per_nat if t["second"] == CONTROL.name), per_nat[0])
+        low, high = test["low"] or 0.0, test["high"] or 0.0
         text += ". Per nat of loss their gradient is " + (
             "larger than" if low > 0 else "smaller than" if high < 0 else "not told apart from"
-        ) + " that of " + _compared(found, test)  # fmt: skip
+        ) + " that of " + _compared(gradient, test)  # fmt: skip
     numbers = [
         _fact("of the gradient norm", percent(row["grad_share"])),
         _fact("gradient share over position share", number(row["concentration"])),
@@ -251,12 +250,11 @@ def _cost(result: ReportResult) -> Row | None:
     return {"text": f"{text}.", "numbers": numbers}
 
 
-def _compared(found: AttributeResult, test: Row) -> str:
-    if test["second"] != "control":
-        return {"high_kl": "the hardest types that are not rocks", "random": "random types",
-                "loss_control": "types of like loss"}.get(test["second"], "others")  # fmt: skip
-    alone = len(found.members.get("rocks_without_control") or ())
-    text = "their controls, types as frequent"
+def _compared(gradient: AttributeResult, test: Mapping[str, Any]) -> str:
+    if test["second"] != CONTROL.name:
+        return MEANINGS[test["second"]]
+    alone = len(gradient.members.get("rocks_without_control") or ())
+    text = f"{CONTROL.meaning}, types as frequent"
     return (
         f"{text} ({count(alone)} of the rocks {'has' if alone == 1 else 'have'} none)"
         if alone
@@ -264,11 +262,10 @@ def _compared(found: AttributeResult, test: Row) -> str:
     )
 
 
-def _stable(result: ReportResult) -> Row | None:
-    found = result.stability
-    if found is None:
+def _stable(result: ReportResult) -> Point | None:
+    if result.stability is None:
         return None
-    best = found.recommended
+    best = result.stability.recommended
     if best is None:
         return {
             "text": "Two halves of the prompts do not agree on the first types by Rock Score at "

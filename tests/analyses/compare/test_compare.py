@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rocktok
-from rocktok.analyses.compare.rankings import Ranking, compare
+from rocktok.analyses.compare.rankings import Ranking, compare_rankings
 from rocktok.analyses.compare.table import render
 from rocktok.errors import LogError, UsageError
 from rocktok.log.sequences import load_domains
@@ -33,7 +33,7 @@ def ranking(name: str, tokens: str, vocab: str | None = "v", **changes: Any) -> 
 
 
 def test_by_hand() -> None:
-    found = compare([ranking("one", "abc"), ranking("two", "bad")], {})
+    found = compare_rankings([ranking("one", "abc"), ranking("two", "bad")], {})
     (pair,) = found.pairs
     assert found.matched_by == "token_id"
     assert (pair["shared_count"], pair["jaccard"]) == (2, 0.5)
@@ -46,7 +46,9 @@ def test_by_hand() -> None:
 
 
 def test_all_pairs_of_three() -> None:
-    found = compare([ranking(n, t) for n, t in (("x", "ab"), ("y", "ab"), ("z", "cd"))], {})
+    found = compare_rankings(
+        [ranking(n, t) for n, t in (("x", "ab"), ("y", "ab"), ("z", "cd"))], {}
+    )
     assert [(p["first"], p["second"], p["jaccard"]) for p in found.pairs] == [
         ("x", "y", 1.0), ("x", "z", 0.0), ("y", "z", 0.0)
     ]  # fmt: skip
@@ -56,7 +58,7 @@ def test_all_pairs_of_three() -> None:
 
 def test_unlike_vocabularies_are_matched_by_text() -> None:
     other = Ranking("two", "w", ((7, "a", 2.0), (8, "a", 1.0)), "rock_score", {})
-    found = compare([ranking("one", "ab"), other], {})
+    found = compare_rankings([ranking("one", "ab"), other], {})
     assert found.matched_by == "token"
     assert found.pairs[0]["shared"] == ["a"]
     assert found.pairs[0]["rocks_second"] == 1
@@ -67,7 +69,7 @@ def test_unlike_vocabularies_are_matched_by_text() -> None:
 def test_ids_beyond_a_vocabulary_are_nobody_elses(tmp_path: Path) -> None:
     one = Ranking("one", "v", ((23, "<id 23>", 2.0), (1, "a", 1.0)), "rock_score", {})
     two = Ranking("two", "w", ((1, "a", 2.0), (23, "<id 23>", 1.0)), "rock_score", {})
-    found = compare([one, two], {})
+    found = compare_rankings([one, two], {})
     assert (found.matched_by, found.pairs[0]["shared"]) == ("token", ["a"])
     assert found.pairs[0]["jaccard"] == pytest.approx(1 / 3)
     assert [row["ranks"] for row in found.tokens] == [[2, 1], [1, None], [None, 2]]
@@ -78,7 +80,7 @@ def test_lists_without_a_vocabulary() -> None:
         ranking(name, tokens, None, about={"path": name, "vocab_size": 500})
         for name, tokens in (("one", "ab"), ("two", "bc"))
     ]
-    found = compare(sized, {})
+    found = compare_rankings(sized, {})
     assert (found.matched_by, found.pairs[0]["shared_count"]) == ("token_id", 1)
     assert [row["token_id"] for row in found.tokens] == [98, 97, 99]
     assert found.notes == (
@@ -87,18 +89,21 @@ def test_lists_without_a_vocabulary() -> None:
     )
     # Parts of one log.
     parts = [ranking(name, "ab", None, about={"path": "log"}) for name in ("maths", "code")]
-    assert (compare(parts, {}).matched_by, compare(parts, {}).notes) == ("token_id", ())
+    assert (compare_rankings(parts, {}).matched_by, compare_rankings(parts, {}).notes) == (
+        "token_id",
+        (),
+    )
     with_texts = ranking("three", "ab", about={"path": "three", "vocab_size": 500})
-    assert compare([*sized, with_texts], {}).matched_by == "token_id"
+    assert compare_rankings([*sized, with_texts], {}).matched_by == "token_id"
     for other in (
         ranking("wide", "ab", None, about={"path": "wide", "vocab_size": 600}),
         ranking("unknown", "ab", None, about={"path": "unknown"}),
     ):
         with pytest.raises(LogError, match=r"^one: has no vocabulary, so that its tokens have no"):
-            compare([sized[0], other], {})
+            compare_rankings([sized[0], other], {})
     unlike = ranking("four", "ab", "w", about={"path": "four", "vocab_size": 500})
     with pytest.raises(LogError, match=r"^one: has no vocabulary"):
-        compare([sized[0], with_texts, unlike], {})
+        compare_rankings([sized[0], with_texts, unlike], {})
 
 
 def test_losses_that_were_measured_unlike() -> None:
@@ -106,16 +111,16 @@ def test_losses_that_were_measured_unlike() -> None:
     with pytest.raises(
         LogError, match=r"^y: its losses are 'sampled', those of x 'exact'; give logs that"
     ):
-        compare(lists, {})
-    assert compare([lists[0], ranking("old", "a")], {}).pairs[0]["jaccard"] == 1.0
+        compare_rankings(lists, {})
+    assert compare_rankings([lists[0], ranking("old", "a")], {}).pairs[0]["jaccard"] == 1.0
 
 
 def test_lists_without_rocks() -> None:
-    found = compare([ranking("one", ""), ranking("two", "")], {})
+    found = compare_rankings([ranking("one", ""), ranking("two", "")], {})
     assert (found.pairs[0]["jaccard"], found.pairs[0]["spearman"]) == (None, None)
     assert found.notes == ("one: no rocks", "two: no rocks")
     with pytest.raises(UsageError, match="two or more"):
-        compare([ranking("one", "a")], {})
+        compare_rankings([ranking("one", "a")], {})
 
 
 @settings(deadline=None)
@@ -136,7 +141,7 @@ def test_spearman_is_scipys(values: list[int], random: Any) -> None:
 @given(st.permutations("abcdef"), st.integers(0, 6), st.integers(0, 6))
 def test_order_of_the_two_does_not_matter(letters: list[str], m: int, n: int) -> None:
     one, two = ranking("one", "".join(letters[:m])), ranking("two", "".join(letters[6 - n :]))
-    there, back = (compare(p, {}).pairs[0] for p in ([one, two], [two, one]))
+    there, back = (compare_rankings(p, {}).pairs[0] for p in ([one, two], [two, one]))
     assert there["jaccard"] == back["jaccard"]
     assert there["spearman"] == pytest.approx(back["spearman"])
     assert (there["only_first"], there["only_second"]) == (back["only_second"], back["only_first"])
@@ -237,7 +242,7 @@ def test_files_that_are_none_of_detects(tmp_path: Path, content: str) -> None:
 
 
 def test_lists_without_rocks_have_a_table(tmp_path: Path) -> None:
-    found = compare([ranking("one", "", about=ABOUT), ranking("two", "", about=ABOUT)], {})
+    found = compare_rankings([ranking("one", "", about=ABOUT), ranking("two", "", about=ABOUT)], {})
     table = render(found)
     assert table.endswith(
         "Ranks of the tokens, those in most lists first\ntoken   A   B\n" + "─" * 13 + "\n"
@@ -250,7 +255,7 @@ ABOUT = {"table": "fixed", "pre": 0, "post": 10, "path": "log"}
 def test_long_names_leave_room_for_every_rank() -> None:
     names = [f"/runs/qwen3-4b-math-distill-seed{i}/opd-log-run-{i}" for i in range(30)]
     lists = [ranking(name, "ab", about={**ABOUT, "path": name}) for name in names]
-    lines = render(compare(lists, {})).splitlines()
+    lines = render(compare_rankings(lists, {})).splitlines()
     assert max(map(len, lines)) <= 80
     assert "A    …4b-math-distill-seed0/opd-log-run-0   fixed/   0, 10       R_ctx" in lines
     assert lines[33].startswith("AD   …-math-distill-seed29/opd-log-run-29")

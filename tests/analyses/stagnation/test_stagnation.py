@@ -617,7 +617,7 @@ def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
     result = stagnation(path)
     assert result.log["steps"] == [0, 10]
     assert left_out in result.notes
-    asked = stagnation(path, first=5)
+    asked = stagnation(path, pre=5)
     assert asked.log["steps"] == [5, 10]
     assert left_out in asked.notes
     assert "step 5 is incomplete: ranks are missing in it" in asked.notes
@@ -629,15 +629,15 @@ def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "options", "message"),
     [
-        ((10,), {"first": 10}, "first is step 10, last is step 5 (the last complete one); it must "
+        ((10,), {"pre": 10}, "pre is step 10, post is step 5 (the last complete one); it must "
                                "be the earlier one"),
-        ((0,), {"last": 0}, "last is step 0, first is step 5 (the first complete one); it must be "
+        ((0,), {"post": 0}, "post is step 0, pre is step 5 (the first complete one); it must be "
                             "the later one"),
-        ((), {"first": 10}, "first is step 10, last is step 10 (the last complete one); it must "
+        ((), {"pre": 10}, "pre is step 10, post is step 10 (the last complete one); it must "
                             "be the earlier one"),
-        ((), {"last": 0}, "last is step 0, first is step 0 (the first complete one); it must be "
+        ((), {"post": 0}, "post is step 0, pre is step 0 (the first complete one); it must be "
                           "the later one"),
-        ((), {"first": 5, "last": 5}, "last is step 5, first is step 5; it must be the later one"),
+        ((), {"pre": 5, "post": 5}, "post is step 5, pre is step 5; it must be the later one"),
     ],
 )  # fmt: skip
 def test_the_last_step_must_be_the_later_one(
@@ -663,10 +663,10 @@ def test_one_step_is_whole_or_none(tmp_path: Path) -> None:
     assert run(none) == (
         1,
         "",
-        f"rocktok: {none}: no step of fixed/ is complete on every rank; give --first and --last "
+        f"rocktok: {none}: no step of fixed/ is complete on every rank; give --pre and --post "
         "to use two as they are: 0, 5, 10\n",
     )
-    assert stagnation(none, first=0, last=10).log["steps"] == [0, 10]
+    assert stagnation(none, pre=0, post=10).log["steps"] == [0, 10]
 
 
 def test_a_group_that_is_absent_at_an_end_is_skipped(tmp_path: Path) -> None:
@@ -698,8 +698,8 @@ def test_a_group_that_is_absent_at_an_end_is_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"first": 3}, LogError, "fixed/ has no step 3; --first must be one of 0, 10"),
-        ({"first": 10, "last": 0}, UsageError, "last is step 0, first is step 10; it must be"),
+        ({"pre": 3}, LogError, "fixed/ has no step 3; --pre must be one of 0, 10"),
+        ({"pre": 10, "post": 0}, UsageError, "post is step 0, pre is step 10; it must be"),
         ({"top_k": 0}, UsageError, "top_k is 0; it must be 1 or more"),
         ({"select_at": "middle"}, UsageError, "select_at is 'middle'; it must be first or last"),
     ],

@@ -3,6 +3,7 @@
     from rocktok.report.page import figures
     figures.funnel(result)                 # a matplotlib Figure; shown by notebooks as it is
     figures.stagnation(result, ax=axes[0])
+    figures.funnel.numbers(result)         # what is drawn, as in report.json
 
 `result` is what the analysis returns, a `ReportResult`, or numbers as in report.json. Figures are
 made without pyplot: no global state, no window.
@@ -10,10 +11,33 @@ made without pyplot: no global state, no window.
 
 from __future__ import annotations
 
+from typing import Any
+
+from rocktok.report.page.figures.figure import Figure
 from rocktok.report.page.figures.gradients import gradient_cosine, gradient_norm, shares
 from rocktok.report.page.figures.learning import delta_kl, early_late, stagnation
-from rocktok.report.page.figures.rocks import ccr, clusters, coverage, density, funnel, sensitivity
-from rocktok.report.page.figures.texts import position
+from rocktok.report.page.figures.robustness import coverage, sensitivity
+from rocktok.report.page.figures.rocks import ccr, clusters, funnel
+from rocktok.report.page.figures.texts import density, position
+
+#: All of them, in the order in which a page tells its story; the numbers of each are of a kind.
+FIGURES: tuple[Figure[Any, Any], ...] = (
+    funnel,
+    ccr,
+    clusters,
+    density,
+    position,
+    stagnation,
+    early_late,
+    delta_kl,
+    shares,
+    gradient_norm,
+    gradient_cosine,
+    coverage,
+    sensitivity,
+)
+
+BY_NAME = {figure.name: figure for figure in FIGURES}
 
 __all__ = [
     "ccr",

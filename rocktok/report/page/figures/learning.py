@@ -3,36 +3,114 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
-from rocktok.report.page.figures.gradients import strips
-from rocktok.report.page.figures.style import (
-    GROUP_LABELS,
-    group_style,
-    legend_below,
-    log_axis,
-    panel,
-)
+from rocktok.analyses.stagnation.result import StagnationResult
+from rocktok.report.page.figures.figure import AbsentError, Figure
+from rocktok.report.page.figures.points import GroupValues, by_group, strips, thinned
+from rocktok.report.page.figures.style import group_style, legend_below, log_axis
+from rocktok.report.result import ReportResult
+from rocktok.stats.group_names import ALL_POSITIONS, LABELS, NAMES, OTHERS, ROCKS
 
-Numbers = Mapping[str, Any]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-
-def _names(numbers: Numbers, between: str = " ") -> dict[str, str]:
-    """Group → label: what stagnation chose by their loss are not the rocks of `detect`."""
-    chosen = {"rocks": f"most loss{between}at first step"} if numbers.get("chosen") else {}
-    return {**GROUP_LABELS, **chosen}
+#: Occurrences from which the mean loss of a type is drawn against another.
+ENOUGH = 20
 
 
-def _early_late(ax: Any, numbers: Numbers) -> None:
+class TwoLosses(TypedDict):
+    """One type at two steps."""
+
+    token_id: int
+    frequency: int
+    loss_first: float
+    loss_last: float
+    is_rock: bool
+
+
+class EarlyLateNumbers(TypedDict):
+    """Types at two steps; `types`: how many, of which `points` are drawn."""
+
+    pre: int | None
+    post: int
+    points: list[TwoLosses]
+    types: int
+
+
+class DeltaNumbers(TypedDict):
+    """Changes of loss by group; `chosen`: whether the rocks are the types with the most loss."""
+
+    first: int
+    last: int
+    table: str
+    groups: list[GroupValues]
+    chosen: bool
+
+
+class CurvePoint(TypedDict):
+    """Mean loss at a step, with its interval; None where no type of the group stands there."""
+
+    step: int
+    loss: float | None
+    low: float | None
+    high: float | None
+
+
+class Line(TypedDict):
+    """A group's losses over the steps."""
+
+    group: str
+    types: int | None
+    curve: list[CurvePoint]
+
+
+class StagnationNumbers(TypedDict):
+    """Losses over the steps; `chosen`: whether the rocks are the types with the most loss.
+
+    `rollouts`: of several logs, those whose losses are of each step's own rollouts; None: all.
+    """
+
+    table: str
+    text: str
+    lines: list[Line]
+    chosen: bool
+    rollouts: NotRequired[list[str] | None]
+
+
+def _early_late_of(result: ReportResult) -> EarlyLateNumbers:
+    rocks = set(result.rocks)
+    columns = (result.types[k] for k in ("token_id", "frequency", "loss_first", "loss_last"))
+    at_both = [
+        (v, n, first, last)
+        for v, n, first, last in zip(*columns, strict=True)
+        if first is not None and n >= ENOUGH and first > 0 and last > 0
+    ]
+    if not at_both:
+        two_steps = result.log["pre"] is not None
+        raise AbsentError(
+            f"no type with loss stands {ENOUGH} times at two steps",
+            "record more sequences" if two_steps else None,
+        )
+    points: list[TwoLosses] = [
+        {"token_id": v, "frequency": n, "loss_first": first, "loss_last": last,
+         "is_rock": v in rocks}
+        for v, n, first, last in map(at_both.__getitem__, thinned([v for v, *_ in at_both], rocks))
+    ]  # fmt: skip
+    return {"pre": result.log["pre"], "post": result.log["post"], "points": points,
+            "types": len(at_both)}  # fmt: skip
+
+
+def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
     """Mean loss of each type at the earlier and the later step; on the line nothing was learned."""
-    values = [p[name] for p in numbers["points"] for name in ("loss_first", "loss_last")]
+    values = [loss for p in numbers["points"] for loss in (p["loss_first"], p["loss_last"])]
     ends = max(min(values) / 1.5, max(values) * 1e-5), max(values) * 1.5
     ax.plot(ends, ends, color="black", linewidth=0.7, linestyle="--", label="no change")
     for rock in (False, True):
         points = [p for p in numbers["points"] if p["is_rock"] == rock]
-        style = group_style("rocks" if rock else "others")
+        style = group_style(ROCKS.name if rock else OTHERS.name)
         ax.plot(
             [p["loss_first"] for p in points], [p["loss_last"] for p in points], linestyle="",
             marker="o" if rock else ".", markersize=3.2, color=style["color"],
@@ -40,18 +118,52 @@ def _early_late(ax: Any, numbers: Numbers) -> None:
             label=f"{'rocks' if rock else 'other types'} ({len(points)})",
             rasterized=len(points) > 500,
         )  # fmt: skip
-    for axis, limits in ((ax.xaxis, ax.set_xlim), (ax.yaxis, ax.set_ylim)):
-        log_axis(axis)
-        limits(*ends)
+    log_axis(ax.xaxis)
+    ax.set_xlim(*ends)
+    log_axis(ax.yaxis)
+    ax.set_ylim(*ends)
     ax.set_xlabel(f"mean loss at step {numbers['pre']} (nats)")
     ax.set_ylabel(f"mean loss at step {numbers['post']} (nats)")
     ax.legend(loc="upper left", handletextpad=0.4)
 
 
-def _delta_kl(ax: Any, numbers: Numbers) -> None:
+def _labels(by_loss: bool, between: str = " ") -> dict[str, str]:
+    """Group → label: what stagnation chose by their loss are not the rocks of `detect`."""
+    return {**LABELS, ROCKS.name: f"most loss{between}at first step"} if by_loss else LABELS
+
+
+def _of_rollouts(whose: str) -> str:
+    return f" {whose} step's own rollouts: learning and drift of the contexts are mixed."
+
+
+def _delta_of(result: StagnationResult) -> DeltaNumbers:
+    groups = by_group(
+        {
+            name: [(r["token_id"], r["delta_kl"]) for r in result.tokens if name in r["groups"]]
+            for name in NAMES
+        }
+    )
+    if not groups:
+        raise AbsentError(
+            "no type stands often enough in both halves of the prompts", "record more prompts"
+        )
+    return {"first": result.log["steps"][0], "last": result.log["steps"][-1],
+            "table": result.log["table"], "groups": groups,
+            "chosen": result.log["descriptive"] is None}  # fmt: skip
+
+
+def _delta_caption(numbers: DeltaNumbers) -> str:
+    text = (
+        "ΔKL of each type of a group, chosen on one half of the prompts and measured on the other; "
+        "bars are medians. Linear up to 0.1, logarithmic beyond."
+    )
+    return text + _of_rollouts("Each") if numbers["table"] == "rollout" else text
+
+
+def _draw_delta(ax: Axes, numbers: DeltaNumbers) -> None:
     """Change of the types' mean losses by group; below zero: learned."""
     unit = f"ΔKL, step {numbers['first']} to {numbers['last']} (nats)"
-    strips(ax, numbers["groups"], unit, _names(numbers, "\n"))
+    strips(ax, numbers["groups"], unit, _labels(numbers.get("chosen", False), "\n"))
     ax.axhline(0, color="black", linewidth=0.5, linestyle=":")
     # Most changes are small beside the largest: linear up to a tenth of a nat, then logarithmic.
     ax.set_yscale("symlog", linthresh=0.1)
@@ -63,20 +175,60 @@ def _delta_kl(ax: Any, numbers: Numbers) -> None:
     ax.minorticks_off()
 
 
-def _stagnation(ax: Any, numbers: Numbers) -> None:
+def _stagnation_of(result: StagnationResult) -> StagnationNumbers:
+    corpus: list[CurvePoint] = [
+        {"step": row["step"], "loss": row["loss"], "low": row["loss_low"], "high": row["loss_high"]}
+        for row in result.corpus["curve"]
+    ]
+    lines: list[Line] = [{"group": ALL_POSITIONS.name, "types": None, "curve": corpus}]
+    for group in result.groups:
+        curve: list[CurvePoint] = [
+            {"step": row["step"], "loss": row.get("loss"), "low": row.get("loss_low"),
+             "high": row.get("loss_high")}
+            for row in result.curves
+            if row["group"] == group["group"]
+        ]  # fmt: skip
+        if group["types_at_both_ends"]:
+            lines.append({"group": group["group"], "types": group["types"], "curve": curve})
+    return {"table": result.log["table"], "text": result.log["text"], "lines": lines,
+            "chosen": result.log["descriptive"] is None}  # fmt: skip
+
+
+def _stagnation_of_several(by_log: Mapping[str, StagnationNumbers]) -> StagnationNumbers:
+    """The first log's, and which are of rollouts."""
+    numbers = next(iter(by_log.values())).copy()
+    rollouts = [name for name, one in by_log.items() if one["table"] == "rollout"]
+    if rollouts:
+        numbers["table"] = "rollout"
+        numbers["rollouts"] = rollouts if len(rollouts) < len(by_log) else None
+    return numbers
+
+
+def _stagnation_caption(numbers: StagnationNumbers) -> str:
+    text = (
+        "Mean loss of a group's types, each counting the same; bands are 95% over prompts. Groups "
+        "are chosen at the first step on one half of the prompts and measured on the other: these "
+        "rocks are the types with the most loss there, not the list of this page."
+    )
+    if numbers["table"] != "rollout":
+        return text
+    rollouts = numbers.get("rollouts")
+    return text + _of_rollouts(f"Of {', '.join(rollouts)}: each" if rollouts else "Each")
+
+
+def _draw_stagnation(ax: Axes, numbers: StagnationNumbers) -> None:
     """Mean loss over the steps by group, with 95% bands over prompts."""
     from matplotlib.ticker import MaxNLocator
 
-    names = _names(numbers)
+    labels = _labels(numbers.get("chosen", False))
     for line in numbers["lines"]:
         style = group_style(line["group"])
         steps = [point["step"] for point in line["curve"]]
-        low, middle, high = (
-            np.array([np.nan if point[name] is None else point[name] for point in line["curve"]])
-            for name in ("low", "loss", "high")
-        )
+        low = np.array([point["low"] for point in line["curve"]], dtype=float)
+        middle = np.array([point["loss"] for point in line["curve"]], dtype=float)
+        high = np.array([point["high"] for point in line["curve"]], dtype=float)
         size = "" if line["types"] is None else f" ({line['types']})"
-        ax.plot(steps, middle, **style, label=f"{names[line['group']]}{size}")
+        ax.plot(steps, middle, **style, label=f"{labels[line['group']]}{size}")
         ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
     log_axis(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -85,6 +237,32 @@ def _stagnation(ax: Any, numbers: Numbers) -> None:
     legend_below(ax)
 
 
-early_late = panel("early_late", _early_late)
-delta_kl = panel("delta_kl", _delta_kl)
-stagnation = panel("stagnation", _stagnation)
+early_late = Figure(
+    "early_late",
+    "Early against late loss",
+    "Mean loss of each type with 20 occurrences or more at two steps, on the same text. Below "
+    "the line is learned. Rocks are chosen by what is drawn here, so they lie high by choice.",
+    rests_on=(ReportResult,),
+    numbers_of=_early_late_of,
+    draw=_draw_early_late,
+)
+delta_kl = Figure(
+    "delta_kl",
+    "Change of the loss",
+    _delta_caption,
+    rests_on=(StagnationResult,),
+    numbers_of=_delta_of,
+    draw=_draw_delta,
+    part=lambda report: report.stagnation,
+)
+stagnation = Figure(
+    "stagnation",
+    "Loss over training",
+    _stagnation_caption,
+    rests_on=(StagnationResult,),
+    numbers_of=_stagnation_of,
+    draw=_draw_stagnation,
+    part=lambda report: report.stagnation,
+    shared_axes="xy",
+    common=_stagnation_of_several,
+)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
+from rocktok.report.page.figures.figure import Figure, Numbers, Source
 from rocktok.report.page.figures.style import HEIGHT, WIDTHS, log_ticks, styled
 
-#: Figures worth comparing between logs, in their order.
-COMPARED = ("funnel", "ccr", "clusters", "density", "position", "stagnation", "shares", "coverage")
+if TYPE_CHECKING:
+    import matplotlib.figure
+    from matplotlib.axes import Axes
 
 #: Panels in a row.
 _ACROSS = 2
-
-#: Figure → the axes that are quantities: its panels share their range.
-_SHARED = {
-    "funnel": "xy", "ccr": "xy", "clusters": "x", "density": "xy", "position": "xy",
-    "stagnation": "xy", "shares": "y", "coverage": "xy",
-}  # fmt: skip
 
 
 def _short(title: str, most: int = 36) -> str:
@@ -26,31 +22,34 @@ def _short(title: str, most: int = 36) -> str:
     return title if len(title) <= most else f"…{title[1 - most :]}"
 
 
-def multiples(figure: Callable[..., Any], name: str, numbers: Mapping[str, Any]) -> Any:
+def multiples(
+    figure: Figure[Source, Numbers], by_log: Mapping[str, Numbers]
+) -> matplotlib.figure.Figure:
     """Draw one figure for each log (label → numbers); the panels share their scale."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Canvas
 
-    across = min(_ACROSS, len(numbers))
-    down = math.ceil(len(numbers) / across)
+    across = min(_ACROSS, len(by_log))
+    down = math.ceil(len(by_log) / across)
     with styled():
-        made = Figure(figsize=(WIDTHS[across], HEIGHT * down), layout="constrained")
-        axes = made.subplots(down, across, squeeze=False).ravel()
-        used = axes[: len(numbers)]
-        for ax, (title, behind) in zip(used, numbers.items(), strict=True):
-            figure(behind, ax=ax)
+        canvas = Canvas(figsize=(WIDTHS[across], HEIGHT * down), layout="constrained")
+        axes = canvas.subplots(down, across, squeeze=False).ravel()
+        used = axes[: len(by_log)]
+        for ax, (title, numbers) in zip(used, by_log.items(), strict=True):
+            figure.draw(ax, numbers)
             ax.set_title(_short(title), parse_math=False)
-        for ax in axes[len(numbers) :]:
+        for ax in axes[len(by_log) :]:
             ax.set_visible(False)
-        for direction in _SHARED.get(name, ""):
-            _share(list(used), direction)
-    return made
+        for direction in ("x", "y"):
+            if direction in figure.shared_axes:
+                _share(list(used), direction)
+    return canvas
 
 
-def _share(used: Sequence[Any], direction: str) -> None:
+def _share(used: Sequence[Axes], direction: Literal["x", "y"]) -> None:
     """One range for all panels, with the ticks that it asks for."""
     from matplotlib.ticker import FixedLocator, LogLocator
 
-    axes = [getattr(ax, f"{direction}axis") for ax in used]
+    axes = [ax.xaxis if direction == "x" else ax.yaxis for ax in used]
     ranges = [axis.get_view_interval() for axis in axes]
     scales = {axis.get_scale() for axis in axes}
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)

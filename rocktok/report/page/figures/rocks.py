@@ -1,29 +1,160 @@
-"""Which tokens are rocks, how sure that is, and where they stand."""
+"""Which tokens are rocks: among all types, by their contexts, and by what they are for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from rocktok.report.page.figures.style import (
-    group_style,
-    label,
-    legend_below,
-    log_axis,
-    panel,
-    write,
-)
+from rocktok.analyses.detect.result import DetectResult
+from rocktok.report.clusters import Clusters
+from rocktok.report.page.figures.figure import AbsentError, Figure
+from rocktok.report.page.figures.points import thinned
+from rocktok.report.page.figures.style import group_style, label, legend_below, log_axis, write
+from rocktok.report.result import ReportResult
+from rocktok.stats.group_names import OTHERS, ROCKS
 
-Numbers = Mapping[str, Any]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Bins of the frequency, and types from which a bin has a band.
+_BINS, _TYPES_OF_A_BIN = 14, 5
+
+#: Rocks that are named in the funnel.
+_NAMED = 8
 
 
-def _funnel(ax: Any, numbers: Numbers) -> None:
+class TypePoint(TypedDict):
+    """One type."""
+
+    token_id: int
+    frequency: int
+    mean_loss: float
+    is_rock: bool
+
+
+class Band(TypedDict):
+    """Losses of the types of like frequency."""
+
+    frequency_low: float
+    frequency_high: float
+    types: int
+    p10: float
+    median: float
+    p90: float
+
+
+class TokenLabel(TypedDict):
+    """A type with its text."""
+
+    token_id: int
+    token: str
+
+
+class FunnelNumbers(TypedDict):
+    """All types; `types`: how many, of which `points` are drawn."""
+
+    points: list[TypePoint]
+    band: list[Band]
+    labels: list[TokenLabel]
+    types: int
+
+
+class RockPoint(TypedDict):
+    """A rock with its context-consistent rock rate, and the ends of its interval."""
+
+    token_id: int
+    token: str
+    rock_score: float
+    ccr: float
+    ccr_low: float | None
+    ccr_high: float | None
+    retained_share: float | None
+
+
+class CcrNumbers(TypedDict):
+    """Rocks with contexts; `persistence`: what counts as hard."""
+
+    points: list[RockPoint]
+    persistence: str
+
+
+class ClusterRow(TypedDict):
+    """Rocks of one functional cluster."""
+
+    cluster: str
+    rocks: int
+    position_share: float
+    loss_share: float
+    examples: list[str]
+
+
+class ClustersNumbers(TypedDict):
+    """All clusters, in their order."""
+
+    clusters: list[ClusterRow]
+
+
+def _funnel_of(result: ReportResult | DetectResult) -> FunnelNumbers:
+    if isinstance(result, DetectResult):
+        ranked = [row["token_id"] for row in result.rocks]
+        texts = {row["token_id"]: row["token"] for row in result.tokens}
+        ids = [row["token_id"] for row in result.tokens]
+        frequencies = [row["frequency"] for row in result.tokens]
+        losses = [row["mean_loss"] for row in result.tokens]
+    else:
+        ranked, texts = list(result.rocks), result.token_texts
+        types = result.types
+        ids, frequencies, losses = types["token_id"], types["frequency"], types["loss_last"]
+    rocks = set(ranked)
+    points: list[TypePoint] = [
+        {"token_id": ids[i], "frequency": frequencies[i], "mean_loss": losses[i],
+         "is_rock": ids[i] in rocks}
+        for i in thinned(ids, rocks)
+    ]  # fmt: skip
+    labels: list[TokenLabel] = [{"token_id": v, "token": texts[v]} for v in ranked[:_NAMED]]
+    band = _band(frequencies, losses)
+    return {"points": points, "band": band, "labels": labels, "types": len(ids)}
+
+
+def _band(frequencies: Sequence[int], losses: Sequence[float]) -> list[Band]:
+    """Median and 10th to 90th percentile of the types' losses, by bins of log frequency."""
+    frequency_T, loss_T = np.array(frequencies, dtype=float), np.array(losses, dtype=float)
+    if not len(frequency_T):
+        return []
+    edges = np.geomspace(1, frequency_T.max() * 1.0001 + 1, _BINS + 1)
+    bin_T = np.clip(np.searchsorted(edges, frequency_T, side="right") - 1, 0, _BINS - 1)
+    rows: list[Band] = []
+    for at in range(_BINS):
+        in_bin = loss_T[bin_T == at]
+        if len(in_bin) >= _TYPES_OF_A_BIN:
+            low, median, high = np.quantile(in_bin, (0.1, 0.5, 0.9))
+            rows.append(
+                {"frequency_low": float(edges[at]), "frequency_high": float(edges[at + 1]),
+                 "types": len(in_bin), "p10": float(low), "median": float(median),
+                 "p90": float(high)}
+            )  # fmt: skip
+    return rows
+
+
+def _funnel_caption(numbers: FunnelNumbers) -> str:
+    text = (
+        "Mean loss of every token type against how often it stands in the text. The line is the "
+        "median of types of like frequency, the band their 10th to 90th percentile. Rare types "
+        "spread more by chance alone."
+    )
+    drawn = len(numbers["points"])
+    if drawn < numbers["types"]:
+        text += f" {drawn:,} of {numbers['types']:,} types are drawn as points."
+    return text
+
+
+def _draw_funnel(ax: Axes, numbers: FunnelNumbers) -> None:
     """Mean loss of every type against its frequency, rocks marked; median and 10–90% of all."""
     for rock in (False, True):
         points = [p for p in numbers["points"] if p["is_rock"] == rock]
-        style = group_style("rocks" if rock else "others")
+        style = group_style(ROCKS.name if rock else OTHERS.name)
         # Points of a large vocabulary as one picture: a path each would make the file heavy.
         ax.plot(
             [p["frequency"] for p in points], [p["mean_loss"] for p in points], linestyle="",
@@ -50,8 +181,8 @@ def _funnel(ax: Any, numbers: Numbers) -> None:
     legend_below(ax, 4)
 
 
-def _labelled(ax: Any, named: list[tuple[tuple[float, float], str]]) -> None:
-    """Texts beside their points, in the order given; one that would lie over another is left out.
+def _labelled(ax: Axes, named: list[tuple[tuple[float, float], str]]) -> None:
+    """Texts beside their points, in their order; one that would lie over another is left out.
 
     Places are compared on logarithmic axes, in hundredths of a decade.
     """
@@ -61,10 +192,10 @@ def _labelled(ax: Any, named: list[tuple[tuple[float, float], str]]) -> None:
         if any(abs(place[0] - a) < 0.75 and abs(place[1] - b) < 0.17 for a, b in taken):
             continue
         taken.append(place)
-        write(ax, label(text), (x, y), xytext=(3, 2), textcoords="offset points", fontsize=5.5)
+        write(ax, label(text), (x, y), (3, 2))
 
 
-def _log_or_linear(ax: Any, values: list[float]) -> None:
+def _log_or_linear(ax: Axes, values: list[float]) -> None:
     """A logarithmic axis from the smallest positive value that matters."""
     positive = [value for value in values if value > 0]
     if positive:
@@ -72,69 +203,41 @@ def _log_or_linear(ax: Any, values: list[float]) -> None:
         ax.set_ylim(bottom=max(min(positive) / 1.5, max(positive) * 1e-5))
 
 
-def _coverage(ax: Any, numbers: Numbers) -> None:
-    """Share of the loss that the first K carry, and how far samples of prompts agree on them."""
-    rows = numbers["cutoffs"]
-    k = [row["k"] for row in rows]
-    ax.fill_between(k, [row["halves_least"] for row in rows], [row["halves_most"] for row in rows],
-                    color="#0072B2", alpha=0.15, linewidth=0)  # fmt: skip
-    nested = f"Jaccard, nested {numbers['nested_prompts']} of {numbers['prompts']}"
-    ax.plot(k, [row["coverage"] for row in rows], color="black", marker="o",
-            label="loss covered")  # fmt: skip
-    ax.plot(k, [row["halves"] for row in rows], color="#0072B2", linestyle="--", marker="s",
-            label="Jaccard, disjoint halves")  # fmt: skip
-    ax.plot(k, [row["nested"] for row in rows], color="#E69F00", linestyle="-.", marker="^",
-            label=nested)  # fmt: skip
-    ax.plot(k, [row["chance"] for row in rows], color="#999999", linestyle=":", marker="",
-            label="Jaccard, chance")  # fmt: skip
-    best = numbers["recommended"]
-    if best is not None:
-        ax.axvline(best["k"], color="black", linewidth=0.6, linestyle=(0, (1, 2)))
-        ax.annotate(f"K = {best['k']:,}", (best["k"], 1.02), xytext=(0, 2), ha="center",
-                    textcoords="offset points", fontsize=6)  # fmt: skip
-    ax.set_xscale("log")
-    ax.set_xticks(k, [f"{value:,}" for value in k])
-    ax.minorticks_off()
-    ax.set_ylim(0, 1.02)
-    ax.set_xlabel("cutoff K (types by Rock Score)")
-    ax.set_ylabel("share of loss, or Jaccard")
-    legend_below(ax)
+def _ccr_of(result: DetectResult) -> CcrNumbers:
+    points: list[RockPoint] = [
+        {"token_id": row["token_id"], "token": row["token"], "rock_score": row["rock_score"],
+         "ccr": row["ccr"], "ccr_low": row["ccr_low"], "ccr_high": row["ccr_high"],
+         "retained_share": row["retained"] / row["persistent"]
+         if row["persistent"] and row["retained"] is not None else None}
+        for row in result.rocks
+        if row["ccr"] is not None
+    ]  # fmt: skip
+    if not points:
+        raise AbsentError("no type has a context-consistent rock rate")
+    return {"points": points, "persistence": result.params["persistence"]}
 
 
-def _density(ax: Any, numbers: Numbers) -> None:
-    """Sequences by the share of their positions that is of a rock type, or retained."""
-    edges = numbers["edges"]
-    looks = (
-        ("type", "of a rock type", "#D55E00", "-", None),
-        ("retained", "retained occurrences", "#0072B2", "--", "////"),
+def _ccr_caption(numbers: CcrNumbers) -> str:
+    recalcitrant = numbers["persistence"] == "recalcitrant"
+    hard = "hard at first, hardly better later" if recalcitrant else "hard at both steps"
+    return (
+        f"Each rock: share of its occurrences that are retained ({hard}, in recurring "
+        "contexts) against its Rock Score, the sum of its losses. Dark: most of its hard "
+        "occurrences recur."
     )
-    for name, text, color, line, hatch in looks:
-        counts = numbers[name]
-        if counts is None:
-            continue
-        share = np.array(counts) / max(1, sum(counts))
-        ax.stairs(share, edges, color=color, fill=True, alpha=0.25, linewidth=0, hatch=hatch)
-        ax.stairs(share, edges, color=color, linestyle=line, linewidth=1.1)
-        ax.plot([], [], color=color, linestyle=line, label=text)
-        median = numbers["medians"].get(name)
-        if median is not None:
-            ax.axvline(median, color=color, linewidth=0.7, linestyle=line)
-    ax.set_xlim(0, 1)
-    ax.set_xlabel("share of a sequence's positions")
-    ax.set_ylabel("share of sequences")
-    legend_below(ax, title="vertical lines: medians", title_fontsize=6)
 
 
-def _ccr(ax: Any, numbers: Numbers) -> None:
+def _draw_ccr(ax: Axes, numbers: CcrNumbers) -> None:
     """Context-consistent rock rate against Rock Score; the darker, the more is retained."""
     points = numbers["points"]
+    retained = np.array([p["retained_share"] for p in points], dtype=float)
     drawn = ax.scatter(
         [p["rock_score"] for p in points], [p["ccr"] for p in points],
-        c=[p["retained_share"] for p in points], cmap="cividis_r", vmin=0, vmax=1, s=13,
+        c=retained, cmap="cividis_r", vmin=0, vmax=1, s=13,
         edgecolors="black", linewidths=0.3, rasterized=len(points) > 500,
     )  # fmt: skip
     for p in points:
-        if p["ccr_low"] is not None:
+        if p["ccr_low"] is not None and p["ccr_high"] is not None:
             ax.vlines(p["rock_score"], p["ccr_low"], p["ccr_high"], color="black", linewidth=0.4)
     largest = sorted(points, key=lambda p: -p["rock_score"] * p["ccr"])[:8]
     taken: list[tuple[float, float]] = []
@@ -142,8 +245,7 @@ def _ccr(ax: Any, numbers: Numbers) -> None:
         place = float(np.log10(p["rock_score"])), p["ccr"]
         if not any(abs(place[0] - a) < 0.7 and abs(place[1] - b) < 0.06 for a, b in taken):
             taken.append(place)
-            write(ax, label(p["token"]), (p["rock_score"], p["ccr"]), xytext=(3, 3),
-                  textcoords="offset points", fontsize=5.5)  # fmt: skip
+            write(ax, label(p["token"]), (p["rock_score"], p["ccr"]), (3, 3))
     log_axis(ax.xaxis)
     ax.set_ylim(-0.03, 1.1)
     ax.set_xlabel("Rock Score (nats)")
@@ -153,42 +255,29 @@ def _ccr(ax: Any, numbers: Numbers) -> None:
     bar.outline.set_linewidth(0.4)
 
 
-def _sensitivity(ax: Any, numbers: Numbers) -> None:
-    """Jaccard of the rocks with those in use, over γ, η and the null's distance; their number."""
-    cells = numbers["cells"]
-    gammas = sorted({cell["gamma"] for cell in cells})
-    columns = list(dict.fromkeys((cell["eta"], cell["null_distance"]) for cell in cells))
-    grid = np.full((len(gammas), len(columns)), np.nan)
-    for cell in cells:
-        at = gammas.index(cell["gamma"]), columns.index((cell["eta"], cell["null_distance"]))
-        grid[at] = np.nan if cell["jaccard"] is None else cell["jaccard"]
-        light = cell["jaccard"] is not None and cell["jaccard"] > 0.55
-        ax.text(at[1], at[0], cell["rocks"], ha="center", va="center", fontsize=6,
-                color="white" if light else "black")  # fmt: skip
-    image = ax.imshow(grid, cmap="cividis_r", vmin=0, vmax=1, aspect="auto", origin="lower")
-    in_use = numbers["in_use"]
-    used = [i for i, (eta, _) in enumerate(columns) if eta == in_use["eta"]]
-    if used and in_use["gamma"] in gammas:
-        corner = used[0] - 0.5, gammas.index(in_use["gamma"]) - 0.5
-        from matplotlib.patches import Rectangle
-
-        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.6))
-    ax.set_xticks(
-        range(len(columns)),
-        [f"auto\n{distance}" if eta == "auto" else f"{eta:g}" for eta, distance in columns],
-    )
-    ax.set_yticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
-    ax.set_xlabel("η (auto: distance of its null, tokens)")
-    ax.set_ylabel("γ")
-    ax.spines[:].set_visible(False)
-    bar = ax.figure.colorbar(image, ax=ax, pad=0.02, aspect=30)
-    bar.set_label("Jaccard with the rocks in use")
-    if in_use.get("top_k") is not None:
-        ax.set_title(f"number of rocks, at most {in_use['top_k']:,}", fontsize=6.5, loc="left")
-    bar.outline.set_linewidth(0.4)
+def _clusters_of(result: ReportResult | DetectResult) -> ClustersNumbers:
+    if isinstance(result, ReportResult):
+        detected, names, clusters = result.detect, result.cluster_names, result.clusters
+    else:
+        rules = Clusters()
+        detected, names = result, rules.names
+        clusters = {row["token_id"]: rules.of(row["token"]) for row in result.rocks}
+    if not detected.rocks:
+        raise AbsentError("no rocks")
+    total = detected.totals["positions"]
+    rows: list[ClusterRow] = []
+    for name in names:
+        rocks = [row for row in detected.rocks if clusters[row["token_id"]] == name]
+        rows.append(
+            {"cluster": name, "rocks": len(rocks),
+             "position_share": sum(row["frequency"] for row in rocks) / total,
+             "loss_share": sum(row["loss_share"] or 0.0 for row in rocks),
+             "examples": [row["token"] for row in rocks[:3]]}
+        )  # fmt: skip
+    return {"clusters": rows}
 
 
-def _clusters(ax: Any, numbers: Numbers) -> None:
+def _draw_clusters(ax: Axes, numbers: ClustersNumbers) -> None:
     """Rock types by what their tokens are for: how many, and their share of positions and loss."""
     rows = numbers["clusters"]
     place = np.arange(len(rows))[::-1]
@@ -200,14 +289,13 @@ def _clusters(ax: Any, numbers: Numbers) -> None:
     for at, row in zip(place, rows, strict=True):
         examples = " ".join(label(text, 9) for text in row["examples"][:2])
         far = 100 * max(row["loss_share"], row["position_share"])
-        write(ax, f"{row['rocks']}  {examples}", (far, at), xytext=(3, 0), va="center",
-              textcoords="offset points", fontsize=5.5)  # fmt: skip
+        write(ax, f"{row['rocks']}  {examples}", (far, at), (3, 0), va="center")
     ax.set_yticks(place, [row["cluster"].replace(" and ", "\nand ") for row in rows])
     # Room for the text beside the longest bar, with no tick above 100%.
     ax.set_xlim(0, reach * 1.45)
     ax.set_xticks(_share_ticks(reach))
     ax.set_xlabel("share of all (%)")
-    legend_below(ax, title="numbers: rock types", title_fontsize=6)
+    legend_below(ax, title="numbers: rock types")
 
 
 def _share_ticks(reach: float) -> list[float]:
@@ -218,9 +306,33 @@ def _share_ticks(reach: float) -> list[float]:
     return [float(tick) for tick in ticks if 0 <= tick <= 100]
 
 
-funnel = panel("funnel", _funnel)
-coverage = panel("coverage", _coverage)
-density = panel("density", _density)
-ccr = panel("ccr", _ccr)
-sensitivity = panel("sensitivity", _sensitivity)
-clusters = panel("clusters", _clusters)
+funnel = Figure[ReportResult | DetectResult, FunnelNumbers](
+    "funnel",
+    "Loss and frequency",
+    _funnel_caption,
+    rests_on=(ReportResult, DetectResult),
+    numbers_of=_funnel_of,
+    draw=_draw_funnel,
+    shared_axes="xy",
+)
+ccr = Figure(
+    "ccr",
+    "Context-consistent rock rate",
+    _ccr_caption,
+    rests_on=(DetectResult,),
+    numbers_of=_ccr_of,
+    draw=_draw_ccr,
+    part=lambda report: report.detect,
+    shared_axes="xy",
+)
+clusters = Figure[ReportResult | DetectResult, ClustersNumbers](
+    "clusters",
+    "What rocks are for",
+    "Rock types by the look of their text: how many, the likeliest of them, and their shares "
+    "of the positions and of the loss.",
+    rests_on=(ReportResult, DetectResult),
+    numbers_of=_clusters_of,
+    draw=_draw_clusters,
+    shared_axes="x",
+    table="clusters",
+)

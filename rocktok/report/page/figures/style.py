@@ -5,37 +5,49 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from rocktok.report.page.series import series
+from rocktok.stats.group_names import (
+    ALL_POSITIONS,
+    CONTROL,
+    HIGH_KL,
+    LOSS_CONTROL,
+    OTHERS,
+    RANDOM,
+    ROCKS,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 #: Widths of a figure in one column and across two of a paper, and the height, inches.
 WIDTHS, HEIGHT = {1: 3.35, 2: 6.9}, 2.5
 
+
+class GroupStyle(TypedDict):
+    """How a group is drawn, as matplotlib calls it."""
+
+    color: str
+    marker: str
+    linestyle: str | tuple[int, tuple[int, ...]]
+
+
 #: Okabe and Ito's colours, told apart by the colour-blind; light and dark ones alternate. Marker
 #: and line tell them apart where there is no colour.
-GROUPS: dict[str, dict[str, Any]] = {
-    "rocks": {"color": "#D55E00", "marker": "o", "linestyle": "-"},
-    "high_kl": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
-    "random": {"color": "#56B4E9", "marker": "^", "linestyle": ":"},
-    "control": {"color": "#009E73", "marker": "D", "linestyle": "-."},
-    "loss_control": {"color": "#CC79A7", "marker": "v", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
-    "all positions": {"color": "#000000", "marker": "", "linestyle": "-"},
-    "others": {"color": "#999999", "marker": ".", "linestyle": "--"},
-}
-
-GROUP_LABELS = {
-    "rocks": "rocks",
-    "high_kl": "high KL",
-    "random": "random",
-    "control": "control",
-    "loss_control": "loss control",
-    "all positions": "all positions",
-    "others": "others",
-}
+_GROUPS: dict[str, GroupStyle] = {
+    ROCKS.name: {"color": "#D55E00", "marker": "o", "linestyle": "-"},
+    HIGH_KL.name: {"color": "#0072B2", "marker": "s", "linestyle": "--"},
+    RANDOM.name: {"color": "#56B4E9", "marker": "^", "linestyle": ":"},
+    CONTROL.name: {"color": "#009E73", "marker": "D", "linestyle": "-."},
+    LOSS_CONTROL.name: {"color": "#CC79A7", "marker": "v",
+                        "linestyle": (0, (5, 1, 1, 1, 1, 1))},
+    ALL_POSITIONS.name: {"color": "#000000", "marker": "", "linestyle": "-"},
+    OTHERS.name: {"color": "#999999", "marker": ".", "linestyle": "--"},
+}  # fmt: skip
 
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -86,39 +98,18 @@ def styled() -> Iterator[None]:
         yield
 
 
-def panel(name: str, draw: Callable[[Any, Mapping[str, Any]], None]) -> Callable[..., Any]:
-    """A public figure from what draws its numbers on an axis.
-
-    `columns`: 1 or 2, the width of a new one.
-    """
-
-    @wraps(draw)
-    def figure(result: Any, ax: Any = None, *, columns: int = 1) -> Any:
-        numbers = result if isinstance(result, Mapping) else series(name, result)
-        with styled():
-            if ax is None:
-                from matplotlib.figure import Figure
-
-                size = WIDTHS[columns], HEIGHT
-                ax = Figure(figsize=size, layout="constrained").add_subplot()
-            draw(ax, numbers)
-        return ax.figure
-
-    figure.__name__ = figure.__qualname__ = name
-    return figure
-
-
-def settle(figure: Any) -> None:
+def settle(figure: Figure) -> None:
     """Lay a figure out once for all formats: what is drawn later stays where it is."""
     with styled():
         engine = figure.get_layout_engine()
+        assert engine is not None
         # The second time counts with the ticks and labels that the first gave room to.
         engine.execute(figure)
         engine.execute(figure)
         figure.set_layout_engine("none")
 
 
-def encode(figure: Any, form: str) -> bytes:
+def encode(figure: Figure, form: str) -> bytes:
     """A figure's file: the same bytes for the same numbers and version of matplotlib."""
     sink = io.BytesIO()
     with styled(), warnings.catch_warnings():
@@ -134,12 +125,15 @@ def label(text: str, most: int = 14) -> str:
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
-def log_axis(axis: Any) -> None:
+def _direction(axis: Axis) -> Literal["x", "y"]:
+    return "x" if axis is axis.axes.xaxis else "y"
+
+
+def log_axis(axis: Axis) -> None:
     """A logarithmic axis whose ticks are plain numbers; 2 and 5 between where it is short."""
     from matplotlib.ticker import NullFormatter
 
-    axes = axis.axes
-    name = axis.axis_name
+    axes, name = axis.axes, _direction(axis)
     if getattr(axes.dataLim, f"minpos{name}") == math.inf:
         return  # nothing above zero is drawn
     getattr(axes, f"set_{name}scale")("log")
@@ -147,11 +141,11 @@ def log_axis(axis: Any) -> None:
     log_ticks(axis)
 
 
-def log_ticks(axis: Any) -> None:
+def log_ticks(axis: Axis) -> None:
     """Ticks of a logarithmic axis for the range that it has."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    axes, name = axis.axes, axis.axis_name
+    axes, name = axis.axes, _direction(axis)
     low, high = getattr(axes, f"get_{name}lim")()
     decades = abs(math.log10(high / low)) if low > 0 else 9
     subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)
@@ -165,17 +159,24 @@ def _plain(value: float) -> str:
     return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
-def legend_below(ax: Any, columns: int = 2, **options: Any) -> None:
+def legend_below(ax: Axes, columns: int = 2, title: str | None = None) -> None:
     """The legend under the axis, where it hides nothing."""
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, columnspacing=1.2,
-              handlelength=2.6, **options)  # fmt: skip
+              handlelength=2.6, title=title, title_fontsize=6)  # fmt: skip
 
 
-def group_style(name: str) -> dict[str, Any]:
+def group_style(name: str) -> GroupStyle:
     """Colour, marker and line of a group."""
-    return GROUPS.get(name, GROUPS["others"])
+    return _GROUPS.get(name, _GROUPS[OTHERS.name])
 
 
-def write(ax: Any, *args: Any, **options: Any) -> Any:
-    """Text that is never taken for mathematics."""
-    return ax.annotate(*args, parse_math=False, **options)
+def write(
+    ax: Axes,
+    text: str,
+    at: tuple[float, float],
+    offset: tuple[float, float],
+    va: Literal["baseline", "center"] = "baseline",
+) -> None:
+    """Small text, `offset` points from a place, that is never taken for mathematics."""
+    ax.annotate(text, at, xytext=offset, textcoords="offset points", fontsize=5.5, va=va,
+                parse_math=False)  # fmt: skip

@@ -1,0 +1,114 @@
+"""`compare` over logs and files of `detect`: the list of rocks of each, then their agreement."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from rocktok._types import Array
+from rocktok.analyses.compare.rankings import Ranking, compare_rankings
+from rocktok.analyses.compare.result import CompareResult
+from rocktok.analyses.detect.passes import detect
+from rocktok.analyses.run import LogOrPath, opened, public
+from rocktok.engine.passes import Engine
+from rocktok.errors import DamagedError, DataError, LogError, UsageError
+from rocktok.inputs import load_detect, not_of_detect
+from rocktok.log.catalogue import Log
+from rocktok.log.sequences import load_domains, load_prompts
+
+
+@public
+def compare(
+    *sources: LogOrPath,
+    top_k: int = 100,
+    by: str | None = None,
+    seed: int = 0,
+    engine: Engine | None = None,
+) -> CompareResult:
+    """Whether logs agree on their rocks: overlap and rank correlation of every two.
+
+    Args:
+        sources: logs, paths of logs, or JSON files of `rocktok detect`; with `by` one log.
+        top_k: rocks of each that are compared, at most.
+        by: "domain": compare the parts of one log.
+        seed: of what `detect` draws.
+        engine: what makes the passes; default: threads on the cores this process may use.
+
+    Raises:
+        UsageError: options out of range, or fewer than two sources.
+        LogError: a source is damaged, or the lists cannot be compared.
+    """
+    engine = engine or Engine()
+    if top_k < 1:
+        raise UsageError(f"top_k is {top_k}; it must be 1 or more", parameter="top_k")
+    if by not in (None, "domain"):
+        raise UsageError(f"by is {by!r}; it must be 'domain'", parameter="by")
+    notes: tuple[str, ...] = ()
+    if by is None:
+        rankings = [_ranking(source, engine, top_k, seed) for source in sources]
+    else:
+        rankings, notes = _domains(sources, engine, top_k, seed)
+    result = compare_rankings(rankings, {"top_k": top_k, "by": by, "seed": seed})
+    return replace(result, notes=(*notes, *result.notes))
+
+
+def _ranking(source: LogOrPath, engine: Engine, top_k: int, seed: int) -> Ranking:
+    if isinstance(source, Log):
+        return _of_log(source.name, source, engine, top_k=top_k, seed=seed)
+    name = os.fspath(source)
+    if name.endswith(".json") and not Path(name).is_dir():
+        return _of_file(name, top_k)
+    return _of_log(name, opened(source), engine, top_k=top_k, seed=seed)
+
+
+def _of_file(path: str, top_k: int) -> Ranking:
+    try:
+        content = load_detect(path)
+        ranking, notes = Ranking.of(path, content), tuple(map(str, content.get("notes", ())))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise not_of_detect(path) from error
+    rocks = len(ranking.tokens)
+    if rocks < top_k:
+        notes = (*notes, f"holds {rocks} rocks, fewer than the {top_k} that --top-k compares")
+    return replace(ranking, tokens=ranking.tokens[:top_k], notes=notes)
+
+
+def _of_log(
+    name: str, log: Log, engine: Engine, *, top_k: int, seed: int, only: Array | None = None
+) -> Ranking:
+    try:
+        detected = detect(log, engine=engine, top_k=top_k, seed=seed, only=only)
+    except (DamagedError, DataError):
+        raise
+    except LogError as error:
+        # What it names are options of another command.
+        remedy = f"; run `rocktok detect {log.name}` with that option and give its JSON"
+        raise LogError(f"{error}{remedy if '--' in str(error) else ''}") from error
+    return replace(Ranking.of(name, detected.to_dict()), notes=detected.notes)
+
+
+def _domains(
+    sources: tuple[LogOrPath, ...], engine: Engine, top_k: int, seed: int
+) -> tuple[list[Ranking], tuple[str, ...]]:
+    """Rocks of each domain of one log; notes."""
+    if len(sources) != 1:
+        raise UsageError(
+            f"--by domain compares the parts of one log, but {len(sources)} were given"
+        )
+    log = opened(sources[0])
+    domains = load_domains(log)
+    if len(domains) == 1:
+        raise LogError(
+            f"{log.name}: all its sequences are of one domain, {next(iter(domains))!r}; two or "
+            "more can be compared"
+        )
+    rankings = []
+    for name, ids in domains.items():
+        try:
+            rankings.append(_of_log(name, log, engine, top_k=top_k, seed=seed, only=ids))
+        except LogError as error:
+            raise LogError(f"domain {name!r}: {error}") from error
+    without = len(load_prompts(log).sequence_S) - sum(map(len, domains.values()))
+    notes = (f"{without:,} sequences have no domain, and are left out",) if without else ()
+    return rankings, notes

@@ -1,0 +1,121 @@
+"""What a page shows, as plain JSON values: made by `content` and `comparison`, read by `render`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
+
+from rocktok.report.sensitivity import Example
+from rocktok.report.text_view import SequenceText
+
+#: What a cell of the table of tokens holds; the kind of its column says how it is shown.
+Cell = str | float | bool | Sequence[str] | None
+
+Kind = Literal["token", "integer", "number", "percent", "text", "flags"]
+
+
+class Fact(TypedDict):
+    """A number with its label."""
+
+    label: str
+    value: str
+
+
+class Point(TypedDict):
+    """Sentences of the summary that answer one question, and the numbers that carry them."""
+
+    text: str
+    numbers: list[Fact]
+
+
+class Missing(TypedDict):
+    """What is not on the page."""
+
+    what: str
+    why: str
+    remedy: str
+
+
+class PageFigure(TypedDict):
+    """A figure, drawn: `svg` is ours, trusted."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    svg: str
+    width: Literal["one", "two"]
+
+
+class Column(TypedDict):
+    """A column of the table of tokens."""
+
+    key: str
+    label: str
+    kind: Kind
+    help: str
+
+
+class Table(TypedDict):
+    """The table of tokens: key → cell; beside the columns, rows have `token_id` and `is_rock`.
+
+    `total`: token types of which the rows are a part.
+    """
+
+    columns: list[Column]
+    rows: Sequence[Mapping[str, Cell]]
+    total: int
+    shown: int
+
+
+class Rock(TypedDict):
+    """A rock with some of its contexts."""
+
+    rank: int
+    token_id: int
+    token: str
+    frequency: int
+    retained: int
+    persistent: int
+    ccr: float | None
+    contexts: list[Example]
+    total_contexts: int
+
+
+class TextColumn(TypedDict):
+    """A value by which the text can be shaded; `by_step`: whether there is one for each step."""
+
+    key: str
+    label: str
+    unit: str
+    by_step: bool
+
+
+class Text(TypedDict):
+    """The text view; `tokens`: id → text, `rocks`: ids, `total`: sequences in the log."""
+
+    table: str
+    steps: list[int]
+    columns: list[TextColumn]
+    tokens: dict[str, str]
+    rocks: list[int]
+    sequences: list[SequenceText]
+    shown: int
+    total: int
+    capped: str | None
+
+
+class Page(TypedDict, total=False):
+    """A page. Any part may be absent, None or empty: the page then goes without it."""
+
+    title: str | None
+    created: str | None
+    version: str | None
+    log: Mapping[str, object] | None
+    summary: list[Point] | None
+    notes: list[str] | None
+    missing: list[Missing] | None
+    figures: list[PageFigure] | None
+    table: Table | None
+    rocks: list[Rock] | None
+    text: Text | None
