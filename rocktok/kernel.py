@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -37,9 +38,10 @@ def part(function: Function) -> Function:
 class Kernel:
     """Decorator: a function that is compiled when first called, and kept on disk where possible.
 
-    Numba looks for a place in NUMBA_CACHE_DIR, beside the source, and in the user's cache. Where
-    there is none, or what lies there cannot be read, the function is compiled for this process
-    alone; the first time warns with `RocktokWarning`.
+    Numba looks for a place in NUMBA_CACHE_DIR, beside the source, and in the user's cache. What
+    lies there and cannot be read (damaged, or left by an older version) is removed, and the function
+    compiled anew. Where there is no place, or none that can be written, it is compiled for this
+    process alone; the first time warns with `RocktokWarning`.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -58,15 +60,32 @@ class Kernel:
 
     def _compile(self, signature: tuple[Any, ...]) -> None:
         # Cache files are pickles: damaged ones raise anything.
+        for last in (False, True):
+            try:
+                if self._dispatcher is None:
+                    self._dispatcher = _jit(self.function, cache=True)
+                self._dispatcher.compile(signature)
+                return
+            except Exception as error:
+                where = self._dispatcher.stats.cache_path if self._dispatcher else None
+                if not last and where is not None and self._forget(Path(where)):
+                    self._dispatcher = None
+                    continue
+                self._dispatcher = _jit(self.function, cache=False)
+                self._dispatcher.compile(signature)
+                _warn(error, where)
+                return
+
+    def _forget(self, where: Path) -> bool:
+        """Remove what is kept of this function; False if there is nothing, or it must stay."""
+        name = f"{self.function.__module__.rpartition('.')[2]}.{self.function.__qualname__}-*.nb?"
+        paths = list(where.glob(name))
         try:
-            if self._dispatcher is None:
-                self._dispatcher = _jit(self.function, cache=True)
-            self._dispatcher.compile(signature)
-        except Exception as error:
-            where = self._dispatcher.stats.cache_path if self._dispatcher else None
-            self._dispatcher = _jit(self.function, cache=False)
-            self._dispatcher.compile(signature)
-            _warn(error, where)
+            for path in paths:
+                path.unlink(missing_ok=True)
+        except OSError:
+            return False
+        return bool(paths)
 
 
 def _form(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
