@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from rocktok import schema
 from rocktok.cli import COMMANDS
 from rocktok.report.clusters import OTHER, RULES
 from tests.paths import ROOT
+from tests.processes import run_command
 
 README = (ROOT / "README.md").read_text()
 
@@ -31,11 +30,9 @@ def _commands() -> list[str]:
 def test_commands_of_the_readme(line: str, tmp_path: Path) -> None:
     words = shlex.split(line, comments=True)[1:]
     words = [str(ROOT / w) if w.startswith("sample_data") else w for w in words]
-    done = subprocess.run(
-        [sys.executable, "-m", "rocktok", *words], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout or "-o" in words
+    code, printed, error = run_command(*words, cwd=tmp_path)
+    assert code == 0, error
+    assert printed or "-o" in words
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -26,6 +26,7 @@ from rocktok.log import LogWriter, tasks
 from rocktok.report.passes import report
 from tests.gradient_logs import frame, write
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
+from tests.processes import run_command
 
 distributed = pytest.importorskip("distributed")
 
@@ -182,13 +183,9 @@ def test_a_cluster_gives_the_same_bytes_and_survives_a_lost_worker(
 
     assert answer(log, Engine(dask=file, progress=kill)) == answer(log, Engine(1))
     assert killed
-    done = subprocess.run(
-        [sys.executable, "-m", "rocktok", "detect", str(log), "--dask", file, "--format", "json"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["totals"]["sequences"] == 160
+    code, printed, error = run_command("detect", log, "--dask", file, "--format", "json")
+    assert code == 0, error
+    assert json.loads(printed)["totals"]["sequences"] == 160
     address = json.loads(cluster.file.read_text())["address"]
     with Engine(dask=address) as engine:
         assert list(engine.map(np.add, [(1, 2), (3, 4)])) == [3, 7]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from rocktok.log.sequences import load_domains
 from rocktok.replay import rescore as replay
 from rocktok.replay.models import check_widths, fingerprint, step_of
 from rocktok.replay.texts import load_texts
+from tests.processes import run_command
 from tests.trl_models import VOCAB_SIZE, make_model, make_tokenizer, read_table
 
 RUN = {"vocab_size": VOCAB_SIZE, "loss": {"exactness": "exact", "student_temperature": 1.0}}
@@ -280,12 +279,9 @@ def test_text_without_prompts(checkpoints: Path, tmp_path: Path) -> None:
 
 
 def test_the_command(checkpoints: Path, text: Path, tmp_path: Path) -> None:
-    call = [sys.executable, "-m", "rocktok", "rescore", "--text", str(text),
-            "--student", str(checkpoints / "checkpoint-10"),
-            "--student", str(checkpoints / "checkpoint-20"),
-            "--teacher", str(checkpoints / "teacher"), "-o", str(tmp_path / "log")]  # fmt: skip
-    done = subprocess.run(call, capture_output=True, text=True)
-    assert done.stderr == ""
-    assert (done.returncode, done.stdout) == (
-        0, f"{tmp_path / 'log'}: steps 10, 20 scored, 12 sequences, 111 positions each\n"
-    ), done.stderr  # fmt: skip
+    done = run_command("rescore", "--text", text,
+                       "--student", checkpoints / "checkpoint-10",
+                       "--student", checkpoints / "checkpoint-20",
+                       "--teacher", checkpoints / "teacher", "-o", tmp_path / "log")  # fmt: skip
+    printed = f"{tmp_path / 'log'}: steps 10, 20 scored, 12 sequences, 111 positions each\n"
+    assert done == (0, printed, "")

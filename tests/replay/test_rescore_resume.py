@@ -23,6 +23,7 @@ from rocktok.files import place
 from rocktok.log.opening import open_log
 from rocktok.log.resume import only_writer
 from rocktok.replay import rescore as replay
+from tests.processes import run_command
 from tests.trl_models import make_model, make_tokenizer, manifest, read_table
 
 SEQUENCES = 240
@@ -119,13 +120,8 @@ def test_a_killed_run_goes_on_behind_its_last_shard(folder: Path, tmp_path: Path
     same_rows(whole, log)
     assert manifest(log)["final"] and len(list((log / "attempts").iterdir())) == 1
     assert sum(e["rows"] for e in manifest(log)["shards"] if "fixed/" in e["path"]) == 2 * rows
-    verified = subprocess.run(
-        [sys.executable, "-m", "rocktok", "info", "--verify", str(log)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "none found (every row read)" in verified.stdout and verified.stderr == ""
+    _, printed, error = run_command("info", "--verify", log)
+    assert "none found (every row read)" in printed and error == ""
     assert not list(log.glob(".*"))
 
 
@@ -234,11 +230,11 @@ def test_a_slow_shard_is_published_as_far_as_it_is(
 def test_a_second_process_is_refused(folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with only_writer(place(log)):
-        done = run(folder, log)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == (
+        assert run_command(*command(folder, log)[3:]) == (
+            1,
+            "",
             f"rocktok: {log}: another process is writing it; wait until that has ended, or give "
-            "another directory\n"
+            "another directory\n",
         )
     assert list(log.iterdir()) == []
     assert score(folder, log).steps == (10, 20)

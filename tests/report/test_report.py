@@ -28,6 +28,7 @@ from rocktok.report.result import ReportResult
 from rocktok.report.sequences import DrawnSequences, SequenceRows
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
+from tests.processes import run_command as run
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +39,6 @@ def sample() -> ReportResult:
 @pytest.fixture(scope="module")
 def files(sample: ReportResult) -> dict[str, bytes]:
     return render_report(sample)
-
-
-def run(*arguments: str | Path) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr: as a user sees them."""
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-m", "rocktok", *map(str, arguments)], capture_output=True, text=True
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 # -- what it rests on ----------------------------------------------------------------------

@@ -17,6 +17,7 @@ from rocktok.cli.report import MARKER, OWN, SCHEMA
 from rocktok.directories import check_directory, write_directory
 from rocktok.errors import LogError, UsageError
 from tests.paths import SAMPLE
+from tests.processes import run_command as run
 
 #: An older report, as small as one can be.
 REPORT = {
@@ -25,14 +26,6 @@ REPORT = {
     "figures/funnel.svg": b"old",
     "tables/tokens.csv": b"old",
 }
-
-
-def run(*arguments: str | bytes | Path, cwd: Path | None = None) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr: as a user sees them."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rocktok", *arguments], capture_output=True, cwd=cwd
-    )
-    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode()
 
 
 def listed(folder: Path) -> list[str]:
