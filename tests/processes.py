@@ -57,9 +57,7 @@ def start(
     """
     inherited = signal.signal(signal.SIGINT, sigint)
     try:
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-        )
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     finally:
         signal.signal(signal.SIGINT, inherited)
 

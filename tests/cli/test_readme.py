@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,12 @@ def _commands() -> list[str]:
     return [line for line in lines if line.startswith("rocktok ")]
 
 
-@pytest.mark.parametrize("line", _commands())
+def _parameter(line: str) -> Any:
+    two_reports = line.startswith("rocktok report --compare")
+    return pytest.param(line, marks=[pytest.mark.long] if two_reports else [])
+
+
+@pytest.mark.parametrize("line", map(_parameter, _commands()))
 def test_commands_of_the_readme(line: str, tmp_path: Path) -> None:
     words = shlex.split(line, comments=True)[1:]
     words = [str(ROOT / w) if w.startswith("sample_data") else w for w in words]

@@ -181,6 +181,7 @@ def test_the_text_holds_what_the_log_does(sample: ReportResult) -> None:
             assert not kept or (mark and v in sample.rocks)
 
 
+@pytest.mark.long
 def test_all_retained_occurrences_are_marked() -> None:
     whole = report(rocktok.open(SAMPLE), sequences=256, lifts=False, replicates=100)
     assert whole.texts is not None
@@ -196,6 +197,7 @@ def test_the_density_counts_every_sequence(sample: ReportResult) -> None:
     assert sum(density["type"]) == sum(density["retained"]) == density["sequences"] == 256
 
 
+@pytest.mark.long
 def test_threads_change_nothing(files: dict[str, bytes], sample: ReportResult) -> None:
     with Engine(3) as engine:
         again = report(rocktok.open(SAMPLE), replicates=200, engine=engine)
@@ -335,6 +337,7 @@ def test_the_summary_answers_with_the_numbers_of_the_results(sample: ReportResul
     assert "no rock had a control" in points[3]["text"]
 
 
+@pytest.mark.long
 def test_a_list_that_is_cut_is_called_so() -> None:
     result = report(rocktok.open(SAMPLE), top_k=5, sequences=0, lifts=False, replicates=100)
     text = summary(result)[0]["text"]
@@ -344,6 +347,7 @@ def test_a_list_that_is_cut_is_called_so() -> None:
     assert "No cell counts more than the first 5 (--top-k)." in figure
 
 
+@pytest.mark.long
 def test_the_same_bytes_in_other_processes(sample: ReportResult, files: dict[str, bytes]) -> None:
     with Drawing(("png", "svg", "pdf"), jobs=2) as drawing:
         for part in (sample.detect, sample.attribute, sample.stagnation, sample.stability):
@@ -394,6 +398,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.mark.long
 def test_several_logs(tmp_path: Path) -> None:
     logs = [
         write_log(tmp_path / "a", sequences=60),
@@ -465,6 +470,7 @@ def test_a_log_without_gradients(tmp_path: Path) -> None:
     assert not {"shares", "gradient_norm", "gradient_cosine"} & set(content["figures"])
 
 
+@pytest.mark.long
 def test_a_log_without_gradient_sums(tmp_path: Path) -> None:
     absent = shutil.ignore_patterns("gradients", "manifest", "attempts")
     shutil.copytree(SAMPLE, tmp_path / "log", ignore=absent)
@@ -622,6 +628,7 @@ def test_a_damaged_log_writes_nothing(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log"]
 
 
+@pytest.mark.long
 def test_text_is_capped(sample: ReportResult, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rocktok.report.text_view.VALUES", 10_000)
     found = report(rocktok.open(SAMPLE), lifts=False, replicates=100)
