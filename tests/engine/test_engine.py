@@ -164,7 +164,16 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster for one test, which may kill its workers."""
     running = Cluster(tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster for all tests that leave it as it is."""
+    running = Cluster(tmp_path_factory.mktemp("cluster"))
     yield running
     running.stop()
 
@@ -216,20 +225,22 @@ def _allow_no_failures(dask_scheduler: Any) -> None:
 
 
 def test_large_prototypes_go_to_a_cluster_once(
-    log: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    log: Path, shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(passes, "SMALL_BYTES", 0)
-    assert answer(log, Engine(dask=str(cluster.file))) == answer(log, Engine(1))
+    assert answer(log, Engine(dask=str(shared_cluster.file))) == answer(log, Engine(1))
 
 
-def test_attribute_on_a_cluster_gives_the_same_bytes(tmp_path: Path, cluster: Cluster) -> None:
+def test_attribute_on_a_cluster_gives_the_same_bytes(
+    tmp_path: Path, shared_cluster: Cluster
+) -> None:
     path = write(tmp_path / "log", frame(1))
 
     def answer_of(engine: Engine) -> str:
         with engine:
             return rocktok.attribute(rocktok.open(path), engine=engine, replicates=100).to_json()
 
-    assert answer_of(Engine(dask=str(cluster.file))) == answer_of(Engine(1))
+    assert answer_of(Engine(dask=str(shared_cluster.file))) == answer_of(Engine(1))
 
 
 def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
@@ -265,7 +276,7 @@ def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
 
 @pytest.mark.long
 def test_the_other_passes_give_the_same_bytes_on_threads_and_on_a_cluster(
-    log: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    log: Path, shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Samples, and rounds, too: what large logs do.
     monkeypatch.setattr(lifts, "LIFT_SAMPLE", 20)
@@ -274,13 +285,13 @@ def test_the_other_passes_give_the_same_bytes_on_threads_and_on_a_cluster(
         alone = answer_of(Engine(1))
         for jobs in (2, 3):
             assert answer_of(Engine(jobs)) == alone, (name, jobs)
-        with Engine(dask=str(cluster.file)) as engine:
+        with Engine(dask=str(shared_cluster.file)) as engine:
             assert answer_of(engine) == alone, name
     # Compiled loops, as for large logs: the same bits.
     plain = answers(log)["stability"](Engine(1))
     monkeypatch.setattr(source, "LARGE", 1)
     assert answers(log)["stability"](Engine(2)) == plain
-    with Engine(dask=str(cluster.file)) as engine:
+    with Engine(dask=str(shared_cluster.file)) as engine:
         assert answers(log)["stability"](engine) == plain
 
 

@@ -132,6 +132,14 @@ def score(folder: Path, output: Path, **options: Any) -> Any:
                           str(output), **options)  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log of a run that nothing stopped."""
+    log = tmp_path_factory.mktemp("whole") / "log"
+    score(folder, log)
+    return log
+
+
 class StoppedError(Exception):
     pass
 
@@ -140,13 +148,12 @@ class StoppedError(Exception):
                                 "fixed/step-00000010", "fixed/step-00000020"])  # fmt: skip
 @pytest.mark.parametrize("after", [False, True])
 def test_any_file_may_be_the_last(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, after: bool
+    folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, after: bool
 ) -> None:
     """The process ends before a file is published, or right after it."""
     from rocktok.files import Place
     from rocktok.log import LogWriter
 
-    score(folder, tmp_path / "whole")
     with monkeypatch.context() as patch:
         # A process that is killed flushes nothing.
         patch.setattr(LogWriter, "close", lambda self, final=True: None)
@@ -167,7 +174,7 @@ def test_any_file_may_be_the_last(
     done = score(folder, tmp_path / "log")
     assert done.kept_rows == sum(pq.ParquetFile(path).metadata.num_rows for path in stood)
     assert stood.items() <= shards(tmp_path / "log").items()
-    same_rows(tmp_path / "whole", tmp_path / "log")
+    same_rows(whole, tmp_path / "log")
     log = open_log(tmp_path / "log")
     assert log.complete_steps("fixed") == [10, 20] and log.warnings() == []
     assert len(log.vocab) > 200
@@ -189,9 +196,8 @@ def test_a_run_that_lacks_only_its_final_mark(
 
 
 def test_it_goes_on_with_other_batches_and_shards(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score(folder, tmp_path / "whole")
     calls, original = [], replay.score
 
     def stops(texts: Any, batch_B: Any, *rest: Any) -> Any:
@@ -207,7 +213,7 @@ def test_it_goes_on_with_other_batches_and_shards(
     rows = sum(e["rows"] for e in manifest(tmp_path / "log")["shards"] if "fixed/" in e["path"])
     done = score(folder, tmp_path / "log", batch_tokens=90, shard_rows=10_000)
     assert done.kept_rows == rows > 0
-    a, b = (read_table(tmp_path / name, "fixed", ["grad_norm"]) for name in ("whole", "log"))
+    a, b = (read_table(log, "fixed", ["grad_norm"]) for log in (whole, tmp_path / "log"))
     for name in ("step", "sequence_id", "position", "token_id"):
         np.testing.assert_array_equal(a[name], b[name])
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4, atol=1e-5)
