@@ -9,13 +9,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rocktok.cli import main
 
 Argument = str | bytes | Path | int
+
+#: Seconds after which something will never happen, on the slowest and busiest of machines, too.
+LIMIT = 600.0
 
 
 def run_command(*arguments: Argument, cwd: Path | None = None) -> tuple[int, str, str]:
@@ -60,6 +64,15 @@ def start(
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     finally:
         signal.signal(signal.SIGINT, inherited)
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
+    """Wait for a state, which `process` must not end before."""
+    end = time.monotonic() + LIMIT
+    while not holds():
+        assert process is None or process.poll() is None, f"ended with {process.returncode}"
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.002)
 
 
 def _text(argument: Argument) -> str:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +25,7 @@ from rocktok.log import LogWriter, tasks
 from rocktok.report.passes import report
 from tests.gradient_logs import frame, write
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
-from tests.processes import run_command
+from tests.processes import LIMIT, run_command, wait_until
 
 distributed = pytest.importorskip("distributed")
 
@@ -142,8 +141,7 @@ class Cluster:
              "--scheduler-file", str(self.file)],
             env=environment, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        while not self.file.exists():
-            time.sleep(0.05)
+        wait_until(self.file.exists, self.scheduler)
         worker = [sys.executable, "-m", "distributed.cli.dask_worker"]
         self.workers = [
             subprocess.Popen(
@@ -153,8 +151,8 @@ class Cluster:
             )
             for _ in range(2)
         ]  # fmt: skip
-        with distributed.Client(scheduler_file=str(self.file), timeout=30) as client:
-            client.wait_for_workers(2, timeout=60)
+        with distributed.Client(scheduler_file=str(self.file), timeout=LIMIT) as client:
+            client.wait_for_workers(2, timeout=LIMIT)
 
     def stop(self) -> None:
         for process in (*self.workers, self.scheduler):

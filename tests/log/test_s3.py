@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import rocktok
 from rocktok.errors import LogError
 from rocktok.log import LogWriter
 from tests.logs import RUN, rows, sequence_rows
-from tests.processes import run_command
+from tests.processes import run_command, wait_until
 
 pytest.importorskip("moto.server")
 
@@ -36,6 +35,11 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """Address of an empty bucket."""
@@ -47,11 +51,7 @@ def bucket() -> Iterator[str]:
     before = {name: os.environ.get(name) for name in KEYS}
     os.environ.update(KEYS)
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
+        wait_until(lambda: _answers(port), server)
         from pyarrow.fs import S3FileSystem
 
         options = {"endpoint_override": f"127.0.0.1:{port}", "scheme": "http"}

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from rocktok.files import place
 from rocktok.log.opening import open_log
 from rocktok.log.resume import only_writer
 from rocktok.replay import rescore as replay
-from tests.processes import run_command
+from tests.processes import run_command, wait_until
 from tests.trl_models import make_model, make_tokenizer, manifest, read_table
 
 SEQUENCES = 240
@@ -68,10 +67,7 @@ def run(folder: Path, output: Path) -> subprocess.CompletedProcess[str]:
 def kill_when(folder: Path, output: Path, due: Callable[[], bool]) -> None:
     """Start it, and SIGKILL it once `due`."""
     with subprocess.Popen(command(folder, output), env=ENVIRONMENT) as process:
-        deadline = time.monotonic() + 120
-        while not due():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_until(due, process)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
 

@@ -330,14 +330,19 @@ def test_the_interpreter_runs_on_beside_a_kernel() -> None:
     rows = window_rows(rng.integers(0, 400, (12_000, 16)).astype(np.int32), "bag")
     pairs = SimilarPairs(rows, None, PairRule("bag", 0.5, 16))
     pairs.add(pairs.tally(), 0, 1)
-    thread = threading.Thread(target=pairs.add, args=(pairs.tally(), 0, pairs.rows))
-    ticks = 0
-    thread.start()
-    while thread.is_alive():
-        time.sleep(0.0005)
-        ticks += 1
-    # With the interpreter lock held, there would be one tick or two.
-    assert ticks >= 5
+
+    def ticks() -> int:
+        thread = threading.Thread(target=pairs.add, args=(pairs.tally(), 0, pairs.rows))
+        count = 0
+        thread.start()
+        while thread.is_alive():
+            time.sleep(0.0005)
+            count += 1
+        return count
+
+    # With the interpreter lock held, there would be one tick or two, however often it is tried;
+    # without, too, while other processes have the cores.
+    assert any(ticks() >= 5 for _ in range(100))
 
 
 # Compiled code on disk.
