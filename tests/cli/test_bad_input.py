@@ -19,14 +19,7 @@ import pytest
 
 from rocktok.log import LogWriter
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
-
-
-def run(*arguments: str | Path) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", _CALL, *map(str, arguments)], capture_output=True, text=True
-    )
-    return done.returncode, done.stdout, done.stderr
-
+from tests.processes import run_command as run
 
 #: The command line in a process of its own, without the minute of waiting for absent files.
 _CALL = """

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from rocktok import schema
 from rocktok.analyses import analyses
 from rocktok.report.clusters import OTHER, RULES
 from tests.paths import ROOT
+from tests.processes import run_command
 
 README = (ROOT / "README.md").read_text()
 
@@ -27,15 +27,18 @@ def _commands() -> list[str]:
     return [line for line in lines if line.startswith("rocktok ")]
 
 
-@pytest.mark.parametrize("line", _commands())
+def _parameter(line: str) -> Any:
+    two_reports = line.startswith("rocktok report --compare")
+    return pytest.param(line, marks=[pytest.mark.long] if two_reports else [])
+
+
+@pytest.mark.parametrize("line", map(_parameter, _commands()))
 def test_commands_of_the_readme(line: str, tmp_path: Path) -> None:
     words = shlex.split(line, comments=True)[1:]
     words = [str(ROOT / w) if w.startswith("sample_data") else w for w in words]
-    done = subprocess.run(
-        [sys.executable, "-m", "rocktok", *words], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout or "-o" in words
+    code, printed, error = run_command(*words, cwd=tmp_path)
+    assert code == 0, error
+    assert printed or "-o" in words
 
 
 def test_every_command_is_in_the_readme() -> None:

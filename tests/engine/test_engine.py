@@ -8,7 +8,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from rocktok.log.sequences import load_prompts
 from rocktok.report.passes import report
 from tests.gradient_logs import frame, write
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
+from tests.processes import LIMIT, run_command, wait_until
 
 distributed = pytest.importorskip("distributed")
 
@@ -154,8 +154,7 @@ class Cluster:
              "--scheduler-file", str(self.file)],
             env=environment, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        while not self.file.exists():
-            time.sleep(0.05)
+        wait_until(self.file.exists, self.scheduler)
         worker = [sys.executable, "-m", "distributed.cli.dask_worker"]
         self.workers = [
             subprocess.Popen(
@@ -165,8 +164,8 @@ class Cluster:
             )
             for _ in range(2)
         ]  # fmt: skip
-        with distributed.Client(scheduler_file=str(self.file), timeout=30) as client:
-            client.wait_for_workers(2, timeout=60)
+        with distributed.Client(scheduler_file=str(self.file), timeout=LIMIT) as client:
+            client.wait_for_workers(2, timeout=LIMIT)
 
     def stop(self) -> None:
         for process in (*self.workers, self.scheduler):
@@ -176,7 +175,16 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster for one test, which may kill its workers."""
     running = Cluster(tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster for all tests that leave it as it is."""
+    running = Cluster(tmp_path_factory.mktemp("cluster"))
     yield running
     running.stop()
 
@@ -195,13 +203,9 @@ def test_a_cluster_gives_the_same_bytes_and_survives_a_lost_worker(
 
     assert answer(log, Engine(dask=file, progress=kill)) == answer(log, Engine(1))
     assert killed
-    done = subprocess.run(
-        [sys.executable, "-m", "rocktok", "detect", str(log), "--dask", file, "--format", "json"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["totals"]["sequences"] == 160
+    code, printed, error = run_command("detect", log, "--dask", file, "--format", "json")
+    assert code == 0, error
+    assert json.loads(printed)["totals"]["sequences"] == 160
     address = json.loads(cluster.file.read_text())["address"]
     with Engine(dask=address) as engine:
         assert list(engine.map(np.add, [(1, 2), (3, 4)])) == [3, 7]
@@ -232,20 +236,22 @@ def _allow_no_failures(dask_scheduler: Any) -> None:
 
 
 def test_large_prototypes_go_to_a_cluster_once(
-    log: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    log: Path, shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(passes, "SMALL_BYTES", 0)
-    assert answer(log, Engine(dask=str(cluster.file))) == answer(log, Engine(1))
+    assert answer(log, Engine(dask=str(shared_cluster.file))) == answer(log, Engine(1))
 
 
-def test_attribute_on_a_cluster_gives_the_same_bytes(tmp_path: Path, cluster: Cluster) -> None:
+def test_attribute_on_a_cluster_gives_the_same_bytes(
+    tmp_path: Path, shared_cluster: Cluster
+) -> None:
     path = write(tmp_path / "log", frame(1))
 
     def answer_of(engine: Engine) -> str:
         with engine:
             return rocktok.attribute(rocktok.open(path), engine=engine, replicates=100).to_json()
 
-    assert answer_of(Engine(dask=str(cluster.file))) == answer_of(Engine(1))
+    assert answer_of(Engine(dask=str(shared_cluster.file))) == answer_of(Engine(1))
 
 
 def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
@@ -279,8 +285,9 @@ def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
     }
 
 
+@pytest.mark.long
 def test_the_other_passes_give_the_same_bytes_on_threads_and_on_a_cluster(
-    log: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    log: Path, shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Samples, and rounds, too: what large logs do.
     monkeypatch.setattr(lifts, "LIFT_SAMPLE", 20)
@@ -289,13 +296,13 @@ def test_the_other_passes_give_the_same_bytes_on_threads_and_on_a_cluster(
         alone = answer_of(Engine(1))
         for jobs in (2, 3):
             assert answer_of(Engine(jobs)) == alone, (name, jobs)
-        with Engine(dask=str(cluster.file)) as engine:
+        with Engine(dask=str(shared_cluster.file)) as engine:
             assert answer_of(engine) == alone, name
     # Compiled loops, as for large logs: the same bits.
     plain = answers(log)["stability"](Engine(1))
     monkeypatch.setattr(source, "LARGE", 1)
     assert answers(log)["stability"](Engine(2)) == plain
-    with Engine(dask=str(cluster.file)) as engine:
+    with Engine(dask=str(shared_cluster.file)) as engine:
         assert answers(log)["stability"](engine) == plain
 
 

@@ -103,7 +103,9 @@ def assert_relative(got: dict[str, Tensor], expected: dict[str, Tensor], most: f
 # ---------------------------------------------------------------------------- accuracy
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=pytest.mark.long), torch.bfloat16]
+)
 def test_a_large_vocabulary(dtype: torch.dtype) -> None:
     spread = torch.tensor([[0.5], [3.0], [3.0], [20.0]])
     distance = torch.tensor([[1.5e-3], [0.03], [1.0], [5.0]])
@@ -397,6 +399,7 @@ for arch, dtype, shape, ones in ((80, "fp32", kernel.SCALED, {}), (90, "bf16", k
 """
 
 
+@pytest.mark.long
 def test_it_compiles_for_cards_that_are_not_here() -> None:
     """The interpreter allows more than the compiler does."""
     environment = {**os.environ, "TRITON_INTERPRET": "0"}

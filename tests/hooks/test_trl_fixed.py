@@ -234,6 +234,7 @@ def test_resuming_goes_on_with_the_same_texts(tmp_path: Path) -> None:
     assert one == other
 
 
+@pytest.mark.long
 def test_resuming_before_the_set_was_complete(tmp_path: Path) -> None:
     recorder = {"every": 9, "fixed_sequences": 16, "fixed_every": 3}
     crash_and_resume(tmp_path, recorder, crash=3, resume=2)

@@ -23,6 +23,7 @@ from rocktok.hooks.trl import attach
 from rocktok.hooks.trl import capture as trl_capture
 from rocktok.log import load_gradients
 from tests.paths import ROOT
+from tests.processes import LIMIT
 from tests.trl_models import (
     PROMPTS,
     VOCAB_SIZE,
@@ -102,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, *command, "-m", "tests.hooks.test_trl_ranks", str(folder)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-6000:]

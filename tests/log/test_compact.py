@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import rocktok
 from rocktok.errors import UsageError
 from rocktok.log import LogWriter, compact, tasks
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
+from tests.processes import run_command
 
 
 def table_of(path: Path, table: str) -> pd.DataFrame:
@@ -93,13 +92,11 @@ def test_it_does_not_write_into_its_input(inside: str, tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     write_log(tmp_path / "log")
-    call = [sys.executable, "-m", "rocktok", "compact", str(tmp_path / "log"), "-o"]
-    done = subprocess.run([*call, str(tmp_path / "out")], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert done.stderr == f"rocktok: note: 3 shards became 2 in {tmp_path}/out\n"
-    again = subprocess.run([*call, str(tmp_path / "out")], capture_output=True, text=True)
-    assert again.returncode == 2
-    assert again.stderr == f"rocktok: {tmp_path}/out: exists already; give a new directory\n"
+    call = ("compact", tmp_path / "log", "-o", tmp_path / "out")
+    note = f"rocktok: note: 3 shards became 2 in {tmp_path}/out\n"
+    assert run_command(*call)[::2] == (0, note)
+    refusal = f"rocktok: {tmp_path}/out: exists already; give a new directory\n"
+    assert run_command(*call)[::2] == (2, refusal)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["vocab_size"] == 50
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from rocktok.log import LogWriter, StepGradients, compact, load_gradients, shard
 from tests.logs import rows as fixed_rows
 from tests.logs import shards, write_by_hand
 from tests.paths import ROOT
+from tests.processes import run_command
 
 WIDTH = 6
 RUN = {"vocab_size": WIDTH}
@@ -87,12 +86,6 @@ def assert_same(one: StepGradients, other: StepGradients) -> None:
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
     for name in ("step", "vocab_size", "sketch_dims", "seed", "complete"):
         assert getattr(one, name) == getattr(other, name), name
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rocktok", *arguments], capture_output=True, text=True
-    )
 
 
 def test_ranks_are_summed(tmp_path: Path) -> None:
@@ -183,8 +176,8 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
         "column vocab_size: 5 is not the log's 6 (run.json): these sums are of another model's "
         "logits; take gradients/ of this run, or move it out of the log"
     )
-    done = command("info", str(tmp_path), "--verify")
-    assert done.returncode == 1 and "5 is not the log's 6 (run.json)" in done.stdout
+    code, printed, _ = run_command("info", tmp_path, "--verify")
+    assert code == 1 and "5 is not the log's 6 (run.json)" in printed
 
 
 @pytest.mark.parametrize(
@@ -292,10 +285,10 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
 def test_info_shows_them(tmp_path: Path) -> None:
     write(tmp_path, [[table(0, BOTH), table(10, BOTH)], [table(0, ONE), table(10, ONE)]])
     for more in ([], ["--verify"]):
-        done = command("info", str(tmp_path), *more)
-        assert done.returncode == 0, done.stderr
-        assert "gradients/  22 rows in 4 shards; 2 steps, 0 to 10\n" in done.stdout
-    found = json.loads(command("info", str(tmp_path), "--format", "json").stdout)
+        code, printed, error = run_command("info", tmp_path, *more)
+        assert code == 0, error
+        assert "gradients/  22 rows in 4 shards; 2 steps, 0 to 10\n" in printed
+    found = json.loads(run_command("info", tmp_path, "--format", "json")[1])
     assert found["tables"]["gradients"]["columns"] == [c.name for c in schema.GRADIENT_COLUMNS]
 
 
@@ -309,7 +302,7 @@ def test_compact_carries_them_over(tmp_path: Path) -> None:
         assert_same(load_gradients(old, step), load_gradients(new, step))
     assert new.complete_steps("gradients") == old.complete_steps("gradients") == [0, 20]
     assert len(shards(tmp_path / "out", "gradients")) == 3
-    assert command("info", str(tmp_path / "out"), "--verify").returncode == 0
+    assert run_command("info", tmp_path / "out", "--verify")[0] == 0
 
 
 def test_detect_does_not_mind_them(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from rocktok.log.sequences import load_domains
 from rocktok.replay import rescore as replay
 from rocktok.replay.models import check_widths, fingerprint, step_of
 from rocktok.replay.texts import load_texts
+from tests.processes import run_command
 from tests.trl_models import VOCAB_SIZE, make_model, make_tokenizer, read_table
 
 RUN = {"vocab_size": VOCAB_SIZE, "loss": {"exactness": "exact", "student_temperature": 1.0}}
@@ -93,15 +92,15 @@ def test_losses_are_those_of_float64_logits(checkpoints: Path, text: Path, tmp_p
     assert at == len(rows["loss"])
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
-def test_any_batch_gives_the_same(
-    checkpoints: Path, text: Path, tmp_path: Path, batch_tokens: int
-) -> None:
-    rescore(checkpoints, text, tmp_path / "a", batch_tokens=100)
-    rescore(checkpoints, text, tmp_path / "b", batch_tokens=batch_tokens)
-    a, b = (read_table(tmp_path / name, "fixed") for name in "ab")
-    np.testing.assert_array_equal(a["token_id"], b["token_id"])
-    np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4, atol=1e-5)
+def test_any_batch_gives_the_same(checkpoints: Path, text: Path, tmp_path: Path) -> None:
+    tables = []
+    for size in (100, 1, 40, 10_000):
+        rescore(checkpoints, text, tmp_path / f"{size}", batch_tokens=size)
+        tables.append(read_table(tmp_path / f"{size}", "fixed"))
+    first = tables[0]
+    for other in tables[1:]:
+        np.testing.assert_array_equal(first["token_id"], other["token_id"])
+        np.testing.assert_allclose(first["loss"], other["loss"], rtol=1e-4, atol=1e-5)
 
 
 def test_detect_reads_it_with_context(checkpoints: Path, text: Path, tmp_path: Path) -> None:
@@ -282,12 +281,9 @@ def test_text_without_prompts(checkpoints: Path, tmp_path: Path) -> None:
 
 
 def test_the_command(checkpoints: Path, text: Path, tmp_path: Path) -> None:
-    call = [sys.executable, "-m", "rocktok", "rescore", "--text", str(text),
-            "--student", str(checkpoints / "checkpoint-10"),
-            "--student", str(checkpoints / "checkpoint-20"),
-            "--teacher", str(checkpoints / "teacher"), "-o", str(tmp_path / "log")]  # fmt: skip
-    done = subprocess.run(call, capture_output=True, text=True)
-    assert done.stderr == ""
-    assert (done.returncode, done.stdout) == (
-        0, f"{tmp_path / 'log'}: steps 10, 20 scored, 12 sequences, 111 positions each\n"
-    ), done.stderr  # fmt: skip
+    done = run_command("rescore", "--text", text,
+                       "--student", checkpoints / "checkpoint-10",
+                       "--student", checkpoints / "checkpoint-20",
+                       "--teacher", checkpoints / "teacher", "-o", tmp_path / "log")  # fmt: skip
+    printed = f"{tmp_path / 'log'}: steps 10, 20 scored, 12 sequences, 111 positions each\n"
+    assert done == (0, printed, "")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from rocktok.files import place
 from rocktok.log.opening import open_log
 from rocktok.log.resume import only_writer
 from rocktok.replay import rescore as replay
+from tests.processes import run_command, wait_until
 from tests.trl_models import make_model, make_tokenizer, manifest, read_table
 
 SEQUENCES = 240
@@ -67,10 +67,7 @@ def run(folder: Path, output: Path) -> subprocess.CompletedProcess[str]:
 def kill_when(folder: Path, output: Path, due: Callable[[], bool]) -> None:
     """Start it, and SIGKILL it once `due`."""
     with subprocess.Popen(command(folder, output), env=ENVIRONMENT) as process:
-        deadline = time.monotonic() + 120
-        while not due():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_until(due, process)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
 
@@ -119,13 +116,8 @@ def test_a_killed_run_goes_on_behind_its_last_shard(folder: Path, tmp_path: Path
     same_rows(whole, log)
     assert manifest(log)["final"] and len(list((log / "attempts").iterdir())) == 1
     assert sum(e["rows"] for e in manifest(log)["shards"] if "fixed/" in e["path"]) == 2 * rows
-    verified = subprocess.run(
-        [sys.executable, "-m", "rocktok", "info", "--verify", str(log)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "none found (every row read)" in verified.stdout and verified.stderr == ""
+    _, printed, error = run_command("info", "--verify", log)
+    assert "none found (every row read)" in printed and error == ""
     assert not list(log.glob(".*"))
 
 
@@ -136,6 +128,14 @@ def score(folder: Path, output: Path, **options: Any) -> Any:
                           str(output), **options)  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log of a run that nothing stopped."""
+    log = tmp_path_factory.mktemp("whole") / "log"
+    score(folder, log)
+    return log
+
+
 class StoppedError(Exception):
     pass
 
@@ -144,13 +144,12 @@ class StoppedError(Exception):
                                 "fixed/step-00000010", "fixed/step-00000020"])  # fmt: skip
 @pytest.mark.parametrize("after", [False, True])
 def test_any_file_may_be_the_last(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, after: bool
+    folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, after: bool
 ) -> None:
     """The process ends before a file is published, or right after it."""
     from rocktok.files import Place
     from rocktok.log import LogWriter
 
-    score(folder, tmp_path / "whole")
     with monkeypatch.context() as patch:
         # A process that is killed flushes nothing.
         patch.setattr(LogWriter, "close", lambda self, final=True: None)
@@ -171,7 +170,7 @@ def test_any_file_may_be_the_last(
     done = score(folder, tmp_path / "log")
     assert done.kept_rows == sum(pq.ParquetFile(path).metadata.num_rows for path in stood)
     assert stood.items() <= shards(tmp_path / "log").items()
-    same_rows(tmp_path / "whole", tmp_path / "log")
+    same_rows(whole, tmp_path / "log")
     log = open_log(tmp_path / "log")
     assert log.complete_steps("fixed") == [10, 20] and log.warnings() == []
     assert len(log.vocab) > 200
@@ -193,9 +192,8 @@ def test_a_run_that_lacks_only_its_final_mark(
 
 
 def test_it_goes_on_with_other_batches_and_shards(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score(folder, tmp_path / "whole")
     calls, original = [], replay.score
 
     def stops(texts: Any, batch_B: Any, *rest: Any) -> Any:
@@ -211,7 +209,7 @@ def test_it_goes_on_with_other_batches_and_shards(
     rows = sum(e["rows"] for e in manifest(tmp_path / "log")["shards"] if "fixed/" in e["path"])
     done = score(folder, tmp_path / "log", batch_tokens=90, shard_rows=10_000)
     assert done.kept_rows == rows > 0
-    a, b = (read_table(tmp_path / name, "fixed", ["grad_norm"]) for name in ("whole", "log"))
+    a, b = (read_table(log, "fixed", ["grad_norm"]) for log in (whole, tmp_path / "log"))
     for name in ("step", "sequence_id", "position", "token_id"):
         np.testing.assert_array_equal(a[name], b[name])
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4, atol=1e-5)
@@ -234,11 +232,11 @@ def test_a_slow_shard_is_published_as_far_as_it_is(
 def test_a_second_process_is_refused(folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with only_writer(place(log)):
-        done = run(folder, log)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == (
+        assert run_command(*command(folder, log)[3:]) == (
+            1,
+            "",
             f"rocktok: {log}: another process is writing it; wait until that has ended, or give "
-            "another directory\n"
+            "another directory\n",
         )
     assert list(log.iterdir()) == []
     assert score(folder, log).steps == (10, 20)

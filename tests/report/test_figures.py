@@ -58,7 +58,9 @@ def test_nothing_is_cut_off(sample: ReportResult, name: str, columns: int) -> No
 
 
 @pytest.mark.parametrize("name", ["funnel", "sensitivity", "stagnation"])
-@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+@pytest.mark.parametrize(
+    "form", ["svg", *(pytest.param(form, marks=pytest.mark.long) for form in ("png", "pdf"))]
+)
 def test_the_same_bytes(sample: ReportResult, name: str, form: str) -> None:
     first, second = (encode(getattr(figures, name)(sample), form) for _ in range(2))
     assert first == second

@@ -27,6 +27,7 @@ from rocktok.report.result import ReportResult
 from rocktok.report.sequences import DrawnSequences, SequenceRows
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
+from tests.processes import run_command as run
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +38,6 @@ def sample() -> ReportResult:
 @pytest.fixture(scope="module")
 def files(sample: ReportResult) -> dict[str, bytes]:
     return render_report(sample)
-
-
-def run(*arguments: str | Path) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr: as a user sees them."""
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-m", "rocktok", *map(str, arguments)], capture_output=True, text=True
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 # -- what it rests on ----------------------------------------------------------------------
@@ -190,6 +180,7 @@ def test_the_text_holds_what_the_log_does(sample: ReportResult) -> None:
             assert not kept or (mark and v in sample.rocks)
 
 
+@pytest.mark.long
 def test_all_retained_occurrences_are_marked() -> None:
     whole = report(rocktok.open(SAMPLE), sequences=256, lifts=False, replicates=100)
     assert whole.texts is not None
@@ -205,6 +196,7 @@ def test_the_density_counts_every_sequence(sample: ReportResult) -> None:
     assert sum(density["type"]) == sum(density["retained"]) == density["sequences"] == 256
 
 
+@pytest.mark.long
 def test_threads_change_nothing(files: dict[str, bytes], sample: ReportResult) -> None:
     with Engine(3) as engine:
         again = report(rocktok.open(SAMPLE), replicates=200, engine=engine)
@@ -344,6 +336,7 @@ def test_the_summary_answers_with_the_numbers_of_the_results(sample: ReportResul
     assert "no rock had a control" in points[3]["text"]
 
 
+@pytest.mark.long
 def test_a_list_that_is_cut_is_called_so() -> None:
     result = report(rocktok.open(SAMPLE), top_k=5, sequences=0, lifts=False, replicates=100)
     text = summary(result)[0]["text"]
@@ -353,6 +346,7 @@ def test_a_list_that_is_cut_is_called_so() -> None:
     assert "No cell counts more than the first 5 (--top-k)." in figure
 
 
+@pytest.mark.long
 def test_the_same_bytes_in_other_processes(sample: ReportResult, files: dict[str, bytes]) -> None:
     with Drawing(("png", "svg", "pdf"), jobs=2) as drawing:
         for part in (sample.detect, sample.attribute, sample.stagnation, sample.stability):
@@ -388,6 +382,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
+@pytest.mark.long
 def test_several_logs(tmp_path: Path) -> None:
     logs = [
         write_log(tmp_path / "a", sequences=60),
@@ -459,6 +454,7 @@ def test_a_log_without_gradients(tmp_path: Path) -> None:
     assert not {"shares", "gradient_norm", "gradient_cosine"} & set(content["figures"])
 
 
+@pytest.mark.long
 def test_a_log_without_gradient_sums(tmp_path: Path) -> None:
     absent = shutil.ignore_patterns("gradients", "manifest", "attempts")
     shutil.copytree(SAMPLE, tmp_path / "log", ignore=absent)
@@ -616,6 +612,7 @@ def test_a_damaged_log_writes_nothing(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log"]
 
 
+@pytest.mark.long
 def test_text_is_capped(sample: ReportResult, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rocktok.report.text_view.VALUES", 10_000)
     found = report(rocktok.open(SAMPLE), lifts=False, replicates=100)

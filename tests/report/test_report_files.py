@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,10 @@ import pytest
 from rocktok.cli.report import MARKER, OWN, SCHEMA
 from rocktok.directories import check_directory, write_directory
 from rocktok.errors import LogError, UsageError
+from tests.logs import shards, write_log
 from tests.paths import SAMPLE
+from tests.processes import LIMIT, start, wait_until
+from tests.processes import run_command as run
 
 #: An older report, as small as one can be.
 REPORT = {
@@ -25,14 +25,6 @@ REPORT = {
     "figures/funnel.svg": b"old",
     "tables/tokens.csv": b"old",
 }
-
-
-def run(*arguments: str | bytes | Path, cwd: Path | None = None) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr: as a user sees them."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rocktok", *arguments], capture_output=True, cwd=cwd
-    )
-    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode()
 
 
 def listed(folder: Path) -> list[str]:
@@ -120,11 +112,13 @@ def test_the_directory_one_stands_in(tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
     same = here.stat().st_ino
-    code, out, error = run("report", SAMPLE, "-o", ".", "--no-lifts", "-q", cwd=here)
+    log = write_log(tmp_path / "log", sequences=60)
+    options = ("--no-lifts", "--replicates", 100, "-q")
+    code, out, error = run("report", log, "-o", ".", *options, cwd=here)
     assert (code, out, error) == (0, "report.html\n", "")
     assert here.stat().st_ino == same
     assert {"report.html", "report.json", "figures", "tables"} == set(names(here))
-    assert names(tmp_path) == ["here"]
+    assert names(tmp_path) == ["here", "log"]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -199,41 +193,64 @@ def members(group: int) -> list[int]:
     return found
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 60) -> bool:
-    end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.01)
-    return holds()
+def draws(process: int) -> bool:
+    """Whether a process has loaded matplotlib."""
+    try:
+        return "matplotlib" in Path(f"/proc/{process}/maps").read_text()
+    except OSError:
+        return False
+
+
+STOPS = [
+    (signal.SIGTERM, False, 143),
+    (signal.SIGINT, False, 130),
+    (signal.SIGKILL, False, -9),
+    pytest.param(signal.SIGTERM, True, 143, marks=pytest.mark.long),
+    pytest.param(signal.SIGINT, True, 130, marks=pytest.mark.long),
+]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize("late", [0.0, 1.5])
-@pytest.mark.parametrize(
-    "signal_, whole_group, code",
-    [(signal.SIGTERM, False, 143), (signal.SIGTERM, True, 143), (signal.SIGINT, False, 130),
-     (signal.SIGINT, True, 130), (signal.SIGKILL, False, -9)],
-)  # fmt: skip
+@pytest.mark.parametrize("drawing", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("signal_, whole_group, code", STOPS)
 def test_no_process_and_no_file_is_left(
-    tmp_path: Path, signal_: int, whole_group: bool, code: int, late: float
+    tmp_path: Path, signal_: int, whole_group: bool, code: int, drawing: bool
 ) -> None:
-    """Stopped when its workers (two, and Python's tracker of resources) have just begun, or later.
+    """Stopped when its workers (two, and Python's tracker of resources) have just begun, or draw.
 
     The pipes would stay open if one of them went on.
     """
-    work = subprocess.Popen(
-        [sys.executable, "-m", "rocktok", "report", SAMPLE, "-o", "out", "--jobs", "2"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "rocktok", "report", str(SAMPLE), "-o", "out", "--jobs", "2"]
+    work = start(command, cwd=tmp_path, start_new_session=True)
     try:
-        assert wait_until(lambda: len(members(work.pid)) == 4)
-        time.sleep(late)
+        wait_until(lambda: len(members(work.pid)) == 4, work)
+        if drawing:
+            wait_until(lambda: sum(map(draws, members(work.pid))) == 2, work)
         (os.killpg if whole_group else os.kill)(work.pid, signal_)
-        out, error = work.communicate(timeout=30)
+        out, error = work.communicate(timeout=LIMIT)
     finally:
         work.kill()
     assert work.returncode == code
     assert out == b""
     if signal_ != signal.SIGKILL:
         assert error == b"rocktok: stopped\n"
-    assert wait_until(lambda: not members(work.pid), 10)
+    wait_until(lambda: not members(work.pid))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_stops_it_unless_the_parent_ignores_it(tmp_path: Path, ignored: bool) -> None:
+    """As nohup and `&` do. The command waits for an absent file meanwhile."""
+    log = write_log(tmp_path / "log")
+    shard, aside = shards(log)[0], tmp_path / "aside"
+    shard.rename(aside)
+    command = [sys.executable, "-m", "rocktok", "info", str(log)]
+    work = start(command, sigint=signal.SIG_IGN if ignored else signal.default_int_handler)
+    assert work.stderr is not None
+    assert b"listed but absent; waiting" in work.stderr.readline()
+    work.send_signal(signal.SIGINT)
+    if ignored:
+        aside.rename(shard)
+    out, error = work.communicate(timeout=LIMIT)
+    assert (work.returncode, error) == ((0, b"") if ignored else (130, b"rocktok: stopped\n"))
+    assert bool(out) == ignored

@@ -330,14 +330,19 @@ def test_the_interpreter_runs_on_beside_a_kernel() -> None:
     rows = window_rows(rng.integers(0, 400, (12_000, 16)).astype(np.int32), "bag")
     pairs = SimilarPairs(rows, None, PairRule("bag", 0.5, 16))
     pairs.add(pairs.tally(), 0, 1)
-    thread = threading.Thread(target=pairs.add, args=(pairs.tally(), 0, pairs.rows))
-    ticks = 0
-    thread.start()
-    while thread.is_alive():
-        time.sleep(0.0005)
-        ticks += 1
-    # With the interpreter lock held, there would be one tick or two.
-    assert ticks >= 5
+
+    def ticks() -> int:
+        thread = threading.Thread(target=pairs.add, args=(pairs.tally(), 0, pairs.rows))
+        count = 0
+        thread.start()
+        while thread.is_alive():
+            time.sleep(0.0005)
+            count += 1
+        return count
+
+    # With the interpreter lock held, there would be one tick or two, however often it is tried;
+    # without, too, while other processes have the cores.
+    assert any(ticks() >= 5 for _ in range(100))
 
 
 # Compiled code on disk.
@@ -364,12 +369,25 @@ for warning in caught:
 """
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
+def install(folder: Path) -> Path:
     """A copy of the package, as if installed, with room for compiled code beside it."""
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(Path(rocktok.__file__).parent, tmp_path / "lib" / "rocktok", ignore=ignore)
-    return tmp_path
+    shutil.copytree(Path(rocktok.__file__).parent, folder / "lib" / "rocktok", ignore=ignore)
+    return folder
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    return install(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An installed package with its compiled code in cache/."""
+    folder = install(tmp_path_factory.mktemp("compiled"))
+    assert run_sums(folder, str(folder / "cache")) == ["0 0"]
+    assert run_sums(folder, str(folder / "cache")) == ["0 1"]
+    return folder
 
 
 def run_sums(root: Path, cache: str | None, before: str = "") -> list[str]:
@@ -392,14 +410,17 @@ def run_sums(root: Path, cache: str | None, before: str = "") -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_compiled_code_is_kept(installed: Path) -> None:
-    cache = installed / "new" / "cache"
-    assert run_sums(installed, str(cache)) == ["0 0"]
-    assert list(cache.rglob("loops.sum_one-*.nbc"))
-    assert run_sums(installed, str(cache)) == ["0 1"]
+def test_compiled_code_is_kept(compiled: Path) -> None:
+    assert list((compiled / "cache").rglob("loops.sum_one-*.nbc"))
+    # It is found in a copy, too.
+    shutil.copytree(compiled / "cache", compiled / "copy")
+    assert run_sums(compiled, str(compiled / "copy")) == ["0 1"]
 
 
-@pytest.mark.parametrize("cache", ["file", "file/below", "/proc/rocktok", None])
+@pytest.mark.parametrize(
+    "cache",
+    [None, *(pytest.param(to, marks=pytest.mark.long) for to in ("file", "file/below", "/proc/r"))],
+)
 def test_no_place_for_compiled_code(installed: Path, cache: str | None) -> None:
     (installed / "lib" / "rocktok" / "stats" / "__pycache__").write_text("in the way")
     place = str(installed / cache) if cache else None
@@ -417,15 +438,20 @@ def test_another_place_will_do(installed: Path) -> None:
 
 @pytest.mark.parametrize(
     ("suffix", "damage"),
-    [("nbi", b""), ("nbi", b"garbage"), ("nbc", b"garbage"), ("nbc", None)],
-    ids=["empty index", "garbage index", "garbage code", "truncated code"],
+    [
+        pytest.param("nbi", b"", id="empty index"),
+        pytest.param("nbi", b"garbage", id="garbage index", marks=pytest.mark.long),
+        pytest.param("nbc", b"garbage", id="garbage code", marks=pytest.mark.long),
+        pytest.param("nbc", None, id="truncated code"),
+    ],
 )
-def test_a_damaged_cache(installed: Path, suffix: str, damage: bytes | None) -> None:
-    cache = installed / "cache"
-    run_sums(installed, str(cache))
+def test_a_damaged_cache(compiled: Path, suffix: str, damage: bytes | None) -> None:
+    cache = compiled / "damaged"
+    shutil.rmtree(cache, ignore_errors=True)
+    shutil.copytree(compiled / "cache", cache)
     for path in cache.rglob(f"*.{suffix}"):
         path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
-    first, *warned = run_sums(installed, str(cache))
+    first, *warned = run_sums(compiled, str(cache))
     assert first == "1 0"
     assert len(warned) == 1 and "cannot be used" in warned[0] and str(cache) in warned[0]
     assert "delete its *.nbi and *.nbc files" in warned[0]

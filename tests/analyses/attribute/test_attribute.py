@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from rocktok.stats.prompts import PromptFloor
 from tests.gradient_logs import frame, gradient_rows, write
 from tests.logs import write_log
 from tests.paths import SAMPLE
+from tests.processes import run_command
 
 
 def attribute(path: Path, **options: Any) -> Any:
@@ -392,9 +391,7 @@ def test_intervals_cover_and_tests_hold_their_level() -> None:
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
-    call = [sys.executable, "-m", "rocktok", "attribute", *map(str, arguments)]
-    done = subprocess.run(call, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
+    return run_command("attribute", *arguments)
 
 
 def test_a_log_without_gradients(tmp_path: Path) -> None:
@@ -451,8 +448,7 @@ def test_steps_that_are_not_there(tmp_path: Path) -> None:
 
 def test_the_command_writes_every_format(tmp_path: Path) -> None:
     rocks = tmp_path / "rocks.json"
-    detect = [sys.executable, "-m", "rocktok", "detect", str(SAMPLE), "-q", "-o", str(rocks)]
-    subprocess.run(detect, check=True)
+    assert run_command("detect", SAMPLE, "-q", "-o", rocks)[0] == 0
     options = [SAMPLE, "--rocks", rocks, "--replicates", "100", "-q"]
     code, printed, said = run(*options)
     assert (code, said) == (0, "")

@@ -295,7 +295,7 @@ def occurrences(family: str, vocabulary: int, seed: int) -> tuple[Array, Array, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dims", [256, 1024])
+@pytest.mark.parametrize("dims", [256, pytest.param(1024, marks=pytest.mark.long)])
 def test_the_bound_covers(family: str, dims: int) -> None:
     """95% is claimed; over 150 seeds × 4 types (errors of types of one seed are correlated)."""
     arguments = sums(*occurrences(family, 3000, seed=1))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from rocktok.log.sequences import load_domains
 from rocktok.stats.ranks import spearman
 from tests.logs import rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
+from tests.processes import run_command
 
 
 def ranking(name: str, tokens: str, vocab: str | None = "v", **changes: Any) -> Ranking:
@@ -151,15 +150,12 @@ def test_order_of_the_two_does_not_matter(letters: list[str], m: int, n: int) ->
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
-    call = [sys.executable, "-m", "rocktok", "compare", *map(str, arguments)]
-    done = subprocess.run(call, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
+    return run_command("compare", *arguments)
 
 
 def test_logs_and_files(tmp_path: Path) -> None:
     rocks = tmp_path / "rocks.json"
-    detect = [sys.executable, "-m", "rocktok", "detect", str(SAMPLE), "-q", "-o", str(rocks)]
-    subprocess.run(detect, check=True)
+    assert run_command("detect", SAMPLE, "-q", "-o", rocks)[0] == 0
     output = tmp_path / "c.json"
     assert run(SAMPLE, rocks, "--top-k", "30", "-q", "-o", output)[0] == 0
     content = json.loads(output.read_text())

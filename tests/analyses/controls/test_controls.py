@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from rocktok.log import LogWriter
 from rocktok.stats.matching import balance
 from tests.logs import RUN
 from tests.paths import SAMPLE
+from tests.processes import run_command as run
 
 ROCKS = (0, 1, 2, 3, 4)
 
@@ -176,12 +175,6 @@ def test_attribute_takes_them(tmp_path: Path) -> None:
         f"rocktok: {bad}: is no result of `rocktok controls`; give what `rocktok controls LOG "
         "--format json -o FILE` writes\n",
     )
-
-
-def run(*arguments: str | Path | int) -> tuple[int, str, str]:
-    call = [sys.executable, "-m", "rocktok", *map(str, arguments)]
-    done = subprocess.run(call, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -124,8 +124,18 @@ def one(path: Path, **options: Any) -> dict[str, Any]:
     return next(row for row in result.tokens if row["token_id"] == 1)
 
 
-@pytest.mark.parametrize("partners", ["other-prompt", "other-sequence", "all"])
-@pytest.mark.parametrize("eta", ["auto", 0.04])
+@pytest.mark.parametrize(
+    ("partners", "eta"),
+    [
+        ("other-prompt", "auto"),
+        ("other-sequence", 0.04),
+        *(
+            pytest.param(*rest, marks=pytest.mark.long)
+            for rest in (("other-prompt", 0.04), ("other-sequence", "auto"),
+                         ("all", "auto"), ("all", 0.04))
+        ),
+    ],
+)  # fmt: skip
 def test_a_sample_of_a_frequent_type(tmp_path: Path, partners: str, eta: Any) -> None:
     path = recurring_log(tmp_path / "log")
     whole = one(path, partners=partners, eta=eta)

@@ -29,6 +29,11 @@ from tests.twin import Row
 
 SIMILARITIES = ("surprisal", "bag", "jaccard", "positional", "embedding")
 PARTNERS = ("other-prompt", "other-sequence", "all")
+#: The default in every run of the tests, the others among the long ones.
+EACH_PARTNERS = [
+    PARTNERS[0],
+    *(pytest.param(name, marks=pytest.mark.long) for name in PARTNERS[1:]),
+]
 VOCAB = 48
 
 
@@ -327,8 +332,10 @@ def test_the_twin_by_hand() -> None:
 # --- detect against the twin -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("persistence", ["high", "recalcitrant"])
-@pytest.mark.parametrize("partners", PARTNERS)
+@pytest.mark.parametrize(
+    "persistence", ["high", pytest.param("recalcitrant", marks=pytest.mark.long)]
+)
+@pytest.mark.parametrize("partners", EACH_PARTNERS)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_a_number_for_eta(tmp_path: Path, similarity: str, partners: str, persistence: str) -> None:
     seed = hash_of(similarity, partners, persistence)
@@ -353,8 +360,10 @@ def test_a_number_for_eta(tmp_path: Path, similarity: str, partners: str, persis
     assert retained > 0  # or the test would show little
 
 
-@pytest.mark.parametrize("persistence", ["high", "recalcitrant"])
-@pytest.mark.parametrize("partners", PARTNERS)
+@pytest.mark.parametrize(
+    "persistence", [pytest.param("high", marks=pytest.mark.long), "recalcitrant"]
+)
+@pytest.mark.parametrize("partners", EACH_PARTNERS)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_eta_from_the_null(
     tmp_path: Path, similarity: str, partners: str, persistence: str

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from tests.analyses.attribute.test_attribute import prompt_hashes
 from tests.analyses.stagnation.test_stagnation import course, two_ranks, write
 from tests.logs import RUN, write_log
 from tests.paths import SAMPLE
+from tests.processes import run_command
 
 VOCAB = [(i, f"t{i}", b"t%d" % i) for i in range(50)]
 
@@ -489,9 +488,7 @@ def test_options_do_what_they_say(tmp_path: Path) -> None:
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
-    call = [sys.executable, "-m", "rocktok", "stability", *map(str, arguments)]
-    done = subprocess.run(call, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
+    return run_command("stability", *arguments)
 
 
 def test_more_prompts_than_there_are(tmp_path: Path) -> None:

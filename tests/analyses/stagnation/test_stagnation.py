@@ -6,8 +6,6 @@ import io
 import itertools
 import json
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from rocktok.stats.matching import match
 from tests.analyses.attribute.test_attribute import prompt_hashes, twin_weights
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
+from tests.processes import run_command
 
 
 def stagnation(path: Path, **options: Any) -> Any:
@@ -577,9 +576,7 @@ def test_controls_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
-    call = [sys.executable, "-m", "rocktok", "stagnation", *map(str, arguments)]
-    done = subprocess.run(call, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
+    return run_command("stagnation", *arguments)
 
 
 def test_one_step_only(tmp_path: Path) -> None:
