@@ -39,8 +39,8 @@ class Kernel:
     """Decorator: a function that is compiled when first called, and kept on disk where possible.
 
     Numba looks for a place in NUMBA_CACHE_DIR, beside the source, and in the user's cache. What
-    lies there and cannot be read (damaged, or left by an older version) is removed, and the function
-    compiled anew. Where there is no place, or none that can be written, it is compiled for this
+    lies there and cannot be read (damaged, or left by an older version) is removed, and compiled
+    anew. Where there is no place, or none that can be written, it is compiled for this
     process alone; the first time warns with `RocktokWarning`.
     """
 

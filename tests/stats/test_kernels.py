@@ -446,11 +446,23 @@ def test_another_place_will_do(installed: Path) -> None:
     ],
 )
 def test_a_damaged_cache(compiled: Path, suffix: str, damage: bytes | None) -> None:
+    """It is made anew, without a word; as one that another version of rocktok left."""
     cache = compiled / "damaged"
     shutil.rmtree(cache, ignore_errors=True)
     shutil.copytree(compiled / "cache", cache)
     for path in cache.rglob(f"*.{suffix}"):
         path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    assert run_sums(compiled, str(cache)) == ["0 0"]
+    assert run_sums(compiled, str(cache)) == ["0 1"]
+
+
+@pytest.mark.long
+def test_a_damaged_cache_that_cannot_be_removed(compiled: Path) -> None:
+    cache = compiled / "stays"
+    shutil.copytree(compiled / "cache", cache)
+    for path in cache.rglob("*.nbi"):
+        path.unlink()
+        path.mkdir()
     first, *warned = run_sums(compiled, str(cache))
     assert first == "1 0"
     assert len(warned) == 1 and "cannot be used" in warned[0] and str(cache) in warned[0]
