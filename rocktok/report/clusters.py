@@ -69,9 +69,10 @@ class Clusters:
     """
 
     def __init__(self, own: Mapping[str, Sequence[str]] | None = None) -> None:
-        rules = [Rule(name, p, "given") for name, patterns in (own or {}).items() for p in patterns]
-        self.rules = (*rules, *RULES)
-        self.names = tuple(dict.fromkeys((*(own or {}), *NAMES)))
+        self.own = {name: list(patterns) for name, patterns in (own or {}).items()}
+        first = [Rule(name, p, "") for name, patterns in self.own.items() for p in patterns]
+        self.rules = (*first, *RULES)
+        self.names = tuple(dict.fromkeys((*self.own, *NAMES)))
         self._compiled = []
         for rule in self.rules:
             try:

@@ -3,59 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from rocktok.analyses.detect.passes import DetectRun
+from rocktok.analyses.detect.detection import Detection
 from rocktok.engine.choose import REMEDY
+from rocktok.report.other_analyses import Missing
 from rocktok.report.result import PERSISTENCE
 
-Row = dict[str, Any]
+
+def lacks(detection: Detection) -> list[Missing]:
+    """What cannot be said of a log, and what of that another recording could."""
+    return [*_no_context(detection), *_columns(detection), *_tables(detection)]
 
 
-def lacks(run: DetectRun) -> list[Row]:
-    """`what` cannot be said, `why`, and the `remedy`, of a log on which `detect` has run."""
-    rows = (*_no_context(run), *_columns(run), *_tables(run))
-    return [dict(zip(("what", "why", "remedy"), row, strict=True)) for row in rows]
-
-
-def _no_context(run: DetectRun) -> Iterator[tuple[str, str, str]]:
-    if run.choice.pre is not None:
+def _no_context(detection: Detection) -> Iterator[Missing]:
+    params, steps = detection.params, detection.steps
+    if steps.pre is not None:
         return
     remedy = REMEDY
-    if run.params.context == "off":
+    if params.context == "off":
         remedy = "leave out --context off"
-    elif run.params.table == "rollout" and run.log.shards("fixed"):
+    elif params.table == "rollout" and detection.run.log.shards("fixed"):
         remedy = "leave out --table rollout"
-    yield PERSISTENCE, str(run.choice.no_context), remedy
+    yield {"what": PERSISTENCE, "why": str(steps.no_context), "remedy": remedy}
 
 
-def _columns(run: DetectRun) -> Iterator[tuple[str, str, str]]:
-    table = run.view.table
-    if "grad_norm" not in run.log.columns(table):
-        yield (
-            "who takes the gradient",
-            f"{table}/ has no column grad_norm",
-            "record it with Recorder(columns=[…, 'grad_norm'])",
-        )
-    elif not run.log.complete_steps("gradients"):
-        yield (
-            "which way the gradients point",
-            "no gradient sums in this log",
-            "record sums with Recorder(gradient_types=…) or Recorder(gradient_sketch=…)",
-        )
+def _columns(detection: Detection) -> Iterator[Missing]:
+    log, table = detection.run.log, detection.run.table
+    if "grad_norm" not in log.columns(table):
+        yield {
+            "what": "who takes the gradient",
+            "why": f"{table}/ has no column grad_norm",
+            "remedy": "record it with Recorder(columns=[…, 'grad_norm'])",
+        }
+    elif not log.complete_steps("gradients"):
+        yield {
+            "what": "which way the gradients point",
+            "why": "no gradient sums in this log",
+            "remedy": "record sums with Recorder(gradient_types=…) or Recorder(gradient_sketch=…)",
+        }
 
 
-def _tables(run: DetectRun) -> Iterator[tuple[str, str, str]]:
-    if not len(run.log.vocab):
-        yield (
-            "the texts of tokens, and what they are for",
-            "the log has no vocab.parquet",
-            "write one (token_id, token, bytes), or record with the tokenizer at hand",
-        )
-    if not run.source.prompts.known:
-        yield (
-            "which sequences share a prompt",
-            "the log has no sequences/; each sequence counts as its own prompt, and intervals "
-            "may be too narrow",
-            "write sequences/ (sequence_id, step, num_tokens, prompt_id)",
-        )
+def _tables(detection: Detection) -> Iterator[Missing]:
+    if not len(detection.run.log.vocab):
+        yield {
+            "what": "the texts of tokens, and what they are for",
+            "why": "the log has no vocab.parquet",
+            "remedy": "write one (token_id, token, bytes), or record with the tokenizer at hand",
+        }
+    if not detection.source.prompts.known:
+        yield {
+            "what": "which sequences share a prompt",
+            "why": "the log has no sequences/; each sequence counts as its own prompt, and "
+            "intervals may be too narrow",
+            "remedy": "write sequences/ (sequence_id, step, num_tokens, prompt_id)",
+        }

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from rocktok.analyses import Analysis, analyses
 from rocktok.analyses.result import Result
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError
 from rocktok.log import Log
+
+
+class Missing(TypedDict):
+    """What could not be done, why, and what would help."""
+
+    what: str
+    why: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class OtherResult:
 
     analysis: Analysis
     result: Result | None
-    missing: dict[str, str] | None
+    missing: Missing | None
     passes: int
 
 
@@ -40,7 +48,8 @@ def run_others(log: Log, *, engine: Engine, table: str, seed: int) -> tuple[Othe
         function = analysis.load()
         shared: dict[str, Any] = {"engine": engine, "table": table, "seed": seed}
         parameters = inspect.signature(function).parameters
-        before, result, missing = engine.passes, None, None
+        before, result = engine.passes, None
+        missing: Missing | None = None
         try:
             result = function(log, **{n: v for n, v in shared.items() if n in parameters})
         except (DamagedError, DataError):

@@ -10,361 +10,378 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, cast
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.attribute.passes import attribute
-from rocktok.analyses.detect import ranking as analysis
-from rocktok.analyses.detect.context import distances
-from rocktok.analyses.detect.passes import DetectRun, ZeroThresholdError
+from rocktok.analyses.attribute.result import AttributeResult
+from rocktok.analyses.detect.detection import Detection
+from rocktok.analyses.detect.passes import ZeroThresholdError, run_detect
 from rocktok.analyses.detect.persistence import PersistentWindows, of_type, sample_limits
-from rocktok.analyses.detect.ranking import DetectParams
-from rocktok.analyses.detect.result import DetectResult
+from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.run import LogOrPath, opened, options_of, public
 from rocktok.analyses.stability.passes import stability
+from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.passes import stagnation
+from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.engine.passes import Engine
-from rocktok.errors import DamagedError, DataError, LogError
-from rocktok.log.catalogue import Log
 from rocktok.report.clusters import Clusters
 from rocktok.report.missing import lacks
 from rocktok.report.other_analyses import run_others
 from rocktok.report.positions import LossByPosition
-from rocktok.report.result import NO_NULL, PERSISTENCE, ReportParams, ReportResult
+from rocktok.report.progress import Progress
+from rocktok.report.result import (
+    NO_NULL,
+    PERSISTENCE,
+    Analysis,
+    ReportOptions,
+    ReportParams,
+    ReportResult,
+    TypeColumns,
+)
 from rocktok.report.sensitivity import (
     MOST,
-    Judged,
-    Setting,
+    RockContexts,
+    SensitivityRow,
+    TypeShares,
     grid_rows,
-    judge,
-    lowest,
-    settings,
+    judge_types,
+    likely_rocks,
+    setting_of,
     typical,
 )
 from rocktok.report.sequences import DrawnSequences
-from rocktok.report.text_view import sequence_texts
+from rocktok.report.text_view import Texts, sequence_texts
 from rocktok.stats.arrays import padded
 from rocktok.stats.sums import TypeSums
-
-Row = dict[str, Any]
 
 #: Types by Rock Score whose inclusion probability is asked for.
 INCLUSIONS = 5_000
 
-#: Types down the bound on R_ctx that the grid judges, for each rock there may be; where rocks are
-#: chosen by score, those whose bound reaches it, at most so many. The rocks are always among them.
-CANDIDATES = 2
-MOST_TYPES = 1_000
 
-
+@public
 def report(
-    log: Log,
+    log: LogOrPath,
     *,
     clusters: Mapping[str, Sequence[str]] | None = None,
+    replicates: int = 1000,
+    sequences: int = 24,
+    rows: int = 500,
+    lifts: bool = True,
+    pre: int | None = None,
+    post: int | None = None,
+    table: str = "auto",
+    context: str = "auto",
+    quantile_pre: float = 0.8,
+    quantile_post: float | None = None,
+    tau_pre: float | None = None,
+    tau_post: float | Literal["same"] | None = None,
+    persistence: str = "high",
+    window: int = 8,
+    similarity: str = "surprisal",
+    partners: str = "other-prompt",
+    gamma: float = 0.5,
+    eta: float | Literal["auto"] = "auto",
+    top_k: int = 100,
+    tau_r: float | None = None,
+    min_frequency: int = 1,
+    exclude_most_frequent: int = 0,
+    cap: int = 50_000,
+    exact: bool = False,
+    seed: int = 0,
+    all_types: bool = False,
     embeddings: Array | None = None,
     engine: Engine | None = None,
-    tell: Callable[[Any], None] | None = None,
-    **options: Any,
+    tell: Callable[[Analysis], None] | None = None,
 ) -> ReportResult:
     """All analyses that a log allows, and what the report shows beside them.
 
     Args:
-        log: an open log (`rocktok.open`).
+        log: an open log (`rocktok.open`), or the path of one.
         clusters: name → patterns of functional clusters, asked before the built-in table.
-        embeddings: (token ids, D) matrix for `similarity="embedding"`.
+        replicates: of every bootstrap.
+        sequences: how many are shown as text, at most.
+        rows: of the table of tokens; rocks are always in it.
+        pre, post, table, context, quantile_pre, quantile_post, tau_pre, tau_post, persistence,
+            window, similarity, partners, gamma, eta, top_k, tau_r, min_frequency,
+            exclude_most_frequent, cap, exact, seed, all_types, embeddings: as in `rocktok.detect`.
+        lifts: as in `rocktok.detect`, where there is persistence.
         engine: what makes the passes; default: threads on the cores this process may use.
-        tell: given the result of each analysis as soon as there is one.
-        options: fields of `rocktok.report.result.ReportParams`, and of
-            `rocktok.analyses.detect.ranking.DetectParams`.
+        tell: called with the result of each analysis as soon as there is one.
 
     Raises:
+        TypeError: a keyword that is none of the above; the message names the nearest.
         UsageError: options out of range.
         LogError: the log is damaged, or has nothing to analyse.
     """
-    own = {field.name: options.pop(field.name) for field in fields(ReportParams)
-           if field.name in options}  # fmt: skip
-    params, chosen = ReportParams(**own), DetectParams(**options)
-    detecting = DetectRun(log, chosen, embeddings, engine or Engine(), None, None, False)
-    # The grid has nulls, whatever η is in use.
-    detecting.null = True
-    detecting.lifts = params.lifts and detecting.choice.pre is not None
-    run = _Run(detecting, params, Clusters(clusters))
-    run.own_clusters = {name: list(patterns) for name, patterns in (clusters or {}).items()}
-    run.tell = tell or run.tell
-    return run.result()
+    params = options_of(ReportParams, locals())
+    options, own = options_of(DetectParams, locals()), Clusters(clusters)
+    progress = Progress(opened(log), engine or Engine(), tell or (lambda _: None))
+    detection = progress.counted(
+        "detect", lambda: _detection(progress, options, embeddings, lifts=lifts)
+    )
+    progress.tell(detection.result)
+    return _Report(detection, params, own, progress).result()
 
 
-class _Run:
-    def __init__(self, run: DetectRun, params: ReportParams, clusters: Clusters) -> None:
-        self.run, self.params, self.clusters = run, params, clusters
-        self.log, self.engine = run.log, run.engine
-        self.passes: dict[str, int] = {}
-        self.tell: Callable[[Any], None] = lambda _: None
-        self.own_clusters: dict[str, list[str]] = {}
-        self.missing: list[Row] = []
+def _detection(
+    progress: Progress, options: DetectParams, embeddings: Array | None, *, lifts: bool
+) -> Detection:
+    """Without persistence where no loss, or too few of them, is above zero."""
+    log, engine = progress.log, progress.engine
+    try:
+        # The grid has nulls, whatever η is in use.
+        return run_detect(
+            log, options, embeddings=embeddings, engine=engine,
+            lifts="auto" if lifts else False, null=True,
+        )  # fmt: skip
+    except ZeroThresholdError as error:
+        progress.refused(PERSISTENCE, error)
+    return run_detect(log, replace(options, context="off"), embeddings=embeddings, engine=engine)
+
+
+@dataclass(frozen=True)
+class _Others:
+    """The analyses beside `detect`; None where the log lacks what they need."""
+
+    attribute: AttributeResult | None
+    stagnation: StagnationResult | None
+    stability: StabilityResult | None
+
+    def done(self) -> list[tuple[str, AttributeResult | StagnationResult | StabilityResult]]:
+        """Names and results of those that there are."""
+        named = (
+            ("attribute", self.attribute),
+            ("stagnation", self.stagnation),
+            ("stability", self.stability),
+        )
+        return [(name, result) for name, result in named if result is not None]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the report's own pass comes to. `windows`: of occurrences of the likely rocks."""
+
+    sums: TypeSums
+    positions: LossByPosition
+    windows: dict[str, Array]
+    drawn: DrawnSequences
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What is reported on a log on which `detect` has run."""
+
+    detection: Detection
+    params: ReportParams
+    clusters: Clusters
+    progress: Progress
 
     def result(self) -> ReportResult:
-        """All passes."""
-        found = self._counted("detect", self._detect)
-        self.tell(found)
-        others = self._others(found)
-        rocks = np.array([row["token_id"] for row in found.rocks], dtype=np.int64)
-        sums, places, windows, drawn = self._counted("report", lambda: self._look(rocks))
-        judged = self._judge(windows)
-        contexts = self._contexts(found, judged, windows)
-        texts = self._counted("texts", lambda: self._texts(drawn, contexts))
-        said = {row["what"] for row in self.missing}
-        self.missing += [row for row in lacks(self.run) if row["what"] not in said]
-        token_texts = self._token_texts(found, contexts, texts, others)
-        run = self.run
+        """All passes after `detect`."""
+        detection, progress = self.detection, self.progress
+        others = self._others()
+        likely = likely_rocks(detection)
+        look = progress.counted("report", lambda: self._look(likely))
+        shares = self._type_shares(likely, look.windows)
+        contexts = self._contexts(shares, look.windows)
+        texts = progress.counted("texts", lambda: self._texts(look.drawn, contexts))
+        said = {row["what"] for row in progress.missing}
+        progress.missing.extend(row for row in lacks(detection) if row["what"] not in said)
+        token_texts = self._token_texts(contexts, texts, others)
+        log, steps = detection.run.log, detection.steps
         further = run_others(
-            self.log, engine=self.engine, table=run.view.table, seed=run.params.seed
+            log, engine=progress.engine, table=detection.run.table, seed=detection.params.seed
         )
-        self.passes |= {other.analysis.name: other.passes for other in further}
-        self.missing += [other.missing for other in further if other.missing is not None]
+        progress.passes.update({other.analysis.name: other.passes for other in further})
+        progress.missing.extend(o.missing for o in further if o.missing is not None)
         return ReportResult(
             log={
-                **self.log.identity(),
-                "table": run.view.table,
-                "pre": run.choice.pre,
-                "post": run.choice.post,
-                "passes": self.passes,
+                **log.identity(),
+                "table": detection.run.table,
+                "pre": steps.pre,
+                "post": steps.post,
+                "passes": progress.passes,
             },
-            run=dict(self.log.run or {}),
-            params={**asdict(self.params), "clusters": self.own_clusters},
-            detect=found,
-            types=self._types(sums),
-            positions=tuple(places.result()),
-            density=run.density.histogram(),
-            sensitivity=self._grid(judged),
+            run=dict(log.run or {}),
+            params=cast(ReportOptions, {**asdict(self.params), "clusters": self.clusters.own}),
+            detect=detection.result,
+            types=self._types(look.sums),
+            positions=tuple(look.positions.result()),
+            density=detection.density,
+            sensitivity=self._sensitivity(shares),
             contexts=contexts,
             texts=texts,
             token_texts=token_texts,
             clusters={v: self.clusters.of(text) for v, text in token_texts.items()},
             cluster_names=self.clusters.names,
-            missing=tuple(self.missing),
-            notes=self._notes(found, others),
-            attribute=others["attribute"],
-            stagnation=others["stagnation"],
-            stability=others["stability"],
+            missing=tuple(progress.missing),
+            notes=self._notes(others),
+            attribute=others.attribute,
+            stagnation=others.stagnation,
+            stability=others.stability,
             others=further,
         )
 
-    def _detect(self) -> DetectResult:
-        """Without persistence where no loss, or too few of them, is above zero."""
-        try:
-            return self.run.result()
-        except ZeroThresholdError as error:
-            why, _, remedy = str(error).removeprefix(f"{self.log.name}: ").partition("; ")
-            params = replace(self.run.params, context="off")
-            self.run = DetectRun(self.log, params, None, self.engine, None, None, False)
-            self._miss(PERSISTENCE, why, remedy)
-            return self.run.result()
-
-    def _counted(self, name: str, function: Callable[[], Any]) -> Any:
-        before = self.engine.passes
-        found = function()
-        self.passes[name] = self.engine.passes - before
-        return found
-
     # -- what only the report shows --------------------------------------------------------
 
-    def _look(self, rocks: Array) -> tuple[Any, ...]:
-        source, seed = self.run.source, self.run.params.seed
+    def _look(self, likely: list[int]) -> _Look:
+        detection = self.detection
+        source, types, seed = detection.source, detection.types, detection.params.seed
         columns = ("loss_post",) if source.pre is None else ("loss_pre", "loss_post")
-        present = self.log.columns(source.table)
+        present = detection.run.log.columns(source.table)
         gradient = ("grad_norm",) if "grad_norm" in present else ()
         sums = TypeSums((*columns, *gradient), compiled=source.large)
-        places = LossByPosition(rocks, columns)
+        rocks = np.array(list(detection.rocks), dtype=np.int64)
+        positions = LossByPosition(rocks, columns)
         drawn = DrawnSequences(seed, self.params.sequences)
-        likely = self._likely()
         collect = []
         if likely:
-            types = self.run.types
-            assert self.run.thresholds is not None
+            assert detection.thresholds is not None
             assert types.persistent_T is not None
             counts = {int(types.token_T[i]): int(types.persistent_T[i]) for i in likely}
             limit_V = sample_limits(counts, MOST, lambda n: n > MOST)
-            window = self.run.params.window
-            collect = [PersistentWindows(self.run.thresholds, window, seed, limit_V)]
-        self.engine.run(source, sums, places, drawn, *collect)
-        return sums, places, collect[0].result() if collect else {}, drawn
+            window = detection.params.window
+            collect = [PersistentWindows(detection.thresholds, window, seed, limit_V)]
+        detection.run.engine.run(source, sums, positions, drawn, *collect)
+        return _Look(sums, positions, collect[0].result() if collect else {}, drawn)
 
-    def _likely(self) -> list[int]:
-        """Types (indices) that may be rocks under some setting, down the bound on their score."""
-        if self.run.contexts is None:
-            return []
-        types, params = self.run.types, self.run.params
-        order = analysis.candidates(types, replace(params, all_types=False))
-        if params.tau_r is None:
-            first = CANDIDATES * params.top_k
-        else:
-            bound_T = types.bound_T()
-            first = min(sum(bool(bound_T[index] >= params.tau_r) for index in order), MOST_TYPES)
-        rocks = set(self.run.density.rocks.tolist())
-        return [i for at, i in enumerate(order) if at < first or int(types.token_T[i]) in rocks]
-
-    def _setting(self) -> Setting:
-        params = self.run.params
-        far = distances(params.window)[0] if params.eta == "auto" else None
-        return Setting(params.gamma, params.eta, far)
-
-    def _judge(self, windows: dict[str, Array]) -> dict[int, Judged]:
-        contexts, params = self.run.contexts, self.run.params
-        if contexts is None:
-            return {}
-        near = distances(params.window)
-        grid = settings(params.gamma, params.eta, near)
-        similarity = lowest(contexts.rule.similarity, params.gamma)
-        found = {}
-        for index in self._likely():
-            v = int(self.run.types.token_T[index])
-            ours = contexts.rule.windows(of_type(windows, v, MOST))
-            nulls = {distance: contexts.draws_at(v, distance) for distance in near}
-            found[index] = judge(ours, nulls, similarity, grid, self._setting())
-        if found and all(one.share[self._setting()] is None for one in found.values()):
-            self._miss(
-                NO_NULL,
-                "too few positions are free of each type to draw a null from",
-                "record more sequences, or give --eta a number",
+    def _type_shares(self, likely: list[int], windows: dict[str, Array]) -> dict[int, TypeShares]:
+        shares = judge_types(self.detection, likely, windows)
+        own = setting_of(self.detection.params)
+        if shares and all(each.share[own] is None for each in shares.values()):
+            self.progress.missing.append(
+                {
+                    "what": NO_NULL,
+                    "why": "too few positions are free of each type to draw a null from",
+                    "remedy": "record more sequences, or give --eta a number",
+                }
             )
             return {}
-        return found
+        return shares
 
-    def _grid(self, judged: dict[int, Judged]) -> tuple[Row, ...] | None:
-        if not judged:
+    def _sensitivity(self, shares: dict[int, TypeShares]) -> tuple[SensitivityRow, ...] | None:
+        if not shares:
             return None
-        params = self.run.params
-        grid = settings(params.gamma, params.eta, distances(params.window))
-        return tuple(grid_rows(self.run.types, params, judged, grid))
+        return tuple(grid_rows(self.detection.types, self.detection.params, shares))
 
     def _contexts(
-        self, found: DetectResult, judged: dict[int, Judged], windows: dict[str, Array]
-    ) -> dict[int, Row]:
-        """Of each rock, typical retained contexts, the windows as texts."""
-        by_token = {int(self.run.types.token_T[index]): one for index, one in judged.items()}
-        contexts = {}
-        for row in found.rocks:
-            v = int(row["token_id"])
-            if v not in by_token:
-                continue
-            examples, total = typical(of_type(windows, v, MOST), by_token[v])
-            for example in examples:
-                for side in ("before", "after"):
-                    example[side] = [self.log.vocab.text(u) for u in example[side] if u is not None]
-            contexts[v] = {"examples": examples, "distinct": total,
-                           "judged": len(by_token[v].rate_M)}  # fmt: skip
-        return contexts
+        self, shares: dict[int, TypeShares], windows: dict[str, Array]
+    ) -> dict[int, RockContexts]:
+        """Of each rock, typical retained contexts."""
+        token_T, text = self.detection.types.token_T, self.detection.run.log.vocab.text
+        by_token = {int(token_T[index]): each for index, each in shares.items()}
+        return {
+            v: typical(of_type(windows, v, MOST), by_token[v], text)
+            for v in (row["token_id"] for row in self.detection.result.rocks)
+            if v in by_token
+        }
 
-    def _texts(self, drawn: DrawnSequences, contexts: dict[int, Row]) -> Row | None:
+    def _texts(self, drawn: DrawnSequences, contexts: dict[int, RockContexts]) -> Texts | None:
         if self.params.sequences == 0:
             return None
-        return sequence_texts(self.run, self.engine, drawn, contexts, self.params.sequences)
+        return sequence_texts(self.detection, drawn, contexts, self.params.sequences)
 
-    def _types(self, sums: TypeSums) -> dict[str, list[Any]]:
-        types = self.run.types
-        found: dict[str, list[Any]] = {
+    def _types(self, sums: TypeSums) -> TypeColumns:
+        types = self.detection.types
+        size = int(types.token_T[-1]) + 1
+        sum_T = {name: padded(sum_V, size)[types.token_T] for name, sum_V in sums.sum_V.items()}
+        columns: TypeColumns = {
             "token_id": types.token_T.tolist(),
             "frequency": types.frequency_T.tolist(),
             "loss_last": (types.loss_T / types.frequency_T).tolist(),
+            "loss_first": [None] * len(types.token_T),
         }
-        size = int(types.token_T[-1]) + 1
-        gradient = sums.sum_V.get("grad_norm")
-        if gradient is not None:
-            found["grad_share"] = _shares(padded(gradient, size)[types.token_T])
-        first = sums.sum_V.get("loss_pre")
-        if first is not None:
-            sum_T = padded(first, size)[types.token_T]
-            found["loss_first"] = (sum_T / types.frequency_T).tolist()
-        else:
-            found["loss_first"] = [None] * len(types.token_T)
-        return found
+        if "loss_pre" in sum_T:
+            columns["loss_first"] = (sum_T["loss_pre"] / types.frequency_T).tolist()
+        if "grad_norm" in sum_T:
+            columns["grad_share"] = _shares(sum_T["grad_norm"])
+        return columns
 
     # -- the other analyses ----------------------------------------------------------------
 
-    def _others(self, found: DetectResult) -> dict[str, Any]:
-        choice, params = self.run.choice, self.params
-        ours = self.run.params
-        shared: dict[str, Any] = {
-            "table": self.run.view.table,
-            "seed": ours.seed,
-            "engine": self.engine,
-        }
-        columns = self.log.columns(self.run.view.table)
-        results: dict[str, Any] = dict.fromkeys(("attribute", "stagnation", "stability"))
-        if "grad_norm" in columns:
-            results["attribute"] = self._allowed(
-                "attribute", "who takes the gradient",
-                lambda: attribute(self.log, detected=found, embeddings=self.run.embeddings,
-                                  step=choice.post, replicates=params.replicates, **shared),
+    def _others(self) -> _Others:
+        detection, progress = self.detection, self.progress
+        log, engine, table = detection.run.log, detection.run.engine, detection.run.table
+        post, options = detection.steps.post, detection.params
+        replicates = self.params.replicates
+        shares = curves = None
+        if "grad_norm" in log.columns(table):
+            shares = progress.allowed(
+                "attribute",
+                "who takes the gradient",
+                lambda: attribute(
+                    log, detected=detection.result, embeddings=detection.embeddings, step=post,
+                    replicates=replicates, table=table, seed=options.seed, engine=engine,
+                ),
             )  # fmt: skip
-        if self._course():
-            results["stagnation"] = self._allowed(
-                "stagnation", "whether rocks learn",
-                lambda: stagnation(self.log, pre=ours.pre, post=ours.post, top_k=ours.top_k,
-                                   replicates=params.replicates, **shared),
+        if self._has_course():
+            curves = progress.allowed(
+                "stagnation",
+                "whether rocks learn",
+                lambda: stagnation(
+                    log, pre=options.pre, post=options.post, top_k=options.top_k,
+                    replicates=replicates, table=table, seed=options.seed, engine=engine,
+                ),
             )  # fmt: skip
-        results["stability"] = self._allowed(
-            "stability", "whether another sample would pick the same",
-            lambda: stability(self.log, step=choice.post, context="off", top=INCLUSIONS, **shared),
+        samples = progress.allowed(
+            "stability",
+            "whether another sample would pick the same",
+            lambda: stability(
+                log, step=post, context="off", top=INCLUSIONS, table=table, seed=options.seed,
+                engine=engine,
+            ),
         )  # fmt: skip
-        return results
+        return _Others(shares, curves, samples)
 
-    def _course(self) -> bool:
+    def _has_course(self) -> bool:
         """Whether there are two steps from --pre to --post; without these, `stagnation` says."""
-        pre, post = self.run.params.pre, self.run.params.post
+        pre, post = self.detection.params.pre, self.detection.params.post
         if pre is None and post is None:
             return True
-        table = self.run.view.table
-        steps = {*self.log.complete_steps(table), *(s for s in (pre, post) if s is not None)}
+        view = self.detection.run.view
+        steps = {*view.complete, *(s for s in (pre, post) if s is not None)}
         low, high = min(steps) if pre is None else pre, max(steps) if post is None else post
         if low < high:
             return True
-        self._miss(
-            "whether rocks learn", f"{table}/ has no complete step before {high}",
-            "give a later --post",
-        )  # fmt: skip
+        self.progress.missing.append(
+            {
+                "what": "whether rocks learn",
+                "why": f"{view.table}/ has no complete step before {high}",
+                "remedy": "give a later --post",
+            }
+        )
         return False
 
-    def _allowed(self, name: str, what: str, analyse: Callable[[], Any]) -> Any:
-        """The result, or None and what is missing for it."""
-        try:
-            found = self._counted(name, analyse)
-        except (DamagedError, DataError):
-            raise
-        except LogError as error:
-            text = str(error).removeprefix(f"{self.log.name}: ")
-            why, _, remedy = text.partition("; ")
-            self._miss(what, why, remedy)
-            return None
-        self.tell(found)
-        return found
-
-    def _miss(self, what: str, why: str, remedy: str) -> None:
-        self.missing.append({"what": what, "why": why, "remedy": remedy})
-
     def _token_texts(
-        self, found: DetectResult, contexts: dict[int, Row], texts: Row | None, others: Row
+        self, contexts: dict[int, RockContexts], texts: Texts | None, others: _Others
     ) -> dict[int, str]:
-        ids = {int(row["token_id"]) for row in found.tokens} | set(contexts)
+        ids = {row["token_id"] for row in self.detection.result.tokens} | set(contexts)
         for sequence in texts["sequences"] if texts else ():
             ids |= set(sequence["token_ids"])
-        for result in others.values():
-            ids |= {int(row["token_id"]) for row in result.tokens} if result else set()
-        types = self.run.types
+        for _, result in others.done():
+            ids |= {int(row["token_id"]) for row in result.tokens}
+        types = self.detection.types
         order = np.lexsort((types.token_T, -types.loss_T))[: self.params.rows]
         ids |= set(types.token_T[order].tolist())
-        return {v: self.log.vocab.text(v) for v in sorted(ids)}
+        return {v: self.detection.run.log.vocab.text(v) for v in sorted(ids)}
 
-    def _notes(self, found: DetectResult, others: Mapping[str, Any]) -> tuple[str, ...]:
+    def _notes(self, others: _Others) -> tuple[str, ...]:
         """Of every analysis, with its name where it is not `detect`."""
-        lines = list(found.notes)
-        for name, result in others.items():
-            for note in result.notes if result is not None else ():
-                lines += [] if note in found.notes else [f"{name}: {note}"]
-        said = {row["why"] for row in self.missing}
+        own = self.detection.result.notes
+        lines = [
+            *own,
+            *(
+                f"{name}: {note}"
+                for name, result in others.done()
+                for note in result.notes
+                if note not in own
+            ),
+        ]
+        said = {row["why"] for row in self.progress.missing}
         return tuple(line for line in dict.fromkeys(lines) if not any(why in line for why in said))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import NotRequired, Self, TypedDict, cast
 
 import numpy as np
 
@@ -13,6 +13,22 @@ from rocktok.stats.group_names import OTHERS, ROCKS
 
 #: Bins of the relative position.
 BINS = 20
+
+
+class MeanLosses(TypedDict):
+    """Mean losses in nats, at pre where two steps are joined; None without positions."""
+
+    loss_pre: NotRequired[float | None]
+    loss_post: float | None
+
+
+class PositionBin(MeanLosses):
+    """A group of types, "rocks" or "others", between two relative positions."""
+
+    group: str
+    low: float
+    high: float
+    positions: int
 
 
 class LossByPosition:
@@ -54,15 +70,24 @@ class LossByPosition:
         for name, total_GB in self.sum_GB.items():
             total_GB += other.sum_GB[name]
 
-    def result(self) -> list[dict[str, Any]]:
-        """One mapping per group and bin: edges, positions, mean losses (None without positions)."""
-        rows = []
-        for group, name in enumerate((OTHERS.name, ROCKS.name)):
-            for at in range(BINS):
-                count = int(self.count_GB[group, at])
-                row: dict[str, Any] = {"group": name, "low": at / BINS, "high": (at + 1) / BINS}
-                row["positions"] = count
-                for column, total_GB in self.sum_GB.items():
-                    row[column] = float(total_GB[group, at]) / count if count else None
-                rows.append(row)
-        return rows
+    def result(self) -> list[PositionBin]:
+        """Each bin of the others, then of the rocks."""
+        return [
+            {
+                "group": name,
+                "low": at / BINS,
+                "high": (at + 1) / BINS,
+                "positions": int(self.count_GB[group, at]),
+                **self._means(group, at),
+            }
+            for group, name in enumerate((OTHERS.name, ROCKS.name))
+            for at in range(BINS)
+        ]
+
+    def _means(self, group: int, at: int) -> MeanLosses:
+        count = int(self.count_GB[group, at])
+        means = {
+            column: float(total_GB[group, at]) / count if count else None
+            for column, total_GB in self.sum_GB.items()
+        }
+        return cast(MeanLosses, means)

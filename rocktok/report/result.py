@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from rocktok._types import LogIdentity
 from rocktok.analyses.attribute.result import AttributeResult
+from rocktok.analyses.detect.density import DensityHistogram
 from rocktok.analyses.detect.result import DetectResult
 from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.errors import UsageError
-from rocktok.report.other_analyses import OtherResult
-
-Row = dict[str, Any]
+from rocktok.report.other_analyses import Missing, OtherResult
+from rocktok.report.positions import PositionBin
+from rocktok.report.sensitivity import RockContexts, SensitivityRow
+from rocktok.report.text_view import Texts
 
 SCHEMA = "rocktok.report/1"
 
@@ -41,6 +44,43 @@ class ReportParams:
                 raise UsageError(f"{name} is {value}; it must be {least} or more", parameter=name)
 
 
+class ReportOptions(TypedDict):
+    """Every option of `ReportParams`, and patterns of one's own clusters."""
+
+    replicates: int
+    sequences: int
+    rows: int
+    lifts: bool
+    clusters: dict[str, list[str]]
+
+
+class ReportLog(LogIdentity):
+    """The log, what `detect` read of it, and passes by analysis."""
+
+    table: str
+    pre: int | None
+    post: int
+    passes: dict[str, int]
+
+
+class TypeColumns(TypedDict):
+    """Every type seen, as equally long lists.
+
+    `loss_first`: mean at pre, None without; `loss_last`: at post; `grad_share`: of the gradient's
+    norm, where that was recorded.
+    """
+
+    token_id: list[int]
+    frequency: list[int]
+    loss_last: list[float]
+    grad_share: NotRequired[list[float | None]]
+    loss_first: list[float | None]
+
+
+#: What `report` tells of as soon as there is one.
+Analysis = DetectResult | AttributeResult | StagnationResult | StabilityResult
+
+
 @dataclass(frozen=True)
 class ReportResult:
     """All analyses of one log.
@@ -50,8 +90,7 @@ class ReportResult:
         run: what run.json says; {} without it.
         params: options of the report itself; those of `detect` are with its result.
         detect: rocks, of which those with contexts have `contexts` in `rocks`.
-        types: of every type seen, as equally long lists: `token_id`, `frequency`, `loss_first`
-            (None without an earlier step), `loss_last`, and `grad_share` where norms were recorded.
+        types: frequencies and losses of every type seen.
         attribute, stagnation, stability: None where the log lacks what they need.
         positions: mean losses by relative position, of rocks and of others.
         density: sequences by the share of their positions that is rock: bins and counts.
@@ -60,35 +99,35 @@ class ReportResult:
         texts: sequences with all that was recorded of them, at some steps; None where not asked.
         token_texts: token id → text of all ids that stand in the above.
         clusters: token id → functional cluster; cluster_names: all of them, in order.
-        missing: what could not be done: `what`, `why`, `remedy`.
+        missing: what could not be done.
         notes: what a reader of the numbers must know.
         others: of analyses that are not built into the report.
     """
 
-    log: Row
-    run: Row
-    params: Row
+    log: ReportLog
+    run: dict[str, Any]
+    params: ReportOptions
     detect: DetectResult
-    types: dict[str, list[Any]]
+    types: TypeColumns
     attribute: AttributeResult | None
     stagnation: StagnationResult | None
     stability: StabilityResult | None
-    positions: tuple[Row, ...]
-    density: Row
-    sensitivity: tuple[Row, ...] | None
-    contexts: dict[int, Row]
-    texts: Row | None
+    positions: tuple[PositionBin, ...]
+    density: DensityHistogram
+    sensitivity: tuple[SensitivityRow, ...] | None
+    contexts: dict[int, RockContexts]
+    texts: Texts | None
     token_texts: dict[int, str]
     clusters: dict[int, str]
     cluster_names: tuple[str, ...]
-    missing: tuple[Row, ...]
+    missing: tuple[Missing, ...]
     notes: tuple[str, ...]
     others: tuple[OtherResult, ...] = ()
 
     @property
     def rocks(self) -> tuple[int, ...]:
         """Token ids of the rocks, in rank order."""
-        return tuple(int(row["token_id"]) for row in self.detect.rocks)
+        return tuple(row["token_id"] for row in self.detect.rocks)
 
     def __repr__(self) -> str:
         return (

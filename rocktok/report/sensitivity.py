@@ -8,18 +8,23 @@ Array suffixes: M judged occurrences; E similar pairs; T types.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, TypedDict
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.context import Partners, retention
-from rocktok.analyses.detect.ranking import DetectParams, TypeTable
+from rocktok.analyses.detect.detection import Detection
+from rocktok.analyses.detect.null import distances
+from rocktok.analyses.detect.persistence import of_type
+from rocktok.analyses.detect.ranking import TypeTable
+from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.similarity import EPSILON, Similarity, Windows, partner_counts
+from rocktok.analyses.detect.windows import MISSING
 
-Row = dict[str, Any]
 Eta = float | Literal["auto"]
 
 #: γ, and η as a number; "auto" is judged at each distance of the null, too.
@@ -31,6 +36,11 @@ MOST = 500
 
 #: Retained contexts that are shown of a rock, at most.
 EXAMPLES = 6
+
+#: Types down the bound on R_ctx that the grid judges, for each rock there may be; where rocks are
+#: chosen by score, those whose bound reaches it, at most so many. The rocks are always among them.
+CANDIDATES = 2
+MOST_TYPES = 1_000
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,44 @@ class Setting:
     distance: int | None
 
 
+class SensitivityRow(TypedDict):
+    """A setting: how many rocks, how many of those in use (`shared`), and the two sets' Jaccard."""
+
+    gamma: float
+    eta: Eta
+    null_distance: int | None
+    rocks: int
+    shared: int
+    jaccard: float | None
+    loss_share: float
+
+
+class Example(TypedDict):
+    """A retained context: where it stands, how often, and the texts around it.
+
+    `rate`: share of its partners that are similar; `times`: retained occurrences in equal windows.
+    """
+
+    sequence_id: int
+    position: int
+    rate: float
+    times: int
+    loss_pre: float
+    loss_post: float
+    before: list[str]
+    after: list[str]
+
+
+class RockContexts(TypedDict):
+    """Retained contexts of a rock: the most typical, distinct ones in all, occurrences judged."""
+
+    examples: list[Example]
+    distinct: int
+    judged: int
+
+
 @dataclass(frozen=True)
-class Judged:
+class TypeShares:
     """One type under every setting: the share of the judged occurrences that is retained.
 
     `share`: None where too few positions are left for the null. `rate_M`, `retained_M`: at the
@@ -69,9 +115,47 @@ def settings(gamma: float, eta: Eta, distances: tuple[int, ...]) -> list[Setting
     ]
 
 
-def lowest(similarity: Similarity, gamma: float) -> Similarity:
-    """The same similarity at the smallest γ of the grid."""
-    return similarity.at(min(*GAMMAS, gamma))
+def setting_of(params: DetectParams) -> Setting:
+    """The one that `detect` itself used."""
+    far = distances(params.window)[0] if params.eta == "auto" else None
+    return Setting(params.gamma, params.eta, far)
+
+
+def likely_rocks(detection: Detection) -> list[int]:
+    """Types (indices) that may be rocks under some setting, down the bound on their score."""
+    if detection.contexts is None:
+        return []
+    types, params = detection.types, detection.params
+    order = analysis.candidates(types, replace(params, all_types=False))
+    if params.tau_r is None:
+        most = CANDIDATES * params.top_k
+    else:
+        bound_T = types.bound_T()
+        most = min(sum(bool(bound_T[index] >= params.tau_r) for index in order), MOST_TYPES)
+    return [
+        index
+        for at, index in enumerate(order)
+        if at < most or int(types.token_T[index]) in detection.rocks
+    ]
+
+
+def judge_types(
+    detection: Detection, indices: list[int], windows: dict[str, Array]
+) -> dict[int, TypeShares]:
+    """Index → the type under every setting. `windows`: of persistent occurrences of all of them."""
+    if detection.contexts is None:
+        return {}
+    rule, null, params = detection.contexts.rule, detection.contexts.null, detection.params
+    near = distances(params.window)
+    grid, own = settings(params.gamma, params.eta, near), setting_of(params)
+    similarity = rule.similarity.at(min(*GAMMAS, params.gamma))
+    by_index = {}
+    for index in indices:
+        v = int(detection.types.token_T[index])
+        ours = rule.windows(of_type(windows, v, MOST))
+        nulls = {d: None if null is None else null.at(v, d) for d in near}
+        by_index[index] = judge(ours, nulls, similarity, grid, own)
+    return by_index
 
 
 def judge(
@@ -80,13 +164,13 @@ def judge(
     similarity: Similarity,
     grid: list[Setting],
     own: Setting,
-) -> Judged:
+) -> TypeShares:
     """Judge the persistent occurrences of a type, or a sample of them, under every setting.
 
     Args:
         ours: their windows.
         nulls: distance → windows of the draws; None: too few could be drawn.
-        similarity: at the smallest γ (`lowest`).
+        similarity: at the smallest γ of the grid.
         own: the setting whose rates are kept.
     """
     drawn = {d: windows for d, windows in nulls.items() if windows is not None}
@@ -103,39 +187,39 @@ def judge(
     for gamma in sorted({setting.gamma for setting in grid}):
         similar_M = np.zeros(len(everything), dtype=np.int64)
         for row_E, _, alike_E in pairs:
-            kept_E = alike_E >= gamma - EPSILON
-            similar_M += np.bincount(row_E[kept_E], minlength=len(everything))
+            similar_E = alike_E >= gamma - EPSILON
+            similar_M += np.bincount(row_E[similar_E], minlength=len(everything))
         counts = {d: Partners(similar_M[at], partners_M[at]) for d, at in parts.items()}
         for setting in (s for s in grid if s.gamma == gamma):
             null = None
             if setting.distance is not None:
                 near = [d for d in drawn if d <= setting.distance]
                 null = counts[max(near)] if near else None
-            found = retention(counts[None], null, setting.eta)
-            share[setting] = None if found is None else float(found.retained_M.mean())
-            if found is not None and setting == own:
-                rate_M, retained_M = counts[None].rate_M, found.retained_M
-    return Judged(share, rate_M, retained_M)
+            retained = retention(counts[None], null, setting.eta)
+            share[setting] = None if retained is None else float(retained.retained_M.mean())
+            if retained is not None and setting == own:
+                rate_M, retained_M = counts[None].rate_M, retained.retained_M
+    return TypeShares(share, rate_M, retained_M)
 
 
 def grid_rows(
-    types: TypeTable, params: DetectParams, judged: dict[int, Judged], grid: list[Setting]
-) -> list[Row]:
-    """One mapping per setting: how many rocks, and their Jaccard with those in use.
+    types: TypeTable, params: DetectParams, shares: dict[int, TypeShares]
+) -> list[SensitivityRow]:
+    """How many rocks each setting gives, and how many of them are those in use.
 
     Args:
         types: as `detect` left them; its contexts give the rocks in use.
-        judged: index into the types → what was judged.
+        shares: index into the types → its shares.
     """
     in_use = _rocks(types, params, analysis.context_scores(types))
     persistent_T = types.persistent_T
     assert persistent_T is not None
     mean_T = types.loss_T / types.frequency_T
-    rows = []
-    for setting in grid:
+    rows: list[SensitivityRow] = []
+    for setting in settings(params.gamma, params.eta, distances(params.window)):
         score_T = np.where(persistent_T == 0, 0.0, np.nan)
-        for index, one in judged.items():
-            share = one.share[setting]
+        for index, each in shares.items():
+            share = each.share[setting]
             if share is not None:
                 score_T[index] = mean_T[index] * share * persistent_T[index]
         rocks = _rocks(types, params, score_T)
@@ -159,36 +243,39 @@ def _rocks(types: TypeTable, params: DetectParams, score_T: Array) -> set[int]:
     return set(order[is_rock].tolist())
 
 
-def typical(rows: dict[str, Array], judged: Judged) -> tuple[list[Row], int]:
-    """(retained contexts, the most typical first; how many distinct ones there are).
+def typical(rows: dict[str, Array], shares: TypeShares, text: Callable[[int], str]) -> RockContexts:
+    """Retained contexts of a rock, the most typical first, with the texts of the token ids.
 
-    Equal windows count as one, shown where it stands first by hash. `before`, `after`: token ids
-    of the window, None beyond the ends of the completion.
+    Equal windows count as one, shown where it stands first by hash.
     """
-    at = np.flatnonzero(judged.retained_M)
-    order = at[np.lexsort((rows["hash"][at], -judged.rate_M[at]))]
+    at = np.flatnonzero(shares.retained_M)
+    order = at[np.lexsort((rows["hash"][at], -shares.rate_M[at]))]
     if not len(order):
-        return [], 0
+        return {"examples": [], "distinct": 0, "judged": len(shares.rate_M)}
     _, first, inverse = np.unique(
         rows["window"][order], axis=0, return_index=True, return_inverse=True
     )
     times = np.bincount(inverse.ravel())
-    chosen = np.argsort(first)[:EXAMPLES]
     half = rows["window"].shape[1] // 2
-    found = []
-    for group in chosen.tolist():
+    examples: list[Example] = []
+    for group in np.argsort(first)[:EXAMPLES].tolist():
         row = int(order[first[group]])
-        window = [None if v < 0 else v for v in rows["window"][row].tolist()]
-        found.append(
+        window = rows["window"][row]
+        examples.append(
             {
                 "sequence_id": int(rows["sequence"][row]),
                 "position": int(rows["position"][row]),
-                "rate": float(judged.rate_M[row]),
+                "rate": float(shares.rate_M[row]),
                 "times": int(times[group]),
                 "loss_pre": float(rows["loss_pre"][row]),
                 "loss_post": float(rows["loss"][row]),
-                "before": window[:half],
-                "after": window[half:],
+                "before": _texts(window[:half], text),
+                "after": _texts(window[half:], text),
             }
         )
-    return found, len(first)
+    return {"examples": examples, "distinct": len(first), "judged": len(shares.rate_M)}
+
+
+def _texts(token_K: Array, text: Callable[[int], str]) -> list[str]:
+    """Of the offsets within the completion."""
+    return [text(v) for v in token_K.tolist() if v != MISSING]

@@ -33,20 +33,20 @@ class DrawnSequences:
         if not len(sequence_N):
             return
         start_S = np.flatnonzero(np.concatenate(([True], sequence_N[1:] != sequence_N[:-1])))
-        found = np.zeros(len(start_S), dtype=self.rows_S.dtype)
-        found["sequence"] = sequence_N[start_S]
-        found["hash"] = hash_rows(self.seed, found["sequence"])
-        found["rows"] = np.diff(np.append(start_S, len(sequence_N)))
+        offered_S = np.zeros(len(start_S), dtype=self.rows_S.dtype)
+        offered_S["sequence"] = sequence_N[start_S]
+        offered_S["hash"] = hash_rows(self.seed, offered_S["sequence"])
+        offered_S["rows"] = np.diff(np.append(start_S, len(sequence_N)))
         self.seen += len(start_S)
-        self._join(found)
+        self._join(offered_S)
 
     def merge(self, other: Self) -> None:
         """Add another's sequences."""
         self.seen += other.seen
         self._join(other.rows_S)
 
-    def _join(self, found: Array) -> None:
-        rows = np.concatenate((self.rows_S, found))
+    def _join(self, offered_S: Array) -> None:
+        rows = np.concatenate((self.rows_S, offered_S))
         self.rows_S = np.sort(rows, order=["hash", "sequence"])[: self.most]
 
     def result(self) -> list[int]:
@@ -73,11 +73,11 @@ class SequenceRows:
 
     def result(self) -> dict[int, dict[str, Array]]:
         """Sequence id → its columns, in the order of position."""
-        found: dict[int, dict[str, Array]] = {}
+        by_sequence: dict[int, dict[str, Array]] = {}
         for part in self._parts:
             ids, start_S = np.unique(part["sequence_id"], return_index=True)
             stop_S = np.append(np.sort(start_S)[1:], len(part["sequence_id"]))
             for v, start in zip(ids.tolist(), start_S.tolist(), strict=True):
                 stop = int(stop_S[np.searchsorted(stop_S, start, side="right")])
-                found[v] = {name: values[start:stop] for name, values in part.items()}
-        return found
+                by_sequence[v] = {name: values[start:stop] for name, values in part.items()}
+        return by_sequence

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import types
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Form = Literal["csv", "parquet"]
@@ -25,10 +25,6 @@ _BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "'", '"')
 
 #: Columns of text out of a log, beside those whose name is or ends in `token`: always literals.
 _OF_A_LOG = {"before", "after", "examples"}
-
-_OF_TOKENS: dict[str, Kind] = {
-    "token": "text", "flags": "list", "is_rock": "logical", "singled_out": "logical",
-}  # fmt: skip
 
 _SCALARS: dict[Any, Kind] = {str: "text", bool: "logical", int: "whole", float: "number"}
 
@@ -81,20 +77,6 @@ def encode_csv(rows: Iterable[Row]) -> bytes:
         for name, value in row.items():
             values.setdefault(name, []).append(value)
     return encode_table(rows, {name: _kind_of(column) for name, column in values.items()}, "csv")
-
-
-def encode_rows(
-    rows: Sequence[Row],
-    columns: Sequence[str],
-    integers: Collection[str],
-    form: Form,
-    about: Row,
-) -> bytes:
-    """`encode_table` for `detect`, whose rows have no type yet; `integers`: whole numbers."""
-    kinds: dict[str, Kind] = {
-        name: "whole" if name in integers else _OF_TOKENS.get(name, "number") for name in columns
-    }
-    return encode_table(rows, kinds, form, about)
 
 
 def _kind(name: str, hint: Any) -> Kind:

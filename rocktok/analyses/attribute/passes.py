@@ -25,8 +25,7 @@ from rocktok.analyses.attribute.result import (
 )
 from rocktok.analyses.attribute.shares import Shares, contrasts, quantities
 from rocktok.analyses.detect.passes import detect
-from rocktok.analyses.detect.ranking import DetectParams
-from rocktok.analyses.detect.result import DetectResult
+from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source

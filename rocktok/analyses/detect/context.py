@@ -5,23 +5,17 @@ Array suffixes: M judged occurrences; D draws of the null; V token ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.detect.null import null_threshold
 from rocktok.analyses.detect.persistence import Choice, PersistentWindows, of_type, sample_limits
 from rocktok.analyses.detect.similarity import Similarity, Windows, labels, partner_counts
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import distinct
-
-#: Positions drawn for the null of `eta="auto"`, the fewest that will do, and the share of them
-#: that may lie at or below the threshold: 951st of 1,000.
-DRAWS = 1_000
-MIN_DRAWS = 200
-NULL_SHARE = 0.95
 
 #: Occurrences that are judged of a type with too many of them: the 95% interval of the share that
 #: is retained is then at most 0.028 wide.
@@ -92,21 +86,6 @@ def surprisal(count_V: Array) -> Array:
     return weight_V
 
 
-def null_threshold(values_D: Array) -> float:
-    """The value that an occurrence must strictly exceed: the 951st smallest of 1,000 draws."""
-    index = int(np.floor(NULL_SHARE * len(values_D) + 1e-9))
-    return float(np.sort(values_D)[min(index, len(values_D) - 1)])
-
-
-def distances(window: int) -> tuple[int, ...]:
-    """How far from v the null is drawn: 2w, or nearer where too few positions are that far."""
-    return (2 * window, window, window // 2)
-
-
-#: Gives, for a type, the draws for its null: windows and the distance; None if there are too few.
-Draws = Callable[[int], "tuple[Windows, int] | None"]
-
-
 @dataclass(frozen=True)
 class Partners:
     """Of each row, how many partners it has among the persistent occurrences, and similar ones."""
@@ -151,13 +130,15 @@ class ContextRule:
     partners: str
     eta: float | Literal["auto"]
 
-    def judge(self, v: int, rows: dict[str, Array], draws: Draws) -> Context:
-        """Judge all persistent occurrences of v, given as from `persistence.of_type`."""
+    def judge(self, rows: dict[str, Array], draws: tuple[Windows, int] | None) -> Context:
+        """Judge all persistent occurrences of a type, as from `persistence.of_type`.
+
+        `draws`: of its null, for η "auto", with their distance; None: too few could be drawn.
+        """
         ours = self.windows(rows)
-        drawn = draws(v) if self.eta == "auto" else None
-        null = None if drawn is None else self._count(drawn[0], ours)
+        null = None if draws is None else self._count(draws[0], ours)
         own = self._count(ours, ours)
-        return self.conclude(rows, len(ours), own, null, None if drawn is None else drawn[1])
+        return self.conclude(rows, len(ours), own, null, None if draws is None else draws[1])
 
     def conclude(
         self,
@@ -176,10 +157,10 @@ class ContextRule:
             distance: of the draws.
         """
         context = Context(persistent, len(rows["loss"]), len(distinct(rows["prompt"])))
-        found = retention(own, null, self.eta)
-        if found is None:
+        retained = retention(own, null, self.eta)
+        if retained is None:
             return context
-        retained_M = found.retained_M
+        retained_M = retained.retained_M
         context = replace(
             context,
             judgeable=True,
@@ -187,8 +168,8 @@ class ContextRule:
             hit_loss=float(rows["loss"][retained_M].sum(dtype=np.float64)),
             hit_sequences=rows["sequence"][retained_M],
             hit_positions=rows["position"][retained_M],
-            eta=found.eta,
-            eta_count=found.eta_count,
+            eta=retained.eta,
+            eta_count=retained.eta_count,
             null_distance=distance,
         )
         return replace(context, interval=share_interval(context)) if context.sampled else context
@@ -228,9 +209,9 @@ class PartnerCounts:
         reach: tokens on each side of a window.
         seed: of the hash that labels rows where all others are partners.
         rule: similarity (of one thread: the engine has its own) and partners.
-        judged: token id → what is compared; shared by copies, never changed.
+        compared: token id → windows; shared by copies, never changed.
 
-    `similar`, `partners`: token id → int64 counts, one for each window in `judged`.
+    `similar`, `partners`: token id → int64 counts, one for each window in `compared`.
     """
 
     needs = PersistentWindows.needs
@@ -241,34 +222,33 @@ class PartnerCounts:
         reach: int,
         seed: int,
         rule: ContextRule,
-        judged: dict[int, Windows],
+        compared: dict[int, Windows],
     ) -> None:
         self.choice, self.reach, self.seed = choice, reach, seed
-        self.rule, self.judged = rule, judged
+        self.rule, self.compared = rule, compared
         self.similar, self.partners = (
-            {v: np.zeros(len(w), dtype=np.int64) for v, w in judged.items()} for _ in range(2)
+            {v: np.zeros(len(w), dtype=np.int64) for v, w in compared.items()} for _ in range(2)
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        made = type(self)(self.choice, self.reach, self.seed, self.rule, self.judged)
-        made.merge(self)
-        return made
+        same = type(self)(self.choice, self.reach, self.seed, self.rule, self.compared)
+        same.merge(self)
+        return same
 
     def update(self, batch: Batch) -> None:
         """Compare with the persistent occurrences of a joined batch."""
-        wanted = dict.fromkeys(self.judged, 0)
-        limit_V = sample_limits(wanted, 0, lambda _: False)
+        limit_V = sample_limits(dict.fromkeys(self.compared, 0), 0, lambda _: False)
         collect = PersistentWindows(self.choice, self.reach, self.seed, limit_V)
         collect.update(batch)
         rows = collect.result()
         for v in np.unique(rows["token"]).tolist():
-            ours, theirs = self.judged[v], self.rule.windows(of_type(rows, v))
+            ours, theirs = self.compared[v], self.rule.windows(of_type(rows, v))
             self.similar[v] += self.rule.similarity.count_similar(ours, theirs)
             self.partners[v] += partner_counts(ours, theirs)
 
     def close(self) -> None:
         """Let go of what was compared."""
-        self.judged = {}
+        self.compared = {}
 
     def merge(self, other: Self) -> None:
         """Add another's counts."""

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self, TypedDict
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect.persistence import Thresholds
+from rocktok.analyses.detect.ranking import TypeTable
+from rocktok.analyses.detect.result import DensityRow, Spread
 from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among
 from rocktok.stats.quantiles import quantile
 
 _ROW = np.dtype([("hash", np.uint64), ("type", np.float64), ("retained", np.float64)])
+
+
+class DensityHistogram(TypedDict):
+    """Sequences by share: edges of the bins, and how many sequences each has, by kind of share.
+
+    A kind is None where it was not computed. `sequences`: looked at, of those `seen`.
+    """
+
+    edges: list[float]
+    type: list[int] | None
+    retained: list[int] | None
+    sequences: int
+    seen: int
 
 
 class Density:
@@ -62,22 +77,23 @@ class Density:
         of_type_N = is_among(batch["token_id"], self.rocks).astype(np.int64)
         rows["hash"] = hash_rows(self.seed, sequence_N[starts])
         rows["type"] = np.add.reduceat(of_type_N, starts) / length_S
-        retained_S = self._judged(sequence_N[starts])
+        retained_S = self._counted(sequence_N[starts])
         if self.sampled:
             retained_S = retained_S + np.add.reduceat(self._expected(batch), starts)
         rows["retained"] = retained_S / length_S
         self.seen += len(starts)
         self._join(rows)
 
-    def _judged(self, sequence_S: Array) -> Array:
+    def _counted(self, sequence_S: Array) -> Array:
+        """Retained occurrences of the types that were judged one by one; NaN without contexts."""
         if self.retained is None:
             return np.full(len(sequence_S), np.nan)
         ids, counts = self.retained
         if len(ids) == 0:
             return np.zeros(len(sequence_S))
         at = np.minimum(np.searchsorted(ids, sequence_S), len(ids) - 1)
-        held: Array = np.where(ids[at] == sequence_S, counts[at], 0)
-        return held
+        count_S: Array = np.where(ids[at] == sequence_S, counts[at], 0)
+        return count_S
 
     def _expected(self, batch: Batch) -> Array:
         """What each row counts, as a retained occurrence of a sampled type."""
@@ -101,7 +117,7 @@ class Density:
             rows = np.sort(rows, order=["hash", "type", "retained"])[: self.most]
         self._rows = rows
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> DensityRow:
         """Median, 10th and 90th percentile of both shares; None where not computed."""
         return {
             "type": _spread(self._rows["type"]),
@@ -109,22 +125,51 @@ class Density:
             "sequences": len(self._rows),
         }
 
-    def histogram(self, bins: int = 20) -> dict[str, Any]:
-        """Sequences by share: the edges of the bins, and for both shares how many are in each.
-
-        None for a share that was not computed.
-        """
+    def histogram(self, bins: int = 20) -> DensityHistogram:
+        """Sequences by share."""
         edges = np.linspace(0.0, 1.0, bins + 1)
-        counts = {}
-        for name in ("type", "retained"):
-            share_S = self._rows[name]
-            known = not np.isnan(share_S).any()
-            counts[name] = np.histogram(share_S, edges)[0].tolist() if known else None
-        return {"edges": edges.tolist(), **counts, "sequences": len(self._rows), "seen": self.seen}
+        return {
+            "edges": edges.tolist(),
+            "type": _histogram(self._rows["type"], edges),
+            "retained": _histogram(self._rows["retained"], edges),
+            "sequences": len(self._rows),
+            "seen": self.seen,
+        }
 
 
-def _spread(share_S: Array) -> dict[str, float | None]:
-    points = {"median": 0.5, "p10": 0.1, "p90": 0.9}
+def density_of(types: TypeTable, rocks: Array, thresholds: Thresholds | None, seed: int) -> Density:
+    """The density of rocks (indices), yet to be fed; `thresholds` None: no contexts were judged."""
+    retained = None if thresholds is None else _retained_sequences(types, rocks)
+    sampled = _sampled_shares(types, rocks)
+    return Density(types.token_T[rocks], retained, sampled, thresholds, seed)
+
+
+def _retained_sequences(types: TypeTable, rocks: Array) -> tuple[Array, Array]:
+    """(sequence ids, retained occurrences in each) of the rocks that were judged in full."""
+    sequences: list[Array] = [np.zeros(0, dtype=np.int64)]
+    for index in rocks.tolist():
+        context = types.context[index]
+        if context.hit_sequences is not None and not context.sampled:
+            sequences.append(context.hit_sequences)
+    ids, counts = np.unique(np.concatenate(sequences), return_counts=True)
+    return ids, counts
+
+
+def _sampled_shares(types: TypeTable, rocks: Array) -> dict[int, float]:
+    """Token id → retained share of the persistent occurrences, of the rocks that were sampled."""
+    contexts = {int(types.token_T[i]): types.context.get(i) for i in rocks.tolist()}
+    return {v: context.share for v, context in contexts.items() if context and context.sampled}
+
+
+def _spread(share_S: Array) -> Spread:
     if np.isnan(share_S).any():
-        return dict.fromkeys(points)
-    return {name: quantile(share_S, q) for name, q in points.items()}
+        return {"median": None, "p10": None, "p90": None}
+    median, p10, p90 = (quantile(share_S, q) for q in (0.5, 0.1, 0.9))
+    return {"median": median, "p10": p10, "p90": p90}
+
+
+def _histogram(share_S: Array, edges: Array) -> list[int] | None:
+    if np.isnan(share_S).any():
+        return None
+    counts: list[int] = np.histogram(share_S, edges)[0].tolist()
+    return counts

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.context_passes import Contexts
-from rocktok.analyses.detect.lifts import LIFT_SAMPLE, HardBootstrap, context_lift, lift_row
+from rocktok.analyses.detect.lifts import LIFT_SAMPLE, HardBootstrap, Lifts, context_lift
 from rocktok.analyses.detect.persistence import (
     Choice,
     Others,
@@ -18,44 +16,43 @@ from rocktok.analyses.detect.persistence import (
     sample_limits,
 )
 from rocktok.analyses.detect.ranking import TypeTable
+from rocktok.analyses.detect.result import PermutedRow
 
 #: Types to a pass: their windows and replicates take some 100 MB.
 ROUND_LIFTS = 250
 
 
-def lifts(contexts: Contexts, types: TypeTable, rocks: Array) -> dict[int, dict[str, Any]]:
-    """Token id → the columns of `analyse.lifts`, of the rocks (indices); a pass for each 250."""
-    found: dict[int, dict[str, Any]] = {}
+def lifts(contexts: Contexts, types: TypeTable, rocks: Array) -> dict[int, Lifts]:
+    """Token id → lifts, of the rocks (indices); a pass for each 250."""
+    by_token: dict[int, Lifts] = {}
     for start in range(0, len(rocks), ROUND_LIFTS):
-        found |= _round(contexts, types, rocks[start : start + ROUND_LIFTS])
-    return found
+        by_token |= _round(contexts, types, rocks[start : start + ROUND_LIFTS])
+    return by_token
 
 
-def _round(contexts: Contexts, types: TypeTable, chosen: Array) -> dict[int, dict[str, Any]]:
+def _round(contexts: Contexts, types: TypeTable, rocks: Array) -> dict[int, Lifts]:
     assert types.persistent_T is not None
     params, rule = contexts.params, contexts.rule
-    token_T = types.token_T[chosen]
-    counts_T = types.persistent_T[chosen], (types.frequency_T - types.persistent_T)[chosen]
+    token_T = types.token_T[rocks]
+    counts_T = types.persistent_T[rocks], (types.frequency_T - types.persistent_T)[rocks]
     hard = HardBootstrap(token_T, contexts.thresholds, params.seed)
     choices: tuple[Choice, Choice] = contexts.thresholds, Others(contexts.thresholds)
-    collected = []
+    both = []
     for choice, count_T in zip(choices, counts_T, strict=True):
         counts = dict(zip(token_T.tolist(), count_T.tolist(), strict=True))
         limit_V = sample_limits(counts, LIFT_SAMPLE, lambda n: n > LIFT_SAMPLE)
-        collected.append(PersistentWindows(choice, params.window, params.seed, limit_V))
-    contexts.engine.run(contexts.source, hard, *collected)
-    held = [collect.result() for collect in collected]
-    found = {}
+        both.append(PersistentWindows(choice, params.window, params.seed, limit_V))
+    contexts.engine.run(contexts.source, hard, *both)
+    occurrences = [windows.result() for windows in both]
+    by_token = {}
     for v, most in zip(token_T.tolist(), np.maximum(*counts_T).tolist(), strict=True):
-        persistent, other = (of_type(rows, v, LIFT_SAMPLE) for rows in held)
+        persistent, other = (of_type(rows, v, LIFT_SAMPLE) for rows in occurrences)
         context = context_lift(rule.similarity, rule.partners, persistent, other, params.seed)
-        found[v] = {**lift_row(hard.lift(v), context), "sampled": most > LIFT_SAMPLE}
-    return found
+        by_token[v] = Lifts(hard.lift(v), *context, sampled=most > LIFT_SAMPLE)
+    return by_token
 
 
-def permuted(
-    contexts: Contexts, types: TypeTable, rocks: Array, score_T: Array
-) -> dict[str, int | float | bool | None]:
+def permuted(contexts: Contexts, types: TypeTable, rocks: Array, score_T: Array) -> PermutedRow:
     """How many types would be rocks if who is persistent were drawn at random within types."""
     drawn = contexts.permuted(types)
     assert types.persistent_T is not None

@@ -5,7 +5,8 @@ Array suffixes: B replicates; P prompts of a sample; T types; E pairs; M rows.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -21,22 +22,22 @@ from rocktok.stats.bootstrap import (
     poisson_weights,
 )
 
-Rows = dict[str, Array]
-
 #: Occurrences of a type that are compared: persistent ones, and others, so many of each at most.
 LIFT_SAMPLE = 1_000
 
-COLUMNS = (
-    "persistence_lift_low",
-    "persistence_lift_high",
-    "context_similar",
-    "context_similar_other",
-    "context_lift",
-    "context_lift_low",
-    "context_lift_high",
-    "lifts_undefined",
-    "singled_out",
-)
+
+class LiftColumns(TypedDict, total=False):
+    """Of a type: whether the loss singles its contexts out; None where that cannot be said."""
+
+    persistence_lift_low: float | None
+    persistence_lift_high: float | None
+    context_similar: float | None
+    context_similar_other: float | None
+    context_lift: float | None
+    context_lift_low: float | None
+    context_lift_high: float | None
+    lifts_undefined: int | None
+    singled_out: bool | None
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,11 @@ def narrowing(slope_P: Array, kernel_PP: Array) -> float:
 
 
 def context_lift(
-    similarity: Similarity, partners: str, persistent: Rows, other: Rows, seed: int
+    similarity: Similarity,
+    partners: str,
+    persistent: dict[str, Array],
+    other: dict[str, Array],
+    seed: int,
 ) -> tuple[Lift, float | None, float | None]:
     """`context_lift` of a type, and P(similar | both persistent), P(similar | one, one not).
 
@@ -239,18 +244,37 @@ def singled_out(lifts: tuple[Lift, Lift]) -> bool | None:
     return True if all(low is not None and low > 1 for low in lows) else None
 
 
-def lift_row(
-    persistence: Lift, context: tuple[Lift, float | None, float | None]
-) -> dict[str, float | bool | None]:
-    """The columns of a type's row."""
-    lift, similar, similar_other = context
-    return {
-        **{f"persistence_lift_{k}": asdict(persistence)[k] for k in ("low", "high")},
-        "context_similar": similar,
-        "context_similar_other": similar_other,
-        "context_lift": lift.value,
-        "context_lift_low": lift.low,
-        "context_lift_high": lift.high,
-        "lifts_undefined": persistence.undefined + lift.undefined,
-        "singled_out": singled_out((persistence, lift)),
-    }
+@dataclass(frozen=True)
+class Lifts:
+    """Both lifts of a type, over chance and over its other occurrences.
+
+    Attributes:
+        persistence: `persistence_lift`. context: `context_lift`.
+        similar: P(similar | both persistent). similar_other: P(similar | one, one not).
+        sampled: whether not all occurrences were compared.
+    """
+
+    persistence: Lift
+    context: Lift
+    similar: float | None
+    similar_other: float | None
+    sampled: bool
+
+    @property
+    def singled_out(self) -> bool | None:
+        """Whether the loss singles the contexts out."""
+        return singled_out((self.persistence, self.context))
+
+    def columns(self) -> LiftColumns:
+        """Those of a type's row."""
+        return {
+            "persistence_lift_low": self.persistence.low,
+            "persistence_lift_high": self.persistence.high,
+            "context_similar": self.similar,
+            "context_similar_other": self.similar_other,
+            "context_lift": self.context.value,
+            "context_lift_low": self.context.low,
+            "context_lift_high": self.context.high,
+            "lifts_undefined": self.persistence.undefined + self.context.undefined,
+            "singled_out": self.singled_out,
+        }

@@ -127,8 +127,8 @@ class PersistentWindows:
         hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
         if self.limit_V is not None:
             limit_M = self.limit_V[np.minimum(batch["token_id"][rows_M], len(self.limit_V) - 1)]
-            kept = (hash_M <= limit_M) & (limit_M > 0)
-            rows_M, hash_M = rows_M[kept], hash_M[kept]
+            below_M = (hash_M <= limit_M) & (limit_M > 0)
+            rows_M, hash_M = rows_M[below_M], hash_M[below_M]
         self._parts.append(
             {
                 "sequence": batch["sequence_id"][rows_M],
@@ -164,8 +164,8 @@ class PersistentWindows:
 def of_type(rows: dict[str, Array], v: int, most: int | None = None) -> dict[str, Array]:
     """One type's rows from `PersistentWindows.result`: those of the `most` smallest hashes."""
     start, stop = np.searchsorted(rows["token"], [v, v + 1]) if rows else (0, 0)
-    held = {name: values[start:stop] for name, values in rows.items()}
+    of_v = {name: values[start:stop] for name, values in rows.items()}
     if most is None or stop - start <= most:
-        return held
-    kept = np.sort(np.argsort(held["hash"], kind="stable")[:most])
-    return {name: values[kept] for name, values in held.items()}
+        return of_v
+    smallest = np.sort(np.argsort(of_v["hash"], kind="stable")[:most])
+    return {name: values[smallest] for name, values in of_v.items()}

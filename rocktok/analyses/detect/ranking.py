@@ -1,120 +1,36 @@
 """Which tokens are rocks: Rock Score, persistence, context consistency.
 
 What the numbers mean is in the docs/definitions.md; the source is arXiv 2605.09253. This
-module holds the parameters, the arithmetic per token type, and the ranking. It opens no file:
+module holds the arithmetic per token type, and the ranking. It opens no file:
 `rocktok.analyses.detect.passes` feeds it from a log.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect.context import Context
-from rocktok.analyses.detect.similarity import PARTNERS, SIMILARITIES
-from rocktok.errors import UsageError
+from rocktok.analyses.detect.result import DetectParams
 
 LOW_POWER_PERSISTENT = 20
 LOW_POWER_PROMPTS = 5
 
-#: The smallest sample of persistent occurrences.
-MIN_CAP = 100
-
-CONTEXTS = ("auto", "required", "off")
-TABLES = ("auto", "fixed", "rollout")
-CRITERIA = ("high", "recalcitrant")
-
 
 @dataclass(frozen=True)
-class DetectParams:
-    """Options of `detect`; docs/definitions.md explains each.
-
-    `quantile_post` None: 0.8 for persistence "high"; 0.2, of the change, for "recalcitrant".
-    """
-
-    pre: int | None = None
-    post: int | None = None
-    table: str = "auto"
-    context: str = "auto"
-    quantile_pre: float = 0.8
-    quantile_post: float | None = None
-    tau_pre: float | None = None
-    tau_post: float | Literal["same"] | None = None
-    persistence: str = "high"
-    window: int = 8
-    similarity: str = "surprisal"
-    partners: str = "other-prompt"
-    gamma: float = 0.5
-    eta: float | Literal["auto"] = "auto"
-    top_k: int = 100
-    tau_r: float | None = None
-    min_frequency: int = 1
-    exclude_most_frequent: int = 0
-    cap: int = 50_000
-    exact: bool = False
-    seed: int = 0
-    all_types: bool = False
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("table", TABLES),
-            ("context", CONTEXTS),
-            ("persistence", CRITERIA),
-            ("similarity", SIMILARITIES),
-            ("partners", PARTNERS),
-        ):
-            _demand(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", self)
-        _demand(0 < self.quantile_pre < 1, "quantile_pre", "between 0 and 1", self)
-        post = self.quantile_post
-        _demand(post is None or 0 < post < 1, "quantile_post", "between 0 and 1", self)
-        _demand(_positive(self.tau_pre), "tau_pre", "above 0, and finite", self)
-        tau = self.tau_post
-        good = tau == "same" or (not isinstance(tau, str) and _positive(tau))
-        _demand(good, "tau_post", "above 0, and finite, or 'same'", self)
-        _demand(self.window >= 1, "window", "1 or more", self)
-        _demand(0 < self.gamma <= 1, "gamma", "above 0 and at most 1", self)
-        eta = self.eta
-        good = eta == "auto" or (not isinstance(eta, str) and 0 <= eta <= 1)
-        _demand(good, "eta", "'auto', or from 0 to 1", self)
-        _demand(self.top_k >= 1, "top_k", "1 or more", self)
-        _demand(_positive(self.tau_r), "tau_r", "above 0, and finite", self)
-        _demand(self.cap >= MIN_CAP, "cap", f"{MIN_CAP} or more", self)
-        _demand(self.min_frequency >= 1, "min_frequency", "1 or more", self)
-        _demand(self.exclude_most_frequent >= 0, "exclude_most_frequent", "0 or more", self)
-        if self.persistence == "recalcitrant" and self.tau_post is not None:
-            raise UsageError(
-                "tau_post has no meaning with persistence 'recalcitrant'; leave it out",
-                parameter="tau_post",
-            )
-
-    @property
-    def second_quantile(self) -> float:
-        """`quantile_post` with its default filled in."""
-        if self.quantile_post is not None:
-            return self.quantile_post
-        return 0.8 if self.persistence == "high" else 0.2
-
-
-def _positive(value: float | None) -> bool:
-    return value is None or (0 < value < float("inf"))
-
-
-def _demand(good: bool, name: str, allowed: str, params: DetectParams) -> None:
-    if not good:
-        message = f"{name} is {getattr(params, name)!r}; it must be {allowed}"
-        raise UsageError(message, parameter=name)
-
-
-@dataclass
 class TypeTable:
-    """Numbers of every type seen, as equally long arrays; what was not computed is NaN or −1.
+    """Numbers of every type seen, as equally long arrays.
 
-    `count_pre_T`, `count_post_T`: rows of the type that are hard at pre, at post.
+    Attributes:
+        token_T: ids, ascending. frequency_T: rows. loss_T: sums at post, nats.
+        persistent_T, hard_pre_T, hard_post_T: rows that are persistent, hard at pre, hard at post;
+            None without persistence.
+        context: index into the arrays → what its contexts came to, of the types judged.
+        extra_T: column of the result → values that only some logs have.
     """
 
     token_T: Array
@@ -123,8 +39,8 @@ class TypeTable:
     persistent_T: Array | None = None
     hard_pre_T: Array | None = None
     hard_post_T: Array | None = None
-    context: dict[int, Context] = field(default_factory=dict)
-    extra_T: dict[str, Array] = field(default_factory=dict)
+    context: Mapping[int, Context] = field(default_factory=dict)
+    extra_T: Mapping[str, Array] = field(default_factory=dict)
 
     def bound_T(self) -> Array:
         """R_ctx(v) ≤ ℓ̄_v · |O_PH(v)|: no type can score more than this."""
@@ -164,10 +80,10 @@ def ranking(types: TypeTable, params: DetectParams, score_T: Array) -> tuple[Arr
     with one, by Rock Score; types that the options exclude come last.
     """
     excluded_T = types.excluded_T(params)
-    known_T = np.isfinite(score_T)
-    key_T = np.where(known_T, score_T, types.loss_T)
-    order = np.lexsort((types.token_T, -types.frequency_T, -key_T, ~known_T, excluded_T))
-    scores = np.where(known_T & ~excluded_T, score_T, 0.0)[order]
+    scored_T = np.isfinite(score_T)
+    key_T = np.where(scored_T, score_T, types.loss_T)
+    order = np.lexsort((types.token_T, -types.frequency_T, -key_T, ~scored_T, excluded_T))
+    scores = np.where(scored_T & ~excluded_T, score_T, 0.0)[order]
     if params.tau_r is not None:
         return order, scores >= params.tau_r
     rank = np.arange(len(order))
@@ -187,23 +103,29 @@ def candidates(types: TypeTable, params: DetectParams) -> list[int]:
     return first + np.flatnonzero(allowed_T & excluded_T).tolist()
 
 
-def walk(types: TypeTable, params: DetectParams, judge: Callable[[int], Context]) -> None:
+def walk(types: TypeTable, params: DetectParams, contexts: Iterator[Context]) -> dict[int, Context]:
     """Judge the candidates in order, until no other type can be a rock.
 
-    Fills `types.context`. With `all_types` every type is judged.
+    Args:
+        contexts: of the candidates in their order, each made when it is asked for.
+
+    Returns:
+        Index into the types → context. With `all_types` every candidate is judged.
     """
     excluded_T, bound_T = types.excluded_T(params), types.bound_T()
     best: list[float] = []
+    by_index: dict[int, Context] = {}
     passed = False
     for index in candidates(types, params):
         passed = passed or bool(excluded_T[index]) or _cannot_enter(bound_T[index], best, params)
         if passed and not params.all_types:
-            return
-        context = judge(index)
+            break
+        context = next(contexts)
         # What cannot be a rock need not be remembered row by row.
-        types.context[index] = context.summary() if passed else context
+        by_index[index] = context.summary() if passed else context
         if context.judgeable and not excluded_T[index]:
             insort(best, -context_score(types, index, context))
+    return by_index
 
 
 def _cannot_enter(bound: float, best: list[float], params: DetectParams) -> bool:

@@ -1,29 +1,255 @@
-"""What `detect` returns: frozen, traceable to the log and the parameters that made it."""
+"""Options of `detect`, and what it returns: frozen, traceable to the log and the parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, NotRequired, TypedDict
 
-import numpy as np
-
-from rocktok._types import Array, LogIdentity
-from rocktok.analyses.detect import lifts as lifting
-from rocktok.analyses.detect.context import Context
-from rocktok.analyses.detect.persistence import Thresholds
-from rocktok.analyses.detect.ranking import (
-    LOW_POWER_PERSISTENT,
-    LOW_POWER_PROMPTS,
-    DetectParams,
-    TypeTable,
-    context_score,
-)
+from rocktok._types import LogIdentity
+from rocktok.analyses.detect.lifts import LiftColumns
+from rocktok.analyses.detect.similarity import PARTNERS, SIMILARITIES
 from rocktok.analyses.result import Result
-from rocktok.stats.sums import SequenceCounts
+from rocktok.errors import UsageError
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The smallest sample of persistent occurrences.
+MIN_CAP = 100
+
+CONTEXTS = ("auto", "required", "off")
+TABLES = ("auto", "fixed", "rollout")
+CRITERIA = ("high", "recalcitrant")
+
+
+@dataclass(frozen=True)
+class DetectParams:
+    """Options of `detect`; docs/definitions.md explains each.
+
+    `quantile_post` None: 0.8 for persistence "high"; 0.2, of the change, for "recalcitrant".
+    """
+
+    pre: int | None = None
+    post: int | None = None
+    table: str = "auto"
+    context: str = "auto"
+    quantile_pre: float = 0.8
+    quantile_post: float | None = None
+    tau_pre: float | None = None
+    tau_post: float | Literal["same"] | None = None
+    persistence: str = "high"
+    window: int = 8
+    similarity: str = "surprisal"
+    partners: str = "other-prompt"
+    gamma: float = 0.5
+    eta: float | Literal["auto"] = "auto"
+    top_k: int = 100
+    tau_r: float | None = None
+    min_frequency: int = 1
+    exclude_most_frequent: int = 0
+    cap: int = 50_000
+    exact: bool = False
+    seed: int = 0
+    all_types: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("table", TABLES),
+            ("context", CONTEXTS),
+            ("persistence", CRITERIA),
+            ("similarity", SIMILARITIES),
+            ("partners", PARTNERS),
+        ):
+            _demand(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", self)
+        _demand(0 < self.quantile_pre < 1, "quantile_pre", "between 0 and 1", self)
+        post = self.quantile_post
+        _demand(post is None or 0 < post < 1, "quantile_post", "between 0 and 1", self)
+        _demand(_positive(self.tau_pre), "tau_pre", "above 0, and finite", self)
+        tau = self.tau_post
+        good = tau == "same" or (not isinstance(tau, str) and _positive(tau))
+        _demand(good, "tau_post", "above 0, and finite, or 'same'", self)
+        _demand(self.window >= 1, "window", "1 or more", self)
+        _demand(0 < self.gamma <= 1, "gamma", "above 0 and at most 1", self)
+        eta = self.eta
+        good = eta == "auto" or (not isinstance(eta, str) and 0 <= eta <= 1)
+        _demand(good, "eta", "'auto', or from 0 to 1", self)
+        _demand(self.top_k >= 1, "top_k", "1 or more", self)
+        _demand(_positive(self.tau_r), "tau_r", "above 0, and finite", self)
+        _demand(self.cap >= MIN_CAP, "cap", f"{MIN_CAP} or more", self)
+        _demand(self.min_frequency >= 1, "min_frequency", "1 or more", self)
+        _demand(self.exclude_most_frequent >= 0, "exclude_most_frequent", "0 or more", self)
+        if self.persistence == "recalcitrant" and self.tau_post is not None:
+            raise UsageError(
+                "tau_post has no meaning with persistence 'recalcitrant'; leave it out",
+                parameter="tau_post",
+            )
+
+    @property
+    def second_quantile(self) -> float:
+        """`quantile_post` with its default filled in."""
+        if self.quantile_post is not None:
+            return self.quantile_post
+        return 0.8 if self.persistence == "high" else 0.2
+
+
+def _positive(value: float | None) -> bool:
+    return value is None or (0 < value < float("inf"))
+
+
+def _demand(good: bool, name: str, allowed: str, params: DetectParams) -> None:
+    if not good:
+        message = f"{name} is {getattr(params, name)!r}; it must be {allowed}"
+        raise UsageError(message, parameter=name)
+
+
+class DetectOptions(TypedDict):
+    """Every option of `DetectParams`; `lifts` only where these were asked for."""
+
+    pre: int | None
+    post: int | None
+    table: str
+    context: str
+    quantile_pre: float
+    quantile_post: float
+    tau_pre: float | None
+    tau_post: float | Literal["same"] | None
+    persistence: str
+    window: int
+    similarity: str
+    partners: str
+    gamma: float
+    eta: float | Literal["auto"]
+    top_k: int
+    tau_r: float | None
+    min_frequency: int
+    exclude_most_frequent: int
+    cap: int
+    exact: bool
+    seed: int
+    all_types: bool
+    lifts: NotRequired[bool]
+
+
+class DetectLog(LogIdentity):
+    """The log, what was read of it, and how often."""
+
+    table: str
+    pre: int | None
+    post: int
+    no_context: str | None
+    rollout_step: int | None
+    passes: int
+    embeddings: str | None
+
+
+class ThresholdRow(TypedDict):
+    """Thresholds in nats, and τ_post/τ_pre; None where there are none."""
+
+    tau_pre: float | None
+    tau_post: float | None
+    tau_change: float | None
+    ratio: float | None
+
+
+class Totals(TypedDict):
+    """Of all types, but `retained` of the rocks; None without persistence."""
+
+    sequences: int
+    positions: int
+    loss: float
+    persistent: int | None
+    retained: int | None
+    unpaired_sequences: int | None
+
+
+class Spread(TypedDict):
+    """Of a share of a sequence's positions; None where it was not computed."""
+
+    median: float | None
+    p10: float | None
+    p90: float | None
+
+
+class DensityRow(TypedDict):
+    """How much of a sequence is rock: positions of rock types, and retained occurrences."""
+
+    type: Spread
+    retained: Spread
+    sequences: int
+
+
+class PermutedRow(TypedDict):
+    """Rocks, and those that labels permuted within types give.
+
+    `reach_lowest`: types whose score then reaches the lowest of a rock; `complete`: whether the
+    labels of all types were permuted.
+    """
+
+    rocks: int
+    rocks_permuted: int
+    lowest_score: float | None
+    reach_lowest: int
+    judged: int
+    complete: bool
+
+
+class ScoreColumns(TypedDict):
+    """Of a type: what it carries of the loss."""
+
+    rank: int
+    token_id: int
+    token: str
+    frequency: int
+    prompts: int
+    mean_loss: float
+    rock_score: float
+    loss_share: float | None
+    coverage: float
+
+
+class PersistenceColumns(TypedDict):
+    """Of a type: its persistent occurrences; None where that was not computed."""
+
+    persistent: int | None
+    persistent_prompts: int | None
+    persistence_lift: float | None
+
+
+class ContextColumns(TypedDict):
+    """Of a type: its retained occurrences; None where its contexts were not judged."""
+
+    retained: int | None
+    retained_loss: float | None
+    eta: float | None
+    eta_count: int | None
+    null_distance: int | None
+    ccr: float | None
+    ccr_low: float | None
+    ccr_high: float | None
+    context_rock_score: float | None
+
+
+class ExtraColumns(TypedDict):
+    """Of a type: what only some logs have; None in others."""
+
+    rollout_frequency: int | None
+    rollout_rock_score: float | None
+    mean_log_ratio: float | None
+    student_probability: float | None
+    teacher_probability: float | None
+
+
+class DetectRow(ScoreColumns, PersistenceColumns, ContextColumns, ExtraColumns, LiftColumns):
+    """One type; the columns of lifts only where these were asked for."""
+
+    flags: list[str]
+    is_rock: bool
+
+
+#: With lifts, theirs come after all others.
+COLUMNS = tuple(c for c in DetectRow.__annotations__ if c not in LiftColumns.__annotations__)
+LIFT_COLUMNS = (*COLUMNS, *LiftColumns.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -36,21 +262,21 @@ class DetectResult(Result):
         thresholds: `tau_pre`, `tau_post`, `tau_change` (nats), `ratio` τ_post/τ_pre.
         totals: sequences, positions, loss (nats), persistent and retained occurrences (of rocks).
         density: share of a sequence's positions: of rock types, and retained occurrences.
-        tokens: one mapping per type; None where a number was not computed.
+        tokens: one row per type; None where a number was not computed.
         notes: what a reader of the numbers must know.
-        permuted: with lifts, rocks found and rocks that permuted labels give; else None.
+        permuted: with lifts, rocks and rocks that permuted labels give; else None.
     """
 
     SCHEMA: ClassVar[str] = "rocktok.detect/1"
 
-    log: Row
-    params: Row
-    thresholds: Row
-    totals: Row
-    density: Row
-    tokens: tuple[Row, ...]
+    log: DetectLog
+    params: DetectOptions
+    thresholds: ThresholdRow
+    totals: Totals
+    density: DensityRow
+    tokens: tuple[DetectRow, ...]
     notes: tuple[str, ...]
-    permuted: Row | None = None
+    permuted: PermutedRow | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -58,7 +284,7 @@ class DetectResult(Result):
         return COLUMNS if self.permuted is None else LIFT_COLUMNS
 
     @cached_property
-    def table(self) -> Any:
+    def table(self) -> pd.DataFrame:
         """The tokens as a pandas DataFrame, one row per type; flags joined by commas."""
         import pandas as pd
 
@@ -67,237 +293,20 @@ class DetectResult(Result):
         return frame
 
     @property
-    def rocks(self) -> tuple[Row, ...]:
+    def rocks(self) -> tuple[DetectRow, ...]:
         """The rows that are rocks."""
         return tuple(row for row in self.tokens if row["is_rock"])
 
-    def to_dict(self) -> Row:
+    def to_dict(self) -> dict[str, object]:
         """What `to_json` writes: every field, `permuted` only with lifts."""
-        found = super().to_dict()
+        content: dict[str, object] = super().to_dict()
         if self.permuted is None:
-            del found["permuted"]
-        return found
+            del content["permuted"]
+        return content
 
-    def shown(self) -> tuple[str, Any]:
+    def shown(self) -> tuple[str, pd.DataFrame]:
         """The tokens under the number of rocks."""
         frame = self.table.drop(columns=["eta", "eta_count", "null_distance"])
         frame["token"] = [repr(text) for text in frame["token"]]
         step = f"step {self.log['post']} of {self.log['table']}/"
         return f"{len(self.rocks)} rock tokens at {step}", frame
-
-
-COLUMNS = (
-    "rank",
-    "token_id",
-    "token",
-    "frequency",
-    "prompts",
-    "mean_loss",
-    "rock_score",
-    "loss_share",
-    "coverage",
-    "persistent",
-    "persistent_prompts",
-    "persistence_lift",
-    "retained",
-    "retained_loss",
-    "eta",
-    "eta_count",
-    "null_distance",
-    "ccr",
-    "ccr_low",
-    "ccr_high",
-    "context_rock_score",
-    "rollout_frequency",
-    "rollout_rock_score",
-    "mean_log_ratio",
-    "student_probability",
-    "teacher_probability",
-    "flags",
-    "is_rock",
-)
-
-
-#: With lifts: theirs come after all others.
-LIFT_COLUMNS = (*COLUMNS, *lifting.COLUMNS)
-
-#: Columns that hold whole numbers.
-INTEGERS = {
-    "rank",
-    "token_id",
-    "frequency",
-    "prompts",
-    "persistent",
-    "persistent_prompts",
-    "retained",
-    "eta_count",
-    "null_distance",
-    "rollout_frequency",
-    "lifts_undefined",
-}
-
-
-def make_result(
-    *,
-    log: LogIdentity,
-    source: Row,
-    params: DetectParams,
-    notes: list[str],
-    thresholds: Thresholds | None,
-    sizes: SequenceCounts,
-    unpaired: int | None,
-    types: TypeTable,
-    prompts: dict[int, int],
-    order: Array,
-    is_rock: Array,
-    density: Row,
-    text: Callable[[int], str],
-    lifts: tuple[dict[int, Row], Row] | None = None,
-) -> DetectResult:
-    """Put the numbers of `detect` together. `order` and `is_rock` are as `ranking` gives them.
-
-    `lifts`: by token id, and what permuted labels gave.
-    """
-    total = float(types.loss_T.sum())
-    excluded_T = types.excluded_T(params)
-    coverage = np.cumsum(types.loss_T[order]) / total if total else np.zeros(len(order))
-    rows = []
-    for rank, index in enumerate(order.tolist()):
-        if not (is_rock[rank] or params.all_types):
-            continue
-        context = types.context.get(index)
-        row: Row = {
-            "rank": rank + 1,
-            "token_id": int(types.token_T[index]),
-            "token": text(int(types.token_T[index])),
-            **_scores(types, index, total),
-            "prompts": prompts[int(types.token_T[index])],
-            "coverage": float(coverage[rank]),
-            **_persistence(types, thresholds, index, context),
-            **_context(types, index, context),
-            **{name: _plain(values[index]) for name, values in types.extra_T.items()},
-            "flags": _flags(types, index, context, bool(excluded_T[index])),
-            "is_rock": bool(is_rock[rank]),
-        }
-        if lifts is not None:
-            row |= lifts[0].get(row["token_id"], {})
-            row["flags"] = row["flags"] + _lift_flags(row)
-        columns = COLUMNS if lifts is None else LIFT_COLUMNS
-        rows.append({name: row.get(name) for name in columns})
-    rocks = [types.context.get(int(index)) for index in order[is_rock]]
-    retained = round(sum(context.retained for context in rocks if context))
-    known = types.persistent_T is not None
-    return DetectResult(
-        log={**log, **source},
-        params={
-            **asdict(params),
-            "quantile_post": params.second_quantile,
-            **({} if lifts is None else {"lifts": True}),
-        },
-        thresholds=_thresholds(thresholds),
-        totals={
-            "sequences": sizes.sequences,
-            "positions": sizes.rows,
-            "loss": total,
-            "persistent": int(types.persistent_T.sum()) if types.persistent_T is not None else None,
-            "retained": retained if known else None,
-            "unpaired_sequences": unpaired,
-        },
-        density=density,
-        tokens=tuple(rows),
-        notes=tuple(notes),
-        permuted=None if lifts is None else lifts[1],
-    )
-
-
-def _thresholds(thresholds: Thresholds | None) -> Row:
-    if thresholds is None:
-        return dict.fromkeys(("tau_pre", "tau_post", "tau_change", "ratio"))
-    ratio = None if thresholds.post is None else thresholds.post / thresholds.pre
-    return {
-        "tau_pre": thresholds.pre,
-        "tau_post": thresholds.post,
-        "tau_change": thresholds.change,
-        "ratio": ratio,
-    }
-
-
-def _scores(types: TypeTable, index: int, total: float) -> Row:
-    frequency, loss = int(types.frequency_T[index]), float(types.loss_T[index])
-    return {
-        "frequency": frequency,
-        "mean_loss": loss / frequency,
-        "rock_score": loss,
-        "loss_share": loss / total if total else None,
-    }
-
-
-def _persistence(
-    types: TypeTable, thresholds: Thresholds | None, index: int, context: Context | None
-) -> Row:
-    if thresholds is None or types.persistent_T is None:
-        return {}
-    assert types.hard_pre_T is not None
-    assert types.hard_post_T is not None
-    persistent = int(types.persistent_T[index])
-    by_chance = int(types.hard_pre_T[index]) * int(types.hard_post_T[index])
-    lift = None
-    if thresholds.post is not None and by_chance:
-        lift = persistent * int(types.frequency_T[index]) / by_chance
-    return {
-        "persistent": persistent,
-        "persistent_prompts": context.prompts if context else None if persistent else 0,
-        "persistence_lift": lift,
-    }
-
-
-def _context(types: TypeTable, index: int, context: Context | None) -> Row:
-    if types.persistent_T is None:
-        return {}
-    if types.persistent_T[index] == 0:
-        return {"retained": 0, "retained_loss": 0.0, "ccr": 0.0, "context_rock_score": 0.0}
-    if context is None or not context.judgeable:
-        return {}
-    row = {
-        "retained": round(context.retained),
-        "retained_loss": context.retained_loss,
-        "eta": context.eta,
-        "eta_count": context.eta_count,
-        "null_distance": context.null_distance,
-        "ccr": context.retained / int(types.frequency_T[index]),
-        "context_rock_score": context_score(types, index, context),
-    }
-    if context.interval is not None:
-        scale = context.persistent / int(types.frequency_T[index])
-        low, high = context.interval
-        row |= {"ccr_low": low * scale, "ccr_high": high * scale}
-    return row
-
-
-def _flags(types: TypeTable, index: int, context: Context | None, excluded: bool) -> list[str]:
-    flags = []
-    if types.persistent_T is not None and types.persistent_T[index]:
-        few = types.persistent_T[index] < LOW_POWER_PERSISTENT
-        if few or (context is not None and context.prompts < LOW_POWER_PROMPTS):
-            flags.append("low_power")
-    if context is not None and not context.judgeable:
-        flags.append("null_scarce")
-    if context is not None and context.sampled:
-        flags.append("sampled")
-    if excluded:
-        flags.append("excluded")
-    rollout_T = types.extra_T.get("rollout_frequency")
-    if rollout_T is not None and rollout_T[index] == 0:
-        flags.append("not_in_rollouts")
-    return flags
-
-
-def _lift_flags(row: Row) -> list[str]:
-    if "singled_out" not in row:
-        return []
-    found = {True: [], False: ["not_singled_out"], None: ["lift_unknown"]}[row["singled_out"]]
-    return [*found, "lifts_sampled"] if row["sampled"] else found
-
-
-def _plain(value: Any) -> int | float:
-    return int(value) if isinstance(value, np.integer) else float(value)

@@ -7,9 +7,8 @@ implementation and every cut of the log counts the same pairs.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -84,61 +83,57 @@ class _Side:
         return _Side(self.matrix[rows], self.size[rows])
 
 
+@dataclass(frozen=True)
 class Similarity:
     """One way to compare windows of 2w offsets.
 
-    Args:
+    Attributes:
         kind: one of `SIMILARITIES`.
         gamma: windows at least this alike are similar; in (0, 1].
         offsets: 2w, the number of offsets in a window.
         weight_V: surprisals −ln(n_u/n) by token id, for "surprisal".
         embedding_VD: a row for each token id, for "embedding".
         jobs: threads of the compiled loops.
+        loaded: compiled loops for any but a few pairs: what loads them does so once for many calls.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        gamma: float,
-        offsets: int,
-        weight_V: Array,
-        embedding_VD: Array | None = None,
-        jobs: int = 1,
-    ) -> None:
-        self.many = MANY
-        self.kind = kind
-        self.jobs = jobs
-        self.offsets = offsets
-        self.threshold = gamma - EPSILON
-        self.weight_V = weight_V
-        self.embedding_VD = embedding_VD
+    kind: str
+    gamma: float
+    offsets: int
+    weight_V: Array
+    embedding_VD: Array | None = None
+    jobs: int = 1
+    loaded: bool = False
+
+    @property
+    def threshold(self) -> float:
+        """What a similarity must reach."""
+        return self.gamma - EPSILON
 
     def compiled(self) -> Similarity:
         """The same with compiled loops for any but a few pairs, on one thread."""
-        made = copy.copy(self)
-        made.jobs, made.many = 1, MANY // 100
-        return made
+        return replace(self, jobs=1, loaded=True)
 
     def at(self, gamma: float) -> Similarity:
         """The same at another γ."""
-        made = copy.copy(self)
-        made.threshold = gamma - EPSILON
-        return made
+        return replace(self, gamma=gamma)
 
     def count_similar(self, ours: Windows, theirs: Windows) -> Array:
         """(M,) int64: for each of our windows, how many of its partners among theirs are similar.
 
         The same counts with compiled loops, where there are many pairs, and without.
         """
-        if self.kind == "embedding" or len(ours) * len(theirs) < self.many:
+        if self.kind == "embedding" or len(ours) * len(theirs) < (
+            MANY // 100 if self.loaded else MANY
+        ):
             return self.count_similar_scipy(ours, theirs)
         rule = PairRule(self.kind, self.threshold, self.offsets)
         our_rows = window_rows(ours.window_MK, self.kind, self.weight_V)
         their_rows = None
         if theirs is not ours:
             their_rows = window_rows(theirs.window_MK, self.kind, self.weight_V)
-        given = (ours.label_M, theirs.label_M)
-        return count_similar(our_rows, their_rows, rule, given, self.jobs)
+        both_labels = (ours.label_M, theirs.label_M)
+        return count_similar(our_rows, their_rows, rule, both_labels, self.jobs)
 
     def count_similar_scipy(self, ours: Windows, theirs: Windows) -> Array:
         """Twin of the compiled loops, block by block of sparse matrix products."""
@@ -247,8 +242,8 @@ class Similarity:
             return self._dense(ours.matrix @ theirs.matrix.T.toarray(), ours, theirs)
         dots = (ours.matrix @ theirs.matrix.T).tocoo()
         alike_E = self._alike(dots.data, ours.size[dots.row], theirs.size[dots.col])
-        kept_E = alike_E >= self.threshold
-        return dots.row[kept_E], dots.col[kept_E], alike_E[kept_E]
+        similar_E = alike_E >= self.threshold
+        return dots.row[similar_E], dots.col[similar_E], alike_E[similar_E]
 
     def _dense(self, dots: Array, ours: _Side, theirs: _Side) -> tuple[Array, Array, Array]:
         alike = self._alike(dots, ours.size[:, None], theirs.size[None, :])

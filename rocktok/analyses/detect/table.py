@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from rocktok.analyses.detect.result import DetectResult
-from rocktok.tables.encode import Form, encode_rows
+from rocktok.analyses.detect.result import DetectResult, DetectRow, PermutedRow
+from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
-
-Row = dict[str, Any]
 
 _CONTEXT = (
     Field("rank"),
@@ -69,6 +66,7 @@ def render(result: DetectResult) -> str:
         return "\n".join(parts) + "\n"
     context = result.log["pre"] is not None
     fields: Sequence[Field]
+    cells: Callable[[DetectRow], Sequence[str]]
     fields, cells = (_CONTEXT, _context_cells) if context else (_PLAIN, _plain_cells)
     if result.permuted is not None:
         fields, cells = _LIFTS, _lift_cells
@@ -105,30 +103,33 @@ def _summary(result: DetectResult) -> list[str]:
         f"occurrences: {count(totals['persistent'])} persistent (all types), "
         f"{count(totals['retained'])} retained (rocks)"
     )
-    kinds = result.density
+    density = result.density
     lines += [
-        f"{name}: median {percent(kinds[key]['median'])} of a sequence "
-        f"(p10 {percent(kinds[key]['p10'])}, p90 {percent(kinds[key]['p90'])})"
-        for key, name in (("type", "rock types"), ("retained", "retained occurrences"))
+        f"{name}: median {percent(share['median'])} of a sequence "
+        f"(p10 {percent(share['p10'])}, p90 {percent(share['p90'])})"
+        for share, name in (
+            (density["type"], "rock types"),
+            (density["retained"], "retained occurrences"),
+        )
     ]
     if result.permuted is not None:
         lines.append(_permuted(result.permuted))
     return lines
 
 
-def _permuted(found: Row) -> str:
-    least = "" if found["complete"] else "at least "
+def _permuted(row: PermutedRow) -> str:
+    least = "" if row["complete"] else "at least "
     return (
-        f"labels permuted within types: {least}{counted(found['rocks_permuted'], 'rock token')}, "
-        f"{found['reach_lowest']:,} at the lowest R_ctx"
+        f"labels permuted within types: {least}{counted(row['rocks_permuted'], 'rock token')}, "
+        f"{row['reach_lowest']:,} at the lowest R_ctx"
     )
 
 
-def _marks(row: Row) -> str:
+def _marks(row: DetectRow) -> str:
     return "".join(_MARKS[flag][0] for flag in row["flags"] if flag in _MARKS)
 
 
-def _context_cells(row: Row) -> Sequence[str]:
+def _context_cells(row: DetectRow) -> Sequence[str]:
     return (
         str(row["rank"]),
         token(row["token"]),
@@ -143,26 +144,28 @@ def _context_cells(row: Row) -> Sequence[str]:
     )
 
 
-def _lift_cells(row: Row) -> Sequence[str]:
+def _lift_cells(row: DetectRow) -> Sequence[str]:
     return (
         str(row["rank"]),
         token(row["token"]),
         "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
         number(row["context_rock_score"]),
-        _with_interval(row, "persistence_lift"),
-        _with_interval(row, "context_lift"),
+        _with_interval(
+            row["persistence_lift"], row["persistence_lift_low"], row["persistence_lift_high"]
+        ),
+        _with_interval(row["context_lift"], row["context_lift_low"], row["context_lift_high"]),
         _marks(row),
     )
 
 
-def _with_interval(row: Row, name: str) -> str:
-    value, low, high = number(row[name]), row[f"{name}_low"], row[f"{name}_high"]
-    if row[name] is None and low is not None and high is None:
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None and low is not None and high is None:
         return f"≥ {number(low, 2)}"
-    return value if low is None else f"{value} ({number(low, 2)}–{number(high, 2)})"
+    text = number(value)
+    return text if low is None else f"{text} ({number(low, 2)}–{number(high, 2)})"
 
 
-def _plain_cells(row: Row) -> Sequence[str]:
+def _plain_cells(row: DetectRow) -> Sequence[str]:
     return (
         str(row["rank"]),
         token(row["token"]),
@@ -178,7 +181,5 @@ def _plain_cells(row: Row) -> Sequence[str]:
 
 def encode(result: DetectResult, form: Form) -> bytes:
     """All columns of `DetectResult.table`."""
-    from rocktok.analyses.detect.result import INTEGERS
-
-    about = result.about("tokens")
-    return encode_rows(result.tokens, result.columns, INTEGERS, form, about)
+    kinds = kinds_of(DetectRow, result.columns)
+    return encode_table(result.tokens, kinds, form, result.about("tokens"))

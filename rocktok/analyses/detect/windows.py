@@ -41,9 +41,9 @@ def window_tokens(batch: Batch, rows_M: Array, offset_K: Array) -> Array:
     """
     key_N = _keys(batch)
     token_N = batch["token_id"]
-    found = np.full((len(rows_M), len(offset_K)), MISSING, dtype=np.int32)
+    window_MK = np.full((len(rows_M), len(offset_K)), MISSING, dtype=np.int32)
     if len(rows_M) == 0:
-        return found
+        return window_MK
     step_N = np.diff(key_N)
     gaps = bool(np.any((step_N != 1) & (step_N < 1 << 31)))
     for column, offset in enumerate(offset_K.tolist()):
@@ -53,8 +53,8 @@ def window_tokens(batch: Batch, rows_M: Array, offset_K: Array) -> Array:
         else:
             at_M = np.clip(rows_M + offset, 0, len(key_N) - 1)
         hit_M = key_N[at_M] == target_M
-        found[hit_M, column] = token_N[at_M[hit_M]]
-    return found
+        window_MK[hit_M, column] = token_N[at_M[hit_M]]
+    return window_MK
 
 
 def _keys(batch: Batch) -> Array:

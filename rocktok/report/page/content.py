@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from rocktok._version import __version__
-from rocktok.report.page.page_data import Cell, Column, Kind, Missing, Page, PageFigure, Rock, Text
+from rocktok.report.other_analyses import Missing
+from rocktok.report.page.page_data import Cell, Column, Kind, Page, PageFigure, Rock, Text
 from rocktok.report.page.sections import sections
 from rocktok.report.page.summary import summary
 from rocktok.report.result import ReportResult
@@ -118,8 +119,8 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
         result.stability) else {}  # fmt: skip
     rows: list[tuple[int, dict[str, Cell]]] = []
     for rock in result.detect.rocks:
-        v = rock["token_id"]
-        rows.append((v, {**{key: rock.get(key) for key, *_ in COLUMNS}, "is_rock": True,
+        v, cells = rock["token_id"], cast("Mapping[str, Cell]", rock)
+        rows.append((v, {**{key: cells.get(key) for key, *_ in COLUMNS}, "is_rock": True,
                          "loss_first": types["loss_first"][place[v]]}))  # fmt: skip
     rocks = set(result.rocks)
     by_loss = sorted(
@@ -138,7 +139,7 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
 
 
 def _contexts_of(result: ReportResult, row: Mapping[str, Any]) -> Rock:
-    contexts = result.contexts.get(row["token_id"]) or {"examples": [], "distinct": 0}
+    contexts = result.contexts.get(row["token_id"])
     return {
         "rank": row["rank"],
         "token_id": row["token_id"],
@@ -147,8 +148,8 @@ def _contexts_of(result: ReportResult, row: Mapping[str, Any]) -> Rock:
         "retained": row["retained"],
         "persistent": row["persistent"],
         "ccr": row["ccr"],
-        "contexts": contexts["examples"],
-        "total_contexts": contexts["distinct"],
+        "contexts": contexts["examples"] if contexts else [],
+        "total_contexts": contexts["distinct"] if contexts else 0,
     }
 
 

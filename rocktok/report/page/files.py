@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
+from rocktok.report.other_analyses import Missing
 from rocktok.report.page.content import COLUMNS, all_params, facts, page_content, token_rows
 from rocktok.report.page.drawing import Drawing
 from rocktok.report.page.figures import BY_NAME, FIGURES
 from rocktok.report.page.figures.figure import AbsentError, AnyNumbers, Caption, Figure
-from rocktok.report.page.page_data import Missing, PageFigure
+from rocktok.report.page.page_data import PageFigure
 from rocktok.report.page.render import render_page
 from rocktok.report.page.summary import summary
 from rocktok.report.result import SCHEMA, ReportResult
@@ -67,7 +68,7 @@ def missing(result: ReportResult) -> list[Missing]:
         for figure, error in _drawable(result)[1]
         if error.remedy
     ]
-    return [*cast("tuple[Missing, ...]", result.missing), *rows]
+    return [*result.missing, *rows]
 
 
 def _drawable(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, TypedDict
+
+from rocktok.report.other_analyses import Missing
+from rocktok.report.sensitivity import Example
+from rocktok.report.text_view import SequenceText
 
 #: What a cell of the table of tokens holds; the kind of its column says how it is shown.
 Cell = str | float | bool | Sequence[str] | None
@@ -23,14 +27,6 @@ class Point(TypedDict):
 
     text: str
     numbers: list[Fact]
-
-
-class Missing(TypedDict):
-    """What is not on the page."""
-
-    what: str
-    why: str
-    remedy: str
 
 
 class PageFigure(TypedDict):
@@ -65,19 +61,6 @@ class Table(TypedDict):
     shown: int
 
 
-class Context(TypedDict):
-    """A retained occurrence of a rock; `times`: how often the same window stands."""
-
-    sequence_id: int
-    position: int
-    times: int
-    rate: float
-    loss_pre: float
-    loss_post: float
-    before: list[str]
-    after: list[str]
-
-
 class Rock(TypedDict):
     """A rock with some of its contexts."""
 
@@ -88,7 +71,7 @@ class Rock(TypedDict):
     retained: int
     persistent: int
     ccr: float | None
-    contexts: list[Context]
+    contexts: list[Example]
     total_contexts: int
 
 
@@ -101,20 +84,6 @@ class TextColumn(TypedDict):
     by_step: bool
 
 
-class TextSequence(TypedDict):
-    """A sequence; `values`: key → per step, per token."""
-
-    sequence_id: int
-    prompt_id: str | None
-    prompt: str | None
-    token_ids: list[int]
-    positions: list[int]
-    retained: list[int]
-    persistent: list[int]
-    values: dict[str, list[list[float | None]]]
-    why: NotRequired[str]
-
-
 class Text(TypedDict):
     """The text view; `tokens`: id → text, `rocks`: ids, `total`: sequences in the log."""
 
@@ -123,7 +92,7 @@ class Text(TypedDict):
     columns: list[TextColumn]
     tokens: dict[str, str]
     rocks: list[int]
-    sequences: list[TextSequence]
+    sequences: list[SequenceText]
     shown: int
     total: int
     capped: str | None

@@ -166,7 +166,7 @@ def _where(result: ReportResult) -> Point | None:
         row for row in result.positions if row["group"] == ROCKS.name and row["positions"] >= 20
     ]
     if rows:
-        worst = max(rows, key=lambda row: row["loss_post"])
+        worst = max(rows, key=lambda row: row["loss_post"] or 0.0)
         text += (
             f". Rocks are hardest between {percent(worst['low'], 0)} and "
             f"{percent(worst['high'], 0)} of a completion ({number(worst['loss_post'])} nats)"

@@ -54,7 +54,7 @@ def test_the_interval_covers_what_judging_all_finds(eta: Any) -> None:
         rng = np.random.default_rng([seed, 1])
         rows = population(rng, 4_000, rng.uniform(0.2, 0.9))
         rule, null = rule_and_null(rng, eta)
-        whole = rule.judge(0, rows, lambda _, null=null: (null, 16))
+        whole = rule.judge(rows, (null, 16) if eta == "auto" else None)
         everyone = rule.windows(rows)
         own, of_null = rule._count(everyone, everyone), rule._count(null, everyone)
         for draw in range(100):

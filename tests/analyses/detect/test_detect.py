@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 import rocktok
 from rocktok.analyses.detect.context import Context
-from rocktok.analyses.detect.ranking import DetectParams, TypeTable, ranking, walk
+from rocktok.analyses.detect.ranking import TypeTable, candidates, context_scores, ranking, walk
+from rocktok.analyses.detect.result import DetectParams
 from rocktok.errors import UsageError
 from rocktok.log import LogWriter
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
@@ -171,11 +173,10 @@ def test_the_walk_misses_no_rock(data: st.DataObject) -> None:
         return Context(persistent[index], persistent[index], 1, True, retained[index])
 
     def rocks(all_types: bool) -> tuple[list[int], int]:
-        from rocktok.analyses.detect.ranking import context_scores
-
         types = _types(losses, persistent, frequency)
         params = DetectParams(top_k=top_k, all_types=all_types)
-        walk(types, params, judge)
+        contexts = walk(types, params, map(judge, candidates(types, params)))
+        types = replace(types, context=contexts)
         order, is_rock = ranking(types, params, context_scores(types))
         return order[is_rock].tolist(), len(types.context)
 

@@ -13,10 +13,9 @@ import pytest
 import rocktok
 from rocktok.analyses.detect import context_passes as contexts
 from rocktok.analyses.detect import lift_passes as engine_lifts
-from rocktok.analyses.detect import lifts as lifting
-from rocktok.analyses.detect import ranking as analysis
+from rocktok.analyses.detect import result as results
 from rocktok.analyses.detect import table as report
-from rocktok.analyses.detect.lifts import Lift, context_lift, singled_out
+from rocktok.analyses.detect.lifts import Lift, LiftColumns, context_lift, singled_out
 from rocktok.analyses.detect.permute import DrawLimits, Drawn, draw_hash
 from rocktok.analyses.detect.similarity import Similarity
 from rocktok.engine.passes import Engine
@@ -249,8 +248,7 @@ def test_where_no_other_is_alike_there_is_a_lower_bound_alone() -> None:
     assert singled_out((sure, Lift(None, 0.7))) is None
     assert singled_out((sure, Lift(None, 1.7))) is True
     assert singled_out((Lift(1.1, 0.9, 1.2), Lift(None, 1.7))) is False
-    row = {"context_lift": lift.value, "context_lift_low": 12.345, "context_lift_high": lift.high}
-    assert report._with_interval(row, "context_lift") == "≥ 12"
+    assert report._with_interval(lift.value, 12.345, lift.high) == "≥ 12"
     few = {name: values[:10] for name, values in persistent.items()}
     assert context_lift(bag(), "other-prompt", few, other, seed=0)[0].low is None
 
@@ -307,7 +305,7 @@ def test_lifts_of_a_sample_are_those_of_its_smallest_hashes(
 
 
 def test_a_small_cap_and_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysis, "MIN_CAP", 1)
+    monkeypatch.setattr(results, "MIN_CAP", 1)
     path = write_log(tmp_path, sequences=120)
     whole, exact = lifted(path), lifted(path, cap=10, exact=True)
     assert exact["tokens"] == whole["tokens"]
@@ -318,5 +316,19 @@ def test_a_small_cap_and_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert capped["permuted"]["complete"]
     for row in capped["tokens"]:
         # Lifts take a sample of their own, whatever the walk does.
-        for name in lifting.COLUMNS:
+        for name in LiftColumns.__annotations__:
             assert row[name] == rows[row["token_id"]][name]
+
+
+def test_samples_within_rounds_give_what_samples_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round that ends after whole types may not sample one that its windows do not hold."""
+    monkeypatch.setattr(results, "MIN_CAP", 1)
+    path = write_log(tmp_path, sequences=120)
+    whole = lifted(path, cap=6)["tokens"]
+    sampled = ["sampled" in row["flags"] for row in whole]
+    assert any(sampled) and not all(sampled)
+    for windows in (12, 20, 30):
+        monkeypatch.setattr(contexts, "ROUND_WINDOWS", windows)
+        assert lifted(path, cap=6)["tokens"] == whole

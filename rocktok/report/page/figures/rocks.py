@@ -100,14 +100,13 @@ def _funnel_of(result: ReportResult | DetectResult) -> FunnelNumbers:
     if isinstance(result, DetectResult):
         ranked = [row["token_id"] for row in result.rocks]
         texts = {row["token_id"]: row["token"] for row in result.tokens}
-        ids, frequencies, losses = (
-            [row[name] for row in result.tokens] for name in ("token_id", "frequency", "mean_loss")
-        )
+        ids = [row["token_id"] for row in result.tokens]
+        frequencies = [row["frequency"] for row in result.tokens]
+        losses = [row["mean_loss"] for row in result.tokens]
     else:
         ranked, texts = list(result.rocks), result.token_texts
-        ids, frequencies, losses = (
-            result.types[name] for name in ("token_id", "frequency", "loss_last")
-        )
+        ids, frequencies = result.types["token_id"], result.types["frequency"]
+        losses = result.types["loss_last"]
     rocks = set(ranked)
     points: list[TypePoint] = [
         {"token_id": ids[i], "frequency": frequencies[i], "mean_loss": losses[i],
@@ -208,7 +207,8 @@ def _ccr_of(result: DetectResult) -> CcrNumbers:
     points: list[RockPoint] = [
         {"token_id": row["token_id"], "token": row["token"], "rock_score": row["rock_score"],
          "ccr": row["ccr"], "ccr_low": row["ccr_low"], "ccr_high": row["ccr_high"],
-         "retained_share": row["retained"] / row["persistent"] if row["persistent"] else None}
+         "retained_share": (row["retained"] or 0) / row["persistent"]
+         if row["persistent"] else None}
         for row in result.rocks
         if row["ccr"] is not None
     ]  # fmt: skip

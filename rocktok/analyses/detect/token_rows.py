@@ -1,0 +1,212 @@
+"""Rows of `DetectResult`, from the numbers of the types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import cast
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.detect.context import Context
+from rocktok.analyses.detect.lifts import LiftColumns, Lifts
+from rocktok.analyses.detect.persistence import Thresholds
+from rocktok.analyses.detect.ranking import (
+    LOW_POWER_PERSISTENT,
+    LOW_POWER_PROMPTS,
+    TypeTable,
+    context_score,
+)
+from rocktok.analyses.detect.result import (
+    ContextColumns,
+    DensityRow,
+    DetectLog,
+    DetectOptions,
+    DetectParams,
+    DetectResult,
+    DetectRow,
+    ExtraColumns,
+    PermutedRow,
+    PersistenceColumns,
+    ThresholdRow,
+)
+from rocktok.stats.sums import SequenceCounts
+
+
+def make_result(
+    *,
+    log: DetectLog,
+    params: DetectParams,
+    notes: list[str],
+    thresholds: Thresholds | None,
+    sizes: SequenceCounts,
+    unpaired: int | None,
+    types: TypeTable,
+    prompts: dict[int, int],
+    order: Array,
+    is_rock: Array,
+    density: DensityRow,
+    text: Callable[[int], str],
+    lifts: tuple[dict[int, Lifts], PermutedRow] | None = None,
+) -> DetectResult:
+    """Put the numbers of `detect` together. `order` and `is_rock` are as `ranking` gives them.
+
+    `lifts`: by token id, and what permuted labels gave.
+    """
+    total = float(types.loss_T.sum())
+    excluded_T = types.excluded_T(params)
+    coverage = np.cumsum(types.loss_T[order]) / total if total else np.zeros(len(order))
+    rows = []
+    for rank, index in enumerate(order.tolist()):
+        if not (is_rock[rank] or params.all_types):
+            continue
+        v, context = int(types.token_T[index]), types.context.get(index)
+        lifted = None if lifts is None else lifts[0].get(v)
+        frequency, loss = int(types.frequency_T[index]), float(types.loss_T[index])
+        row: DetectRow = {
+            "rank": rank + 1,
+            "token_id": v,
+            "token": text(v),
+            "frequency": frequency,
+            "prompts": prompts[v],
+            "mean_loss": loss / frequency,
+            "rock_score": loss,
+            "loss_share": loss / total if total else None,
+            "coverage": float(coverage[rank]),
+            **_persistence(types, thresholds, index, context),
+            **_context(types, index, context),
+            **_extra(types, index),
+            "flags": [
+                *_flags(types, index, context, bool(excluded_T[index])),
+                *_lift_flags(lifted),
+            ],
+            "is_rock": bool(is_rock[rank]),
+            **(LiftColumns() if lifts is None else _lifts(lifted)),
+        }
+        rows.append(row)
+    rocks = [types.context.get(int(index)) for index in order[is_rock]]
+    retained = round(sum(context.retained for context in rocks if context))
+    persistent_T = types.persistent_T
+    return DetectResult(
+        log=log,
+        params=_options(params, lifts=lifts is not None),
+        thresholds=_thresholds(thresholds),
+        totals={
+            "sequences": sizes.sequences,
+            "positions": sizes.rows,
+            "loss": total,
+            "persistent": None if persistent_T is None else int(persistent_T.sum()),
+            "retained": None if persistent_T is None else retained,
+            "unpaired_sequences": unpaired,
+        },
+        density=density,
+        tokens=tuple(rows),
+        notes=tuple(notes),
+        permuted=None if lifts is None else lifts[1],
+    )
+
+
+def _options(params: DetectParams, *, lifts: bool) -> DetectOptions:
+    options = cast(DetectOptions, asdict(params))
+    options["quantile_post"] = params.second_quantile
+    if lifts:
+        options["lifts"] = True
+    return options
+
+
+def _thresholds(thresholds: Thresholds | None) -> ThresholdRow:
+    if thresholds is None:
+        return {"tau_pre": None, "tau_post": None, "tau_change": None, "ratio": None}
+    ratio = None if thresholds.post is None else thresholds.post / thresholds.pre
+    return {
+        "tau_pre": thresholds.pre,
+        "tau_post": thresholds.post,
+        "tau_change": thresholds.change,
+        "ratio": ratio,
+    }
+
+
+def _persistence(
+    types: TypeTable, thresholds: Thresholds | None, index: int, context: Context | None
+) -> PersistenceColumns:
+    if thresholds is None or types.persistent_T is None:
+        return {"persistent": None, "persistent_prompts": None, "persistence_lift": None}
+    assert types.hard_pre_T is not None
+    assert types.hard_post_T is not None
+    persistent = int(types.persistent_T[index])
+    by_chance = int(types.hard_pre_T[index]) * int(types.hard_post_T[index])
+    lift = None
+    if thresholds.post is not None and by_chance:
+        lift = persistent * int(types.frequency_T[index]) / by_chance
+    return {
+        "persistent": persistent,
+        "persistent_prompts": context.prompts if context else None if persistent else 0,
+        "persistence_lift": lift,
+    }
+
+
+def _context(types: TypeTable, index: int, context: Context | None) -> ContextColumns:
+    row = cast(ContextColumns, dict.fromkeys(ContextColumns.__annotations__))
+    if types.persistent_T is None:
+        return row
+    if types.persistent_T[index] == 0:
+        row |= {"retained": 0, "retained_loss": 0.0, "ccr": 0.0, "context_rock_score": 0.0}
+        return row
+    if context is None or not context.judgeable:
+        return row
+    row |= {
+        "retained": round(context.retained),
+        "retained_loss": context.retained_loss,
+        "eta": context.eta,
+        "eta_count": context.eta_count,
+        "null_distance": context.null_distance,
+        "ccr": context.retained / int(types.frequency_T[index]),
+        "context_rock_score": context_score(types, index, context),
+    }
+    if context.interval is not None:
+        scale = context.persistent / int(types.frequency_T[index])
+        low, high = context.interval
+        row |= {"ccr_low": low * scale, "ccr_high": high * scale}
+    return row
+
+
+def _extra(types: TypeTable, index: int) -> ExtraColumns:
+    values_T = {name: types.extra_T.get(name) for name in ExtraColumns.__annotations__}
+    return cast(
+        ExtraColumns,
+        {name: None if v is None else v[index].item() for name, v in values_T.items()},
+    )
+
+
+def _flags(types: TypeTable, index: int, context: Context | None, excluded: bool) -> list[str]:
+    flags = []
+    if types.persistent_T is not None and types.persistent_T[index]:
+        few = types.persistent_T[index] < LOW_POWER_PERSISTENT
+        if few or (context is not None and context.prompts < LOW_POWER_PROMPTS):
+            flags.append("low_power")
+    if context is not None and not context.judgeable:
+        flags.append("null_scarce")
+    if context is not None and context.sampled:
+        flags.append("sampled")
+    if excluded:
+        flags.append("excluded")
+    rollout_T = types.extra_T.get("rollout_frequency")
+    if rollout_T is not None and rollout_T[index] == 0:
+        flags.append("not_in_rollouts")
+    return flags
+
+
+def _lifts(lifts: Lifts | None) -> LiftColumns:
+    if lifts is not None:
+        return lifts.columns()
+    return cast(LiftColumns, dict.fromkeys(LiftColumns.__annotations__))
+
+
+def _lift_flags(lifts: Lifts | None) -> list[str]:
+    if lifts is None:
+        return []
+    flags: list[str] = []
+    if not lifts.singled_out:
+        flags.append("lift_unknown" if lifts.singled_out is None else "not_singled_out")
+    return [*flags, "lifts_sampled"] if lifts.sampled else flags
