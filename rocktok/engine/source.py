@@ -32,7 +32,7 @@ _DERIVED = {
 DERIVABLE = {name: parts[0] for name, parts in _DERIVED.items() if not parts[0].startswith("loss")}
 
 #: Rows of a joined pass carry these, whatever is needed: the text is compared on the way.
-_JOINED = {"sequence_id", "position", "token_id", "loss_pre", "loss_post"}
+_JOINED = {"sequence_id", "position", "token_id", "loss", "loss_pre", "loss_post"}
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Source:
     """Rows of one table at one step (`pre` None), or joined at two.
 
     Batches hold what the accumulators of a pass need: columns of the table as they are at post,
-    `loss_post` and, with `pre`, `loss_pre` (float32, those within rounding of 0 set to 0),
-    `prompt` (uint64), and what follows from these. `half`: only rows whose prompt is in that half
-    (0 or 1), the halves cut by `seed`. `only`: ascending ids of the sequences that count.
+    `loss` among them; with `pre` also `loss_pre` and `loss_post`, which is `loss` (float32, those
+    within rounding of 0 set to 0); `prompt` (uint64), and what follows from these. `half`: only
+    rows whose prompt is in that half (0 or 1), the halves cut by `seed`. `only`: ascending ids of
+    the sequences that count.
     """
 
     log: Log
@@ -115,7 +116,7 @@ class Reading:
     def __iter__(self) -> Iterator[Rows]:
         prompts, exact = self.source.prompts, self.source.reader.rules.exactness == "exact"
         for batch in self._joined() if self.source.pre is not None else self._single():
-            for name in ("loss_pre", "loss_post"):
+            for name in ("loss", "loss_pre", "loss_post"):
                 if name in batch and exact and batch[name].min(initial=0) < 0:
                     batch[name] = np.maximum(batch[name], np.float32(0))
             if "sequence_id" in batch:
@@ -143,21 +144,16 @@ class Reading:
         if "prompt" in columns or self.source.half is not None or self.source.only is not None:
             columns.add("sequence_id")
         if "sequence_id" in columns:
-            # With the step, duplicates between shards are columns.
+            # With the step, duplicates between shards are found.
             columns.add("step")
         return sorted(columns - {"prompt", "loss_pre", "loss_post"})
 
     def _single(self) -> Iterator[Rows]:
         source = self.source
         wanted = self._stored()
-        if self.needs & {"loss_post"}:
-            wanted.append("loss")
         for shard in self.task.shards[0]:
             for part in source.reader.scan_shard(shard, wanted, [source.post], self.runs):
-                rows = dict(part.columns)
-                if "loss" in rows:
-                    rows["loss_post"] = rows.pop("loss")
-                yield rows
+                yield dict(part.columns)
 
     def _joined(self) -> Iterator[Rows]:
         source = self.source
@@ -168,6 +164,8 @@ class Reading:
         self.unpaired = pairs.unpaired
 
     def _with_derived(self, batch: Rows) -> Rows:
+        if "loss" in self.needs and "loss_post" in batch:
+            batch["loss"] = batch["loss_post"]
         if "change" in self.needs:
             batch["change"] = batch["loss_pre"] - batch["loss_post"]
         for name, column in DERIVABLE.items():

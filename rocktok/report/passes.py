@@ -231,12 +231,12 @@ class _Report:
     def _look(self, likely: list[int]) -> _Look:
         detection = self.detection
         source, types, seed = detection.source, detection.types, detection.params.seed
-        columns = ("loss_post",) if source.pre is None else ("loss_pre", "loss_post")
+        earlier = () if source.pre is None else ("loss_pre",)
         present = detection.run.log.columns(source.table)
         gradient = ("grad_norm",) if "grad_norm" in present else ()
-        sums = TypeSums((*columns, *gradient), compiled=source.large)
+        sums = TypeSums((*earlier, "loss", *gradient), compiled=source.large)
         rocks = np.array(list(detection.rocks), dtype=np.int64)
-        positions = LossByPosition(rocks, columns)
+        positions = LossByPosition(rocks, earlier)
         drawn = DrawnSequences(seed, self.params.sequences)
         collect = []
         if likely:
@@ -292,11 +292,11 @@ class _Report:
         columns: TypeColumns = {
             "token_id": types.token_T.tolist(),
             "frequency": types.frequency_T.tolist(),
-            "loss_last": (types.loss_T / types.frequency_T).tolist(),
-            "loss_first": [None] * len(types.token_T),
+            "loss_post": (types.loss_T / types.frequency_T).tolist(),
+            "loss_pre": [None] * len(types.token_T),
         }
         if "loss_pre" in sum_T:
-            columns["loss_first"] = (sum_T["loss_pre"] / types.frequency_T).tolist()
+            columns["loss_pre"] = (sum_T["loss_pre"] / types.frequency_T).tolist()
         if "grad_norm" in sum_T:
             columns["grad_share"] = _shares(sum_T["grad_norm"])
         return columns

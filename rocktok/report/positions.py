@@ -38,16 +38,18 @@ class LossByPosition:
 
     Args:
         rocks: token ids.
-        columns: losses that are summed: `loss_post`, and `loss_pre` where two steps are joined.
+        earlier: ("loss_pre",) where two steps are joined, else nothing; beside `loss`.
 
-    `count_GB`: positions of others (row 0) and of rocks (row 1); `sum_GB`: column → nats.
+    `count_GB`: positions of others (row 0) and of rocks (row 1); `sum_GB`: name → nats.
     """
 
-    def __init__(self, rocks: Array, columns: tuple[str, ...]) -> None:
-        self.rocks, self.columns = np.sort(rocks), columns
-        self.needs = ("sequence_id", "position", "token_id", *columns)
+    def __init__(self, rocks: Array, earlier: tuple[str, ...]) -> None:
+        self.rocks = np.sort(rocks)
+        #: Name in the result → column.
+        self.columns = {**{name: name for name in earlier}, "loss_post": "loss"}
+        self.needs = ("sequence_id", "position", "token_id", *self.columns.values())
         self.count_GB = np.zeros((2, BINS), dtype=np.int64)
-        self.sum_GB = {name: np.zeros((2, BINS)) for name in columns}
+        self.sum_GB = {name: np.zeros((2, BINS)) for name in self.columns}
 
     def update(self, batch: Batch) -> None:
         """Add a batch of whole sequences."""
@@ -61,7 +63,7 @@ class LossByPosition:
         cell_N = bin_N + BINS * is_among(batch["token_id"], self.rocks)
         self.count_GB += np.bincount(cell_N, minlength=2 * BINS).reshape(2, BINS)
         for name, total_GB in self.sum_GB.items():
-            weight_N = batch[name].astype(np.float64)
+            weight_N = batch[self.columns[name]].astype(np.float64)
             total_GB += np.bincount(cell_N, weight_N, minlength=2 * BINS).reshape(2, BINS)
 
     def merge(self, other: Self) -> None:

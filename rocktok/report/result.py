@@ -17,7 +17,7 @@ from rocktok.report.positions import PositionBin
 from rocktok.report.sensitivity import RockContexts, SensitivityRow
 from rocktok.report.text_view import Texts
 
-SCHEMA = "rocktok.report/1"
+SCHEMA = "rocktok.report/2"
 
 #: Of `missing`: what a log without the same text at two steps lacks, and one with too little of it.
 PERSISTENCE = "persistence, context consistency, retained contexts, early against late loss"
@@ -66,15 +66,15 @@ class ReportLog(LogIdentity):
 class TypeColumns(TypedDict):
     """Every type seen, as equally long lists.
 
-    `loss_first`: mean at pre, None without; `loss_last`: at post; `grad_share`: of the gradient's
+    `loss_pre`: mean at pre, None without; `loss_post`: at post; `grad_share`: of the gradient's
     norm, where that was recorded.
     """
 
     token_id: list[int]
     frequency: list[int]
-    loss_last: list[float]
+    loss_post: list[float]
     grad_share: NotRequired[list[float | None]]
-    loss_first: list[float | None]
+    loss_pre: list[float | None]
 
 
 #: What `report` tells of as soon as there is one.

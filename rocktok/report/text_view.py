@@ -123,7 +123,7 @@ def sequence_texts(
     return {
         "table": detection.run.table,
         "steps": steps,
-        "columns": [{"key": _key(name), "unit": unit} for name, unit in columns.items()],
+        "columns": [{"key": name, "unit": unit} for name, unit in columns.items()],
         "sequences": shown,
         "total": drawn.seen,
         "capped": " ".join(cut) or None,
@@ -162,7 +162,7 @@ def _columns(detection: Detection) -> dict[str, str]:
     """Column → unit, of what was recorded of each occurrence, the loss first."""
     present = detection.run.log.columns(detection.run.table)
     optional = {c.name: c.unit for c in OCCURRENCE_COLUMNS if not c.required and c.name in present}
-    return {"loss_post": "nats", **optional}
+    return {"loss": "nats", **optional}
 
 
 def _marks(detection: Detection, ids: Array) -> dict[int, frozenset[int]]:
@@ -184,11 +184,6 @@ def _last(at_steps: Sequence[Occurrences | None]) -> Occurrences:
     """A sequence at the last step; where that lacks it, at the first that has it."""
     there = [rows for rows in at_steps if rows is not None]
     return there[0] if at_steps[-1] is None else there[-1]
-
-
-def _key(column: str) -> str:
-    """The page calls it a loss, whatever the step."""
-    return "loss" if column == "loss_post" else column
 
 
 def _sequence(
@@ -215,9 +210,7 @@ def _sequence(
         "positions": positions,
         "persistent": _persistent(detection, steps, at_steps, positions),
         "retained": [int(p in here) for p in positions],
-        "values": {
-            _key(name): [_column(rows, name, positions) for rows in at_steps] for name in columns
-        },
+        "values": {name: [_column(rows, name, positions) for rows in at_steps] for name in columns},
         "why": why,
     }
 
@@ -242,9 +235,7 @@ def _persistent(
         return none
     ends = [at_steps[steps.index(step)] for step in (pre, detection.steps.post)]
     losses = [
-        rows["loss_post"]
-        for rows in ends
-        if rows is not None and rows["position"].tolist() == positions
+        rows["loss"] for rows in ends if rows is not None and rows["position"].tolist() == positions
     ]
     if len(losses) < 2:
         return none

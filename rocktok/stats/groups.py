@@ -68,7 +68,7 @@ class HalfFacts:
 
     def __init__(self, seed: int, *, positions: bool = False, compiled: bool = False) -> None:
         self.seed = seed
-        columns = ("loss_post", "position") if positions else ("loss_post",)
+        columns = ("loss", "position") if positions else ("loss",)
         self.needs = ("token_id", "prompt", *columns)
         self.sums = [TypeSums(columns, compiled=compiled) for _ in range(2)]
         self.floors = [PromptFloor(MIN_PROMPTS) for _ in range(2)]
@@ -101,7 +101,7 @@ class HalfFacts:
             token_T,
             count_HV[:, token_T],
             prompts_HV[:, token_T],
-            sums_HV["loss_post"],
+            sums_HV["loss"],
             sums_HV.get("position"),
         )
 

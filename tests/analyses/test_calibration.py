@@ -14,11 +14,10 @@ from scipy.stats import multivariate_normal, norm
 from rocktok.analyses.detect.lifts import HardBootstrap, context_lift
 from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.similarity import Similarity
-from rocktok.analyses.stagnation import learning as analysis
 from rocktok.analyses.stagnation.choose import choose
 from rocktok.analyses.stagnation.every_type import GroupSums, spread
-from rocktok.analyses.stagnation.learning import corpus_row, group_rows
-from rocktok.analyses.stagnation.loss_curves import QUANTITIES, Course
+from rocktok.analyses.stagnation.learning import comparisons, corpus_row, group_rows
+from rocktok.analyses.stagnation.loss_curves import QUANTITIES, LossCurves
 from rocktok.analyses.stagnation.result import StagnationParams
 from rocktok.hashing import halves, hash_rows
 from rocktok.stats.bootstrap import PromptBootstrap
@@ -69,7 +68,7 @@ def simulate(
         "position": np.tile(np.arange(tokens), count),
         "prompt": np.repeat(hash_rows(seed, prompt), tokens),
     }
-    return [{**same, "loss_post": loss.ravel().astype(np.float32)} for loss in (first, last)]
+    return [{**same, "loss": loss.ravel().astype(np.float32)} for loss in (first, last)]
 
 
 def analysed(steps: list[Rows], seed: int, select_at: str = "first", **options: Any) -> Any:
@@ -80,7 +79,7 @@ def analysed(steps: list[Rows], seed: int, select_at: str = "first", **options: 
     facts = HalfFacts(seed, positions=True)
     facts.update(steps[0 if select_at == "first" else -1])
     chosen = choose(facts.result(), params, 0 if select_at == "first" else None)
-    course = Course(chosen.members)
+    course = LossCurves(chosen.members)
     for step, rows in enumerate(steps):
         if select_at == "first":
             kept = halves(rows["prompt"], seed) == 1
@@ -91,7 +90,7 @@ def analysed(steps: list[Rows], seed: int, select_at: str = "first", **options: 
         bootstrap = PromptBootstrap(types, QUANTITIES, seed, params.replicates)
         bootstrap.update(rows)
         course.add(step, bootstrap)
-    return group_rows(course), analysis.tests(course, chosen), corpus_row(course)
+    return group_rows(course), comparisons(course, chosen), corpus_row(course)
 
 
 def rates(prompts: int, tries: int, *, alike: bool = False) -> dict[str, float]:

@@ -26,9 +26,9 @@ def seconds(engine: Engine, path: Path) -> tuple[float, bytes]:
     began = time.perf_counter()
     log = rocktok.open(path)
     nobody = Prompts(np.zeros(0, np.int64), np.zeros(0, np.uint64), known=False)
-    sums = TypeSums(("loss_post", "grad_norm"), compiled=True)
+    sums = TypeSums(("loss", "grad_norm"), compiled=True)
     engine.run(Source(log, "rollout", None, 0, nobody), sums)
-    return time.perf_counter() - began, sums.sum_V["loss_post"].tobytes()
+    return time.perf_counter() - began, sums.sum_V["loss"].tobytes()
 
 
 def main() -> None:

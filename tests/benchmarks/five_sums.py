@@ -41,10 +41,10 @@ def ours(path: Path) -> Any:
     """Rocktok, verifying."""
     log = rocktok.open(path)
     nobody = Prompts(np.zeros(0, np.int64), np.zeros(0, np.uint64), known=False)
-    sums = TypeSums(("loss_post", "grad_norm"), compiled=True)
+    sums = TypeSums(("loss", "grad_norm"), compiled=True)
     with Engine(CORES) as engine:
         engine.run(Source(log, "rollout", None, 0, nobody), sums)
-    return sums.count_V, sums.sum_V["loss_post"], sums.square_V["grad_norm"]
+    return sums.count_V, sums.sum_V["loss"], sums.square_V["grad_norm"]
 
 
 def unverified(path: Path) -> Any:

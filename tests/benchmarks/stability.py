@@ -34,9 +34,9 @@ def main() -> None:
     engine = Engine()
     rows: dict[str, list[float]] = {"samples": [], "samples and inclusion": []}
     for repeat in range(REPEATS + 1):
-        sums, prompts = TypeSums(("loss_post",), compiled=source.large), DistinctValues("prompt")
+        sums, prompts = TypeSums(("loss",), compiled=source.large), DistinctValues("prompt")
         one = timed(engine, source, sums, prompts)
-        types = np.argsort(-sums.sum_V["loss_post"])[:CANDIDATES]
+        types = np.argsort(-sums.sum_V["loss"])[:CANDIDATES]
         ids = prompts.result()
         sizes = [round(share * len(ids)) for share in SHARES]
         limit_RS = limits(0, 40, sizes, ids)

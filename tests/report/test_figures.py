@@ -88,7 +88,7 @@ def test_funnel(sample: ReportResult) -> None:
     others = lines(figure, "other types").get_xdata()
     assert len(others) == len(sample.types["token_id"]) - len(rocks)
     numbers = figures.funnel.numbers(sample)
-    n, loss = (np.array(sample.types[k]) for k in ("frequency", "loss_last"))
+    n, loss = (np.array(sample.types[k]) for k in ("frequency", "loss_post"))
     for row, median in zip(numbers["band"], lines(figure, "median").get_ydata(), strict=True):
         held = loss[(n >= row["frequency_low"]) & (n < row["frequency_high"])]
         assert row["types"] == len(held)
@@ -100,8 +100,8 @@ def test_early_late(sample: ReportResult) -> None:
     types, rocks = sample.types, set(sample.rocks)
     expected = sorted(
         (a, b)
-        for v, n, a, b in zip(*(types[k] for k in ("token_id", "frequency", "loss_first",
-                                                   "loss_last")), strict=True)
+        for v, n, a, b in zip(*(types[k] for k in ("token_id", "frequency", "loss_pre",
+                                                   "loss_post")), strict=True)
         if n >= 20 and v in rocks
     )  # fmt: skip
     assert sorted(zip(*lines(figure, "rocks").get_data(), strict=True)) == expected

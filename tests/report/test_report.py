@@ -73,8 +73,8 @@ def test_means_of_types_at_both_steps(sample: ReportResult) -> None:
                 means.setdefault(v, {}).setdefault(step, []).append(max(float(loss), 0.0))
     types = sample.types
     assert types["token_id"] == sorted(means)
-    for v, n, first, last in zip(*(types[k] for k in ("token_id", "frequency", "loss_first",
-                                                      "loss_last")), strict=True):  # fmt: skip
+    for v, n, first, last in zip(*(types[k] for k in ("token_id", "frequency", "loss_pre",
+                                                      "loss_post")), strict=True):  # fmt: skip
         assert n == len(means[v][500])
         assert first == pytest.approx(np.mean(means[v][8]), rel=1e-6)
         assert last == pytest.approx(np.mean(means[v][500]), rel=1e-6)
@@ -311,7 +311,7 @@ def test_files(files: dict[str, bytes], sample: ReportResult) -> None:
     assert all(files[n].startswith(b"<?xml") for n in files if n.startswith("figures/"))
     assert len(files["report.html"]) < 5_000_000
     content = json.loads(files["report.json"])
-    assert content["schema"] == "rocktok.report/1"
+    assert content["schema"] == "rocktok.report/2"
     assert set(content["figures"]) == {n[8:-4] for n in files if n.startswith("figures/")}
     assert content["summary"] == summary(sample)
     assert content["log"]["passes"] == sample.log["passes"]

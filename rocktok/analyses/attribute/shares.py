@@ -23,7 +23,7 @@ from rocktok.stats.sums import TypeSums
 #: Share → the quantity it is a share of, as `PromptBootstrap` names it.
 SHARES = {
     "position_share": "",
-    "loss_share": "loss_post",
+    "loss_share": "loss",
     "grad_share": "grad_norm",
     "grad_sq_share": "grad_norm²",
     "head_grad_share": "head_grad_norm",
@@ -33,13 +33,13 @@ SHARES = {
 #: Measures of a type that are compared between groups: numerator and denominator.
 CONTRASTS = {
     "mean_grad_norm": ("grad_norm", ""),
-    "grad_norm_per_nat": ("grad_norm", "loss_post"),
+    "grad_norm_per_nat": ("grad_norm", "loss"),
 }
 
 
 def quantities(columns: set[str]) -> tuple[str, ...]:
     """What is summed, of the columns that a log has."""
-    return tuple(q for q in SHARES.values() if q in ("", "loss_post") or q[:-1] in columns
+    return tuple(q for q in SHARES.values() if q in ("", "loss") or q[:-1] in columns
                  or q in columns)  # fmt: skip
 
 
@@ -56,7 +56,7 @@ class Shares:
     @property
     def totals(self) -> Totals:
         """Sums over all positions."""
-        names = {"": "positions", "loss_post": "loss"}
+        names = {"": "positions"}
         sums: dict[str, float] = {
             names.get(q, q.replace("²", "_sq")): float(self.sum_V[q].sum())
             for q in self.shares.values()

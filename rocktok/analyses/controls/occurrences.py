@@ -36,7 +36,7 @@ class Occurrences:
         window: offsets on each side.
     """
 
-    needs = ("sequence_id", "position", "token_id", "loss_post")
+    needs = ("sequence_id", "position", "token_id", "loss")
 
     def __init__(
         self, rocks: Array, *, of_rocks: bool, most: int, edge_B: Array, count_V: Array,
@@ -52,8 +52,8 @@ class Occurrences:
     def update(self, batch: Batch) -> None:
         """Add a batch of whole sequences."""
         wanted = is_among(batch["token_id"], self.rocks) == self.of_rocks
-        wanted &= batch["loss_post"] > 0
-        bin_N = np.searchsorted(self.edge_B, batch["loss_post"])
+        wanted &= batch["loss"] > 0
+        bin_N = np.searchsorted(self.edge_B, batch["loss"])
         if len(self.edge_B):
             wanted &= (bin_N > 0) & (bin_N < len(self.edge_B))
         at = np.flatnonzero(wanted)
@@ -90,7 +90,7 @@ class Occurrences:
             logs += np.where(inside, self.log_V[np.minimum(token_M, len(self.log_V) - 1)], 0.0)
             hits += inside & is_among(token_M, self.rocks)
         mean_log = np.divide(logs, tokens, out=np.full(len(at), np.nan), where=tokens > 0)
-        loss = np.log10(batch["loss_post"][at].astype(np.float64))
+        loss = np.log10(batch["loss"][at].astype(np.float64))
         last = position_N[np.append(starts[1:], len(sequence_N)) - 1]
         span = np.repeat(last, np.diff(np.append(starts, len(sequence_N))))[at]
         relative = position_N[at] / np.maximum(1, span)

@@ -105,7 +105,7 @@ def _detected(run: Run) -> tuple[int, ...]:
 
 def _facts(run: Run, source: Source) -> tuple[TypeFacts, Array]:
     facts = HalfFacts(run.seed, compiled=source.large)
-    sums = TypeSums(("loss_post",), compiled=source.large)
+    sums = TypeSums(("loss",), compiled=source.large)
     run.engine.run(source, facts, sums)
     return facts.result(), sums.count_V
 

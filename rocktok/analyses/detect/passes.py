@@ -252,7 +252,7 @@ class _Passes:
         compiled = self.source.large
         present = set(self.run.log.columns(self.run.table))
         means = tuple(name for name, column in DERIVABLE.items() if column in present)
-        sums = TypeSums(("loss_post", *means), compiled=compiled)
+        sums = TypeSums(("loss", *means), compiled=compiled)
         sizes = SequenceCounts()
         upper = {name: Histogram(name, compiled=compiled) for name in self._quantiles()}
         read = self.run.engine.run(self.source, sums, sizes, *upper.values())
@@ -267,7 +267,7 @@ class _Passes:
         types = TypeTable(
             token_T=token_T,
             frequency_T=frequency_T,
-            loss_T=sum_V["loss_post"][token_T],
+            loss_T=sum_V["loss"][token_T],
             extra_T={name: sum_V[name][token_T] / frequency_T for name in means},
         )
         return _Counts(types, sums.count_V, sizes, upper, read.unpaired, read.unlisted)
@@ -336,12 +336,12 @@ class _Passes:
         if not rollout_steps:
             return types, None
         rollouts = replace(self.source, table="rollout", pre=None, post=rollout_steps[-1])
-        sums = TypeSums(("loss_post",), compiled=rollouts.large)
+        sums = TypeSums(("loss",), compiled=rollouts.large)
         self.run.engine.run(rollouts, sums)
         length = int(types.token_T[-1]) + 1
         extra_T = {
             "rollout_frequency": padded(sums.count_V, length)[types.token_T],
-            "rollout_rock_score": padded(sums.sum_V["loss_post"], length)[types.token_T],
+            "rollout_rock_score": padded(sums.sum_V["loss"], length)[types.token_T],
         }
         return replace(types, extra_T={**types.extra_T, **extra_T}), rollout_steps[-1]
 

@@ -195,7 +195,7 @@ class _Stability:
         moments = []
         for h, sums in enumerate(halves.sums):
             # Either half may lack the last types.
-            square_T = padded(sums.square_V["loss_post"], length)[facts.token_T]
+            square_T = padded(sums.square_V["loss"], length)[facts.token_T]
             moments.append(Moments(facts.frequency_HT[h], facts.loss_HT[h], square_T))
         return facts, Sample(facts.token_T, moments), prompts.result()
 

@@ -53,7 +53,7 @@ class Subsamples:
         compiled: use compiled loops; the same bits.
     """
 
-    needs = ("token_id", "sequence_id", "prompt", "loss_post")
+    needs = ("token_id", "sequence_id", "prompt", "loss")
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Subsamples:
         # A table, as a search in thousands of types would take longer than all the rest.
         table_V = np.full(int(self.types[-1]) + 2, -1, dtype=np.int32)
         table_V[self.types] = np.arange(len(self.types))
-        columns = batch["token_id"], place_N, batch["loss_post"]
+        columns = batch["token_id"], place_N, batch["loss"]
         step = max(1, _HELD // len(self.types))
         for start in range(0, len(prompt_P), step):
             part_P = prompt_P[start : start + step]

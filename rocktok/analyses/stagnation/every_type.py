@@ -51,7 +51,7 @@ class GroupSums:
     1 KB for each token id.
     """
 
-    needs = ("token_id", "sequence_id", "prompt", "loss_post")
+    needs = ("token_id", "sequence_id", "prompt", "loss")
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -71,7 +71,7 @@ class GroupSums:
         key_E, pair_N = numbered(place_N * np.int64(width) + token_N, len(prompt_P) * width)
         token_E, place_E = key_E % width, key_E // width
         self._floor.update({"token_id": token_E, "prompt": prompt_P[place_E]})
-        loss_E = np.bincount(pair_N, batch["loss_post"].astype(np.float64), minlength=len(key_E))
+        loss_E = np.bincount(pair_N, batch["loss"].astype(np.float64), minlength=len(key_E))
         sum_EQ = np.stack([np.bincount(pair_N, minlength=len(key_E)), loss_E], axis=1)
         self._parts.append((token_E * GROUPS + groups_of(prompt_P, self.seed)[place_E], sum_EQ))
         self._loose += len(key_E)
@@ -178,7 +178,7 @@ class EveryType:
         """One step's sums; of the first and the last step also by groups."""
         self._steps.append(step)
         self._count_SV.append(sums.count_V)
-        self._loss_SV.append(sums.sum_V["loss_post"].copy())
+        self._loss_SV.append(sums.sum_V["loss"].copy())
         if groups is not None:
             self._ends.append(groups)
 
@@ -214,10 +214,10 @@ class EveryType:
             "token_id": ids.tolist(),
             "token": [""] * len(ids),
             "groups": [[] for _ in ids],
-            "frequency_first": count_SC[0].tolist(),
-            "frequency_last": count_SC[-1].tolist(),
-            "loss_first": _numbers(before_C),
-            "loss_last": _numbers(after_C),
+            "frequency_pre": count_SC[0].tolist(),
+            "frequency_post": count_SC[-1].tolist(),
+            "loss_pre": _numbers(before_C),
+            "loss_post": _numbers(after_C),
             "stagnation": _numbers(ratio(after_C, before_C)),
             "stagnation_low": _numbers(np.where(enough_C, ends.ratio_low_C, np.nan)),
             "stagnation_high": _numbers(np.where(enough_C, ends.ratio_high_C, np.nan)),

@@ -53,10 +53,10 @@ def change_rows(curves: LossCurves, ids: tuple[int, ...] | Array) -> list[TypeCh
             "token_id": int(pre.types[t]),
             "token": "",
             "groups": [],
-            "frequency_first": int(pre.count_T[t]),
-            "frequency_last": int(post.count_T[t]),
-            "loss_first": _number(before),
-            "loss_last": _number(after),
+            "frequency_pre": int(pre.count_T[t]),
+            "frequency_post": int(post.count_T[t]),
+            "loss_pre": _number(before),
+            "loss_post": _number(after),
             "stagnation": _number(ratio(after[None], before[None])[0]),
             "stagnation_low": stagnation[0],
             "stagnation_high": stagnation[1],
@@ -83,8 +83,8 @@ def corpus_row(curves: LossCurves) -> CorpusChange:
     stagnation = _ends(ratio(post.corpus_B, pre.corpus_B), enough)
     delta = _ends(post.corpus_B - pre.corpus_B, enough)
     return {
-        "loss_first": pre.corpus,
-        "loss_last": post.corpus,
+        "loss_pre": pre.corpus,
+        "loss_post": post.corpus,
         "curve": curves.corpus_rows,
         "stagnation": _number(_quotient(post.corpus, pre.corpus)),
         "stagnation_low": stagnation[0],
@@ -112,8 +112,8 @@ def _group_row(curves: LossCurves, name: str, ids: tuple[int, ...]) -> GroupChan
     low, high = _ends(change_B, enough, 0.9)
     return {
         **row,
-        "loss_first": before,
-        "loss_last": after,
+        "loss_pre": before,
+        "loss_post": after,
         "stagnation": _number(_quotient(after, before)),
         "stagnation_low": stagnation[0],
         "stagnation_high": stagnation[1],

@@ -13,7 +13,7 @@ from rocktok.stats.bootstrap import PromptBootstrap, interval
 from rocktok.stats.contrasts import ratio
 
 #: What the bootstrap of a step must sum.
-QUANTITIES = ("", "loss_post")
+QUANTITIES = ("", "loss")
 
 #: Steps above 0 at which a type must stand for a slope.
 MIN_SLOPE = 3

@@ -250,7 +250,7 @@ class _Course:
         text: TextHash | None,
     ) -> None:
         """One pass, for the curves and for every type, which also looks at the text."""
-        sums = TypeSums(("loss_post",), compiled=source.large)
+        sums = TypeSums(("loss",), compiled=source.large)
         groups = None
         accumulators: list[Accumulator] = [bootstrap]
         if every is not None:
@@ -273,7 +273,7 @@ class _Course:
         rows = change_rows(measured.curves, drawn)
         if measured.every is not None:
             rows += measured.every.rows(drawn)
-        rows.sort(key=lambda row: -(row["loss_first"] or 0.0) * row["frequency_first"])
+        rows.sort(key=lambda row: -(row["loss_pre"] or 0.0) * row["frequency_pre"])
         for row in rows:
             v = row["token_id"]
             row["token"], row["groups"] = self.run.log.vocab.text(v), measured.groups.of(v)

@@ -97,8 +97,8 @@ class CorpusStep(TypedDict):
 class Change(TypedDict):
     """Loss at the first and the last step (nats), their ratio and their difference."""
 
-    loss_first: float | None
-    loss_last: float | None
+    loss_pre: float | None
+    loss_post: float | None
     stagnation: float | None
     stagnation_low: float | None
     stagnation_high: float | None
@@ -119,8 +119,8 @@ class TypeChange(Change):
     token_id: int
     token: str
     groups: list[str]
-    frequency_first: int
-    frequency_last: int
+    frequency_pre: int
+    frequency_post: int
     slope: float | None
     slope_low: float | None
     slope_high: float | None
@@ -137,8 +137,8 @@ class GroupChange(TypedDict):
     types: int
     types_at_both_ends: int
     skipped: NotRequired[str]
-    loss_first: NotRequired[float]
-    loss_last: NotRequired[float]
+    loss_pre: NotRequired[float]
+    loss_post: NotRequired[float]
     stagnation: NotRequired[float | None]
     stagnation_low: NotRequired[float | None]
     stagnation_high: NotRequired[float | None]
@@ -240,7 +240,7 @@ class StagnationResult(Result):
         notes: what a reader of the numbers must know.
     """
 
-    SCHEMA: ClassVar[str] = "rocktok.stagnation/1"
+    SCHEMA: ClassVar[str] = "rocktok.stagnation/2"
 
     log: StagnationLog
     params: StagnationOptions

@@ -114,7 +114,7 @@ def _between(row: Row, name: str, level: str = "") -> str:
 
 def _change(row: Row) -> Sequence[str]:
     return (
-        *(number(row[name]) for name in ("loss_first", "loss_last", "stagnation")),
+        *(number(row[name]) for name in ("loss_pre", "loss_post", "stagnation")),
         _between(row, "stagnation"),
         _signed(row["delta_kl"]),
     )
@@ -185,7 +185,7 @@ def _balance(members: Row) -> list[str]:
 def _token(row: Row) -> Sequence[str]:
     return (
         token(row["token"]),
-        count(row["frequency_first"]),
+        count(row["frequency_pre"]),
         *_change(row),
         "–" if row["slope"] is None else f"{row['slope']:+.2f}",
         "~" if row["interval"] == "linearised" else "".join(LETTERS[n] for n in row["groups"]),
@@ -196,10 +196,10 @@ class _StepColumns(TypedDict):
     token_id: int
     token: str
     groups: list[str]
-    frequency_first: int
-    frequency_last: int
-    loss_first: float | None
-    loss_last: float | None
+    frequency_pre: int
+    frequency_post: int
+    loss_pre: float | None
+    loss_post: float | None
     stagnation: float | None
     stagnation_low: float | None
     stagnation_high: float | None

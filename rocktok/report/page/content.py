@@ -20,7 +20,7 @@ COLUMNS: tuple[tuple[str, str, Kind, str], ...] = (
     ("cluster", "cluster", "text", "what it is for, by the look of its text"),
     ("frequency", "freq", "integer", "occurrences among the scored positions"),
     ("mean_loss", "loss", "number", "mean reverse KL at its positions, nats"),
-    ("loss_first", "first loss", "number", "the same at the earlier step, nats"),
+    ("loss_pre", "first loss", "number", "the same at the earlier step, nats"),
     ("loss_share", "share", "percent", "of the loss of all positions"),
     ("persistent", "persist", "integer", "occurrences that are hard at both steps"),
     ("retained", "retain", "integer", "of those, the ones in recurring contexts"),
@@ -121,16 +121,16 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
     for rock in result.detect.rocks:
         v, cells = rock["token_id"], cast("Mapping[str, Cell]", rock)
         rows.append((v, {**{key: cells.get(key) for key, *_ in COLUMNS}, "is_rock": True,
-                         "loss_first": types["loss_first"][place[v]]}))  # fmt: skip
+                         "loss_pre": types["loss_pre"][place[v]]}))  # fmt: skip
     rocks = set(result.rocks)
     by_loss = sorted(
         (i for i, v in enumerate(types["token_id"]) if v not in rocks),
-        key=lambda i: (-types["frequency"][i] * types["loss_last"][i], types["token_id"][i]),
+        key=lambda i: (-types["frequency"][i] * types["loss_post"][i], types["token_id"][i]),
     )
     for i in by_loss[: max(0, result.params["rows"] - len(rows))]:
-        v, n, loss = types["token_id"][i], types["frequency"][i], types["loss_last"][i]
+        v, n, loss = types["token_id"][i], types["frequency"][i], types["loss_post"][i]
         rows.append((v, {"token_id": v, "frequency": n, "mean_loss": loss, "flags": [],
-                         "loss_first": types["loss_first"][i], "loss_share": n * loss / total,
+                         "loss_pre": types["loss_pre"][i], "loss_share": n * loss / total,
                          "is_rock": False}))  # fmt: skip
     for v, row in rows:
         row["token"], row["cluster"] = result.token_texts[v], result.clusters[v]

@@ -51,18 +51,31 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits, and processes that start within are deaf to it until `_start_worker` runs."""
+def _signals_held() -> Iterator[None]:
+    """Signals to stop wait; processes that start within are deaf to Ctrl-C until they are ready."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     # Its own start would let signals through again.
     resource_tracker.ensure_running()
+    waiting: list[int] = []
+    handlers = {}
+    # The mask is this thread's alone: another thread may take the signal, and Python then runs the
+    # handler in the main thread all the same.
+    if threading.current_thread() is threading.main_thread():
+        stops = (signal.SIGINT, signal.SIGTERM)
+        handlers = {n: handler for n in stops if callable(handler := signal.getsignal(n))}
+    for stop in handlers:
+        signal.signal(stop, lambda number, _: waiting.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for stop, handler in handlers.items():
+            signal.signal(stop, handler)
+        for number in waiting[:1]:
+            signal.raise_signal(number)
 
 
 def _get_ready() -> None:
@@ -94,9 +107,14 @@ class Drawing(AbstractContextManager["Drawing"]):
             workers = min(jobs, WORKERS)
             spawn = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(workers, spawn, _start_worker)
-            with _interrupts_held():
-                for _ in range(workers):
-                    self._pool.submit(_get_ready)
+            try:
+                with _signals_held():
+                    for _ in range(workers):
+                        self._pool.submit(_get_ready)
+            except BaseException:
+                # A signal that waited is raised here, before `with` has begun.
+                self.__exit__()
+                raise
 
     def __exit__(self, *details: object) -> None:
         if self._pool is not None:

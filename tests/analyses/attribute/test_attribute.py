@@ -303,9 +303,9 @@ def test_prompts_are_counted_up_to_the_floor(seed: int, cut: int) -> None:
 
 
 def test_facts_of_the_halves(tmp_path: Path) -> None:
-    rows = frame(2, steps=(0,)).rename(columns={"loss": "loss_post"})
+    rows = frame(2, steps=(0,))
     rows["prompt"] = (rows["sequence_id"] // 3).astype(np.uint64)
-    batch = {name: rows[name].to_numpy() for name in ("token_id", "prompt", "loss_post")}
+    batch = {name: rows[name].to_numpy() for name in ("token_id", "prompt", "loss")}
     collect = HalfFacts(seed=7)
     collect.update(batch)
     facts = collect.result()
@@ -313,7 +313,7 @@ def test_facts_of_the_halves(tmp_path: Path) -> None:
     for h in range(2):
         held = rows[half == h].groupby("token_id")
         assert facts.frequency_HT[h].tolist() == held.size().reindex(facts.token_T).tolist()
-        sums = held["loss_post"].sum().reindex(facts.token_T)
+        sums = held["loss"].sum().reindex(facts.token_T)
         np.testing.assert_allclose(facts.loss_HT[h], sums, rtol=1e-5)
     assert facts.prompts_HT.max() == 5
 
@@ -343,8 +343,8 @@ def test_small_tools() -> None:
 
 
 def bootstrap_of(rows: pd.DataFrame, types: range, seed: int) -> PromptBootstrap:
-    made = PromptBootstrap(np.array(types), ("", "loss_post", "grad_norm"), seed, 400)
-    batch = {n: rows[n].to_numpy() for n in ("token_id", "sequence_id", "loss_post", "grad_norm")}
+    made = PromptBootstrap(np.array(types), ("", "loss", "grad_norm"), seed, 400)
+    batch = {n: rows[n].to_numpy() for n in ("token_id", "sequence_id", "loss", "grad_norm")}
     made.update({**batch, "prompt": rows["prompt"].to_numpy().astype(np.uint64)})
     return made
 
@@ -362,7 +362,7 @@ def null_rows(seed: int, prompts: int) -> pd.DataFrame:
             "token_id": token,
             "sequence_id": prompt,
             "prompt": hash_rows(seed, prompt),
-            "loss_post": grad,
+            "loss": grad,
             "grad_norm": grad,
         }
     )

@@ -96,7 +96,7 @@ def test_sums_do_not_depend_on_the_cut() -> None:
         "sequence_id": sequence,
         "prompt": hash_rows(1, sequence // 2),
         "token_id": rng.integers(0, 12, 600),
-        "loss_post": rng.exponential(1.0, 600).astype(np.float32),
+        "loss": rng.exponential(1.0, 600).astype(np.float32),
     }
     limit = limits(3, 5, [4, 11, 30], np.unique(rows["prompt"]))
     whole = Subsamples(np.arange(3, 9), 3, limit)
@@ -122,7 +122,7 @@ def sampled_rows(rows: int = 3000) -> dict[str, np.ndarray]:
         "sequence_id": sequence,
         "prompt": hash_rows(2, sequence % 37),
         "token_id": rng.integers(0, 40, rows).astype(np.int32),
-        "loss_post": rng.exponential(1.0, rows).astype(np.float32),
+        "loss": rng.exponential(1.0, rows).astype(np.float32),
     }
 
 
@@ -148,7 +148,7 @@ def test_replicates_are_those_of_the_bootstrap() -> None:
     types = np.arange(2, 30, 3)
     drawn = Subsamples(types, 3, limits(3, 2, [5], np.unique(rows["prompt"])), 120)
     drawn.update(rows)
-    bootstrap = PromptBootstrap(types, ("", "loss_post"), 3, 120)
+    bootstrap = PromptBootstrap(types, ("", "loss"), 3, 120)
     bootstrap.update(rows)
     expected = bootstrap.sum_BTM[:, :-1].transpose(2, 1, 0)
     np.testing.assert_allclose(drawn.replicated(), expected, rtol=1e-12)

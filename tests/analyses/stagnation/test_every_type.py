@@ -78,7 +78,7 @@ def test_intervals_are_the_twins(tmp_path: Path, table: str) -> None:
         means = own.groupby("step")["loss"].mean().reindex([0, 5, 10, 20])
         expected = [None if np.isnan(m) else pytest.approx(m, rel=1e-9) for m in means]
         assert row["curve"] == expected
-        assert (row["frequency_first"], row["frequency_last"]) == (len(first), len(last))
+        assert (row["frequency_pre"], row["frequency_post"]) == (len(first), len(last))
         assert row["slope_low"] is None
         assert row["curve_low"] == [None] * 4
         later = means[1:].dropna()
@@ -143,7 +143,7 @@ def test_sums_do_not_depend_on_the_cut() -> None:
         "sequence_id": sequence,
         "prompt": hash_rows(1, sequence // 2),
         "token_id": rng.integers(0, 12, 4000).astype(np.int32),
-        "loss_post": rng.exponential(1.0, 4000).astype(np.float32),
+        "loss": rng.exponential(1.0, 4000).astype(np.float32),
     }
     whole = GroupSums(3)
     whole.update(rows)

@@ -122,8 +122,8 @@ def test_means_ratios_and_intervals_are_the_twins(tmp_path: Path) -> None:
             assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(ends, rel=1e-7)
         assert row["slope"] == pytest.approx(np.polyfit(x, np.log(row["curve"]), 1)[0], rel=1e-7)
     group = next(row for row in result.groups if row["group"] == "rocks")
-    firsts = [token(result, v)["loss_first"] for v in (0, 1)]
-    lasts = [token(result, v)["loss_last"] for v in (0, 1)]
+    firsts = [token(result, v)["loss_pre"] for v in (0, 1)]
+    lasts = [token(result, v)["loss_post"] for v in (0, 1)]
     assert group["stagnation"] == pytest.approx(sum(lasts) / sum(firsts))
     values = (drawn[100, 0] + drawn[100, 1]) / (drawn[1, 0] + drawn[1, 1])
     ends = np.quantile(values, [0.05, 0.95], method="inverted_cdf")
@@ -143,7 +143,7 @@ def test_a_type_that_is_absent_leaves_a_gap(tmp_path: Path) -> None:
     assert nine["curve"][1] is None
     assert nine["curve_low"][1] is None
     assert nine["stagnation"] is not None
-    assert (eight["loss_last"], eight["stagnation"], eight["delta_kl"]) == (None, None, None)
+    assert (eight["loss_post"], eight["stagnation"], eight["delta_kl"]) == (None, None, None)
     rocks = [row for row in result.curves if row["group"] == "rocks"]
     assert [row["types_seen"] for row in rocks] == [2, 1, 1]
     assert result.groups[0]["types_at_both_ends"] == 1
@@ -158,16 +158,16 @@ def test_a_type_without_loss_at_first_counts_in_its_group(tmp_path: Path) -> Non
     frame.loc[(frame["step"] == 0) & frame["token_id"].isin((1, 9)), "loss"] = 0
     result = stagnation(write(tmp_path, frame), rocks=(0, 1))
     zero, one = token(result, 0), token(result, 1)
-    assert (one["loss_first"], one["stagnation"], one["stagnation_low"]) == (0, None, None)
+    assert (one["loss_pre"], one["stagnation"], one["stagnation_low"]) == (0, None, None)
     rocks = result.groups[0]
     assert rocks["types_at_both_ends"] == 2
-    expected = (zero["loss_last"] + one["loss_last"]) / zero["loss_first"]
+    expected = (zero["loss_post"] + one["loss_post"]) / zero["loss_pre"]
     assert rocks["stagnation"] == pytest.approx(expected)
     alone = stagnation(write(tmp_path / "b", frame), rocks=(1, 9))
     rocks = alone.groups[0]
     assert "skipped" not in rocks
-    assert (rocks["loss_first"], rocks["stagnation"], rocks["stagnation_low"]) == (0, None, None)
-    assert rocks["delta_kl"] == pytest.approx(rocks["loss_last"])
+    assert (rocks["loss_pre"], rocks["stagnation"], rocks["stagnation_low"]) == (0, None, None)
+    assert rocks["delta_kl"] == pytest.approx(rocks["loss_post"])
     assert rocks["does_not_learn"] is None
     # Half of the rocks of the contrasts have no ratio.
     many = stagnation(write(tmp_path / "c", frame), rocks=(0, 1, 2, 9, 4))
@@ -215,7 +215,7 @@ def test_fixed_text_that_differs_is_cut_to_what_all_steps_have(tmp_path: Path) -
     result = stagnation(write(tmp_path, shorter))
     only = frame[frame["sequence_id"] < 100]
     expected = only[only["step"] == 10].groupby("token_id")["loss"].size()
-    assert token(result, 0)["frequency_last"] == expected[0]
+    assert token(result, 0)["frequency_post"] == expected[0]
     assert any("100 of up to 120 sequences of fixed/" in note for note in result.notes)
 
 
@@ -337,7 +337,7 @@ def test_groups_are_chosen_on_one_half_and_measured_on_the_other(tmp_path: Path)
     assert third.to_dict()["tests"] == result.to_dict()["tests"]
     measured = frame[(half == 1) & (frame["step"] == 10)]
     sizes = measured.groupby("token_id").size()
-    assert all(row["frequency_last"] == sizes[row["token_id"]] for row in result.tokens)
+    assert all(row["frequency_post"] == sizes[row["token_id"]] for row in result.tokens)
 
 
 def test_rocks_at_the_last_step_are_descriptive(tmp_path: Path) -> None:
@@ -686,7 +686,7 @@ def test_a_group_that_is_absent_at_an_end_is_skipped(tmp_path: Path) -> None:
     table = pd.read_csv(file).query("token_id == 8").set_index("step")
     # An empty cell, not a zero.
     assert table["loss"].isna().tolist() == [False, False, True]
-    assert table["loss_last"].isna().all()
+    assert table["loss_post"].isna().all()
     code, text, _ = run(path, "--rocks", detected, "--replicates", 100)
     assert code == 0
     assert re.search(r"^'t8' +\d+ +\d\S+ +– +– +– +–", text, re.MULTILINE)
@@ -769,6 +769,6 @@ def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
     assert sorted(table["step"].unique()) == [8, 100, 200, 300, 400, 500]
     code, text, _ = run(SAMPLE, "--replicates", 200, "--format", "json")
     found = json.loads(text)
-    assert found["schema"] == "rocktok.stagnation/1"
+    assert found["schema"] == "rocktok.stagnation/2"
     first = found["tokens"][0]
     assert table[table["token_id"] == first["token_id"]]["loss"].tolist() == first["curve"]

@@ -26,8 +26,8 @@ class TwoLosses(TypedDict):
 
     token_id: int
     frequency: int
-    loss_first: float
-    loss_last: float
+    loss_pre: float
+    loss_post: float
     is_rock: bool
 
 
@@ -82,7 +82,7 @@ class StagnationNumbers(TypedDict):
 
 def _early_late_of(result: ReportResult) -> EarlyLateNumbers:
     rocks = set(result.rocks)
-    columns = (result.types[k] for k in ("token_id", "frequency", "loss_first", "loss_last"))
+    columns = (result.types[k] for k in ("token_id", "frequency", "loss_pre", "loss_post"))
     at_both = [
         (v, n, first, last)
         for v, n, first, last in zip(*columns, strict=True)
@@ -95,7 +95,7 @@ def _early_late_of(result: ReportResult) -> EarlyLateNumbers:
             "record more sequences" if two_steps else None,
         )
     points: list[TwoLosses] = [
-        {"token_id": v, "frequency": n, "loss_first": first, "loss_last": last,
+        {"token_id": v, "frequency": n, "loss_pre": first, "loss_post": last,
          "is_rock": v in rocks}
         for v, n, first, last in map(at_both.__getitem__, thinned([v for v, *_ in at_both], rocks))
     ]  # fmt: skip
@@ -105,14 +105,14 @@ def _early_late_of(result: ReportResult) -> EarlyLateNumbers:
 
 def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
     """Mean loss of each type at the earlier and the later step; on the line nothing was learned."""
-    values = [loss for p in numbers["points"] for loss in (p["loss_first"], p["loss_last"])]
+    values = [loss for p in numbers["points"] for loss in (p["loss_pre"], p["loss_post"])]
     ends = max(min(values) / 1.5, max(values) * 1e-5), max(values) * 1.5
     ax.plot(ends, ends, color="black", linewidth=0.7, linestyle="--", label="no change")
     for rock in (False, True):
         points = [p for p in numbers["points"] if p["is_rock"] == rock]
         style = group_style(ROCKS.name if rock else OTHERS.name)
         ax.plot(
-            [p["loss_first"] for p in points], [p["loss_last"] for p in points], linestyle="",
+            [p["loss_pre"] for p in points], [p["loss_post"] for p in points], linestyle="",
             marker="o" if rock else ".", markersize=3.2, color=style["color"],
             markeredgewidth=0.3, markeredgecolor="white" if rock else style["color"],
             label=f"{'rocks' if rock else 'other types'} ({len(points)})",

@@ -106,7 +106,7 @@ def _funnel_of(result: ReportResult | DetectResult) -> FunnelNumbers:
     else:
         ranked, texts = list(result.rocks), result.token_texts
         ids, frequencies = result.types["token_id"], result.types["frequency"]
-        losses = result.types["loss_last"]
+        losses = result.types["loss_post"]
     rocks = set(ranked)
     points: list[TypePoint] = [
         {"token_id": ids[i], "frequency": frequencies[i], "mean_loss": losses[i],

@@ -21,10 +21,10 @@ def toy(
     """Token types by mean loss at the last step."""
     run = Run.begin(log, engine, table, seed)
     step, _, notes = run.view.reference(None)
-    sums = TypeSums(("loss_post",))
+    sums = TypeSums(("loss",))
     run.engine.run(run.source(step), sums)
     token_T = np.flatnonzero(sums.count_V)
-    count_T, loss_T = sums.count_V[token_T], sums.sum_V["loss_post"][token_T]
+    count_T, loss_T = sums.count_V[token_T], sums.sum_V["loss"][token_T]
     mean = loss_T.sum() / count_T.sum()
     order = np.lexsort((token_T, -loss_T / count_T))[:top]
     tokens = tuple(
