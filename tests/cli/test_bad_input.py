@@ -379,7 +379,10 @@ def run_on_full_disk(*arguments: str | Path) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("suffix", ["json", "csv", "parquet", "txt"])
+@pytest.mark.parametrize(
+    "suffix",
+    ["json", *(pytest.param(s, marks=pytest.mark.long) for s in ("csv", "parquet", "txt"))],
+)
 def test_a_full_disk_leaves_nothing(tmp_path: Path, suffix: str) -> None:
     log = write_log(tmp_path / "log")
     output = tmp_path / f"rocks.{suffix}"
@@ -401,6 +404,7 @@ def test_a_full_disk_leaves_no_half_log(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("command", [["detect", "-q"], ["info"], ["info", "--format", "json"]])
 def test_a_full_disk_behind_a_pipe(tmp_path: Path, command: list[str]) -> None:

@@ -23,7 +23,13 @@ def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[bytes]
     return subprocess.run(words, capture_output=True, cwd=cwd)
 
 
-@pytest.mark.parametrize("options", [(), ("--format", "csv"), ("--format", "parquet")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        *(pytest.param(("--format", f), marks=pytest.mark.long) for f in ("csv", "parquet")),
+    ],
+)
 def test_a_dash_is_stdout(options: tuple[str, ...], tmp_path: Path) -> None:
     log = write_log(tmp_path / "log")
     plain = run("detect", log, *options, cwd=tmp_path)

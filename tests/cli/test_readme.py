@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ def _commands() -> list[str]:
     return [line for line in lines if line.startswith("rocktok ")]
 
 
-def _parameter(line: str) -> Any:
-    two_reports = line.startswith("rocktok report --compare")
-    return pytest.param(line, marks=[pytest.mark.long] if two_reports else [])
+def _parameters() -> Iterator[Any]:
+    """The first line of each command; the others take longer than they tell more."""
+    seen = set()
+    for line in _commands():
+        command = line.split()[1]
+        yield pytest.param(line, marks=[pytest.mark.long] if command in seen else [])
+        seen.add(command)
 
 
-@pytest.mark.parametrize("line", map(_parameter, _commands()))
+@pytest.mark.parametrize("line", _parameters())
 def test_commands_of_the_readme(line: str, tmp_path: Path) -> None:
     words = shlex.split(line, comments=True)[1:]
     words = [str(ROOT / w) if w.startswith("sample_data") else w for w in words]
@@ -49,6 +54,7 @@ def test_every_command_is_in_the_readme() -> None:
     assert shown == set(analyses())
 
 
+@pytest.mark.long
 def test_python_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     blocks = [b for b in _blocks("python") if "rocktok.open" in b]

@@ -235,6 +235,7 @@ def _allow_no_failures(dask_scheduler: Any) -> None:
     dask_scheduler.allowed_failures = 0
 
 
+@pytest.mark.long
 def test_large_prototypes_go_to_a_cluster_once(
     log: Path, shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +243,7 @@ def test_large_prototypes_go_to_a_cluster_once(
     assert answer(log, Engine(dask=str(shared_cluster.file))) == answer(log, Engine(1))
 
 
+@pytest.mark.long
 def test_attribute_on_a_cluster_gives_the_same_bytes(
     tmp_path: Path, shared_cluster: Cluster
 ) -> None:

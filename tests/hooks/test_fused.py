@@ -103,6 +103,7 @@ def assert_relative(got: dict[str, Tensor], expected: dict[str, Tensor], most: f
 # ---------------------------------------------------------------------------- accuracy
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "dtype", [pytest.param(torch.float32, marks=pytest.mark.long), torch.bfloat16]
 )
@@ -120,6 +121,7 @@ def test_a_large_vocabulary(dtype: torch.dtype) -> None:
     assert_relative(from_logits(student, teacher, tokens), expected, 1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gap", [5.0, 12.0, 20.0, 25.0])
 @pytest.mark.parametrize("place", [0, ODD - 1])
 def test_an_all_but_certain_student_over_a_long_tail(gap: float, place: int) -> None:
@@ -132,6 +134,7 @@ def test_an_all_but_certain_student_over_a_long_tail(gap: float, place: int) -> 
     assert_relative(from_logits(student, teacher, tokens), expected, 1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gap", [0.0, 8.0, 12.0])
 @pytest.mark.parametrize("distance", [1e-3, 1e-2, 0.3])
 def test_nearly_equal_and_all_but_certain_at_once(gap: float, distance: float) -> None:
@@ -143,6 +146,7 @@ def test_nearly_equal_and_all_but_certain_at_once(gap: float, distance: float) -
     assert_relative(from_logits(student, teacher, tokens), expected, 1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 3.0])
 @pytest.mark.parametrize("scale", [0.3, 1.0])
 @pytest.mark.parametrize("caps", [(None, None), (30.0, 50.0), (30.0, None), (None, 30.0)], ids=str)
@@ -313,6 +317,7 @@ def test_it_is_the_definition_and_within_bounds(case: tuple[Tensor, Tensor, Tens
         assert (entropy >= 0).all() and (entropy <= math.log(student.shape[1]) + 1e-5).all()
 
 
+@pytest.mark.long
 @few
 @given(cases(), st.randoms(use_true_random=False), st.floats(-50, 50))
 def test_neither_order_nor_a_constant_matters(

@@ -132,6 +132,7 @@ class StopAt(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("event", ["on_step_end", "on_evaluate", "on_save", "on_log"])
 def test_the_last_step_is_scored_when_training_stops_early(tmp_path: Path, event: str) -> None:
     train(
@@ -214,6 +215,7 @@ def crash_and_resume(folder: Path, recorder: dict[str, Any], crash: int, resume:
     return trainer
 
 
+@pytest.mark.long
 def test_resuming_goes_on_with_the_same_texts(tmp_path: Path) -> None:
     recorder = {"every": 1, "fixed_sequences": 6, "fixed_every": 4}
     crash_and_resume(tmp_path, recorder, crash=6, resume=4)
@@ -248,6 +250,7 @@ def test_resuming_before_the_set_was_complete(tmp_path: Path) -> None:
     assert {row["sequence_id"] for row in after} <= ids
 
 
+@pytest.mark.long
 def test_rows_that_resuming_voids_are_made_again(tmp_path: Path) -> None:
     """Step 4 was the last of a run that goes on later: its rows are void then."""
     recorder = {"every": 9, "fixed_sequences": 6, "fixed_every": 100}

@@ -120,6 +120,7 @@ def test_norms_are_those_of_the_column(tmp_path: Path) -> None:
     assert got.count_H.sum() == len(rows["token_id"]) == got.count_HT.sum()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "recorder", [{"gradient_types": range(40)}, {"gradient_sketch": 256}], ids=["exact", "sketch"]
 )
@@ -134,6 +135,7 @@ def test_training_is_bit_identical(tmp_path: Path, recorder: dict[str, Any]) -> 
     assert rocktok.open(tmp_path / "log").complete_steps("gradients") == [1, 2, 4, 6]
 
 
+@pytest.mark.long
 def test_the_rows_of_fixed_are_the_same_bits_with_and_without(tmp_path: Path) -> None:
     train(tmp_path / "with", gradient_types=range(40))
     train(tmp_path / "without")

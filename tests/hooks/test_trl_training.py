@@ -93,6 +93,7 @@ def test_training_is_bit_identical(tmp_path: Path, untouched: dict[str, Any]) ->
     assert np.unique(read_table(tmp_path / "log", "fixed")["step"]).tolist() == [1, 2, 4, 6]
 
 
+@pytest.mark.long
 def test_training_is_bit_identical_on_several_threads(tmp_path: Path) -> None:
     """Statistics may spread over threads: the settings of the training thread must survive."""
     outcomes = []

@@ -92,6 +92,7 @@ def test_losses_are_those_of_float64_logits(checkpoints: Path, text: Path, tmp_p
     assert at == len(rows["loss"])
 
 
+@pytest.mark.long
 def test_any_batch_gives_the_same(checkpoints: Path, text: Path, tmp_path: Path) -> None:
     tables = []
     for size in (100, 1, 40, 10_000):
@@ -103,6 +104,7 @@ def test_any_batch_gives_the_same(checkpoints: Path, text: Path, tmp_path: Path)
         np.testing.assert_allclose(first["loss"], other["loss"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_detect_reads_it_with_context(checkpoints: Path, text: Path, tmp_path: Path) -> None:
     rescore(checkpoints, text, tmp_path / "log")
     result = rocktok.detect(rocktok.open(tmp_path / "log"), context="required")
@@ -116,6 +118,7 @@ def test_detect_reads_it_with_context(checkpoints: Path, text: Path, tmp_path: P
     np.testing.assert_allclose(a["loss"][a["step"] == 10], b["loss"], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_stopped_run_goes_on(
     checkpoints: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_head_is_found_with_what_follows_it(kind: str, dtype: torch.dtype) -> 
     assert (head.bias_V is not None) == (kind == "phi")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_norms_are_those_of_autograd(kind: str, text: Path, tmp_path: Path) -> None:
     """By automatic differentiation in float64, through the raw output of the head."""
@@ -141,6 +142,7 @@ def save(folder: Path, name: str, layers: int, seed: int = 0) -> None:
     Qwen3ForCausalLM(config).save_pretrained(folder / name)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("apart")
 def test_a_head_that_is_not_plain(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

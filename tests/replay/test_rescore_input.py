@@ -137,6 +137,7 @@ def _texts(rows: list[dict[str, Any]]) -> Any:
     return Texts("x", ids, pa.array(["p"] * len(rows)), prompts, completions, facts)
 
 
+@pytest.mark.long
 def test_two_models_at_most_are_loaded(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ class StoppedError(Exception):
     pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", ["run.json", "attempts/", "vocab", "sequences/", "manifest/",
                                 "fixed/step-00000010", "fixed/step-00000020"])  # fmt: skip
 @pytest.mark.parametrize("after", [False, True])
@@ -191,6 +192,7 @@ def test_a_run_that_lacks_only_its_final_mark(
     assert manifest(tmp_path / "log")["final"]
 
 
+@pytest.mark.long
 def test_it_goes_on_with_other_batches_and_shards(
     folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +218,7 @@ def test_it_goes_on_with_other_batches_and_shards(
     assert rocktok.detect(rocktok.open(tmp_path / "log"), context="required").log["post"] == 20
 
 
+@pytest.mark.long
 def test_a_slow_shard_is_published_as_far_as_it_is(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +262,7 @@ def test_two_at_once_leave_one_good_log(folder: Path, tmp_path: Path) -> None:
     assert len(score_rows["loss"]) == 2 * SEQUENCES * 10
 
 
+@pytest.mark.long
 def test_damage_and_strangers(folder: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     score(folder, log)

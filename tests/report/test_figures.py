@@ -57,6 +57,7 @@ def test_nothing_is_cut_off(sample: ReportResult, name: str, columns: int) -> No
     assert BY_NAME[name].caption(BY_NAME[name].numbers(sample)).text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["funnel", "sensitivity", "stagnation"])
 @pytest.mark.parametrize(
     "form", ["svg", *(pytest.param(form, marks=pytest.mark.long) for form in ("png", "pdf"))]

@@ -117,6 +117,7 @@ def test_the_same_bytes() -> None:
     assert render_page(small()) == render_page(small())
 
 
+@pytest.mark.long
 def test_its_size_goes_with_what_is_shown() -> None:
     few, many = (len(render_page(sample(n))) for n in (2, 20))
     assert few < many < 5_000_000

@@ -43,6 +43,7 @@ def files(sample: ReportResult) -> dict[str, bytes]:
 # -- what it rests on ----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_it_is_what_the_commands_say(sample: ReportResult) -> None:
     log = rocktok.open(SAMPLE)
     found = rocktok.detect(log, lifts=True)
@@ -63,6 +64,7 @@ def test_it_is_what_the_commands_say(sample: ReportResult) -> None:
     assert sample.log["passes"]["attribute"] == gradient.log["passes"] - spared
 
 
+@pytest.mark.long
 def test_means_of_types_at_both_steps(sample: ReportResult) -> None:
     log = rocktok.open(SAMPLE)
     means: dict[int, dict[int, list[float]]] = {}
@@ -97,6 +99,7 @@ def test_the_grid_is_detect_under_other_settings(
     assert cell["loss_share"] == pytest.approx(sum(row["loss_share"] for row in found.rocks))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options",
     [{"eta": 0.05, "gamma": 0.55, "persistence": "recalcitrant"}, {"tau_r": 20.0, "window": 4},
@@ -213,7 +216,7 @@ def _batch(rng: np.random.Generator) -> dict[str, Any]:
         "sequence_id": np.repeat(np.sort(rng.choice(1000, 6, replace=False)), lengths),
         "position": np.concatenate(gaps).astype(np.int32),
         "token_id": rng.integers(0, 9, lengths.sum()).astype(np.int32),
-        "loss_post": rng.exponential(1.0, lengths.sum()).astype(np.float32),
+        "loss": rng.exponential(1.0, lengths.sum()).astype(np.float32),
     }
 
 
@@ -221,9 +224,9 @@ def test_losses_by_position_one_by_one() -> None:
     rng = np.random.default_rng(3)
     parts = [_batch(rng) for _ in range(5)]
     rocks = np.array([7, 2])
-    found = LossByPosition(rocks, ("loss_post",))
+    found = LossByPosition(rocks, ())
     for part in parts:
-        one = LossByPosition(rocks, ("loss_post",))
+        one = LossByPosition(rocks, ())
         one.update(part)
         found.merge(one)
     count, total = np.zeros((2, BINS), int), np.zeros((2, BINS))
@@ -231,7 +234,7 @@ def test_losses_by_position_one_by_one() -> None:
         for v in np.unique(part["sequence_id"]):
             at = part["sequence_id"] == v
             length = part["position"][at].max() + 1
-            for p, t, loss in zip(*(part[n][at] for n in ("position", "token_id", "loss_post")),
+            for p, t, loss in zip(*(part[n][at] for n in ("position", "token_id", "loss")),
                                   strict=True):  # fmt: skip
                 cell = int(t in (2, 7)), int((p + 0.5) / length * BINS + 1e-12)
                 count[cell] += 1
@@ -263,16 +266,16 @@ def test_rows_of_sequences_come_back_whole() -> None:
     rng = np.random.default_rng(5)
     parts = [_batch(rng) for _ in range(2)]
     parts[1]["sequence_id"] = parts[1]["sequence_id"] + 5_000
-    collect = SequenceRows(("loss_post",))
+    collect = SequenceRows(("loss",))
     for part in parts:
-        one = SequenceRows(("loss_post",))
+        one = SequenceRows(("loss",))
         one.update(part)
         collect.merge(one)
     found = collect.result()
     for part in parts:
         for v in np.unique(part["sequence_id"]).tolist():
             at = part["sequence_id"] == v
-            for name in ("position", "loss_post"):
+            for name in ("position", "loss"):
                 assert found[v][name].tolist() == part[name][at].tolist()
 
 
@@ -361,6 +364,7 @@ def test_the_same_bytes_in_other_processes(sample: ReportResult, files: dict[str
     assert here.drawn()["ccr"]["svg"] == again["figures/ccr.svg"]
 
 
+@pytest.mark.long
 def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, stdout, stderr = run("report", SAMPLE, "-o", out, "--replicates", "100", "--no-lifts",
@@ -409,6 +413,7 @@ def test_several_logs(tmp_path: Path) -> None:
     assert len(table) == len(content["compare"]["tokens"])
 
 
+@pytest.mark.long
 def test_logs_that_cannot_be_compared_are_not_read(tmp_path: Path) -> None:
     unlike = {**RUN, "loss": {**RUN["loss"], "exactness": "sampled"}}
     for name, about in (("a", RUN), ("b", unlike)):
@@ -480,6 +485,7 @@ def test_rows_by_hand_and_nothing_else(tmp_path: Path) -> None:
     assert "stagnation" in content["figures"]
 
 
+@pytest.mark.long
 def test_rollouts_alone(tmp_path: Path) -> None:
     for step in (0, 10):
         write_by_hand(tmp_path, rows(step, range(step * 4, step * 4 + 40)), f"s{step}", "rollout")
@@ -498,6 +504,7 @@ def test_too_few_positions_for_a_null(tmp_path: Path) -> None:
     assert not {"sensitivity", "density", "clusters", "ccr"} & set(content["figures"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zero", [(0, 10), (10,), (0,)])
 def test_losses_of_zero(tmp_path: Path, zero: tuple[int, ...]) -> None:
     for step in (0, 10):
@@ -515,6 +522,7 @@ def test_losses_of_zero(tmp_path: Path, zero: tuple[int, ...]) -> None:
     assert 10 in zero or "the losses at step 0 is zero or less" in first
 
 
+@pytest.mark.long
 def test_the_remedy_fits_the_options() -> None:
     log = rocktok.open(SAMPLE)
     quick: dict[str, Any] = {"sequences": 0, "lifts": False, "replicates": 100}
@@ -554,6 +562,7 @@ def _refused(*arguments: str | Path) -> tuple[int, str]:
     return getattr(error, "exit_code", getattr(error, "code", 1)), f"{error}{done.output}"
 
 
+@pytest.mark.long
 def test_wrong_arguments(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log")
     out = tmp_path / "out"

@@ -108,6 +108,7 @@ def test_the_older_one_stays_if_the_disk_fails(
 # -- where it can write --------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_directory_one_stands_in(tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
@@ -165,6 +166,7 @@ def test_addresses_are_no_outputs(tmp_path: Path, command: str) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["info", "detect", "report"])
 def test_a_log_whose_path_is_not_utf8(tmp_path: Path, command: str) -> None:
     log = os.fsencode(tmp_path) + b"/bad\xff\xfename"
@@ -202,9 +204,9 @@ def draws(process: int) -> bool:
 
 
 STOPS = [
-    (signal.SIGTERM, False, 143),
     (signal.SIGINT, False, 130),
-    (signal.SIGKILL, False, -9),
+    pytest.param(signal.SIGTERM, False, 143, marks=pytest.mark.long),
+    pytest.param(signal.SIGKILL, False, -9, marks=pytest.mark.long),
     pytest.param(signal.SIGTERM, True, 143, marks=pytest.mark.long),
     pytest.param(signal.SIGINT, True, 130, marks=pytest.mark.long),
 ]

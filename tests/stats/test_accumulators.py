@@ -193,6 +193,7 @@ def test_the_smallest_hashes_of_a_type_are_its_sample(most: int) -> None:
             np.testing.assert_array_equal(sample[name], direct[name])
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(st.lists(floats, min_size=1, max_size=60), st.sampled_from([0.1, 0.5, 0.8, 0.95, 0.999]))
 def test_two_histograms_give_the_exact_quantile(values: list[float], q: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import rocktok
 from rocktok.report.page.figures.style import group_style
 from rocktok.stats import group_names, groups
@@ -16,6 +18,7 @@ def test_letters_and_labels_tell_groups_apart() -> None:
     assert len(colours) == len(group_names.LABELS)
 
 
+@pytest.mark.long
 def test_analyses_name_their_groups_so_and_in_this_order() -> None:
     log = rocktok.open(SAMPLE)
     learning = rocktok.stagnation(log, replicates=100)

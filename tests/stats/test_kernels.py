@@ -417,6 +417,7 @@ def test_compiled_code_is_kept(compiled: Path) -> None:
     assert run_sums(compiled, str(compiled / "copy")) == ["0 1"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "cache",
     [None, *(pytest.param(to, marks=pytest.mark.long) for to in ("file", "file/below", "/proc/r"))],
@@ -431,11 +432,13 @@ def test_no_place_for_compiled_code(installed: Path, cache: str | None) -> None:
     assert "set NUMBA_CACHE_DIR to a directory that can be written" in warned[0]
 
 
+@pytest.mark.long
 def test_another_place_will_do(installed: Path) -> None:
     assert run_sums(installed, "/proc/rocktok") == ["0 0"]
     assert list((installed / "lib").rglob("loops.sum_one-*.nbc"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("suffix", "damage"),
     [
@@ -469,6 +472,7 @@ def test_a_damaged_cache_that_cannot_be_removed(compiled: Path) -> None:
     assert "delete its *.nbi and *.nbc files" in warned[0]
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up(installed: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
     first, *warned = run_sums(installed, str(installed / "cache"), before=limit)

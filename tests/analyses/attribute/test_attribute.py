@@ -40,6 +40,7 @@ def attribute(path: Path, **options: Any) -> Any:
     return rocktok.attribute(rocktok.open(path), **options)
 
 
+@pytest.mark.long
 def test_halves_are_searched_as_the_whole_was() -> None:
     """With the options of `detected`; without it, with `detect`'s defaults."""
     log = rocktok.open(SAMPLE)

@@ -153,6 +153,7 @@ def run(*arguments: str | Path) -> tuple[int, str, str]:
     return run_command("compare", *arguments)
 
 
+@pytest.mark.long
 def test_logs_and_files(tmp_path: Path) -> None:
     rocks = tmp_path / "rocks.json"
     assert run_command("detect", SAMPLE, "-q", "-o", rocks)[0] == 0

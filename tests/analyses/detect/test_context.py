@@ -124,6 +124,7 @@ def one(path: Path, **options: Any) -> dict[str, Any]:
     return next(row for row in result.tokens if row["token_id"] == 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("partners", "eta"),
     [
@@ -166,6 +167,7 @@ def test_the_other_numbers_of_a_sample(tmp_path: Path) -> None:
     assert part.density["retained"]["median"] == pytest.approx(share * 2 / 20, rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("eta", ["auto", 0.04])
 def test_rounds_and_workers_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eta: Any

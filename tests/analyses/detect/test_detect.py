@@ -226,7 +226,7 @@ def test_json_table_and_notebook(tmp_path: Path) -> None:
     assert list(result.table["token"])[:2] == [row["token"] for row in content["tokens"][:2]]
     html = result._repr_html_()
     assert "<table" in html
-    assert "step 10 of fixed/" in html
+    assert "fixed/, step 0 to 10: 40 sequences" in html
 
 
 def test_token_text_is_escaped_in_a_notebook(tmp_path: Path) -> None:

@@ -360,6 +360,7 @@ def test_a_number_for_eta(tmp_path: Path, similarity: str, partners: str, persis
     assert retained > 0  # or the test would show little
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "persistence", [pytest.param("high", marks=pytest.mark.long), "recalcitrant"]
 )
@@ -391,6 +392,7 @@ def test_eta_from_the_null(
     assert retained > 0
 
 
+@pytest.mark.long
 def test_every_distance_of_the_null(tmp_path: Path) -> None:
     """The null falls back from 2w to w to w // 2, and gives up below 200 positions."""
     distances: set[Any] = set()
@@ -588,6 +590,7 @@ def test_a_window_of_the_only_token_is_like_nothing(tmp_path: Path) -> None:
     assert check(log, path, eta=0.0, similarity="bag")["tokens"][0]["retained"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("eta", ["auto", 0.1])
 def test_the_cut_into_shards_does_not_matter(tmp_path: Path, eta: Any) -> None:
     log = RandomLog(14, positions=400, tokens=VOCAB, grid=False)

@@ -215,6 +215,7 @@ def test_what_the_loss_singles_out_is(tmp_path: Path) -> None:
     assert found["reach_lowest"] <= 4
 
 
+@pytest.mark.long
 def test_what_is_hard_at_random_is_not_singled_out(tmp_path: Path) -> None:
     covered, rocks, permuted = [], 0, 0
     for seed in range(4):
@@ -320,6 +321,7 @@ def test_a_small_cap_and_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert row[name] == rows[row["token_id"]][name]
 
 
+@pytest.mark.long
 def test_samples_within_rounds_give_what_samples_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
