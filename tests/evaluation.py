@@ -21,10 +21,10 @@ from rocktok.analyses.detect.tested import (
     TestedTypes,
     context_votes,
     hard_tests,
+    judge_types,
     replication,
-    test_types,
 )
-from rocktok.analyses.detect.votes import Expected, HardSums, OccurrenceSums, PromptExpected
+from rocktok.analyses.detect.votes import Expected, HardSums, OccurrenceSums
 from rocktok.hashing import halves, prompt_hash
 from rocktok.stats.quantiles import quantile
 from tests.planted import Array, PlantedLog
@@ -121,13 +121,11 @@ def evaluate(
     sums = HardSums(thresholds, clusters)
     sums.update(batch)
     expected: Any = sums.expected()
-    if isinstance(expected, PromptExpected):
-        votes = expected.all_votes()
-    else:
+    if not clusters.one_pass:
         occurrences = OccurrenceSums(thresholds, expected)
         occurrences.update(batch)
-        votes = occurrences.votes()
-    hard = hard_tests(votes)
+        expected = expected.with_all(occurrences)
+    hard = hard_tests(expected.all_votes())
     token_T = hard.token_T
     loss_V = np.bincount(batch["token_id"], batch["loss_post"].astype(np.float64))
     types = TypeTable(token_T, count_V[token_T], loss_V[token_T])
@@ -155,7 +153,7 @@ def evaluate(
         )
         judged[v] = rule.record[v] if context.judgeable else None
     mean_T = types.loss_T / types.frequency_T
-    tested = test_types(hard, recurrence, mean_T, types.persistent_T, fdr)
+    tested = judge_types(hard, recurrence, mean_T, types.persistent_T, fdr)
     flags = flags_of(batch, thresholds, expected, token_T[tested.is_rock])
     replicated = None
     if halves_too:

@@ -107,19 +107,27 @@ def runs(rng: np.random.Generator, text: Text, share: float = 0.1, height: float
 
 
 def tie_types_to_places(rng: np.random.Generator, text: Text) -> None:
-    """Openers, closers, and 40 types each of which stands in one tenth of its sequences only."""
+    """Types that stand in one part of their sequences only, some of them in text that recurs.
+
+    Four types for each tenth, anywhere in it; and every sequence begins with one of three openings
+    of 8 tokens and ends with one of three closings of 10, half of whose tokens stand nowhere else.
+    """
     types = iter(range(planted.BACKGROUND, planted.BACKGROUND + 100))
-    openers, closers = [next(types) for _ in range(3)], [next(types) for _ in range(2)]
     tenth = np.minimum(9, (10 * relative_position(text)).astype(int))
     for tied in range(10):
         free = np.flatnonzero(tenth == tied)
         for _ in range(4):
             at = rng.choice(free, size=max(20, len(free) // 60), replace=False)
             text.token[at] = next(types)
-    last = np.append(text.sequence[1:] != text.sequence[:-1], True)
-    first = np.append(True, text.sequence[1:] != text.sequence[:-1])
-    text.token[first] = rng.choice(openers, int(first.sum()))
-    text.token[last] = rng.choice(closers, int(last.sum()))
+    last = np.flatnonzero(np.append(text.sequence[1:] != text.sequence[:-1], True))
+    first = np.append(0, last[:-1] + 1)
+    for start, length in ((first, 8), (last - 9, 10)):
+        pool = planted.zipf(rng, 3 * length).reshape(3, length)
+        pool[:, ::2] = [[next(types) for _ in range(0, length, 2)] for _ in pool]
+        tokens = pool[rng.integers(0, 3, len(start))]
+        noise = rng.random(tokens.shape) < 0.1
+        tokens[noise] = planted.zipf(rng, int(noise.sum()))
+        text.token[start[:, None] + np.arange(length)] = tokens
 
 
 # --- null worlds -------------------------------------------------------------------------------

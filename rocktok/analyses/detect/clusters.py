@@ -44,11 +44,13 @@ class Clusters:
     Attributes:
         prompt_P: distinct prompts (uint64), ascending.
         groups: None: each prompt is a cluster.
+        one_pass: each prompt is a cluster, and so little text that sums are by stratum, too.
         seed: of the groups.
     """
 
     prompt_P: Array
     groups: int | None
+    one_pass: bool
     seed: int
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -97,10 +99,11 @@ def choose_clusters(
         most: prompts told apart, and groups, at most.
         most_sums: sums by type and cluster (and stratum) at most.
     """
-    few = len(prompt_P) <= most
-    if few and np.minimum(count_V, STRATA * len(prompt_P)).sum() <= most_sums:
-        return Clusters(prompt_P, None, seed)
+    prompts = len(prompt_P)
+    for one_pass, keys in ((True, STRATA * prompts), (False, prompts)):
+        if prompts <= most and np.minimum(count_V, keys).sum() <= most_sums:
+            return Clusters(prompt_P, None, one_pass, seed)
     groups = 1 << (most.bit_length() - 1)
     while groups > FEWEST and np.minimum(count_V, groups).sum() > most_sums:
         groups //= 2
-    return Clusters(prompt_P, groups, seed)
+    return Clusters(prompt_P, groups, False, seed)

@@ -163,7 +163,7 @@ class TestedTypes:
         return int(self.hard.among.sum())
 
 
-def test_types(
+def judge_types(
     hard: HardTests,
     recurrence: Mapping[int, Recurrence],
     mean_loss_T: Array,

@@ -1,8 +1,8 @@
 """How hard each type is in each prompt, beside what its place and its prompt let expect.
 
-`HardSums` takes one pass. Where every prompt is a cluster its sums are the `Votes` already; where
-prompts are grouped, `OccurrenceSums` counts these in a second pass, with what the first one says
-of each prompt and each place.
+`HardSums` takes one pass. In a small log its sums hold the `Votes` already; in a large one
+`OccurrenceSums` counts these in a second pass, with what the first one says of each prompt and each
+place.
 
 Array suffixes: N rows; M some rows; E pairs of a type and a cluster; I keys of sums; T types; B
 strata; C clusters; P prompts; Q sums of a key.
@@ -10,6 +10,7 @@ strata; C clusters; P prompts; Q sums of a key.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -105,10 +106,10 @@ def readonly(values_N: Array) -> Array:
 
 
 class HardSums:
-    """Rows, and persistent rows, by type, stratum and (where prompts are clusters) prompt.
+    """Rows, and persistent rows, by type, stratum and (where one pass is all) prompt.
 
-    Memory: 24 bytes for each of these triples; where prompts are grouped, for each type and
-    stratum, and for each prompt.
+    Memory: 24 bytes for each of these triples; for two passes, for each type and stratum, and for
+    each prompt.
     """
 
     needs = NEEDS
@@ -124,7 +125,7 @@ class HardSums:
         hard_N, clusters = self.choice.chosen(batch), self.clusters
         starts = sequence_starts(batch["sequence_id"])
         place_S = clusters.places(batch["prompt"][starts])
-        if clusters.groups is None:
+        if clusters.one_pass:
             places = place_sums(batch, hard_N, place_S, clusters.count, compiled=self.compiled)
         else:
             none_S = np.zeros_like(place_S)
@@ -150,12 +151,12 @@ class HardSums:
         self.prompts.merge(other.prompts)
         self.losses.merge(other.losses)
 
-    def expected(self, among_C: Array | None = None) -> PromptExpected | GroupExpected:
-        """From all rows; with `among_C` (bool) from those of some prompts, where these are told
-        apart.
+    def expected(self, among_C: Array | None = None) -> OnePassExpected | TwoPassExpected:
+        """From all rows; with `among_C` (bool) from those of some prompts, where one pass is all
+        (`loss_T` is of all rows anyway).
         """
         key_I, sum_IQ = self.places.settle()
-        clusters = self.clusters.count if self.clusters.groups is None else 1
+        clusters = self.clusters.count if self.clusters.one_pass else 1
         if among_C is not None:
             chosen_I = among_C[key_I // STRATA % clusters]
             key_I, sum_IQ = key_I[chosen_I], sum_IQ[chosen_I]
@@ -175,12 +176,12 @@ class HardSums:
             self._losses(token_T),
             position_bound(sum_TBQ[..., 0]),
         )
-        if self.clusters.groups is None:
-            return PromptExpected(self.clusters, *facts, key_I, sum_IQ)
+        if self.clusters.one_pass:
+            return OnePassExpected(self.clusters, *facts, key_I, sum_IQ)
         place_I, sum_IQ = self.prompts.settle()
-        rate_P = np.zeros(len(self.clusters.prompt_P))
-        rate_P[place_I] = sum_IQ[:, 1] / sum_IQ[:, 0]
-        return GroupExpected(self.clusters, *facts, rate_P)
+        sum_PQ = np.zeros((len(self.clusters.prompt_P), 2), np.int64)
+        sum_PQ[place_I] = sum_IQ
+        return TwoPassExpected(self.clusters, *facts, sum_PQ)
 
     def _losses(self, token_T: Array) -> Array:
         token_I, sum_IQ = self.losses.settle()
@@ -195,8 +196,10 @@ class HardSums:
         return loss_T
 
 
-class PromptExpected:
-    """Where each prompt is a cluster: its own share of persistent rows without the type's."""
+class OnePassExpected:
+    """From sums by type, prompt and stratum: the prompt's share of persistent rows without the
+    type's own.
+    """
 
     columns = 2
 
@@ -258,10 +261,11 @@ class PromptExpected:
         return Votes(self.token_T, type_E, sum_EQ[:, 0], sum_EQ[:, 1], chance_E)
 
 
-class GroupExpected:
-    """Where prompts are grouped: the share of each occurrence's own prompt, the type's included.
+class TwoPassExpected:
+    """From what is known of prompts and of places alone.
 
-    That, and that sums are clipped at 1 for a group and no sooner, raises what is expected.
+    Where prompts are grouped, the share of each occurrence's own prompt has the type in it, and
+    what is expected is clipped at 1 for a group and no sooner: both raise it.
     """
 
     columns = 3
@@ -273,15 +277,37 @@ class GroupExpected:
         ratio_TB: Array,
         loss_T: Array,
         bound_T: Array,
-        rate_P: Array,
+        sum_PQ: Array,
     ) -> None:
         self.clusters, self.token_T, self.ratio_TB = clusters, token_T, ratio_TB
-        self.loss_T, self.bound_T, self.rate_P = loss_T, bound_T, rate_P
+        self.loss_T, self.bound_T, self.sum_PQ = loss_T, bound_T, sum_PQ
+        self.rate_P = sum_PQ[:, 1] / np.maximum(sum_PQ[:, 0], 1)
+        self._all = np.zeros(0, np.int64), np.zeros((0, self.columns), np.int64)
+        self._factor_E = np.zeros(0)
         self.type_V = np.zeros(int(token_T.max(initial=-1)) + 1, np.int32)
         self.type_V[token_T] = np.arange(len(token_T))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    def with_all(self, occurrences: OccurrenceSums) -> TwoPassExpected:
+        """The same with the sums of the second pass, over all rows; `votes` needs them."""
+        whole = copy.copy(self)
+        key_E, sum_EQ = whole._all = occurrences.tally.settle()
+        whole._factor_E = np.ones(len(key_E))
+        if self.clusters.groups is None:
+            prompt_E = key_E % self.clusters.count
+            others_EQ = self.sum_PQ[prompt_E] - sum_EQ[:, :2]
+            share_E = np.full(len(key_E), np.nan)
+            np.divide(others_EQ[:, 1], others_EQ[:, 0], out=share_E, where=others_EQ[:, 0] > 0)
+            # Without the type, as a multiple of the share with it. Where that is 0, so is this.
+            rate_E = self.rate_P[prompt_E]
+            whole._factor_E = share_E / np.where(rate_E > 0, rate_E, 1.0)
+        return whole
+
+    def all_votes(self) -> Votes:
+        """From all occurrences."""
+        return self.votes(*self._all)
 
     def all_sums(self, batch: Batch, hard_N: Array) -> tuple[Array, Array]:
         """`sums` of all rows, compiled; ascending keys, each once."""
@@ -319,9 +345,11 @@ class GroupExpected:
         return key_M, np.stack([ones_M, hard_N[rows_M].astype(np.int64), units_M], axis=1)
 
     def votes(self, key_I: Array, sum_IQ: Array) -> Votes:
-        """π: the mean over the group's occurrences, at most 1."""
+        """π: the mean over the cluster's occurrences, at most 1."""
         type_E = np.searchsorted(self.token_T, key_I // self.clusters.count)
-        chance_E = np.minimum(1.0, sum_IQ[:, 2] / 2**_CHANCE_BITS / sum_IQ[:, 0])
+        mean_E = sum_IQ[:, 2] / 2**_CHANCE_BITS / sum_IQ[:, 0]
+        factor_E = self._factor_E[np.searchsorted(self._all[0], key_I)]
+        chance_E = np.minimum(1.0, mean_E * factor_E)
         return Votes(self.token_T, type_E, sum_IQ[:, 0], sum_IQ[:, 1], chance_E)
 
 
@@ -339,7 +367,7 @@ class OccurrenceSums:
         """Add all rows of a joined batch of whole sequences."""
         if len(batch["token_id"]) == 0:
             return
-        if self.compiled and isinstance(self.expected, GroupExpected):
+        if self.compiled and isinstance(self.expected, TwoPassExpected):
             sums = self.expected.all_sums(batch, self.choice.chosen(batch))
             self.tally.add(*sums, distinct=True)
             return
@@ -360,6 +388,6 @@ class OccurrenceSums:
         self.tally.merge(other.tally)
 
     def votes(self) -> Votes:
-        """From the occurrences added."""
+        """From the occurrences added; of a second pass over all rows, see `with_all` instead."""
         assert self.expected is not None
         return self.expected.votes(*self.tally.settle())
