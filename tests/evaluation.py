@@ -11,6 +11,7 @@ import numpy as np
 from rocktok.analyses.detect.clusters import PromptList, choose_clusters
 from rocktok.analyses.detect.context import Context, ContextRule, Partners, retention, surprisal
 from rocktok.analyses.detect.context_passes import Contexts
+from rocktok.analyses.detect.hard_sums import HardSums
 from rocktok.analyses.detect.neighbours import Neighbours, RockFlags
 from rocktok.analyses.detect.persistence import Thresholds, of_type
 from rocktok.analyses.detect.ranking import DetectParams, TypeTable
@@ -24,7 +25,7 @@ from rocktok.analyses.detect.tested import (
     judge_types,
     replication,
 )
-from rocktok.analyses.detect.votes import Expected, HardSums, OccurrenceSums
+from rocktok.analyses.detect.votes import Expected, OccurrenceSums
 from rocktok.hashing import halves, prompt_hash
 from rocktok.stats.quantiles import quantile
 from tests.planted import Array, PlantedLog

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 
 from rocktok.analyses.detect import strata, tested
 from rocktok.analyses.detect.clusters import PromptList, choose_clusters
+from rocktok.analyses.detect.hard_sums import HardSums
 from rocktok.analyses.detect.neighbours import Neighbours
 from rocktok.analyses.detect.persistence import Thresholds
-from rocktok.analyses.detect.votes import HardSums, OccurrenceSums, OnePassExpected, Votes
+from rocktok.analyses.detect.votes import OccurrenceSums, OnePassExpected, Votes
 from rocktok.hashing import halves
 from rocktok.stats.fdr import benjamini_hochberg
 from rocktok.stats.tail import tails
@@ -251,22 +253,17 @@ def cut(batch: Batch, rng: np.random.Generator) -> list[Batch]:
 
 def run(accumulator: Any, batches: list[Batch], *, apart: bool = False) -> Any:
     """Fed batch by batch; `apart`: each to a copy of its own, closed, then merged."""
+    empty = copy.deepcopy(accumulator)
     for batch in batches:
         if not apart:
             accumulator.update(batch)
             continue
-        partial = copy.deepcopy(accumulator)
+        # As a worker on another machine has it.
+        partial = pickle.loads(pickle.dumps(copy.deepcopy(empty)))
         partial.update(batch)
         partial.close()
-        accumulator_of_all.append(partial)
-    if apart:
-        for partial in accumulator_of_all:
-            accumulator.merge(partial)
-        accumulator_of_all.clear()
+        accumulator.merge(pickle.loads(pickle.dumps(partial)))
     return accumulator
-
-
-accumulator_of_all: list[Any] = []
 
 
 def sums_of(
