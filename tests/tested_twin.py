@@ -136,8 +136,8 @@ class Corpus:
                 units = 0
                 for row, x in zip(held, a, strict=True):
                     rate = self.H_g[row.prompt] / self.N_g[row.prompt]
-                    units += round(min(16.0, rate * x) * 2**30)
-                chance = min(1.0, units / 2**30 / len(held))
+                    units += round(min(16.0, rate * x) * 2**36)
+                chance = min(1.0, units / 2**36 / len(held))
             hard = sum(row.hard for row in held)
             votes.append((hard / len(held), chance, hard))
         return votes

@@ -19,7 +19,10 @@ from rocktok.stats.sums import DistinctValues
 
 #: Prompts that are told apart, at most, and groups.
 MOST = 4096
-#: Keys of sums that are held at once, at most: 24 to 32 bytes each, and thrice that for a moment.
+#: Sums by type, prompt and stratum for which one pass is all, at most, of 24 bytes each. No log in
+#: which all windows are held at once has more rows.
+MOST_PLACES = 1 << 22
+#: Sums by type and cluster that are held at once, at most, of 32 bytes each.
 MOST_SUMS = 1 << 23
 #: Fewest groups, however many types there are.
 FEWEST = 64
@@ -88,7 +91,13 @@ def by_sequence(batch: Batch, function: Callable[[Array], Array]) -> Array:
 
 
 def choose_clusters(
-    prompt_P: Array, count_V: Array, seed: int, most: int = MOST, most_sums: int = MOST_SUMS
+    prompt_P: Array,
+    count_V: Array,
+    seed: int,
+    *,
+    most: int = MOST,
+    most_places: int = MOST_PLACES,
+    most_sums: int = MOST_SUMS,
 ) -> Clusters:
     """Each prompt by itself where memory allows; else as many groups as it allows, a power of 2.
 
@@ -97,12 +106,15 @@ def choose_clusters(
         count_V: rows of each type: no type has more sums than rows.
         seed: of the groups.
         most: prompts told apart, and groups, at most.
-        most_sums: sums by type and cluster (and stratum) at most.
+        most_places: sums by type, prompt and stratum, at most.
+        most_sums: sums by type and cluster, at most.
     """
     prompts = len(prompt_P)
-    for one_pass, keys in ((True, STRATA * prompts), (False, prompts)):
-        if prompts <= most and np.minimum(count_V, keys).sum() <= most_sums:
-            return Clusters(prompt_P, None, one_pass, seed)
+    if prompts <= most:
+        if np.minimum(count_V, STRATA * prompts).sum() <= most_places:
+            return Clusters(prompt_P, None, True, seed)
+        if np.minimum(count_V, prompts).sum() <= most_sums:
+            return Clusters(prompt_P, None, False, seed)
     groups = 1 << (most.bit_length() - 1)
     while groups > FEWEST and np.minimum(count_V, groups).sum() > most_sums:
         groups //= 2

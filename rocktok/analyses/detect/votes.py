@@ -29,8 +29,8 @@ from rocktok.stats.tally import Tally, run_starts, run_sums
 
 NEEDS = ("token_id", "sequence_id", "position", "prompt", "loss_pre", "loss_post")
 
-#: Expected shares of single positions are summed in units of 2⁻³⁰, and are at most 16.
-_CHANCE_BITS = 30
+#: Expected shares of single positions are summed in units of 2⁻³⁶, and are at most 16.
+_CHANCE_BITS = 36
 _MOST_CHANCE = 16.0
 
 

@@ -6,9 +6,19 @@ theirs was looked at.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import rocktok
+from rocktok.analyses.detect.clusters import PromptList, choose_clusters
+from rocktok.analyses.detect.hard_sums import HardSums
+from rocktok.analyses.detect.neighbours import Neighbours
+from rocktok.analyses.detect.tested import hard_tests
+from rocktok.engine.passes import Engine
+from rocktok.engine.source import Source
+from rocktok.log.sequences import load_prompts
 from tests import tested_twin, worlds
 from tests.evaluation import batch_of, evaluate
 
@@ -97,3 +107,26 @@ def test_a_planted_log_agrees_with_plain_loops() -> None:
     assert result.flags.position_bound.tolist() == [one["position_bound"] for one in flags.values()]
     shades = [-1 if one["shadowed_by"] is None else one["shadowed_by"] for one in flags.values()]
     assert result.flags.shadowed_by.tolist() == shades
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_log_on_disk_gives_the_same_bytes(tmp_path: Path, jobs: int) -> None:
+    log = worlds.planted_rocks(500_001, 40, 12)
+    batch = batch_of(log)
+    in_memory = evaluate(batch)
+    opened = rocktok.open(str(log.write(tmp_path / "log")))
+    source = Source(opened, "fixed", 50, 1000, load_prompts(opened))
+    with Engine(jobs=jobs) as engine:
+        prompts = PromptList()
+        engine.run(source, prompts)
+        clusters = choose_clusters(prompts.result(), np.bincount(batch["token_id"]), 0)
+        sums = HardSums(in_memory.thresholds, clusters)
+        engine.run(source, sums)
+        expected = sums.expected()
+        hard = hard_tests(expected.all_votes())
+        beside = Neighbours(in_memory.thresholds, expected, np.array(in_memory.rocks))
+        engine.run(source, beside)
+    for name, values in vars(in_memory.types.hard).items():
+        assert values.tobytes() == getattr(hard, name).tobytes(), name
+    for name, values in vars(in_memory.flags).items():
+        assert values.tobytes() == getattr(beside.result(), name).tobytes(), name
