@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,9 @@ def test_place_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strata, "MIN_OTHERS", 6)
     # Type 0 stands in strata with 2, 6, 5 others: 6 of 10 where there are too few.
     assert strata.position_bound(count).tolist() == [True, True]
+    # Half of type 0 stands beside a single other position: that is enough.
+    assert strata.position_bound(np.array([[2, 2], [9, 1]])).tolist() == [True, True]
+    assert strata.position_bound(np.array([[3, 2], [9, 1]])).tolist() == [False, True]
 
 
 def test_context_votes_by_hand() -> None:
@@ -154,6 +158,12 @@ def test_the_rule_by_hand() -> None:
     assert found.tests == 2
     assert found.is_rock.tolist() == [True, False]
     assert found.score[0] == pytest.approx(2 * (6 - 0.6))
+    # A tenth of the judged occurrences is enough: 7 of 70, which no float is exactly.
+    tenth = {0: tested.Recurrence(70, 7, 6, 3.0, True, 7.0)}
+    for judged, is_rock in ((70, True), (71, False)):
+        tenth[0] = replace(tenth[0], judged=judged)
+        found = tested.judge_types(hard, tenth, np.ones(2), np.array([judged, 1]))
+        assert found.is_rock[0] == is_rock
     # Contexts that recur too seldom; enough prompts, but too few occurrences; no null.
     assert not rule(6, 1.0, 6).is_rock[0]
     assert not rule(6, 3.0, 1).is_rock[0]
