@@ -1,0 +1,284 @@
+"""How hard each type is in each prompt, beside what its place and its prompt let expect.
+
+`hard_sums.HardSums` takes one pass. In a small log its sums hold the `Votes` already; in a large
+one `OccurrenceSums` counts these in a second pass, with what the first one says of each prompt and
+each place.
+
+Array suffixes: N rows; M some rows; E pairs of a type and a cluster; I keys of sums; T types; B
+strata; C clusters; P prompts; Q sums of a key.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.detect.clusters import Clusters, by_sequence
+from rocktok.analyses.detect.persistence import Choice
+from rocktok.analyses.detect.strata import (
+    STRATA,
+    sequence_starts,
+    strata_of,
+)
+from rocktok.stats.accumulator import Batch
+from rocktok.stats.tally import Tally, run_starts, run_sums
+
+NEEDS = ("token_id", "sequence_id", "position", "prompt", "loss_pre", "loss_post")
+
+#: Expected shares of single positions are summed in units of 2⁻³⁶, and are at most 16.
+_CHANCE_BITS = 36
+_MOST_CHANCE = 16.0
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What each cluster says of each type that it holds, by type, then by cluster.
+
+    Attributes:
+        token_T: token ids of the types, ascending.
+        type_E: place of the pair's type in it.
+        rows_E, hard_E: occurrences, and persistent ones.
+        chance_E: expected share of persistent ones; NaN where the cluster holds nothing else, and
+            so has no vote.
+    """
+
+    token_T: Array
+    type_E: Array
+    rows_E: Array
+    hard_E: Array
+    chance_E: Array
+
+
+class Expected(Protocol):
+    """What a prompt and a place let expect of an occurrence, and how occurrences are summed.
+
+    `token_T`: all types seen; `loss_T`: mean loss at post of their persistent occurrences;
+    `bound_T`: type and place cannot be told apart; `columns`: sums of a key.
+    """
+
+    token_T: Array
+    loss_T: Array
+    bound_T: Array
+    columns: int
+
+    def sums(self, batch: Batch, rows_M: Array, hard_N: Array) -> tuple[Array, Array]:
+        """Keys and sums of some rows of a batch; `hard_N`: which rows are persistent."""
+
+    def votes(self, key_I: Array, sum_IQ: Array) -> Votes:
+        """From distinct keys, ascending, and their sums."""
+
+
+def readonly(values_N: Array) -> Array:
+    """As int32 of one kind for the compiler, whether it came from Arrow or from NumPy."""
+    view = np.ascontiguousarray(values_N, dtype=np.int32).view()
+    view.flags.writeable = False
+    return view
+
+
+class OnePassExpected:
+    """From sums by type, prompt and stratum: the prompt's share of persistent rows without the
+    type's own.
+    """
+
+    columns = 2
+
+    def __init__(
+        self,
+        clusters: Clusters,
+        token_T: Array,
+        ratio_TB: Array,
+        loss_T: Array,
+        bound_T: Array,
+        key_I: Array,
+        sum_IQ: Array,
+    ) -> None:
+        self.clusters, self.token_T, self.ratio_TB = clusters, token_T, ratio_TB
+        self.loss_T, self.bound_T = loss_T, bound_T
+        self._all = key_I, sum_IQ
+        pair_I = key_I // STRATA
+        starts = run_starts(pair_I)
+        #: Pairs of a type and a prompt, and the persistent share among the prompt's other rows.
+        self.pair_E = pair_I[starts]
+        sum_EQ = np.stack([run_sums(sum_I, starts) for sum_I in sum_IQ.T], axis=1)
+        prompt_E = self.pair_E % clusters.count
+        sum_CQ = np.zeros((clusters.count, 2), np.int64)
+        for q in range(2):
+            sum_CQ[:, q] = np.bincount(prompt_E, sum_EQ[:, q], clusters.count)
+        others_EQ = sum_CQ[prompt_E] - sum_EQ
+        self.rate_E = np.full(len(starts), np.nan)
+        np.divide(others_EQ[:, 1], others_EQ[:, 0], out=self.rate_E, where=others_EQ[:, 0] > 0)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Never changed, and large: shared by all tasks.
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What workers need for `sums`."""
+        return {**self.__dict__, "_all": None, "pair_E": None, "rate_E": None}
+
+    def all_votes(self) -> Votes:
+        """From all occurrences."""
+        return self.votes(*self._all)
+
+    def sums(self, batch: Batch, rows_M: Array, hard_N: Array) -> tuple[Array, Array]:
+        """Rows and persistent rows by type, prompt and stratum."""
+        token_M = batch["token_id"][rows_M].astype(np.int64)
+        pair_M = token_M * self.clusters.count + self.clusters.of_rows(batch)[rows_M]
+        ones_M = np.ones(len(rows_M), np.int64)
+        key_M = pair_M * STRATA + strata_of(batch)[rows_M]
+        return key_M, np.stack([ones_M, hard_N[rows_M].astype(np.int64)], axis=1)
+
+    def votes(self, key_I: Array, sum_IQ: Array) -> Votes:
+        """π: the prompt's share times the mean ratio of the places, at most 1."""
+        pair_I = key_I // STRATA
+        starts = run_starts(pair_I)
+        pair_E = pair_I[starts]
+        sum_EQ = np.stack([run_sums(sum_I, starts) for sum_I in sum_IQ.T], axis=1)
+        number_I = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(key_I))))
+        type_E = np.searchsorted(self.token_T, pair_E // self.clusters.count)
+        ratio_I = sum_IQ[:, 0] * self.ratio_TB[type_E[number_I], key_I % STRATA]
+        # `bincount` adds one after another, in the order of the strata.
+        ratio_E = np.bincount(number_I, ratio_I, len(starts)) / sum_EQ[:, 0]
+        rate_E = self.rate_E[np.searchsorted(self.pair_E, pair_E)]
+        chance_E = np.minimum(1.0, rate_E * ratio_E)
+        return Votes(self.token_T, type_E, sum_EQ[:, 0], sum_EQ[:, 1], chance_E)
+
+
+class TwoPassExpected:
+    """From what is known of prompts and of places alone.
+
+    Where prompts are grouped, the share of each occurrence's own prompt has the type in it, and
+    what is expected is clipped at 1 for a group and no sooner: both raise it.
+    """
+
+    columns = 3
+
+    def __init__(
+        self,
+        clusters: Clusters,
+        token_T: Array,
+        ratio_TB: Array,
+        loss_T: Array,
+        bound_T: Array,
+        sum_PQ: Array,
+    ) -> None:
+        self.clusters, self.token_T, self.ratio_TB = clusters, token_T, ratio_TB
+        self.loss_T, self.bound_T, self.sum_PQ = loss_T, bound_T, sum_PQ
+        self.rate_P = sum_PQ[:, 1] / np.maximum(sum_PQ[:, 0], 1)
+        self._all = np.zeros(0, np.int64), np.zeros((0, self.columns), np.int64)
+        self._factor_E = np.zeros(0)
+        self.type_V = np.zeros(int(token_T.max(initial=-1)) + 1, np.int32)
+        self.type_V[token_T] = np.arange(len(token_T))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What workers need for `sums`."""
+        return {**self.__dict__, "_all": None, "_factor_E": None}
+
+    def with_all(self, occurrences: OccurrenceSums) -> TwoPassExpected:
+        """The same with the sums of the second pass, over all rows; `votes` needs them."""
+        whole = copy.copy(self)
+        key_E, sum_EQ = whole._all = occurrences.tally.settle()
+        whole._factor_E = np.ones(len(key_E))
+        if self.clusters.groups is None:
+            prompt_E = key_E % self.clusters.count
+            others_EQ = self.sum_PQ[prompt_E] - sum_EQ[:, :2]
+            share_E = np.full(len(key_E), np.nan)
+            np.divide(others_EQ[:, 1], others_EQ[:, 0], out=share_E, where=others_EQ[:, 0] > 0)
+            # Without the type, as a multiple of the share with it. Where that is 0, so is this.
+            rate_E = self.rate_P[prompt_E]
+            whole._factor_E = share_E / np.where(rate_E > 0, rate_E, 1.0)
+        return whole
+
+    def all_votes(self) -> Votes:
+        """From all occurrences."""
+        return self.votes(*self._all)
+
+    def all_sums(self, batch: Batch, hard_N: Array) -> tuple[Array, Array]:
+        """`sums` of all rows, compiled; ascending keys, each once."""
+        from rocktok.analyses.detect import vote_loops
+
+        prompt_S = batch["prompt"][starts := sequence_starts(batch["sequence_id"])]
+        key_E, sum_EQ = np.empty(len(hard_N), np.int64), np.empty((len(hard_N), 3), np.int64)
+        keys = vote_loops.group_sums(
+            readonly(batch["token_id"]),
+            readonly(batch["position"]),
+            starts,
+            self.clusters.of(prompt_S),
+            self.rate_P[self.clusters.places(prompt_S)],
+            hard_N,
+            self.type_V,
+            self.ratio_TB,
+            _MOST_CHANCE,
+            2.0**_CHANCE_BITS,
+            self.clusters.count,
+            key_E,
+            sum_EQ,
+        )
+        return key_E[:keys].copy(), sum_EQ[:keys].copy()
+
+    def sums(self, batch: Batch, rows_M: Array, hard_N: Array) -> tuple[Array, Array]:
+        """Rows, persistent rows and expected ones by type and group."""
+        clusters = self.clusters
+        rate_N = by_sequence(batch, lambda prompt_S: self.rate_P[clusters.places(prompt_S)])
+        token_M = batch["token_id"][rows_M].astype(np.int64)
+        ratio_M = self.ratio_TB[self.type_V[token_M], strata_of(batch)[rows_M]]
+        chance_M = np.minimum(rate_N[rows_M] * ratio_M, _MOST_CHANCE)
+        units_M = np.rint(chance_M * 2**_CHANCE_BITS).astype(np.int64)
+        ones_M = np.ones(len(rows_M), np.int64)
+        key_M = token_M * clusters.count + clusters.of_rows(batch)[rows_M]
+        return key_M, np.stack([ones_M, hard_N[rows_M].astype(np.int64), units_M], axis=1)
+
+    def votes(self, key_I: Array, sum_IQ: Array) -> Votes:
+        """π: the mean over the cluster's occurrences, at most 1."""
+        type_E = np.searchsorted(self.token_T, key_I // self.clusters.count)
+        mean_E = sum_IQ[:, 2] / 2**_CHANCE_BITS / sum_IQ[:, 0]
+        factor_E = self._factor_E[np.searchsorted(self._all[0], key_I)]
+        chance_E = np.minimum(1.0, mean_E * factor_E)
+        return Votes(self.token_T, type_E, sum_IQ[:, 0], sum_IQ[:, 1], chance_E)
+
+
+class OccurrenceSums:
+    """Accumulates votes, from all rows or (`add`) from some."""
+
+    needs = NEEDS
+
+    def __init__(self, choice: Choice, expected: Expected, *, compiled: bool = False) -> None:
+        self.choice, self.compiled = choice, compiled
+        self.expected: Expected | None = expected
+        self.tally = Tally(expected.columns)
+
+    def update(self, batch: Batch) -> None:
+        """Add all rows of a joined batch of whole sequences."""
+        if len(batch["token_id"]) == 0:
+            return
+        if self.compiled and isinstance(self.expected, TwoPassExpected):
+            sums = self.expected.all_sums(batch, self.choice.chosen(batch))
+            self.tally.add(*sums, distinct=True)
+            return
+        self.add(batch, np.arange(len(batch["token_id"])), self.choice.chosen(batch))
+
+    def add(self, batch: Batch, rows_M: Array, hard_N: Array) -> None:
+        """Add some rows of a batch; `hard_N`: which of all its rows are persistent."""
+        assert self.expected is not None
+        self.tally.add(*self.expected.sums(batch, rows_M, hard_N))
+
+    def close(self) -> None:
+        """Each key once; let go of what was expected."""
+        self.tally.settle()
+        self.expected = None
+
+    def merge(self, other: Self) -> None:
+        """Add another's sums."""
+        self.tally.merge(other.tally)
+
+    def votes(self) -> Votes:
+        """From the occurrences added; of a second pass over all rows, see `with_all` instead."""
+        assert self.expected is not None
+        return self.expected.votes(*self.tally.settle())
