@@ -379,7 +379,7 @@ def test_intervals_cover_and_tests_hold_their_level() -> None:
     covered, small, tries = 0, 0, 0
     for seed in range(150):
         made = bootstrap_of(null_rows(seed, 200), range(24), seed)
-        rows = contrasts(made, groups, {})
+        rows = contrasts(made, groups, "half 0", "half 1")
         for row in rows[:2]:
             covered += row["low"] <= 0 <= row["high"]
             small += row["p"] <= 0.05
