@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from html import escape
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Result:
         )
         return f"{type(self).__name__} ({', '.join(sizes)})"
 
-    def to_dict(self) -> Row:
+    def to_dict(self) -> dict[str, object]:
         """The schema and every field, as `to_json` writes them."""
         return {"schema": self.SCHEMA, **asdict(self)}
 
@@ -52,7 +50,7 @@ class Result:
         """JSON of `to_dict`; never NaN or an infinity."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
-    def about(self, rows: str) -> Row:
+    def about(self, rows: str) -> dict[str, object]:
         """`to_dict` without its rows: what goes into a file that has these as its table."""
         return {name: value for name, value in self.to_dict().items() if name != rows}
 
@@ -61,7 +59,7 @@ class Result:
         """The rows that `shown` gives as a pandas DataFrame."""
         return frame_of(self.shown()[1])
 
-    def shown(self) -> tuple[str, Any]:
+    def shown(self) -> tuple[str, Iterable[object] | pd.DataFrame]:
         """For a page: heading ("": none), and a pandas DataFrame or mappings, one per row."""
         raise NotImplementedError
 
@@ -85,7 +83,7 @@ class Result:
         )
 
 
-def frame_of(rows: Any) -> pd.DataFrame:
+def frame_of(rows: Iterable[object] | pd.DataFrame) -> pd.DataFrame:
     """Rows as a DataFrame, which they may be already."""
     import pandas as pd
 
