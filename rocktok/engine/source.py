@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rocktok._types import Array
 from rocktok.hashing import halves
 from rocktok.log.catalogue import Log
 from rocktok.log.checks import SequenceRuns
-from rocktok.log.pairs import Pairs
+from rocktok.log.join import JoinedSteps
 from rocktok.log.reader import Reader
 from rocktok.log.sequences import Prompts
 from rocktok.log.tasks import Task, joined_tasks, step_tasks
 from rocktok.stats.accumulator import LARGE
-
-Rows = dict[str, Any]
 
 #: Columns that follow from others, made where an accumulator needs them.
 _DERIVED = {
@@ -113,7 +111,7 @@ class Reading:
     unlisted: int = field(default=0, init=False)
     runs: SequenceRuns = field(default_factory=SequenceRuns, init=False)
 
-    def __iter__(self) -> Iterator[Rows]:
+    def __iter__(self) -> Iterator[dict[str, Array]]:
         prompts, exact = self.source.prompts, self.source.reader.rules.exactness == "exact"
         for batch in self._joined() if self.source.pre is not None else self._single():
             for name in ("loss", "loss_pre", "loss_post"):
@@ -125,7 +123,7 @@ class Reading:
                 batch["prompt"] = prompts.of(batch["sequence_id"])
             yield self._with_derived(self._selected(batch))
 
-    def _selected(self, batch: Rows) -> Rows:
+    def _selected(self, batch: dict[str, Array]) -> dict[str, Array]:
         half, only = self.source.half, self.source.only
         if half is not None:
             kept = halves(batch["prompt"], self.source.seed) == half
@@ -148,22 +146,24 @@ class Reading:
             columns.add("step")
         return sorted(columns - {"prompt", "loss_pre", "loss_post"})
 
-    def _single(self) -> Iterator[Rows]:
+    def _single(self) -> Iterator[dict[str, Array]]:
         source = self.source
         wanted = self._stored()
         for shard in self.task.shards[0]:
             for part in source.reader.scan_shard(shard, wanted, [source.post], self.runs):
                 yield dict(part.columns)
 
-    def _joined(self) -> Iterator[Rows]:
+    def _joined(self) -> Iterator[dict[str, Array]]:
         source = self.source
         assert source.pre is not None
         columns = [name for name in self._stored() if name not in _JOINED | {"step"}]
-        pairs = Pairs(source.reader, source.table, source.pre, source.post, columns, self.task)
-        yield from pairs
-        self.unpaired = pairs.unpaired
+        joined = JoinedSteps(
+            source.reader, source.table, source.pre, source.post, columns, self.task
+        )
+        yield from joined
+        self.unpaired = joined.unpaired
 
-    def _with_derived(self, batch: Rows) -> Rows:
+    def _with_derived(self, batch: dict[str, Array]) -> dict[str, Array]:
         if "loss" in self.needs and "loss_post" in batch:
             batch["loss"] = batch["loss_post"]
         if "change" in self.needs:

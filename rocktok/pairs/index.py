@@ -117,7 +117,7 @@ def _width(ours: SparseRows, theirs: SparseRows) -> int:
 
 
 def _rows(rows: SparseRows) -> Any:
-    return merge.Rows(rows.ptr_N, rows.column_E, rows.value_E, rows.size_N)
+    return merge.PackedRows(rows.ptr_N, rows.column_E, rows.value_E, rows.size_N)
 
 
 def _group(rows: SparseRows) -> tuple[Array, Array]:
@@ -134,7 +134,7 @@ def _take(rows: SparseRows, pick_R: Array) -> Any:
     ptr_R = np.zeros(len(pick_R) + 1, dtype=np.int64)
     np.cumsum(np.diff(rows.ptr_N)[pick_R], out=ptr_R[1:])
     column_E, value_E = np.empty(ptr_R[-1], dtype=np.int64), np.empty(ptr_R[-1])
-    into = merge.Rows(ptr_R, column_E, value_E, rows.size_N[pick_R])
+    into = merge.PackedRows(ptr_R, column_E, value_E, rows.size_N[pick_R])
     merge.take_rows(_rows(rows), pick_R, into)
     return into
 

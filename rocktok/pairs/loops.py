@@ -23,7 +23,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.kernel import Kernel, part
-from rocktok.pairs.merge import Rows
+from rocktok.pairs.merge import PackedRows
 
 #: Rows of theirs that are looked at together: fixed, so that the loops over them vectorise.
 LANES = 64
@@ -100,8 +100,8 @@ class Work(NamedTuple):
     similar_R: similar rows of theirs; own_U: those under the own label.
     """
 
-    ours: Rows
-    theirs: Rows
+    ours: PackedRows
+    theirs: PackedRows
     split: Split
     test: Limits
     rule: Rule
@@ -114,7 +114,7 @@ class Work(NamedTuple):
 
 
 @Kernel
-def split_rows(rows: Rows, slot_C: Array, column_C: Array, scaled: bool, into: Split) -> None:
+def split_rows(rows: PackedRows, slot_C: Array, column_C: Array, scaled: bool, into: Split) -> None:
     """Cut rows into tail and head. `slot_C`: −1 for the tail; `column_C`: −1 drops a column."""
     tail = head = 0
     for i in range(len(rows.size_R)):
@@ -154,7 +154,7 @@ def fill_block(rows: Split, block: Block) -> None:
 
 
 @part
-def _dot(ours: Rows, a: int, theirs: Rows, b: int) -> float:
+def _dot(ours: PackedRows, a: int, theirs: PackedRows, b: int) -> float:
     """Sum in ascending column id, in float64, as a sparse matrix product adds it up."""
     left_E, right_E, x_E, y_E = ours.column_E, theirs.column_E, ours.value_E, theirs.value_E
     total = 0.0
@@ -182,7 +182,7 @@ def _alike(rule: Rule, dot: float, size: float, other: float) -> bool:
 
 
 @Kernel
-def like_itself(rows: Rows, rule: Rule, like_R: Array) -> None:
+def like_itself(rows: PackedRows, rule: Rule, like_R: Array) -> None:
     """Which rows are similar to themselves: all but empty ones, or those of no weight."""
     for i in range(len(like_R)):
         like_R[i] = _alike(rule, _dot(rows, i, rows, i), rows.size_R[i], rows.size_R[i])

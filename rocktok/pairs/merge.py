@@ -14,7 +14,7 @@ from rocktok._types import Array
 from rocktok.kernel import Kernel, part
 
 
-class Rows(NamedTuple):
+class PackedRows(NamedTuple):
     """Sparse rows: ascending column ids, float64 values, and the size of each row."""
 
     ptr_R: Array
@@ -55,7 +55,7 @@ def _mixed(state: np.uint64, word: np.int64) -> np.uint64:
 
 
 @Kernel
-def hash_rows(rows: Rows, bits_E: Array, hash_R: Array) -> None:
+def hash_rows(rows: PackedRows, bits_E: Array, hash_R: Array) -> None:
     """Hash columns and values (`bits_E`: the values as int64)."""
     for i in range(len(hash_R)):
         state = np.uint64(0)
@@ -65,7 +65,7 @@ def hash_rows(rows: Rows, bits_E: Array, hash_R: Array) -> None:
 
 
 @part
-def _equal(rows: Rows, i: int, j: int) -> bool:
+def _equal(rows: PackedRows, i: int, j: int) -> bool:
     here, there = rows.ptr_R[i], rows.ptr_R[j]
     length = rows.ptr_R[i + 1] - here
     if length != rows.ptr_R[j + 1] - there or rows.size_R[i] != rows.size_R[j]:
@@ -79,7 +79,9 @@ def _equal(rows: Rows, i: int, j: int) -> bool:
 
 
 @Kernel
-def group_rows(rows: Rows, hash_R: Array, order_R: Array, group_R: Array, first_G: Array) -> int:
+def group_rows(
+    rows: PackedRows, hash_R: Array, order_R: Array, group_R: Array, first_G: Array
+) -> int:
     """Number equal rows alike; `order_R` sorts by hash. Returns how many groups there are."""
     groups = 0
     for at in range(len(order_R)):
@@ -94,7 +96,7 @@ def group_rows(rows: Rows, hash_R: Array, order_R: Array, group_R: Array, first_
 
 
 @Kernel
-def take_rows(rows: Rows, pick_R: Array, into: Rows) -> None:
+def take_rows(rows: PackedRows, pick_R: Array, into: PackedRows) -> None:
     """Copy some rows, in an order; sizes apart."""
     at = 0
     for i in range(len(pick_R)):

@@ -17,7 +17,7 @@ import rocktok
 from rocktok import files, schema
 from rocktok.errors import DamagedError, DataError, HookError, LogError
 from rocktok.log import LogWriter, manifest, opening, shard
-from rocktok.log.pairs import Pairs
+from rocktok.log.join import JoinedSteps
 from rocktok.log.sequences import load_prompts
 from rocktok.log.tasks import joined_tasks
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
@@ -330,7 +330,7 @@ def test_pairs_join_any_order_and_count_the_rest(tmp_path: Path) -> None:
     write_by_hand(tmp_path, rows(9, [0, 1, 7]), "d")
     log = rocktok.open(tmp_path)
     (task,) = joined_tasks(log, "fixed", 0, 9)
-    pairs = Pairs(log.reader, "fixed", 0, 9, (), task)
+    pairs = JoinedSteps(log.reader, "fixed", 0, 9, (), task)
     batches = list(pairs)
     ids = np.concatenate([np.unique(b["sequence_id"]) for b in batches])
     assert sorted(ids.tolist()) == [0, 1, 3, 5]

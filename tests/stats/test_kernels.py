@@ -319,7 +319,7 @@ def test_equal_hashes_do_not_merge_unequal_rows() -> None:
     window_NK = np.array([[1, 2], [3, 4], [1, 2], [1, 2]], dtype=np.int32)
     rows = window_rows(window_NK, "bag")
     group_N, first_G = np.zeros(4, dtype=np.int64), np.zeros(4, dtype=np.int64)
-    raw = merge.Rows(rows.ptr_N, rows.column_E, rows.value_E, rows.size_N)
+    raw = merge.PackedRows(rows.ptr_N, rows.column_E, rows.value_E, rows.size_N)
     hash_N = np.zeros(4, dtype=np.uint64)
     assert merge.group_rows(raw, hash_N, np.arange(4), group_N, first_G) == 3
     assert group_N.tolist() == [0, 1, 2, 2]

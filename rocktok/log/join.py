@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from rocktok.log.reader import Reader, ShardRows
     from rocktok.log.tasks import Task
 
-    Rows = dict[str, Array]
-
 
 @dataclass
-class Pairs:
+class JoinedSteps:
     """Sequences of a task that stand at both `pre` and `post`. Iterate to read them.
 
     Batches are mappings of equally long arrays: sequence_id, position, token_id, `loss_pre`,
@@ -45,7 +43,7 @@ class Pairs:
     task: Task
     unpaired: int = field(default=0, init=False)
 
-    def __iter__(self) -> Iterator[Rows]:
+    def __iter__(self) -> Iterator[dict[str, Array]]:
         waiting: tuple[dict[int, Part], dict[int, Part]] = ({}, {})
         shared = ["token_id", "loss"]
         # Ids of tasks do not overlap, so duplicates between shards are found within one.
@@ -74,7 +72,7 @@ class Pairs:
                 shard, (*KEY, *columns), [step], check, self.task.span
             )
 
-    def _match(self, pairs: list[tuple[Part, Part]]) -> Rows:
+    def _match(self, pairs: list[tuple[Part, Part]]) -> dict[str, Array]:
         for early, late in pairs:
             if not all(
                 np.array_equal(early.rows[name], late.rows[name])
@@ -91,7 +89,7 @@ class Pairs:
         )
         return self._join(pre, post)
 
-    def _join(self, pre: Rows, post: Rows) -> Rows:
+    def _join(self, pre: dict[str, Array], post: dict[str, Array]) -> dict[str, Array]:
         names = ["sequence_id", "position", "token_id", *self.columns]
         joined = {name: post[name] for name in names}
         return {**joined, "loss_pre": pre["loss"], "loss_post": post["loss"]}
@@ -101,7 +99,7 @@ class Pairs:
 class Part:
     """One sequence at one step, and the shard it came from."""
 
-    rows: Rows
+    rows: dict[str, Array]
     name: str
 
 
