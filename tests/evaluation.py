@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from rocktok.analyses.detect.clusters import PromptList, choose_clusters
 from rocktok.analyses.detect.context import Context, ContextRule, Partners, retention, surprisal
-from rocktok.analyses.detect.context_passes import Contexts
 from rocktok.analyses.detect.hard_sums import HardSums
 from rocktok.analyses.detect.neighbours import Neighbours, RockFlags
-from rocktok.analyses.detect.persistence import Thresholds, of_type
-from rocktok.analyses.detect.ranking import DetectParams, TypeTable
+from rocktok.analyses.detect.null import DRAWS, Null, distances, scarce_types
+from rocktok.analyses.detect.persistence import (
+    HardCounts,
+    PersistentWindows,
+    Thresholds,
+    of_type,
+)
+from rocktok.analyses.detect.ranking import TypeTable
+from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.similarity import Similarity
 from rocktok.analyses.detect.tested import (
     Recurrence,
@@ -26,7 +31,9 @@ from rocktok.analyses.detect.tested import (
     replication,
 )
 from rocktok.analyses.detect.votes import Expected, OccurrenceSums
+from rocktok.analyses.detect.windows import FreePools, Pool
 from rocktok.hashing import halves, prompt_hash
+from rocktok.stats.arrays import padded
 from rocktok.stats.quantiles import quantile
 from tests.planted import Array, PlantedLog
 from tests.worlds import frame_of
@@ -43,21 +50,11 @@ def batch_of(log: PlantedLog) -> Batch:
     return {"prompt": hashes[number], **{name: frame[name].to_numpy() for name in columns}}
 
 
-class MemoryEngine:
-    """Feeds one batch to accumulators."""
-
-    jobs = 1
-
-    def run(self, source: Any, *accumulators: Any) -> None:
-        for accumulator in accumulators:
-            accumulator.update(source.batch)
-
-
 @dataclass(frozen=True)
 class RecordingRule(ContextRule):
-    """Keeps which of the judged rows are retained: token id → their prompts, retained or not."""
+    """Keeps, of each type judged: the prompts of its rows, and whether each is retained."""
 
-    record: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+    record: list[tuple[Array, Array]] = field(default_factory=list)
 
     def conclude(
         self,
@@ -69,7 +66,7 @@ class RecordingRule(ContextRule):
     ) -> Context:
         decided = retention(own, null, self.eta)
         retained_M = np.zeros(len(rows["prompt"]), bool) if decided is None else decided.retained_M
-        self.record[int(rows["token"][0])] = rows["prompt"], retained_M
+        self.record.append((rows["prompt"], retained_M))
         return super().conclude(rows, persistent, own, null, distance)
 
 
@@ -130,31 +127,42 @@ def evaluate(
     token_T = hard.token_T
     loss_V = np.bincount(batch["token_id"], batch["loss_post"].astype(np.float64))
     types = TypeTable(token_T, count_V[token_T], loss_V[token_T])
-    source = SimpleNamespace(batch=batch, rows=len(batch["token_id"]))
-    contexts = Contexts(
-        cast(Any, source), cast(Any, MemoryEngine()), params, thresholds, None, True
+    counts, pool = (
+        HardCounts(thresholds),
+        Pool(seed, 2 * params.window, total=len(batch["token_id"])),
     )
-    contexts._count(types, len(count_V), source.rows)
+    windows = PersistentWindows(thresholds, params.window, seed)
+    for accumulator in (counts, pool, windows):
+        accumulator.update(batch)
+    persistent_T = padded(counts.count_V["both"], len(count_V))[token_T]
+    types = replace(types, persistent_T=persistent_T)
+    scarce_T = scarce_types(pool.result(), token_T) & (persistent_T > 0)
+    free = None
+    if scarce_T.any() and not pool.complete:
+        near = distances(params.window)
+        free = FreePools(seed, 2 * params.window, token_T[scarce_T].tolist(), near, DRAWS)
+        free.update(batch)
+    null = Null(pool.result(), free, params.window, params.partners)
     similarity = Similarity(
         params.similarity, params.gamma, 2 * params.window, surprisal(count_V), None, 1
     )
-    rule = contexts.rule = RecordingRule(similarity, params.partners, params.eta)
-    worth = hard.worth_judging(fdr)
+    rule = RecordingRule(similarity, params.partners, params.eta)
+    rows, worth = windows.result(), hard.worth_judging(fdr)
     if all_types:
-        worth = types.persistent_T > 0
+        worth = persistent_T > 0
     recurrence: dict[int, Recurrence] = {}
     judged: dict[int, tuple[Array, Array] | None] = {}
     for place in np.flatnonzero(worth).tolist():
         v = int(token_T[place])
-        context = rule.judge(v, of_type(contexts._held, v), contexts._draws)
-        prompt_M, retained_M = rule.record[v]
+        context = rule.judge(of_type(rows, v), null.nearest(v))
+        prompt_M, retained_M = rule.record[-1]
         voters, votes_sum = context_votes(clusters.of(prompt_M), retained_M)
         recurrence[place] = Recurrence(
             context.judged, context.hits, voters, votes_sum, context.judgeable, context.retained
         )
-        judged[v] = rule.record[v] if context.judgeable else None
+        judged[v] = rule.record[-1] if context.judgeable else None
     mean_T = types.loss_T / types.frequency_T
-    tested = judge_types(hard, recurrence, mean_T, types.persistent_T, fdr)
+    tested = judge_types(hard, recurrence, mean_T, persistent_T, fdr)
     flags = flags_of(batch, thresholds, expected, token_T[tested.is_rock])
     replicated = None
     if halves_too:

@@ -59,10 +59,9 @@ def _set_attributes(path: Path) -> Iterator[str]:
             for node in ast.walk(function):
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                     owner = ast.unparse(node.value)
-                    # A module that is made callable is no object of an analysis.
-                    if owner != "sys.modules[__name__]" and not (
-                        own and owner.split(".")[0] == "self"
-                    ):
+                    # A module that is made callable, or an array's flags, are none of ours.
+                    ours = owner != "sys.modules[__name__]" and not owner.endswith(".flags")
+                    if ours and not (own and owner.split(".")[0] == "self"):
                         yield f"{getattr(scope, 'name', '')} sets {owner}.{node.attr}"
 
 
