@@ -15,7 +15,6 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 import rocktok
 from rocktok.analyses.controls.matched import CALIPER, DEVIATIONS
-from rocktok.analyses.controls.table import render
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.log import LogWriter
@@ -251,7 +250,12 @@ def test_why_nothing_was_matched(tmp_path: Path) -> None:
     assert {f"occurrence: {nothing}", f"window: {nothing}"} <= set(lost.notes)
     assert "loss: nothing could be matched within the caliper" in lost.notes
     assert len(lost.kinds["frequency"]["pairs"]) == 3
-    render(lost)
+    assert lost.answer()[0].startswith("There are controls for 3 of 5 rocks by frequency")
+    loss = controls(tmp_path / "a", kinds=("loss",))
+    assert loss.answer() == [
+        "There are controls for 0 of 5 rocks by loss.",
+        "Nothing was matched; the notes say why.",
+    ]
     # Ten prompts: no type stands 20 times in each half.
     few = controls(written(tmp_path / "b", text[:10], np.ones((10, 8))))
     for kind in ("frequency", "loss"):
@@ -293,7 +297,14 @@ def test_no_rocks_are_found(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     code, table, notes = run("controls", SAMPLE)
     assert code == 0
-    assert max(map(len, table.splitlines()[1:])) <= 80
+    answer, how_sure, *rest = table.splitlines()
+    assert re.fullmatch(
+        r"There are controls for \d+ of 92 rocks by frequency, \d+ by loss, and for \d+ of 1,000 "
+        r"occurrences by place and loss, \d+ by window\.", answer
+    )  # fmt: skip
+    assert how_sure.startswith("Not alike still, in standard deviations: log10 mean loss by freq")
+    assert max(map(len, rest)) <= 80
+    assert rest[-1] == str(SAMPLE)
     assert notes == ""
     pairs = re.search(r"^window +rocks in window +([\d,]+) ", table, re.MULTILINE)
     assert pairs is not None
