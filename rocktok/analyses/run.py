@@ -79,6 +79,16 @@ class Run:
         return Source(self.log, self.table, pre, post, self.prompts, half, self.seed, only)
 
 
+def one_half(prompts: int, seed: int) -> str:
+    """Why nothing can be chosen on one half of the prompts and measured on the other."""
+    if prompts == 1:
+        return "there is one prompt, so no other half of the prompts; record more prompts"
+    return (
+        f"all {prompts:,} prompts fall into one half by --seed {seed}; give another --seed, or "
+        "record more prompts"
+    )
+
+
 def opened(log: LogOrPath) -> Log:
     """The log itself, or the one at a path. Raises `LogError` as `rocktok.open` does."""
     return log if isinstance(log, Log) else open_log(os.fspath(log))

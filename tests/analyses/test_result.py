@@ -82,7 +82,7 @@ def test_every_result_has_a_module_that_renders_it() -> None:
         module = table_module(one.__new__(one))
         assert module is not None
         assert callable(module.render)
-        assert callable(getattr(module, "encode", None)) or one.SCHEMA == "rocktok.info/1"
+        assert callable(getattr(module, "encode", None)) or one.SCHEMA == "rocktok.info/2"
         assert one.__repr__ is Result.__repr__
 
 

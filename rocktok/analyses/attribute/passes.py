@@ -23,10 +23,10 @@ from rocktok.analyses.attribute.result import (
     GroupShares,
     TypeShares,
 )
-from rocktok.analyses.attribute.shares import Shares, contrasts, quantities
+from rocktok.analyses.attribute.shares import Shares, contrasts, quantities, untested
 from rocktok.analyses.detect.passes import detect
 from rocktok.analyses.detect.result import DetectParams, DetectResult
-from rocktok.analyses.run import LogOrPath, Run, options_of, public
+from rocktok.analyses.run import LogOrPath, Run, one_half, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
@@ -40,7 +40,7 @@ from rocktok.stats.groups import (
     choose_groups,
     note_overlap,
 )
-from rocktok.stats.sums import TypeSums
+from rocktok.stats.sums import DistinctValues, TypeSums
 
 #: Half of the prompts on which groups are chosen for the contrasts; these use the other.
 CHOSEN_ON = 0
@@ -131,7 +131,9 @@ class _Attribution:
             rows += [self._group_row(step, name, groups, shares) for name in NAMES]
             if step == self.step:
                 reference = shares
-        tests, geometry = tuple(self._contrasts(facts, groups)), geometry_tables(run.log, groups)
+        reason = self._one_half(facts)
+        tests = untested(reason) if reason else self._contrasts(facts, groups)
+        geometry = geometry_tables(run.log, groups)
         members = groups.members
         return AttributeResult(
             log={
@@ -158,9 +160,13 @@ class _Attribution:
                 "caliper": CALIPER if self.pairs is None else None,
                 "control_source": "frequency" if self.pairs is None else "given",
             },
-            tests=tests,
+            tests=tuple(tests),
             geometry=geometry,
-            notes=(*self.notes, *self._notes_on(groups, geometry is None)),
+            notes=(
+                *self.notes,
+                *((f"no contrasts: {reason}",) if reason else ()),
+                *self._notes_on(groups, geometry is None),
+            ),
         )
 
     def _facts(self) -> TypeFacts:
@@ -172,6 +178,14 @@ class _Attribution:
                 f"{self.run.log.name}: step {self.step} of {self.run.table}/ has no rows"
             )
         return facts
+
+    def _one_half(self, facts: TypeFacts) -> str | None:
+        """Why there are no two halves of the prompts for the contrasts; None where there are."""
+        if self.rocks is not None or facts.frequency_HT.any(axis=1).all():
+            return None
+        prompts = DistinctValues("prompt")
+        self.run.engine.run(self.source, prompts)
+        return one_half(len(prompts.result()), self.params.seed)
 
     def _notes_on(self, groups: Groups, no_geometry: bool) -> list[str]:
         notes = []

@@ -63,9 +63,10 @@ class AttributeOptions(TypedDict):
 
 
 class Totals(TypedDict):
-    """Sums over all positions at the reference step; squares of the norms as `…_sq`."""
+    """Counts and sums over all positions at the reference step; squares of the norms as `…_sq`."""
 
     positions: int
+    types: int
     loss: float
     grad_norm: float
     grad_norm_sq: float

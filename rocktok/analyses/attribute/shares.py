@@ -61,7 +61,8 @@ class Shares:
             names.get(q, q.replace("²", "_sq")): float(self.sum_V[q].sum())
             for q in self.shares.values()
         }
-        return cast(Totals, {**sums, "positions": int(self.count_V.sum())})
+        counts = {"positions": int(self.count_V.sum()), "types": int((self.count_V > 0).sum())}
+        return cast(Totals, {**sums, **counts})
 
     def of_types(self, ids: Array, *, intervals: bool = True) -> ShareRow:
         """All shares of a set of types together, with intervals where prompts suffice."""
@@ -134,6 +135,22 @@ def contrasts(
     for row, adjusted in zip(tested, holm([row["p"] for row in tested]), strict=True):
         row["p_holm"] = adjusted
     return rows
+
+
+def untested(reason: str) -> list[GroupContrast]:
+    """The rows of `contrasts` where there are no two halves of the prompts, and why."""
+    return [
+        {
+            "measure": measure,
+            "first": "rocks",
+            "second": other,
+            "chosen_on": "half 0",
+            "measured_on": "half 1",
+            "skipped": reason,
+        }
+        for measure in CONTRASTS
+        for other in NAMES[1:]
+    ]
 
 
 def _places(bootstrap: PromptBootstrap, ids: tuple[int, ...]) -> Array:

@@ -6,10 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.attribute.result import AttributeResult, TypeShares
+from rocktok.stats.bootstrap import MIN_PROMPTS
 from rocktok.stats.group_names import LETTERS, legend
 from rocktok.stats.groups import NAMES
 from rocktok.tables.encode import Form, encode_table, kinds_of
-from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
+from rocktok.tables.names import left_out
+from rocktok.tables.text import (
+    Field,
+    count,
+    counted,
+    number,
+    p_value,
+    percent,
+    render_table,
+    token,
+)
 
 Row = Mapping[str, Any]
 
@@ -58,13 +69,12 @@ _MEASURES = {
 
 
 def render(result: AttributeResult) -> str:
-    """Summary, groups, contrasts, directions, tokens."""
+    """Answer, groups, contrasts, directions, tokens, provenance."""
     log, step = result.log, result.log["step"]
+    rocks = next(r for r in result.groups if (r["step"], r["group"]) == (step, "rocks"))
     parts = [
-        f"gradient norms in {log['table']}/ ({log['path']}); {log['passes']} passes",
-        f"step {step}: {count(result.totals['positions'])} positions, "
-        f"{number(result.totals['loss'], 4)} nats",
-        _where(result.tests),
+        _answer(rocks, result.tokens),
+        _where(rocks if rocks["types"] else result.tokens[0], result.tests),
         "",
         f"Shares by group, step {step}",
         render_table(_GROUPS, (_group(r) for r in result.groups if r["step"] == step)),
@@ -77,14 +87,49 @@ def render(result: AttributeResult) -> str:
     parts += [
         f"Tokens, largest share of the gradient first, step {step}",
         render_table(_TOKENS, (_token(row) for row in result.tokens)).rstrip("\n"),
+    ]
+    left = result.totals["types"] - len(result.tokens)
+    if left > 0:
+        parts.append(f"… {count(left)} more (--top N, or --all)")
+    parts += [
         legend(NAMES),
+        "",
+        f"{log['table']}/, step {step}: {count(result.totals['positions'])} positions, "
+        f"{number(result.totals['loss'], 4)} nats; {log['passes']} passes",
+        *left_out(log),
+        log["path"],
     ]
     return "\n".join(parts) + "\n"
 
 
-def _where(rows: Sequence[Row]) -> str:
-    first = rows[0]
-    return f"contrasts: groups chosen on {first['chosen_on']}, measured on {first['measured_on']}"
+def _answer(rocks: Row, tokens: Sequence[Row]) -> str:
+    if not tokens or rocks["grad_share"] is None:
+        return "No position has a gradient, so nothing takes a share of it."
+    if not rocks["types"]:
+        first = tokens[0]
+        return (
+            f"No rock types; the largest share of the gradient norm is that of "
+            f"{token(first['token'])}, {percent(first['grad_share'])}."
+        )
+    low, high = rocks["grad_share_low"], rocks["grad_share_high"]
+    sure = "no interval" if low is None else f"95% interval {100 * low:.0f} to {percent(high, 0)}"
+    return (
+        f"{counted(rocks['types'], 'rock type')} take{'s' if rocks['types'] == 1 else ''} "
+        f"{percent(rocks['grad_share'], 0)} of the gradient norm at "
+        f"{percent(rocks['position_share'], 0)} of the positions ({sure})."
+    )
+
+
+def _where(first: Row, rows: Sequence[Row]) -> str:
+    """How sure: of the shares, and of the contrasts."""
+    intervals = "Intervals are over prompts"
+    if first["grad_share_low"] is None:
+        intervals = f"No interval: fewer than {MIN_PROMPTS} prompts hold its types"
+    reasons = {row.get("skipped") for row in rows}
+    if len(reasons) == 1 and None not in reasons:
+        return f"{intervals}; no contrasts."
+    halves = f"chosen on {rows[0]['chosen_on']}, measured on {rows[0]['measured_on']}"
+    return f"{intervals}; contrasts: {halves}."
 
 
 def _between(row: Row, name: str, *, shares: bool) -> str:
@@ -125,7 +170,11 @@ def _token(row: Row) -> Sequence[str]:
 
 def _tests(rows: Sequence[Row]) -> list[str]:
     tested = [row for row in rows if "skipped" not in row]
-    lines = [f"{row['second']}: skipped: {row['skipped']}" for row in rows if "skipped" in row]
+    skipped = [row for row in rows if "skipped" in row]
+    reasons = {row["skipped"] for row in skipped}
+    if len(reasons) == 1 and not tested:
+        return [f"skipped: {reasons.pop()}", ""]
+    lines = [f"{row['second']}: skipped: {row['skipped']}" for row in skipped]
     if tested:
         cells = (
             (

@@ -38,7 +38,7 @@ _SHOWN = 40
 
 
 def render(result: CompareResult) -> str:
-    """What the lists are, pairs, then the union of the tokens with their ranks."""
+    """Answer, pairs, the union of the tokens with their ranks, and what the lists are."""
     letters = [_letter(number) for number in range(len(result.log))]
     fields = (Field("token", text=True), *(Field(letter) for letter in letters))
     cells = (
@@ -46,18 +46,44 @@ def render(result: CompareResult) -> str:
         for row in result.tokens[:_SHOWN]
     )
     parts = [
-        f"{len(letters)} lists of rocks, tokens matched by "
-        + ("id" if result.matched_by == "token_id" else "text"),
+        _answer(result, letters),
+        _how_sure(result),
         "",
-        render_table(_LISTS, _lists(result, letters)),
         render_table(_PAIRS, map(_pair, combinations(letters, 2), result.pairs)),
         "Ranks of the tokens, those in most lists first",
         render_table(fields, cells).rstrip("\n"),
     ]
     left = len(result.tokens) - _SHOWN
     if left > 0:
-        parts.append(f"and {left} more; --format json has all")
+        parts.append(f"… {left:,} more (--format json)")
+    parts += ["", render_table(_LISTS, _lists(result, letters)).rstrip("\n")]
     return "\n".join(parts) + "\n"
+
+
+def _answer(result: CompareResult, letters: Sequence[str]) -> str:
+    if not result.tokens:
+        return f"None of the {len(letters)} lists has a rock, so there is nothing to agree on."
+    if len(letters) == 2:
+        (pair,) = result.pairs
+        first, second = pair["rocks_first"], pair["rocks_second"]
+        of = f"of {first:,} rocks" if first == second else f"rocks, of {first:,} and {second:,}"
+        return f"A and B share {pair['shared_count']:,} {of} (Jaccard {pair['jaccard']:.2f})."
+    shared = [row["jaccard"] for row in result.pairs if row["jaccard"] is not None]
+    in_all = sum(row["lists"] == len(letters) for row in result.tokens)
+    return (
+        f"{in_all:,} of {len(result.tokens):,} rocks are in all {len(letters)} lists; Jaccard of "
+        f"two {min(shared):.2f} to {max(shared):.2f}."
+    )
+
+
+def _how_sure(result: CompareResult) -> str:
+    by = "id" if result.matched_by == "token_id" else "text"
+    ranks = [row["spearman"] for row in result.pairs if row["spearman"] is not None]
+    related = ""
+    if ranks:
+        least, most = f"{min(ranks):.2f}", f"{max(ranks):.2f}"
+        related = f"; Spearman of their ranks {least if least == most else f'{least} to {most}'}"
+    return f"Tokens matched by {by}{related}; one log is one training run, no interval."
 
 
 def _letter(number: int) -> str:

@@ -17,12 +17,17 @@ from rocktok.analyses.controls.result import KINDS, Matched, Place, token_of
 from rocktok.stats.groups import CALIPER, TypeFacts
 from rocktok.stats.matching import balance, match
 
-#: Covariates of occurrences and of windows, and their calipers in standard deviations.
+#: Covariates of occurrences and of windows.
 OF_OCCURRENCES = {
     "occurrence": ("relative position", "log10 length", "log10 loss"),
-    "window": ("window tokens", "window log10 frequency"),
+    "window": ("rocks in window", "window tokens", "window log10 frequency"),
 }
+
+#: Caliper of a covariate, in standard deviations of the rocks' values.
 DEVIATIONS = 0.2
+
+#: Caliper of the number of rocks in a window: only the same number is within it.
+EXACT = 0.5
 
 #: Candidates are drawn from so many bins of the rocks' losses, so many of each.
 BINS, OF_EACH = 20, 250
@@ -64,24 +69,23 @@ def match_occurrences(ours: Sampled, others: Sampled, kind: str) -> Matched:
     """`occurrence` or `window`: to each sampled rock occurrence one of another type.
 
     Args:
-        ours, others: as `Occurrences.result` gives them. For `window`, only others whose
-            window holds no rock.
+        ours, others: as `Occurrences.result` gives them.
     """
-    columns = [FEATURES.index(name) for name in OF_OCCURRENCES[kind]]
+    names = OF_OCCURRENCES[kind]
+    columns = [FEATURES.index(name) for name in names]
     (our_rows, our_MF), (rows, other_MF) = ours, others
-    if kind == "window":
-        clean = other_MF[:, FEATURES.index("rocks in window")] == 0
-        rows, other_MF = {name: v[clean] for name, v in rows.items()}, other_MF[clean]
     rock_RC, other_AC = our_MF[:, columns], other_MF[:, columns]
     spread_C = np.nanstd(rock_RC, axis=0) if len(rock_RC) else np.zeros(len(columns))
     # What does not vary among the rocks must be the same.
     caliper_C = np.where(spread_C > 0, DEVIATIONS * spread_C, 1e-9)
+    if kind == "window":
+        caliper_C[names.index("rocks in window")] = EXACT
     pair_P2, left = match(rock_RC, other_AC, caliper_C)
     ids, other_ids = _places(our_rows), _places(rows)
     return {
         "pairs": [[ids[i], other_ids[j]] for i, j in pair_P2.tolist()],
         "unmatched": [ids[i] for i in left.tolist()],
-        "balance": balance(OF_OCCURRENCES[kind], rock_RC, other_AC, pair_P2),
+        "balance": balance(names, rock_RC, other_AC, pair_P2),
     }
 
 

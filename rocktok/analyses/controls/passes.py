@@ -129,7 +129,7 @@ class _Matching:
         for kind in kinds:
             if samples is not None and kind in OF_OCCURRENCES:
                 matched[kind] = match_occurrences(*samples, kind)
-                why = _no_occurrence(kind, *samples)
+                why = _no_occurrence(*samples)
             else:
                 matched[kind] = match_types(self.facts, self.rock_V, kind)
                 why = self._no_type()
@@ -172,16 +172,11 @@ class _Matching:
         return "nothing could be matched within the caliper"
 
 
-def _no_occurrence(kind: str, rocks: Sampled, candidates: Sampled) -> str:
+def _no_occurrence(rocks: Sampled, candidates: Sampled) -> str:
     """Why no occurrence of a rock could be matched."""
     ours, others = rocks[1], candidates[1]
     if not len(ours):
         return "no occurrence of a rock has a loss at this step, so there is nothing to match"
     if not len(others):
         return "no occurrence of another type has a loss like the rocks'"
-    if kind == "window" and not (others[:, FEATURES.index("rocks in window")] == 0).any():
-        return (
-            f"each of the {len(others):,} candidates has a rock in its window; give a smaller "
-            "--window, or fewer rocks"
-        )
     return "nothing could be matched within the caliper"

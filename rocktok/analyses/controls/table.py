@@ -8,7 +8,7 @@ from typing import Any
 from rocktok.analyses.controls.result import ControlsResult, PairRow
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
-from rocktok.tables.text import Field, count, filled, render_table, token
+from rocktok.tables.text import Field, count, counted, filled, render_table, token
 
 Row = Mapping[str, Any]
 
@@ -30,7 +30,7 @@ _SHOWN = 20
 
 
 def render(result: ControlsResult) -> str:
-    """Summary, balance of each kind, and what could not be matched."""
+    """Answer, balance of each kind, what could not be matched, provenance."""
     log = result.log
     cells = []
     for kind, found in result.kinds.items():
@@ -48,10 +48,8 @@ def render(result: ControlsResult) -> str:
                 )
             )
     parts = [
-        f"controls of {len(log['rocks'])} rocks in {log['table']}/, step {log['step']} "
-        f"({log['path']})",
-        f"{log['passes']} passes; one log is one training run",
-        *left_out(log),
+        _answer(result),
+        _how_sure(result),
         "",
         "Standardised mean differences, rocks less others, before and after matching",
         render_table(_BALANCE, cells).rstrip("\n"),
@@ -62,9 +60,53 @@ def render(result: ControlsResult) -> str:
         if alone:
             shown = [_one(place, result) for place in alone[:_SHOWN]]
             if len(alone) > _SHOWN:
-                shown.append(f"and {count(len(alone) - _SHOWN)} more")
+                shown.append(f"… {count(len(alone) - _SHOWN)} more (--format json)")
             parts += ["", f"{kind}: nothing like {_WHAT[kind]}", filled(shown)]
+    parts += [
+        "",
+        f"{counted(len(log['rocks']), 'rock')} in {log['table']}/, step {log['step']}; "
+        f"{log['passes']} passes",
+        *left_out(log),
+        log["path"],
+    ]
     return "\n".join(parts) + "\n"
+
+
+def _answer(result: ControlsResult) -> str:
+    """How many rocks, and how many of their occurrences, can be compared with something."""
+    parts: list[str] = []
+    for kinds, what in (
+        (("frequency", "loss"), "rocks"),
+        (("occurrence", "window"), "occurrences"),
+    ):
+        matched = [(kind, result.kinds[kind]) for kind in kinds if kind in result.kinds]
+        words = [
+            f"{len(one['pairs']):,}"
+            + ("" if at else f" of {len(one['pairs']) + len(one['unmatched']):,} {what}")
+            + f" by {_LIKE[kind]}"
+            for at, (kind, one) in enumerate(matched)
+        ]
+        parts += [", ".join(words)] if words else []
+    return f"There are controls for {', and for '.join(parts)}."
+
+
+_LIKE = {"frequency": "frequency", "loss": "loss", "occurrence": "place and loss",
+         "window": "window"}  # fmt: skip
+
+
+def _how_sure(result: ControlsResult) -> str:
+    """Which covariates differ still between rocks and their controls."""
+    if not any(matched["pairs"] for matched in result.kinds.values()):
+        return "Nothing was matched; the notes say why."
+    apart = [
+        f"{row['covariate']} by {kind} ({_difference(row['smd_after'])})"
+        for kind, matched in result.kinds.items()
+        for row in matched["balance"]
+        if row["smd_after"] is not None and abs(row["smd_after"]) > UNBALANCED
+    ]
+    if not apart:
+        return f"All pairs are alike on average: within ±{UNBALANCED} standard deviations."
+    return f"Not alike still, in standard deviations: {', '.join(apart)}."
 
 
 _WHAT = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from shlex import quote
 from typing import ClassVar, TypedDict
 
 from rocktok._types import LogIdentity
-from rocktok.analyses.result import Result
+from rocktok.analyses.result import Result, Row
 
 
 class StepInfo(TypedDict):
@@ -47,6 +48,14 @@ class DroppedInfo(TypedDict):
     reason: str
 
 
+class Question(TypedDict):
+    """An analysis of this log: what it can tell (`why` None), or why not, or not all."""
+
+    command: str
+    able: bool
+    why: str | None
+
+
 @dataclass(frozen=True)
 class TableInfo:
     """One table: rows that count, by step, and rows that a later attempt has superseded."""
@@ -63,7 +72,7 @@ class TableInfo:
 class LogInfo(Result):
     """Summary of a log; `damage` names every problem found, `verified` says how hard it looked."""
 
-    SCHEMA: ClassVar[str] = "rocktok.info/1"
+    SCHEMA: ClassVar[str] = "rocktok.info/2"
 
     log: LogIdentity
     run: Mapping[str, object] | None
@@ -80,6 +89,92 @@ class LogInfo(Result):
     verified: bool
     notes: tuple[str, ...]
 
+    def to_dict(self) -> Row:
+        """With `answer`, `next` and `questions`, which follow from the fields."""
+        return {
+            **super().to_dict(),
+            "answer": self.sentence,
+            "next": self.next,
+            "questions": list(self.questions),
+        }
+
+    @property
+    def sentence(self) -> str:
+        """What is in the log, and whether it is whole."""
+        if self.damage:
+            more = len(self.damage) - 1
+            others = f", and {more} more" if more else ""
+            return f"The log is damaged: {self.damage[0]}{others}."
+        parts = []
+        fixed, rollout = (self._complete(name) for name in ("fixed", "rollout"))
+        if fixed:
+            rows = f"{fixed[-1]['rows']:,} positions"
+            parts.append(f"{_steps(fixed)} of the same text ({rows})")
+        if rollout:
+            parts.append(f"{_steps(rollout)} of rollouts")
+        if not parts:
+            parts.append("no step is complete on every rank")
+        said = f"{', '.join(parts)}; nothing is damaged"
+        lost = self.dropped_rows or self.log["skipped_shards"]
+        return f"{said[0].upper()}{said[1:]}{', but rows are missing' if lost else ''}."
+
+    @property
+    def next(self) -> str:
+        """The command to run next."""
+        log = quote(self.log["path"])
+        if self.damage:
+            # What is wrong is known in full only after every row has been read.
+            return f"rocktok detect --allow-missing {log}" if self.verified else (
+                f"rocktok info --verify {log}")  # fmt: skip
+        steps = self._all_steps()
+        if steps and not self._complete(self._table):
+            return f"rocktok detect --post {steps[-1]['step']} {log}"
+        return f"rocktok detect {log}"
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """Which analyses this log can answer, by their default options; none where damaged."""
+        if self.damage:
+            return ()
+        steps, table = len(self._complete(self._table)), self._table
+        none = None if steps else f"no step of {table}/ is complete on every rank"
+        scored = "no fixed text at two steps; record fixed_sequences, or run `rocktok rescore`"
+        rocks = scored if table != "fixed" or steps < 2 else None
+        one = f"{table}/ has one complete step; two or more are followed"
+        norms = "grad_norm" in self.tables[table].columns
+        lacking = None if norms else f"{table}/ has no column grad_norm"
+        alone = "the log has one prompt; samples of prompts need two or more"
+        return (
+            {"command": "detect", "able": not none, "why": none or rocks},
+            {
+                "command": "stagnation",
+                "able": steps > 1,
+                "why": none or (one if steps < 2 else None),
+            },
+            {"command": "attribute", "able": norms and not none, "why": lacking or none},
+            {
+                "command": "stability",
+                "able": self.prompts != 1 and not none,
+                "why": none or (alone if self.prompts == 1 else None),
+            },
+            {"command": "controls", "able": not (none or rocks), "why": none or rocks},
+        )
+
+    @property
+    def _table(self) -> str:
+        """Which table the analyses read by default."""
+        return "fixed" if "fixed" in self.tables else "rollout"
+
+    def _all_steps(self) -> tuple[StepInfo, ...]:
+        return self.tables[self._table].steps if self.tables else ()
+
+    def _complete(self, table: str) -> list[StepInfo]:
+        """Steps that every rank has published."""
+        if table not in self.tables:
+            return []
+        incomplete = set(self.tables[table].incomplete_steps)
+        return [step for step in self.tables[table].steps if step["step"] not in incomplete]
+
     def shown(self) -> tuple[str, list[dict[str, object]]]:
         """The tables."""
         return "", [
@@ -92,3 +187,7 @@ class LogInfo(Result):
             }
             for name, table in self.tables.items()
         ]
+
+
+def _steps(steps: list[StepInfo]) -> str:
+    return "1 step" if len(steps) == 1 else f"{len(steps):,} steps"

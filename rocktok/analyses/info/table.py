@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 
 def render(info: LogInfo) -> str:
-    """One fact a line, names in a column of their own."""
-    facts = [*_run(info)]
+    """The answer; what can be asked; then one fact a line, names in a column of their own."""
+    how = "every row was read" if info.verified else "footers only; --verify reads every row"
+    above = f"{info.sentence}\nChecked: {how}.\n\n"
+    facts = [("next", info.next), *_questions(info), *_run(info)]
     for name, table in info.tables.items():
         facts += _table(name, table)
     if info.sequences is not None:
@@ -23,7 +25,18 @@ def render(info: LogInfo) -> str:
     facts += _attempts(info)
     facts += _losses(info)
     width = max(len(name) for name, _ in facts) + 2
-    return "".join(f"{name:<{width}}{value}\n".rstrip(" ") for name, value in facts)
+    return above + "".join(f"{name:<{width}}{value}\n".rstrip(" ") for name, value in facts)
+
+
+def _questions(info: LogInfo) -> list[tuple[str, str]]:
+    """Which commands have an answer here, and why others have none, or less."""
+    plain = [row["command"] for row in info.questions if row["able"] and not row["why"]]
+    facts = [("can tell", ", ".join(plain))] if plain else []
+    for row in info.questions:
+        if row["why"]:
+            command = row["command"]
+            facts.append((f"{command} *" if row["able"] else f"no {command}", row["why"]))
+    return facts
 
 
 def _run(info: LogInfo) -> list[tuple[str, str]]:

@@ -142,7 +142,8 @@ def cutoff_rows(
             # Of two random picks the expected overlap is about this.
             "chance": k / (2 * len(coverage_K) - k),
             "eligible": k <= MOST * len(coverage_K),
-            "halves": overlap([(a, b) for a, b in half_orders], k),
+            # With few prompts all of them may fall into one half: that half has no other.
+            "halves": overlap([(a, b) for a, b in half_orders if len(a) and len(b)], k),
             "nested": subsamples,
             "certain": samples.certain(drawn, k),
         })  # fmt: skip
@@ -226,9 +227,11 @@ def score_rows(ours: Sample, other: Sample | None, k: int) -> list[ScoreRow]:
         rows.append(
             {
                 "score": name,
-                "jaccard_halves": jaccard(*sides) if sides else None,
-                "coverage": float(whole.loss_T[top].sum() / total) if total else None,
-                "jaccard_with_rock_score": jaccard(top, tops["n·mean"]),
+                "jaccard_halves": jaccard_of_some(*sides) if sides else None,
+                "coverage": (
+                    float(whole.loss_T[top].sum() / total) if total and len(top) else None
+                ),
+                "jaccard_with_rock_score": jaccard_of_some(top, tops["n·mean"]),
                 "median_frequency": float(np.median(whole.count_T[top])) if len(top) else None,
             }
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect.passes import detect
-from rocktok.analyses.run import LogOrPath, Run, opened, options_of, public
+from rocktok.analyses.run import LogOrPath, Run, one_half, opened, options_of, public
 from rocktok.analyses.stability.overlap import (
     CANDIDATES,
     LEAST_CANDIDATES,
@@ -150,7 +150,11 @@ class _Stability:
         drawn = inclusion(subsamples.types, subsamples.replicated(), k)
         notes += _notes_on(rows, best, len(order))
         theirs, beside = self._beside()
-        rankings, more = self._rankings(k)
+        sided = facts.frequency_HT.any(axis=1).all()
+        reason = None if sided else one_half(len(prompt_P), self.params.seed)
+        if reason is not None:
+            notes.append(f"no scores by halves: {reason}")
+        rankings, more = self._rankings(k, reason)
         so_far = [*self.notes, *notes]
         return StabilityResult(
             log={
@@ -247,10 +251,12 @@ class _Stability:
             })  # fmt: skip
         return rows
 
-    def _rankings(self, k: int) -> tuple[Rankings | None, list[str]]:
+    def _rankings(self, k: int, reason: str | None) -> tuple[Rankings | None, list[str]]:
         """`detect`'s rankings of all prompts against each other, and its rocks of both halves."""
         if self.params.context == "off":
             return None, []
+        if reason is not None:
+            return None, [f"no rankings by persistence and context: {reason}"]
         same: dict[str, Any] = {"table": self.run.table, "seed": self.params.seed, "top_k": k}
         if self.params.step is not None:
             same["post"] = self.params.step

@@ -59,6 +59,9 @@ def least_of_two(first: dict[str, Array], second: dict[str, Array]) -> dict[str,
 
 def _empirical_bayes(n: Array, mean: Array, within: Array) -> tuple[Array, Array]:
     """Means drawn towards that of all positions, and their lower bounds at z = 1.645."""
+    if not len(n):
+        # A half of the prompts that holds nothing.
+        return mean, mean
     positions = n.sum()
     overall = (n * mean).sum() / positions
     free = positions - len(n)

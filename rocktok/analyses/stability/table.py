@@ -7,6 +7,7 @@ from typing import Any
 
 from rocktok.analyses.stability.result import RankedType, StabilityResult
 from rocktok.tables.encode import Form, encode_table, kinds_of
+from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
 
 Row = Mapping[str, Any]
@@ -28,9 +29,6 @@ _SCORES = (
     Field("median n"),
 )
 
-#: Types in the table; the other forms have all.
-_SHOWN = 30
-
 _RANKINGS = {
     "rock_score": "R",
     "persistent_loss": "mean·persistent",
@@ -40,18 +38,15 @@ _RANKINGS = {
 
 
 def render(result: StabilityResult) -> str:
-    """Summary, cutoffs, tokens, scores, rankings."""
+    """Answer, cutoffs, scores, rankings, tokens, provenance."""
     log, best = result.log, result.recommended
     k = best["k"] if best is not None else result.cutoffs[-1]["k"]
     sizes = [row["prompts"] for row in result.cutoffs[0]["nested"]]
     fields = (Field("K"), Field("cover"), Field("halves"), Field("least"), Field("rank r"),
               *(Field(f"n={size}") for size in sizes))  # fmt: skip
     parts = [
-        f"Rock Scores in {log['table']}/, step {log['step']} ({log['path']})",
-        f"{counted(log['prompts'], 'prompt')}, {counted(log['positions'], 'position')}; "
-        f"{log['passes']} passes; one log is one training run",
-        _recommended(best, result.cutoffs),
-        *_beyond(result.cutoffs, log["types"]),
+        _recommended(best, result.cutoffs, log["types"]),
+        _how_sure(result.cutoffs, k, result.params["repeats"]),
         "",
         "Jaccard of the first K: disjoint halves (too low), nested subsamples (too high)",
         render_table(fields, map(_cutoff, result.cutoffs)),
@@ -60,21 +55,51 @@ def render(result: StabilityResult) -> str:
         render_table(_SCORES, map(_score, result.scores)),
         *_rankings(result.rankings),
         f"Tokens: share of replicates among the first {k}, and 95% of their ranks",
-        render_table(_TOKENS, map(_token, result.tokens[:_SHOWN])).rstrip("\n"),
+        render_table(_TOKENS, map(_token, result.tokens)).rstrip("\n"),
     ]
-    if len(result.tokens) > _SHOWN:
-        parts.append(f"{count(len(result.tokens) - _SHOWN)} more: --format json")
+    left = log["types"] - len(result.tokens)
+    if left > 0:
+        parts.append(f"… {count(left)} more (--top N)")
+    parts += [
+        "",
+        f"{log['table']}/, step {log['step']}: {counted(log['prompts'], 'prompt')}, "
+        f"{counted(log['positions'], 'position')}; {log['passes']} passes",
+        "one log is one training run",
+        *_beyond(result.cutoffs, log["types"]),
+        *left_out(log),
+        log["path"],
+    ]
     return "\n".join(parts) + "\n"
 
 
-def _recommended(best: Row | None, cutoffs: Sequence[Row]) -> str:
+def _recommended(best: Row | None, cutoffs: Sequence[Row], types: int) -> str:
     if best is not None:
-        agreed = f"halves agree by {best['jaccard']:.2f}"
-        return f"recommended K: {best['k']} ({agreed}), {percent(best['coverage'])} of the loss"
-    able = ", ".join(str(row["k"]) for row in cutoffs if row["eligible"])
+        return (
+            f"The first {counted(best['k'], 'type')} by Rock Score would be picked again: halves "
+            f"of the prompts agree by {_two(best['jaccard'])} (Jaccard)."
+        )
+    able = [row for row in cutoffs if row["eligible"]]
     if not able:
-        return "recommended K: none; every K is above a third of the types"
-    return f"recommended K: none; halves of the prompts do not agree at {able}"
+        return f"No cutoff can be recommended: every K is above a third of the {types:,} types."
+    grid = ", ".join(str(row["k"]) for row in able)
+    return f"No cutoff can be recommended: halves of the prompts do not agree at K = {grid}."
+
+
+def _how_sure(cutoffs: Sequence[Row], k: int, repeats: int) -> str:
+    """Of one K: how far halves and subsamples agree."""
+    row = next(row for row in cutoffs if row["k"] == k)
+    halves, largest = row["halves"], row["nested"][-1]
+    if halves["jaccard"] is None:
+        agree = "no two halves"
+    else:
+        agree = (
+            f"{_two(halves['jaccard'])} between halves (least {_two(halves['jaccard_least'])} of "
+            f"{repeats})"
+        )
+    return (
+        f"At K = {k}, {percent(row['coverage'])} of the loss: {agree}, "
+        f"{_two(largest['jaccard'])} for {counted(largest['prompts'], 'prompt')}."
+    )
 
 
 def _beyond(cutoffs: Sequence[Row], types: int) -> list[str]:

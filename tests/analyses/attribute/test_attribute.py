@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_shares_by_hand(tmp_path: Path) -> None:
     assert all("at least 5 are needed" in row["skipped"] for row in result.tests)
     assert result.members["rocks_without_control"] == (3,)
     assert result.totals == {
-        "positions": 4, "loss": 4.0, "grad_norm": 4.0, "grad_norm_sq": 6.0
+        "positions": 4, "types": 2, "loss": 4.0, "grad_norm": 4.0, "grad_norm_sq": 6.0
     }  # fmt: skip
     assert result.geometry is None
 
@@ -185,6 +186,55 @@ def test_contrasts_are_measured_on_the_other_half(tmp_path: Path) -> None:
     changed = attribute(write(tmp_path / "other", other), rocks=None, seed=2)
     assert changed.tests == found.tests
     assert changed.groups != found.groups
+
+
+@pytest.mark.parametrize(
+    ("prompts", "reason"),
+    [
+        (1, "there is one prompt, so no other half of the prompts; record more prompts"),
+        (2, "all 2 prompts fall into one half by --seed 0; give another --seed, or record more "
+            "prompts"),
+        (4, "all 4 prompts fall into one half by --seed 0; give another --seed, or record more "
+            "prompts"),
+    ],
+)  # fmt: skip
+def test_prompts_of_one_half_have_shares_but_no_contrasts(
+    tmp_path: Path, prompts: int, reason: str
+) -> None:
+    path = write(tmp_path, frame(1, prompts=prompts), ranks=1)
+    result = attribute(path, rocks=None)
+    assert {row["skipped"] for row in result.tests} == {reason}
+    assert len(result.tests) == 6
+    assert f"no contrasts: {reason}" in result.notes
+    assert sum(row["grad_share"] for row in result.tokens) == pytest.approx(1)
+    answer, how_sure = result.answer()
+    assert answer.startswith("No rock types; the largest share of the gradient norm is that of 't")
+    assert how_sure == "No interval: fewer than 20 prompts hold its types; no contrasts."
+    # Where rocks are given nothing is chosen here, so nothing needs a second half.
+    by_hand = attribute(path, rocks=(0, 1))
+    assert not any("half" in row["skipped"] for row in by_hand.tests)
+    assert re.match(r"2 rock types take \d+% of .* \(no interval\)\.", by_hand.answer()[0])
+
+
+def test_another_seed_parts_the_prompts(tmp_path: Path) -> None:
+    """As the reason says; each half then has too few types."""
+    path = write(tmp_path, frame(1, prompts=4), ranks=1)
+    result = attribute(path, rocks=None, seed=1)
+    assert all("at least 5 are needed" in row["skipped"] for row in result.tests)
+
+
+def test_as_many_types_are_shown_as_asked_for(tmp_path: Path) -> None:
+    result = attribute(write(tmp_path, frame(1)), top=3)
+    assert len(result.tokens) == 3
+    assert "\n… 11 more (--top N, or --all)\n" in repr(result)
+    assert "more (--top" not in repr(attribute(tmp_path, top=14))
+
+
+def test_nothing_has_a_gradient(tmp_path: Path) -> None:
+    rows = frame(1)
+    rows["grad_norm"] = np.float32(0)
+    result = attribute(write(tmp_path, rows))
+    assert result.answer()[0] == "No position has a gradient, so nothing takes a share of it."
 
 
 # Directions.
@@ -453,7 +503,17 @@ def test_the_command_writes_every_format(tmp_path: Path) -> None:
     options = [SAMPLE, "--rocks", rocks, "--replicates", "100", "-q"]
     code, printed, said = run(*options)
     assert (code, said) == (0, "")
-    assert max(len(line) for line in printed.splitlines()) <= 80
+    answer, how_sure, *rest = printed.splitlines()
+    rocks = len(json.loads(rocks.read_text())["tokens"])
+    assert re.fullmatch(
+        rf"{rocks} rock types take \d+% of the gradient norm at \d+% of the positions "
+        r"\(95% interval \d+ to \d+%\)\.", answer
+    )  # fmt: skip
+    assert how_sure == (
+        "Intervals are over prompts; contrasts: chosen on rocks given, measured on all prompts."
+    )
+    assert max(map(len, rest)) <= 80
+    assert rest[-1] == str(SAMPLE)
     for suffix in ("json", "csv", "parquet"):
         assert run(*options, "-o", tmp_path / f"a.{suffix}")[0] == 0
     content = json.loads((tmp_path / "a.json").read_text())

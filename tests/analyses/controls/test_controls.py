@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 import rocktok
 from rocktok.analyses.controls.matched import CALIPER, DEVIATIONS
-from rocktok.analyses.controls.table import render
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.log import LogWriter
@@ -117,20 +118,50 @@ def test_occurrences_are_like_each_other(tmp_path: Path) -> None:
     assert len({tuple(b) for _, b in found["pairs"]}) == len(found["pairs"])
 
 
-def test_windows_hold_no_rock_and_are_as_long(tmp_path: Path) -> None:
-    path = write(tmp_path / "log")
-    found = controls(path, occurrences=120).kinds["window"]
-    assert len(found["pairs"]) > 60
+def test_windows_hold_as_many_rocks_by_brute_force(tmp_path: Path) -> None:
+    """Every pair is within the calipers, and no matching within them has more pairs."""
+    path = write(tmp_path / "log", sequences=90)
+    matched = controls(path, occurrences=100_000).kinds["window"]
     frame = rows_of(path)
+    count = frame["token_id"].value_counts()
     texts = {s: part["token_id"].tolist() for s, part in frame.groupby("sequence_id")}
 
-    def window(place: list[int]) -> list[int]:
-        text, at = texts[place[0]], place[1]
-        return text[max(0, at - 2) : at] + text[at + 1 : at + 3]
+    def facts(sequence: int, at: int) -> tuple[int, int, float]:
+        text = texts[sequence]
+        beside = text[max(0, at - 2) : at] + text[at + 1 : at + 3]
+        logs = [np.log10(count[v]) for v in beside]
+        return sum(v in ROCKS for v in beside), len(beside), float(np.mean(logs))
 
-    for a, b in found["pairs"]:
-        assert not set(window(b)) & set(ROCKS)
-        assert len(window(a)) == len(window(b))
+    is_rock = frame["token_id"].isin(ROCKS)
+    lost = frame.loc[is_rock, "loss"]
+    like = frame["loss"].between(lost.min(), lost.max())
+    sides = [
+        np.array([facts(int(s), int(p)) for s, p in part[["sequence_id", "position"]].to_numpy()])
+        for part in (frame[is_rock], frame[~is_rock & like])
+    ]
+    # Fewer than are kept of each bin of losses: all of them are candidates.
+    assert len(sides[1]) < 1_000
+    caliper = DEVIATIONS * sides[0].std(axis=0)
+    apart = np.abs(sides[0][:, None] - sides[1][None])
+    able = (apart[..., 0] == 0) & (apart[..., 1:] <= caliper[1:] + 1e-12).all(axis=2)
+    most = int((maximum_bipartite_matching(csr_matrix(able)) >= 0).sum())
+    assert len(matched["pairs"]) == most > 100
+    assert len(matched["pairs"]) + len(matched["unmatched"]) == is_rock.sum()
+    seen = set()
+    for ours, theirs in matched["pairs"]:
+        one, other = facts(*ours[:2]), facts(*theirs[:2])
+        assert one[0] == other[0]
+        assert (np.abs(np.subtract(one, other)) <= caliper + 1e-12)[1:].all()
+        assert (ours[2] in ROCKS, theirs[2] in ROCKS) == (True, False)
+        seen.add(one[0])
+    # Not only where there is no rock beside it.
+    assert seen >= {0, 1, 2}
+    row = matched["balance"][0]
+    assert row["covariate"] == "rocks in window"
+    assert row["smd_after"] == 0
+    ours, theirs = (side[:, 0] for side in sides)
+    spread = ((ours.var() + theirs.var()) / 2) ** 0.5
+    assert row["smd_before"] == pytest.approx((ours.mean() - theirs.mean()) / spread)
 
 
 def test_any_workers_and_any_cut_give_the_same(tmp_path: Path) -> None:
@@ -219,7 +250,12 @@ def test_why_nothing_was_matched(tmp_path: Path) -> None:
     assert {f"occurrence: {nothing}", f"window: {nothing}"} <= set(lost.notes)
     assert "loss: nothing could be matched within the caliper" in lost.notes
     assert len(lost.kinds["frequency"]["pairs"]) == 3
-    render(lost)
+    assert lost.answer()[0].startswith("There are controls for 3 of 5 rocks by frequency")
+    loss = controls(tmp_path / "a", kinds=("loss",))
+    assert loss.answer() == [
+        "There are controls for 0 of 5 rocks by loss.",
+        "Nothing was matched; the notes say why.",
+    ]
     # Ten prompts: no type stands 20 times in each half.
     few = controls(written(tmp_path / "b", text[:10], np.ones((10, 8))))
     for kind in ("frequency", "loss"):
@@ -227,14 +263,20 @@ def test_why_nothing_was_matched(tmp_path: Path) -> None:
             f"{kind}: no type but the rocks stands 20 times and in 5 prompts in each half of the "
             "prompts"
         ) in few.notes
-    # A rock is next to each of the others; all are candidates.
+    # A rock is next to each of the others, which is no reason to leave one alone.
     beside = np.tile([0, 5, 1, 6, 2, 7, 3, 8], (60, 1))
     loss = np.random.default_rng(0).exponential(1.0, beside.shape)
-    found = controls(written(tmp_path / "c", beside, loss), kinds=("window",))
-    said = re.fullmatch(r"window: each of the (\d+) candidates has a rock in its window; give a "
-                        r"smaller --window, or fewer rocks", found.notes[-1])  # fmt: skip
-    assert said is not None
-    assert 200 < int(said[1]) <= 240
+    crowded = controls(written(tmp_path / "c", beside, loss), kinds=("window",))
+    assert crowded.kinds["window"]["pairs"]
+    assert not any("window" in note for note in crowded.notes)
+    # Two rocks are beside type 2, and beside no other type; one is beside types 1, 3 and 4.
+    rows = np.tile([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], (60, 1))
+    loss = np.random.default_rng(0).exponential(1.0, rows.shape)
+    alone = controls(written(tmp_path / "e", rows, loss), kinds=("window",), rocks=(1, 2, 3),
+                     window=1)  # fmt: skip
+    assert {tuple(place[2] for place in pair) for pair in alone.kinds["window"]["pairs"]} == {
+        (1, 4), (3, 4)
+    }  # fmt: skip
     apart = np.full(beside.shape, 9.0)
     apart[beside < 5] = 1.0
     found = controls(written(tmp_path / "d", beside, apart), kinds=("occurrence",))
@@ -255,9 +297,18 @@ def test_no_rocks_are_found(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     code, table, notes = run("controls", SAMPLE)
     assert code == 0
-    assert max(map(len, table.splitlines()[1:])) <= 80
-    assert re.search(r"window: each of the [1-9][\d,]* candidates has a rock in its window; give",
-                     notes)  # fmt: skip
+    answer, how_sure, *rest = table.splitlines()
+    assert re.fullmatch(
+        r"There are controls for \d+ of 92 rocks by frequency, \d+ by loss, and for \d+ of 1,000 "
+        r"occurrences by place and loss, \d+ by window\.", answer
+    )  # fmt: skip
+    assert how_sure.startswith("Not alike still, in standard deviations: log10 mean loss by freq")
+    assert max(map(len, rest)) <= 80
+    assert rest[-1] == str(SAMPLE)
+    assert notes == ""
+    pairs = re.search(r"^window +rocks in window +([\d,]+) ", table, re.MULTILINE)
+    assert pairs is not None
+    assert int(pairs[1].replace(",", "")) > 500
     target = tmp_path / "pairs.csv"
     assert run("controls", SAMPLE, "--kind", "frequency", "-o", target)[0] == 0
     table = pd.read_csv(target)

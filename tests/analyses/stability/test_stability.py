@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from rocktok.errors import LogError, UsageError
 from rocktok.hashing import halves, hash_rows
 from rocktok.log import LogWriter
 from rocktok.stats.bootstrap import PromptBootstrap
+from tests import gradient_logs
 from tests.analyses.attribute.test_attribute import prompt_hashes
 from tests.analyses.stagnation.test_stagnation import course, two_ranks, write
 from tests.logs import RUN, write_log
@@ -221,10 +223,19 @@ def test_what_cannot_be_recommended_is_said(tmp_path: Path) -> None:
     )
     assert "never recommended, above a third of the 10 types: K = 4, 10\n" in render(result)
     all_above = render(stability(path, k=(4, 10)))
-    assert "recommended K: none; every K is above a third of the types\n" in all_above
+    assert all_above.startswith(
+        "No cutoff can be recommended: every K is above a third of the 10 types.\n"
+    )
     rows = [{**row, "eligible": row["k"] < 4} for row in result.cutoffs]
     none = render(replace(result, recommended=None, cutoffs=tuple(rows)))
-    assert "recommended K: none; halves of the prompts do not agree at 2, 3\n" in none
+    assert none.startswith(
+        "No cutoff can be recommended: halves of the prompts do not agree at K = 2, 3.\n"
+    )
+    one = {"k": 3, "coverage": 0.5, "jaccard": 0.8}
+    assert replace(result, recommended=one).answer()[0] == (
+        "The first 3 types by Rock Score would be picked again: halves of the prompts agree by "
+        "0.80 (Jaccard)."
+    )
 
 
 def test_certain_by_hand() -> None:
@@ -512,11 +523,40 @@ def test_bad_input(tmp_path: Path) -> None:
     assert "'a,b' is no list of numbers" in run(log, "--k", "a,b")[2]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("prompts", [2, 4])
+def test_prompts_of_one_half(tmp_path: Path, prompts: int) -> None:
+    """Said as such, and nothing that needs a second half has a number."""
+    log = gradient_logs.write(tmp_path, gradient_logs.frame(1, prompts=prompts), ranks=1)
+    result = stability(log, context="auto")
+    reason = (
+        f"all {prompts} prompts fall into one half by --seed 0; give another --seed, or record "
+        "more prompts"
+    )
+    assert f"no scores by halves: {reason}" in result.notes
+    assert f"no rankings by persistence and context: {reason}" in result.notes
+    assert result.rankings is None
+    assert {row["jaccard_halves"] for row in result.scores} == {None}
+    # Other halvings, with other seeds, part the prompts.
+    assert result.cutoffs[-1]["halves"]["jaccard"] is not None
+    assert "between halves" in result.answer()[1]
+
+
+def test_as_many_types_are_shown_as_asked_for(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", steps=(7,))
+    for top in (3, 40):
+        table = repr(stability(log, top=top, context="off"))
+        shown = table[table.index("Tokens: ") :]
+        assert len(re.findall(r"^ *\d+   't\d+'", shown, re.MULTILINE)) == top
+        assert f"\n… {50 - top} more (--top N)\n" in shown
+    assert "more (--top" not in repr(stability(log, top=50, context="off"))
+
+
 def test_one_step_only(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log", steps=(7,))
     code, table, said = run(log, "--replicates", 100, "--repeats", 4)
     assert code == 0
-    assert "Rock Scores in fixed/, step 7" in table
+    assert "\nfixed/, step 7: 14 prompts, 480 positions; " in table
     assert "rocktok: note: no rankings by persistence and context: fixed/ has no complete step " \
         "before step 7\n" in said  # fmt: skip
 
@@ -546,7 +586,11 @@ def test_the_command(tmp_path: Path) -> None:
     assert code == 0
     assert all(f"n={size}" in table for size in (5, 8, 10, 15, 20, 25, 30, 40))
     assert "one log is one training run" in table
-    assert max(map(len, table.splitlines()[1:])) <= 80
+    lines = table.splitlines()
+    assert re.match(r"The first 5 types by Rock Score would be picked again: halves of", lines[0])
+    assert re.match(r"At K = 5, 34\.1% of the loss: 0\.95 between halves \(least ", lines[1])
+    assert lines[-1] == str(SAMPLE)
+    assert max(map(len, lines[2:])) <= 80
     target = tmp_path / "s.json"
     assert run(SAMPLE, "--context", "off", "-o", target)[0] == 0
     found = json.loads(target.read_text())

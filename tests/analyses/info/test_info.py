@@ -1,0 +1,104 @@
+"""`info`: its answer, what it says can be asked, and the next command, on logs that differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import rocktok
+from rocktok.analyses.info.table import render
+from tests.gradient_logs import frame, write
+from tests.logs import rows, shards, write_by_hand, write_log
+from tests.paths import SAMPLE
+from tests.processes import run_command
+
+
+def unable(info: rocktok.analyses.info.result.LogInfo) -> dict[str, str | None]:
+    """Commands without an answer, or with less of one, and why."""
+    return {row["command"]: row["why"] for row in info.questions if row["why"]}
+
+
+def test_the_sample() -> None:
+    code, printed, said = run_command("info", SAMPLE)
+    assert (code, said) == (0, "")
+    lines = printed.splitlines()
+    assert lines[0] == (
+        "6 steps of the same text (18,685 positions), 50 steps of rollouts; nothing is damaged."
+    )
+    assert lines[1] == "Checked: footers only; --verify reads every row."
+    assert f"next        rocktok detect {SAMPLE}" in lines
+    assert "can tell    detect, stagnation, attribute, stability, controls" in lines
+    content = json.loads(run_command("info", SAMPLE, "--format", "json")[1])
+    assert content["schema"] == "rocktok.info/2"
+    assert (content["answer"], content["next"]) == (lines[0], f"rocktok detect {SAMPLE}")
+    assert {row["command"]: row["able"] for row in content["questions"]} == dict.fromkeys(
+        ("detect", "stagnation", "attribute", "stability", "controls"), True
+    )
+
+
+def test_one_step_and_no_gradients(tmp_path: Path) -> None:
+    info = rocktok.info(write_log(tmp_path / "a log", steps=(7,)))
+    assert info.sentence == "1 step of the same text (480 positions); nothing is damaged."
+    assert info.next == f"rocktok detect '{tmp_path / 'a log'}'"
+    scored = "no fixed text at two steps; record fixed_sequences, or run `rocktok rescore`"
+    assert unable(info) == {
+        "detect": scored,
+        "stagnation": "fixed/ has one complete step; two or more are followed",
+        "attribute": "fixed/ has no column grad_norm",
+        "controls": scored,
+    }
+    able = {row["command"] for row in info.questions if row["able"]}
+    assert able == {"detect", "stability"}
+    assert f"detect *       {scored}\n" in render(info)
+    assert f"no controls    {scored}\n" in render(info)
+
+
+def test_rollouts_alone(tmp_path: Path) -> None:
+    info = rocktok.info(write(tmp_path, frame(1), table="rollout"))
+    assert info.sentence == "2 steps of rollouts; nothing is damaged."
+    assert set(unable(info)) == {"detect", "controls"}
+
+
+def test_one_prompt(tmp_path: Path) -> None:
+    info = rocktok.info(write(tmp_path, frame(1, prompts=1), ranks=1))
+    assert unable(info) == {
+        "stability": "the log has one prompt; samples of prompts need two or more"
+    }
+    # As the commands themselves answer.
+    assert run_command("stability", tmp_path)[0] == 1
+    assert run_command("attribute", tmp_path, "--replicates", 100)[0] == 0
+
+
+def test_no_complete_step(tmp_path: Path) -> None:
+    log = rocktok.LogWriter(tmp_path, world_size=2, rank=0)
+    with log as writer:
+        writer.write(rows(3, range(5)), table="fixed")
+        writer.finish_step(3, "fixed")
+    info = rocktok.info(tmp_path)
+    assert info.sentence == "No step is complete on every rank; nothing is damaged."
+    assert info.next == f"rocktok detect --post 3 {tmp_path}"
+    assert not any(row["able"] for row in info.questions)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_damage(tmp_path: Path, verify: bool) -> None:
+    path = write_by_hand(tmp_path, rows(0, range(5)))
+    write_by_hand(path, rows(1, range(5)), "b")
+    first, second = shards(path)
+    second.write_bytes(b"none")
+    if verify:
+        loss = pd.read_parquet(first)
+        loss.loc[3, "loss"] = float("nan")
+        loss.to_parquet(first, index=False)
+    info = rocktok.info(path, verify=verify)
+    assert len(info.damage) == 1 + verify
+    assert info.sentence.startswith(f"The log is damaged: {info.damage[0]}")
+    assert info.sentence.endswith(", and 1 more.") == verify
+    assert info.questions == ()
+    remedy = "detect --allow-missing" if verify else "info --verify"
+    assert info.next == f"rocktok {remedy} {path}"
+    assert render(info).startswith(info.sentence)
+    assert info.answer()[0] == info.sentence
