@@ -8,7 +8,7 @@ from shlex import quote
 from typing import ClassVar, TypedDict
 
 from rocktok._types import LogIdentity
-from rocktok.analyses.result import Result, Row
+from rocktok.analyses.result import Result
 
 
 class StepInfo(TypedDict):
@@ -89,7 +89,7 @@ class LogInfo(Result):
     verified: bool
     notes: tuple[str, ...]
 
-    def to_dict(self) -> Row:
+    def to_dict(self) -> dict[str, object]:
         """With `answer`, `next` and `questions`, which follow from the fields."""
         return {
             **super().to_dict(),
