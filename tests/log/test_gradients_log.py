@@ -287,7 +287,8 @@ def test_info_shows_them(tmp_path: Path) -> None:
     for more in ([], ["--verify"]):
         code, printed, error = run_command("info", tmp_path, *more)
         assert code == 0, error
-        assert "gradients/ 22 rows in 4 shards; 2 steps, 0 to 10 columns" in " ".join(printed.split())
+        words = " ".join(printed.split())
+        assert "gradients/ 22 rows in 4 shards; 2 steps, 0 to 10 columns" in words
     found = json.loads(run_command("info", tmp_path, "--format", "json")[1])
     assert found["tables"]["gradients"]["columns"] == [c.name for c in schema.GRADIENT_COLUMNS]
 
