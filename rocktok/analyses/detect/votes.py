@@ -74,7 +74,7 @@ class Expected(Protocol):
 def readonly(values_N: Array) -> Array:
     """As int32 of one kind for the compiler, whether it came from Arrow or from NumPy."""
     view = np.ascontiguousarray(values_N, dtype=np.int32).view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
 
 
@@ -164,15 +164,14 @@ class TwoPassExpected:
         loss_T: Array,
         bound_T: Array,
         sum_PQ: Array,
-        occurrences: OccurrenceSums | None = None,
+        everything: tuple[Array, Array] | None = None,
     ) -> None:
         self.clusters, self.token_T, self.ratio_TB = clusters, token_T, ratio_TB
         self.loss_T, self.bound_T, self.sum_PQ = loss_T, bound_T, sum_PQ
         self.rate_P = sum_PQ[:, 1] / np.maximum(sum_PQ[:, 0], 1)
-        self._all = np.zeros(0, np.int64), np.zeros((0, self.columns), np.int64)
-        if occurrences is not None:
-            self._all = occurrences.tally.settle()
-        self._factor_E = self._factors(*self._all)
+        none = np.zeros(0, np.int64), np.zeros((0, self.columns), np.int64)
+        self._all = none if everything is None else everything
+        self._factor_E = self._without_own(*self._all)
         self.type_V = np.zeros(int(token_T.max(initial=-1)) + 1, np.int32)
         self.type_V[token_T] = np.arange(len(token_T))
 
@@ -185,18 +184,18 @@ class TwoPassExpected:
 
     def with_all(self, occurrences: OccurrenceSums) -> TwoPassExpected:
         """The same with the sums of the second pass, over all rows; `votes` needs them."""
-        sums = self.loss_T, self.bound_T, self.sum_PQ
-        return TwoPassExpected(self.clusters, self.token_T, self.ratio_TB, *sums, occurrences)
+        facts = self.token_T, self.ratio_TB, self.loss_T, self.bound_T, self.sum_PQ
+        return TwoPassExpected(self.clusters, *facts, occurrences.tally.settle())
 
-    def _factors(self, key_E: Array, sum_EQ: Array) -> Array:
-        """The prompt's share without the type, as a multiple of its share with it."""
+    def _without_own(self, key_E: Array, sum_EQ: Array) -> Array:
+        """Persistent share of a prompt without the type, as a multiple of that with it."""
         if self.clusters.groups is not None:
             return np.ones(len(key_E))
         prompt_E = key_E % self.clusters.count
         others_EQ = self.sum_PQ[prompt_E] - sum_EQ[:, :2]
         share_E = np.full(len(key_E), np.nan)
         np.divide(others_EQ[:, 1], others_EQ[:, 0], out=share_E, where=others_EQ[:, 0] > 0)
-        # Where the share with the type is 0, so is this.
+        # Where the share with it is 0, so is this.
         rate_E = self.rate_P[prompt_E]
         factor_E: Array = share_E / np.where(rate_E > 0, rate_E, 1.0)
         return factor_E

@@ -257,7 +257,12 @@ class _Stability:
             return None, []
         if reason is not None:
             return None, [f"no rankings by persistence and context: {reason}"]
-        same: dict[str, Any] = {"table": self.run.table, "seed": self.params.seed, "top_k": k}
+        same: dict[str, Any] = {
+            "table": self.run.table,
+            "seed": self.params.seed,
+            "rule": "top-k",
+            "top_k": k,
+        }
         if self.params.step is not None:
             same["post"] = self.params.step
         try:
