@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 
 from rocktok.analyses.detect.clusters import PromptList, choose_clusters
-from rocktok.analyses.detect.context import Context, ContextRule, Partners, retention, surprisal
-from rocktok.analyses.detect.context_passes import Contexts
-from rocktok.analyses.detect.hard_sums import HardSums
+from rocktok.analyses.detect.context import retention
+from rocktok.analyses.detect.context_passes import Contexts, judge_contexts
 from rocktok.analyses.detect.neighbours import Neighbours, RockFlags
-from rocktok.analyses.detect.persistence import Thresholds, of_type
-from rocktok.analyses.detect.ranking import DetectParams, TypeTable
-from rocktok.analyses.detect.similarity import Similarity
-from rocktok.analyses.detect.tested import (
-    Recurrence,
-    Replication,
-    TestedTypes,
-    context_votes,
-    hard_tests,
-    judge_types,
-    replication,
-)
-from rocktok.analyses.detect.votes import Expected, OccurrenceSums
+from rocktok.analyses.detect.persistence import PersistentWindows, Thresholds, of_type
+from rocktok.analyses.detect.ranking import TypeTable
+from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.detect.tested import Replication, TestedTypes, replication
+from rocktok.analyses.detect.votes import Expected
 from rocktok.hashing import halves, prompt_hash
+from rocktok.stats.accumulator import LARGE
 from rocktok.stats.quantiles import quantile
 from tests.planted import Array, PlantedLog
 from tests.worlds import frame_of
@@ -51,26 +43,6 @@ class MemoryEngine:
     def run(self, source: Any, *accumulators: Any) -> None:
         for accumulator in accumulators:
             accumulator.update(source.batch)
-
-
-@dataclass(frozen=True)
-class RecordingRule(ContextRule):
-    """Keeps which of the judged rows are retained: token id → their prompts, retained or not."""
-
-    record: dict[int, tuple[Array, Array]] = field(default_factory=dict)
-
-    def conclude(
-        self,
-        rows: dict[str, Array],
-        persistent: int,
-        own: Partners,
-        null: Partners | None,
-        distance: int | None,
-    ) -> Context:
-        decided = retention(own, null, self.eta)
-        retained_M = np.zeros(len(rows["prompt"]), bool) if decided is None else decided.retained_M
-        self.record[int(rows["token"][0])] = rows["prompt"], retained_M
-        return super().conclude(rows, persistent, own, null, distance)
 
 
 @dataclass
@@ -109,7 +81,11 @@ def evaluate(
 ) -> Evaluation:
     """Thresholds, sums, tests, the contexts of what may pass, rocks and their flags."""
     params = DetectParams(
-        quantile_pre=quantile_of_losses, quantile_post=quantile_of_losses, seed=seed
+        quantile_pre=quantile_of_losses,
+        quantile_post=quantile_of_losses,
+        seed=seed,
+        fdr=fdr,
+        all_types=all_types,
     )
     thresholds = Thresholds(
         quantile(batch["loss_pre"], quantile_of_losses),
@@ -119,51 +95,55 @@ def evaluate(
     prompts = PromptList()
     prompts.update(batch)
     clusters = choose_clusters(prompts.result(), count_V, seed, most=most)
-    sums = HardSums(thresholds, clusters)
-    sums.update(batch)
-    expected: Any = sums.expected()
-    if not clusters.one_pass:
-        occurrences = OccurrenceSums(thresholds, expected)
-        occurrences.update(batch)
-        expected = expected.with_all(occurrences)
-    hard = hard_tests(expected.all_votes())
-    token_T = hard.token_T
+    token_T = np.flatnonzero(count_V)
     loss_V = np.bincount(batch["token_id"], batch["loss_post"].astype(np.float64))
     types = TypeTable(token_T, count_V[token_T], loss_V[token_T])
-    source = SimpleNamespace(batch=batch, rows=len(batch["token_id"]))
-    contexts = Contexts(
-        cast(Any, source), cast(Any, MemoryEngine()), params, thresholds, None, True
+    rows = len(batch["token_id"])
+    source = cast(Any, SimpleNamespace(batch=batch, rows=rows, large=rows >= LARGE))
+    types, contexts = judge_contexts(
+        source,
+        cast(Any, MemoryEngine()),
+        params,
+        thresholds,
+        types,
+        count_V=count_V,
+        clusters=clusters,
+        embeddings=None,
+        null=False,
     )
-    contexts._count(types, len(count_V), source.rows)
-    similarity = Similarity(
-        params.similarity, params.gamma, 2 * params.window, surprisal(count_V), None, 1
-    )
-    rule = contexts.rule = RecordingRule(similarity, params.partners, params.eta)
-    worth = hard.worth_judging(fdr)
-    if all_types:
-        worth = types.persistent_T > 0
-    recurrence: dict[int, Recurrence] = {}
-    judged: dict[int, tuple[Array, Array] | None] = {}
-    for place in np.flatnonzero(worth).tolist():
-        v = int(token_T[place])
-        context = rule.judge(v, of_type(contexts._held, v), contexts._draws)
-        prompt_M, retained_M = rule.record[v]
-        voters, votes_sum = context_votes(clusters.of(prompt_M), retained_M)
-        recurrence[place] = Recurrence(
-            context.judged, context.hits, voters, votes_sum, context.judgeable, context.retained
-        )
-        judged[v] = rule.record[v] if context.judgeable else None
-    mean_T = types.loss_T / types.frequency_T
-    tested = judge_types(hard, recurrence, mean_T, types.persistent_T, fdr)
+    assert types.tested is not None
+    assert contexts.hardness is not None
+    tested, expected = types.tested, contexts.hardness.expected
+    judged = _judged(batch, types, contexts) if all_types else {}
     flags = flags_of(batch, thresholds, expected, token_T[tested.is_rock])
     replicated = None
     if halves_too:
         half_N = halves(batch["prompt"], seed)
         one, other = ({n: x[half_N == h] for n, x in batch.items()} for h in (0, 1))
         first = evaluate(one, quantile_of_losses=quantile_of_losses, most=most, fdr=fdr, seed=seed)
-        second = evaluate(other, quantile_of_losses=quantile_of_losses, most=most, fdr=0, seed=seed)
+        second = evaluate(
+            other, quantile_of_losses=quantile_of_losses, most=most, fdr=fdr, seed=seed
+        )
         replicated = replication(np.array(first.rocks), second.types.hard)
     return Evaluation(tested, flags, thresholds, judged, replicated)
+
+
+def _judged(
+    batch: Batch, types: TypeTable, contexts: Contexts
+) -> dict[int, tuple[Array, Array] | None]:
+    """Of each type judged: prompts of its persistent occurrences, and which are retained."""
+    windows = PersistentWindows(contexts.thresholds, contexts.params.window, contexts.params.seed)
+    windows.update(batch)
+    rule, held = contexts.rule, windows.result()
+    judged: dict[int, tuple[Array, Array] | None] = {}
+    for index in types.context:
+        v = int(types.token_T[index])
+        rows, draws = of_type(held, v), contexts._draws(v)
+        ours = rule.windows(rows)
+        null = None if draws is None else rule._count(draws[0], ours)
+        retained = retention(rule._count(ours, ours), null, rule.eta)
+        judged[v] = None if retained is None else (rows["prompt"], retained.retained_M)
+    return judged
 
 
 def flags_of(batch: Batch, thresholds: Thresholds, expected: Expected, rocks: Array) -> RockFlags:

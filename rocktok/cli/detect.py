@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -18,17 +18,24 @@ if TYPE_CHECKING:
 @click.command("detect")
 @rock_options
 @click.option("--all", "all_types", is_flag=True, help="Every type seen, not only the rocks.")
+@click.option(
+    "--replication/--no-replication",
+    default=None,
+    help="How many rocks of half of the prompts are hard in the other. Default: up to 10 million "
+    "positions.",
+)
 @click.option("--lifts", is_flag=True, help="Whether the loss singles the contexts out; slower.")
 @job_options()
-def detect_command(job: Job, **parameters: Any) -> None:
-    """Find the tokens of LOG whose loss persists in recurring contexts.
+def detect_command(job: Job, replication: bool | None, **parameters: Any) -> None:
+    """Find the tokens of LOG whose loss persists in recurring contexts, beyond chance.
 
-    Ranks token types by context Rock Score: the loss a type carries, times the share of its
-    occurrences that are hard at both steps in contexts that recur in other prompts.
+    A rock is hard at both steps in more of its prompts than these and its places let expect, and
+    in contexts that recur in other prompts; both are tested, at one false discovery rate.
     """
     from rocktok.analyses.detect.passes import detect
 
     def analyse(log: Log, engine: Engine) -> DetectResult:
-        return detect(log, engine=engine, **parameters)
+        wanted: bool | Literal["auto"] = "auto" if replication is None else replication
+        return detect(log, engine=engine, replication=wanted, **parameters)
 
     job.run(analyse)

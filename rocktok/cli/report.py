@@ -157,7 +157,9 @@ def _check_comparable(logs: list[Log]) -> None:
 
 def _compared(results: list[ReportResult]) -> CompareResult:
     from rocktok.analyses.compare.rankings import Ranking, compare_rankings
+    from rocktok.analyses.detect.result import MOST_ROCKS
 
     rankings = [Ranking.of(str(r.log["path"]), r.detect.to_dict()) for r in results]
     ours = results[0].detect.params
-    return compare_rankings(rankings, {"top_k": ours["top_k"], "by": None, "seed": ours["seed"]})
+    most = ours["top_k"] or MOST_ROCKS
+    return compare_rankings(rankings, {"top_k": most, "by": None, "seed": ours["seed"]})

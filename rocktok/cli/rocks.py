@@ -93,8 +93,34 @@ _OPTIONS = (
         callback=_matrix,
         help="NumPy .npy matrix, a row for each token id; for --similarity embedding.",
     ),
-    options.top_k_option,
-    click.option("--tau-r", type=float, metavar="NATS", help="Rocks by score instead of --top-k."),
+    click.option(
+        "--rule",
+        type=_choice("tested", "top-k"),
+        help="tested: hard and recurring beyond chance. top-k: the first by context Rock Score. "
+        "Default: tested; top-k with --top-k, --tau-r or a number as --eta.",
+    ),
+    click.option(
+        "--fdr",
+        type=float,
+        default=0.05,
+        show_default=True,
+        metavar="Q",
+        help="False discovery rate of tested rocks.",
+    ),
+    click.option(
+        "--min-hardness",
+        type=float,
+        default=1.5,
+        show_default=True,
+        metavar="X",
+        help="How many times as hard as expected a tested rock is, at least.",
+    ),
+    click.option(
+        "--top-k", type=int, metavar="N", help="Rule top-k: how many rocks at most. Default: 100."
+    ),
+    click.option(
+        "--tau-r", type=float, metavar="NATS", help="Rule top-k: rocks by score instead of --top-k."
+    ),
     click.option("--min-frequency", type=int, default=1, show_default=True),
     click.option("--exclude-most-frequent", type=int, default=0, show_default=True, metavar="N"),
     click.option(

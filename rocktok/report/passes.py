@@ -19,7 +19,8 @@ from rocktok._types import Array
 from rocktok.analyses.attribute.passes import attribute
 from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.detection import Detection
-from rocktok.analyses.detect.passes import ZeroThresholdError, run_detect
+from rocktok.analyses.detect.log_passes import ZeroThresholdError
+from rocktok.analyses.detect.passes import run_detect
 from rocktok.analyses.detect.persistence import PersistentWindows, of_type, sample_limits
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
@@ -85,7 +86,10 @@ def report(
     partners: str = "other-prompt",
     gamma: float = 0.5,
     eta: float | Literal["auto"] = "auto",
-    top_k: int = 100,
+    rule: str | None = None,
+    fdr: float = 0.05,
+    min_hardness: float = 1.5,
+    top_k: int | None = None,
     tau_r: float | None = None,
     min_frequency: int = 1,
     exclude_most_frequent: int = 0,
@@ -106,8 +110,9 @@ def report(
         sequences: how many are shown as text, at most.
         rows: of the table of tokens; rocks are always in it.
         pre, post, table, context, quantile_pre, quantile_post, tau_pre, tau_post, persistence,
-            window, similarity, partners, gamma, eta, top_k, tau_r, min_frequency,
-            exclude_most_frequent, cap, exact, seed, all_types, embeddings: as in `rocktok.detect`.
+            window, similarity, partners, gamma, eta, rule, fdr, min_hardness, top_k, tau_r,
+            min_frequency, exclude_most_frequent, cap, exact, seed, all_types, embeddings: as in
+            `rocktok.detect`.
         lifts: as in `rocktok.detect`, where there is persistence.
         engine: what makes the passes; default: threads on the cores this process may use.
         tell: called with the result of each analysis as soon as there is one.
@@ -136,7 +141,7 @@ def _detection(
         # The grid has nulls, whatever η is in use.
         return run_detect(
             log, options, embeddings=embeddings, engine=engine,
-            lifts="auto" if lifts else False, null=True,
+            lifts="auto" if lifts else False, null=True, replicate="auto",
         )  # fmt: skip
     except ZeroThresholdError as error:
         progress.refused(PERSISTENCE, error)
@@ -323,7 +328,7 @@ class _Report:
                 "stagnation",
                 "whether rocks learn",
                 lambda: stagnation(
-                    log, pre=options.pre, post=options.post, top_k=options.top_k,
+                    log, pre=options.pre, post=options.post, top_k=options.most_rocks,
                     replicates=replicates, table=table, seed=options.seed, engine=engine,
                 ),
             )  # fmt: skip

@@ -23,6 +23,7 @@ from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.similarity import EPSILON, Similarity, Windows, partner_counts
+from rocktok.analyses.detect.tested import MIN_RETAINED
 from rocktok.analyses.detect.windows import MISSING
 
 Eta = float | Literal["auto"]
@@ -125,10 +126,14 @@ def likely_rocks(detection: Detection) -> list[int]:
     """Types (indices) that may be rocks under some setting, down the bound on their score."""
     if detection.contexts is None:
         return []
-    types, params = detection.types, detection.params
-    order = analysis.candidates(types, replace(params, all_types=False))
+    types, params = detection.types, replace(detection.params, all_types=False)
+    if detection.contexts.hardness is not None:
+        testable = analysis.testable(types, params, detection.contexts.hardness.tests)
+        if testable:
+            return testable
+    order = analysis.candidates(types, params)
     if params.tau_r is None:
-        most = CANDIDATES * params.top_k
+        most = CANDIDATES * params.most_rocks
     else:
         bound_T = types.bound_T()
         most = min(sum(bool(bound_T[index] >= params.tau_r) for index in order), MOST_TYPES)
@@ -207,11 +212,13 @@ def grid_rows(
 ) -> list[SensitivityRow]:
     """How many rocks each setting gives, and how many of them are those in use.
 
+    Where rocks are tested: of the types that are hard enough, those of which enough is retained.
+
     Args:
         types: as `detect` left them; its contexts give the rocks in use.
         shares: index into the types → its shares.
     """
-    in_use = _rocks(types, params, analysis.context_scores(types))
+    in_use = _rocks(types, params, analysis.scores(types))
     persistent_T = types.persistent_T
     assert persistent_T is not None
     mean_T = types.loss_T / types.frequency_T
@@ -223,6 +230,9 @@ def grid_rows(
             if share is not None:
                 score_T[index] = mean_T[index] * share * persistent_T[index]
         rocks = _rocks(types, params, score_T)
+        if types.tested is not None:
+            kept = {index: each.share[setting] for index, each in shares.items()}
+            rocks = _recurring(types, params, kept)
         union = len(rocks | in_use)
         rows.append(
             {
@@ -241,6 +251,15 @@ def grid_rows(
 def _rocks(types: TypeTable, params: DetectParams, score_T: Array) -> set[int]:
     order, is_rock = analysis.ranking(types, params, score_T)
     return set(order[is_rock].tolist())
+
+
+def _recurring(types: TypeTable, params: DetectParams, share: dict[int, float | None]) -> set[int]:
+    """Types (indices) that are hard enough, and of whose judged occurrences enough are retained."""
+    assert types.tested is not None
+    hard = types.tested.hard
+    able_T = hard.worth_judging(params.fdr) & (hard.hardness >= params.min_hardness)
+    able_T &= ~types.excluded_T(params)
+    return {i for i, kept in share.items() if able_T[i] and kept and kept >= MIN_RETAINED}
 
 
 def typical(rows: dict[str, Array], shares: TypeShares, text: Callable[[int], str]) -> RockContexts:

@@ -210,6 +210,7 @@ class _Attribution:
                 engine=self.run.engine,
                 half=half,
                 embeddings=self.embeddings,
+                replication=False,
                 **options,
             )
         return np.array(sorted(row["token_id"] for row in detected.rocks), dtype=np.int64)

@@ -69,7 +69,7 @@ def _of_file(path: str, top_k: int) -> Ranking:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise not_of_detect(path) from error
     rocks = len(ranking.tokens)
-    if rocks < top_k:
+    if rocks < top_k and ranking.ranked_by != "score":
         notes = (*notes, f"holds {rocks} rocks, fewer than the {top_k} that --top-k compares")
     return replace(ranking, tokens=ranking.tokens[:top_k], notes=notes)
 
@@ -78,14 +78,15 @@ def _of_log(
     name: str, log: Log, engine: Engine, *, top_k: int, seed: int, only: Array | None = None
 ) -> Ranking:
     try:
-        detected = detect(log, engine=engine, top_k=top_k, seed=seed, only=only)
+        detected = detect(log, engine=engine, seed=seed, only=only, replication=False)
     except (DamagedError, DataError):
         raise
     except LogError as error:
         # What it names are options of another command.
         remedy = f"; run `rocktok detect {log.name}` with that option and give its JSON"
         raise LogError(f"{error}{remedy if '--' in str(error) else ''}") from error
-    return replace(Ranking.of(name, detected.to_dict()), notes=detected.notes)
+    ranking = Ranking.of(name, detected.to_dict())
+    return replace(ranking, tokens=ranking.tokens[:top_k], notes=detected.notes)
 
 
 def _domains(

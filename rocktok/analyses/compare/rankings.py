@@ -38,7 +38,8 @@ class Ranking:
         name: of the log or file.
         vocab: what identifies its vocabulary; None where it has none.
         tokens: (token id, text, score).
-        ranked_by: "context_rock_score" or, without context, "rock_score".
+        ranked_by: "score" where rocks were tested, else "context_rock_score"; without context,
+            where they are the types with the largest loss, "rock_score".
         about: what identifies the log, and table and steps.
         notes: what a reader of the list must know.
     """
@@ -54,8 +55,12 @@ class Ranking:
     def of(cls, name: str, content: Mapping[str, Any]) -> Ranking:
         """From what `rocktok detect` writes as JSON."""
         log = content["log"]
-        by = "rock_score" if log["pre"] is None else "context_rock_score"
-        rocks = sorted((r for r in content["tokens"] if r["is_rock"]), key=lambda r: int(r["rank"]))
+        is_tested = content.get("params", {}).get("rule") == "tested"
+        by = "score" if is_tested else "context_rock_score"
+        rows = [r for r in content["tokens"] if r["is_rock"]]
+        if log["pre"] is None:
+            by, rows = "rock_score", rows or content["tokens"]
+        rocks = sorted(rows, key=lambda r: int(r["rank"]))
         tokens = tuple((int(r["token_id"]), str(r["token"]), float(r[by])) for r in rocks)
         about = {key: log.get(key) for key in _ABOUT}
         return cls(name, log.get("vocab"), tokens, by, about)

@@ -28,7 +28,7 @@ _LISTS = (
     Field("steps"),
     Field("ranked by"),
 )
-_RANKED_BY = {"context_rock_score": "R_ctx", "rock_score": "R"}
+_RANKED_BY = {"score": "score", "context_rock_score": "R_ctx", "rock_score": "R"}
 
 #: Characters of a list's name that fit beside the rest.
 _NAME = 36

@@ -94,7 +94,9 @@ def controls(
 
 def _detected(run: Run) -> tuple[int, ...]:
     """The rocks of `detect` by its defaults. Raises `LogError` where there are none."""
-    rows = detect(run.log, engine=run.engine, table=run.table, seed=run.seed).rocks
+    rows = detect(
+        run.log, engine=run.engine, table=run.table, seed=run.seed, replication=False
+    ).rocks
     if not rows:
         raise LogError(
             f"{run.log.name}: `detect` finds no rocks in {run.table}/ by its defaults; look for "

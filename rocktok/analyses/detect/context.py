@@ -11,9 +11,11 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.detect.clusters import Clusters
 from rocktok.analyses.detect.null import null_threshold
 from rocktok.analyses.detect.persistence import Choice, PersistentWindows, of_type, sample_limits
 from rocktok.analyses.detect.similarity import Similarity, Windows, labels, partner_counts
+from rocktok.analyses.detect.tested import context_votes
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import distinct
 
@@ -37,6 +39,8 @@ class Context:
         hit_sequences, hit_positions: where these stand; None where that is of no use.
         eta, eta_count: what rate and count had to exceed; null_distance: of the draws.
         interval: 95%, of the share of the persistent occurrences that is retained.
+        voters, votes: clusters of prompts with judged occurrences, and the sum over these of the
+            retained share; 0 where no rule asks.
     """
 
     persistent: int
@@ -51,6 +55,8 @@ class Context:
     eta_count: int | None = None
     null_distance: int | None = None
     interval: tuple[float, float] | None = None
+    voters: int = 0
+    votes: float = 0.0
 
     @property
     def sampled(self) -> bool:
@@ -124,11 +130,12 @@ def retention(
 
 @dataclass(frozen=True)
 class ContextRule:
-    """How occurrences are retained: similarity, partners, η."""
+    """How occurrences are retained: similarity, partners, η; `clusters`: whose votes count."""
 
     similarity: Similarity
     partners: str
     eta: float | Literal["auto"]
+    clusters: Clusters | None = None
 
     def judge(self, rows: dict[str, Array], draws: tuple[Windows, int] | None) -> Context:
         """Judge all persistent occurrences of a type, as from `persistence.of_type`.
@@ -161,6 +168,9 @@ class ContextRule:
         if retained is None:
             return context
         retained_M = retained.retained_M
+        voters, votes = 0, 0.0
+        if self.clusters is not None:
+            voters, votes = context_votes(self.clusters.of(rows["prompt"]), retained_M)
         context = replace(
             context,
             judgeable=True,
@@ -171,12 +181,14 @@ class ContextRule:
             eta=retained.eta,
             eta_count=retained.eta_count,
             null_distance=distance,
+            voters=voters,
+            votes=votes,
         )
         return replace(context, interval=share_interval(context)) if context.sampled else context
 
     def on_workers(self) -> ContextRule:
         """The same for the engine's workers: one thread each, and compiled loops at once."""
-        return replace(self, similarity=self.similarity.compiled())
+        return replace(self, similarity=self.similarity.compiled(), clusters=None)
 
     def windows(self, rows: dict[str, Array]) -> Windows:
         """Windows of persistent occurrences, with labels by the partner rule."""

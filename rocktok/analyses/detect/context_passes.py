@@ -1,7 +1,8 @@
 """The passes behind context consistency: who is persistent, in which windows, against what null.
 
-Types are judged down a bound until no other can be a rock. Their windows are collected in rounds:
-each round is one pass, and holds no more windows than fit in memory.
+Types are judged down a bound until no other can be a rock; where rocks are tested, those that are
+hard enough to pass. Their windows are collected in rounds: each round is one pass, and holds no
+more windows than fit in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.detect import context as contexts
 from rocktok.analyses.detect import ranking as analysis
+from rocktok.analyses.detect.clusters import Clusters
 from rocktok.analyses.detect.context import Context, ContextRule, PartnerCounts
+from rocktok.analyses.detect.hard_sums import HardSums
 from rocktok.analyses.detect.null import DRAWS, Null, distances, scarce_types
 from rocktok.analyses.detect.permute import DrawLimits, Drawn
 from rocktok.analyses.detect.persistence import (
@@ -28,6 +31,8 @@ from rocktok.analyses.detect.persistence import (
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.similarity import Similarity, Windows
+from rocktok.analyses.detect.tested import HardTests, hard_tests
+from rocktok.analyses.detect.votes import Expected, OccurrenceSums, TwoPassExpected
 from rocktok.analyses.detect.windows import FreePools, Pool
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
@@ -41,6 +46,14 @@ ROUND_TYPES = 50
 
 
 @dataclass(frozen=True)
+class Hardness:
+    """How hard types are: `expected` of an occurrence, and the `tests` of all."""
+
+    expected: Expected
+    tests: HardTests
+
+
+@dataclass(frozen=True)
 class Contexts:
     """How the contexts of a log are judged, in as few passes as memory allows.
 
@@ -49,6 +62,7 @@ class Contexts:
         thresholds: who is persistent.
         rule: what similar, and enough of it, means.
         null: what η "auto" draws from; None where η is a number.
+        hardness: what the tested rule knows of how hard types are; None by the other.
     """
 
     source: Source
@@ -57,6 +71,7 @@ class Contexts:
     thresholds: Thresholds
     rule: ContextRule
     null: Null | None
+    hardness: Hardness | None = None
 
     def permuted(self, types: TypeTable) -> TypeTable:
         """The types judged anew, as many occurrences of each drawn at random as are persistent.
@@ -71,7 +86,7 @@ class Contexts:
             persistent_T = np.where(judged_T, persistent_T, 0)
         limits = DrawLimits(self.params.seed, types.token_T, persistent_T, types.frequency_T)
         self.engine.run(self.source, limits)
-        drawn = replace(types, persistent_T=persistent_T, context={})
+        drawn = replace(types, persistent_T=persistent_T, context={}, tested=None)
         rocks_alone = replace(self, params=replace(self.params, all_types=False))
         return rocks_alone.judged(drawn, Drawn(self.params.seed, limits.result()))
 
@@ -88,19 +103,25 @@ class Contexts:
             windows: of all those rows, where they can be held at once.
             unfilled: pools of the null that the first round has yet to fill.
         """
-        rounds = self._rounds(types, choice, windows, unfilled)
+        if self.hardness is not None:
+            tests = self.hardness.tests
+            order = analysis.testable(types, self.params, tests)
+            rounds = self._rounds(types, order, choice, windows, unfilled)
+            return analysis.with_tests(types, self.params, tests, rounds)
+        order = analysis.candidates(types, self.params)
+        rounds = self._rounds(types, order, choice, windows, unfilled)
         return replace(types, context=analysis.walk(types, self.params, rounds))
 
     def _rounds(
         self,
         types: TypeTable,
+        order: list[int],
         choice: Choice,
         windows: dict[str, Array] | None,
         unfilled: FreePools | None,
     ) -> Iterator[Context]:
-        """Contexts of the candidates in their order, round by round."""
+        """Contexts of some types in their order, round by round."""
         assert types.persistent_T is not None
-        order = analysis.candidates(types, self.params)
         # Of the order, how many types have their windows at hand.
         stop = 0 if windows is None else len(order)
         sampled: dict[int, Context] = {}
@@ -149,7 +170,7 @@ class Contexts:
             sampled = self._is_sampled(persistent)
             windows += self._sample_size if sampled else persistent
             frequent += sampled
-            most = max(self.params.top_k, ROUND_TYPES)
+            most = max(self.params.most_rocks, ROUND_TYPES)
             if ahead and (windows > ROUND_WINDOWS or frequent > most):
                 break
             ahead.append(index)
@@ -195,17 +216,20 @@ def judge_contexts(
     types: TypeTable,
     *,
     count_V: Array,
+    clusters: Clusters | None,
     embeddings: Array | None,
     null: bool,
 ) -> tuple[TypeTable, Contexts]:
     """The types with what persistence and contexts came to, and how these were judged.
 
     One pass for the hard rows of each type, and a pool for the null; in a small log it collects all
-    windows, too. Then those of the rounds.
+    windows, too. For a test in a large log another, where the occurrences vote. Then those of the
+    rounds.
 
     Args:
         source: rows of both steps.
         types: of all rows; count_V: rows by token id.
+        clusters: prompts that vote on each type, where rocks are tested; None: they are not.
         null: whether positions are drawn for the null, whatever η is.
     """
     draw, rows = null or params.eta == "auto", int(count_V.sum())
@@ -213,15 +237,27 @@ def judge_contexts(
     pool = Pool(params.seed, 2 * params.window, total=rows)
     collect = PersistentWindows(thresholds, params.window, params.seed)
     small = rows <= ROUND_WINDOWS
-    engine.run(source, hard, *([pool] if draw else []), *([collect] if small else []))
+    sums = None if clusters is None else HardSums(thresholds, clusters, compiled=source.large)
+    engine.run(
+        source,
+        hard,
+        *([pool] if draw else []),
+        *([collect] if small else []),
+        *([] if sums is None else [sums]),
+    )
     length = len(count_V)
     both, pre, post = (
         padded(hard.count_V[name], length)[types.token_T] for name in ("both", "pre", "post")
     )
     types = replace(types, persistent_T=both, hard_pre_T=pre, hard_post_T=post)
     free = _free_pools(types, params, pool) if draw and not pool.complete else None
-    if small and free is not None:
-        engine.run(source, free)
+    votes = None if sums is None else votes_of(sums)
+    if votes is not None or (small and free is not None):
+        fill = [] if free is None else [free]
+        engine.run(source, *fill, *([] if votes is None else [votes]))
+        unfilled = None
+    else:
+        unfilled = free
     similarity = Similarity(
         params.similarity,
         params.gamma,
@@ -235,12 +271,29 @@ def judge_contexts(
         engine,
         params,
         thresholds,
-        ContextRule(similarity, params.partners, params.eta),
+        ContextRule(similarity, params.partners, params.eta, clusters),
         Null(pool.result(), free, params.window, params.partners) if draw else None,
+        None if sums is None else hardness_of(sums, votes),
     )
     if small:
         return judging.judged(types, thresholds, collect.result()), judging
-    return judging.judged(types, thresholds, unfilled=free), judging
+    return judging.judged(types, thresholds, unfilled=unfilled), judging
+
+
+def votes_of(sums: HardSums) -> OccurrenceSums | None:
+    """What a second pass must count before types can be tested; None: one pass is all."""
+    if sums.clusters.one_pass:
+        return None
+    return OccurrenceSums(sums.choice, sums.expected(), compiled=sums.compiled)
+
+
+def hardness_of(sums: HardSums, votes: OccurrenceSums | None) -> Hardness:
+    """The tests of all types, from sums that all rows were added to."""
+    expected = sums.expected()
+    if isinstance(expected, TwoPassExpected):
+        assert votes is not None
+        expected = expected.with_all(votes)
+    return Hardness(expected, hard_tests(expected.all_votes(), compiled=sums.compiled))
 
 
 def _free_pools(types: TypeTable, params: DetectParams, pool: Pool) -> FreePools | None:

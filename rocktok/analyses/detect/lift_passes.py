@@ -57,7 +57,7 @@ def permuted(contexts: Contexts, types: TypeTable, rocks: Array, score_T: Array)
     drawn = contexts.permuted(types)
     assert types.persistent_T is not None
     assert drawn.persistent_T is not None
-    again_T = analysis.context_scores(drawn)
+    again_T = analysis.scores(drawn)
     _, is_rock = analysis.ranking(drawn, contexts.params, again_T)
     lowest = float(score_T[rocks].min()) if len(rocks) else None
     allowed_T = ~types.excluded_T(contexts.params)

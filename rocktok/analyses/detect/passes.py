@@ -1,43 +1,43 @@
 """`detect` over a log: the passes, in order.
 
-1. sums per type, and the upper halves of the quantile histograms;
+1. sums per type, the prompts, and the upper halves of the quantile histograms;
 2. their lower halves, which give the thresholds (left out where both are given);
-3. who is persistent, and a pool of positions for the null; in a small log the windows, too;
+3. who is persistent, by type, place and prompt, and a pool of positions for the null; in a small
+   log the windows, too, and in a large one, where rocks are tested, another pass for the votes of
+   the prompts;
 4. the windows of the likeliest types, and a null for types too frequent for the shared pool (a
    small log: only where there are such types; a large one: a pass for each round of windows);
-5. density, and the prompts of the rocks;
-6. what the late student itself still writes, where that was recorded.
+5. density, what stands beside the rocks, and their prompts;
+6. what the late student itself still writes, where that was recorded;
+7. for the replication 1 to 4 on one half of the prompts, and 1 to 3 on the other.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect import ranking as analysis
-from rocktok.analyses.detect.context_passes import judge_contexts
-from rocktok.analyses.detect.density import Density, density_of
+from rocktok.analyses.detect.context_passes import (
+    judge_contexts,
+)
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.lift_passes import lifts as lifts_of
 from rocktok.analyses.detect.lift_passes import permuted
-from rocktok.analyses.detect.null import MIN_DRAWS
-from rocktok.analyses.detect.persistence import Thresholds
+from rocktok.analyses.detect.log_passes import LogPasses
 from rocktok.analyses.detect.ranking import TypeTable
-from rocktok.analyses.detect.result import DetectParams, DetectResult
+from rocktok.analyses.detect.result import MOST_ROCKS, DetectParams, DetectResult
 from rocktok.analyses.detect.token_rows import make_result
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
-from rocktok.engine.choose import REMEDY, PrePost
+from rocktok.engine.choose import REMEDY
 from rocktok.engine.passes import Engine
-from rocktok.engine.source import DERIVABLE, Source
 from rocktok.errors import LogError, UsageError
-from rocktok.stats.arrays import padded
-from rocktok.stats.prompts import PromptCounts
-from rocktok.stats.quantiles import Histogram, quantile_rank, value_of
-from rocktok.stats.sums import SequenceCounts, TypeSums
+
+#: Positions of a log up to which replication is given unasked.
+MOST_REPLICATED = 10_000_000
 
 
 @public
@@ -58,7 +58,10 @@ def detect(
     partners: str = "other-prompt",
     gamma: float = 0.5,
     eta: float | Literal["auto"] = "auto",
-    top_k: int = 100,
+    rule: str | None = None,
+    fdr: float = 0.05,
+    min_hardness: float = 1.5,
+    top_k: int | None = None,
     tau_r: float | None = None,
     min_frequency: int = 1,
     exclude_most_frequent: int = 0,
@@ -71,8 +74,9 @@ def detect(
     half: int | None = None,
     only: Array | None = None,
     lifts: bool = False,
+    replication: bool | Literal["auto"] = "auto",
 ) -> DetectResult:
-    """Find the tokens whose loss persists in recurring contexts.
+    """Find the tokens whose loss persists in recurring contexts, beyond chance.
 
     docs/definitions.md defines what is computed.
 
@@ -93,7 +97,12 @@ def detect(
         gamma: minimum similarity for two windows to match.
         eta: minimum share of partners that match; "auto": what 95% of positions without the token
             do not exceed.
-        top_k: rocks at most.
+        rule: "tested": rocks are harder than their prompts and places let expect, in contexts that
+            recur beyond chance; "top-k": the first by context Rock Score, as in the paper. None:
+            "top-k" where top_k, tau_r or a number as eta is given, else "tested".
+        fdr: false discovery rate of the tested rocks.
+        min_hardness: how many times as hard as expected a tested rock must be.
+        top_k: rocks at most, by the rule "top-k"; None: 100.
         tau_r: minimum score of a rock in nats, instead of `top_k`.
         min_frequency: occurrences of a type below which it cannot be a rock.
         exclude_most_frequent: how many of the most frequent types cannot be rocks.
@@ -108,6 +117,8 @@ def detect(
         only: ascending ids (int64) of the sequences to look at.
         lifts: say, too, whether the loss singles the contexts of the rocks out, and how many
             rocks labels permuted within types would give; a few passes more.
+        replication: find tested rocks on half of the prompts, too, and say how many are hard on
+            the other half; "auto": up to 10 million positions.
 
     Returns:
         A frozen `DetectResult`: `.table` (pandas), `.to_json()`, `.tokens`.
@@ -119,8 +130,8 @@ def detect(
 
     Example::
 
-        result = rocktok.detect("runs/opd", top_k=50)
-        result.table[["token", "ccr", "context_rock_score"]]
+        result = rocktok.detect("runs/opd", fdr=0.01)
+        result.table[["token", "hardness", "ccr", "q_value"]]
     """
     params = options_of(DetectParams, locals())
     if lifts and context == "off":
@@ -129,12 +140,9 @@ def detect(
             parameter="lifts",
         )
     return run_detect(
-        log, params, embeddings=embeddings, engine=engine, half=half, only=only, lifts=lifts
-    ).result
-
-
-class ZeroThresholdError(LogError):
-    """So many losses are zero that the threshold would be."""
+        log, params, embeddings=embeddings, engine=engine, half=half, only=only, lifts=lifts,
+        replicate=replication,
+    ).result  # fmt: skip
 
 
 def run_detect(
@@ -147,12 +155,14 @@ def run_detect(
     only: Array | None = None,
     lifts: bool | Literal["auto"] = False,
     null: bool = False,
+    replicate: bool | Literal["auto"] = False,
 ) -> Detection:
     """`detect`, with all that its result rests on.
 
     Args:
         lifts: as in `detect`; "auto": where there is persistence.
         null: draw positions for nulls whatever η is, as for looking at others.
+        replicate: `replication` of `detect`.
 
     Raises as `detect` does, and `ZeroThresholdError` where thresholds cannot be had.
     """
@@ -166,24 +176,32 @@ def run_detect(
     if lifts is True and steps.pre is None:
         raise LogError(f"{run.log.name}: lifts need persistence, but {steps.no_context}; {REMEDY}")
     source = run.source(steps.post, steps.pre, half=half, only=only)
-    passes = _Passes(run, params, steps, source)
+    passes = LogPasses(run, params, steps, source)
     counts = passes.count()
     types, thresholds, contexts = counts.types, None, None
-    score_T = types.loss_T.astype(np.float64)
     if steps.pre is not None:
         thresholds = passes.thresholds(counts)
         types, contexts = judge_contexts(
             source, run.engine, params, thresholds, types,
-            count_V=counts.count_V, embeddings=embeddings, null=null,
+            count_V=counts.count_V, clusters=counts.clusters, embeddings=embeddings, null=null,
         )  # fmt: skip
-        score_T = analysis.context_scores(types)
+    score_T = analysis.scores(types)
     order, is_rock = analysis.ranking(types, params, score_T)
     rocks = order[is_rock]
     both_lifts = None
     if lifts and contexts is not None:
         both_lifts = lifts_of(contexts, types, rocks), permuted(contexts, types, rocks, score_T)
-    density, prompts = passes.density(types, rocks, thresholds)
+    shown = np.arange(len(order)) if params.all_types else _shown(types, order, is_rock)
+    hardness = None if contexts is None else contexts.hardness
+    density, prompts, flags = passes.last(types, rocks, order[shown], thresholds, hardness)
     types, rollout_step = passes.with_rollouts(types)
+    notes, replicated = passes.notes(thresholds, counts), None
+    wanted = counts.sizes.rows <= MOST_REPLICATED if replicate == "auto" else replicate
+    if wanted and half is None and types.tested is not None:
+        try:
+            replicated = passes.replication(embeddings)
+        except LogError as error:
+            notes.append(f"replication is not known: {error}")
     result = make_result(
         log={
             **run.log.identity(),
@@ -196,7 +214,7 @@ def run_detect(
             "embeddings": _identity(embeddings),
         },
         params=params,
-        notes=passes.notes(thresholds, counts),
+        notes=notes,
         thresholds=thresholds,
         sizes=counts.sizes,
         unpaired=None if steps.pre is None else counts.unpaired,
@@ -204,6 +222,9 @@ def run_detect(
         prompts=prompts,
         order=order,
         is_rock=is_rock,
+        shown=shown,
+        flags=flags,
+        replication=replicated,
         density=density.result(),
         text=run.log.vocab.text,
         lifts=both_lifts,
@@ -222,157 +243,10 @@ def run_detect(
     )
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """What the first pass comes to.
-
-    `upper`: column → upper halves of the histogram that gives its quantile. `unpaired`: sequences
-    that stand at one of two steps only. `unlisted`: those that are not in sequences/.
-    """
-
-    types: TypeTable
-    count_V: Array
-    sizes: SequenceCounts
-    upper: dict[str, Histogram]
-    unpaired: int
-    unlisted: int
-
-
-@dataclass(frozen=True)
-class _Passes:
-    """The passes of one `detect` over the rows of both steps."""
-
-    run: Run
-    params: DetectParams
-    steps: PrePost
-    source: Source
-
-    def count(self) -> _Counts:
-        """Sums of every type, and the upper halves of the quantile histograms."""
-        compiled = self.source.large
-        present = set(self.run.log.columns(self.run.table))
-        means = tuple(name for name, column in DERIVABLE.items() if column in present)
-        sums = TypeSums(("loss", *means), compiled=compiled)
-        sizes = SequenceCounts()
-        upper = {name: Histogram(name, compiled=compiled) for name in self._quantiles()}
-        read = self.run.engine.run(self.source, sums, sizes, *upper.values())
-        if sizes.rows == 0:
-            raise LogError(
-                f"{self.run.log.name}: no sequence of {self.run.table}/ stands at both step "
-                f"{self.steps.pre} and step {self.steps.post}; choose other steps with --pre and "
-                "--post"
-            )
-        token_T = np.flatnonzero(sums.count_V)
-        frequency_T, sum_V = sums.count_V[token_T], sums.sum_V
-        types = TypeTable(
-            token_T=token_T,
-            frequency_T=frequency_T,
-            loss_T=sum_V["loss"][token_T],
-            extra_T={name: sum_V[name][token_T] / frequency_T for name in means},
-        )
-        return _Counts(types, sums.count_V, sizes, upper, read.unpaired, read.unlisted)
-
-    def _quantiles(self) -> dict[str, float]:
-        """Column → quantile, for the thresholds that the options leave open."""
-        params = self.params
-        if self.steps.pre is None:
-            return {}
-        quantiles = {} if params.tau_pre is not None else {"loss_pre": params.quantile_pre}
-        if params.persistence == "recalcitrant":
-            quantiles["change"] = params.second_quantile
-        elif params.tau_post is None:
-            quantiles["loss_post"] = params.second_quantile
-        return quantiles
-
-    def thresholds(self, counts: _Counts) -> Thresholds:
-        """From the lower halves of the histograms; no pass where the options give both."""
-        located = {
-            name: counts.upper[name].locate(quantile_rank(q, counts.sizes.rows))
-            for name, q in self._quantiles().items()
-        }
-        lower = {
-            name: Histogram(name, prefix, compiled=self.source.large)
-            for name, (prefix, _) in located.items()
-        }
-        if lower:
-            self.run.engine.run(self.source, *lower.values())
-        values = {
-            name: float(value_of(prefix, lower[name].locate(rank)[0]))
-            for name, (prefix, rank) in located.items()
-        }
-        self._refuse_zero(values)
-        pre = self.params.tau_pre if self.params.tau_pre is not None else values["loss_pre"]
-        if self.params.persistence == "recalcitrant":
-            return Thresholds(pre, change=values["change"])
-        tau = self.params.tau_post
-        post = values["loss_post"] if tau is None else pre if tau == "same" else float(tau)
-        return Thresholds(pre, post=post)
-
-    def _refuse_zero(self, values: dict[str, float]) -> None:
-        for name, option in (("loss_pre", "pre"), ("loss_post", "post")):
-            if values.get(name, 1.0) <= 0:
-                step = getattr(self.steps, option)
-                raise ZeroThresholdError(
-                    f"{self.run.log.name}: a share of {self._quantiles()[name]:g} of the losses at "
-                    f"step {step} is zero or less, so the threshold would be too; raise "
-                    f"--quantile-{option} or give --tau-{option}"
-                )
-
-    def density(
-        self, types: TypeTable, rocks: Array, thresholds: Thresholds | None
-    ) -> tuple[Density, dict[int, int]]:
-        """The last pass over the same rows: density, and the prompts of the types shown."""
-        density = density_of(types, rocks, thresholds, self.params.seed)
-        prompts = PromptCounts(types.token_T if self.params.all_types else types.token_T[rocks])
-        self.run.engine.run(self.source, density, prompts)
-        return density, prompts.result()
-
-    def with_rollouts(self, types: TypeTable) -> tuple[TypeTable, int | None]:
-        """How often the late student itself still writes each type, and the step; None: no such."""
-        if self.run.table != "fixed" or not self.run.log.shards("rollout"):
-            return types, None
-        pre, post = -1 if self.steps.pre is None else self.steps.pre, self.steps.post
-        rollout_steps = [s for s in self.run.log.complete_steps("rollout") if pre < s <= post]
-        if not rollout_steps:
-            return types, None
-        rollouts = replace(self.source, table="rollout", pre=None, post=rollout_steps[-1])
-        sums = TypeSums(("loss",), compiled=rollouts.large)
-        self.run.engine.run(rollouts, sums)
-        length = int(types.token_T[-1]) + 1
-        extra_T = {
-            "rollout_frequency": padded(sums.count_V, length)[types.token_T],
-            "rollout_rock_score": padded(sums.sum_V["loss"], length)[types.token_T],
-        }
-        return replace(types, extra_T={**types.extra_T, **extra_T}), rollout_steps[-1]
-
-    def notes(self, thresholds: Thresholds | None, counts: _Counts) -> list[str]:
-        """What a reader of the numbers must know."""
-        notes, rows = list(self.steps.notes), counts.sizes.rows
-        if counts.unlisted:
-            notes.append(
-                f"{counts.unlisted} sequences are not in sequences/: each counts as its own prompt"
-            )
-        if self.steps.pre is not None and counts.unpaired:
-            notes.append(f"{counts.unpaired} sequences stand at one of the steps only")
-        if self.params.eta == "auto" and thresholds is not None and rows < MIN_DRAWS:
-            notes.append(
-                f"{rows} positions are too few to draw a null from ({MIN_DRAWS} are "
-                "needed), so no context was judged; give --eta a number"
-            )
-        if thresholds is not None and (thresholds.change or 0.0) < 0:
-            notes.append(
-                f"tau_change is {thresholds.change:.3g}: a fifth of the positions got worse, and "
-                "these are the ones that 'recalcitrant' selects"
-            )
-        if thresholds is not None and thresholds.post is not None:
-            ratio = thresholds.post / thresholds.pre
-            quantiles = self.params.tau_pre is None and self.params.tau_post is None
-            if ratio < 0.5 and quantiles:
-                notes.append(
-                    f"tau_post is {ratio:.2f} of tau_pre: losses fell, and quantiles hide "
-                    "learning that is uniform; compare with --tau-post same"
-                )
-        return notes
+def _shown(types: TypeTable, order: Array, is_rock: Array) -> Array:
+    """Which places of the order are shown: rocks; where none can be told, the largest losses."""
+    told = types.persistent_T is not None or bool(is_rock.any())
+    return np.flatnonzero(is_rock) if told else np.arange(min(MOST_ROCKS, len(order)))
 
 
 def _identity(matrix: Array | None) -> str | None:

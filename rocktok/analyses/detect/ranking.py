@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect.context import Context
 from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.detect.tested import HardTests, Recurrence, TestedTypes, judge_types
 
 LOW_POWER_PERSISTENT = 20
 LOW_POWER_PROMPTS = 5
@@ -26,20 +27,23 @@ class TypeTable:
     """Numbers of every type seen, as equally long arrays.
 
     Attributes:
-        token_T: ids, ascending. frequency_T: rows. loss_T: sums at post, nats.
+        token_T: ids, ascending. frequency_T: rows. loss_T: sums at post, nats; loss_pre_T: at pre.
         persistent_T, hard_pre_T, hard_post_T: rows that are persistent, hard at pre, hard at post;
             None without persistence.
         context: index into the arrays → what its contexts came to, of the types judged.
+        tested: what the tested rule says; None by the other, and without persistence.
         extra_T: column of the result → values that only some logs have.
     """
 
     token_T: Array
     frequency_T: Array
     loss_T: Array
+    loss_pre_T: Array | None = None
     persistent_T: Array | None = None
     hard_pre_T: Array | None = None
     hard_post_T: Array | None = None
     context: Mapping[int, Context] = field(default_factory=dict)
+    tested: TestedTypes | None = None
     extra_T: Mapping[str, Array] = field(default_factory=dict)
 
     def bound_T(self) -> Array:
@@ -55,6 +59,13 @@ class TypeTable:
         out_T = out_T.copy()
         out_T[order[: params.exclude_most_frequent]] = True
         return out_T
+
+
+def scores(types: TypeTable) -> Array:
+    """What types are ranked by: the score of the tested rule, R_ctx by the other, or R."""
+    if types.tested is not None:
+        return types.tested.score
+    return types.loss_T.astype(np.float64) if types.persistent_T is None else context_scores(types)
 
 
 def context_scores(types: TypeTable) -> Array:
@@ -77,17 +88,23 @@ def ranking(types: TypeTable, params: DetectParams, score_T: Array) -> tuple[Arr
     """(order of the types, best first; which of them are rocks, in that order).
 
     Ties go to the more frequent, then to the smaller id. Types without a score come after those
-    with one, by Rock Score; types that the options exclude come last.
+    with one, by Rock Score; types that the options exclude come last. Rocks that were tested come
+    first, whatever other types score: their ranks do not hang on which others were judged.
     """
     excluded_T = types.excluded_T(params)
     scored_T = np.isfinite(score_T)
     key_T = np.where(scored_T, score_T, types.loss_T)
-    order = np.lexsort((types.token_T, -types.frequency_T, -key_T, ~scored_T, excluded_T))
+    rock_T = np.zeros(len(excluded_T), dtype=bool)
+    if types.tested is not None:
+        rock_T = types.tested.is_rock & ~excluded_T
+    order = np.lexsort((types.token_T, -types.frequency_T, -key_T, ~scored_T, ~rock_T, excluded_T))
+    if params.tests:
+        return order, rock_T[order]
     scores = np.where(scored_T & ~excluded_T, score_T, 0.0)[order]
     if params.tau_r is not None:
         return order, scores >= params.tau_r
     rank = np.arange(len(order))
-    return order, (rank < params.top_k) & (scores > 0)
+    return order, (rank < params.most_rocks) & (scores > 0)
 
 
 def candidates(types: TypeTable, params: DetectParams) -> list[int]:
@@ -101,6 +118,49 @@ def candidates(types: TypeTable, params: DetectParams) -> list[int]:
     if not params.all_types:
         return first
     return first + np.flatnonzero(allowed_T & excluded_T).tolist()
+
+
+def testable(types: TypeTable, params: DetectParams, hard: HardTests) -> list[int]:
+    """Types whose contexts decide whether they are rocks, down the bound on R_ctx; with
+    `all_types` all others with persistent occurrences after them.
+    """
+    assert types.persistent_T is not None
+    worth_T = hard.worth_judging(params.fdr)
+    order = np.argsort(-types.bound_T(), kind="stable")
+    first: list[int] = order[worth_T[order]].tolist()
+    if not params.all_types:
+        return first
+    others: list[int] = order[~worth_T[order] & (types.persistent_T[order] > 0)].tolist()
+    return first + others
+
+
+def with_tests(
+    types: TypeTable, params: DetectParams, hard: HardTests, contexts: Iterator[Context]
+) -> TypeTable:
+    """The types with what the tested rule says. `contexts`: of the `testable`, in their order."""
+    assert types.persistent_T is not None
+    worth_T = hard.worth_judging(params.fdr)
+    # What cannot be a rock need not be remembered row by row.
+    by_index = {
+        index: context if worth_T[index] else context.summary()
+        for index, context in zip(testable(types, params, hard), contexts, strict=True)
+    }
+    recurrence = {
+        index: Recurrence(
+            context.judged,
+            context.hits,
+            context.voters,
+            context.votes,
+            context.judgeable,
+            context.retained,
+        )
+        for index, context in by_index.items()
+    }
+    mean_T = types.loss_T / types.frequency_T
+    tested = judge_types(
+        hard, recurrence, mean_T, types.persistent_T, params.fdr, params.min_hardness
+    )
+    return replace(types, context=by_index, tested=tested)
 
 
 def walk(types: TypeTable, params: DetectParams, contexts: Iterator[Context]) -> dict[int, Context]:
@@ -133,6 +193,6 @@ def _cannot_enter(bound: float, best: list[float], params: DetectParams) -> bool
     bound *= 1 + 1e-12
     if params.tau_r is not None:
         return bool(bound < params.tau_r)
-    if len(best) < params.top_k:
+    if len(best) < params.most_rocks:
         return False
-    return bool(bound < -best[params.top_k - 1])
+    return bool(bound < -best[params.most_rocks - 1])

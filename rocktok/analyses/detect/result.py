@@ -21,6 +21,10 @@ MIN_CAP = 100
 CONTEXTS = ("auto", "required", "off")
 TABLES = ("auto", "fixed", "rollout")
 CRITERIA = ("high", "recalcitrant")
+RULES = ("tested", "top-k")
+
+#: Rocks at most, by the rule "top-k"; types shown where nothing can be tested.
+MOST_ROCKS = 100
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class DetectParams:
     """Options of `detect`; docs/definitions.md explains each.
 
     `quantile_post` None: 0.8 for persistence "high"; 0.2, of the change, for "recalcitrant".
+    `rule` None: "top-k" where an option that only it has is given, else "tested". `top_k` None:
+    100.
     """
 
     pre: int | None = None
@@ -44,7 +50,10 @@ class DetectParams:
     partners: str = "other-prompt"
     gamma: float = 0.5
     eta: float | Literal["auto"] = "auto"
-    top_k: int = 100
+    rule: str | None = None
+    fdr: float = 0.05
+    min_hardness: float = 1.5
+    top_k: int | None = None
     tau_r: float | None = None
     min_frequency: int = 1
     exclude_most_frequent: int = 0
@@ -74,7 +83,10 @@ class DetectParams:
         eta = self.eta
         good = eta == "auto" or (not isinstance(eta, str) and 0 <= eta <= 1)
         _demand(good, "eta", "'auto', or from 0 to 1", self)
-        _demand(self.top_k >= 1, "top_k", "1 or more", self)
+        _demand(self.rule in (None, *RULES), "rule", f"one of {', '.join(RULES)}", self)
+        _demand(0 < self.fdr < 1, "fdr", "between 0 and 1", self)
+        _demand(_positive(self.min_hardness), "min_hardness", "above 0, and finite", self)
+        _demand(self.top_k is None or self.top_k >= 1, "top_k", "1 or more", self)
         _demand(_positive(self.tau_r), "tau_r", "above 0, and finite", self)
         _demand(self.cap >= MIN_CAP, "cap", f"{MIN_CAP} or more", self)
         _demand(self.min_frequency >= 1, "min_frequency", "1 or more", self)
@@ -84,6 +96,33 @@ class DetectParams:
                 "tau_post has no meaning with persistence 'recalcitrant'; leave it out",
                 parameter="tau_post",
             )
+        if self.rule == "tested" and self.of_top_k:
+            name = self.of_top_k[0]
+            raise UsageError(
+                f"{name} has no meaning with rule 'tested'; leave it out, or take rule 'top-k'",
+                parameter=name,
+            )
+
+    @property
+    def of_top_k(self) -> tuple[str, ...]:
+        """Options given that have a meaning for the rule "top-k" alone."""
+        given = {
+            "top_k": self.top_k is not None,
+            "tau_r": self.tau_r is not None,
+            # 0.05 of the occurrences are retained by chance where η is "auto", and only there.
+            "eta": self.eta != "auto",
+        }
+        return tuple(name for name, is_given in given.items() if is_given)
+
+    @property
+    def tests(self) -> bool:
+        """Whether rocks are tested; else they are the first by their scores."""
+        return self.rule == "tested" or (self.rule is None and not self.of_top_k)
+
+    @property
+    def most_rocks(self) -> int:
+        """`top_k` with its default filled in."""
+        return MOST_ROCKS if self.top_k is None else self.top_k
 
     @property
     def second_quantile(self) -> float:
@@ -120,7 +159,10 @@ class DetectOptions(TypedDict):
     partners: str
     gamma: float
     eta: float | Literal["auto"]
-    top_k: int
+    rule: str
+    fdr: float
+    min_hardness: float
+    top_k: int | None
     tau_r: float | None
     min_frequency: int
     exclude_most_frequent: int
@@ -152,8 +194,21 @@ class ThresholdRow(TypedDict):
     ratio: float | None
 
 
+class ReplicationRow(TypedDict):
+    """Rocks of half of the prompts; those that the other half holds, and that are hard there."""
+
+    rocks: int
+    held: int
+    hard: int
+    share: float | None
+
+
 class Totals(TypedDict):
-    """Of all types, but `retained` of the rocks; None without persistence."""
+    """Of all types, but `retained` of the rocks; None without persistence.
+
+    `tests`: m of the false discovery rate; `tested`: types with enough persistent occurrences;
+    `untested_loss_share`: of all others. None by another rule than "tested".
+    """
 
     sequences: int
     positions: int
@@ -161,6 +216,10 @@ class Totals(TypedDict):
     persistent: int | None
     retained: int | None
     unpaired_sequences: int | None
+    tests: int | None
+    tested: int | None
+    untested_loss_share: float | None
+    replication: ReplicationRow | None
 
 
 class Spread(TypedDict):
@@ -202,6 +261,7 @@ class ScoreColumns(TypedDict):
     token: str
     frequency: int
     prompts: int
+    mean_loss_pre: float | None
     mean_loss: float
     rock_score: float
     loss_share: float | None
@@ -230,6 +290,23 @@ class ContextColumns(TypedDict):
     context_rock_score: float | None
 
 
+class TestedColumns(TypedDict):
+    """Of a type: what the tested rule says; None by another rule, and where it was not computed.
+
+    `hardness` is None, too, where none of its occurrences was expected to be persistent.
+    """
+
+    tested: bool | None
+    prompts_held: int | None
+    hardness: float | None
+    p_hard: float | None
+    p_context: float | None
+    p_value: float | None
+    q_value: float | None
+    score: float | None
+    shadowed_by: int | None
+
+
 class ExtraColumns(TypedDict):
     """Of a type: what only some logs have; None in others."""
 
@@ -240,7 +317,9 @@ class ExtraColumns(TypedDict):
     teacher_probability: float | None
 
 
-class DetectRow(ScoreColumns, PersistenceColumns, ContextColumns, ExtraColumns, LiftColumns):
+class DetectRow(
+    ScoreColumns, PersistenceColumns, ContextColumns, TestedColumns, ExtraColumns, LiftColumns
+):
     """One type; the columns of lifts only where these were asked for."""
 
     flags: list[str]
@@ -256,18 +335,21 @@ LIFT_COLUMNS = (*COLUMNS, *LiftColumns.__annotations__)
 class DetectResult(Result):
     """Rocks of a log (with `all_types`: every type seen), in rank order.
 
+    By the rule "tested" without persistence: no rocks, but the types with the largest loss.
+
     Attributes:
         log: identity of the log, table, steps and passes.
         params: every option.
         thresholds: `tau_pre`, `tau_post`, `tau_change` (nats), `ratio` τ_post/τ_pre.
-        totals: sequences, positions, loss (nats), persistent and retained occurrences (of rocks).
+        totals: sequences, positions, loss (nats), persistent and retained occurrences (of rocks),
+            how many types were tested, and replication.
         density: share of a sequence's positions: of rock types, and retained occurrences.
         tokens: one row per type; None where a number was not computed.
         notes: what a reader of the numbers must know.
         permuted: with lifts, rocks and rocks that permuted labels give; else None.
     """
 
-    SCHEMA: ClassVar[str] = "rocktok.detect/1"
+    SCHEMA: ClassVar[str] = "rocktok.detect/2"
 
     log: DetectLog
     params: DetectOptions

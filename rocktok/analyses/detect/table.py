@@ -21,6 +21,17 @@ _CONTEXT = (
     Field("R_ctx"),
     Field("", text=True),
 )
+_TESTED = (
+    Field("token", text=True),
+    Field("freq"),
+    Field("loss"),
+    Field("change"),
+    Field("share"),
+    Field("hard"),
+    Field("retain"),
+    Field("q"),
+    Field("", text=True),
+)
 _LIFTS = (
     Field("rank"),
     Field("token", text=True),
@@ -47,6 +58,9 @@ _MARKS = {
     "low_power": ("*", "few persistent occurrences or prompts: low power"),
     "null_scarce": ("?", "too few positions far from it to draw a null: context not judged"),
     "sampled": ("~", "estimated from a sample of its persistent occurrences: ccr_low, ccr_high"),
+    "shadowed": ("<", "beside a harder rock, and not hard without it"),
+    "stretch": ("_", "no harder than what stands beside it"),
+    "position_bound": ("|", "stands where few others do: type and place cannot be told apart"),
     "excluded": ("x", "left out of the ranking by the options"),
     "not_in_rollouts": ("o", "the late student no longer writes it"),
     "not_singled_out": ("=", "the token recurs, its loss does not single it out"),
@@ -62,12 +76,14 @@ def render(result: DetectResult) -> str:
     """Summary, table, and what the marks mean."""
     parts = [*_summary(result), ""]
     if not result.tokens:
-        parts.append("No type is a rock at these settings; --all shows every type.")
+        parts.append("--all shows every type.")
         return "\n".join(parts) + "\n"
     context = result.log["pre"] is not None
     fields: Sequence[Field]
     cells: Callable[[DetectRow], Sequence[str]]
     fields, cells = (_CONTEXT, _context_cells) if context else (_PLAIN, _plain_cells)
+    if context and result.params["rule"] == "tested":
+        fields, cells = _TESTED, _tested_cells
     if result.permuted is not None:
         fields, cells = _LIFTS, _lift_cells
     parts.append(render_table(fields, (cells(row) for row in result.tokens)).rstrip("\n"))
@@ -78,10 +94,9 @@ def render(result: DetectResult) -> str:
 
 def _summary(result: DetectResult) -> list[str]:
     log, totals = result.log, result.totals
-    share = sum(row["loss_share"] or 0.0 for row in result.rocks)
     lines = [
-        f"{len(result.rocks)} rock tokens, {percent(share)} of the loss ({log['path']})",
-        f"{log['table']}/, step "
+        _answer(result),
+        f"{log['path']}: {log['table']}/, step "
         + (f"{log['pre']} to {log['post']}" if log["pre"] is not None else f"{log['post']}")
         + f": {count(totals['sequences'])} sequences, {count(totals['positions'])} positions, "
         f"{number(totals['loss'], 4)} nats; {log['passes']} passes",
@@ -89,6 +104,12 @@ def _summary(result: DetectResult) -> list[str]:
     lines += left_out(log)
     if log["pre"] is None:
         return [*lines, f"Ranked by Rock Score alone: {log['no_context']}."]
+    if totals["tested"] is not None:
+        lines.append(
+            f"{counted(totals['tested'], 'type')} tested of {count(totals['tests'])} that enough "
+            f"prompts hold; {percent(totals['untested_loss_share'])} of the loss is in types that "
+            "cannot be tested"
+        )
     thresholds = result.thresholds
     second = thresholds["tau_post"] if thresholds["tau_change"] is None else None
     lines.append(
@@ -117,6 +138,41 @@ def _summary(result: DetectResult) -> list[str]:
     return lines
 
 
+def _answer(result: DetectResult) -> str:
+    """What was found, and how sure it is."""
+    rocks, totals = result.rocks, result.totals
+    number_of = counted(len(rocks), "rock token")
+    if result.params["rule"] == "tested" and result.log["pre"] is None:
+        return "persistence cannot be told; the types with the largest loss are:"
+    share = percent(sum(row["loss_share"] or 0.0 for row in rocks))
+    positions = percent(sum(row["frequency"] for row in rocks) / totals["positions"])
+    if result.params["rule"] != "tested":
+        least = "by Rock Score" if result.log["pre"] is None else "by context Rock Score"
+        if not rocks:
+            return f"no rock tokens {least}"
+        return f"{number_of} {least}: {share} of the loss, {positions} of the positions; untested"
+    if not rocks:
+        types = counted(totals["tested"] or 0, "type")
+        return (
+            f"no rock tokens: of {types} tested none is persistently hard in recurring contexts "
+            "beyond chance"
+        )
+    how_sure = [f"FDR {100 * result.params['fdr']:g}%"]
+    shadowed = sum("shadowed" in row["flags"] for row in rocks)
+    stretches = sum("stretch" in row["flags"] for row in rocks)
+    if shadowed:
+        how_sure.append(f"{shadowed} of them beside a harder one")
+    if stretches:
+        how_sure.append(f"{stretches} in a stretch that is as hard")
+    again = totals["replication"]
+    if again is not None and again["share"] is not None:
+        how_sure.append(f"{percent(again['share'])} replicate in the other half of the prompts")
+    carry = "carries" if len(rocks) == 1 else "carry"
+    return f"{number_of} {carry} {share} of the loss at {positions} of the positions " + (
+        f"({'; '.join(how_sure)})"
+    )
+
+
 def _permuted(row: PermutedRow) -> str:
     least = "" if row["complete"] else "at least "
     return (
@@ -140,6 +196,21 @@ def _context_cells(row: DetectRow) -> Sequence[str]:
         count(row["retained"]),
         "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
         number(row["context_rock_score"]),
+        _marks(row),
+    )
+
+
+def _tested_cells(row: DetectRow) -> Sequence[str]:
+    pre, post, retained = row["mean_loss_pre"], row["mean_loss"], row["retained"]
+    return (
+        token(row["token"]),
+        count(row["frequency"]),
+        f"{number(pre)} → {number(post)}",
+        "–" if not pre else f"{100 * (post / pre - 1):+.0f}%",
+        percent(row["loss_share"]),
+        number(row["hardness"]),
+        "–" if retained is None or not row["persistent"] else percent(retained / row["persistent"]),
+        number(row["q_value"], 1),
         _marks(row),
     )
 

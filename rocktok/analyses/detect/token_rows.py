@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import cast
+from dataclasses import asdict, dataclass
+from typing import TypedDict, cast
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect.context import Context
 from rocktok.analyses.detect.lifts import LiftColumns, Lifts
+from rocktok.analyses.detect.neighbours import RockFlags
 from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.ranking import (
     LOW_POWER_PERSISTENT,
@@ -29,8 +30,10 @@ from rocktok.analyses.detect.result import (
     ExtraColumns,
     PermutedRow,
     PersistenceColumns,
+    TestedColumns,
     ThresholdRow,
 )
+from rocktok.analyses.detect.tested import Replication
 from rocktok.stats.sums import SequenceCounts
 
 
@@ -46,21 +49,25 @@ def make_result(
     prompts: dict[int, int],
     order: Array,
     is_rock: Array,
+    shown: Array,
+    flags: RockFlags | None,
+    replication: Replication | None,
     density: DensityRow,
     text: Callable[[int], str],
     lifts: tuple[dict[int, Lifts], PermutedRow] | None = None,
 ) -> DetectResult:
     """Put the numbers of `detect` together. `order` and `is_rock` are as `ranking` gives them.
 
-    `lifts`: by token id, and what permuted labels gave.
+    `shown`: places of the order. `flags`: of the rocks, where these were tested. `lifts`: by token
+    id, and what permuted labels gave.
     """
     total = float(types.loss_T.sum())
     excluded_T = types.excluded_T(params)
     coverage = np.cumsum(types.loss_T[order]) / total if total else np.zeros(len(order))
     rows = []
-    for rank, index in enumerate(order.tolist()):
-        if not (is_rock[rank] or params.all_types):
-            continue
+    beside = _beside(flags)
+    for rank in shown.tolist():
+        index = int(order[rank])
         v, context = int(types.token_T[index]), types.context.get(index)
         lifted = None if lifts is None else lifts[0].get(v)
         frequency, loss = int(types.frequency_T[index]), float(types.loss_T[index])
@@ -70,15 +77,18 @@ def make_result(
             "token": text(v),
             "frequency": frequency,
             "prompts": prompts[v],
+            "mean_loss_pre": _at(types.loss_pre_T, index, 1 / frequency),
             "mean_loss": loss / frequency,
             "rock_score": loss,
             "loss_share": loss / total if total else None,
             "coverage": float(coverage[rank]),
             **_persistence(types, thresholds, index, context),
             **_context(types, index, context),
+            **_tested(types, index, beside.get(v)),
             **_extra(types, index),
             "flags": [
                 *_flags(types, index, context, bool(excluded_T[index])),
+                *(beside[v].flags if v in beside else ()),
                 *_lift_flags(lifted),
             ],
             "is_rock": bool(is_rock[rank]),
@@ -99,6 +109,15 @@ def make_result(
             "persistent": None if persistent_T is None else int(persistent_T.sum()),
             "retained": None if persistent_T is None else retained,
             "unpaired_sequences": unpaired,
+            **_tests(types, total),
+            "replication": None
+            if replication is None
+            else {
+                "rocks": replication.rocks,
+                "held": replication.held,
+                "hard": replication.hard,
+                "share": replication.share,
+            },
         },
         density=density,
         tokens=tuple(rows),
@@ -110,6 +129,8 @@ def make_result(
 def _options(params: DetectParams, *, lifts: bool) -> DetectOptions:
     options = cast(DetectOptions, asdict(params))
     options["quantile_post"] = params.second_quantile
+    options["rule"] = "tested" if params.tests else "top-k"
+    options["top_k"] = None if params.tests else params.most_rocks
     if lifts:
         options["lifts"] = True
     return options
@@ -169,6 +190,75 @@ def _context(types: TypeTable, index: int, context: Context | None) -> ContextCo
         low, high = context.interval
         row |= {"ccr_low": low * scale, "ccr_high": high * scale}
     return row
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What stands beside one rock."""
+
+    shadowed_by: int | None
+    flags: tuple[str, ...]
+
+
+def _beside(flags: RockFlags | None) -> dict[int, _Beside]:
+    """By token id."""
+    if flags is None:
+        return {}
+    by_token = {}
+    for v, by, stretch, bound in zip(
+        flags.token_R.tolist(),
+        flags.shadowed_by.tolist(),
+        flags.stretch.tolist(),
+        flags.position_bound.tolist(),
+        strict=True,
+    ):
+        marks = {"shadowed": by >= 0, "stretch": stretch, "position_bound": bound}
+        by_token[v] = _Beside(
+            by if by >= 0 else None, tuple(m for m, is_so in marks.items() if is_so)
+        )
+    return by_token
+
+
+def _at(values_T: Array | None, index: int, scale: float = 1.0) -> float | None:
+    """A type's value; None where it is not defined."""
+    if values_T is None or not np.isfinite(values_T[index]):
+        return None
+    return float(values_T[index] * scale)
+
+
+def _tested(types: TypeTable, index: int, beside: _Beside | None) -> TestedColumns:
+    tested = types.tested
+    if tested is None:
+        return cast(TestedColumns, dict.fromkeys(TestedColumns.__annotations__))
+    return {
+        "tested": bool(tested.tested[index]),
+        "prompts_held": int(tested.hard.prompts_held[index]),
+        "hardness": _at(tested.hard.hardness, index),
+        "p_hard": _at(tested.hard.p_hard, index),
+        "p_context": _at(tested.p_context, index),
+        "p_value": _at(tested.p_value, index),
+        "q_value": _at(tested.q_value, index),
+        "score": _at(tested.score, index),
+        "shadowed_by": None if beside is None else beside.shadowed_by,
+    }
+
+
+class _Tests(TypedDict):
+    tests: int | None
+    tested: int | None
+    untested_loss_share: float | None
+
+
+def _tests(types: TypeTable, total: float) -> _Tests:
+    tested = types.tested
+    if tested is None:
+        return {"tests": None, "tested": None, "untested_loss_share": None}
+    untested = float(types.loss_T[~tested.tested].sum())
+    return {
+        "tests": tested.tests,
+        "tested": int(tested.tested.sum()),
+        "untested_loss_share": untested / total if total else None,
+    }
 
 
 def _extra(types: TypeTable, index: int) -> ExtraColumns:

@@ -10,7 +10,6 @@ strata; C clusters; P prompts; Q sums of a key.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -75,7 +74,7 @@ class Expected(Protocol):
 def readonly(values_N: Array) -> Array:
     """As int32 of one kind for the compiler, whether it came from Arrow or from NumPy."""
     view = np.ascontiguousarray(values_N, dtype=np.int32).view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
 
 
@@ -165,12 +164,14 @@ class TwoPassExpected:
         loss_T: Array,
         bound_T: Array,
         sum_PQ: Array,
+        everything: tuple[Array, Array] | None = None,
     ) -> None:
         self.clusters, self.token_T, self.ratio_TB = clusters, token_T, ratio_TB
         self.loss_T, self.bound_T, self.sum_PQ = loss_T, bound_T, sum_PQ
         self.rate_P = sum_PQ[:, 1] / np.maximum(sum_PQ[:, 0], 1)
-        self._all = np.zeros(0, np.int64), np.zeros((0, self.columns), np.int64)
-        self._factor_E = np.zeros(0)
+        none = np.zeros(0, np.int64), np.zeros((0, self.columns), np.int64)
+        self._all = none if everything is None else everything
+        self._factor_E = self._without_own(*self._all)
         self.type_V = np.zeros(int(token_T.max(initial=-1)) + 1, np.int32)
         self.type_V[token_T] = np.arange(len(token_T))
 
@@ -183,18 +184,21 @@ class TwoPassExpected:
 
     def with_all(self, occurrences: OccurrenceSums) -> TwoPassExpected:
         """The same with the sums of the second pass, over all rows; `votes` needs them."""
-        whole = copy.copy(self)
-        key_E, sum_EQ = whole._all = occurrences.tally.settle()
-        whole._factor_E = np.ones(len(key_E))
-        if self.clusters.groups is None:
-            prompt_E = key_E % self.clusters.count
-            others_EQ = self.sum_PQ[prompt_E] - sum_EQ[:, :2]
-            share_E = np.full(len(key_E), np.nan)
-            np.divide(others_EQ[:, 1], others_EQ[:, 0], out=share_E, where=others_EQ[:, 0] > 0)
-            # Without the type, as a multiple of the share with it. Where that is 0, so is this.
-            rate_E = self.rate_P[prompt_E]
-            whole._factor_E = share_E / np.where(rate_E > 0, rate_E, 1.0)
-        return whole
+        facts = self.token_T, self.ratio_TB, self.loss_T, self.bound_T, self.sum_PQ
+        return TwoPassExpected(self.clusters, *facts, occurrences.tally.settle())
+
+    def _without_own(self, key_E: Array, sum_EQ: Array) -> Array:
+        """Persistent share of a prompt without the type, as a multiple of that with it."""
+        if self.clusters.groups is not None:
+            return np.ones(len(key_E))
+        prompt_E = key_E % self.clusters.count
+        others_EQ = self.sum_PQ[prompt_E] - sum_EQ[:, :2]
+        share_E = np.full(len(key_E), np.nan)
+        np.divide(others_EQ[:, 1], others_EQ[:, 0], out=share_E, where=others_EQ[:, 0] > 0)
+        # Where the share with it is 0, so is this.
+        rate_E = self.rate_P[prompt_E]
+        factor_E: Array = share_E / np.where(rate_E > 0, rate_E, 1.0)
+        return factor_E
 
     def all_votes(self) -> Votes:
         """From all occurrences."""

@@ -251,7 +251,9 @@ class _Stability:
         """`detect`'s rankings of all prompts against each other, and its rocks of both halves."""
         if self.params.context == "off":
             return None, []
-        same: dict[str, Any] = {"table": self.run.table, "seed": self.params.seed, "top_k": k}
+        same: dict[str, Any] = {
+            "table": self.run.table, "seed": self.params.seed, "rule": "top-k", "top_k": k,
+        }  # fmt: skip
         if self.params.step is not None:
             same["post"] = self.params.step
         try:

@@ -66,6 +66,8 @@ def _none(result: ReportResult) -> str:
     types = count(len(result.types["token_id"]))
     if not result.detect.totals["loss"]:
         return f"No position of step {log['post']} has any loss: there is nothing to find."
+    if log["pre"] is None:
+        return f"No rocks can be named, as persistence cannot be told: {log_reason(result)}."
     no_null = next((row for row in result.missing if row["what"] == NO_NULL), None)
     if no_null is not None:
         return f"Whether any token type is a rock cannot be told: {no_null['why']}."

@@ -115,6 +115,7 @@ def test_keywords_have_the_defaults_of_the_options(
     options, defaults = _options(*params), _defaults(function)
     assert {name: defaults[name] for name in options} == options
     beside = {"log", "embeddings", "engine", "half", "only", "lifts", "clusters", "tell"}
+    beside |= {"replication"}
     assert set(defaults) - set(options) <= beside
 
 
@@ -156,7 +157,7 @@ def test_rows_and_options_hold_what_their_types_name(tmp_path: Path) -> None:
     assert {tuple(row) for row in lifted.tokens} == {LIFT_COLUMNS}
     assert set(lifted.params) == set(DetectOptions.__annotations__)
     assert set(plain.params) == set(_options(DetectParams)) == set(lifted.params) - {"lifts"}
-    filled_in = {"quantile_post": 0.8, "all_types": True}
+    filled_in = {"quantile_post": 0.8, "all_types": True, "rule": "tested"}
     assert plain.params == {**_options(DetectParams), **filled_in}
 
 

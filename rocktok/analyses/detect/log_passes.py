@@ -1,0 +1,247 @@
+"""The passes of one `detect` over the rows of both steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.detect import ranking as analysis
+from rocktok.analyses.detect.clusters import Clusters, PromptList, choose_clusters
+from rocktok.analyses.detect.context_passes import (
+    Hardness,
+    hardness_of,
+    judge_contexts,
+    votes_of,
+)
+from rocktok.analyses.detect.density import Density, density_of
+from rocktok.analyses.detect.hard_sums import HardSums
+from rocktok.analyses.detect.neighbours import Neighbours, RockFlags
+from rocktok.analyses.detect.null import MIN_DRAWS
+from rocktok.analyses.detect.persistence import Thresholds
+from rocktok.analyses.detect.ranking import TypeTable
+from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.detect.tested import Replication, replication
+from rocktok.analyses.run import Run
+from rocktok.engine.choose import PrePost
+from rocktok.engine.source import DERIVABLE, Source
+from rocktok.errors import LogError
+from rocktok.stats.arrays import padded
+from rocktok.stats.prompts import PromptCounts
+from rocktok.stats.quantiles import Histogram, quantile_rank, value_of
+from rocktok.stats.sums import SequenceCounts, TypeSums
+
+
+class ZeroThresholdError(LogError):
+    """So many losses are zero that the threshold would be."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the first pass comes to.
+
+    `clusters`: prompts that vote, where rocks are tested. `upper`: column → upper halves of the
+    histogram that gives its quantile. `unpaired`: sequences that stand at one of two steps only.
+    `unlisted`: those that are not in sequences/.
+    """
+
+    types: TypeTable
+    count_V: Array
+    clusters: Clusters | None
+    sizes: SequenceCounts
+    upper: dict[str, Histogram]
+    unpaired: int
+    unlisted: int
+
+
+@dataclass(frozen=True)
+class LogPasses:
+    """The passes of one `detect` over the rows of both steps."""
+
+    run: Run
+    params: DetectParams
+    steps: PrePost
+    source: Source
+
+    def count(self) -> Counts:
+        """Sums of every type, and the upper halves of the quantile histograms."""
+        compiled = self.source.large
+        present = set(self.run.log.columns(self.run.table))
+        means = tuple(name for name, column in DERIVABLE.items() if column in present)
+        earlier = () if self.steps.pre is None else ("loss_pre",)
+        sums = TypeSums(("loss", *earlier, *means), compiled=compiled)
+        sizes, prompts = SequenceCounts(), PromptList()
+        tests = self.params.tests and self.steps.pre is not None
+        upper = {name: Histogram(name, compiled=compiled) for name in self._quantiles()}
+        listed = [prompts] if tests else []
+        read = self.run.engine.run(self.source, sums, sizes, *listed, *upper.values())
+        if sizes.rows == 0:
+            raise LogError(
+                f"{self.run.log.name}: no sequence of {self.run.table}/ stands at both step "
+                f"{self.steps.pre} and step {self.steps.post}; choose other steps with --pre and "
+                "--post"
+            )
+        token_T = np.flatnonzero(sums.count_V)
+        frequency_T, sum_V = sums.count_V[token_T], sums.sum_V
+        types = TypeTable(
+            token_T=token_T,
+            frequency_T=frequency_T,
+            loss_T=sum_V["loss"][token_T],
+            loss_pre_T=sum_V["loss_pre"][token_T] if earlier else None,
+            extra_T={name: sum_V[name][token_T] / frequency_T for name in means},
+        )
+        clusters = None
+        if tests:
+            clusters = choose_clusters(prompts.result(), sums.count_V, self.run.seed)
+        return Counts(types, sums.count_V, clusters, sizes, upper, read.unpaired, read.unlisted)
+
+    def _quantiles(self) -> dict[str, float]:
+        """Column → quantile, for the thresholds that the options leave open."""
+        params = self.params
+        if self.steps.pre is None:
+            return {}
+        quantiles = {} if params.tau_pre is not None else {"loss_pre": params.quantile_pre}
+        if params.persistence == "recalcitrant":
+            quantiles["change"] = params.second_quantile
+        elif params.tau_post is None:
+            quantiles["loss_post"] = params.second_quantile
+        return quantiles
+
+    def thresholds(self, counts: Counts) -> Thresholds:
+        """From the lower halves of the histograms; no pass where the options give both."""
+        located = {
+            name: counts.upper[name].locate(quantile_rank(q, counts.sizes.rows))
+            for name, q in self._quantiles().items()
+        }
+        lower = {
+            name: Histogram(name, prefix, compiled=self.source.large)
+            for name, (prefix, _) in located.items()
+        }
+        if lower:
+            self.run.engine.run(self.source, *lower.values())
+        values = {
+            name: float(value_of(prefix, lower[name].locate(rank)[0]))
+            for name, (prefix, rank) in located.items()
+        }
+        self._refuse_zero(values)
+        pre = self.params.tau_pre if self.params.tau_pre is not None else values["loss_pre"]
+        if self.params.persistence == "recalcitrant":
+            return Thresholds(pre, change=values["change"])
+        tau = self.params.tau_post
+        post = values["loss_post"] if tau is None else pre if tau == "same" else float(tau)
+        return Thresholds(pre, post=post)
+
+    def _refuse_zero(self, values: dict[str, float]) -> None:
+        for name, option in (("loss_pre", "pre"), ("loss_post", "post")):
+            if values.get(name, 1.0) <= 0:
+                step = getattr(self.steps, option)
+                raise ZeroThresholdError(
+                    f"{self.run.log.name}: a share of {self._quantiles()[name]:g} of the losses at "
+                    f"step {step} is zero or less, so the threshold would be too; raise "
+                    f"--quantile-{option} or give --tau-{option}"
+                )
+
+    def last(
+        self,
+        types: TypeTable,
+        rocks: Array,
+        shown: Array,
+        thresholds: Thresholds | None,
+        hardness: Hardness | None,
+    ) -> tuple[Density, dict[int, int], RockFlags | None]:
+        """The last pass over the same rows: density, the prompts of the types shown (indices), and
+        what stands beside the rocks, where these were tested.
+        """
+        density = density_of(types, rocks, thresholds, self.params.seed)
+        prompts = PromptCounts(types.token_T[shown])
+        beside = None
+        if hardness is not None and len(rocks):
+            assert thresholds is not None
+            beside = Neighbours(thresholds, hardness.expected, types.token_T[rocks])
+        self.run.engine.run(self.source, density, prompts, *([] if beside is None else [beside]))
+        return density, prompts.result(), None if beside is None else beside.result()
+
+    def replication(self, embeddings: Array | None) -> Replication:
+        """Rocks of half 0 of the prompts, and how hard these are in half 1.
+
+        Raises `LogError` where a half does not allow it.
+        """
+        halves = [replace(self, source=replace(self.source, half=half)) for half in range(2)]
+        one, other = halves
+        counts = one.count()
+        thresholds = one.thresholds(counts)
+        params = replace(self.params, all_types=False)
+        types, _ = judge_contexts(
+            one.source, self.run.engine, params, thresholds, counts.types,
+            count_V=counts.count_V, clusters=counts.clusters, embeddings=embeddings, null=False,
+        )  # fmt: skip
+        order, is_rock = analysis.ranking(types, params, analysis.scores(types))
+        rocks = types.token_T[order[is_rock]]
+        counts = other.count()
+        assert counts.clusters is not None
+        thresholds = other.thresholds(counts)
+        sums = HardSums(thresholds, counts.clusters, compiled=other.source.large)
+        self.run.engine.run(other.source, sums)
+        votes = votes_of(sums)
+        if votes is not None:
+            self.run.engine.run(other.source, votes)
+        hard = hardness_of(sums, votes).tests
+        return replication(rocks, hard, params.min_hardness)
+
+    def with_rollouts(self, types: TypeTable) -> tuple[TypeTable, int | None]:
+        """How often the late student itself still writes each type, and the step; None: no such."""
+        if self.run.table != "fixed" or not self.run.log.shards("rollout"):
+            return types, None
+        pre, post = -1 if self.steps.pre is None else self.steps.pre, self.steps.post
+        rollout_steps = [s for s in self.run.log.complete_steps("rollout") if pre < s <= post]
+        if not rollout_steps:
+            return types, None
+        rollouts = replace(self.source, table="rollout", pre=None, post=rollout_steps[-1])
+        sums = TypeSums(("loss",), compiled=rollouts.large)
+        self.run.engine.run(rollouts, sums)
+        length = int(types.token_T[-1]) + 1
+        extra_T = {
+            "rollout_frequency": padded(sums.count_V, length)[types.token_T],
+            "rollout_rock_score": padded(sums.sum_V["loss"], length)[types.token_T],
+        }
+        return replace(types, extra_T={**types.extra_T, **extra_T}), rollout_steps[-1]
+
+    def _rule_notes(self) -> list[str]:
+        implied = self.params.of_top_k
+        if self.params.rule is not None or not implied:
+            return []
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in implied)
+        return [
+            f"rocks are by the rule 'top-k', because of {options}: the first by their scores, on "
+            "noise as well; without it they are tested"
+        ]
+
+    def notes(self, thresholds: Thresholds | None, counts: Counts) -> list[str]:
+        """What a reader of the numbers must know."""
+        notes, rows = [*self._rule_notes(), *self.steps.notes], counts.sizes.rows
+        if counts.unlisted:
+            notes.append(
+                f"{counts.unlisted} sequences are not in sequences/: each counts as its own prompt"
+            )
+        if self.steps.pre is not None and counts.unpaired:
+            notes.append(f"{counts.unpaired} sequences stand at one of the steps only")
+        if self.params.eta == "auto" and thresholds is not None and rows < MIN_DRAWS:
+            notes.append(
+                f"{rows} positions are too few to draw a null from ({MIN_DRAWS} are "
+                "needed), so no context was judged; give --eta a number"
+            )
+        if thresholds is not None and (thresholds.change or 0.0) < 0:
+            notes.append(
+                f"tau_change is {thresholds.change:.3g}: a fifth of the positions got worse, and "
+                "these are the ones that 'recalcitrant' selects"
+            )
+        if thresholds is not None and thresholds.post is not None:
+            ratio = thresholds.post / thresholds.pre
+            quantiles = self.params.tau_pre is None and self.params.tau_post is None
+            if ratio < 0.5 and quantiles:
+                notes.append(
+                    f"tau_post is {ratio:.2f} of tau_pre: losses fell, and quantiles hide "
+                    "learning that is uniform; compare with --tau-post same"
+                )
+        return notes
