@@ -128,7 +128,9 @@ def likely_rocks(detection: Detection) -> list[int]:
         return []
     types, params = detection.types, replace(detection.params, all_types=False)
     if detection.contexts.hardness is not None:
-        return analysis.testable(types, params, detection.contexts.hardness.tests)
+        testable = analysis.testable(types, params, detection.contexts.hardness.tests)
+        if testable:
+            return testable
     order = analysis.candidates(types, params)
     if params.tau_r is None:
         most = CANDIDATES * params.most_rocks
@@ -254,7 +256,9 @@ def _rocks(types: TypeTable, params: DetectParams, score_T: Array) -> set[int]:
 def _recurring(types: TypeTable, params: DetectParams, share: dict[int, float | None]) -> set[int]:
     """Types (indices) that are hard enough, and of whose judged occurrences enough are retained."""
     assert types.tested is not None
-    able_T = (types.tested.hard.hardness >= params.min_hardness) & ~types.excluded_T(params)
+    hard = types.tested.hard
+    able_T = hard.worth_judging(params.fdr) & (hard.hardness >= params.min_hardness)
+    able_T &= ~types.excluded_T(params)
     return {i for i, kept in share.items() if able_T[i] and kept and kept >= MIN_RETAINED}
 
 
