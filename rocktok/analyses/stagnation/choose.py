@@ -68,9 +68,8 @@ def choose(
     )
     common = np.flatnonzero(facts.common_T())
     if fixed_rocks is None:
-        ranked = common[np.lexsort((facts.token_T[common], -count_T[common], -loss_T[common]))]
         most = min(params.top_k, max(1, len(common) // 3))
-        rocks = np.sort(ranked[loss_T[ranked] > 0][:most])
+        rocks = np.sort(by_rock_score(facts, half)[:most])
     else:
         rocks = np.flatnonzero(np.isin(facts.token_T, fixed_rocks))
     able = np.setdiff1d(common, rocks)
@@ -98,6 +97,16 @@ def choose(
         balances += [{"control": name, **row} for row in rows]
     members = {name: tuple(np.sort(facts.token_T[at]).tolist()) for name, at in places.items()}
     return ComparedGroups(members, matched, unmatched, tuple(balances), len(common), len(able))
+
+
+def by_rock_score(facts: TypeFacts, half: int | None) -> Array:
+    """Places of the types that stand often enough and have a loss, the largest Rock Score first."""
+    sides = slice(None) if half is None else slice(half, half + 1)
+    count_T, loss_T = (v[sides].sum(axis=0) for v in (facts.frequency_HT, facts.loss_HT))
+    common = np.flatnonzero(facts.common_T())
+    ranked = common[np.lexsort((facts.token_T[common], -count_T[common], -loss_T[common]))]
+    losing: Array = ranked[loss_T[ranked] > 0]
+    return losing
 
 
 def _pairs_in(

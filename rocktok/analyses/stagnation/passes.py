@@ -18,6 +18,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
+from rocktok.analyses.stagnation.adjusted import AdjustedSums, rocks_by_cutoff
 from rocktok.analyses.stagnation.choose import ComparedGroups, choose
 from rocktok.analyses.stagnation.every_type import EveryType, GroupSums
 from rocktok.analyses.stagnation.learning import change_rows, comparisons, corpus_row, group_rows
@@ -101,11 +102,12 @@ class _OtherTextError(Exception):
 
 @dataclass(frozen=True)
 class _Measured:
-    """Groups, the curves of their losses, and every type where it was asked for."""
+    """Groups, the curves of their losses, every type and the adjusted contrast where there are."""
 
     groups: ComparedGroups
     curves: LossCurves
     every: EveryType | None
+    adjusted: AdjustedSums | None
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class _Course:
                 "balance": groups.balance,
             },
             tests=tuple(comparisons(curves, groups)),
+            adjusted=None if measured.adjusted is None else measured.adjusted.result(),
             notes=(*notes, *self._notes_on(groups)),
         )
 
@@ -174,7 +177,12 @@ class _Course:
         groups = choose(facts, self.params, half, self.rocks, self.pairs)
         self._check(groups)
         every = EveryType() if self.params.all_types else None
-        return _Measured(groups, self._curves(source, facts, groups, every, text), every)
+        adjusted = None
+        if self.halved and groups.members["rocks"]:
+            rocks = rocks_by_cutoff(facts, groups, CHOSEN_ON)
+            adjusted = AdjustedSums(facts, rocks, self.params, CHOSEN_ON)
+        curves = self._curves(source, facts, groups, every, adjusted, text)
+        return _Measured(groups, curves, every, adjusted)
 
     def _facts(self, source: Source, text: TextHash | None) -> TypeFacts:
         collect = HalfFacts(self.params.seed, positions=True, compiled=source.large)
@@ -222,6 +230,7 @@ class _Course:
         facts: TypeFacts,
         groups: ComparedGroups,
         every: EveryType | None,
+        adjusted: AdjustedSums | None,
         text: TextHash | None,
     ) -> LossCurves:
         order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.top]
@@ -232,7 +241,7 @@ class _Course:
             bootstrap = PromptBootstrap(types, QUANTITIES, self.params.seed, self.params.replicates)
             # The facts were of the text at the step where groups were chosen.
             other = text if step != source.post else None
-            self._step(replace(source, post=step), bootstrap, every, other)
+            self._step(replace(source, post=step), bootstrap, every, adjusted, other)
             curves.add(step, bootstrap)
         for end, step in zip(curves.ends, (self.steps[0], self.steps[-1]), strict=True):
             if not end.positions:
@@ -247,6 +256,7 @@ class _Course:
         source: Source,
         bootstrap: PromptBootstrap,
         every: EveryType | None,
+        adjusted: AdjustedSums | None,
         text: TextHash | None,
     ) -> None:
         """One pass, for the curves and for every type, which also looks at the text."""
@@ -260,6 +270,9 @@ class _Course:
                 accumulators.append(groups)
         if self.halved:
             accumulators = [OfHalf(1 - CHOSEN_ON, self.params.seed, accumulators)]
+        if adjusted is not None:
+            first, last = (source.post == self.steps[end] for end in (0, -1))
+            accumulators += adjusted.accumulators(first=first, last=last)
         here = TextHash()
         self.run.engine.run(source, *accumulators, *([] if text is None else [here]))
         if text is not None and here.value != text.value:

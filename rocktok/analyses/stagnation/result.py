@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, NotRequired, TypedDict
 from rocktok._types import LogIdentity
 from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
+from rocktok.stats.adjusted import AdjustedContrast
 from rocktok.stats.bootstrap import REPLICATES
 from rocktok.stats.matching import Balance
 
@@ -223,6 +224,22 @@ class Comparison(TypedDict):
     p_holm: NotRequired[float]
 
 
+class CutoffContrast(AdjustedContrast):
+    """The adjusted contrast with as many rocks as a cutoff leaves."""
+
+    cutoff: float
+    rocks: int
+
+
+class AdjustedComparison(AdjustedContrast):
+    """Rocks against all other types of like first loss and frequency, and what it says."""
+
+    first: str
+    second: str
+    verdict: str
+    cutoffs: list[CutoffContrast]
+
+
 @dataclass(frozen=True)
 class StagnationResult(Result):
     """Losses over the steps of a log.
@@ -237,6 +254,8 @@ class StagnationResult(Result):
         curves: one mapping per step and group.
         members: token ids of each group, pairs of rocks and controls, balance of the matching.
         tests: rocks against each other group.
+        adjusted: whether rocks improve less than other types like them; None where rocks were not
+            chosen on one half of the prompts, or there are none.
         notes: what a reader of the numbers must know.
     """
 
@@ -250,6 +269,7 @@ class StagnationResult(Result):
     curves: tuple[GroupStep, ...]
     members: Members
     tests: tuple[Comparison, ...]
+    adjusted: AdjustedComparison | None
     notes: tuple[str, ...]
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -29,7 +30,6 @@ _TESTS = (
     Field("ratio"),
     Field("90%"),
     Field("95%"),
-    Field("", text=True),
 )
 _MEDIANS = (
     Field("rocks less", text=True),
@@ -38,6 +38,14 @@ _MEDIANS = (
     Field("rank-bis."),
     Field("p Holm"),
     Field("naive"),
+)
+_ADJUSTED = (
+    Field("rocks"),
+    Field("supported"),
+    Field("ratio"),
+    Field("95%"),
+    Field("p Holm"),
+    Field("comparable"),
 )
 _BALANCE = (
     Field("balance (SMD)", text=True),
@@ -78,6 +86,7 @@ def render(result: StagnationResult) -> str:
         "ratio: post over pre, 1: no learning",
         "still: whether its 90% interval lies within a factor of 1.1 of 1",
         "",
+        *_adjusted(result.adjusted),
         *_tests(result.tests),
         *_balance(result.members),
     ]
@@ -135,6 +144,33 @@ def _group(row: Row) -> Sequence[str]:
     return (row["group"], types, *_change(row), _STILL[row["does_not_learn"]])
 
 
+def _adjusted(row: Row | None) -> list[str]:
+    """The verdict, and what it rests on at each cutoff."""
+    if row is None:
+        return []
+    above = (
+        f"Rocks against other types of like first loss and frequency: {row['verdict']}",
+        f"first loss of rocks {number(row['loss_pre_rocks'])}, of others "
+        f"{number(row['loss_pre_others'])}; supported: 5 others are near it",
+    )
+    cells = (
+        (
+            str(each["rocks"]),
+            f"{each['supported']}/{each['measured']}",
+            _factor(each["difference"]),
+            f"{_factor(each['low'])} to {_factor(each['high'])}",
+            p_value(each["p_holm"]) if each["p_holm"] is not None else "–",
+            "yes" if each["comparable"] else "no",
+        )
+        for each in row["cutoffs"]
+    )
+    return [*above, render_table(_ADJUSTED, cells)]
+
+
+def _factor(log: float | None) -> str:
+    return "–" if log is None else f"{math.exp(log):.2f}"
+
+
 def _tests(rows: Sequence[Row]) -> list[str]:
     tested = [row for row in rows if "skipped" not in row]
     skipped = [f"{row['second']}: skipped: {row['skipped']}" for row in rows if "skipped" in row]
@@ -148,7 +184,6 @@ def _tests(rows: Sequence[Row]) -> list[str]:
             number(row["ratio"]),
             _between(row, "ratio", "90"),
             _between(row, "ratio"),
-            row["verdict"],
         )
         for row in tested
     )

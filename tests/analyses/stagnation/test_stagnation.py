@@ -31,6 +31,7 @@ from tests.analyses.attribute.test_attribute import prompt_hashes, twin_weights
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
 from tests.processes import run_command
+from tests.stats.test_adjusted import twin_difference
 
 
 def stagnation(path: Path, **options: Any) -> Any:
@@ -73,12 +74,15 @@ def course(steps: tuple[int, ...], seed: int = 0, prompts: int = 60) -> pd.DataF
     return pd.concat(parts, ignore_index=True)
 
 
-def write(tmp_path: Path, frame: pd.DataFrame, table: str = "fixed", cut: int = 1) -> Path:
+def write(
+    tmp_path: Path, frame: pd.DataFrame, table: str = "fixed", cut: int = 1, types: int = 50
+) -> Path:
     path = tmp_path / f"log-{table}-{cut}"
     listed = pd.DataFrame({"sequence_id": sorted(frame["sequence_id"].unique())})
     listed["step"], listed["num_tokens"] = 0, 14
     listed["prompt_id"] = [f"p{s // 2}" for s in listed["sequence_id"]]
-    with LogWriter(path, run=RUN, vocab=[(i, f"t{i}", b"t%d" % i) for i in range(50)]) as writer:
+    vocab = [(i, f"t{i}", b"t%d" % i) for i in range(types)]
+    with LogWriter(path, run={**RUN, "vocab_size": types}, vocab=vocab) as writer:
         writer.write(listed, table="sequences")
         for step, part in frame.groupby("step"):
             for piece in range(cut):
@@ -772,3 +776,58 @@ def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
     assert found["schema"] == "rocktok.stagnation/2"
     first = found["tokens"][0]
     assert table[table["token_id"] == first["token_id"]]["loss"].tolist() == first["curve"]
+
+
+def test_the_adjusted_contrast_is_that_of_the_rows(tmp_path: Path) -> None:
+    """Of 120 types, 40 have a larger loss at first, and learn less."""
+    rng = np.random.default_rng(4)
+    text = rng.integers(0, 120, (200, 60))
+    level = np.exp(rng.normal(0, 0.02, 120) + np.where(np.arange(120) < 40, 0.4, 0.0))[text]
+    loss = level * rng.gamma(20, 0.05, text.shape)
+    kept = np.where(text < 40, 0.9, 0.5) * rng.gamma(20, 0.05, text.shape)
+    frame = pd.DataFrame(
+        {
+            "step": np.repeat([0, 10], text.size),
+            "sequence_id": np.tile(np.repeat(np.arange(200), 60), 2),
+            "position": np.tile(np.arange(60), 400),
+            "token_id": np.tile(text.ravel(), 2),
+            "loss": np.concatenate([loss.ravel(), (loss * kept).ravel()]).astype(np.float32),
+        }
+    )
+    path = write(tmp_path, frame, types=120)
+    result = stagnation(path, rocks=None, top_k=20)
+    adjusted = result.adjusted
+    assert adjusted["verdict"] == "improve less"
+    assert [row["rocks"] for row in adjusted["cutoffs"]] == [20, 10, 40]
+    assert all(row["supported"] == row["rocks"] for row in adjusted["cutoffs"])
+    heading = "Rocks against other types of like first loss and frequency: improve less"
+    assert heading in render(result)
+    # From the rows, by the definition.
+    prompt = frame["sequence_id"].map(prompt_hashes(path)).to_numpy().astype(np.uint64)
+    half = halves(prompt, 0)
+    mean, count = {}, {}
+    for (step, side), part in frame.groupby(["step", half]):
+        by_type = part["loss"].astype(float).groupby(part["token_id"])
+        mean[step, side], count[step, side] = by_type.mean(), by_type.size()
+    change = np.log(mean[10, 1] / mean[0, 1]).tolist()
+    first, often = np.log(mean[0, 0]).tolist(), np.log(count[0, 0] + count[0, 1]).tolist()
+    rocks = list(result.members["rocks"])
+    others = [v for v in range(120) if v not in rocks]
+    difference = twin_difference(change, first, often, rocks, others)
+    assert adjusted["difference"] == pytest.approx(difference, abs=1e-9)
+    assert adjusted["loss_pre_others"] == pytest.approx(np.exp(first)[others].mean(), abs=1e-9)
+
+
+def test_rocks_that_start_where_no_other_type_does_are_not_comparable() -> None:
+    result = rocktok.stagnation(SAMPLE, replicates=100)
+    assert result.adjusted["verdict"] == "not comparable"
+    assert not any(row["comparable"] for row in result.adjusted["cutoffs"])
+    assert result.adjusted["loss_pre_rocks"] > 5 * result.adjusted["loss_pre_others"]
+
+
+def test_rocks_that_were_given_or_chosen_at_the_last_step_have_no_adjusted_contrast(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, course((0, 5)))
+    assert stagnation(path).adjusted is None
+    assert stagnation(path, rocks=None, select_at="last").adjusted is None
