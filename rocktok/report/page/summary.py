@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.attribute.result import AttributeResult
+from rocktok.analyses.stagnation.result import AdjustedComparison
 from rocktok.report.clusters import OTHER
 from rocktok.report.page.page_data import Fact, Point
 from rocktok.report.result import NO_NULL, PERSISTENCE, ReportResult
+from rocktok.stats.adjusted import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME
 from rocktok.stats.group_names import CONTROL, MEANINGS, ROCKS
 from rocktok.tables.text import count, counted, number, percent
 
@@ -196,19 +198,7 @@ def _learn(result: ReportResult) -> Point | None:
         f"of that loss by step {steps[-1]}; all positions together to "
         f"{percent(corpus['stagnation'], 0)}{_between(corpus, 'stagnation', _whole)}."
     )
-    tests = [row for row in learning.tests if "verdict" in row]
-    if tests:
-        against = next((r for r in tests if r["second"] == CONTROL.name), tests[0])
-        name = MEANINGS[against["second"]]
-        if against["second"] != CONTROL.name:
-            name += " (no rock had a control, a type as frequent)"
-        verdict = against["verdict"]
-        than = "" if "like" in verdict else "than "
-        text += (
-            f" Against {name} it is open which learn more."
-            if verdict == "inconclusive"
-            else f" {verdict.replace('learns', 'They learn')} {than}{name}."
-        )
+    text += _verdict(learning.adjusted)
     if learning.log["table"] == "rollout":
         text += " These are each step's own rollouts, so learning and drift of the text are mixed."
     return {
@@ -218,6 +208,25 @@ def _learn(result: ReportResult) -> Point | None:
             _fact("of first loss left, all", percent(corpus["stagnation"], 0)),
         ],
     }
+
+
+def _verdict(adjusted: AdjustedComparison | None) -> str:
+    """Whether they improve less than other types of like first loss, as a sentence; "": not told."""
+    if adjusted is None:
+        return ""
+    like, verdict = "other types of like first loss and frequency", adjusted["verdict"]
+    if verdict == NOT_COMPARABLE:
+        return (
+            f" They are not comparable with other types: {adjusted['supported']} of "
+            f"{adjusted['measured']} have five others of like first loss (theirs "
+            f"{number(adjusted['loss_pre_rocks'])} nats, others {number(adjusted['loss_pre_others'])})."
+        )
+    if verdict in (DEPENDS, INCONCLUSIVE):
+        how = "depends on the cutoff for rocks" if verdict == DEPENDS else "is open"
+        return f" Whether they improve less or more than {like} {how}."
+    if verdict == SAME:
+        return f" Given the first loss as measured, they improve no less than {like}."
+    return f" Given the first loss as measured, they {verdict} than {like}."
 
 
 def _whole(value: float) -> str:
