@@ -211,7 +211,7 @@ def _learn(result: ReportResult) -> Point | None:
 
 
 def _verdict(adjusted: AdjustedComparison | None) -> str:
-    """Whether they improve less than other types of like first loss, as a sentence; "": not told."""
+    """A sentence on whether they improve less than other types of like first loss."""
     if adjusted is None:
         return ""
     like, verdict = "other types of like first loss and frequency", adjusted["verdict"]
@@ -219,7 +219,8 @@ def _verdict(adjusted: AdjustedComparison | None) -> str:
         return (
             f" They are not comparable with other types: {adjusted['supported']} of "
             f"{adjusted['measured']} have five others of like first loss (theirs "
-            f"{number(adjusted['loss_pre_rocks'])} nats, others {number(adjusted['loss_pre_others'])})."
+            f"{number(adjusted['loss_pre_rocks'])} nats, others "
+            f"{number(adjusted['loss_pre_others'])})."
         )
     if verdict in (DEPENDS, INCONCLUSIVE):
         how = "depends on the cutoff for rocks" if verdict == DEPENDS else "is open"
