@@ -124,6 +124,8 @@ def _summary(result: DetectResult) -> list[str]:
         f"occurrences: {count(totals['persistent'])} persistent (all types), "
         f"{count(totals['retained'])} retained (rocks)"
     )
+    if not result.rocks:
+        return lines
     density = result.density
     lines += [
         f"{name}: median {percent(share['median'])} of a sequence "
