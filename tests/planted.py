@@ -64,10 +64,13 @@ class PlantedLog:
 # --- text --------------------------------------------------------------------------------------
 
 
+#: Cumulative weights of the background: P(u) ∝ 1/(u + 2.7), Zipf–Mandelbrot.
+_WEIGHTS = np.cumsum(1 / (np.arange(BACKGROUND) + 2.7))
+
+
 def zipf(rng: np.random.Generator, size: int) -> Array:
-    """Background tokens: P(u) ∝ 1/(u + 2.7), Zipf–Mandelbrot."""
-    weights = np.cumsum(1 / (np.arange(BACKGROUND) + 2.7))
-    return np.searchsorted(weights, rng.random(size) * weights[-1])
+    """Background tokens."""
+    return np.searchsorted(_WEIGHTS, rng.random(size) * _WEIGHTS[-1])
 
 
 def chunk(rng: np.random.Generator, length: int = 15) -> Unit:

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 @options.rocks_option()
 @options.controls_options
 @options.table_option
-@options.step_option("Of the tokens. Default: last complete one.")
+@options.step_option("Step of the table of tokens. Default: the last complete one.")
 @options.top_option
-@click.option("--all", "all_types", is_flag=True, help="Every type seen.")
+@click.option("--all", "all_types", is_flag=True, help="Show every token type.")
 @click.option(
-    "--group-size", type=int, metavar="N", help="Types in the other groups. Default: as many rocks."
+    "--group-size",
+    type=int,
+    metavar="N",
+    help="Types in each other group. Default: as many as there are rocks.",
 )
 @options.replicates_option()
 @job_options()

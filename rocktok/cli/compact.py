@@ -10,9 +10,9 @@ from rocktok.cli import options
 @click.command("compact")
 @options.log_argument
 @click.option(
-    "-o", "--output", required=True, metavar="OUT", help="A new directory, outside the log."
+    "-o", "--output", required=True, metavar="OUT", help="Directory to write, outside the log."
 )
-@click.option("-q", "--quiet", is_flag=True, help="No notes on stderr.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no notes on stderr.")
 @options.allow_missing_option
 def compact_command(log: str, output: str, quiet: bool, allow_missing: bool) -> None:
     """Write LOG's rows to OUT in few, ordered shards.

@@ -21,19 +21,25 @@ _KINDS = ("frequency", "loss", "occurrence", "window")
 @click.command("controls")
 @options.rocks_option()
 @options.table_option
-@options.step_option("Default: first complete one.")
+@options.step_option("Step at which controls are matched. Default: the first complete one.")
 @click.option(
     "--kind",
     "kinds",
     type=click.Choice(_KINDS),
     multiple=True,
     default=_KINDS,
-    help="What is matched; may be given several times. Default: all.",
+    help="Kind of control; may be given several times. Default: all kinds.",
 )
 @click.option(
-    "--occurrences", type=int, default=1000, show_default=True, help="Of rocks, to be matched."
+    "--occurrences",
+    type=int,
+    default=1000,
+    show_default=True,
+    help="Number of rock occurrences to match.",
 )
-@click.option("--window", type=int, default=8, show_default=True, help="Tokens on each side.")
+@click.option(
+    "--window", type=int, default=8, show_default=True, help="Tokens on each side of an occurrence."
+)
 @job_options()
 def controls_command(
     job: Job,

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @click.command("detect")
 @rock_options
-@click.option("--all", "all_types", is_flag=True, help="Every type seen, not only the rocks.")
+@click.option("--all", "all_types", is_flag=True, help="Show every token type, not only the rocks.")
 @click.option(
     "--replication/--no-replication",
     default=None,
-    help="How many rocks of half of the prompts are hard in the other. Default: up to 10 million "
-    "positions.",
+    help="Measure how many rocks of one half of the prompts are hard in the other. Default: in "
+    "logs of up to 10 million positions.",
 )
-@click.option("--lifts", is_flag=True, help="Whether the loss singles the contexts out; slower.")
+@click.option("--lifts", is_flag=True, help="Test whether the loss singles contexts out; slower.")
 @job_options()
 def detect_command(job: Job, replication: bool | None, **parameters: Any) -> None:
     """Find the tokens of LOG whose loss persists in recurring contexts, beyond chance.

@@ -64,7 +64,7 @@ def output_options(*formats: str) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         for option in (
-            click.option("-q", "--quiet", is_flag=True, help="No notes on stderr."),
+            click.option("-q", "--quiet", is_flag=True, help="Print no notes on stderr."),
             click.option("--force", is_flag=True, help="Replace the output file if it exists."),
             click.option(
                 "-o",
@@ -76,7 +76,7 @@ def output_options(*formats: str) -> Callable[[F], F]:
                 "--format",
                 "format_",
                 type=click.Choice(formats),
-                help="Default: by the output's suffix, else table.",
+                help="Output format. Default: by the suffix of the output file, else table.",
             ),
         ):
             function = option(function)
@@ -102,7 +102,9 @@ def engine_options(function: F) -> F:
             metavar="ADDRESS|FILE",
             help="Run on a Dask cluster: scheduler address or scheduler file.",
         ),
-        click.option("--jobs", type=int, metavar="N", help="Threads. Default: the cores at hand."),
+        click.option(
+            "--jobs", type=int, metavar="N", help="Number of threads. Default: the available cores."
+        ),
     ):
         function = option(function)
     return function
@@ -120,7 +122,7 @@ def engine(jobs: int | None, dask: str | None, *, quiet: bool) -> Iterator[Engin
 
 def seed_option(function: F) -> F:
     """--seed."""
-    return click.option("--seed", type=int, default=0, show_default=True, help="Of all draws.")(
+    return click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")(
         function
     )
 
@@ -132,6 +134,7 @@ def table_option(function: F) -> F:
         type=click.Choice(["auto", "fixed", "rollout"]),
         default="auto",
         show_default=True,
+        help="Table of the log to read; auto: fixed text where there is any.",
     )(function)
 
 
@@ -151,14 +154,14 @@ def pre_and_post_options(function: F) -> F:
 def top_k_option(function: F) -> F:
     """--top-k."""
     return click.option(
-        "--top-k", type=int, default=100, show_default=True, help="How many rocks at most."
+        "--top-k", type=int, default=100, show_default=True, help="Maximum number of rocks."
     )(function)
 
 
 def top_option(function: F) -> F:
     """--top."""
     return click.option(
-        "--top", type=int, default=100, show_default=True, help="How many types to show."
+        "--top", type=int, default=100, show_default=True, help="Maximum number of types to show."
     )(function)
 
 
@@ -169,7 +172,7 @@ def replicates_option(default: int = 1000) -> Callable[[F], F]:
         type=int,
         default=default,
         show_default=True,
-        help="Of the bootstrap over prompts.",
+        help="Replicates of the bootstrap over prompts.",
     )
 
 
@@ -191,7 +194,7 @@ def controls_options(function: F) -> F:
             type=click.Choice(["frequency", "loss"]),
             default="frequency",
             show_default=True,
-            help="Which of FILE's controls.",
+            help="Kind of controls to take from FILE.",
         ),
         click.option(
             "--controls",

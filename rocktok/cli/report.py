@@ -39,9 +39,9 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     required=True,
     type=options.OutputPath(path_type=Path),
     metavar="DIR",
-    help="A directory; it appears whole or not at all.",
+    help="Directory to write; it appears whole or not at all.",
 )
-@click.option("--compare", is_flag=True, help="Several logs, their figures side by side.")
+@click.option("--compare", is_flag=True, help="Show several logs, their figures side by side.")
 @click.option(
     "--figure-format",
     "formats",
@@ -49,43 +49,47 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     default="svg",
     show_default=True,
     metavar="F,F,…",
-    help="Of the files in figures/: png, pdf, svg.",
+    help="Formats of the figure files: png, pdf, svg.",
 )
 @click.option(
     "--columns",
     type=click.IntRange(1, 2),
     default=1,
     show_default=True,
-    help="Of a paper: the width of figures of one log.",
+    help="Width of the figures, in columns of a paper.",
 )
 @rock_options
 @click.option(
-    "--sequences", type=int, default=24, show_default=True, help="Shown as text, at most."
+    "--sequences",
+    type=int,
+    default=24,
+    show_default=True,
+    help="Maximum number of sequences in the text view.",
 )
 @click.option(
     "--rows",
     type=int,
     default=500,
     show_default=True,
-    help="Of the table of tokens; rocks are always in it.",
+    help="Maximum rows in the table of tokens; rocks are always in it.",
 )
 @options.replicates_option()
 @click.option(
     "--lifts/--no-lifts",
     default=True,
     show_default=True,
-    help="Whether the loss singles contexts out, and rocks of permuted labels.",
+    help="Test whether the loss singles contexts out, and count rocks under permuted labels.",
 )
 @click.option(
     "--clusters",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="JSON: cluster → list of patterns, asked before the built-in ones.",
+    help="JSON file of functional clusters (name → patterns), tried before the built-in ones.",
 )
 @options.seed_option
 @options.engine_options
-@click.option("--force", is_flag=True, help="Replace an older report.")
-@click.option("-q", "--quiet", is_flag=True, help="No notes on stderr.")
+@click.option("--force", is_flag=True, help="Replace an existing report.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no notes on stderr.")
 @options.allow_missing_option
 def report_command(
     logs: tuple[str, ...],

@@ -8,43 +8,54 @@ from rocktok.cli import options
 
 
 @click.command("rescore")
-@click.option("--text", required=True, metavar="LOG", help="A log, or a Parquet file of sequences.")
+@click.option(
+    "--text",
+    required=True,
+    metavar="LOG",
+    help="Text to score: a log, or a Parquet file of sequences.",
+)
 @click.option(
     "--student",
     "students",
     required=True,
     multiple=True,
     metavar="CKPT",
-    help="A checkpoint; once for each step.",
+    help="Student checkpoint; give the option once for each step.",
 )
-@click.option("--teacher", required=True, metavar="MODEL")
-@click.option("-o", "--output", required=True, metavar="LOG", help="The log that is written.")
+@click.option("--teacher", required=True, metavar="MODEL", help="Teacher model, a directory.")
+@click.option("-o", "--output", required=True, metavar="LOG", help="Log to write.")
 @click.option(
     "--steps",
     callback=options.numbers,
     metavar="N,N,…",
-    help="Default: from names such as checkpoint-500.",
+    help="Optimizer step of each checkpoint. Default: from names such as checkpoint-500.",
 )
-@click.option("--sequences", type=int, metavar="N", help="How many of the texts. Default: all.")
-@click.option("--device", help="Default: cuda where there is one, else cpu.")
+@click.option(
+    "--sequences", type=int, metavar="N", help="Number of sequences to score. Default: all."
+)
+@click.option("--device", help="Device to run on. Default: cuda where there is one, else cpu.")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="Of the weights.",
+    help="Precision of the model weights.",
 )
 @click.option(
-    "--batch-tokens", type=int, default=16_384, show_default=True, help="Padded tokens in a batch."
+    "--batch-tokens",
+    type=int,
+    default=16_384,
+    show_default=True,
+    help="Maximum padded tokens in a batch.",
 )
 @click.option(
     "--shard-rows",
     type=int,
     default=1 << 20,
     show_default=True,
-    help="Positions in a shard: what stands when a run is stopped.",
+    help="Positions in a shard; finished shards are kept when a run is stopped.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No notes on stderr.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no notes on stderr.")
 def rescore_command(
     text: str,
     students: tuple[str, ...],

@@ -48,44 +48,77 @@ _OPTIONS = (
         type=_choice("auto", "required", "off"),
         default="auto",
         show_default=True,
-        help="Persistence and context consistency, which need the same text at two steps.",
+        help="Use persistence and context consistency; they need the same text at two steps.",
     ),
-    click.option("--quantile-pre", type=float, default=0.8, show_default=True, metavar="Q"),
     click.option(
-        "--quantile-post", type=float, metavar="Q", help="Default 0.8 (recalcitrant: 0.2)."
+        "--quantile-pre",
+        type=float,
+        default=0.8,
+        show_default=True,
+        metavar="Q",
+        help="Quantile of the losses that sets the earlier threshold.",
     ),
-    click.option("--tau-pre", type=float, metavar="NATS", help="Threshold instead of a quantile."),
-    click.option("--tau-post", type=NumberOr("same"), metavar="NATS|same"),
+    click.option(
+        "--quantile-post",
+        type=float,
+        metavar="Q",
+        help="Quantile that sets the later threshold. Default: 0.8 (recalcitrant: 0.2).",
+    ),
+    click.option(
+        "--tau-pre",
+        type=float,
+        metavar="NATS",
+        help="Earlier threshold in nats, instead of a quantile.",
+    ),
+    click.option(
+        "--tau-post",
+        type=NumberOr("same"),
+        metavar="NATS|same",
+        help="Later threshold in nats, instead of a quantile; same: the earlier one.",
+    ),
     click.option(
         "--persistence",
         type=_choice("high", "recalcitrant"),
         default="high",
         show_default=True,
-        help="high: hard at both steps. recalcitrant: hard at first, and hardly better later.",
+        help="Meaning of persistent. high: hard at both steps. recalcitrant: hard at the earlier "
+        "step, and hardly better later.",
     ),
-    click.option("--window", type=int, default=8, show_default=True, help="Tokens on each side."),
+    click.option(
+        "--window",
+        type=int,
+        default=8,
+        show_default=True,
+        help="Tokens on each side of an occurrence.",
+    ),
     click.option(
         "--similarity",
         type=_choice("surprisal", "bag", "jaccard", "positional", "embedding"),
         default="surprisal",
         show_default=True,
+        help="Similarity of two windows; surprisal: cosine, weighted by rarity.",
     ),
     click.option(
         "--partners",
         type=_choice("other-prompt", "other-sequence", "all"),
         default="other-prompt",
         show_default=True,
-        help="Which occurrences a context is compared with.",
+        help="Occurrences that a context is compared with.",
     ),
     click.option(
-        "--gamma", type=float, default=0.5, show_default=True, help="Windows alike from here."
+        "--gamma",
+        type=float,
+        default=0.5,
+        show_default=True,
+        help="Minimum similarity for two windows to match.",
     ),
     click.option(
         "--eta",
         type=NumberOr("auto"),
         default="auto",
         show_default=True,
-        help="Share of similar partners; auto: above what positions without the token reach.",
+        help="Minimum share of similar partners; auto: above what positions without the token "
+        "reach.",
     ),
     click.option(
         "--embeddings",
@@ -96,7 +129,8 @@ _OPTIONS = (
     click.option(
         "--rule",
         type=_choice("tested", "top-k"),
-        help="tested: hard and recurring beyond chance. top-k: the first by context Rock Score. "
+        help="Rule for rocks. tested: hard and recurring beyond chance. top-k: the first by "
+        "context Rock Score. "
         "Default: tested; top-k with --top-k, --tau-r or a number as --eta.",
     ),
     click.option(
@@ -113,16 +147,36 @@ _OPTIONS = (
         default=1.5,
         show_default=True,
         metavar="X",
-        help="How many times as hard as expected a tested rock is, at least.",
+        help="Minimum hardness of a tested rock, as a multiple of what is expected.",
     ),
     click.option(
-        "--top-k", type=int, metavar="N", help="Rule top-k: how many rocks at most. Default: 100."
+        "--top-k",
+        type=int,
+        metavar="N",
+        help="Maximum number of rocks under rule top-k. Default: 100.",
     ),
     click.option(
-        "--tau-r", type=float, metavar="NATS", help="Rule top-k: rocks by score instead of --top-k."
+        "--tau-r",
+        type=float,
+        metavar="NATS",
+        help="Minimum score under rule top-k, instead of --top-k.",
     ),
-    click.option("--min-frequency", type=int, default=1, show_default=True),
-    click.option("--exclude-most-frequent", type=int, default=0, show_default=True, metavar="N"),
+    click.option(
+        "--min-frequency",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Leave out types with fewer occurrences.",
+    ),
+    click.option(
+        "--exclude-most-frequent",
+        type=int,
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Leave out the N most frequent types.",
+    ),
     click.option(
         "--cap",
         type=int,
@@ -131,7 +185,7 @@ _OPTIONS = (
         metavar="N",
         help="Judge a sample of a type's contexts, with an interval, above N of them.",
     ),
-    click.option("--exact", is_flag=True, help="Judge every context, whatever it takes."),
+    click.option("--exact", is_flag=True, help="Judge every context, however many there are."),
 )
 
 

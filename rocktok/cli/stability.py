@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
 @click.command("stability")
 @options.table_option
-@options.step_option("Default: last complete one.")
+@options.step_option("Step to look at. Default: the last complete one.")
 @click.option(
     "--sizes",
     callback=options.numbers,
     metavar="N,N,…",
-    help="Prompts in nested subsamples. Default: 10, 20, 40, 60 and 80% of them.",
+    help="Numbers of prompts in nested subsamples. Default: 10, 20, 40, 60 and 80% of them.",
 )
 @click.option(
-    "--repeats", type=int, default=40, show_default=True, help="Halvings, and draws of each size."
+    "--repeats",
+    type=int,
+    default=40,
+    show_default=True,
+    help="Number of random halvings, and of draws of each size.",
 )
 @click.option(
     "--k",
@@ -33,20 +37,20 @@ if TYPE_CHECKING:
     default="5,10,20,50,100,200,500",
     show_default=True,
     metavar="K,K,…",
-    help="Cutoffs.",
+    help="Cutoffs K of the ranking.",
 )
 @click.option(
     "--with",
     "other",
     metavar="LOG2",
-    help="Second log for the scores that take the smaller of two. Default: halves of the prompts.",
+    help="Second log, for scores that take the smaller of two. Default: halves of the prompts.",
 )
 @click.option(
     "--context",
     type=click.Choice(["auto", "off"]),
     default="auto",
     show_default=True,
-    help="off: without `detect`'s rankings.",
+    help="`off` leaves out the rankings of `detect`.",
 )
 @options.top_option
 @options.replicates_option(200)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     old="--first",
     type=int,
     metavar="STEP",
-    help="Default: first complete one.",
+    help="Earlier step. Default: the first complete one.",
 )
 @click.option(
     "--post",
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     old="--last",
     type=int,
     metavar="STEP",
-    help="Default: last complete one.",
+    help="Later step. Default: the last complete one.",
 )
 @click.option(
     "--select-at",
@@ -47,10 +47,19 @@ if TYPE_CHECKING:
 )
 @options.top_k_option
 @click.option(
-    "--group-size", type=int, metavar="N", help="Types of high_kl and random. Default: as rocks."
+    "--group-size",
+    type=int,
+    metavar="N",
+    help="Types in the groups high_kl and random. Default: as many as there are rocks.",
 )
-@click.option("--top", type=int, default=100, show_default=True, help="Types by loss to show.")
-@click.option("--all", "all_types", is_flag=True, help="Every type seen.")
+@click.option(
+    "--top",
+    type=int,
+    default=100,
+    show_default=True,
+    help="Maximum number of types to show, by loss.",
+)
+@click.option("--all", "all_types", is_flag=True, help="Show every token type.")
 @options.replicates_option()
 @job_options()
 def stagnation_command(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rocktok import hashing
+import rocktok.hashing as hashing
 from rocktok.errors import HookError
 from rocktok.hooks.background import describe
 from rocktok.hooks.gradient_request import MOST_NUMBERS

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rocktok import schema
+import rocktok.schema as schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok.errors import HookError, RocktokWarning
 from rocktok.hooks.background import Background, StepRows, describe
 from rocktok.hooks.fixed_set import FixedSet, Inherited, encode_kept, kept_path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok._types import LogIdentity
 from rocktok._version import __version__
 from rocktok.log.vocab import Vocab

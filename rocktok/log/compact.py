@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok.errors import LogError, UsageError
 from rocktok.files import Place, place
 from rocktok.log import run as runs

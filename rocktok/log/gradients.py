@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok.errors import DataError, LogError
 from rocktok.log.checks import Where, check_values, numpy_view, to_numpy
 

@@ -12,7 +12,7 @@ import zlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
 from rocktok.log.shard import ShardEntry, newer_version
 

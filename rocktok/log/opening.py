@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
 from rocktok.files import place
 from rocktok.log import run as runs

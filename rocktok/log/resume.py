@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
 from rocktok.log.manifest import Manifest, load_manifest, shard_prefix
 from rocktok.log.shard import Shard, ShardEntry, entry_of, open_shard

@@ -6,7 +6,7 @@ import datetime
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok._version import __version__
 from rocktok.errors import HookError, LogError
 from rocktok.log.checks import Rules

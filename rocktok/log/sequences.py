@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok.errors import DataError, LogError
 from rocktok.hashing import prompt_hash
 from rocktok.log.checks import Where, check_values, numpy_view, to_numpy

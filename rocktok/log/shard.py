@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok._types import Array
 from rocktok.errors import DataError, LogError
 from rocktok.log import open_log

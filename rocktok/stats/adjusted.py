@@ -12,7 +12,7 @@ Array suffixes: B replicates; T types; R supported rocks; A other types; C covar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -46,6 +46,9 @@ MARGIN = 1.1
 LESS, MORE, SAME = "improve less", "improve more", "no difference"
 NOT_COMPARABLE, DEPENDS = "not comparable", "depends on the cutoff"
 INCONCLUSIVE = "inconclusive"
+
+#: Replicates that are worked out together.
+_AT_ONCE = 32
 
 #: Count and sum of the loss by type: plain (T, 2), and under the weights of each replicate
 #: (B, T, 2).
@@ -141,12 +144,10 @@ def adjusted_contrast(changes: TypeChanges, rocks: Array, seed: int) -> Adjusted
     at = rock_R[supported_R]
     excess_R = _excess(changes.change_T, changes.covariate_TC, at, other_A)
     difference = float(excess_R.mean())
-    over_prompts_B = np.array(
-        [
-            _mean_of_finite(_excess(change_T, covariate_TC, at, other_A))
-            for change_T, covariate_TC in zip(changes.change_BT, changes.covariate_BTC, strict=True)
-        ]
-    )
+    over_prompts_B = np.concatenate([
+        _mean_of_finite(_excess(change_BT, covariate_BTC, at, other_A))
+        for change_BT, covariate_BTC in _parts(changes)
+    ])  # fmt: skip
     over_types_B = _over_types(changes, rock_R, supported_R, other_A, seed)
     variance = _variance(over_prompts_B) + _variance(over_types_B)
     row["difference"] = difference
@@ -166,47 +167,64 @@ def _over_types(
     x_RC, x_AC = changes.covariate_TC[at], changes.covariate_TC[other_A]
     weight_RA, y_A = _weights(x_RC, x_AC), changes.change_T[other_A]
     drawn_BR = _draws(seed, 0, replicates, len(rock_R))[:, supported_R]
-    drawn_BA = _draws(seed, 1, replicates, len(other_A))
-    excess_BR = changes.change_T[at] - np.stack(
-        [_intercepts(weight_RA * drawn_A, x_RC, x_AC, y_A) for drawn_A in drawn_BA]
-    )
+    drawn_BA = _draws(seed, 1, replicates, len(other_A)).astype(np.float64)
+    # All replicates in one product: only how often each type counts differs between them.
+    terms_AR9 = weight_RA.T[:, :, None] * _features(x_AC, y_A)[:, None, :]
+    sums_BR9 = (drawn_BA @ terms_AR9.reshape(len(y_A), -1)).reshape(replicates, len(at), -1)
+    excess_BR = changes.change_T[at] - _intercepts(sums_BR9, x_RC)
     return ratio((drawn_BR * excess_BR).sum(axis=1), drawn_BR.sum(axis=1))
 
 
+def _parts(changes: TypeChanges) -> Iterator[tuple[Array, Array]]:
+    """The replicates, some at a time: all their weights at once would fill the memory."""
+    for start in range(0, len(changes.change_BT), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        yield changes.change_BT[part], changes.covariate_BTC[part]
+
+
 def _excess(change_T: Array, covariate_TC: Array, rock_R: Array, other_A: Array) -> Array:
-    """Change of each rock less what the others predict for it: (R,), NaN where undefined."""
-    defined_T = np.isfinite(change_T) & np.isfinite(covariate_TC).all(axis=1)
-    other_A = other_A[defined_T[other_A]]
-    x_RC, x_AC = covariate_TC[rock_R], covariate_TC[other_A]
-    excess_R = change_T[rock_R] - _intercepts(_weights(x_RC, x_AC), x_RC, x_AC, change_T[other_A])
-    return np.where(defined_T[rock_R], excess_R, np.nan)
+    """Change of each rock less what the others predict for it: (…, R), NaN where undefined.
+
+    `change_T` (…, T) and `covariate_TC` (…, T, C) may have replicates in front.
+    """
+    defined_T = np.isfinite(change_T) & np.isfinite(covariate_TC).all(axis=-1)
+    defined_A = defined_T[..., other_A]
+    # What is undefined weighs nothing; its numbers must be finite all the same.
+    y_A = np.where(defined_A, change_T[..., other_A], 0.0)
+    x_AC = np.where(defined_A[..., None], covariate_TC[..., other_A, :], 0.0)
+    x_RC = covariate_TC[..., rock_R, :]
+    weight_RA = _weights(x_RC, x_AC) * defined_A[..., None, :]
+    excess_R = change_T[..., rock_R] - _intercepts(weight_RA @ _features(x_AC, y_A), x_RC)
+    return np.where(defined_T[..., rock_R], excess_R, np.nan)
 
 
 def _weights(x_RC: Array, x_AC: Array) -> Array:
-    exponent_RA = np.zeros((len(x_RC), len(x_AC)))
+    exponent_RA: Array = np.zeros((*x_RC.shape[:-1], x_AC.shape[-2]))
     with np.errstate(invalid="ignore"):
         for c, width in enumerate(WIDTHS):
-            exponent_RA -= ((x_RC[:, c, None] - x_AC[:, c]) / width) ** 2 / 2
-    weights_RA: Array = np.exp(exponent_RA)
-    return weights_RA
+            apart_RA = (x_RC[..., :, None, c] - x_AC[..., None, :, c]) / width
+            exponent_RA -= apart_RA * apart_RA / 2
+    return np.exp(exponent_RA, out=exponent_RA)
 
 
-def _intercepts(weight_RA: Array, x_RC: Array, x_AC: Array, y_A: Array) -> Array:
-    """Weighted ridge regression of y on x − x of each rock: its intercepts, (R,).
+def _features(x_AC: Array, y_A: Array) -> Array:
+    """What the regression sums over types: 1, a, b, y, and their products, (…, A, 9)."""
+    a, b, one = x_AC[..., 0], x_AC[..., 1], np.ones(y_A.shape)
+    return np.stack([one, a, b, y_A, a * a, a * b, b * b, a * y_A, b * y_A], axis=-1)
 
-    The intercept is free, so that the slopes are those of centred values, whatever the rock.
+
+def _intercepts(sums_R9: Array, x_RC: Array) -> Array:
+    """Weighted ridge regression of y on x − x of each rock: its intercepts, (…, R).
+
+    `sums_R9`: weighted sums of `_features`, (…, R, 9). The intercept is free, so that slopes are
+    those of centred values, whatever the rock.
     """
-    a_A, b_A = x_AC.T
-    features_A9 = np.stack(
-        [np.ones_like(y_A), a_A, b_A, y_A, a_A**2, a_A * b_A, b_A**2, a_A * y_A, b_A * y_A], axis=1
-    )
-    sums_R9 = weight_RA @ features_A9
     with np.errstate(divide="ignore", invalid="ignore"):
-        a, b, y, aa, ab, bb, ay, by = (sums_R9[:, 1:] / sums_R9[:, :1]).T
+        a, b, y, aa, ab, bb, ay, by = np.moveaxis(sums_R9[..., 1:] / sums_R9[..., :1], -1, 0)
         aa, ab, bb = aa - a * a + RIDGE, ab - a * b, bb - b * b + RIDGE
         ay, by = ay - a * y, by - b * y
         slope_a, slope_b = bb * ay - ab * by, aa * by - ab * ay
-        away = slope_a * (a - x_RC[:, 0]) + slope_b * (b - x_RC[:, 1])
+        away = slope_a * (a - x_RC[..., 0]) + slope_b * (b - x_RC[..., 1])
         intercept_R: Array = y - away / (aa * bb - ab * ab)
     return intercept_R
 
@@ -236,9 +254,10 @@ def _mean_loss(level: Array) -> float | None:
     return float(np.exp(level).mean()) if len(level) else None
 
 
-def _mean_of_finite(values_R: Array) -> float:
-    finite = values_R[np.isfinite(values_R)]
-    return float(finite.mean()) if len(finite) else float("nan")
+def _mean_of_finite(values_BR: Array) -> Array:
+    """Mean of the defined values of each replicate; NaN where none is."""
+    finite_BR = np.isfinite(values_BR)
+    return ratio(np.where(finite_BR, values_BR, 0.0).sum(axis=1), finite_BR.sum(axis=1))
 
 
 def _variance(values_B: Array) -> float:

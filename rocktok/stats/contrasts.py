@@ -23,14 +23,33 @@ def ratio(over_B: Array, under_B: Array) -> Array:
     return values_B
 
 
-class Contrast(TypedDict):
-    """Two groups of types compared over types, with 95% intervals over the replicates.
+class OverTypes(TypedDict):
+    """A measure of two groups of types compared, with 95% intervals over the replicates.
 
     `p`: bootstrap over prompts. `p_types_naive`: Mann-Whitney, which takes types for independent.
     """
 
+    difference_of_medians: float
+    low: float | None
+    high: float | None
+    rank_biserial: float
+    rank_biserial_low: float | None
+    rank_biserial_high: float | None
+    undefined_replicates: int
+    p: float
+    p_types_naive: float
+
+
+class Contrast(OverTypes):
+    """With how many types either group has."""
+
     types_first: int
     types_second: int
+
+
+class ContrastColumns(TypedDict, total=False):
+    """`OverTypes` in a row that may lack it, as too few types could be compared."""
+
     difference_of_medians: float
     low: float | None
     high: float | None

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import rocktok.cli
+from rocktok.analyses import analyses
 from rocktok.cli.job import Job
 from rocktok.cli.options import Renamed
 from tests.logs import write_log
@@ -89,3 +90,15 @@ def test_a_command_is_thin(path: Path) -> None:
             last = node.body[-1].end_lineno
             assert last is not None
             assert last - node.body[0].lineno < 60, node.name
+
+
+@pytest.mark.parametrize("name", analyses())
+def test_every_option_has_a_text_that_stands_alone(name: str) -> None:
+    command = rocktok.cli.cli.get_command(click.Context(rocktok.cli.cli), name)
+    assert command is not None
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            text = option.help or ""
+            assert text[:1].isupper() or text.startswith("`"), (option.opts, text)
+            assert not text.startswith(("Of ", "Default")), (option.opts, text)
+            assert text.endswith("."), (option.opts, text)

@@ -351,7 +351,10 @@ def test_the_summary_answers_with_the_numbers_of_the_results(sample: ReportResul
     adjusted = sample.stagnation.adjusted
     assert adjusted["verdict"] == "not comparable"
     support = f"{adjusted['supported']} of {adjusted['measured']} have five others"
-    assert f"They are not comparable with other types: {support}" in points[3]["text"]
+    assert (
+        f"The types with the most loss are not comparable with other types: {support}"
+        in points[3]["text"]
+    )
 
 
 @pytest.mark.long

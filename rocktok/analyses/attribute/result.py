@@ -10,6 +10,7 @@ from rocktok._types import LogIdentity
 from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
 from rocktok.stats.bootstrap import REPLICATES
+from rocktok.stats.contrasts import ContrastColumns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,7 +133,7 @@ class Members(TypedDict):
     control_source: str
 
 
-class GroupContrast(TypedDict):
+class GroupContrast(ContrastColumns):
     """Rocks against another group; with `skipped`, why they were not compared."""
 
     measure: str
@@ -143,15 +144,6 @@ class GroupContrast(TypedDict):
     skipped: NotRequired[str]
     types_first: NotRequired[int]
     types_second: NotRequired[int]
-    difference_of_medians: NotRequired[float]
-    low: NotRequired[float | None]
-    high: NotRequired[float | None]
-    rank_biserial: NotRequired[float]
-    rank_biserial_low: NotRequired[float | None]
-    rank_biserial_high: NotRequired[float | None]
-    undefined_replicates: NotRequired[int]
-    p: NotRequired[float]
-    p_types_naive: NotRequired[float]
     p_holm: NotRequired[float]
 
 

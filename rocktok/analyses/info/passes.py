@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from rocktok import schema
+import rocktok.schema as schema
 from rocktok.analyses.info.result import (
     AttemptInfo,
     DroppedInfo,

@@ -114,7 +114,8 @@ class LogInfo(Result):
             parts.append(f"{_steps(rollout)} of rollouts")
         if not parts:
             parts.append("no step is complete on every rank")
-        said = f"{', '.join(parts)}; nothing is damaged"
+        damage = "nothing is damaged" if self.verified else "no damage was found"
+        said = f"{', '.join(parts)}; {damage}"
         lost = self.dropped_rows or self.log["skipped_shards"]
         return f"{said[0].upper()}{said[1:]}{', but rows are missing' if lost else ''}."
 

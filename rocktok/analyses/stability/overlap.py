@@ -78,6 +78,12 @@ class Samples:
         kept: Array = order[sums_QT[0][order] > 0]
         return kept
 
+    def by_frequency(self, sums_QT: Array) -> Array:
+        """Candidates by their occurrences alone; those that a sample does not hold are left out."""
+        order = ranked(sums_QT[0], sums_QT[0], self.types)
+        there: Array = order[sums_QT[0][order] > 0]
+        return there
+
     def certain(self, sums: list[tuple[Array, Array]], k: int) -> float | None:
         """Share of samples, given with their orders, whose first k can hold no other type.
 
@@ -125,6 +131,8 @@ def cutoff_rows(
     """One mapping per K; see `StabilityResult`. `whole`: the ranking of all prompts."""
     repeats = halves_QTRH.shape[2]
     half_orders = [[samples.order(halves_QTRH[:, :, r, h]) for h in (0, 1)] for r in range(repeats)]
+    frequent = [[samples.by_frequency(halves_QTRH[:, :, r, h]) for h in (0, 1)]
+                for r in range(repeats)]  # fmt: skip
     nested = [[samples.order(nested_QTRS[:, :, r, s]) for r in range(repeats)]
               for s in range(len(sizes))]  # fmt: skip
     drawn = [(halves_QTRH[:, :, r, h], half_orders[r][h]) for r in range(repeats) for h in (0, 1)]
@@ -144,6 +152,9 @@ def cutoff_rows(
             "eligible": k <= MOST * len(coverage_K),
             # With few prompts all of them may fall into one half: that half has no other.
             "halves": overlap([(a, b) for a, b in half_orders if len(a) and len(b)], k),
+            "by_frequency": overlap([(a, b) for a, b in frequent if len(a) and len(b)], k)[
+                "jaccard"
+            ],
             "nested": subsamples,
             "certain": samples.certain(drawn, k),
         })  # fmt: skip

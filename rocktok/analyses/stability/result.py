@@ -94,13 +94,18 @@ class NestedOverlap(Overlap):
 
 
 class Cutoff(TypedDict):
-    """One K; `chance`: about what two random picks share; `certain`: see `Samples.certain`."""
+    """One K.
+
+    `chance`: about what two random picks share; `by_frequency`: mean Jaccard of halves whose types
+    are ranked by their number of occurrences alone; `certain`: see `Samples.certain`.
+    """
 
     k: int
     coverage: float
     chance: float
     eligible: bool
     halves: Overlap
+    by_frequency: float | None
     nested: list[NestedOverlap]
     certain: float | None
 

@@ -98,7 +98,8 @@ def _how_sure(cutoffs: Sequence[Row], k: int, repeats: int) -> str:
         )
     return (
         f"At K = {k}, {percent(row['coverage'])} of the loss: {agree}, "
-        f"{_two(largest['jaccard'])} for {counted(largest['prompts'], 'prompt')}."
+        f"{_two(largest['jaccard'])} for {counted(largest['prompts'], 'prompt')}; ranked by "
+        f"frequency alone, halves agree by {_two(row['by_frequency'])}."
     )
 
 

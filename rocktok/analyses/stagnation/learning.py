@@ -18,11 +18,10 @@ from rocktok.analyses.stagnation.result import (
     Comparison,
     CorpusChange,
     GroupChange,
-    OverTypes,
     TypeChange,
 )
 from rocktok.stats.bootstrap import MIN_PROMPTS, holm, interval
-from rocktok.stats.contrasts import MIN_TYPES, Contrast, contrast, ratio
+from rocktok.stats.contrasts import MIN_TYPES, Contrast, OverTypes, contrast, ratio
 from rocktok.stats.group_names import NAMES
 
 #: Ratios within a factor of this count as the same.

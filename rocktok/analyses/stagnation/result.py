@@ -11,6 +11,7 @@ from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
 from rocktok.stats.adjusted import AdjustedContrast
 from rocktok.stats.bootstrap import REPLICATES
+from rocktok.stats.contrasts import ContrastColumns, OverTypes
 from rocktok.stats.matching import Balance
 
 if TYPE_CHECKING:
@@ -183,21 +184,7 @@ class Members(TypedDict):
     balance: tuple[GroupBalance, ...]
 
 
-class OverTypes(TypedDict):
-    """A measure of types compared between two groups, with 95% intervals over prompts."""
-
-    difference_of_medians: float
-    low: float | None
-    high: float | None
-    rank_biserial: float
-    rank_biserial_low: float | None
-    rank_biserial_high: float | None
-    undefined_replicates: int
-    p: float
-    p_types_naive: float
-
-
-class Comparison(TypedDict):
+class Comparison(ContrastColumns):
     """Rocks against another group; with `skipped`, why they were not compared."""
 
     first: str
@@ -211,15 +198,6 @@ class Comparison(TypedDict):
     ratio_low90: NotRequired[float | None]
     ratio_high90: NotRequired[float | None]
     verdict: NotRequired[str]
-    difference_of_medians: NotRequired[float]
-    low: NotRequired[float | None]
-    high: NotRequired[float | None]
-    rank_biserial: NotRequired[float]
-    rank_biserial_low: NotRequired[float | None]
-    rank_biserial_high: NotRequired[float | None]
-    undefined_replicates: NotRequired[int]
-    p: NotRequired[float]
-    p_types_naive: NotRequired[float]
     delta_kl: NotRequired[OverTypes]
     p_holm: NotRequired[float]
 

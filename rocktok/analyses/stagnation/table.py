@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from rocktok.analyses.stagnation.result import StagnationResult
-from rocktok.stats.group_names import CONTROL, LETTERS, LOSS_CONTROL, NAMES, legend
+from rocktok.analyses.stagnation.result import AdjustedComparison, StagnationResult
+from rocktok.stats.adjusted import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME
+from rocktok.stats.group_names import CONTROL, LETTERS, LOSS_CONTROL, NAMES, ROCKS, legend
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
-from rocktok.tables.text import Field, count, number, p_value, render_table, token
+from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
 
 Row = Mapping[str, Any]
 
@@ -72,14 +73,13 @@ _SHOWN = 30
 
 
 def render(result: StagnationResult) -> str:
-    """Summary, groups, tests, balance, tokens."""
+    """Answer, groups, tests, balance, tokens, provenance."""
     log = result.log
     steps = log["steps"]
+    change, verdict = answer(result)
     parts = [
-        f"losses in {log['table']}/ ({log['path']}): {log['text']}; {log['passes']} passes",
-        f"{len(steps)} steps, {steps[0]} to {steps[-1]}; one log is one training run",
-        *left_out(log),
-        _chosen(result),
+        verdict or change,
+        change if verdict else "Intervals are over prompts; one log is one training run.",
         "",
         "Mean loss of a group's types, each counting the same (nats)",
         render_table(_GROUPS, [_corpus(result.corpus), *map(_group, result.groups)]).rstrip("\n"),
@@ -101,7 +101,59 @@ def render(result: StagnationResult) -> str:
     if len(result.tokens) > _SHOWN:
         more = len(result.tokens) - _SHOWN
         parts.append(f"{count(more)} more, and all curves: --format json")
+    parts += [
+        "",
+        _chosen(result),
+        f"{log['table']}/, {len(steps)} steps, {steps[0]} to {steps[-1]}: {log['text']}; "
+        f"{log['passes']} passes",
+        "one log is one training run",
+        *left_out(log),
+        log["path"],
+    ]
     return "\n".join(parts) + "\n"
+
+
+def answer(result: StagnationResult) -> tuple[str, str]:
+    """(how far losses went; whether they fell less than those of other types, or "")."""
+    rocks = next(row for row in result.groups if row["group"] == ROCKS.name)
+    if "skipped" in rocks or rocks["stagnation"] is None:
+        why = rocks.get("skipped") or "too few prompts hold the types with the most loss"
+        return f"Whether rocks learn cannot be told: {why}.", ""
+    (pre, *_, post), chosen_here = result.log["steps"], result.log["descriptive"] is None
+    whose = "the types with the most loss" if chosen_here else "the rocks"
+    change = (
+        f"the types with the most loss at step {pre} keep {_left(rocks)} of it at step {post}, on "
+        "prompts that did not choose them"
+        if chosen_here
+        else f"the rocks keep {_left(rocks)} of their loss at step {pre} at step {post}"
+    )
+    change += f"; all positions keep {_left(result.corpus)}."
+    verdict = "" if result.adjusted is None else _verdict(result.adjusted, whose)
+    return change[0].upper() + change[1:], verdict[:1].upper() + verdict[1:]
+
+
+def _left(row: Row) -> str:
+    """Share of the first loss that is left, with its interval."""
+    low, high = row["stagnation_low"], row["stagnation_high"]
+    between = "" if low is None or high is None else f" ({percent(low, 0)} to {percent(high, 0)})"
+    return f"{percent(row['stagnation'], 0)}{between}"
+
+
+def _verdict(adjusted: AdjustedComparison, whose: str) -> str:
+    like, verdict = "other types of like first loss and frequency", adjusted["verdict"]
+    if verdict == NOT_COMPARABLE:
+        return (
+            f"{whose} are not comparable with other types: {adjusted['supported']} of "
+            f"{adjusted['measured']} have five others of like first loss (theirs "
+            f"{number(adjusted['loss_pre_rocks'])} nats, others "
+            f"{number(adjusted['loss_pre_others'])})."
+        )
+    if verdict in (DEPENDS, INCONCLUSIVE):
+        how = "depends on the cutoff for rocks" if verdict == DEPENDS else "is open"
+        return f"whether {whose} improve less or more than {like} {how}."
+    if verdict == SAME:
+        return f"given the first loss as measured, {whose} improve as much as {like}."
+    return f"given the first loss as measured, {whose} {verdict} than {like}."
 
 
 def _chosen(result: StagnationResult) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.attribute.result import AttributeResult
-from rocktok.analyses.stagnation.result import AdjustedComparison
+from rocktok.analyses.stagnation.table import answer
 from rocktok.report.clusters import OTHER
 from rocktok.report.page.page_data import Fact, Point
 from rocktok.report.result import NO_NULL, PERSISTENCE, ReportResult
-from rocktok.stats.adjusted import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME
 from rocktok.stats.group_names import CONTROL, MEANINGS, ROCKS
 from rocktok.tables.text import count, counted, number, percent
 
@@ -182,56 +181,20 @@ def _learn(result: ReportResult) -> Point | None:
     learning = result.stagnation
     if learning is None:
         return None
+    change, verdict = answer(learning)
     rocks = next(row for row in learning.groups if row["group"] == ROCKS.name)
     if "skipped" in rocks or rocks["stagnation"] is None:
-        why = rocks.get("skipped") or "too few prompts hold the types with the most loss"
-        return {"text": f"Whether rocks learn cannot be told: {why}.", "numbers": []}
-    steps, corpus = learning.log["steps"], learning.corpus
-    whose = (
-        f"Chosen at step {steps[0]} on one half of the prompts and measured on the other, the "
-        f"types with the most loss"
-        if learning.log["descriptive"] is None
-        else "The rocks"
-    )
-    text = (
-        f"{whose} went to {percent(rocks['stagnation'], 0)}{_between(rocks, 'stagnation', _whole)} "
-        f"of that loss by step {steps[-1]}; all positions together to "
-        f"{percent(corpus['stagnation'], 0)}{_between(corpus, 'stagnation', _whole)}."
-    )
-    text += _verdict(learning.adjusted)
+        return {"text": change, "numbers": []}
+    text = f"{change} {verdict}".rstrip()
     if learning.log["table"] == "rollout":
         text += " These are each step's own rollouts, so learning and drift of the text are mixed."
     return {
         "text": text,
         "numbers": [
             _fact("of first loss left, rocks", percent(rocks["stagnation"], 0)),
-            _fact("of first loss left, all", percent(corpus["stagnation"], 0)),
+            _fact("of first loss left, all", percent(learning.corpus["stagnation"], 0)),
         ],
     }
-
-
-def _verdict(adjusted: AdjustedComparison | None) -> str:
-    """A sentence on whether they improve less than other types of like first loss."""
-    if adjusted is None:
-        return ""
-    like, verdict = "other types of like first loss and frequency", adjusted["verdict"]
-    if verdict == NOT_COMPARABLE:
-        return (
-            f" They are not comparable with other types: {adjusted['supported']} of "
-            f"{adjusted['measured']} have five others of like first loss (theirs "
-            f"{number(adjusted['loss_pre_rocks'])} nats, others "
-            f"{number(adjusted['loss_pre_others'])})."
-        )
-    if verdict in (DEPENDS, INCONCLUSIVE):
-        how = "depends on the cutoff for rocks" if verdict == DEPENDS else "is open"
-        return f" Whether they improve less or more than {like} {how}."
-    if verdict == SAME:
-        return f" Given the first loss as measured, they improve no less than {like}."
-    return f" Given the first loss as measured, they {verdict} than {like}."
-
-
-def _whole(value: float) -> str:
-    return percent(value, 0)
 
 
 def _cost(result: ReportResult) -> Point | None:
@@ -277,16 +240,18 @@ def _compared(gradient: AttributeResult, test: Mapping[str, Any]) -> str:
 def _stable(result: ReportResult) -> Point | None:
     if result.stability is None:
         return None
-    best = result.stability.recommended
+    best, cutoffs = result.stability.recommended, result.stability.cutoffs
     if best is None:
         return {
             "text": "Two halves of the prompts do not agree on the first types by Rock Score at "
             "any cutoff: more prompts would tell.",
             "numbers": [],
         }
+    frequent = next(row["by_frequency"] for row in cutoffs if row["k"] == best["k"])
     return {
         "text": f"Two halves of the prompts agree on the first {best['k']} types by Rock Score "
-        f"(Jaccard {number(best['jaccard'], 2)}), which carry {percent(best['coverage'])} of the "
-        "loss; beyond that, another sample would pick others.",
+        f"(Jaccard {number(best['jaccard'], 2)}; ranked by frequency alone {number(frequent, 2)}), "
+        f"which carry {percent(best['coverage'])} of the loss; beyond that, another sample would "
+        "pick others.",
         "numbers": [_fact("recommended K", count(best["k"]))],
     }

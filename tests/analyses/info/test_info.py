@@ -26,7 +26,7 @@ def test_the_sample() -> None:
     assert (code, said) == (0, "")
     lines = printed.splitlines()
     assert lines[0] == (
-        "6 steps of the same text (18,685 positions), 50 steps of rollouts; nothing is damaged."
+        "6 steps of the same text (18,685 positions), 50 steps of rollouts; no damage was found."
     )
     assert lines[1] == "Checked: footers only; --verify reads every row."
     assert f"next        rocktok detect {SAMPLE}" in lines
@@ -41,7 +41,7 @@ def test_the_sample() -> None:
 
 def test_one_step_and_no_gradients(tmp_path: Path) -> None:
     info = rocktok.info(write_log(tmp_path / "a log", steps=(7,)))
-    assert info.sentence == "1 step of the same text (480 positions); nothing is damaged."
+    assert info.sentence == "1 step of the same text (480 positions); no damage was found."
     assert info.next == f"rocktok detect '{tmp_path / 'a log'}'"
     scored = "no fixed text at two steps; record fixed_sequences, or run `rocktok rescore`"
     assert unable(info) == {
@@ -58,7 +58,7 @@ def test_one_step_and_no_gradients(tmp_path: Path) -> None:
 
 def test_rollouts_alone(tmp_path: Path) -> None:
     info = rocktok.info(write(tmp_path, frame(1), table="rollout"))
-    assert info.sentence == "2 steps of rollouts; nothing is damaged."
+    assert info.sentence == "2 steps of rollouts; no damage was found."
     assert set(unable(info)) == {"detect", "controls"}
 
 
@@ -78,9 +78,23 @@ def test_no_complete_step(tmp_path: Path) -> None:
         writer.write(rows(3, range(5)), table="fixed")
         writer.finish_step(3, "fixed")
     info = rocktok.info(tmp_path)
-    assert info.sentence == "No step is complete on every rank; nothing is damaged."
+    assert info.sentence == "No step is complete on every rank; no damage was found."
     assert info.next == f"rocktok detect --post 3 {tmp_path}"
     assert not any(row["able"] for row in info.questions)
+
+
+def test_what_was_not_read_is_not_called_whole(tmp_path: Path) -> None:
+    """A flipped bit in a page is seen by --verify alone; without it nothing is vouched for."""
+    path = write_log(tmp_path / "log")
+    assert rocktok.info(path, verify=True).sentence.endswith("; nothing is damaged.")
+    shard = shards(path)[0]
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 8
+    shard.write_bytes(content)
+    assert rocktok.info(path).sentence.endswith("; no damage was found.")
+    found = rocktok.info(path, verify=True)
+    assert found.sentence.startswith("The log is damaged: ")
+    assert str(shard) in found.sentence
 
 
 @pytest.mark.parametrize("verify", [False, True])

@@ -18,6 +18,7 @@ from rocktok.analyses.stability import subsamples
 from rocktok.analyses.stability.overlap import (
     Samples,
     ablation,
+    cutoff_rows,
     inclusion,
     jaccard,
     overlap,
@@ -155,6 +156,21 @@ def test_replicates_are_those_of_the_bootstrap() -> None:
     expected = bootstrap.sum_BTM[:, :-1].transpose(2, 1, 0)
     np.testing.assert_allclose(drawn.replicated(), expected, rtol=1e-12)
     np.testing.assert_array_equal(drawn.replicated()[0], expected[0])
+
+
+def test_agreement_by_frequency_alone() -> None:
+    """Halves by hand: two of the three most frequent types are shared, and losses do not matter."""
+    types = np.array([3, 5, 7, 9])
+    sums_QT = np.array([[[9, 8, 7, 1], [9, 0, 8, 7]], [[0, 0, 0, 5], [0, 0, 0, 5.0]]])
+    # (Q, T, R, H): one repeat, two halves.
+    halves_QTRH = sums_QT.transpose(0, 2, 1)[:, :, None, :].astype(float)
+    samples = Samples(types, None)
+    orders = [samples.by_frequency(sums_QT[:, half]).tolist() for half in (0, 1)]
+    assert orders == [[0, 1, 2, 3], [0, 2, 3]]
+    (row,) = cutoff_rows(
+        samples, halves_QTRH, halves_QTRH[..., :0], [], [3], np.ones(4), np.arange(4)
+    )
+    assert row["by_frequency"] == 2 / 4
 
 
 def test_scores_by_hand() -> None:

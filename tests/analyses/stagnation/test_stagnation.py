@@ -760,7 +760,11 @@ def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
     assert code == 0
     assert "the same text at every step; 7 passes" in table
     assert "groups chosen at step 8 on half 0, measured on half 1 of the prompts" in table
-    assert max(map(len, table.splitlines()[1:])) <= 80
+    verdict, change, *lines, path = table.splitlines()
+    assert verdict.startswith("The types with the most loss are not comparable with other types: ")
+    assert change.startswith("The types with the most loss at step 8 keep 33% (")
+    assert path == str(SAMPLE)
+    assert max(map(len, lines)) <= 80
     assert "control: no rock has a type like it within the calipers" in notes
     # No p value is cut off, or shown as 0.
     medians = re.findall(r"^(?:high_kl|random) .* (<?0\.\d\d+|1\.00) +(<?0\.\d\d+|1\.00)$",
