@@ -90,6 +90,11 @@ def test_nothing_imports_the_package_root_or_the_command_line() -> None:
     for name, path in NAMES.items():
         if _room(name) not in ("__main__", "cli"):
             assert not {"rocktok", "rocktok.cli"} & _imported(path), name
+            # Nor by way of a module in it: the root looks names up that it does not have.
+            froms = [
+                n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)
+            ]
+            assert name == "rocktok" or "rocktok" not in {n.module for n in froms}, name
 
 
 def test_no_modules_import_each_other() -> None:

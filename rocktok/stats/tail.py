@@ -31,7 +31,6 @@ def tails(chance_E: Array, votes_T: Array, sum_T: Array, *, compiled: bool = Fal
         compiled: use the compiled loop. The same bits as without.
     """
     whole_T = np.floor(sum_T + _SLACK).astype(np.int64)
-    part_T = sum_T - whole_T
     start_T = np.cumsum(votes_T) - votes_T
     low_T, high_T = np.ones(len(sum_T)), np.zeros(len(sum_T))
     # Like sizes together, or most of a chunk would be padding.
@@ -55,8 +54,24 @@ def tails(chance_E: Array, votes_T: Array, sum_T: Array, *, compiled: bool = Fal
         low_T[chunk], high_T[chunk] = _chunk(
             chance_E, start_T[chunk], votes_T[chunk], whole_T[chunk]
         )
-    sharp_T = (part_T < _NEAR) | (whole_T >= votes_T)
-    part_T = np.where(sharp_T, 0.0, part_T)
+    return _between(low_T, high_T, sum_T, votes_T)
+
+
+def binomial_tails(chance: float, votes_T: Array, sum_T: Array) -> Array:
+    """`tails` where all probabilities are one; S(j) is then a binomial's."""
+    from scipy.special import bdtrc
+
+    whole_T = np.floor(sum_T + _SLACK)
+    high_T = np.where(whole_T < votes_T, bdtrc(np.minimum(whole_T, votes_T), votes_T, chance), 0.0)
+    low_T = np.where(whole_T > 0, bdtrc(np.maximum(whole_T - 1, 0), votes_T, chance), 1.0)
+    return _between(low_T, high_T, sum_T, votes_T)
+
+
+def _between(low_T: Array, high_T: Array, sum_T: Array, votes_T: Array) -> Array:
+    """From S(⌊s⌋) and S(⌊s⌋ + 1) the tail of s, by its fraction."""
+    whole_T = np.floor(sum_T + _SLACK)
+    part_T = sum_T - whole_T
+    part_T = np.where((part_T < _NEAR) | (whole_T >= votes_T), 0.0, part_T)
     tail_T: Array = low_T ** (1 - part_T) * high_T**part_T
     return tail_T
 

@@ -18,7 +18,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.detect.votes import Votes
 from rocktok.stats.fdr import benjamini_hochberg
-from rocktok.stats.tail import tails
+from rocktok.stats.tail import binomial_tails, tails
 from rocktok.stats.tally import run_starts
 
 #: Prompts that must hold a type for it to be among the tests.
@@ -187,7 +187,7 @@ def judge_types(
     voters = np.array([one.voters for one in judged], dtype=np.int64)
     sums = np.array([one.votes for one in judged])
     p_context_T = np.full(types, np.nan)
-    p_context_T[places] = tails(np.full(voters.sum(), CHANCE_RETAINED), voters, sums)
+    p_context_T[places] = binomial_tails(CHANCE_RETAINED, voters, sums)
     judgeable = np.array([one.judgeable for one in judged], dtype=bool)
     p_context_T[places[~judgeable]] = np.nan
     tested_T = hard.testable.copy()
