@@ -171,7 +171,7 @@ class _Stability:
         reason = None if sided else one_half(len(prompt_P), self.params.seed)
         if reason is not None:
             notes.append(f"no scores by halves: {reason}")
-        detection, no_rocks, more = self._detection()
+        detection, no_rocks, more = self._detection(two_halves=reason is None)
         again = None
         if detection is not None:
             no_rocks = why_not(detection)
@@ -288,8 +288,8 @@ class _Stability:
             })  # fmt: skip
         return rows
 
-    def _detection(self) -> tuple[Detection | None, str | None, list[str]]:
-        """`detect` on all prompts, or why there is none, and what to note of it."""
+    def _detection(self, *, two_halves: bool) -> tuple[Detection | None, str | None, list[str]]:
+        """`detect` on all prompts, or why no rocks can be named again; and what to note of it."""
         if self.detection is not None:
             return self.detection, None, []
         if self.params.context == "off":
@@ -299,7 +299,8 @@ class _Stability:
         )
         try:
             detection = run_detect(
-                self.run.log, options, engine=self.run.engine, replicate="auto"
+                self.run.log, options, engine=self.run.engine,
+                replicate="auto" if two_halves else False,
             )  # fmt: skip
         except (DamagedError, DataError):
             raise

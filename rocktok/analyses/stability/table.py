@@ -89,6 +89,8 @@ def rock_answer(result: StabilityResult) -> list[str]:
     rocks = result.rocks
     if rocks is None:
         return [f"Whether rocks are named again cannot be told: {result.no_rocks}."]
+    if not rocks["tests"]:
+        return ["no rock tokens to be stable: 5 prompts or more hold no type, so none is tested."]
     held = "hashed groups of prompts" if rocks["grouped"] else "prompts"
     each = f"{count(rocks['prompts'])} {held} each"
     others = (
