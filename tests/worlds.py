@@ -172,7 +172,7 @@ def _runs(seed: int) -> PlantedLog:
 
 
 @lru_cache(maxsize=1)
-def _sample() -> tuple[Text, Array, Array]:
+def sample() -> tuple[Text, Array, Array]:
     """Text of the sample's fixed set, and its losses at the first and the last step."""
     import rocktok
     from rocktok.engine.passes import Engine
@@ -214,7 +214,7 @@ class _Rows:
 def _shuffled_sample(seed: int, persistent: bool) -> PlantedLog:
     """The sample's text, its losses dealt out anew: with both steps together, or each apart."""
     rng = np.random.default_rng([seed, 6])
-    words, before, after = _sample()
+    words, before, after = sample()
     order = rng.permutation(len(before))
     other = order if persistent else rng.permutation(len(before))
     return planted.as_log(words, before[order], after[other], {})
@@ -250,6 +250,18 @@ NULL_WORLDS = {
     "sample shuffled, persistent": World(lambda seed: _shuffled_sample(seed, True)),
     "sample shuffled, nothing persists": World(lambda seed: _shuffled_sample(seed, False)),
 }
+
+
+def shuffled_within_types(
+    rng: np.random.Generator, token_N: Array, *losses: Array
+) -> tuple[Array, ...]:
+    """Losses dealt out anew among the occurrences of each type, those of one position together."""
+    at = np.argsort(token_N, kind="stable")
+    drawn = np.lexsort((rng.random(len(token_N)), token_N))
+    dealt = tuple(np.empty_like(loss_N) for loss_N in losses)
+    for new_N, loss_N in zip(dealt, losses, strict=True):
+        new_N[at] = loss_N[drawn]
+    return dealt
 
 
 # --- planted rocks -----------------------------------------------------------------------------
@@ -305,6 +317,30 @@ def planted_rocks(seed: int, prompts: int, rocks: int) -> PlantedLog:
     nats[kinds["common"] + kinds["rare"]] = rng.uniform(1.0, 2.0, rocks)
     nats[kinds["decoy"]], nats[kinds["learned"]] = 2.5, 2.0
     return planted.as_log(words, *planted.losses(rng, words, nats[words.token]), kinds)
+
+
+def many_short_prompts(seed: int, prompts: int = 9_000, rocks: int = 8) -> PlantedLog:
+    """More prompts than are told apart: one sequence of 6 tokens each, of 150 types alike.
+
+    Each rock is hard in a phrase of its own, which 40 prompts use; others in a tenth of all places,
+    twice as often in every third prompt.
+    """
+    rng = np.random.default_rng([seed, prompts, rocks, 8])
+    token = rng.integers(0, 150, (prompts, 6))
+    hard = rng.random((prompts, 6)) < np.where(np.arange(prompts) % 3 == 0, 0.16, 0.08)[:, None]
+    ids = np.arange(200, 200 + rocks)
+    used = rng.permutation(prompts)[: 40 * rocks].reshape(rocks, 40)
+    for rock, at in zip(ids, used, strict=True):
+        token[at] = rng.integers(0, 150, 6)
+        token[at, 3], hard[at, 3] = rock, rng.random(40) < 0.9
+    number = np.arange(prompts * 6)
+    place = np.zeros(len(number))
+    words = Text(token.ravel(), place, number, number // 6, number // 6, number % 6)
+    losses = [
+        np.where(hard.ravel(), rng.uniform(1, 3, len(number)), rng.uniform(0, 0.5, len(number)))
+        for _ in range(2)
+    ]
+    return planted.as_log(words, *(x.astype(np.float32) for x in losses), {"rocks": ids.tolist()})
 
 
 PLANTED_WORLDS = [(prompts, rocks) for prompts in (60, 200) for rocks in (10, 17, 30, 100)]
