@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import pandas as pd
 
 from tests import planted
 from tests.paths import SAMPLE
@@ -45,24 +44,31 @@ def text(rng: np.random.Generator, shape: Shape) -> tuple[Text, Array]:
     topic_of_prompt = rng.integers(0, shape.topics, shape.prompts)
     owner = np.zeros(numbers.max() + 1, dtype=int)
     owner[numbers.reshape(shape.prompts, -1)] = np.arange(shape.prompts)[:, None]
-    words = [
+    words = np.array([
         np.concatenate([np.arange(COMMON), COMMON + rng.permutation(planted.BACKGROUND - COMMON)])
         for _ in range(shape.topics)
-    ]
-    pool = [
-        [planted.template(rng, int(rng.integers(12, 19))) for _ in range(shape.phrases)]
-        for _ in range(shape.topics)
-    ]
-    units: list[Unit] = []
-    for topic in topic_of_prompt[owner]:
-        phrase = shape.phrases and rng.random() < 0.5
-        unit = (
-            planted.use(rng, pool[topic][rng.integers(shape.phrases)], 0.1)
-            if phrase
-            else planted.chunk(rng)
-        )
-        units.append((words[topic][unit[0]], unit[1]))
-    return planted.lay_out(numbers, units), topic_of_prompt
+    ])  # fmt: skip
+    topic_U = topic_of_prompt[owner]
+    size_U = np.full(len(owner), 15)
+    phrase_U = np.zeros(len(owner), dtype=int)
+    recurs_U = np.zeros(len(owner), dtype=bool)
+    size_L = np.zeros(1, dtype=int)
+    if shape.phrases:
+        recurs_U = rng.random(len(owner)) < 0.5
+        phrase_U = topic_U * shape.phrases + rng.integers(0, shape.phrases, len(owner))
+        size_L = rng.integers(12, 19, shape.topics * shape.phrases)
+        size_U[recurs_U] = size_L[phrase_U[recurs_U]]
+    phrases = planted.zipf(rng, int(size_L.sum()))
+    recurs_F, topic_F = np.repeat(recurs_U, size_U), np.repeat(topic_U, size_U)
+    token_F = planted.zipf(rng, len(topic_F))
+    # One in ten places of a phrase is replaced at each use.
+    kept = np.flatnonzero(recurs_F & (rng.random(len(topic_F)) >= 0.1))
+    start_F = np.repeat(
+        (np.cumsum(size_L) - size_L)[phrase_U] - (np.cumsum(size_U) - size_U), size_U
+    )
+    token_F[kept] = phrases[start_F[kept] + kept]
+    mark_F = np.where(recurs_F, planted.PHRASE, planted.PLAIN)
+    return planted.lay_out_flat(numbers, words[topic_F, token_F], mark_F, size_U), topic_of_prompt
 
 
 def normals(rng: np.random.Generator, text: Text, shared: float = 0.9) -> Array:
@@ -296,7 +302,7 @@ def planted_rocks(seed: int, prompts: int, rocks: int) -> PlantedLog:
             phrase = planted.put(rng, words, token, mark, 1)
             uses = int(rng.integers(*how.rare_uses, endpoint=True))
             units += [planted.use(rng, phrase, how.noise, how.stays_hard) for _ in range(uses)]
-    units += [planted.chunk(rng) for _ in range(numbers.max() + 1 - len(units))]
+    units += planted.chunks(rng, numbers.max() + 1 - len(units))
     words = planted.lay_out(numbers, [units[k] for k in rng.permutation(len(units))])
     wanted = {
         token: round(share * len(words.token))
@@ -344,12 +350,3 @@ def many_short_prompts(seed: int, prompts: int = 9_000, rocks: int = 8) -> Plant
 
 
 PLANTED_WORLDS = [(prompts, rocks) for prompts in (60, 200) for rocks in (10, 17, 30, 100)]
-
-
-def frame_of(log: PlantedLog) -> pd.DataFrame:
-    """Rows of a log, both steps joined, with prompts."""
-    first, last = (part.reset_index(drop=True) for _, part in log.rows.groupby("step"))
-    first["loss_post"] = last["loss"]
-    prompts = log.sequences.set_index("sequence_id")["prompt_id"]
-    first["prompt"] = first["sequence_id"].map(prompts)
-    return first.rename(columns={"loss": "loss_pre"})

@@ -20,7 +20,7 @@ from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.log.sequences import load_prompts
 from tests import planted, tested_twin, worlds
-from tests.evaluation import batch_of, evaluate
+from tests.evaluation import batch_of, evaluate, may_have_rocks
 
 QUICK = ["topics, phrases, shared rollouts", "losses rise fivefold", "16 × 30 rollouts"]
 
@@ -31,13 +31,24 @@ def logs_with_rocks(name: str, seeds: range) -> int:
     found = 0
     for seed in seeds:
         batch = batch_of(world.make(seed))
-        result = evaluate(batch, quantile_of_losses=world.quantile, most=world.most)
-        found += bool(result.told_apart)
+        if may_have_rocks(batch, quantile_of_losses=world.quantile, most=world.most):
+            result = evaluate(batch, quantile_of_losses=world.quantile, most=world.most)
+            found += bool(result.told_apart)
     return found
 
 
 def test_nothing_is_found_where_nothing_is() -> None:
     assert sum(logs_with_rocks(name, range(500_000, 500_004)) for name in QUICK) <= 1
+
+
+def test_what_cannot_pass_has_no_rocks() -> None:
+    """The short way to know a log without rocks, on logs of either kind."""
+    batches = [batch_of(worlds.NULL_WORLDS[name].make(500_010)) for name in QUICK]
+    batches += [batch_of(worlds.planted_rocks(500_010, 40, 12))]
+    for batch in batches:
+        rocks = evaluate(batch).rocks
+        assert may_have_rocks(batch) or not rocks
+    assert rocks
 
 
 @pytest.mark.long
