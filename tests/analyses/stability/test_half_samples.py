@@ -23,12 +23,13 @@ from rocktok.analyses.stability.half_samples import (
     passed,
     rock_samples,
 )
-from rocktok.analyses.stability.rock_passes import named_again
+from rocktok.analyses.stability.rock_passes import named_again, why_not
 from rocktok.hashing import hash_rows
 from rocktok.stats.fdr import benjamini_hochberg
 from rocktok.stats.tail import tails
 from tests import tested_twin, worlds
 from tests.evaluation import batch_of
+from tests.paths import SAMPLE
 
 Array = np.ndarray[Any, Any]
 
@@ -279,3 +280,55 @@ def test_inclusion_is_near_that_of_detect_run_anew(tmp_path: Path) -> None:
     assert again.summary["mean_rocks"] == pytest.approx(number / 4, rel=0.1)
     apart = [abs(again.inclusion.get(v, 0.0) - share) for v, share in hits.items()]
     assert np.mean(apart) <= 0.05
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name",
+    ["topics, phrases, shared rollouts", "losses fall fivefold", "sample shuffled, persistent"],
+)
+def test_half_samples_of_noise_name_hardly_anything(tmp_path: Path, name: str) -> None:
+    """What is tied to a place of the text is flagged, and told of as such."""
+    rocks = 0.0
+    for seed in range(600_000, 600_004):
+        log = rocktok.open(str(worlds.NULL_WORLDS[name].make(seed).write(tmp_path / str(seed))))
+        whole = run_detect(log, DetectParams())
+        again = named_again(whole, 200)
+        bound = {r["token_id"] for r in whole.result.rocks if "position_bound" in r["flags"]}
+        assert max([0.0, *(x for v, x in again.inclusion.items() if v not in bound)]) < 0.5
+        rocks += sum(x for v, x in again.inclusion.items() if v not in bound) / 4
+    assert rocks <= 0.1
+
+
+def test_contexts_are_judged_again_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And inclusion is the same where windows are collected in rounds."""
+    log = rocktok.open(str(worlds.planted_rocks(500_005, 40, 12).write(tmp_path / "log")))
+    whole = run_detect(log, DetectParams())
+    assert whole.contexts is not None
+    places = sorted(whole.types.context)
+    again = whole.contexts.of_types(whole.types, places)
+    assert list(again) == places
+    for place, context in whole.types.context.items():
+        ours, theirs = again[place].by_cluster, context.by_cluster
+        assert ours is not None and theirs is not None
+        for name, values in vars(ours).items():
+            assert values.tolist() == getattr(theirs, name).tolist()
+        assert again[place].summary() == context.summary()
+        assert (context.voters, context.hits) == (len(theirs.cluster_C), theirs.retained_C.sum())
+    small = named_again(whole, 30)
+    monkeypatch.setattr("rocktok.analyses.detect.context_passes.ROUND_WINDOWS", 500)
+    assert named_again(run_detect(log, DetectParams()), 30) == small
+    # All types judged: the contexts of the others were kept as summaries.
+    assert named_again(run_detect(log, DetectParams(all_types=True)), 30) == small
+
+
+def test_why_rocks_are_not_named_again() -> None:
+    log = rocktok.open(SAMPLE)
+    assert why_not(run_detect(log, DetectParams())) is None
+    ranked = why_not(run_detect(log, DetectParams(top_k=5)))
+    assert ranked == "rocks are by the rule 'top-k', which is a ranking and no test of each type"
+    assert "every step has its own text" in str(
+        why_not(run_detect(log, DetectParams(table="rollout")))
+    )
