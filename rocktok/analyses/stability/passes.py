@@ -176,7 +176,8 @@ class _Stability:
         if detection is not None:
             no_rocks = why_not(detection)
             again = named_again(detection, self.params.replicates) if no_rocks is None else None
-        so_far = [*self.notes, *notes]
+        rankings, of_rankings = self._rankings(detection, k)
+        so_far, more = [*self.notes, *notes], [*more, *of_rankings]
         return StabilityResult(
             log={
                 **self.run.log.identity(),
@@ -196,7 +197,7 @@ class _Stability:
             recommended=best,
             tokens=tuple(self._tokens(facts, order, coverage, drawn, k, again)),
             scores=tuple(score_rows(ours, theirs, k)),
-            rankings=self._rankings(detection, k),
+            rankings=rankings,
             notes=(*so_far, *(note for note in more if note not in so_far)),
         )
 
@@ -310,16 +311,18 @@ class _Stability:
         if detection.steps.pre is None:
             why = detection.result.log["no_context"]
             return detection, why, [f"no rocks, and no rankings by context: {why}"]
-        notes = list(detection.result.notes)
-        if any(row["jaccard"] is None for row in ablation(detection.result.tokens, 1)):
-            notes.append("a ranking of `detect` without any type has no Jaccard with another")
-        return detection, None, notes
+        return detection, None, list(detection.result.notes)
 
-    def _rankings(self, detection: Detection | None, k: int) -> tuple[RankingPair, ...] | None:
-        """`detect`'s rankings of all types against each other."""
+    def _rankings(
+        self, detection: Detection | None, k: int
+    ) -> tuple[tuple[RankingPair, ...] | None, list[str]]:
+        """`detect`'s rankings of all types against each other; what to note of them."""
         if detection is None or self.params.context == "off" or detection.steps.pre is None:
-            return None
-        return tuple(ablation(detection.result.tokens, k))
+            return None, []
+        pairs = tuple(ablation(detection.result.tokens, k))
+        if all(row["jaccard"] is not None for row in pairs):
+            return pairs, []
+        return pairs, ["a ranking of `detect` without any type has no Jaccard with another"]
 
 
 def _notes_on(rows: list[Cutoff], best: Recommended | None, types: int) -> list[str]:
