@@ -179,7 +179,7 @@ def _bounds(sum_VS: Array, mean_VS: Array, size_VS: Array, tests_S: Array, fdr: 
     whole_VS = np.floor(sum_VS + 1e-12)
     if fdr < 0.5:
         bound_VS[whole_VS + 1 <= np.floor(mean_VS - 1e-9)] = 1.0
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         yes_VS = whole_VS * np.log(whole_VS / mean_VS)
         left_VS = size_VS - whole_VS
         no_VS = np.where(left_VS > 0, left_VS * np.log(left_VS / (size_VS - mean_VS)), 0.0)
