@@ -325,7 +325,7 @@ def planted_rocks(seed: int, prompts: int, rocks: int) -> PlantedLog:
     return planted.as_log(words, *planted.losses(rng, words, nats[words.token]), kinds)
 
 
-def many_short_prompts(seed: int, prompts: int = 9_000, rocks: int = 8) -> PlantedLog:
+def many_short_prompts(seed: int, prompts: int = 5_000, rocks: int = 8) -> PlantedLog:
     """More prompts than are told apart: one sequence of 6 tokens each, of 150 types alike.
 
     Each rock is hard in a phrase of its own, which 40 prompts use; others in a tenth of all places,

@@ -94,9 +94,9 @@ def test_hashed_groups_of_prompts_agree_with_plain_loops(tmp_path: Path) -> None
     assert_same(json.loads(result.to_json())["tokens"], expected)
     rocks = {row["token_id"] for row in result.rocks}
     assert rocks == set(log.kinds["rocks"])
-    # Groups hold several prompts, which would have one vote each by themselves.
-    alone = tested_twin.Corpus(corpus.rows).hard_test(0, corpus.of_type[0])
-    assert alone["prompts_held"] > expected[0]["prompts_held"] + 5
+    # Some groups hold several prompts, which would have one vote each by themselves.
+    prompts = sum(len({row.prompt for row in corpus.of_type[v]}) for v in corpus.types)
+    assert prompts > sum(one["prompts_held"] for one in expected.values()) + 100
     # Half-samples are of the groups then.
     sure = rocktok.stability(str(path), repeats=2, k=(5,)).rocks
     assert sure is not None

@@ -376,7 +376,8 @@ def test_rankings_of_detect(tmp_path: Path) -> None:
 
 
 def test_the_rocks_of_the_sample() -> None:
-    results = [stability(SAMPLE, context="auto", replicates=200, engine=Engine(j)) for j in (1, 3)]
+    how: dict[str, Any] = {"context": "auto", "replicates": 200, "repeats": 2}
+    results = [stability(SAMPLE, engine=Engine(jobs), **how) for jobs in (1, 3)]
     result = results[0]
     assert result.to_json() == results[1].to_json()
     found, rocks = result.rocks, rocktok.detect(SAMPLE)
@@ -408,6 +409,11 @@ def test_the_rocks_of_the_sample() -> None:
     few = stability(SAMPLE, context="auto", top=3)
     assert {row["token_id"] for row in few.tokens} >= tested
     assert [row["rank"] for row in few.tokens][:3] == [1, 2, 3]
+    # What is named often, and is no rock with all prompts, is marked.
+    tokens = [{**row, "is_rock": row["is_rock"] and row["rank"] > 1} for row in few.tokens]
+    table = render(replace(few, tokens=tuple(tokens)))
+    assert table.count("+\n") == 1
+    assert "\n+  with all prompts no rock\n" in table
 
 
 def test_noise_has_no_rocks_to_be_stable(tmp_path: Path) -> None:
@@ -433,14 +439,6 @@ def test_a_log_without_persistence_has_no_rocks(tmp_path: Path) -> None:
     assert {(row["is_rock"], row["inclusion"], row["testable"]) for row in result.tokens} == {
         (None, None, None)
     }
-
-
-def test_what_is_named_often_and_is_no_rock_is_marked() -> None:
-    result = stability(SAMPLE, context="auto")
-    tokens = [{**row, "is_rock": row["is_rock"] and row["rank"] > 1} for row in result.tokens]
-    table = render(replace(result, tokens=tuple(tokens)))
-    assert table.count("+\n") == 1
-    assert "\n+  with all prompts no rock\n" in table
 
 
 def by_type(rows: pd.DataFrame, like: pd.DataFrame) -> dict[str, np.ndarray]:
