@@ -8,31 +8,41 @@ from typing import Any, cast
 
 import numpy as np
 
-from rocktok.analyses.detect.clusters import PromptList, choose_clusters
+from rocktok.analyses.detect.clusters import Clusters, PromptList, choose_clusters
 from rocktok.analyses.detect.context import retention
-from rocktok.analyses.detect.context_passes import Contexts, judge_contexts
+from rocktok.analyses.detect.context_passes import (
+    Contexts,
+    hardness_of,
+    judge_contexts,
+    votes_of,
+)
+from rocktok.analyses.detect.hard_sums import HardSums
 from rocktok.analyses.detect.neighbours import Neighbours, RockFlags
 from rocktok.analyses.detect.persistence import PersistentWindows, Thresholds, of_type
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
-from rocktok.analyses.detect.tested import Replication, TestedTypes, replication
+from rocktok.analyses.detect.tested import FDR, Replication, TestedTypes, replication
 from rocktok.analyses.detect.votes import Expected
 from rocktok.hashing import halves, prompt_hash
-from rocktok.stats.accumulator import LARGE
 from rocktok.stats.quantiles import quantile
 from tests.planted import Array, PlantedLog
-from tests.worlds import frame_of
 
 Batch = dict[str, Array]
 
 
 def batch_of(log: PlantedLog) -> Batch:
     """All rows of a log as one batch."""
-    frame = frame_of(log)
-    names, number = np.unique(frame["prompt"].to_numpy().astype(str), return_inverse=True)
-    hashes = np.array([prompt_hash(str(name)) for name in names], dtype=np.uint64)
-    columns = ("token_id", "sequence_id", "position", "loss_pre", "loss_post")
-    return {"prompt": hashes[number], **{name: frame[name].to_numpy() for name in columns}}
+    post = (log.rows["step"] == log.rows["step"].max()).to_numpy()
+    rows = {name: log.rows[name].to_numpy() for name in ("token_id", "sequence_id", "position")}
+    batch = {name: values[post] for name, values in rows.items()}
+    for name, values in rows.items():
+        assert (values[~post] == batch[name]).all(), "both steps have the same rows in one order"
+    loss = log.rows["loss"].to_numpy()
+    known, names = log.sequences["sequence_id"].to_numpy(), log.sequences["prompt_id"]
+    number_S, first = names.factorize()
+    hashes = np.array([prompt_hash(str(name)) for name in first], dtype=np.uint64)
+    prompt = hashes[number_S[np.searchsorted(known, batch["sequence_id"])]]
+    return {**batch, "prompt": prompt, "loss_pre": loss[~post], "loss_post": loss[post]}
 
 
 class MemoryEngine:
@@ -69,6 +79,36 @@ class Evaluation:
         return self.flags.token_R[~self.flags.position_bound].tolist()
 
 
+def _sources(batch: Batch, seed: int, most: int) -> tuple[Any, Array, Clusters]:
+    """What passes read, rows by token id, and who votes."""
+    count_V = np.bincount(batch["token_id"])
+    prompts = PromptList()
+    prompts.update(batch)
+    clusters = choose_clusters(prompts.result(), count_V, seed, most=most)
+    # Compiled loops, whose bits are those of the others: half of the time.
+    source = SimpleNamespace(batch=batch, rows=len(batch["token_id"]), large=True)
+    return cast(Any, source), count_V, clusters
+
+
+def _thresholds(batch: Batch, at: float) -> Thresholds:
+    return Thresholds(quantile(batch["loss_pre"], at), quantile(batch["loss_post"], at))
+
+
+def may_have_rocks(
+    batch: Batch, *, quantile_of_losses: float = 0.8, most: int = 4096, seed: int = 0
+) -> bool:
+    """Whether any type is hard enough to pass, whatever its contexts: if none is, `evaluate` names
+    no rock, and most logs without rocks need no contexts to be known as such.
+    """
+    source, _, clusters = _sources(batch, seed, most)
+    sums = HardSums(_thresholds(batch, quantile_of_losses), clusters, compiled=True)
+    MemoryEngine().run(source, sums)
+    votes = votes_of(sums)
+    if votes is not None:
+        MemoryEngine().run(source, votes)
+    return bool(hardness_of(sums, votes).tests.worth_judging(FDR).any())
+
+
 def evaluate(
     batch: Batch,
     *,
@@ -87,19 +127,11 @@ def evaluate(
         fdr=fdr,
         all_types=all_types,
     )
-    thresholds = Thresholds(
-        quantile(batch["loss_pre"], quantile_of_losses),
-        quantile(batch["loss_post"], quantile_of_losses),
-    )
-    count_V = np.bincount(batch["token_id"])
-    prompts = PromptList()
-    prompts.update(batch)
-    clusters = choose_clusters(prompts.result(), count_V, seed, most=most)
+    thresholds = _thresholds(batch, quantile_of_losses)
+    source, count_V, clusters = _sources(batch, seed, most)
     token_T = np.flatnonzero(count_V)
     loss_V = np.bincount(batch["token_id"], batch["loss_post"].astype(np.float64))
     types = TypeTable(token_T, count_V[token_T], loss_V[token_T])
-    rows = len(batch["token_id"])
-    source = cast(Any, SimpleNamespace(batch=batch, rows=rows, large=rows >= LARGE))
     types, contexts = judge_contexts(
         source,
         cast(Any, MemoryEngine()),

@@ -73,9 +73,10 @@ def zipf(rng: np.random.Generator, size: int) -> Array:
     return np.searchsorted(_WEIGHTS, rng.random(size) * _WEIGHTS[-1])
 
 
-def chunk(rng: np.random.Generator, length: int = 15) -> Unit:
-    """A unit of background."""
-    return zipf(rng, length), np.full(length, PLAIN)
+def chunks(rng: np.random.Generator, number: int, length: int = 15) -> list[Unit]:
+    """Units of background."""
+    marks = np.full(length, PLAIN)
+    return [(tokens, marks) for tokens in zipf(rng, number * length).reshape(number, length)]
 
 
 def template(rng: np.random.Generator, length: int) -> Unit:
@@ -111,33 +112,25 @@ def plan(rng: np.random.Generator, prompts: int, rollouts: int, slots: int, shar
 
 def lay_out(numbers: Array, units: list[Unit], endings: list[Unit] | None = None) -> Text:
     """The text that `plan` laid out, each sequence closed by an ending of its own."""
+    if endings is not None:
+        prompts, rollouts, _ = numbers.shape
+        own = len(units) + np.arange(prompts * rollouts).reshape(prompts, rollouts, 1)
+        numbers, units = np.concatenate([numbers, own], axis=2), [*units, *endings]
+    token_F, mark_F = (np.concatenate(column) for column in zip(*units, strict=True))
+    return lay_out_flat(numbers, token_F, mark_F, np.array([len(tokens) for tokens, _ in units]))
+
+
+def lay_out_flat(numbers: Array, token_F: Array, mark_F: Array, size_U: Array) -> Text:
+    """The same of units one after another, with the size of each; every one is in the text."""
     _, rollouts, slots = numbers.shape
-    size = max(len(tokens) for tokens, _ in units)
-    parts: list[tuple[Array, Array, Array]] = []
-    lengths: list[int] = []
-    for sequence, row in enumerate(numbers.reshape(-1, slots)):
-        length = 0
-        for number in row:
-            tokens, marks = units[number]
-            parts.append((tokens, marks, number * size + np.arange(len(tokens))))
-            length += len(tokens)
-        if endings is not None:
-            tokens, marks = endings[sequence]
-            number = len(units) + sequence
-            parts.append((tokens, marks, number * size + np.arange(len(tokens))))
-            length += len(tokens)
-        lengths.append(length)
-    token, mark, place = (np.concatenate(column) for column in zip(*parts, strict=True))
+    start_U = np.cumsum(size_U) - size_U
+    size_K = size_U[numbers.ravel()]
+    start_K = np.cumsum(size_K) - size_K
+    place = np.arange(size_K.sum()) + np.repeat(start_U[numbers.ravel()] - start_K, size_K)
+    lengths = size_K.reshape(-1, slots).sum(axis=1)
     sequence = np.repeat(np.arange(len(lengths)), lengths)
-    starts = np.cumsum(lengths) - lengths
-    return Text(
-        token,
-        mark,
-        np.unique(place, return_inverse=True)[1],
-        sequence,
-        sequence // rollouts,
-        np.arange(len(token)) - np.repeat(starts, lengths),
-    )
+    position = np.arange(len(place)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return Text(token_F[place], mark_F[place], place, sequence, sequence // rollouts, position)
 
 
 def scatter(
@@ -281,7 +274,7 @@ def planted_log(
             phrase = put(rng, template(rng, int(rng.integers(12, 19))), token, mark, 1)
             uses = int(rng.integers(*how.rare_uses, endpoint=True))
             units += [use(rng, phrase, how.noise, how.stays_hard) for _ in range(uses)]
-    units += [chunk(rng) for _ in range(numbers.max() + 1 - len(units))]
+    units += chunks(rng, numbers.max() + 1 - len(units))
     assert len(units) == numbers.max() + 1
     closing = template(rng, 12)
     for token in kinds["ending"]:
@@ -342,10 +335,12 @@ def null_log(
     rng = np.random.default_rng([seed, round(share * 10), phrases])
     numbers = plan(rng, prompts, rollouts, slots, share)
     pool = [template(rng, int(rng.integers(12, 19))) for _ in range(phrases)]
-    units = [
-        use(rng, pool[rng.integers(phrases)], 0.1) if phrases and rng.random() < 0.5 else chunk(rng)
-        for _ in range(numbers.max() + 1)
-    ]
+    units: list[Unit] = []
+    for _ in range(numbers.max() + 1):
+        if phrases and rng.random() < 0.5:
+            units.append(use(rng, pool[rng.integers(phrases)], 0.1))
+        else:
+            units += chunks(rng, 1)
     endings = [use(rng, pool[0], 0.1) for _ in range(prompts * rollouts)] if phrases else None
     text = lay_out(numbers, units, endings)
 
@@ -388,7 +383,7 @@ def singled_log(seed: int, *, by_context: bool, types: int = 40, prompts: int = 
     for token in ids:
         phrase = put(rng, template(rng, 14), token, HARD, 1)
         units += [use(rng, phrase, 0.05, stays_hard=0.8) for _ in range(uses)]
-    units += [chunk(rng) for _ in range(numbers.max() + 1 - len(units))]
+    units += chunks(rng, numbers.max() + 1 - len(units))
     assert len(units) == numbers.max() + 1
     text = lay_out(numbers, [units[k] for k in rng.permutation(len(units))])
     held = np.bincount(text.token, minlength=BACKGROUND + types)

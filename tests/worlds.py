@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import pandas as pd
 
 from tests import planted
 from tests.paths import SAMPLE
@@ -45,24 +44,31 @@ def text(rng: np.random.Generator, shape: Shape) -> tuple[Text, Array]:
     topic_of_prompt = rng.integers(0, shape.topics, shape.prompts)
     owner = np.zeros(numbers.max() + 1, dtype=int)
     owner[numbers.reshape(shape.prompts, -1)] = np.arange(shape.prompts)[:, None]
-    words = [
+    words = np.array([
         np.concatenate([np.arange(COMMON), COMMON + rng.permutation(planted.BACKGROUND - COMMON)])
         for _ in range(shape.topics)
-    ]
-    pool = [
-        [planted.template(rng, int(rng.integers(12, 19))) for _ in range(shape.phrases)]
-        for _ in range(shape.topics)
-    ]
-    units: list[Unit] = []
-    for topic in topic_of_prompt[owner]:
-        phrase = shape.phrases and rng.random() < 0.5
-        unit = (
-            planted.use(rng, pool[topic][rng.integers(shape.phrases)], 0.1)
-            if phrase
-            else planted.chunk(rng)
-        )
-        units.append((words[topic][unit[0]], unit[1]))
-    return planted.lay_out(numbers, units), topic_of_prompt
+    ])  # fmt: skip
+    topic_U = topic_of_prompt[owner]
+    size_U = np.full(len(owner), 15)
+    phrase_U = np.zeros(len(owner), dtype=int)
+    recurs_U = np.zeros(len(owner), dtype=bool)
+    size_L = np.zeros(1, dtype=int)
+    if shape.phrases:
+        recurs_U = rng.random(len(owner)) < 0.5
+        phrase_U = topic_U * shape.phrases + rng.integers(0, shape.phrases, len(owner))
+        size_L = rng.integers(12, 19, shape.topics * shape.phrases)
+        size_U[recurs_U] = size_L[phrase_U[recurs_U]]
+    phrases = planted.zipf(rng, int(size_L.sum()))
+    recurs_F, topic_F = np.repeat(recurs_U, size_U), np.repeat(topic_U, size_U)
+    token_F = planted.zipf(rng, len(topic_F))
+    # One in ten places of a phrase is replaced at each use.
+    kept = np.flatnonzero(recurs_F & (rng.random(len(topic_F)) >= 0.1))
+    start_F = np.repeat(
+        (np.cumsum(size_L) - size_L)[phrase_U] - (np.cumsum(size_U) - size_U), size_U
+    )
+    token_F[kept] = phrases[start_F[kept] + kept]
+    mark_F = np.where(recurs_F, planted.PHRASE, planted.PLAIN)
+    return planted.lay_out_flat(numbers, words[topic_F, token_F], mark_F, size_U), topic_of_prompt
 
 
 def normals(rng: np.random.Generator, text: Text, shared: float = 0.9) -> Array:
@@ -172,7 +178,7 @@ def _runs(seed: int) -> PlantedLog:
 
 
 @lru_cache(maxsize=1)
-def _sample() -> tuple[Text, Array, Array]:
+def sample() -> tuple[Text, Array, Array]:
     """Text of the sample's fixed set, and its losses at the first and the last step."""
     import rocktok
     from rocktok.engine.passes import Engine
@@ -214,7 +220,7 @@ class _Rows:
 def _shuffled_sample(seed: int, persistent: bool) -> PlantedLog:
     """The sample's text, its losses dealt out anew: with both steps together, or each apart."""
     rng = np.random.default_rng([seed, 6])
-    words, before, after = _sample()
+    words, before, after = sample()
     order = rng.permutation(len(before))
     other = order if persistent else rng.permutation(len(before))
     return planted.as_log(words, before[order], after[other], {})
@@ -252,6 +258,18 @@ NULL_WORLDS = {
 }
 
 
+def shuffled_within_types(
+    rng: np.random.Generator, token_N: Array, *losses: Array
+) -> tuple[Array, ...]:
+    """Losses dealt out anew among the occurrences of each type, those of one position together."""
+    at = np.argsort(token_N, kind="stable")
+    drawn = np.lexsort((rng.random(len(token_N)), token_N))
+    dealt = tuple(np.empty_like(loss_N) for loss_N in losses)
+    for new_N, loss_N in zip(dealt, losses, strict=True):
+        new_N[at] = loss_N[drawn]
+    return dealt
+
+
 # --- planted rocks -----------------------------------------------------------------------------
 
 
@@ -284,7 +302,7 @@ def planted_rocks(seed: int, prompts: int, rocks: int) -> PlantedLog:
             phrase = planted.put(rng, words, token, mark, 1)
             uses = int(rng.integers(*how.rare_uses, endpoint=True))
             units += [planted.use(rng, phrase, how.noise, how.stays_hard) for _ in range(uses)]
-    units += [planted.chunk(rng) for _ in range(numbers.max() + 1 - len(units))]
+    units += planted.chunks(rng, numbers.max() + 1 - len(units))
     words = planted.lay_out(numbers, [units[k] for k in rng.permutation(len(units))])
     wanted = {
         token: round(share * len(words.token))
@@ -307,13 +325,28 @@ def planted_rocks(seed: int, prompts: int, rocks: int) -> PlantedLog:
     return planted.as_log(words, *planted.losses(rng, words, nats[words.token]), kinds)
 
 
+def many_short_prompts(seed: int, prompts: int = 5_000, rocks: int = 8) -> PlantedLog:
+    """More prompts than are told apart: one sequence of 6 tokens each, of 150 types alike.
+
+    Each rock is hard in a phrase of its own, which 40 prompts use; others in a tenth of all places,
+    twice as often in every third prompt.
+    """
+    rng = np.random.default_rng([seed, prompts, rocks, 8])
+    token = rng.integers(0, 150, (prompts, 6))
+    hard = rng.random((prompts, 6)) < np.where(np.arange(prompts) % 3 == 0, 0.16, 0.08)[:, None]
+    ids = np.arange(200, 200 + rocks)
+    used = rng.permutation(prompts)[: 40 * rocks].reshape(rocks, 40)
+    for rock, at in zip(ids, used, strict=True):
+        token[at] = rng.integers(0, 150, 6)
+        token[at, 3], hard[at, 3] = rock, rng.random(40) < 0.9
+    number = np.arange(prompts * 6)
+    place = np.zeros(len(number))
+    words = Text(token.ravel(), place, number, number // 6, number // 6, number % 6)
+    losses = [
+        np.where(hard.ravel(), rng.uniform(1, 3, len(number)), rng.uniform(0, 0.5, len(number)))
+        for _ in range(2)
+    ]
+    return planted.as_log(words, *(x.astype(np.float32) for x in losses), {"rocks": ids.tolist()})
+
+
 PLANTED_WORLDS = [(prompts, rocks) for prompts in (60, 200) for rocks in (10, 17, 30, 100)]
-
-
-def frame_of(log: PlantedLog) -> pd.DataFrame:
-    """Rows of a log, both steps joined, with prompts."""
-    first, last = (part.reset_index(drop=True) for _, part in log.rows.groupby("step"))
-    first["loss_post"] = last["loss"]
-    prompts = log.sequences.set_index("sequence_id")["prompt_id"]
-    first["prompt"] = first["sequence_id"].map(prompts)
-    return first.rename(columns={"loss": "loss_pre"})

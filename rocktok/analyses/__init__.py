@@ -56,7 +56,7 @@ ANALYSES = (
     _entry("controls", "What rocks are fairly compared with, and how well it is balanced.",
            "analyses.controls.passes"),
     _entry("stability",
-           "Whether another sample of prompts would pick the same tokens, and the cutoff.",
+           "How sure the rocks are: whether half of the prompts would name the same.",
            "analyses.stability.passes"),
 )  # fmt: skip
 

@@ -165,14 +165,16 @@ def top_option(function: F) -> F:
     )(function)
 
 
-def replicates_option(default: int = 1000) -> Callable[[F], F]:
-    """--replicates."""
+def replicates_option(
+    default: int = 1000, text: str = "Replicates of the bootstrap over prompts."
+) -> Callable[[F], F]:
+    """--replicates; `text`: what they are of."""
     return click.option(
         "--replicates",
         type=int,
         default=default,
         show_default=True,
-        help="Replicates of the bootstrap over prompts.",
+        help=text,
     )
 
 

@@ -50,10 +50,12 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "off"]),
     default="auto",
     show_default=True,
-    help="`off` leaves out the rankings of `detect`.",
+    help="`off` leaves out `detect`: tested rocks, and its rankings.",
 )
 @options.top_option
-@options.replicates_option(200)
+@options.replicates_option(
+    200, "Replicates of the bootstrap over prompts, and half-samples that name rocks again."
+)
 @job_options()
 def stability_command(
     job: Job,
@@ -68,10 +70,11 @@ def stability_command(
     replicates: int,
     seed: int,
 ) -> None:
-    """Say whether another sample of LOG's prompts would pick the same tokens.
+    """Say how sure the rocks of LOG are: whether half of its prompts would name the same.
 
-    Overlap between disjoint halves of the prompts and between nested subsamples, inclusion
-    probabilities and rank intervals, the loss covered, and twelve scores compared.
+    Share of half-samples of the prompts that name each rock again, and replication in the other
+    half; then, for lists by Rock Score, the overlap of samples, the loss covered, and twelve scores
+    compared.
     """
     from rocktok.analyses.stability.passes import stability
 

@@ -24,8 +24,8 @@ from rocktok.analyses.detect.passes import run_detect
 from rocktok.analyses.detect.persistence import PersistentWindows, of_type, sample_limits
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
-from rocktok.analyses.stability.passes import stability
-from rocktok.analyses.stability.result import StabilityResult
+from rocktok.analyses.stability.passes import run_stability
+from rocktok.analyses.stability.result import StabilityParams, StabilityResult
 from rocktok.analyses.stagnation.passes import stagnation
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.engine.passes import Engine
@@ -59,8 +59,8 @@ from rocktok.report.text_view import Texts, sequence_texts
 from rocktok.stats.arrays import padded
 from rocktok.stats.sums import TypeSums
 
-#: Types by Rock Score whose inclusion probability is asked for.
-INCLUSIONS = 5_000
+#: Types by Rock Score that are drawn again.
+RANKED = 5_000
 
 
 @public
@@ -334,10 +334,13 @@ class _Report:
             )  # fmt: skip
         samples = progress.allowed(
             "stability",
-            "whether another sample would pick the same",
-            lambda: stability(
-                log, step=post, context="off", top=INCLUSIONS, table=table, seed=options.seed,
-                engine=engine,
+            "whether half of the prompts would name the same rocks",
+            lambda: run_stability(
+                log,
+                StabilityParams(
+                    step=post, context="off", top=RANKED, table=table, seed=options.seed
+                ),
+                engine=engine, detection=detection,
             ),
         )  # fmt: skip
         return _Others(shares, curves, samples)

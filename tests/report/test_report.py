@@ -326,7 +326,7 @@ def test_files(files: dict[str, bytes], sample: ReportResult) -> None:
     assert all(files[n].startswith(b"<?xml") for n in files if n.startswith("figures/"))
     assert len(files["report.html"]) < 5_000_000
     content = json.loads(files["report.json"])
-    assert content["schema"] == "rocktok.report/2"
+    assert content["schema"] == "rocktok.report/3"
     assert set(content["figures"]) == {n[8:-4] for n in files if n.startswith("figures/")}
     assert content["summary"] == summary(sample)
     assert content["log"]["passes"] == sample.log["passes"]
@@ -570,7 +570,9 @@ def test_one_prompt(tmp_path: Path) -> None:
     one = {**sequence_rows(range(30)), "prompt_id": ["p"] * 30}
     write_by_hand(tmp_path, one, "all", "sequences")
     content, _ = _lacks(tmp_path)
-    assert "whether another sample would pick the same" in {r["what"] for r in content["missing"]}
+    assert "whether half of the prompts would name the same rocks" in {
+        r["what"] for r in content["missing"]
+    }
 
 
 # -- wrong input ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from rocktok.analyses.detect.clusters import Clusters
 from rocktok.analyses.detect.null import null_threshold
 from rocktok.analyses.detect.persistence import Choice, PersistentWindows, of_type, sample_limits
 from rocktok.analyses.detect.similarity import Similarity, Windows, labels, partner_counts
-from rocktok.analyses.detect.tested import context_votes
+from rocktok.analyses.detect.tested import ClusterCounts, context_counts
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import distinct
 
@@ -41,6 +41,7 @@ class Context:
         interval: 95%, of the share of the persistent occurrences that is retained.
         voters, votes: clusters of prompts with judged occurrences, and the sum over these of the
             retained share; 0 where no rule asks.
+        by_cluster: of these; None where no rule asks, and in a summary.
     """
 
     persistent: int
@@ -57,6 +58,7 @@ class Context:
     interval: tuple[float, float] | None = None
     voters: int = 0
     votes: float = 0.0
+    by_cluster: ClusterCounts | None = None
 
     @property
     def sampled(self) -> bool:
@@ -80,7 +82,7 @@ class Context:
 
     def summary(self) -> Context:
         """The same without what grows with the occurrences."""
-        return replace(self, hit_sequences=None, hit_positions=None)
+        return replace(self, hit_sequences=None, hit_positions=None, by_cluster=None)
 
 
 def surprisal(count_V: Array) -> Array:
@@ -168,9 +170,9 @@ class ContextRule:
         if retained is None:
             return context
         retained_M = retained.retained_M
-        voters, votes = 0, 0.0
+        counts = None
         if self.clusters is not None:
-            voters, votes = context_votes(self.clusters.of(rows["prompt"]), retained_M)
+            counts = context_counts(self.clusters.of(rows["prompt"]), retained_M)
         context = replace(
             context,
             judgeable=True,
@@ -181,8 +183,9 @@ class ContextRule:
             eta=retained.eta,
             eta_count=retained.eta_count,
             null_distance=distance,
-            voters=voters,
-            votes=votes,
+            voters=0 if counts is None else len(counts.cluster_C),
+            votes=0.0 if counts is None else counts.votes,
+            by_cluster=counts,
         )
         return replace(context, interval=share_interval(context)) if context.sampled else context
 

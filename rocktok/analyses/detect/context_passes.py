@@ -112,6 +112,17 @@ class Contexts:
         rounds = self._rounds(types, order, choice, windows, unfilled)
         return replace(types, context=analysis.walk(types, self.params, rounds))
 
+    def of_types(self, types: TypeTable, places: list[int]) -> dict[int, Context]:
+        """Contexts of the types at some places, whether `judged` judged them or not.
+
+        Passes over their windows alone; none where there are no places.
+        """
+        free = None if self.null is None else self.null.free
+        # Filled in the first round of windows, if there was one.
+        empty = free is not None and not any(pool.seen for pool in free.pools.values())
+        rounds = self._rounds(types, places, self.thresholds, None, free if empty else None)
+        return dict(zip(places, rounds, strict=True))
+
     def _rounds(
         self,
         types: TypeTable,

@@ -130,15 +130,35 @@ class Recurrence:
     retained: float
 
 
-def context_votes(cluster_M: Array, retained_M: Array) -> tuple[int, float]:
-    """Clusters that hold judged occurrences, and the sum of the retained share in each."""
+@dataclass(frozen=True)
+class ClusterCounts:
+    """Judged occurrences of a type, and retained ones among them, in each cluster that holds any.
+
+    `cluster_C` ascends.
+    """
+
+    cluster_C: Array
+    judged_C: Array
+    retained_C: Array
+
+    @property
+    def votes(self) -> float:
+        """Sum over the clusters of the retained share in each."""
+        share_C = self.retained_C / self.judged_C
+        return float(np.cumsum(share_C)[-1]) if len(share_C) else 0.0
+
+
+def context_counts(cluster_M: Array, retained_M: Array) -> ClusterCounts:
+    """By cluster, from the cluster of each judged occurrence and whether it is retained."""
     order = np.argsort(cluster_M, kind="stable")
-    starts = run_starts(cluster_M[order])
+    sorted_M = cluster_M[order]
+    starts = run_starts(sorted_M)
     if len(starts) == 0:
-        return 0, 0.0
+        none = np.zeros(0, np.int64)
+        return ClusterCounts(none, none, none)
     judged_C = np.diff(np.append(starts, len(order)))
-    share_C = np.add.reduceat(retained_M[order].astype(np.int64), starts) / judged_C
-    return len(starts), float(np.cumsum(share_C)[-1])
+    retained_C = np.add.reduceat(retained_M[order].astype(np.int64), starts)
+    return ClusterCounts(sorted_M[starts], judged_C, retained_C)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Votes:
     Attributes:
         token_T: token ids of the types, ascending.
         type_E: place of the pair's type in it.
+        cluster_E: its cluster.
         rows_E, hard_E: occurrences, and persistent ones.
         chance_E: expected share of persistent ones; NaN where the cluster holds nothing else, and
             so has no vote.
@@ -47,6 +48,7 @@ class Votes:
 
     token_T: Array
     type_E: Array
+    cluster_E: Array
     rows_E: Array
     hard_E: Array
     chance_E: Array
@@ -56,9 +58,10 @@ class Expected(Protocol):
     """What a prompt and a place let expect of an occurrence, and how occurrences are summed.
 
     `token_T`: all types seen; `loss_T`: mean loss at post of their persistent occurrences;
-    `bound_T`: type and place cannot be told apart; `columns`: sums of a key.
+    `bound_T`: type and place cannot be told apart; `columns`: sums of a key; `clusters`: who votes.
     """
 
+    clusters: Clusters
     token_T: Array
     loss_T: Array
     bound_T: Array
@@ -69,6 +72,9 @@ class Expected(Protocol):
 
     def votes(self, key_I: Array, sum_IQ: Array) -> Votes:
         """From distinct keys, ascending, and their sums."""
+
+    def all_votes(self) -> Votes:
+        """From all occurrences."""
 
 
 def readonly(values_N: Array) -> Array:
@@ -144,7 +150,8 @@ class OnePassExpected:
         ratio_E = np.bincount(number_I, ratio_I, len(starts)) / sum_EQ[:, 0]
         rate_E = self.rate_E[np.searchsorted(self.pair_E, pair_E)]
         chance_E = np.minimum(1.0, rate_E * ratio_E)
-        return Votes(self.token_T, type_E, sum_EQ[:, 0], sum_EQ[:, 1], chance_E)
+        cluster_E = pair_E % self.clusters.count
+        return Votes(self.token_T, type_E, cluster_E, sum_EQ[:, 0], sum_EQ[:, 1], chance_E)
 
 
 class TwoPassExpected:
@@ -245,7 +252,8 @@ class TwoPassExpected:
         mean_E = sum_IQ[:, 2] / 2**_CHANCE_BITS / sum_IQ[:, 0]
         factor_E = self._factor_E[np.searchsorted(self._all[0], key_I)]
         chance_E = np.minimum(1.0, mean_E * factor_E)
-        return Votes(self.token_T, type_E, sum_IQ[:, 0], sum_IQ[:, 1], chance_E)
+        cluster_E = key_I % self.clusters.count
+        return Votes(self.token_T, type_E, cluster_E, sum_IQ[:, 0], sum_IQ[:, 1], chance_E)
 
 
 class OccurrenceSums:

@@ -156,7 +156,7 @@ class LogInfo(Result):
             {
                 "command": "stability",
                 "able": self.prompts != 1 and not none,
-                "why": none or (alone if self.prompts == 1 else None),
+                "why": none or (alone if self.prompts == 1 else rocks),
             },
             {"command": "controls", "able": not (none or rocks), "why": none or rocks},
         )

@@ -1,8 +1,8 @@
-"""Would another sample of prompts pick the same types: overlap of rankings, and the cutoff.
+"""Would another sample of prompts rank the same types first: overlap of rankings, the cutoff.
 
 Disjoint halves of the prompts share no text, and understate the overlap at the whole sample's
 size; nested subsamples, the paper's, share text with the whole and overstate it. Printed together
-they are a bracket. Source: arXiv 2605.09253, appendix; halves, inclusion and rank intervals ours.
+they are a bracket. Source: arXiv 2605.09253, appendix; halves, replicates and rank intervals ours.
 
 Array suffixes: B replicates; T candidate types; R repeats; K places of a ranking.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.stability.result import (
     Cutoff,
-    Inclusion,
+    FirstK,
     NestedOverlap,
     Overlap,
     RankingPair,
@@ -171,7 +171,7 @@ def recommend(rows: list[Cutoff]) -> Recommended | None:
     return {"k": best["k"], "coverage": best["coverage"], "jaccard": best["halves"]["jaccard"]}
 
 
-def inclusion(token_T: Array, sum_TB: Array, k: int) -> dict[int, Inclusion]:
+def in_first_k(token_T: Array, sum_TB: Array, k: int) -> dict[int, FirstK]:
     """Token id → share of the replicates with the type among the first k, and its 95% ranks.
 
     A type that a replicate does not hold ranks below all T there.
@@ -187,7 +187,7 @@ def inclusion(token_T: Array, sum_TB: Array, k: int) -> dict[int, Inclusion]:
     ends = np.quantile(rank_BT, [0.025, 0.975], axis=0, method="inverted_cdf")
     return {
         v: {
-            "inclusion": float((rank_BT[:, t] <= k).mean()),
+            "in_first_k": float((rank_BT[:, t] <= k).mean()),
             "rank_low": int(ends[0, t]),
             "rank_high": int(ends[1, t]),
         }

@@ -3,18 +3,21 @@
 1. sums of all types by half of the prompts, and the distinct prompts;
 2. halves, nested subsamples and bootstrap replicates of the types with the largest Rock Scores;
 3. where there is a second log, sums of all its types by half of the prompts;
-4. where there is persistence, `detect` on all prompts and on each half.
+4. where there is persistence, `detect` on all prompts, unless that was made already; its tested
+   rocks are then named again by half-samples (`rock_passes`).
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.detect.passes import detect
+from rocktok.analyses.detect.detection import Detection
+from rocktok.analyses.detect.passes import run_detect
+from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.run import LogOrPath, Run, one_half, opened, options_of, public
 from rocktok.analyses.stability.overlap import (
     CANDIDATES,
@@ -25,23 +28,23 @@ from rocktok.analyses.stability.overlap import (
     Samples,
     ablation,
     cutoff_rows,
-    inclusion,
-    jaccard_of_some,
+    in_first_k,
     ranked,
     recommend,
     score_rows,
 )
 from rocktok.analyses.stability.result import (
     Cutoff,
-    Inclusion,
+    FirstK,
     RankedType,
-    Rankings,
+    RankingPair,
     Recommended,
     SecondLog,
     StabilityOptions,
     StabilityParams,
     StabilityResult,
 )
+from rocktok.analyses.stability.rock_passes import Again, named_again, why_not
 from rocktok.analyses.stability.scores import Moments
 from rocktok.analyses.stability.subsamples import Subsamples, limits
 from rocktok.engine.choose import check_comparable
@@ -70,7 +73,7 @@ def stability(
     replicates: int = 200,
     seed: int = 0,
 ) -> StabilityResult:
-    """Whether other samples of the prompts would rank the same types first.
+    """Whether half of the prompts would name the same rocks, and rank the same types first.
 
     Args:
         log: an open log, or the path of one.
@@ -82,9 +85,10 @@ def stability(
         sizes: prompts in nested subsamples; None: 10, 20, 40, 60 and 80% of them.
         repeats: halvings, and draws of each size.
         k: cutoffs.
-        context: "auto", or "off": without `detect`'s rankings.
-        top: types to show.
-        replicates: of the bootstrap over prompts.
+        context: "auto", or "off": without `detect`, so without rocks and its rankings.
+        top: types to show by Rock Score; rocks are always shown.
+        replicates: of the bootstrap over prompts, and half-samples that name rocks (an even
+            number).
         seed: of halves, subsamples and replicates.
 
     Raises:
@@ -92,17 +96,29 @@ def stability(
         LogError: a log is damaged, or lacks what was asked, or the two cannot be compared.
     """
     params = options_of(StabilityParams, locals())
+    return run_stability(log, params, other=other, engine=engine)
+
+
+def run_stability(
+    log: LogOrPath,
+    params: StabilityParams,
+    *,
+    other: LogOrPath | None = None,
+    engine: Engine | None = None,
+    detection: Detection | None = None,
+) -> StabilityResult:
+    """`stability`; `detection`: of the same log, whose rocks are named again whatever `context`."""
     log, second = opened(log), None
     if other is not None:
         other = opened(other)
         check_comparable(log, other)
-    run = Run.begin(log, engine, table, seed)
-    step, _, notes = run.view.reference(step)
+    run = Run.begin(log, engine, params.table, params.seed)
+    step, _, notes = run.view.reference(params.step)
     source = run.source(step)
     if other is not None:
         second, more = _second(other, run)
         notes += more
-    return _Stability(run, params, source, second, notes).result()
+    return _Stability(run, params, source, second, notes, detection).result()
 
 
 def _second(other: Log, run: Run) -> tuple[Source, tuple[str, ...]]:
@@ -125,6 +141,7 @@ class _Stability:
     source: Source
     second: Source | None
     notes: tuple[str, ...]
+    detection: Detection | None
 
     def result(self) -> StabilityResult:
         """All passes."""
@@ -147,15 +164,20 @@ class _Stability:
         rows = cutoff_rows(samples, *subsamples.result(), sizes, grid, coverage, whole)
         best = recommend(rows)
         k = best["k"] if best is not None else grid[-1]
-        drawn = inclusion(subsamples.types, subsamples.replicated(), k)
+        drawn = in_first_k(subsamples.types, subsamples.replicated(), k)
         notes += _notes_on(rows, best, len(order))
         theirs, beside = self._beside()
         sided = facts.frequency_HT.any(axis=1).all()
         reason = None if sided else one_half(len(prompt_P), self.params.seed)
         if reason is not None:
             notes.append(f"no scores by halves: {reason}")
-        rankings, more = self._rankings(k, reason)
-        so_far = [*self.notes, *notes]
+        detection, no_rocks, more = self._detection(two_halves=reason is None)
+        again = None
+        if detection is not None:
+            no_rocks = why_not(detection)
+            again = named_again(detection, self.params.replicates) if no_rocks is None else None
+        rankings, of_rankings = self._rankings(detection, k)
+        so_far, more = [*self.notes, *notes], [*more, *of_rankings]
         return StabilityResult(
             log={
                 **self.run.log.identity(),
@@ -169,9 +191,11 @@ class _Stability:
                 "candidates": len(kept),
             },
             params=cast(StabilityOptions, asdict(self.params)),
+            rocks=None if again is None else again.summary,
+            no_rocks=no_rocks,
             cutoffs=tuple(rows),
             recommended=best,
-            tokens=tuple(self._tokens(facts, order, coverage, drawn, k)),
+            tokens=tuple(self._tokens(facts, order, coverage, drawn, k, again)),
             scores=tuple(score_rows(ours, theirs, k)),
             rankings=rankings,
             notes=(*so_far, *(note for note in more if note not in so_far)),
@@ -232,11 +256,22 @@ class _Stability:
         return sorted(set(asked or (max(1, round(share * prompts)) for share in SHARES)))
 
     def _tokens(
-        self, facts: TypeFacts, order: Array, coverage: Array, drawn: dict[int, Inclusion], k: int
+        self,
+        facts: TypeFacts,
+        order: Array,
+        coverage: Array,
+        drawn: dict[int, FirstK],
+        k: int,
+        again: Again | None,
     ) -> list[RankedType]:
+        """The first by Rock Score; below them rocks, and what half-samples often name."""
         rows: list[RankedType] = []
-        for rank, t in enumerate(order[: self.params.top].tolist()):
-            v, count = int(facts.token_T[t]), int(facts.frequency_HT[:, t].sum())
+        shown = set() if again is None else again.shown
+        for rank, t in enumerate(order.tolist()):
+            v = int(facts.token_T[t])
+            if rank >= self.params.top and v not in shown:
+                continue
+            count = int(facts.frequency_HT[:, t].sum())
             loss = float(facts.loss_HT[:, t].sum())
             rows.append({
                 "rank": rank + 1,
@@ -247,51 +282,47 @@ class _Stability:
                 "rock_score": loss,
                 "coverage": float(coverage[rank]),
                 "k": k,
+                "is_rock": None if again is None else v in again.rocks,
+                "inclusion": None if again is None else again.inclusion.get(v, 0.0),
+                "testable": None if again is None else again.testable.get(v, 0.0),
                 **(drawn.get(v) or _UNKNOWN),
             })  # fmt: skip
         return rows
 
-    def _rankings(self, k: int, reason: str | None) -> tuple[Rankings | None, list[str]]:
-        """`detect`'s rankings of all prompts against each other, and its rocks of both halves."""
+    def _detection(self, *, two_halves: bool) -> tuple[Detection | None, str | None, list[str]]:
+        """`detect` on all prompts, or why no rocks can be named again; and what to note of it."""
+        if self.detection is not None:
+            return self.detection, None, []
         if self.params.context == "off":
-            return None, []
-        if reason is not None:
-            return None, [f"no rankings by persistence and context: {reason}"]
-        same: dict[str, Any] = {
-            "table": self.run.table,
-            "seed": self.params.seed,
-            "rule": "top-k",
-            "top_k": k,
-        }
-        if self.params.step is not None:
-            same["post"] = self.params.step
+            return None, "`detect` was left out, by --context off", []
+        options = DetectParams(
+            table=self.run.table, seed=self.params.seed, post=self.params.step, all_types=True
+        )
         try:
-            whole = detect(self.run.log, engine=self.run.engine, all_types=True, **same)
-            reason = whole.log["no_context"]
-            sides = [] if reason else [self._rocks_of(half, same) for half in range(2)]
+            detection = run_detect(
+                self.run.log, options, engine=self.run.engine,
+                replicate="auto" if two_halves else False,
+            )  # fmt: skip
         except (DamagedError, DataError):
             raise
         except LogError as error:
             reason = f"`detect` with its defaults: {error}"
-        if reason:
-            return None, [f"no rankings by persistence and context: {reason}"]
-        pairs, notes = ablation(whole.tokens, k), list(whole.notes)
-        if any(row["jaccard"] is None for row in pairs):
-            notes.append("a ranking of `detect` without any type has no Jaccard with another")
-        rankings: Rankings = {
-            "pairs": pairs,
-            "rocks_of_halves": {
-                "k": k,
-                "first": len(sides[0]),
-                "second": len(sides[1]),
-                "jaccard": jaccard_of_some(*sides),
-            },
-        }
-        return rankings, notes
+            return None, reason, [f"no rocks, and no rankings by context: {reason}"]
+        if detection.steps.pre is None:
+            why = detection.result.log["no_context"]
+            return detection, why, [f"no rocks, and no rankings by context: {why}"]
+        return detection, None, list(detection.result.notes)
 
-    def _rocks_of(self, half: int, same: dict[str, Any]) -> Array:
-        rocks = detect(self.run.log, engine=self.run.engine, half=half, **same).rocks
-        return np.array([row["token_id"] for row in rocks], dtype=np.int64)
+    def _rankings(
+        self, detection: Detection | None, k: int
+    ) -> tuple[tuple[RankingPair, ...] | None, list[str]]:
+        """`detect`'s rankings of all types against each other; what to note of them."""
+        if detection is None or self.params.context == "off" or detection.steps.pre is None:
+            return None, []
+        pairs = tuple(ablation(detection.result.tokens, k))
+        if all(row["jaccard"] is not None for row in pairs):
+            return pairs, []
+        return pairs, ["a ranking of `detect` without any type has no Jaccard with another"]
 
 
 def _notes_on(rows: list[Cutoff], best: Recommended | None, types: int) -> list[str]:
@@ -326,4 +357,4 @@ def _list(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-_UNKNOWN: Inclusion = {"inclusion": None, "rank_low": None, "rank_high": None}
+_UNKNOWN: FirstK = {"in_first_k": None, "rank_low": None, "rank_high": None}

@@ -7,11 +7,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 from rocktok._types import LogIdentity
+from rocktok.analyses.detect.result import ReplicationRow
 from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+#: Share of the half-samples that must name a rock for it to be called stable, and any other type
+#: for it to be told of.
+STABLE, OFTEN = 0.8, 0.5
 
 
 @dataclass(frozen=True)
@@ -118,16 +124,20 @@ class Recommended(TypedDict):
     jaccard: float | None
 
 
-class Inclusion(TypedDict):
+class FirstK(TypedDict):
     """Share of the replicates with a type among the first K, and its 95% ranks."""
 
-    inclusion: float | None
+    in_first_k: float | None
     rank_low: int | None
     rank_high: int | None
 
 
-class RankedType(Inclusion):
-    """One type, by Rock Score."""
+class RankedType(FirstK):
+    """One type, by Rock Score.
+
+    `is_rock`: by the tested rule, on all prompts; `inclusion`, `testable`: share of half-samples of
+    the prompts that name it a rock, and that can test it; all None where `rocks` is.
+    """
 
     rank: int
     token_id: int
@@ -137,6 +147,9 @@ class RankedType(Inclusion):
     rock_score: float
     coverage: float
     k: int
+    is_rock: bool | None
+    inclusion: float | None
+    testable: float | None
 
 
 class ScoreRow(TypedDict):
@@ -158,48 +171,63 @@ class RankingPair(TypedDict):
     jaccard: float | None
 
 
-class RocksOfHalves(TypedDict):
-    """Rocks that `detect` finds on each half of the prompts."""
+class RocksAgain(TypedDict):
+    """How sure the set of tested rocks is.
 
-    k: int
-    first: int
-    second: int
-    jaccard: float | None
+    `rocks`: of all prompts, with `tests` types among the tests; `samples`: half-samples, of
+    `prompts` prompts each, or of so many groups of them where `grouped`; `mean_rocks`: rocks of a
+    half-sample; `stable`: rocks that at least `STABLE` of the half-samples name; `rare`: other
+    rocks, that fewer than `STABLE` of them can test; `others`: types that are no rocks, but that at
+    least `OFTEN` of them name; `replication`: of the rocks of all
+    half-samples in the half beside each; `halves`: that of `detect`, which does everything anew on
+    two halves, None where it is not known.
+    """
 
-
-class Rankings(TypedDict):
-    """Rankings of `detect` against each other, and its rocks of one half against the other's."""
-
-    pairs: list[RankingPair]
-    rocks_of_halves: RocksOfHalves
+    rocks: int
+    tests: int
+    samples: int
+    prompts: int
+    grouped: bool
+    mean_rocks: float
+    stable: int
+    rare: int
+    others: int
+    replication: ReplicationRow
+    halves: ReplicationRow | None
 
 
 @dataclass(frozen=True)
 class StabilityResult(Result):
-    """Stability of the ranking by Rock Score, and of what `detect` calls rocks.
+    """How sure the tested rocks are, and how stable the ranking by Rock Score is.
 
     Attributes:
         log: identity of the log, table, step, passes, prompts; `with`: the same of a second log
             that the scores "min …" took, None where they took two halves of the prompts.
         params: every option.
+        rocks: whether half-samples of the prompts name the rocks of all of them; None where
+            `no_rocks` says why that cannot be told.
         cutoffs: one mapping per K: coverage, Jaccard and Spearman of halves and subsamples, and
             whether it may be recommended.
         recommended: the largest K whose halves agree, with its coverage; None where none do.
-        tokens: one mapping per type: rank, inclusion probability, rank interval.
+        tokens: one mapping per type: rank by Rock Score, whether it is a rock, the share of samples
+            that name it one, and of those with it among the first K. The first by Rock Score, then
+            rocks, and what half-samples often name, with lower ranks.
         scores: one mapping per score.
-        rankings: pairs of `detect`'s rankings, and of its rocks on each half; None without context.
+        rankings: pairs of `detect`'s rankings; None without context.
         notes: what a reader of the numbers must know.
     """
 
-    SCHEMA: ClassVar[str] = "rocktok.stability/1"
+    SCHEMA: ClassVar[str] = "rocktok.stability/2"
 
     log: StabilityLog
     params: StabilityOptions
+    rocks: RocksAgain | None
+    no_rocks: str | None
     cutoffs: tuple[Cutoff, ...]
     recommended: Recommended | None
     tokens: tuple[RankedType, ...]
     scores: tuple[ScoreRow, ...]
-    rankings: Rankings | None
+    rankings: tuple[RankingPair, ...] | None
     notes: tuple[str, ...]
 
     @cached_property

@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rocktok.analyses.stability.result import RankedType, StabilityResult
+from rocktok.analyses.stability.result import OFTEN, STABLE, RankedType, StabilityResult
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
 
 Row = Mapping[str, Any]
 
+_ROCKS = (
+    Field("token", text=True),
+    Field("freq"),
+    Field("loss"),
+    Field("incl."),
+    Field("testable"),
+    Field("", text=True),
+)
 _TOKENS = (
     Field("rank"),
     Field("token", text=True),
     Field("freq"),
     Field("loss"),
     Field("cover"),
-    Field("incl."),
+    Field("first K"),
     Field("ranks"),
 )
 _SCORES = (
@@ -38,26 +46,30 @@ _RANKINGS = {
 
 
 def render(result: StabilityResult) -> str:
-    """Answer, cutoffs, scores, rankings, tokens, provenance."""
+    """Answer, rocks, cutoffs, scores, rankings, tokens, provenance."""
     log, best = result.log, result.recommended
     k = best["k"] if best is not None else result.cutoffs[-1]["k"]
     sizes = [row["prompts"] for row in result.cutoffs[0]["nested"]]
     fields = (Field("K"), Field("cover"), Field("halves"), Field("least"), Field("rank r"),
               *(Field(f"n={size}") for size in sizes))  # fmt: skip
+    ranked = [row for row in result.tokens if row["rank"] <= result.params["top"]]
     parts = [
+        *rock_answer(result),
+        "",
+        *_rocks(result),
         _recommended(best, result.cutoffs, log["types"]),
         _how_sure(result.cutoffs, k, result.params["repeats"]),
-        "",
-        "Jaccard of the first K: disjoint halves (too low), nested subsamples (too high)",
+        "Jaccard of the first K by Rock Score: disjoint halves (too low), nested subsamples (too "
+        "high)",
         render_table(fields, map(_cutoff, result.cutoffs)),
         f"Scores, the first {k} by each: Jaccard of two halves, and with n·mean",
         f"min: the smaller of two {_two_logs(log['with'])}",
         render_table(_SCORES, map(_score, result.scores)),
-        *_rankings(result.rankings),
-        f"Tokens: share of replicates among the first {k}, and 95% of their ranks",
-        render_table(_TOKENS, map(_token, result.tokens)).rstrip("\n"),
+        *_rankings(result.rankings, k),
+        f"By Rock Score: share of replicates among the first {k}, and 95% of the ranks",
+        render_table(_TOKENS, map(_token, ranked)).rstrip("\n"),
     ]
-    left = log["types"] - len(result.tokens)
+    left = log["types"] - len(ranked)
     if left > 0:
         parts.append(f"… {count(left)} more (--top N)")
     parts += [
@@ -72,6 +84,74 @@ def render(result: StabilityResult) -> str:
     return "\n".join(parts) + "\n"
 
 
+def rock_answer(result: StabilityResult) -> list[str]:
+    """How sure the set of tested rocks is: one line, or two."""
+    rocks = result.rocks
+    if rocks is None:
+        return [f"Whether rocks are named again cannot be told: {result.no_rocks}."]
+    if not rocks["tests"]:
+        return ["no rock tokens to be stable: 5 prompts or more hold no type, so none is tested."]
+    held = "hashed groups of prompts" if rocks["grouped"] else "prompts"
+    each = f"{count(rocks['prompts'])} {held} each"
+    others = (
+        f"{counted(rocks['others'], 'other type')} in at least {percent(OFTEN, 0)} of them"
+        if rocks["others"]
+        else f"no other type in {percent(OFTEN, 0)} of them"
+    )
+    names = f"A half-sample names {number(rocks['mean_rocks'])} rocks on average, {others}"
+    if not rocks["rocks"]:
+        return [
+            "no rock tokens to be stable: with all prompts none of "
+            f"{count(rocks['tests'])} types is a rock",
+            f"{names} ({count(rocks['samples'])} half-samples, {each}).",
+        ]
+    share = rocks["replication"]["share"]
+    again = "" if share is None else (
+        f"; {percent(share, 0)} of a half's rocks replicate in the other half"
+    )  # fmt: skip
+    one, rare = rocks["rocks"] == 1, rocks["rare"]
+    too_rare = "" if not rare else (
+        f" ({count(rare)} of the others {'is' if rare == 1 else 'are'} too rare to be tested in as "
+        "many)"
+    )  # fmt: skip
+    return [
+        f"{count(rocks['stable'])} of {counted(rocks['rocks'], 'rock token')} "
+        f"{'is' if one else 'are'} named again in at least {percent(STABLE, 0)} of "
+        f"{count(rocks['samples'])} half-samples of the prompts{too_rare}{again}.",
+        f"{names} ({each}).",
+    ]
+
+
+def _rocks(result: StabilityResult) -> list[str]:
+    """Rocks, and what is no rock but is named often, by the share of half-samples."""
+    rows = [
+        row
+        for row in result.tokens
+        if row["is_rock"] or (row["inclusion"] is not None and row["inclusion"] >= OFTEN)
+    ]
+    if not rows:
+        return []
+    rows.sort(key=lambda row: (-(row["inclusion"] or 0.0), row["rank"]))
+    lines = [
+        "Tested rocks: share of the half-samples that name them, and that can test them",
+        render_table(_ROCKS, map(_rock, rows)).rstrip("\n"),
+    ]
+    if not all(row["is_rock"] for row in rows):
+        lines.append("+  with all prompts no rock")
+    return [*lines, ""]
+
+
+def _rock(row: Row) -> Sequence[str]:
+    return (
+        token(row["token"]),
+        count(row["frequency"]),
+        number(row["mean_loss"]),
+        _two(row["inclusion"]),
+        _two(row["testable"]),
+        "" if row["is_rock"] else "+",
+    )
+
+
 def _recommended(best: Row | None, cutoffs: Sequence[Row], types: int) -> str:
     if best is not None:
         return (
@@ -80,9 +160,15 @@ def _recommended(best: Row | None, cutoffs: Sequence[Row], types: int) -> str:
         )
     able = [row for row in cutoffs if row["eligible"]]
     if not able:
-        return f"No cutoff can be recommended: every K is above a third of the {types:,} types."
+        return (
+            "No cutoff of the Rock Score can be recommended: every K is above a third of the "
+            f"{types:,} types."
+        )
     grid = ", ".join(str(row["k"]) for row in able)
-    return f"No cutoff can be recommended: halves of the prompts do not agree at K = {grid}."
+    return (
+        "No cutoff of the Rock Score can be recommended: halves of the prompts do not agree at K = "
+        f"{grid}."
+    )
 
 
 def _how_sure(cutoffs: Sequence[Row], k: int, repeats: int) -> str:
@@ -141,18 +227,13 @@ def _score(row: Row) -> Sequence[str]:
     )
 
 
-def _rankings(found: Row | None) -> list[str]:
-    if found is None:
+def _rankings(pairs: Sequence[Row] | None, k: int) -> list[str]:
+    if pairs is None:
         return []
-    halves = found["rocks_of_halves"]
-    lines = [f"Rankings of detect, Jaccard of the first {halves['k']}"]
     fields = (Field("", text=True), Field("", text=True), Field("Jaccard"))
     cells = ((_RANKINGS[row["first"]], _RANKINGS[row["second"]], _two(row["jaccard"]))
-             for row in found["pairs"])  # fmt: skip
-    lines.append(render_table(fields, cells).rstrip("\n"))
-    sides = f"{halves['first']} and {halves['second']} rocks"
-    lines.append(f"detect on each half of the prompts: {sides}, Jaccard {_two(halves['jaccard'])}")
-    return [*lines, ""]
+             for row in pairs)  # fmt: skip
+    return [f"Rankings of detect, Jaccard of the first {k}", render_table(fields, cells)]
 
 
 def _token(row: Row) -> Sequence[str]:
@@ -163,7 +244,7 @@ def _token(row: Row) -> Sequence[str]:
         count(row["frequency"]),
         number(row["mean_loss"]),
         percent(row["coverage"]),
-        _two(row["inclusion"]),
+        _two(row["in_first_k"]),
         "–" if low is None else f"{low} to {high}",
     )
 

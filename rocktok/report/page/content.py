@@ -28,7 +28,8 @@ COLUMNS: tuple[tuple[str, str, Kind, str], ...] = (
     ("context_rock_score", "R_ctx", "number", "context Rock Score: sum of its losses × CCR, nats"),
     ("context_lift", "ctx lift", "number", "above 1: the loss singles its contexts out"),
     ("grad_share", "gradient", "percent", "of the summed gradient norms of all positions"),
-    ("inclusion", "incl.", "percent", "of samples of prompts in which it is among the first K"),
+    ("inclusion", "incl.", "percent", "of half-samples of the prompts that name it a rock"),
+    ("in_first_k", "in top K", "percent", "of samples of prompts with it among the first K"),
     ("flags", "flags", "flags", "what to know of the row; see docs/definitions.md"),
 )  # fmt: skip
 
@@ -78,8 +79,8 @@ def _columns(result: ReportResult) -> list[Column]:
     by_key = {column["key"]: column for column in columns}
     if result.stability and result.stability.tokens:
         k = result.stability.tokens[0]["k"]
-        by_key["inclusion"]["label"] = f"in top {k}"
-        by_key["inclusion"]["help"] = (
+        by_key["in_first_k"]["label"] = f"in top {k}"
+        by_key["in_first_k"]["help"] = (
             f"of samples of prompts in which it is among the first {k} by Rock Score"
         )
     if result.detect.params["persistence"] == "recalcitrant":
@@ -115,7 +116,7 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
     place = {v: i for i, v in enumerate(types["token_id"])}
     total = result.detect.totals["loss"] or 1.0
     gradient = dict(zip(types["token_id"], types.get("grad_share", ()), strict=False))
-    samples = {r["token_id"]: r["inclusion"] for r in result.stability.tokens} if (
+    samples = {row["token_id"]: row for row in result.stability.tokens} if (
         result.stability) else {}  # fmt: skip
     rows: list[tuple[int, dict[str, Cell]]] = []
     for rock in result.detect.rocks:
@@ -134,7 +135,9 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
                          "is_rock": False}))  # fmt: skip
     for v, row in rows:
         row["token"], row["cluster"] = result.token_texts[v], result.clusters[v]
-        row["grad_share"], row["inclusion"] = gradient.get(v), samples.get(v)
+        row["grad_share"], drawn = gradient.get(v), samples.get(v)
+        row["inclusion"] = drawn and drawn["inclusion"]
+        row["in_first_k"] = drawn and drawn["in_first_k"]
     return [row for _, row in rows]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.attribute.result import AttributeResult
+from rocktok.analyses.stability.result import StabilityResult
+from rocktok.analyses.stability.table import rock_answer
 from rocktok.analyses.stagnation.table import answer
 from rocktok.report.clusters import OTHER
 from rocktok.report.page.page_data import Fact, Point
@@ -238,20 +240,36 @@ def _compared(gradient: AttributeResult, test: Mapping[str, Any]) -> str:
 
 
 def _stable(result: ReportResult) -> Point | None:
-    if result.stability is None:
+    found = result.stability
+    if found is None:
         return None
-    best, cutoffs = result.stability.recommended, result.stability.cutoffs
+    if found.rocks is None:
+        return {"text": _first_by_score(found), "numbers": []}
+    numbers = []
+    if found.rocks["rocks"]:
+        share = found.rocks["replication"]["share"]
+        numbers = [
+            _fact("rocks that half-samples name again", count(found.rocks["stable"])),
+            _fact("of a half's rocks replicate in the other", percent(share, 0)),
+        ]
+    return {"text": " ".join(_sentence(line) for line in rock_answer(found)), "numbers": numbers}
+
+
+def _sentence(line: str) -> str:
+    return f"{line[0].upper()}{line[1:].rstrip('.')}."
+
+
+def _first_by_score(found: StabilityResult) -> str:
+    best, cutoffs = found.recommended, found.cutoffs
     if best is None:
-        return {
-            "text": "Two halves of the prompts do not agree on the first types by Rock Score at "
-            "any cutoff: more prompts would tell.",
-            "numbers": [],
-        }
+        return (
+            "Two halves of the prompts do not agree on the first types by Rock Score at any "
+            "cutoff: more prompts would tell."
+        )
     frequent = next(row["by_frequency"] for row in cutoffs if row["k"] == best["k"])
-    return {
-        "text": f"Two halves of the prompts agree on the first {best['k']} types by Rock Score "
+    return (
+        f"Two halves of the prompts agree on the first {best['k']} types by Rock Score "
         f"(Jaccard {number(best['jaccard'], 2)}; ranked by frequency alone {number(frequent, 2)}), "
         f"which carry {percent(best['coverage'])} of the loss; beyond that, another sample would "
-        "pick others.",
-        "numbers": [_fact("recommended K", count(best["k"]))],
-    }
+        "pick others."
+    )

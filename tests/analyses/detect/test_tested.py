@@ -123,9 +123,13 @@ def test_place_ratios_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_context_votes_by_hand() -> None:
     retained = np.array([True, False, True, True, False, False])
-    voters, votes = tested.context_votes(np.array([7, 7, 3, 9, 3, 3]), retained)
-    assert (voters, votes) == (3, pytest.approx(1 / 3 + 1 / 2 + 1))
-    assert tested.context_votes(np.zeros(0, int), np.zeros(0, bool)) == (0, 0.0)
+    counts = tested.context_counts(np.array([7, 7, 3, 9, 3, 3]), retained)
+    assert counts.cluster_C.tolist() == [3, 7, 9]
+    assert counts.judged_C.tolist() == [3, 2, 1]
+    assert counts.retained_C.tolist() == [1, 1, 1]
+    assert counts.votes == pytest.approx(1 / 3 + 1 / 2 + 1)
+    none = tested.context_counts(np.zeros(0, int), np.zeros(0, bool))
+    assert (len(none.cluster_C), none.votes) == (0, 0.0)
 
 
 def test_the_rule_by_hand() -> None:
@@ -133,6 +137,7 @@ def test_the_rule_by_hand() -> None:
     votes = Votes(
         token_T=np.array([3, 5]),
         type_E=np.repeat([0, 1], 6),
+        cluster_E=np.tile(np.arange(6), 2),
         rows_E=np.array([2] * 6 + [1] * 6),
         hard_E=np.array([2] * 6 + [1] + [0] * 5),
         chance_E=np.full(12, 0.1),
@@ -376,10 +381,10 @@ def assert_same_as_twin(
             continue
         scarce = rng.random() < 0.1
         retained_M = rng.random(len(prompt_M)) < rng.choice([0.05, 0.5, 0.9])
-        voters, share = tested.context_votes(clusters.of(prompt_M), retained_M)
+        counts = tested.context_counts(clusters.of(prompt_M), retained_M)
         hits = int(retained_M.sum())
         contexts[place] = tested.Recurrence(
-            len(prompt_M), hits, voters, share, not scarce, float(hits)
+            len(prompt_M), hits, len(counts.cluster_C), counts.votes, not scarce, float(hits)
         )
         pairs = list(zip(prompt_M.tolist(), retained_M.tolist(), strict=True))
         judged[v] = None if scarce else pairs
@@ -480,7 +485,10 @@ def test_some_prompts_alone_are_as_a_log_of_these(seed: int) -> None:
     alone: Any = sums_of([{n: x[here] for n, x in batch.items()}]).expected()
     part: Any = sums.expected(half_P)
     for name, values in vars(alone.all_votes()).items():
-        assert values.tobytes() == getattr(part.all_votes(), name).tobytes(), name
+        others = getattr(part.all_votes(), name)
+        if name == "cluster_E":
+            values, others = alone.clusters.prompt_P[values], part.clusters.prompt_P[others]
+        assert values.tobytes() == others.tobytes(), name
 
 
 def test_replication_by_hand() -> None:

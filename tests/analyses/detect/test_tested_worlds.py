@@ -19,8 +19,8 @@ from rocktok.analyses.detect.tested import hard_tests
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.log.sequences import load_prompts
-from tests import tested_twin, worlds
-from tests.evaluation import batch_of, evaluate
+from tests import planted, tested_twin, worlds
+from tests.evaluation import batch_of, evaluate, may_have_rocks
 
 QUICK = ["topics, phrases, shared rollouts", "losses rise fivefold", "16 × 30 rollouts"]
 
@@ -31,13 +31,24 @@ def logs_with_rocks(name: str, seeds: range) -> int:
     found = 0
     for seed in seeds:
         batch = batch_of(world.make(seed))
-        result = evaluate(batch, quantile_of_losses=world.quantile, most=world.most)
-        found += bool(result.told_apart)
+        if may_have_rocks(batch, quantile_of_losses=world.quantile, most=world.most):
+            result = evaluate(batch, quantile_of_losses=world.quantile, most=world.most)
+            found += bool(result.told_apart)
     return found
 
 
 def test_nothing_is_found_where_nothing_is() -> None:
     assert sum(logs_with_rocks(name, range(500_000, 500_004)) for name in QUICK) <= 1
+
+
+def test_what_cannot_pass_has_no_rocks() -> None:
+    """The short way to know a log without rocks, on logs of either kind."""
+    batches = [batch_of(worlds.NULL_WORLDS[name].make(500_010)) for name in QUICK]
+    batches += [batch_of(worlds.planted_rocks(500_010, 40, 12))]
+    for batch in batches:
+        rocks = evaluate(batch).rocks
+        assert may_have_rocks(batch) or not rocks
+    assert rocks
 
 
 @pytest.mark.long
@@ -64,6 +75,28 @@ def test_planted_rocks_are_found(most: int) -> None:
     recall, false = recall_and_false(200, 17, range(500_000, 500_002), most=most)
     assert recall >= 0.9
     assert false <= 0.05
+
+
+def test_losses_shuffled_within_types_keep_the_rocks() -> None:
+    """Rocks are types that are hard wherever they stand: which of their occurrences are is no part
+    of the test.
+    """
+    text, *losses = worlds.sample()
+    batches = [batch_of(planted.as_log(text, *losses, {}))]
+    batches += [batch_of(worlds.planted_rocks(500_000, 60, 17))]
+    for batch in batches:
+        rocks = set(evaluate(batch).rocks)
+        assert len(rocks) >= 15
+        names = ("loss_pre", "loss_post")
+        kept, new = [], []
+        for seed in range(500_000, 500_005):
+            rng = np.random.default_rng(seed)
+            dealt = worlds.shuffled_within_types(rng, batch["token_id"], *(batch[n] for n in names))
+            again = set(evaluate({**batch, **dict(zip(names, dealt, strict=True))}).rocks)
+            kept.append(len(again & rocks) / len(rocks))
+            new.append(len(again - rocks) / len(rocks))
+        assert np.mean(kept) >= 0.85
+        assert np.mean(new) <= 0.05
 
 
 @pytest.mark.long

@@ -48,6 +48,7 @@ def test_one_step_and_no_gradients(tmp_path: Path) -> None:
         "detect": scored,
         "stagnation": "fixed/ has one complete step; two or more are followed",
         "attribute": "fixed/ has no column grad_norm",
+        "stability": scored,
         "controls": scored,
     }
     able = {row["command"] for row in info.questions if row["able"]}
@@ -59,7 +60,7 @@ def test_one_step_and_no_gradients(tmp_path: Path) -> None:
 def test_rollouts_alone(tmp_path: Path) -> None:
     info = rocktok.info(write(tmp_path, frame(1), table="rollout"))
     assert info.sentence == "2 steps of rollouts; no damage was found."
-    assert set(unable(info)) == {"detect", "controls"}
+    assert set(unable(info)) == {"detect", "stability", "controls"}
 
 
 def test_one_prompt(tmp_path: Path) -> None:

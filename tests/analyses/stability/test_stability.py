@@ -19,7 +19,7 @@ from rocktok.analyses.stability.overlap import (
     Samples,
     ablation,
     cutoff_rows,
-    inclusion,
+    in_first_k,
     jaccard,
     overlap,
     recommend,
@@ -32,7 +32,7 @@ from rocktok.errors import LogError, UsageError
 from rocktok.hashing import halves, hash_rows
 from rocktok.log import LogWriter
 from rocktok.stats.bootstrap import PromptBootstrap
-from tests import gradient_logs
+from tests import gradient_logs, worlds
 from tests.analyses.attribute.test_attribute import prompt_hashes
 from tests.analyses.stagnation.test_stagnation import course, two_ranks, write
 from tests.logs import RUN, write_log
@@ -238,19 +238,20 @@ def test_what_cannot_be_recommended_is_said(tmp_path: Path) -> None:
         "the 10 types have much in common" in result.notes
     )
     assert "never recommended, above a third of the 10 types: K = 4, 10\n" in render(result)
-    all_above = render(stability(path, k=(4, 10)))
-    assert all_above.startswith(
-        "No cutoff can be recommended: every K is above a third of the 10 types.\n"
+    assert (
+        "\nNo cutoff of the Rock Score can be recommended: every K is above a third of the 10 "
+        "types.\n" in render(stability(path, k=(4, 10)))
     )
     rows = [{**row, "eligible": row["k"] < 4} for row in result.cutoffs]
     none = render(replace(result, recommended=None, cutoffs=tuple(rows)))
-    assert none.startswith(
-        "No cutoff can be recommended: halves of the prompts do not agree at K = 2, 3.\n"
+    assert (
+        "\nNo cutoff of the Rock Score can be recommended: halves of the prompts do not agree at "
+        "K = 2, 3.\n" in none
     )
     one = {"k": 3, "coverage": 0.5, "jaccard": 0.8}
-    assert replace(result, recommended=one).answer()[0] == (
-        "The first 3 types by Rock Score would be picked again: halves of the prompts agree by "
-        "0.80 (Jaccard)."
+    assert (
+        "\nThe first 3 types by Rock Score would be picked again: halves of the prompts agree by "
+        "0.80 (Jaccard).\n" in render(replace(result, recommended=one))
     )
 
 
@@ -306,12 +307,12 @@ def test_a_type_that_a_replicate_lacks_ranks_below_all() -> None:
     # Types 7 and 9 in four replicates; 9 stands in two, in one of them first.
     count = [[1, 1, 1, 1], [1, 0, 1, 0]]
     loss = [[2.0, 2.0, 2.0, 2.0], [1.0, 0.0, 3.0, 0.0]]
-    found = inclusion(np.array([7, 9]), np.array([count, loss]), 2)
-    assert found[7] == {"inclusion": 1.0, "rank_low": 1, "rank_high": 2}
-    assert found[9] == {"inclusion": 0.5, "rank_low": 1, "rank_high": 3}
+    found = in_first_k(np.array([7, 9]), np.array([count, loss]), 2)
+    assert found[7] == {"in_first_k": 1.0, "rank_low": 1, "rank_high": 2}
+    assert found[9] == {"in_first_k": 0.5, "rank_low": 1, "rank_high": 3}
     # Even where those that it does hold are negative.
     below = np.array([[[1], [0]], [[-1.0], [0.0]]])
-    assert inclusion(np.array([7, 9]), below, 1)[9]["inclusion"] == 0.0
+    assert in_first_k(np.array([7, 9]), below, 1)[9]["in_first_k"] == 0.0
 
 
 def test_an_empty_ranking_has_no_jaccard() -> None:
@@ -328,14 +329,16 @@ def test_what_detect_refuses_does_not_lose_the_rest(tmp_path: Path) -> None:
     frame.loc[frame.index % 10 != 0, "loss"] = 0.0
     path = write(tmp_path, frame)
     result = stability(path, context="auto")
-    assert result.rankings is None
-    assert (
-        "no rankings by persistence and context: `detect` with its defaults: "
+    assert result.rankings is None and result.rocks is None
+    why = (
+        "`detect` with its defaults: "
         f"{path}: a share of 0.8 of the losses at step 0 is zero or less, so the threshold would "
-        "be too; raise --quantile-pre or give --tau-pre" in result.notes
+        "be too; raise --quantile-pre or give --tau-pre"
     )
+    assert f"no rocks, and no rankings by context: {why}" in result.notes
+    assert result.answer() == [f"Whether rocks are named again cannot be told: {why}."]
     first = stability(path, context="auto", step=0)
-    said = "no rankings by persistence and context: fixed/ has no complete step before step 0"
+    said = "no rocks, and no rankings by context: fixed/ has no complete step before step 0"
     assert said in first.notes
 
 
@@ -356,9 +359,9 @@ def test_halves_bracket_from_below_and_nested_from_above() -> None:
 
 def test_rankings_of_detect(tmp_path: Path) -> None:
     result = stability(SAMPLE, context="auto")
-    pairs = result.rankings["pairs"]
+    pairs = result.rankings
     assert len(pairs) == 6
-    k = result.rankings["rocks_of_halves"]["k"]
+    k = pairs[0]["k"]
     table = rocktok.detect(rocktok.open(SAMPLE), all_types=True, top_k=k).tokens
     best = {
         name: {r["token_id"] for r in sorted(table, key=lambda r: -(r[name] or 0))[:k]}
@@ -370,6 +373,72 @@ def test_rankings_of_detect(tmp_path: Path) -> None:
     rollout = stability(SAMPLE, context="auto", table="rollout")
     assert rollout.rankings is None
     assert any("every step has its own text" in note for note in rollout.notes)
+
+
+def test_the_rocks_of_the_sample() -> None:
+    how: dict[str, Any] = {"context": "auto", "replicates": 200, "repeats": 2}
+    results = [stability(SAMPLE, engine=Engine(jobs), **how) for jobs in (1, 3)]
+    result = results[0]
+    assert result.to_json() == results[1].to_json()
+    found, rocks = result.rocks, rocktok.detect(SAMPLE)
+    tested = {row["token_id"] for row in rocks.rocks}
+    assert tested == {row["token_id"] for row in result.tokens if row["is_rock"]}
+    assert (found["rocks"], found["samples"], found["grouped"]) == (len(tested), 200, False)
+    assert found["prompts"] == result.log["prompts"] // 2
+    assert (found["tests"], found["halves"]) == (
+        rocks.totals["tests"],
+        rocks.totals["replication"],
+    )
+    by_id = {row["token_id"]: row for row in result.tokens}
+    assert found["stable"] == sum(by_id[v]["inclusion"] >= 0.8 for v in tested)
+    assert found["rare"] == sum(
+        by_id[v]["inclusion"] < 0.8 and by_id[v]["testable"] < 0.8 for v in tested
+    )
+    assert found["others"] == 0
+    assert all(0 <= row["inclusion"] <= row["testable"] <= 1 for row in result.tokens)
+    # Rocks of half of the prompts hold in the other half, whichever halves these are.
+    again = found["replication"]
+    assert again["share"] == again["hard"] / again["held"] >= 0.9
+    assert again["rocks"] == pytest.approx(found["mean_rocks"] * 200)
+    assert result.answer()[0] == (
+        "15 of 30 rock tokens are named again in at least 80% of 200 half-samples of the prompts "
+        "(12 of the others are too rare to be tested in as many); 96% of a half's rocks replicate "
+        "in the other half."
+    )
+    # Rocks are shown whatever their Rock Score.
+    few = stability(SAMPLE, context="auto", top=3)
+    assert {row["token_id"] for row in few.tokens} >= tested
+    assert [row["rank"] for row in few.tokens][:3] == [1, 2, 3]
+    # What is named often, and is no rock with all prompts, is marked.
+    tokens = [{**row, "is_rock": row["is_rock"] and row["rank"] > 1} for row in few.tokens]
+    table = render(replace(few, tokens=tuple(tokens)))
+    assert table.count("+\n") == 1
+    assert "\n+  with all prompts no rock\n" in table
+
+
+def test_noise_has_no_rocks_to_be_stable(tmp_path: Path) -> None:
+    world = worlds.NULL_WORLDS["topics, phrases, shared rollouts"]
+    path = world.make(500_000).write(tmp_path / "log")
+    code, table, _ = run(path)
+    assert code == 0
+    lines = table.splitlines()
+    assert re.match(
+        r"no rock tokens to be stable: with all prompts none of [\d,]+ types is a rock", lines[0]
+    )
+    assert lines[1] == (
+        "A half-sample names 0 rocks on average, no other type in 50% of them (200 half-samples, "
+        "50 prompts each)."
+    )
+    assert "Tested rocks:" not in table
+
+
+def test_a_log_without_persistence_has_no_rocks(tmp_path: Path) -> None:
+    result = stability(SAMPLE, context="auto", table="rollout")
+    assert result.rocks is None
+    assert "every step has its own text" in result.no_rocks
+    assert {(row["is_rock"], row["inclusion"], row["testable"]) for row in result.tokens} == {
+        (None, None, None)
+    }
 
 
 def by_type(rows: pd.DataFrame, like: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -550,19 +619,22 @@ def test_prompts_of_one_half(tmp_path: Path, prompts: int) -> None:
         "more prompts"
     )
     assert f"no scores by halves: {reason}" in result.notes
-    assert f"no rankings by persistence and context: {reason}" in result.notes
-    assert result.rankings is None
+    assert not any("replication" in note for note in result.notes)
+    assert result.rocks is not None and result.rocks["halves"] is None
+    assert result.answer() == [
+        "no rock tokens to be stable: 5 prompts or more hold no type, so none is tested."
+    ]
     assert {row["jaccard_halves"] for row in result.scores} == {None}
     # Other halvings, with other seeds, part the prompts.
     assert result.cutoffs[-1]["halves"]["jaccard"] is not None
-    assert "between halves" in result.answer()[1]
+    assert "between halves" in render(result)
 
 
 def test_as_many_types_are_shown_as_asked_for(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log", steps=(7,))
     for top in (3, 40):
         table = repr(stability(log, top=top, context="off"))
-        shown = table[table.index("Tokens: ") :]
+        shown = table[table.index("By Rock Score: ") :]
         assert len(re.findall(r"^ *\d+   't\d+'", shown, re.MULTILINE)) == top
         assert f"\n… {50 - top} more (--top N)\n" in shown
     assert "more (--top" not in repr(stability(log, top=50, context="off"))
@@ -573,7 +645,7 @@ def test_one_step_only(tmp_path: Path) -> None:
     code, table, said = run(log, "--replicates", 100, "--repeats", 4)
     assert code == 0
     assert "\nfixed/, step 7: 14 prompts, 480 positions; " in table
-    assert "rocktok: note: no rankings by persistence and context: fixed/ has no complete step " \
+    assert "rocktok: note: no rocks, and no rankings by context: fixed/ has no complete step " \
         "before step 7\n" in said  # fmt: skip
 
 
@@ -603,12 +675,15 @@ def test_the_command(tmp_path: Path) -> None:
     assert all(f"n={size}" in table for size in (5, 8, 10, 15, 20, 25, 30, 40))
     assert "one log is one training run" in table
     lines = table.splitlines()
-    assert re.match(r"The first 5 types by Rock Score would be picked again: halves of", lines[0])
-    assert re.match(r"At K = 5, 34\.1% of the loss: 0\.95 between halves \(least ", lines[1])
+    assert lines[0] == (
+        "Whether rocks are named again cannot be told: `detect` was left out, by --context off."
+    )
+    assert re.match(r"The first 5 types by Rock Score would be picked again: halves of", lines[2])
+    assert re.match(r"At K = 5, 34\.1% of the loss: 0\.95 between halves \(least ", lines[3])
     assert lines[-1] == str(SAMPLE)
-    assert max(map(len, lines[2:])) <= 80
+    assert max(map(len, lines[5:])) <= 80
     target = tmp_path / "s.json"
     assert run(SAMPLE, "--context", "off", "-o", target)[0] == 0
     found = json.loads(target.read_text())
-    assert found["schema"] == "rocktok.stability/1"
+    assert found["schema"] == "rocktok.stability/2"
     assert found["log"]["passes"] == 2

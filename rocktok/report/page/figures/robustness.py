@@ -1,4 +1,4 @@
-"""How sure the rocks are: the cutoff, and other settings."""
+"""How stable the first K by Rock Score are, and what other settings would make of the rocks."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _draw_sensitivity(ax: Axes, numbers: SensitivityNumbers) -> None:
 
 coverage = Figure(
     "coverage",
-    "Cutoff: coverage and stability",
+    "First K by Rock Score: coverage and stability",
     "For each K, the share of the loss that the first K types by Rock Score carry, and how far "
     "two samples of prompts agree on them: disjoint halves understate it, nested samples "
     "overstate it. The shade is the range over the draws.",
