@@ -17,7 +17,7 @@ from rocktok.report.positions import PositionBin
 from rocktok.report.sensitivity import RockContexts, SensitivityRow
 from rocktok.report.text_view import Texts
 
-SCHEMA = "rocktok.report/2"
+SCHEMA = "rocktok.report/3"
 
 #: Of `missing`: what a log without the same text at two steps lacks, and one with too little of it.
 PERSISTENCE = "persistence, context consistency, retained contexts, early against late loss"

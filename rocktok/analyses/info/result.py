@@ -142,6 +142,8 @@ class LogInfo(Result):
         scored = "no fixed text at two steps; record fixed_sequences, or run `rocktok rescore`"
         rocks = scored if table != "fixed" or steps < 2 else None
         one = f"{table}/ has one complete step; two or more are followed"
+        few = "types with the most loss alone: rocks need three steps of fixed text"
+        followed = few if table != "fixed" or steps < 3 else None
         norms = "grad_norm" in self.tables[table].columns
         lacking = None if norms else f"{table}/ has no column grad_norm"
         alone = "the log has one prompt; samples of prompts need two or more"
@@ -150,7 +152,7 @@ class LogInfo(Result):
             {
                 "command": "stagnation",
                 "able": steps > 1,
-                "why": none or (one if steps < 2 else None),
+                "why": none or (one if steps < 2 else followed),
             },
             {"command": "attribute", "able": norms and not none, "why": lacking or none},
             {
