@@ -12,7 +12,7 @@ Array suffixes: B replicates; T types; R supported types of the group; A other t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -20,15 +20,11 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.hashing import hash_rows
-from rocktok.stats.bootstrap import holm
 from rocktok.stats.contrasts import ratio
 from rocktok.stats.groups import TypeFacts
 
 #: Widths of the weights: of the logarithm of the first loss, and of that of the frequency.
 WIDTHS = 0.5, 1.0
-
-#: False discovery rates at which rocks are chosen: a verdict must hold at each.
-FDRS = 0.05, 0.01, 0.2
 
 #: Of the sum of the weights, on the two slopes.
 RIDGE = 0.05
@@ -44,21 +40,6 @@ REACH = 0.5
 MIN_SUPPORTED = 10
 MIN_SUPPORT = 0.5
 
-#: Level of the tests after Holm's correction.
-LEVEL = 0.05
-
-#: Values within this factor of each other count as the same.
-MARGIN = 1.1
-
-SAME = "no difference"
-NOT_COMPARABLE, DEPENDS = "not comparable", "depends on the cutoff"
-INCONCLUSIVE = "inconclusive"
-
-#: What a positive and a negative difference are called.
-Words = tuple[str, str]
-LEARNING: Words = "improve less", "improve more"
-GRADIENT: Words = "larger", "smaller"
-
 #: Replicates that are worked out together.
 _AT_ONCE = 32
 
@@ -72,7 +53,7 @@ class TypeValues:
     """What is compared, and adjusted for; NaN where a type has none.
 
     value_T, value_BT: a logarithm, such as that of the last mean loss over the first.
-    covariate_TC, covariate_BTC: logarithms of the mean loss, on other prompts, and of the count.
+    covariate_TC, covariate_BTC: logarithms of the mean loss, and of the count.
     """
 
     token_T: Array
@@ -107,22 +88,6 @@ class AdjustedContrast(TypedDict):
     loss_second: float | None
 
 
-class CutoffContrast(AdjustedContrast):
-    """The adjusted contrast of as many types as a cutoff leaves."""
-
-    cutoff: float
-    types: int
-
-
-class AdjustedComparison(AdjustedContrast):
-    """A group against all other types of like loss and frequency, and the verdict."""
-
-    first: str
-    second: str
-    verdict: str
-    cutoffs: list[CutoffContrast]
-
-
 #: Cutoff → token ids of a group, ascending; the first cutoff is the one that is shown.
 TypesByCutoff = Mapping[float, Array]
 
@@ -136,61 +101,25 @@ def types_to_measure(facts: TypeFacts, group: TypesByCutoff, seed: int) -> Array
     return np.union1d(token_T[group_T], drawn_A)
 
 
-def type_changes(token_T: Array, pre_other: Sums, pre: Sums, post: Sums) -> TypeValues:
-    """Logarithms of the ratio of mean losses, from sums at two steps.
+def type_ratios(token_T: Array, loss_other: Sums, under: Sums, over: Sums) -> TypeValues:
+    """Logarithms of the ratio of two means, given the loss.
 
-    Args:
-        token_T: the types of the sums, ascending.
-        pre_other: earlier step, on the half of the prompts that the group was chosen on.
-        pre, post: both steps, on the half that is measured. The replicates of both have the same
-            weights.
-    """
-    change_T, change_BT = (
-        _log(_mean(after)) - _log(_mean(before)) for before, after in zip(pre, post, strict=True)
-    )
-    return TypeValues(token_T, change_T, change_BT, *_covariates(pre_other, pre))
-
-
-def type_levels(token_T: Array, loss_other: Sums, quantity: Sums) -> TypeValues:
-    """Logarithms of the mean of a quantity, from sums of one step.
+    The loss is that of other prompts: its noise may be in the ratio, too.
 
     Args:
         token_T: the types of the sums, ascending.
         loss_other: losses, on the half of the prompts that the group was chosen on.
-        quantity: on the half that is measured.
+        under, over: what is divided by and what is divided, on the half that is measured, such as
+            losses at two steps. The replicates of both have the same weights.
     """
-    level_T, level_BT = (_log(_mean(sums)) for sums in quantity)
-    return TypeValues(token_T, level_T, level_BT, *_covariates(loss_other, quantity))
-
-
-def _covariates(loss_other: Sums, here: Sums) -> tuple[Array, Array]:
-    """Logarithms of the mean loss on the one half, and of the count on both: (T, 2), (B, T, 2)."""
-    covariate_TC, covariate_BTC = (
-        np.stack([_log(_mean(there)), _log(there[..., 0] + ours[..., 0])], axis=-1)
-        for there, ours in zip(loss_other, here, strict=True)
+    value_T, value_BT = (
+        _log(_mean(above)) - _log(_mean(below)) for below, above in zip(under, over, strict=True)
     )
-    return covariate_TC, covariate_BTC
-
-
-def compare_at_cutoffs(
-    values: TypeValues, group: TypesByCutoff, first: str, words: Words, seed: int
-) -> AdjustedComparison:
-    """The contrast at each cutoff, and the verdict.
-
-    Args:
-        values: of types that stand often enough on both halves of the prompts.
-        group: chosen on the half that is not measured.
-        first: name of the group.
-        words: what a positive and a negative difference are called.
-        seed: of the resamples of types.
-    """
-    rows = {cutoff: [adjusted_contrast(values, ids, seed)] for cutoff, ids in group.items()}
-    (verdict,) = verdicts(rows, words)
-    cutoffs: list[CutoffContrast] = [
-        {"cutoff": cutoff, "types": len(group[cutoff]), **row} for cutoff, (row,) in rows.items()
-    ]
-    (shown,) = next(iter(rows.values()))
-    return {"first": first, "second": "others", **shown, "verdict": verdict, "cutoffs": cutoffs}
+    covariate_TC, covariate_BTC = (
+        np.stack([_log(_mean(there)), _log(there[..., 0] + here[..., 0])], axis=-1)
+        for there, here in zip(loss_other, under, strict=True)
+    )
+    return TypeValues(token_T, value_T, value_BT, covariate_TC, covariate_BTC)
 
 
 def adjusted_contrast(values: TypeValues, group: Array, seed: int) -> AdjustedContrast:
@@ -274,7 +203,8 @@ def _excess(value_T: Array, covariate_TC: Array, first_R: Array, other_A: Array)
     x_AC = np.where(defined_A[..., None], covariate_TC[..., other_A, :], 0.0)
     x_RC = covariate_TC[..., first_R, :]
     weight_RA = _weights(x_RC, x_AC) * defined_A[..., None, :]
-    excess_R = value_T[..., first_R] - _intercepts(weight_RA @ _features(x_AC, y_A), x_RC)
+    sums_R9 = weight_RA @ _features(x_AC, y_A)
+    excess_R = value_T[..., first_R] - _intercepts(sums_R9, x_RC)
     return np.where(defined_T[..., first_R], excess_R, np.nan)
 
 
@@ -345,47 +275,3 @@ def _variance(values_B: Array) -> float:
     finite = values_B[np.isfinite(values_B)]
     enough = len(finite) >= max(2.0, 0.95 * len(values_B))
     return float(finite.var(ddof=1)) if enough else float("nan")
-
-
-def verdicts(
-    cutoffs: Mapping[float, Sequence[AdjustedContrast]], words: Words = LEARNING
-) -> list[str]:
-    """A verdict for each contrast, from the same contrasts with groups at several cutoffs.
-
-    One of the `words` needs a rejection of its sign at every cutoff, and groups that are comparable
-    at each; `no difference` needs every 90% interval within a factor of 1.1. Sets `p_holm`, over
-    the contrasts of a cutoff.
-
-    Args:
-        cutoffs: cutoff → contrasts, the same in each. The first cutoff is the one that is shown.
-        words: what a positive and a negative difference are called.
-    """
-    for rows in cutoffs.values():
-        tested = [(row, row["p"]) for row in rows if row["p"] is not None]
-        corrected = holm([p for _, p in tested])
-        for (row, _), p_holm in zip(tested, corrected, strict=True):
-            row["p_holm"] = p_holm
-    return [
-        _verdict([_outcome(row, words) for row in same], words)
-        for same in zip(*cutoffs.values(), strict=True)
-    ]
-
-
-def _verdict(outcomes: list[str], words: Words) -> str:
-    if len(set(outcomes)) == 1 or outcomes[0] == NOT_COMPARABLE:
-        return outcomes[0]
-    decided = set(words) & set(outcomes)
-    return DEPENDS if decided else INCONCLUSIVE
-
-
-def _outcome(row: AdjustedContrast, words: Words) -> str:
-    """At one cutoff."""
-    difference, high, p = row["difference"], row["high"], row["p_holm"]
-    if not row["comparable"]:
-        return NOT_COMPARABLE
-    if difference is None or high is None or p is None:
-        return INCONCLUSIVE
-    if p <= LEVEL:
-        return words[0] if difference > 0 else words[1]
-    reach90 = (high - difference) * 1.645 / 1.96
-    return SAME if abs(difference) + reach90 <= math.log(MARGIN) else INCONCLUSIVE

@@ -14,9 +14,9 @@ from rocktok.stats.adjusted import (
     TypeValues,
     _draws,
     adjusted_contrast,
-    type_changes,
-    verdicts,
+    type_ratios,
 )
+from rocktok.stats.verdicts import GRADIENT, verdicts
 
 
 def twin_difference(
@@ -185,7 +185,7 @@ def test_changes_are_taken_from_sums() -> None:
     pre_other = np.array([[4.0, 12.0], [4.0, 4.0]])
     pre = np.array([[6.0, 12.0], [1.0, 1.0]])
     post = np.array([[5.0, 5.0], [1.0, 0.0]])
-    changes = type_changes(
+    changes = type_ratios(
         np.array([3, 8]), *((sums, np.stack([sums, 2 * sums])) for sums in (pre_other, pre, post))
     )
     assert changes.value_T[0] == pytest.approx(math.log(0.5))
@@ -247,6 +247,8 @@ def test_a_verdict_holds_at_every_cutoff_or_is_none(
     rows = [row(0.3, 0.1, comparable=False) if pair is None else row(*pair) for pair in cutoffs]
     by_cutoff = {fdr: [one] for fdr, one in zip((0.05, 0.01, 0.2), rows, strict=True)}
     assert verdicts(by_cutoff) == [verdict]
+    of_gradient = {"improve less": "larger", "improve more": "smaller"}
+    assert verdicts(by_cutoff, GRADIENT) == [of_gradient.get(verdict, verdict)]
 
 
 def test_several_contrasts_are_corrected_within_a_cutoff() -> None:

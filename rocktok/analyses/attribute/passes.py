@@ -5,7 +5,7 @@
 3. each step once: sums by type, and the bootstrap of the types that are shown or in a group;
 4. for the contrasts, unless the rocks are given: `detect`'s on one half of the prompts, at the
    first two steps of fixed text;
-5. the reference step, for the contrasts.
+5. both halves of the reference step, for the contrasts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import cast
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.attribute.expected import NormByLoss, WithExpected
 from rocktok.analyses.attribute.geometry_passes import geometry_tables
 from rocktok.analyses.attribute.result import (
     AttributeOptions,
@@ -34,13 +35,7 @@ from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
-from rocktok.stats.adjusted import (
-    GRADIENT,
-    AdjustedComparison,
-    compare_at_cutoffs,
-    type_levels,
-    types_to_measure,
-)
+from rocktok.stats.adjusted import type_ratios, types_to_measure
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap
 from rocktok.stats.group_names import ROCKS
 from rocktok.stats.groups import (
@@ -52,8 +47,8 @@ from rocktok.stats.groups import (
     choose_groups,
     note_overlap,
 )
-from rocktok.stats.halves import OfHalf
 from rocktok.stats.sums import TypeSums
+from rocktok.stats.verdicts import GRADIENT, AdjustedComparison, compare_at_cutoffs
 
 #: Half of the prompts on which groups are chosen for the contrasts; these use the other.
 CHOSEN_ON = 0
@@ -340,14 +335,24 @@ class _Attribution:
         bootstrap = PromptBootstrap(groups.all_ids, self.quantities, seed, replicates)
         types = types_to_measure(facts, found.rocks, seed)
         loss_other = PromptBootstrap(types, ("", "loss"), seed, replicates)
-        gradient = PromptBootstrap(types, ("", "grad_norm"), seed, replicates)
+        norms = NormByLoss(np.unique(np.concatenate(list(found.rocks.values()))))
+        self.run.engine.run(replace(self.source, half=CHOSEN_ON), loss_other, norms)
+        curve, gradient = (
+            norms.curve(),
+            PromptBootstrap(types, ("", "expected_norm", "grad_norm"), seed, replicates),
+        )
+        able = len(found.shown) > 0 and len(curve[0]) > 0
         self.run.engine.run(
-            self.source,
-            OfHalf(CHOSEN_ON, seed, [loss_other]),
-            OfHalf(1 - CHOSEN_ON, seed, [bootstrap, gradient]),
+            replace(self.source, half=1 - CHOSEN_ON),
+            bootstrap,
+            *([WithExpected(curve, gradient)] if able else []),
         )
         adjusted = None
-        if len(found.shown):
-            levels = type_levels(gradient.types, loss_other.of_types, gradient.of_types)
-            adjusted = compare_at_cutoffs(levels, found.rocks, ROCKS.name, GRADIENT, seed)
+        if able:
+            plain_TM, drawn_BTM = gradient.of_types
+            under, over = (
+                (plain_TM[..., columns], drawn_BTM[..., columns]) for columns in ([0, 1], [0, 2])
+            )
+            ratios = type_ratios(types, loss_other.of_types, under, over)
+            adjusted = compare_at_cutoffs(ratios, found.rocks, ROCKS.name, GRADIENT, seed)
         return contrasts(bootstrap, groups, "half 0", "half 1"), adjusted

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.attribute.result import AttributeResult, TypeShares
-from rocktok.stats.adjusted import (
+from rocktok.stats.bootstrap import MIN_PROMPTS
+from rocktok.stats.group_names import LETTERS, legend
+from rocktok.stats.groups import NAMES
+from rocktok.stats.verdicts import (
     DEPENDS,
     INCONCLUSIVE,
     NOT_COMPARABLE,
     SAME,
     AdjustedComparison,
 )
-from rocktok.stats.bootstrap import MIN_PROMPTS
-from rocktok.stats.group_names import LETTERS, legend
-from rocktok.stats.groups import NAMES
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import (

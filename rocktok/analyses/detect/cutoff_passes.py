@@ -16,7 +16,7 @@ from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.log_passes import LogPasses
 from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.analyses.run import Run
-from rocktok.stats.adjusted import FDRS
+from rocktok.stats.verdicts import FDRS
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,11 @@ import numpy as np
 from rocktok.analyses.stagnation.choose import by_rock_score
 from rocktok.analyses.stagnation.loss_curves import QUANTITIES
 from rocktok.analyses.stagnation.result import StagnationParams
-from rocktok.stats.adjusted import (
-    LEARNING,
-    AdjustedComparison,
-    TypesByCutoff,
-    compare_at_cutoffs,
-    type_changes,
-    types_to_measure,
-)
+from rocktok.stats.adjusted import TypesByCutoff, type_ratios, types_to_measure
 from rocktok.stats.bootstrap import PromptBootstrap
 from rocktok.stats.groups import TypeFacts
 from rocktok.stats.halves import OfHalf
+from rocktok.stats.verdicts import LEARNING, AdjustedComparison, compare_at_cutoffs
 
 
 def high_loss_by_size(facts: TypeFacts, size: int, half: int) -> TypesByCutoff:
@@ -63,5 +57,5 @@ class AdjustedSums:
     def result(self) -> AdjustedComparison:
         """The contrast at each cutoff and the verdict, after the passes."""
         steps = (self.pre_other, self.pre, self.post)
-        changes = type_changes(self.pre.types, *(step.of_types for step in steps))
+        changes = type_ratios(self.pre.types, *(step.of_types for step in steps))
         return compare_at_cutoffs(changes, self.group, self.first, LEARNING, self.seed)

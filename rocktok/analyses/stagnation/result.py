@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, NotRequired, TypedDict
 from rocktok._types import LogIdentity
 from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
-from rocktok.stats.adjusted import AdjustedComparison
 from rocktok.stats.bootstrap import REPLICATES
 from rocktok.stats.contrasts import ContrastColumns, OverTypes
 from rocktok.stats.matching import Balance
+from rocktok.stats.verdicts import AdjustedComparison
 
 if TYPE_CHECKING:
     import pandas as pd

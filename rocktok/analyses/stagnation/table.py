@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from rocktok.analyses.stagnation.result import StagnationResult
-from rocktok.stats.adjusted import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME, AdjustedComparison
 from rocktok.stats.group_names import CONTROL, LETTERS, LOSS_CONTROL, NAMES, ROCKS, legend
+from rocktok.stats.verdicts import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME, AdjustedComparison
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
@@ -105,8 +105,8 @@ def render(result: StagnationResult) -> str:
     parts += [
         "",
         _chosen(result),
-        f"changes from step {log['pre']} to {log['post']}; {log['table']}/, {len(steps)} steps: "
-        f"{log['text']}; {log['passes']} passes",
+        f"changes from step {log['pre']} to {log['post']}",
+        f"{log['table']}/, {len(steps)} steps: {log['text']}; {log['passes']} passes",
         "one log is one training run",
         *left_out(log),
         log["path"],
