@@ -23,13 +23,6 @@ KEEPS = 0.5
 """Share of the loss that is left at the last step."""
 
 
-import os
-
-SHAPE = (
-    (lambda x: 0.4 * x**0.7) if os.environ.get("SHAPE") == "power" else (lambda x: x / (0.5 + x))
-)
-
-
 @dataclass(frozen=True)
 class World:
     """How many rocks, and what is different about them.
@@ -98,6 +91,6 @@ def _log(
     first = two.rows[two.rows["step"] == two.rows["step"].iloc[0]]
     parts = []
     for step, loss in zip(STEPS, losses, strict=True):
-        norm = gradient * SHAPE(loss) * rng.lognormal(0.0, 0.3, len(loss))
+        norm = gradient * loss / (0.5 + loss) * rng.lognormal(0.0, 0.3, len(loss))
         parts.append(first.assign(step=np.int32(step), loss=loss, grad_norm=norm.astype("f4")))
     return PlantedLog(pd.concat(parts, ignore_index=True), two.sequences, kinds)

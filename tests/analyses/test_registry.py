@@ -82,7 +82,7 @@ def test_report_is_a_function_though_a_package_has_its_name(before: str) -> None
     assert done.stdout.splitlines() == [
         "log",
         "report() missing 1 required positional argument: 'log'",
-        "rocktok.report/2 True",
+        "rocktok.report/3 True",
     ]
 
 

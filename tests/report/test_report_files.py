@@ -20,7 +20,7 @@ from tests.processes import run_command as run
 
 #: An older report, as small as one can be.
 REPORT = {
-    "report.json": b'{"schema": "rocktok.report/2"}',
+    "report.json": b'{"schema": "rocktok.report/3"}',
     "report.html": b"old",
     "figures/funnel.svg": b"old",
     "tables/tokens.csv": b"old",
