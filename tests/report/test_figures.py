@@ -114,8 +114,8 @@ def test_coverage_and_stagnation(sample: ReportResult) -> None:
     drawn = lines(figures.coverage(sample), "loss covered").get_data()
     assert list(drawn[0]) == [row["k"] for row in sample.stability.cutoffs]
     assert list(drawn[1]) == [row["coverage"] for row in sample.stability.cutoffs]
-    for group, label in (("rocks", "rocks"), ("high_loss", "high loss")):
-        line = lines(figures.stagnation(sample), label).get_data()
+    for group, text in (("rocks", "rocks"), ("high_loss", "high loss")):
+        line = lines(figures.stagnation(sample), text).get_data()
         curve = [row for row in sample.stagnation.curves if row["group"] == group]
         assert list(line[0]) == [row["step"] for row in curve]
         assert list(line[1]) == [row["loss"] for row in curve]
