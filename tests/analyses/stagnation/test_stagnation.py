@@ -871,28 +871,26 @@ def test_rocks_that_were_given_or_chosen_at_the_last_step_have_no_adjusted_contr
 
 
 @pytest.fixture(scope="module")
-def planted_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlantedLog, Path]:
-    """Rocks keep 1.5 times as much of their loss, and have 1.5 times the gradient for it."""
-    log = learning_log(0, World(keeps=1.5, gradient=1.5))
-    return log, log.write(tmp_path_factory.mktemp("planted") / "log")
+def planted_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlantedLog, Path, Any]:
+    """Rocks keep 1.5 times as much of their loss: the log, where it is, and what is said of it."""
+    log = learning_log(0, World(keeps=1.5))
+    path = log.write(tmp_path_factory.mktemp("planted") / "log")
+    return log, path, rocktok.stagnation(path, replicates=200)
 
 
 def test_rocks_are_those_of_detect_on_half_of_the_prompts_at_the_first_two_steps(
-    planted_run: tuple[PlantedLog, Path],
+    planted_run: tuple[PlantedLog, Path, Any],
 ) -> None:
-    log, path = planted_run
-    result = rocktok.stagnation(path, replicates=100)
+    log, path, result = planted_run
     assert (result.log["first"], result.log["no_rocks"]) == ("rocks", None)
     assert (result.log["selected_at"], result.log["pre"], result.log["post"]) == (
         [0, 100], 100, 1000
     )  # fmt: skip
-    for row in result.adjusted["cutoffs"]:
-        found = rocktok.detect(path, half=0, pre=0, post=100, fdr=row["cutoff"])
-        ids = {token["token_id"] for token in found.rocks}
-        assert row["types"] == len(ids)
-        if row["cutoff"] == 0.05:
-            assert set(result.members["rocks"]) == ids
-            assert len(ids & set(log.kinds["rocks"])) >= 0.9 * len(log.kinds["rocks"])
+    assert [row["cutoff"] for row in result.adjusted["cutoffs"]] == [0.05, 0.01, 0.2]
+    found = rocktok.detect(path, half=0, pre=0, post=100)
+    ids = {token["token_id"] for token in found.rocks}
+    assert set(result.members["rocks"]) == ids
+    assert len(ids & set(log.kinds["rocks"])) >= 0.9 * len(log.kinds["rocks"])
     # The types with the most loss are as many, and another set.
     assert len(result.members["high_loss"]) == len(result.members["rocks"])
     assert set(result.members["high_loss"]) != set(result.members["rocks"])
@@ -900,10 +898,9 @@ def test_rocks_are_those_of_detect_on_half_of_the_prompts_at_the_first_two_steps
 
 
 def test_rocks_that_keep_more_of_their_loss_improve_less(
-    planted_run: tuple[PlantedLog, Path],
+    planted_run: tuple[PlantedLog, Path, Any],
 ) -> None:
-    log, path = planted_run
-    result = rocktok.stagnation(path, replicates=200)
+    log, path, result = planted_run
     assert result.adjusted["verdict"] == "improve less"
     assert abs(result.adjusted["difference"] - math.log(1.5)) < 0.1
     ours = set(result.members["rocks"])
@@ -920,7 +917,7 @@ def test_rocks_that_keep_more_of_their_loss_improve_less(
 
 
 def test_two_steps_have_no_rocks_and_say_what_would_give_some(
-    planted_run: tuple[PlantedLog, Path],
+    planted_run: tuple[PlantedLog, Path, Any],
 ) -> None:
     result = rocktok.stagnation(planted_run[1], post=100, replicates=100)
     assert (result.members["rocks"], result.log["first"], result.log["pre"]) == ((), "high_loss", 0)
@@ -935,7 +932,17 @@ def test_two_steps_have_no_rocks_and_say_what_would_give_some(
     assert all(row["first"] == "high_loss" for row in result.tests)
 
 
-@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.long
+def test_one_search_gives_the_rocks_of_every_rate() -> None:
+    """Of the sample, where rates differ in how many they let pass."""
+    cutoffs = rocktok.stagnation(SAMPLE, replicates=100).adjusted["cutoffs"]
+    for row in cutoffs:
+        found = rocktok.detect(SAMPLE, half=0, pre=8, post=100, fdr=row["cutoff"])
+        assert row["types"] == len(found.rocks)
+    assert len({row["types"] for row in cutoffs}) == 3
+
+
+@pytest.mark.parametrize("persistent", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_losses_dealt_out_anew_have_no_rocks_and_no_verdict(
     tmp_path: Path, persistent: bool
 ) -> None:
