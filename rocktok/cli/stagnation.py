@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     old="--first",
     type=int,
     metavar="STEP",
-    help="Earlier step. Default: the first complete one.",
+    help="First step to follow. Default: the first complete one.",
 )
 @click.option(
     "--post",
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     old="--last",
     type=int,
     metavar="STEP",
-    help="Later step. Default: the last complete one.",
+    help="Last step to follow. Default: the last complete one.",
 )
 @click.option(
     "--select-at",

@@ -88,8 +88,8 @@ def stagnation(
         embeddings: the matrix that `detected` rests on, if any.
         engine: what makes the passes; default: threads on the cores this process may use.
         table: "fixed", "rollout", or "auto": fixed text where there is any.
-        pre: first step; None: the first complete one.
-        post: last step; None: the last complete one.
+        pre: first step to follow; None: the first complete one. Rocks need the one after it, too.
+        post: last step to follow; None: the last complete one.
         select_at: "first" or "last": the step at which groups are chosen.
         top_k: types of high_loss where there are no rocks, at most.
         group_size: types in high_kl and random; None: as many as there are rocks.
