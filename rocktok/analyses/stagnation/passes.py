@@ -234,9 +234,7 @@ class _Course:
             raise
 
     def _why_not_searched(self) -> str | None:
-        if self.params.select_at == "last":
-            return "no rocks: by --select-at last types are chosen by their last loss alone"
-        return why_not_searched(self.run.table, self.steps, self.options)
+        return why_not_searched(self.run.table, self.steps, self.options, self.params.select_at)
 
     def _facts(self, source: Source, text: TextHash | None) -> TypeFacts:
         collect = HalfFacts(self.params.seed, positions=True, compiled=source.large)

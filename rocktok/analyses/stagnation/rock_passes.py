@@ -30,14 +30,18 @@ class ChosenRocks:
     why_none: str | None
 
 
-def why_not_searched(table: str, steps: Sequence[int], options: DetectParams) -> str | None:
+def why_not_searched(
+    table: str, steps: Sequence[int], options: DetectParams, select_at: str
+) -> str | None:
     """Why no rocks are looked for at these steps, and what would give some; None: they are."""
+    if select_at == "last":
+        return "no rocks to follow: by --select-at last types are chosen by their last loss alone"
     if table != "fixed":
-        return f"no rocks: in {table}/ each step has its own text; {_MORE_STEPS}"
+        return f"no rocks to follow: in {table}/ each step has its own text; {_MORE_STEPS}"
     if len(steps) < STEPS_FOR_ROCKS:
-        return f"no rocks: there are two steps; {_MORE_STEPS}"
+        return f"no rocks to follow: there are two steps; {_MORE_STEPS}"
     if options.context == "off":
-        return "no rocks: persistence was switched off"
+        return "no rocks to follow: persistence was switched off"
     return None
 
 
@@ -59,14 +63,16 @@ def search_rocks(
     try:
         found = rocks_at_cutoffs(run, options, half=half, only=only, embeddings=embeddings)
     except ZeroThresholdError:
-        return ChosenRocks({}, "no rocks: too many losses are zero to tell which are high")
+        return ChosenRocks(
+            {}, "no rocks to follow: too many losses are zero to tell which are high"
+        )
     if len(found.shown):
         return ChosenRocks(found.rocks, None)
     where = f"on half of the prompts at steps {pre} and {post}"
     if found.tests is None:
-        return ChosenRocks({}, f"no rocks: no type has a score above 0 {where}")
+        return ChosenRocks({}, f"no rocks to follow: no type has a score above 0 {where}")
     return ChosenRocks(
         {},
-        f"no rocks: of the types tested {where} ({found.tests:,}) none is persistently hard in "
-        "recurring contexts beyond chance",
+        f"no rocks to follow: of the types tested {where} ({found.tests:,}) none is persistently "
+        "hard in recurring contexts beyond chance",
     )

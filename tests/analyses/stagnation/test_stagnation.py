@@ -358,7 +358,9 @@ def test_groups_of_the_last_step_are_descriptive(tmp_path: Path) -> None:
     last = frame[frame["step"] == 10].groupby("token_id")["loss"].sum()
     assert set(result.members["high_loss"]) == set(last.nlargest(3).index)
     assert (result.log["pre"], result.log["selected_at"]) == (0, [10])
-    assert result.log["no_rocks"].startswith("no rocks: by --select-at last types are chosen by")
+    assert result.log["no_rocks"].startswith(
+        "no rocks to follow: by --select-at last types are chosen by"
+    )
     assert "the types with the most loss at step 10 keep" in answer(result)[0].lower()
 
 
@@ -922,13 +924,16 @@ def test_two_steps_have_no_rocks_and_say_what_would_give_some(
     result = rocktok.stagnation(planted_run[1], post=100, replicates=100)
     assert (result.members["rocks"], result.log["first"], result.log["pre"]) == ((), "high_loss", 0)
     assert result.log["no_rocks"] == (
-        "no rocks: there are two steps; rocks are chosen at two steps of fixed text and followed "
-        "from the second to a later one: record with fixed_sequences, or score saved checkpoints "
-        "with `rocktok rescore`"
+        "no rocks to follow: there are two steps; rocks are chosen at two steps of fixed text and "
+        "followed from the second to a later one: record with fixed_sequences, or score saved "
+        "checkpoints with `rocktok rescore`"
     )
     text = render(result)
-    assert "no rocks: there are two steps; rocks are chosen at two steps of fixed text" in text
-    assert not re.search(r"(the|of) rocks\b", text.split("no rocks:")[0])
+    assert (
+        "no rocks to follow: there are two steps; rocks are chosen at two steps of fixed text"
+        in text
+    )
+    assert not re.search(r"(the|of) rocks\b", text.split("no rocks to follow:")[0])
     assert all(row["first"] == "high_loss" for row in result.tests)
 
 
@@ -950,8 +955,8 @@ def test_losses_dealt_out_anew_have_no_rocks_and_no_verdict(
     result = rocktok.stagnation(path, replicates=200)
     assert (result.members["rocks"], result.log["first"]) == ((), "high_loss")
     assert re.match(
-        r"no rocks: of the types tested on half of the prompts at steps 0 and 100 \(\d+\) none is "
-        "persistently hard in recurring contexts beyond chance$", result.notes[0]
+        r"no rocks to follow: of the types tested on half of the prompts at steps 0 and 100 "
+        r"\(\d+\) none is persistently hard in recurring contexts beyond chance$", result.notes[0]
     )  # fmt: skip
     assert result.adjusted["verdict"] in ("inconclusive", "no difference")
     gradient = rocktok.attribute(path, replicates=200)
