@@ -928,7 +928,7 @@ def test_two_steps_have_no_rocks_and_say_what_would_give_some(
         "followed from the second to a later one: record with fixed_sequences, or score saved "
         "checkpoints with `rocktok rescore`"
     )
-    text = render(result)
+    text = " ".join(render(result).split())
     assert (
         "no rocks to follow: there are two steps; rocks are chosen at two steps of fixed text"
         in text
