@@ -17,6 +17,7 @@ from rocktok.engine.source import Source
 from rocktok.log import open_log
 from rocktok.log.catalogue import Log
 from rocktok.log.sequences import Prompts, load_prompts
+from rocktok.stats.sums import DistinctValues
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,6 +78,12 @@ class Run:
     ) -> Source:
         """Rows at `post`, or of the sequences that stand at `pre` too, joined."""
         return Source(self.log, self.table, pre, post, self.prompts, half, self.seed, only)
+
+    def why_one_half(self, source: Source) -> str:
+        """`one_half`, of the prompts of some rows; a pass."""
+        prompts = DistinctValues("prompt")
+        self.engine.run(source, prompts)
+        return one_half(len(prompts.result()), self.seed)
 
 
 def one_half(prompts: int, seed: int) -> str:

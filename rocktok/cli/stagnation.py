@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("stagnation")
-@options.rocks_option("the largest Rock Scores at the first step")
+@options.rocks_option("rocks of half of the prompts at the first two steps")
 @options.controls_options
 @options.table_option
 @click.option(
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     old="--first",
     type=int,
     metavar="STEP",
-    help="Earlier step. Default: the first complete one.",
+    help="First step to follow. Default: the first complete one.",
 )
 @click.option(
     "--post",
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     old="--last",
     type=int,
     metavar="STEP",
-    help="Later step. Default: the last complete one.",
+    help="Last step to follow. Default: the last complete one.",
 )
 @click.option(
     "--select-at",
@@ -45,7 +45,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Step at which groups are chosen. `last` is descriptive: conditioned on the outcome.",
 )
-@options.top_k_option
+@click.option(
+    "--top-k",
+    type=int,
+    default=100,
+    show_default=True,
+    help="Maximum number of types in the group high_loss where there are no rocks.",
+)
 @click.option(
     "--group-size",
     type=int,
@@ -80,8 +86,8 @@ def stagnation_command(
 ) -> None:
     """Say whether the hard tokens of LOG learn less than tokens like them.
 
-    Rocks and their controls are chosen at the first step on one half of the prompts, and their
-    losses followed on the other, with intervals from a bootstrap over prompts.
+    Rocks are found at the first two steps of fixed text on one half of the prompts, and their
+    losses followed from the second step on the other half, with intervals over prompts.
     """
     from rocktok.analyses.stagnation.passes import stagnation
 
@@ -127,4 +133,4 @@ def _check(rocks: Path | None, controls: Path | None) -> None:
         raise UsageError("--control-kind chooses among the controls of --controls; give that too")
     if asked("top_k") and (rocks or controls):
         by = "--rocks" if rocks else "--controls"
-        raise UsageError(f"--top-k is for rocks that are chosen here; {by} gives all of them")
+        raise UsageError(f"--top-k is for logs without rocks; {by} gives some")

@@ -328,7 +328,8 @@ class _Report:
                 "stagnation",
                 "whether rocks learn",
                 lambda: stagnation(
-                    log, pre=options.pre, post=options.post, top_k=options.most_rocks,
+                    log, detected=detection.result, embeddings=detection.embeddings,
+                    pre=options.pre, post=options.post, top_k=options.most_rocks,
                     replicates=replicates, table=table, seed=options.seed, engine=engine,
                 ),
             )  # fmt: skip

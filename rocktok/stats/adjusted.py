@@ -1,18 +1,18 @@
-"""Do rocks improve less than other types of like first loss and frequency: the adjusted contrast.
+"""Do rocks differ from other types of like loss and frequency: the adjusted contrast.
 
-The change of each rock is held against what a local regression over the other types predicts at the
-rock's own first loss and frequency. Its variance is that over prompts, types fixed, and that over
-types, prompts fixed: intervals from prompts alone say what these types did, not what others of
-their kind would do. First losses come from the half of the prompts on which the change is not
-measured, or noise in the first loss would be in both. Ours.
+The value of each type of a group, such as the change of its loss, is held against what a local
+regression over the other types predicts at the type's own loss and frequency. Its variance is that
+over prompts, types fixed, and that over types, prompts fixed: intervals from prompts alone say what
+these types did, not what others of their kind would do. Losses that are adjusted for come from the
+half of the prompts on which the value is not measured, or their noise would be in both. Ours.
 
-Array suffixes: B replicates; T types; R supported rocks; A other types; C covariates.
+Array suffixes: B replicates; T types; R supported types of the group; A other types; C covariates.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -20,8 +20,8 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.hashing import hash_rows
-from rocktok.stats.bootstrap import holm
 from rocktok.stats.contrasts import ratio
+from rocktok.stats.groups import TypeFacts
 
 #: Widths of the weights: of the logarithm of the first loss, and of that of the frequency.
 WIDTHS = 0.5, 1.0
@@ -29,57 +29,51 @@ WIDTHS = 0.5, 1.0
 #: Of the sum of the weights, on the two slopes.
 RIDGE = 0.05
 
-#: A rock is supported with this many other types within this distance of its log first loss.
+#: Other types at most, a seeded draw: what bounds the memory of their replicates.
+MOST_OTHERS = 1_000
+
+#: A type is supported with this many other types within this distance of its log loss.
 MIN_NEAR = 5
 REACH = 0.5
 
-#: Supported rocks that a comparison needs, and their least share of the measured rocks.
+#: Supported types that a comparison needs, and their least share of the measured ones.
 MIN_SUPPORTED = 10
 MIN_SUPPORT = 0.5
-
-#: Level of the tests after Holm's correction.
-LEVEL = 0.05
-
-#: Changes within this factor of each other count as the same.
-MARGIN = 1.1
-
-LESS, MORE, SAME = "improve less", "improve more", "no difference"
-NOT_COMPARABLE, DEPENDS = "not comparable", "depends on the cutoff"
-INCONCLUSIVE = "inconclusive"
 
 #: Replicates that are worked out together.
 _AT_ONCE = 32
 
-#: Count and sum of the loss by type: plain (T, 2), and under the weights of each replicate
+#: Count and sum of a quantity by type: plain (T, 2), and under the weights of each replicate
 #: (B, T, 2).
 Sums = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
-class TypeChanges:
+class TypeValues:
     """What is compared, and adjusted for; NaN where a type has none.
 
-    change_T, change_BT: logarithm of the mean loss at the last step over that at the first.
-    covariate_TC, covariate_BTC: logarithms of the first loss, on other prompts, and of the count.
+    value_T, value_BT: a logarithm, such as that of the last mean loss over the first.
+    covariate_TC, covariate_BTC: logarithms of the mean loss, and of the count.
     """
 
     token_T: Array
-    change_T: Array
-    change_BT: Array
+    value_T: Array
+    value_BT: Array
     covariate_TC: Array
     covariate_BTC: Array
 
     def measured_T(self) -> Array:
-        """Types that have a change and both covariates."""
-        measured_T: Array = np.isfinite(self.change_T) & np.isfinite(self.covariate_TC).all(axis=1)
+        """Types that have a value and both covariates."""
+        measured_T: Array = np.isfinite(self.value_T) & np.isfinite(self.covariate_TC).all(axis=1)
         return measured_T
 
 
 class AdjustedContrast(TypedDict):
-    """Mean excess of the rocks' change over what other types like them do; above 0: improve less.
+    """Mean excess of a group's values over those of other types like its own.
 
     `difference` is of logarithms, with a 95% interval, over the `supported` of the `measured`
-    rocks. `loss_pre_rocks`, `loss_pre_others`: mean over types of the first loss.
+    types. `loss_first`, `loss_second`: mean over the types of the group, and over the others, of
+    the mean loss that is adjusted for.
     """
 
     difference: float | None
@@ -90,43 +84,58 @@ class AdjustedContrast(TypedDict):
     measured: int
     supported: int
     comparable: bool
-    loss_pre_rocks: float | None
-    loss_pre_others: float | None
+    loss_first: float | None
+    loss_second: float | None
 
 
-def type_changes(token_T: Array, pre_other: Sums, pre: Sums, post: Sums) -> TypeChanges:
-    """Changes of types, from sums at the first step on both halves and at the last on one.
+#: Cutoff → token ids of a group, ascending; the first cutoff is the one that is shown.
+TypesByCutoff = Mapping[float, Array]
+
+
+def types_to_measure(facts: TypeFacts, group: TypesByCutoff, seed: int) -> Array:
+    """Types of any cutoff that stand often enough on both halves, and a draw of other types."""
+    token_T = facts.token_T[facts.common_T()]
+    group_T = np.isin(token_T, np.concatenate(list(group.values())))
+    other_A = token_T[~group_T]
+    drawn_A = other_A[np.argsort(hash_rows(seed, other_A), kind="stable")[:MOST_OTHERS]]
+    return np.union1d(token_T[group_T], drawn_A)
+
+
+def type_ratios(token_T: Array, loss_other: Sums, under: Sums, over: Sums) -> TypeValues:
+    """Logarithms of the ratio of two means, given the loss.
+
+    The loss is that of other prompts: its noise may be in the ratio, too.
 
     Args:
         token_T: the types of the sums, ascending.
-        pre_other: first step, on the half of the prompts that the rocks were chosen on.
-        pre, post: first and last step, on the half that is measured. The replicates of both have
-            the same weights.
+        loss_other: losses, on the half of the prompts that the group was chosen on.
+        under, over: what is divided by and what is divided, on the half that is measured, such as
+            losses at two steps. The replicates of both have the same weights.
     """
-    change_T, change_BT = (
-        _log(_mean(after)) - _log(_mean(before)) for before, after in zip(pre, post, strict=True)
+    value_T, value_BT = (
+        _log(_mean(above)) - _log(_mean(below)) for below, above in zip(under, over, strict=True)
     )
     covariate_TC, covariate_BTC = (
         np.stack([_log(_mean(there)), _log(there[..., 0] + here[..., 0])], axis=-1)
-        for there, here in zip(pre_other, pre, strict=True)
+        for there, here in zip(loss_other, under, strict=True)
     )
-    return TypeChanges(token_T, change_T, change_BT, covariate_TC, covariate_BTC)
+    return TypeValues(token_T, value_T, value_BT, covariate_TC, covariate_BTC)
 
 
-def adjusted_contrast(changes: TypeChanges, rocks: Array, seed: int) -> AdjustedContrast:
-    """Rocks against all other measured types; `p_holm` is None until `verdicts`.
+def adjusted_contrast(values: TypeValues, group: Array, seed: int) -> AdjustedContrast:
+    """A group against all other measured types; `p_holm` is None until `verdicts`.
 
     Args:
-        changes: of types that stand often enough on both halves of the prompts.
-        rocks: token ids, chosen on the half that is not measured.
+        values: of types that stand often enough on both halves of the prompts.
+        group: token ids, chosen on the half that is not measured.
         seed: of the resamples of types, as many as there are of prompts.
     """
-    measured_T, rock_T = changes.measured_T(), np.isin(changes.token_T, rocks)
-    rock_R, other_A = np.flatnonzero(measured_T & rock_T), np.flatnonzero(measured_T & ~rock_T)
-    level_T = changes.covariate_TC[:, 0]
-    near_R = (np.abs(level_T[rock_R, None] - level_T[other_A]) <= REACH).sum(axis=1)
+    measured_T, group_T = values.measured_T(), np.isin(values.token_T, group)
+    first_R, other_A = np.flatnonzero(measured_T & group_T), np.flatnonzero(measured_T & ~group_T)
+    level_T = values.covariate_TC[:, 0]
+    near_R = (np.abs(level_T[first_R, None] - level_T[other_A]) <= REACH).sum(axis=1)
     supported_R = near_R >= MIN_NEAR
-    measured, supported = len(rock_R), int(supported_R.sum())
+    measured, supported = len(first_R), int(supported_R.sum())
     row: AdjustedContrast = {
         "difference": None,
         "low": None,
@@ -136,19 +145,19 @@ def adjusted_contrast(changes: TypeChanges, rocks: Array, seed: int) -> Adjusted
         "measured": measured,
         "supported": supported,
         "comparable": supported >= max(MIN_SUPPORTED, MIN_SUPPORT * measured),
-        "loss_pre_rocks": _mean_loss(level_T[rock_R]),
-        "loss_pre_others": _mean_loss(level_T[other_A]),
+        "loss_first": _mean_loss(level_T[first_R]),
+        "loss_second": _mean_loss(level_T[other_A]),
     }
     if not supported:
         return row
-    at = rock_R[supported_R]
-    excess_R = _excess(changes.change_T, changes.covariate_TC, at, other_A)
+    at = first_R[supported_R]
+    excess_R = _excess(values.value_T, values.covariate_TC, at, other_A)
     difference = float(excess_R.mean())
     over_prompts_B = np.concatenate([
-        _mean_of_finite(_excess(change_BT, covariate_BTC, at, other_A))
-        for change_BT, covariate_BTC in _parts(changes)
+        _mean_of_finite(_excess(value_BT, covariate_BTC, at, other_A))
+        for value_BT, covariate_BTC in _parts(values)
     ])  # fmt: skip
-    over_types_B = _over_types(changes, rock_R, supported_R, other_A, seed)
+    over_types_B = _over_types(values, first_R, supported_R, other_A, seed)
     variance = _variance(over_prompts_B) + _variance(over_types_B)
     row["difference"] = difference
     if math.isfinite(variance) and variance > 0:
@@ -159,43 +168,44 @@ def adjusted_contrast(changes: TypeChanges, rocks: Array, seed: int) -> Adjusted
 
 
 def _over_types(
-    changes: TypeChanges, rock_R: Array, supported_R: Array, other_A: Array, seed: int
+    values: TypeValues, first_R: Array, supported_R: Array, other_A: Array, seed: int
 ) -> Array:
-    """(B,) differences of resampled rocks and resampled others; prompts, and so support, fixed."""
-    replicates = len(changes.change_BT)
-    at = rock_R[supported_R]
-    x_RC, x_AC = changes.covariate_TC[at], changes.covariate_TC[other_A]
-    weight_RA, y_A = _weights(x_RC, x_AC), changes.change_T[other_A]
-    drawn_BR = _draws(seed, 0, replicates, len(rock_R))[:, supported_R]
+    """(B,) differences of resampled group and resampled others; prompts, and so support, fixed."""
+    replicates = len(values.value_BT)
+    at = first_R[supported_R]
+    x_RC, x_AC = values.covariate_TC[at], values.covariate_TC[other_A]
+    weight_RA, y_A = _weights(x_RC, x_AC), values.value_T[other_A]
+    drawn_BR = _draws(seed, 0, replicates, len(first_R))[:, supported_R]
     drawn_BA = _draws(seed, 1, replicates, len(other_A)).astype(np.float64)
     # All replicates in one product: only how often each type counts differs between them.
     terms_AR9 = weight_RA.T[:, :, None] * _features(x_AC, y_A)[:, None, :]
     sums_BR9 = (drawn_BA @ terms_AR9.reshape(len(y_A), -1)).reshape(replicates, len(at), -1)
-    excess_BR = changes.change_T[at] - _intercepts(sums_BR9, x_RC)
+    excess_BR = values.value_T[at] - _intercepts(sums_BR9, x_RC)
     return ratio((drawn_BR * excess_BR).sum(axis=1), drawn_BR.sum(axis=1))
 
 
-def _parts(changes: TypeChanges) -> Iterator[tuple[Array, Array]]:
+def _parts(values: TypeValues) -> Iterator[tuple[Array, Array]]:
     """The replicates, some at a time: all their weights at once would fill the memory."""
-    for start in range(0, len(changes.change_BT), _AT_ONCE):
+    for start in range(0, len(values.value_BT), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        yield changes.change_BT[part], changes.covariate_BTC[part]
+        yield values.value_BT[part], values.covariate_BTC[part]
 
 
-def _excess(change_T: Array, covariate_TC: Array, rock_R: Array, other_A: Array) -> Array:
-    """Change of each rock less what the others predict for it: (…, R), NaN where undefined.
+def _excess(value_T: Array, covariate_TC: Array, first_R: Array, other_A: Array) -> Array:
+    """Value of each type less what the others predict for it: (…, R), NaN where undefined.
 
-    `change_T` (…, T) and `covariate_TC` (…, T, C) may have replicates in front.
+    `value_T` (…, T) and `covariate_TC` (…, T, C) may have replicates in front.
     """
-    defined_T = np.isfinite(change_T) & np.isfinite(covariate_TC).all(axis=-1)
+    defined_T = np.isfinite(value_T) & np.isfinite(covariate_TC).all(axis=-1)
     defined_A = defined_T[..., other_A]
     # What is undefined weighs nothing; its numbers must be finite all the same.
-    y_A = np.where(defined_A, change_T[..., other_A], 0.0)
+    y_A = np.where(defined_A, value_T[..., other_A], 0.0)
     x_AC = np.where(defined_A[..., None], covariate_TC[..., other_A, :], 0.0)
-    x_RC = covariate_TC[..., rock_R, :]
+    x_RC = covariate_TC[..., first_R, :]
     weight_RA = _weights(x_RC, x_AC) * defined_A[..., None, :]
-    excess_R = change_T[..., rock_R] - _intercepts(weight_RA @ _features(x_AC, y_A), x_RC)
-    return np.where(defined_T[..., rock_R], excess_R, np.nan)
+    sums_R9 = weight_RA @ _features(x_AC, y_A)
+    excess_R = value_T[..., first_R] - _intercepts(sums_R9, x_RC)
+    return np.where(defined_T[..., first_R], excess_R, np.nan)
 
 
 def _weights(x_RC: Array, x_AC: Array) -> Array:
@@ -214,10 +224,10 @@ def _features(x_AC: Array, y_A: Array) -> Array:
 
 
 def _intercepts(sums_R9: Array, x_RC: Array) -> Array:
-    """Weighted ridge regression of y on x − x of each rock: its intercepts, (…, R).
+    """Weighted ridge regression of y on x − x of each type: its intercepts, (…, R).
 
     `sums_R9`: weighted sums of `_features`, (…, R, 9). The intercept is free, so that slopes are
-    those of centred values, whatever the rock.
+    those of centred values, whatever the type.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b, y, aa, ab, bb, ay, by = np.moveaxis(sums_R9[..., 1:] / sums_R9[..., :1], -1, 0)
@@ -265,43 +275,3 @@ def _variance(values_B: Array) -> float:
     finite = values_B[np.isfinite(values_B)]
     enough = len(finite) >= max(2.0, 0.95 * len(values_B))
     return float(finite.var(ddof=1)) if enough else float("nan")
-
-
-def verdicts(cutoffs: Mapping[float, Sequence[AdjustedContrast]]) -> list[str]:
-    """A verdict for each contrast, from the same contrasts with rocks at several cutoffs.
-
-    `improve less` and `improve more` need a rejection of that sign at every cutoff, and groups that
-    are comparable at each; `no difference` needs every 90% interval within a factor of 1.1. Sets
-    `p_holm`, over the contrasts of a cutoff.
-
-    Args:
-        cutoffs: cutoff → contrasts, the same in each. The first cutoff is the one that is shown.
-    """
-    for rows in cutoffs.values():
-        tested = [(row, row["p"]) for row in rows if row["p"] is not None]
-        corrected = holm([p for _, p in tested])
-        for (row, _), p_holm in zip(tested, corrected, strict=True):
-            row["p_holm"] = p_holm
-    return [
-        _verdict([_outcome(row) for row in same]) for same in zip(*cutoffs.values(), strict=True)
-    ]
-
-
-def _verdict(outcomes: list[str]) -> str:
-    if len(set(outcomes)) == 1 or outcomes[0] == NOT_COMPARABLE:
-        return outcomes[0]
-    decided = {LESS, MORE} & set(outcomes)
-    return DEPENDS if decided else INCONCLUSIVE
-
-
-def _outcome(row: AdjustedContrast) -> str:
-    """At one cutoff."""
-    difference, high, p = row["difference"], row["high"], row["p_holm"]
-    if not row["comparable"]:
-        return NOT_COMPARABLE
-    if difference is None or high is None or p is None:
-        return INCONCLUSIVE
-    if p <= LEVEL:
-        return LESS if difference > 0 else MORE
-    reach90 = (high - difference) * 1.645 / 1.96
-    return SAME if abs(difference) + reach90 <= math.log(MARGIN) else INCONCLUSIVE

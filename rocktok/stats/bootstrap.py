@@ -120,6 +120,11 @@ class PromptBootstrap:
         self._floor.merge(other._floor)
 
     @property
+    def of_types(self) -> tuple[Array, Array]:
+        """Sums of the chosen types without all others: (T, M), and of the replicates (B, T, M)."""
+        return self.sum_TM[:-1], self.sum_BTM[:, :-1]
+
+    @property
     def enough_T(self) -> Array:
         """Which types stand in enough prompts for an interval: (T,) bool."""
         length = int(self.types.max(initial=0)) + 1

@@ -23,13 +23,17 @@ class GroupName:
 
 
 ROCKS = GroupName("rocks", "rocks", "R", "the rocks")
-HIGH_KL = GroupName("high_kl", "high KL", "h", "the hardest types that are not rocks")
+HIGH_LOSS = GroupName("high_loss", "high loss", "H", "the types with the most loss")
+HIGH_KL = GroupName("high_kl", "high KL", "k", "the hardest types that are not rocks")
 RANDOM = GroupName("random", "random", "r", "random types")
 CONTROL = GroupName("control", "control", "c", "their controls")
 LOSS_CONTROL = GroupName("loss_control", "loss control", "l", "types of like loss")
 
-#: What analyses compare, the rocks first.
-COMPARED = (ROCKS, HIGH_KL, RANDOM, CONTROL, LOSS_CONTROL)
+#: What analyses compare: groups that are asked about, then what they are held against.
+COMPARED = (ROCKS, HIGH_LOSS, HIGH_KL, RANDOM, CONTROL, LOSS_CONTROL)
+
+#: What rocks, or without any `high_loss`, are held against.
+AGAINST = tuple(group.name for group in (HIGH_KL, RANDOM, CONTROL, LOSS_CONTROL))
 
 #: Beside them in figures: no choice of types, but what is left, or all there is.
 ALL_POSITIONS = GroupName("all positions", "all positions", "", "all positions together")

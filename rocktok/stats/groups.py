@@ -1,13 +1,13 @@
 """Groups of token types that an analysis compares: rocks, and what they are fairly compared with.
 
 - `rocks`: what `detect` found.
-- `high_kl`: the largest mean loss among other types.
+- `high_kl`: the largest mean loss among other types, rare ones too.
 - `random`: a seeded draw from all other types.
 - `control`: to each rock another type of like frequency.
 
-All but the rocks have at least 20 occurrences and 5 prompts in each half of the prompts, are no
-rocks, and are as many as the rocks where there are so many. Source: arXiv 2605.09253, section 4;
-floors, matching and its caliper are ours.
+All but the rocks have at least 20 occurrences and 5 prompts in each half of the prompts, `high_kl`
+5 and 3; they are no rocks, and as many as the rocks where there are so many. Source: arXiv
+2605.09253, section 4; floors, matching and its caliper are ours.
 
 Array suffixes: T token types; H halves of the prompts.
 """
@@ -34,6 +34,10 @@ NAMES = tuple(group.name for group in (ROCKS, HIGH_KL, RANDOM, CONTROL))
 MIN_FREQUENCY = 20
 MIN_PROMPTS = 5
 
+#: Of `high_kl`, the paper's rare tokens of high loss: with the floors above it would hold none.
+RARE_FREQUENCY = 5
+RARE_PROMPTS = 3
+
 #: What the above demand of a type, in words.
 FLOORS = f"{MIN_FREQUENCY} times and in {MIN_PROMPTS} prompts in each half of the prompts"
 
@@ -58,9 +62,29 @@ class TypeFacts:
 
     def common_T(self) -> Array:
         """Types that have enough occurrences and prompts in each half."""
-        often_HT = (self.frequency_HT >= MIN_FREQUENCY) & (self.prompts_HT >= MIN_PROMPTS)
-        common_T: Array = np.all(often_HT, axis=0)
-        return common_T
+        return self._above_T(MIN_FREQUENCY, MIN_PROMPTS)
+
+    def rare_T(self) -> Array:
+        """Types that have enough occurrences and prompts in each half for `high_kl`."""
+        return self._above_T(RARE_FREQUENCY, RARE_PROMPTS)
+
+    def _above_T(self, frequency: int, prompts: int) -> Array:
+        often_HT = (self.frequency_HT >= frequency) & (self.prompts_HT >= prompts)
+        above_T: Array = np.all(often_HT, axis=0)
+        return above_T
+
+    def hardest(self, others_T: Array, half: int | None) -> Array:
+        """Places of those of some types that `high_kl` may hold, the largest mean loss first.
+
+        Args:
+            others_T: (T,) bool, the types.
+            half: of the prompts whose losses count; None: both.
+        """
+        sides = slice(None) if half is None else slice(half, half + 1)
+        able = np.flatnonzero(others_T & self.rare_T())
+        mean_A = self.loss_HT[sides].sum(axis=0)[able] / self.frequency_HT[sides].sum(axis=0)[able]
+        hardest: Array = able[np.lexsort((self.token_T[able], -mean_A))]
+        return hardest
 
 
 class HalfFacts:
@@ -151,17 +175,17 @@ def choose_groups(
     size = len(rocks) if size is None else size
     sides = slice(None) if half is None else slice(half, half + 1)
     frequency_T = facts.frequency_HT[sides].sum(axis=0)
-    loss_T = facts.loss_HT[sides].sum(axis=0)
-    able = np.flatnonzero(facts.common_T() & ~is_among(facts.token_T, rocks))
+    other_T = ~is_among(facts.token_T, rocks)
+    able = np.flatnonzero(facts.common_T() & other_T)
     token_A = facts.token_T[able]
-    by_loss = np.lexsort((token_A, -(loss_T[able] / frequency_T[able])))
+    by_loss = facts.hardest(other_T, half)
     by_hash = np.argsort(hash_rows(seed, token_A), kind="stable")
     pairs, unmatched = match_frequency(
         rocks, _counts_of(facts.token_T, frequency_T, rocks), token_A, frequency_T[able]
     )
     ids_of = {
         "rocks": rocks,
-        "high_kl": token_A[by_loss[:size]],
+        "high_kl": facts.token_T[by_loss[:size]],
         "random": token_A[by_hash[:size]],
         "control": np.array([control for _, control in pairs], dtype=np.int64),
     }

@@ -12,6 +12,7 @@ import pytest
 
 import rocktok
 from rocktok.analyses.compare.rankings import Ranking, compare_rankings
+from rocktok.stats import group_names
 from tests.paths import ROOT
 
 SAMPLE = ROOT / "sample_data" / "opd"
@@ -19,9 +20,9 @@ SAMPLE = ROOT / "sample_data" / "opd"
 #: Objects whose keys are names of the data, and what stands for these.
 NAMED = {
     "log.shards": "<table>", "log.versions": "<package>", "params": "<option>", "kinds": "<kind>",
-    "token_texts": "<id>", "members.pairs": "<group>", "members.rocks_without_control": "<group>",
+    "token_texts": "<id>", "members.pairs": "<group>", "members.without_control": "<group>",
 }  # fmt: skip
-GROUPS = {f"members.{name}" for name in ("rocks", "high_kl", "random", "control", "loss_control")}
+GROUPS = {f"members.{name}" for name in group_names.NAMES}
 
 #: Beside the keys that a result has only where it has no numbers.
 RARE = {"groups[].skipped", "tests[].skipped"}

@@ -22,11 +22,11 @@ from rocktok.stats.adjusted import (
     AdjustedContrast,
     Sums,
     adjusted_contrast,
-    type_changes,
-    verdicts,
+    type_ratios,
 )
 from rocktok.stats.bootstrap import poisson_weights
 from rocktok.stats.fdr import benjamini_hochberg
+from rocktok.stats.verdicts import verdicts
 
 TYPES, PROMPTS, POSITIONS = 240, 200, 300
 
@@ -99,7 +99,7 @@ def contrasts(world: World, seed: int, replicates: int = 1000) -> dict[float, Ad
         plain = np.stack([x.sum(axis=0) for x in pair_2], axis=-1)
         return plain, np.stack([weight_GB[here].T @ x for x in pair_2], axis=-1)
 
-    changes = type_changes(token_T, sums(second_GT, 0), sums(second_GT, 1), sums(last_GT, 1))
+    changes = type_ratios(token_T, sums(second_GT, 0), sums(second_GT, 1), sums(last_GT, 1))
     return {fdr: adjusted_contrast(changes, ids, seed) for fdr, ids in rocks.items()}
 
 

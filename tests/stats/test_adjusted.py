@@ -11,12 +11,12 @@ from scipy.stats import norm
 
 from rocktok.stats.adjusted import (
     AdjustedContrast,
-    TypeChanges,
+    TypeValues,
     _draws,
     adjusted_contrast,
-    type_changes,
-    verdicts,
+    type_ratios,
 )
+from rocktok.stats.verdicts import GRADIENT, verdicts
 
 
 def twin_difference(
@@ -44,11 +44,11 @@ def twin_difference(
     return sum(excess) / len(excess) if excess else math.nan
 
 
-def twin_contrast(changes: TypeChanges, rocks: set[int], seed: int) -> dict[str, Any]:
+def twin_contrast(changes: TypeValues, rocks: set[int], seed: int) -> dict[str, Any]:
     def lists(change: np.ndarray, covariate: np.ndarray) -> tuple[list[float], ...]:
         return change.tolist(), covariate[:, 0].tolist(), covariate[:, 1].tolist()
 
-    y, x1, x2 = lists(changes.change_T, changes.covariate_TC)
+    y, x1, x2 = lists(changes.value_T, changes.covariate_TC)
     fine = [t for t in range(len(y)) if all(math.isfinite(z[t]) for z in (y, x1, x2))]
     ours = [t for t in fine if changes.token_T[t] in rocks]
     others = [t for t in fine if changes.token_T[t] not in rocks]
@@ -56,10 +56,10 @@ def twin_contrast(changes: TypeChanges, rocks: set[int], seed: int) -> dict[str,
     difference = twin_difference(y, x1, x2, backed, others)
     over_prompts = [
         twin_difference(*lists(y_T, x_TC), backed, others)
-        for y_T, x_TC in zip(changes.change_BT, changes.covariate_BTC, strict=True)
+        for y_T, x_TC in zip(changes.value_BT, changes.covariate_BTC, strict=True)
     ]
     over_types = []
-    size = len(changes.change_BT)
+    size = len(changes.value_BT)
     draws = zip(_draws(seed, 0, size, len(ours)), _draws(seed, 1, size, len(others)), strict=True)
     for ours_drawn, others_drawn in draws:
         drawn_rocks = [v for v, n in zip(ours, ours_drawn, strict=True) for _ in range(n)]
@@ -77,12 +77,12 @@ def twin_contrast(changes: TypeChanges, rocks: set[int], seed: int) -> dict[str,
         "measured": len(ours),
         "supported": len(backed),
         "comparable": len(backed) >= 10 and len(backed) / len(ours) >= 0.5,
-        "loss_pre_rocks": sum(math.exp(x1[v]) for v in ours) / len(ours),
-        "loss_pre_others": sum(math.exp(x1[v]) for v in others) / len(others),
+        "loss_first": sum(math.exp(x1[v]) for v in ours) / len(ours),
+        "loss_second": sum(math.exp(x1[v]) for v in others) / len(others),
     }
 
 
-def drawn_changes(seed: int, types: int = 40, replicates: int = 40) -> TypeChanges:
+def drawn_changes(seed: int, types: int = 40, replicates: int = 40) -> TypeValues:
     """Types some of which lack a number, in the data and in single replicates."""
     rng = np.random.default_rng(seed)
     change_T, covariate_TC = rng.normal(0, 0.3, types), rng.normal(0, 1, (types, 2))
@@ -91,7 +91,7 @@ def drawn_changes(seed: int, types: int = 40, replicates: int = 40) -> TypeChang
     change_BT[rng.random(change_BT.shape) < 0.05] = np.nan
     covariate_BTC[rng.random(covariate_BTC.shape) < 0.02] = np.nan
     change_T[3], covariate_TC[5, 0] = np.nan, np.nan
-    return TypeChanges(np.arange(types) * 7, change_T, change_BT, covariate_TC, covariate_BTC)
+    return TypeValues(np.arange(types) * 7, change_T, change_BT, covariate_TC, covariate_BTC)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -104,10 +104,10 @@ def test_the_contrast_is_that_of_the_twin(seed: int) -> None:
         assert ours[name] == pytest.approx(value, abs=1e-9), name  # type: ignore[literal-required]
 
 
-def constant(types: int, replicates: int = 50) -> TypeChanges:
+def constant(types: int, replicates: int = 50) -> TypeValues:
     """Types all of the same first loss and frequency, of no change."""
     zero_TC = np.zeros((types, 2))
-    return TypeChanges(
+    return TypeValues(
         np.arange(types),
         np.zeros(types),
         np.zeros((replicates, types)),
@@ -118,11 +118,11 @@ def constant(types: int, replicates: int = 50) -> TypeChanges:
 
 def test_among_types_alike_it_is_the_difference_of_means_with_both_variances() -> None:
     changes = constant(30, 4000)
-    changes.change_T[:10] = 0.5
-    changes.change_T[10:] = np.tile([0.1, 0.3], 10)
+    changes.value_T[:10] = 0.5
+    changes.value_T[10:] = np.tile([0.1, 0.3], 10)
     noise_B = np.random.default_rng(1).normal(0, 0.1, 4000)
-    changes.change_BT[:] = changes.change_T
-    changes.change_BT[:, :10] += noise_B[:, None]
+    changes.value_BT[:] = changes.value_T
+    changes.value_BT[:, :10] += noise_B[:, None]
     row = adjusted_contrast(changes, np.arange(10), 0)
     assert row["difference"] == pytest.approx(0.3, abs=1e-12)
     # Over prompts 0.1²; over types that of the mean of 20 values, each 0.1 from it.
@@ -130,7 +130,7 @@ def test_among_types_alike_it_is_the_difference_of_means_with_both_variances() -
     error = (row["high"] - row["low"]) / 2 / 1.96
     assert error == pytest.approx((0.1**2 + 0.1**2 / 20) ** 0.5, rel=0.03)
     assert (row["supported"], row["measured"], row["comparable"]) == (10, 10, True)
-    assert row["loss_pre_rocks"] == row["loss_pre_others"] == 1.0
+    assert row["loss_first"] == row["loss_second"] == 1.0
 
 
 def test_a_straight_line_is_followed_but_for_the_ridge() -> None:
@@ -138,11 +138,11 @@ def test_a_straight_line_is_followed_but_for_the_ridge() -> None:
     0.5 the slope is that of a ridge, 0.25 / (0.25 + 0.05) with equal weights in place of these."""
     changes = constant(11)
     changes.covariate_TC[:5, 0], changes.covariate_TC[5:10, 0] = -0.5, 0.5
-    changes.change_T[:] = changes.covariate_TC[:, 0]
-    changes.change_BT[:], changes.covariate_BTC[:] = changes.change_T, changes.covariate_TC
+    changes.value_T[:] = changes.covariate_TC[:, 0]
+    changes.value_BT[:], changes.covariate_BTC[:] = changes.value_T, changes.covariate_TC
     centre = adjusted_contrast(changes, np.array([10]), 0)
     assert centre["difference"] == pytest.approx(0.0, abs=1e-12)
-    changes.covariate_TC[10, 0] = changes.change_T[10] = 0.5
+    changes.covariate_TC[10, 0] = changes.value_T[10] = 0.5
     w = math.exp(-2.0)
     mean = 0.5 * (1 - w) / (1 + w)
     spread = 0.25 - mean**2
@@ -160,7 +160,7 @@ def test_support_needs_five_types_within_half_a_nat_of_log_loss() -> None:
     row = adjusted_contrast(changes, np.array([13]), 0)
     assert (row["supported"], row["measured"], row["comparable"]) == (0, 1, False)
     assert row["difference"] is None and row["p"] is None
-    assert row["loss_pre_rocks"] == pytest.approx(math.exp(2.0))
+    assert row["loss_first"] == pytest.approx(math.exp(2.0))
 
 
 @pytest.mark.parametrize(
@@ -185,13 +185,13 @@ def test_changes_are_taken_from_sums() -> None:
     pre_other = np.array([[4.0, 12.0], [4.0, 4.0]])
     pre = np.array([[6.0, 12.0], [1.0, 1.0]])
     post = np.array([[5.0, 5.0], [1.0, 0.0]])
-    changes = type_changes(
+    changes = type_ratios(
         np.array([3, 8]), *((sums, np.stack([sums, 2 * sums])) for sums in (pre_other, pre, post))
     )
-    assert changes.change_T[0] == pytest.approx(math.log(0.5))
+    assert changes.value_T[0] == pytest.approx(math.log(0.5))
     assert changes.covariate_TC[0] == pytest.approx([math.log(3), math.log(10)])
     assert changes.covariate_BTC[1, 0] == pytest.approx([math.log(3), math.log(20)])
-    assert changes.change_BT[:, 0] == pytest.approx([math.log(0.5)] * 2)
+    assert changes.value_BT[:, 0] == pytest.approx([math.log(0.5)] * 2)
     assert changes.measured_T().tolist() == [True, False]
 
 
@@ -216,8 +216,8 @@ def row(difference: float, error: float, *, comparable: bool = True) -> Adjusted
         "measured": 20,
         "supported": 12,
         "comparable": comparable,
-        "loss_pre_rocks": 2.0,
-        "loss_pre_others": 1.0,
+        "loss_first": 2.0,
+        "loss_second": 1.0,
     }
 
 
@@ -247,6 +247,8 @@ def test_a_verdict_holds_at_every_cutoff_or_is_none(
     rows = [row(0.3, 0.1, comparable=False) if pair is None else row(*pair) for pair in cutoffs]
     by_cutoff = {fdr: [one] for fdr, one in zip((0.05, 0.01, 0.2), rows, strict=True)}
     assert verdicts(by_cutoff) == [verdict]
+    of_gradient = {"improve less": "larger", "improve more": "smaller"}
+    assert verdicts(by_cutoff, GRADIENT) == [of_gradient.get(verdict, verdict)]
 
 
 def test_several_contrasts_are_corrected_within_a_cutoff() -> None:

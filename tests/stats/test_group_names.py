@@ -23,7 +23,7 @@ def test_analyses_name_their_groups_so_and_in_this_order() -> None:
     log = rocktok.open(SAMPLE)
     learning = rocktok.stagnation(log, replicates=100)
     assert [row["group"] for row in learning.groups] == list(group_names.NAMES)
-    assert [row["second"] for row in learning.tests] == list(group_names.NAMES[1:])
+    assert [row["second"] for row in learning.tests] == list(group_names.AGAINST)
     gradient = rocktok.attribute(log, replicates=100)
     names = [row["group"] for row in gradient.groups if row["step"] == gradient.log["step"]]
     assert names == list(groups.NAMES)

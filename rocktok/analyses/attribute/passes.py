@@ -1,19 +1,22 @@
 """`attribute` over a log: the passes, in order.
 
-1. `detect`'s passes, unless the rocks are given: over all prompts, and over one half of them;
+1. `detect`'s passes, unless the rocks are given;
 2. frequencies, prompts and losses by half at the reference step, from which groups are chosen;
 3. each step once: sums by type, and the bootstrap of the types that are shown or in a group;
-4. the other half of the prompts at the reference step, for the contrasts.
+4. for the contrasts, unless the rocks are given: `detect`'s on one half of the prompts, at the
+   first two steps of fixed text;
+5. both halves of the reference step, for the contrasts.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, cast
+from dataclasses import asdict, dataclass, replace
+from typing import cast
 
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.attribute.expected import NormByLoss, WithExpected
 from rocktok.analyses.attribute.geometry_passes import geometry_tables
 from rocktok.analyses.attribute.result import (
     AttributeOptions,
@@ -24,13 +27,17 @@ from rocktok.analyses.attribute.result import (
     TypeShares,
 )
 from rocktok.analyses.attribute.shares import Shares, contrasts, quantities, untested
-from rocktok.analyses.detect.passes import detect
+from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs, params_of, rocks_at_cutoffs
+from rocktok.analyses.detect.log_passes import ZeroThresholdError
+from rocktok.analyses.detect.passes import run_detect
 from rocktok.analyses.detect.result import DetectParams, DetectResult
-from rocktok.analyses.run import LogOrPath, Run, one_half, options_of, public
+from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
+from rocktok.stats.adjusted import type_ratios, types_to_measure
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap
+from rocktok.stats.group_names import ROCKS
 from rocktok.stats.groups import (
     CALIPER,
     NAMES,
@@ -40,7 +47,8 @@ from rocktok.stats.groups import (
     choose_groups,
     note_overlap,
 )
-from rocktok.stats.sums import DistinctValues, TypeSums
+from rocktok.stats.sums import TypeSums
+from rocktok.stats.verdicts import GRADIENT, AdjustedComparison, compare_at_cutoffs
 
 #: Half of the prompts on which groups are chosen for the contrasts; these use the other.
 CHOSEN_ON = 0
@@ -70,7 +78,7 @@ def attribute(
         rocks: token ids; None: what `detect` finds with its default options.
         pairs: (rock, control), in place of types of like frequency; with `rocks`.
         detected: what `detect` found here, where that is known already: it is then not run again
-            over all prompts; on a half of them it is run with the same options.
+            over all prompts; on half of them it is run with the same options.
         embeddings: the matrix that `detected` rests on, if any.
         engine: what makes the passes; default: threads on the cores this process may use.
         table: "fixed", "rollout", or "auto": fixed text where there is any.
@@ -120,7 +128,7 @@ class _Attribution:
     def result(self) -> AttributeResult:
         """All passes."""
         run, params = self.run, self.params
-        rocks = self._rocks(None)
+        rocks = self._rocks()
         facts = self._facts()
         groups = choose_groups(facts, rocks, params.seed, params.group_size)
         if self.pairs is not None:
@@ -132,7 +140,7 @@ class _Attribution:
             if step == self.step:
                 reference = shares
         reason = self._one_half(facts)
-        tests = untested(reason) if reason else self._contrasts(facts, groups)
+        tests, adjusted = (untested(reason), None) if reason else self._contrasts(facts, groups)
         geometry = geometry_tables(run.log, groups)
         members = groups.members
         return AttributeResult(
@@ -141,6 +149,7 @@ class _Attribution:
                 "table": run.table,
                 "steps": list(self.steps),
                 "step": self.step,
+                "chosen_at": list(self._chosen_at),
                 "passes": run.passes,
             },
             params=cast(
@@ -161,10 +170,11 @@ class _Attribution:
                 "control_source": "frequency" if self.pairs is None else "given",
             },
             tests=tuple(tests),
+            adjusted=adjusted,
             geometry=geometry,
             notes=(
                 *self.notes,
-                *((f"no contrasts: {reason}",) if reason else ()),
+                *((f"no contrasts: {reason}",) if reason else self._notes_on_choice(adjusted)),
                 *self._notes_on(groups, geometry is None),
             ),
         )
@@ -183,9 +193,7 @@ class _Attribution:
         """Why there are no two halves of the prompts for the contrasts; None where there are."""
         if self.rocks is not None or facts.frequency_HT.any(axis=1).all():
             return None
-        prompts = DistinctValues("prompt")
-        self.run.engine.run(self.source, prompts)
-        return one_half(len(prompts.result()), self.params.seed)
+        return self.run.why_one_half(self.source)
 
     def _notes_on(self, groups: Groups, no_geometry: bool) -> list[str]:
         notes = []
@@ -206,28 +214,59 @@ class _Attribution:
             )
         return notes
 
-    def _rocks(self, half: int | None) -> Array:
+    def _notes_on_choice(self, adjusted: AdjustedComparison | None) -> list[str]:
+        """What the contrasts rest on, where it is not what one would think."""
+        if self.rocks is not None or len(self._chosen_at) < 2:
+            return []
+        pre, post = self._chosen_at
+        if adjusted is None:
+            return [f"no rocks for contrasts on half of the prompts at steps {pre} and {post}"]
+        if self.step in (pre, post):
+            return [
+                f"contrasts: rocks are chosen on half of the prompts at steps {pre} and {post} and "
+                f"measured on the other half at one of these, step {self.step}; later steps of "
+                "fixed text would show them after more of the training"
+            ]
+        return []
+
+    @property
+    def _options(self) -> DetectParams:
+        """Of `detect`."""
+        if self.detected is not None:
+            return params_of(self.detected)
+        return DetectParams(table=self.run.table, seed=self.params.seed, post=self.params.step)
+
+    @property
+    def _chosen_at(self) -> tuple[int, ...]:
+        """First two steps of fixed text that `detect` may look at; without two the reference."""
+        options, bounded = self._options, self.detected is not None
+        # Without `detected` its later step is the reference, which bounds nothing.
+        pre, post = (options.pre, options.post) if bounded else (None, None)
+        steps = sorted({*self.run.view.complete, *(s for s in (pre, post) if s is not None)})
+        low, high = steps[0] if pre is None else pre, steps[-1] if post is None else post
+        first = tuple(step for step in steps if low <= step <= high)[:2]
+        alone = self.run.table != "fixed" or options.context == "off" or len(first) < 2
+        return (self.step,) if alone else first
+
+    def _rocks(self) -> Array:
+        """Of the shares: those given, or found on all prompts."""
         if self.rocks is not None:
             return self.rocks
         detected = self.detected
-        if half is not None or detected is None:
-            options: dict[str, Any] = {
-                "table": self.run.table,
-                "seed": self.params.seed,
-                "post": self.params.step,
-            }
-            if detected is not None:
-                names = {field.name for field in fields(DetectParams)}
-                options = {k: v for k, v in detected.params.items() if k in names}
-            detected = detect(
-                self.run.log,
-                engine=self.run.engine,
-                half=half,
-                embeddings=self.embeddings,
-                replication=False,
-                **options,
-            )
+        if detected is None:
+            detected = run_detect(self.run.log, self._options, engine=self.run.engine).result
         return np.array(sorted(row["token_id"] for row in detected.rocks), dtype=np.int64)
+
+    def _rocks_of_half(self) -> RocksAtCutoffs:
+        """Of the contrasts."""
+        steps = self._chosen_at
+        options = replace(self._options, table=self.run.table, pre=steps[0], post=steps[-1])
+        if len(steps) < 2:
+            options = replace(options, pre=None, context="off")
+        try:
+            return rocks_at_cutoffs(self.run, options, half=CHOSEN_ON, embeddings=self.embeddings)
+        except ZeroThresholdError:
+            return RocksAtCutoffs({options.fdr: np.zeros(0, dtype=np.int64)}, None)
 
     def _shares(self, step: int, groups: Groups, facts: TypeFacts) -> Shares:
         """One pass over a step. At the reference step the types shown are drawn again as well."""
@@ -282,15 +321,38 @@ class _Attribution:
         }
         return cast(TypeShares, row)
 
-    def _contrasts(self, facts: TypeFacts, groups: Groups) -> list[GroupContrast]:
+    def _contrasts(
+        self, facts: TypeFacts, groups: Groups
+    ) -> tuple[list[GroupContrast], AdjustedComparison | None]:
         """Groups chosen on one half of the prompts, compared on the other."""
-        chosen_on, measured_on, source = "rocks given", "all prompts", self.source
-        seed = self.params.seed
-        if self.rocks is None:
-            chosen_on, measured_on = "half 0", "half 1"
-            source = replace(self.source, half=1 - CHOSEN_ON)
-            rocks, size = self._rocks(CHOSEN_ON), self.params.group_size
-            groups = choose_groups(facts, rocks, seed, size, half=CHOSEN_ON)
-        bootstrap = PromptBootstrap(groups.all_ids, self.quantities, seed, self.params.replicates)
-        self.run.engine.run(source, bootstrap)
-        return contrasts(bootstrap, groups, chosen_on, measured_on)
+        seed, replicates = self.params.seed, self.params.replicates
+        if self.rocks is not None:
+            bootstrap = PromptBootstrap(groups.all_ids, self.quantities, seed, replicates)
+            self.run.engine.run(self.source, bootstrap)
+            return contrasts(bootstrap, groups, "rocks given", "all prompts"), None
+        found, size = self._rocks_of_half(), self.params.group_size
+        groups = choose_groups(facts, found.shown, seed, size, half=CHOSEN_ON)
+        bootstrap = PromptBootstrap(groups.all_ids, self.quantities, seed, replicates)
+        types = types_to_measure(facts, found.rocks, seed)
+        loss_other = PromptBootstrap(types, ("", "loss"), seed, replicates)
+        norms = NormByLoss(np.unique(np.concatenate(list(found.rocks.values()))))
+        self.run.engine.run(replace(self.source, half=CHOSEN_ON), loss_other, norms)
+        curve, gradient = (
+            norms.curve(),
+            PromptBootstrap(types, ("", "expected_norm", "grad_norm"), seed, replicates),
+        )
+        able = len(found.shown) > 0 and len(curve[0]) > 0
+        self.run.engine.run(
+            replace(self.source, half=1 - CHOSEN_ON),
+            bootstrap,
+            *([WithExpected(curve, gradient)] if able else []),
+        )
+        adjusted = None
+        if able:
+            plain_TM, drawn_BTM = gradient.of_types
+            under, over = (
+                (plain_TM[..., columns], drawn_BTM[..., columns]) for columns in ([0, 1], [0, 2])
+            )
+            ratios = type_ratios(types, loss_other.of_types, under, over)
+            adjusted = compare_at_cutoffs(ratios, found.rocks, ROCKS.name, GRADIENT, seed)
+        return contrasts(bootstrap, groups, "half 0", "half 1"), adjusted

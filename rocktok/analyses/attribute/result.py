@@ -11,6 +11,7 @@ from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
 from rocktok.stats.bootstrap import REPLICATES
 from rocktok.stats.contrasts import ContrastColumns
+from rocktok.stats.verdicts import AdjustedComparison
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,11 +43,12 @@ class AttributeParams:
 
 
 class AttributeLog(LogIdentity):
-    """What was read."""
+    """What was read. `chosen_at`: steps at which the rocks of the contrasts were chosen."""
 
     table: str
     steps: list[int]
     step: int
+    chosen_at: list[int]
     passes: int
 
 
@@ -222,7 +224,10 @@ class AttributeResult(Result):
         tokens: one mapping per type at the reference step, largest `grad_share` first.
         groups: one mapping per step and group.
         members: token ids of each group, pairs of rocks and controls, rocks without a control.
-        tests: contrasts of the rocks with each other group.
+        tests: contrasts of the rocks with each other group, whatever their losses.
+        adjusted: whether the gradient of rocks is larger than that of other types of like loss and
+            frequency; None where rocks were not chosen on one half of the prompts, or there are
+            none.
         geometry: what `gradients/` gives, None where the log has none.
         notes: what a reader of the numbers must know.
     """
@@ -236,6 +241,7 @@ class AttributeResult(Result):
     groups: tuple[GroupShares, ...]
     members: Members
     tests: tuple[GroupContrast, ...]
+    adjusted: AdjustedComparison | None
     geometry: GeometryTables | None
     notes: tuple[str, ...]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,13 @@ from rocktok.analyses.attribute.result import AttributeResult, TypeShares
 from rocktok.stats.bootstrap import MIN_PROMPTS
 from rocktok.stats.group_names import LETTERS, legend
 from rocktok.stats.groups import NAMES
+from rocktok.stats.verdicts import (
+    DEPENDS,
+    INCONCLUSIVE,
+    NOT_COMPARABLE,
+    SAME,
+    AdjustedComparison,
+)
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import (
@@ -53,6 +61,15 @@ _TESTS = (
     Field("p Holm"),
     Field("p naive"),
 )
+_ADJUSTED = (
+    Field("cutoff", text=True),
+    Field("rocks"),
+    Field("supported"),
+    Field("ratio"),
+    Field("95%"),
+    Field("p Holm"),
+    Field("comparable"),
+)
 _GEOMETRY = (
     Field("group", text=True),
     Field("types"),
@@ -74,11 +91,13 @@ def render(result: AttributeResult) -> str:
     rocks = next(r for r in result.groups if (r["step"], r["group"]) == (step, "rocks"))
     parts = [
         _answer(rocks, result.tokens),
+        *verdict(result.adjusted),
         _where(rocks if rocks["types"] else result.tokens[0], result.tests),
         "",
         f"Shares by group, step {step}",
         render_table(_GROUPS, (_group(r) for r in result.groups if r["step"] == step)),
     ]
+    parts += _adjusted(result.adjusted)
     for measure, words in _MEASURES.items():
         rows = [row for row in result.tests if row["measure"] == measure]
         parts += [f"Rocks less others: {words}", *_tests(rows)]
@@ -118,6 +137,54 @@ def _answer(rocks: Row, tokens: Sequence[Row]) -> str:
         f"{percent(rocks['grad_share'], 0)} of the gradient norm at "
         f"{percent(rocks['position_share'], 0)} of the positions ({sure})."
     )
+
+
+def verdict(adjusted: AdjustedComparison | None) -> list[str]:
+    """Whether rocks have a larger gradient than their loss lets expect; [] where not asked."""
+    if adjusted is None:
+        return []
+    like, said = "other types of like loss and frequency", adjusted["verdict"]
+    if said == NOT_COMPARABLE:
+        return [
+            f"The gradient of rocks is not comparable with that of other types: "
+            f"{adjusted['supported']} of {adjusted['measured']} rocks have five others of like "
+            f"loss (theirs {number(adjusted['loss_first'])} nats, others "
+            f"{number(adjusted['loss_second'])})."
+        ]
+    if said in (DEPENDS, INCONCLUSIVE):
+        how = "depends on the cutoff" if said == DEPENDS else "is open"
+        return [f"Whether the gradient of rocks is larger or smaller than that of {like} {how}."]
+    if said == SAME:
+        return [f"Given the loss as measured, the gradient of rocks is that of {like}."]
+    return [f"Given the loss as measured, the gradient of rocks is {said} than that of {like}."]
+
+
+def _adjusted(row: Row | None) -> list[str]:
+    """The verdict, and what it rests on at each cutoff."""
+    if row is None:
+        return []
+    above = (
+        f"Mean gradient norm of rocks against others of like loss and frequency: {row['verdict']}",
+        f"loss {number(row['loss_first'])}, of others {number(row['loss_second'])}; supported: 5 "
+        "others are near it",
+    )
+    cells = (
+        (
+            f"{each['cutoff']:g}",
+            str(each["types"]),
+            f"{each['supported']}/{each['measured']}",
+            _factor(each["difference"]),
+            f"{_factor(each['low'])} to {_factor(each['high'])}",
+            p_value(each["p_holm"]) if each["p_holm"] is not None else "–",
+            "yes" if each["comparable"] else "no",
+        )
+        for each in row["cutoffs"]
+    )
+    return [*above, render_table(_ADJUSTED, cells)]
+
+
+def _factor(log: float | None) -> str:
+    return "–" if log is None else f"{math.exp(log):.2f}"
 
 
 def _where(first: Row, rows: Sequence[Row]) -> str:

@@ -96,7 +96,9 @@ def ranking(types: TypeTable, params: DetectParams, score_T: Array) -> tuple[Arr
     key_T = np.where(scored_T, score_T, types.loss_T)
     rock_T = np.zeros(len(excluded_T), dtype=bool)
     if types.tested is not None:
-        rock_T = types.tested.is_rock & ~excluded_T
+        # Types may have been judged at a larger rate than the options have.
+        passed_T = types.tested.is_rock & (types.tested.q_value <= params.fdr)
+        rock_T = passed_T & ~excluded_T
     order = np.lexsort((types.token_T, -types.frequency_T, -key_T, ~scored_T, ~rock_T, excluded_T))
     if params.tests:
         return order, rock_T[order]

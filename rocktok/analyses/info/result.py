@@ -142,6 +142,10 @@ class LogInfo(Result):
         scored = "no fixed text at two steps; record fixed_sequences, or run `rocktok rescore`"
         rocks = scored if table != "fixed" or steps < 2 else None
         one = f"{table}/ has one complete step; two or more are followed"
+        few = "types with the most loss alone: rocks need three steps of fixed text"
+        followed = few if table != "fixed" or steps < 3 else None
+        half = "the log has one prompt; groups are chosen on half of the prompts"
+        halves = half if self.prompts == 1 else None
         norms = "grad_norm" in self.tables[table].columns
         lacking = None if norms else f"{table}/ has no column grad_norm"
         alone = "the log has one prompt; samples of prompts need two or more"
@@ -149,8 +153,8 @@ class LogInfo(Result):
             {"command": "detect", "able": not none, "why": none or rocks},
             {
                 "command": "stagnation",
-                "able": steps > 1,
-                "why": none or (one if steps < 2 else None),
+                "able": steps > 1 and self.prompts != 1,
+                "why": none or (one if steps < 2 else halves or followed),
             },
             {"command": "attribute", "able": norms and not none, "why": lacking or none},
             {

@@ -1,6 +1,7 @@
-"""Which types are followed: rocks, and the groups that they are compared with.
+"""Which types are followed: rocks, types with the most loss, and what these are compared with.
 
-Array suffixes: T types; C covariates; R rocks; A other types that may be taken; P pairs.
+Array suffixes: T types; C covariates; R types of the group that is asked about; A other types that
+may be taken; P pairs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.stagnation.result import GroupBalance, StagnationParams
 from rocktok.hashing import hash_rows
-from rocktok.stats.contrasts import ratio
+from rocktok.stats.group_names import CONTROL, HIGH_KL, HIGH_LOSS, LOSS_CONTROL, RANDOM, ROCKS
 from rocktok.stats.groups import CALIPER, TypeFacts
 from rocktok.stats.matching import balance, match
 
@@ -26,11 +27,13 @@ POSITION_CALIPER = 0.2
 
 @dataclass(frozen=True)
 class ComparedGroups:
-    """Groups, pairs of `control` and `loss_control`, rocks left alone, and the balance.
+    """Groups, pairs of `control` and `loss_control`, types left alone, and the balance.
 
-    `common`, `others`: how many types stand often enough, and how many of these are no rocks.
+    `first`: the group that the others are held against: `rocks`, or without any `high_loss`.
+    `common`, `others`: how many types stand often enough, and how many of these are not in it.
     """
 
+    first: str
     members: dict[str, tuple[int, ...]]
     pairs: dict[str, tuple[tuple[int, int], ...]]
     unmatched: dict[str, tuple[int, ...]]
@@ -47,16 +50,18 @@ def choose(
     facts: TypeFacts,
     params: StagnationParams,
     half: int | None,
-    fixed_rocks: Array | None = None,
+    rock_ids: Array | None = None,
     pairs: tuple[tuple[int, int], ...] | None = None,
 ) -> ComparedGroups:
-    """Rocks by Rock Score at the step of the facts, and who they are compared with.
+    """The groups, at the step of the facts.
+
+    `high_loss` are the largest Rock Scores above 0 among types that stand often enough in both
+    halves: as many as there are rocks, or without any `top_k`, and no more than a third of these.
 
     Args:
         facts: with positions.
         half: of the prompts whose numbers choose; None: both.
-        fixed_rocks: token ids of the rocks; None: the `top_k` largest Rock Scores above 0 among
-            types that stand often enough in both halves, and no more than a third of these.
+        rock_ids: token ids of the rocks; None: there are none.
         pairs: (rock, control) that are the group `control`, however they were matched; those of
             types that were not seen are left out.
     """
@@ -67,36 +72,42 @@ def choose(
         for values in (facts.frequency_HT, facts.loss_HT, facts.position_HT)
     )
     common = np.flatnonzero(facts.common_T())
-    if fixed_rocks is None:
-        most = min(params.top_k, max(1, len(common) // 3))
-        rocks = np.sort(by_rock_score(facts, half)[:most])
-    else:
-        rocks = np.flatnonzero(np.isin(facts.token_T, fixed_rocks))
-    able = np.setdiff1d(common, rocks)
-    size = len(rocks) if params.group_size is None else params.group_size
-    by_loss = able[np.lexsort((facts.token_T[able], -ratio(loss_T[able], count_T[able])))]
+    rocks = np.flatnonzero(np.isin(facts.token_T, [] if rock_ids is None else rock_ids))
+    most = len(rocks) or min(params.top_k, max(1, len(common) // 3))
+    high_loss = np.sort(by_rock_score(facts, half)[:most])
+    name, first = (ROCKS.name, rocks) if len(rocks) else (HIGH_LOSS.name, high_loss)
+    able = np.setdiff1d(common, first)
+    size = len(first) if params.group_size is None else params.group_size
+    hardest = facts.hardest(~np.isin(np.arange(len(count_T)), first), half)
     by_hash = able[np.argsort(hash_rows(params.seed, facts.token_T[able]), kind="stable")]
+    places = {
+        ROCKS.name: rocks,
+        HIGH_LOSS.name: high_loss,
+        HIGH_KL.name: hardest[:size],
+        RANDOM.name: by_hash[:size],
+    }
     values_TC = _covariates(count_T, loss_T, place_T, common)
-    places = {"rocks": rocks, "high_kl": by_loss[:size], "random": by_hash[:size]}
     matched: dict[str, tuple[tuple[int, int], ...]] = {}
     unmatched: dict[str, tuple[int, ...]] = {}
     balances: list[GroupBalance] = []
-    for name, columns in (("control", [0, 1, 2]), ("loss_control", [1, 2])):
+    for control, columns in ((CONTROL.name, [0, 1, 2]), (LOSS_CONTROL.name, [1, 2])):
         others = able
-        if name == "control" and pairs is not None:
-            pair_P2, others = _pairs_in(facts.token_T, rocks, able, pairs)
+        if control == CONTROL.name and pairs is not None:
+            pair_P2, others = _pairs_in(facts.token_T, first, able, pairs)
         else:
             caliper_C = np.array([CALIPER, CALIPER, POSITION_CALIPER])[columns]
-            ours_RC, others_AC = values_TC[rocks][:, columns], values_TC[others][:, columns]
+            ours_RC, others_AC = values_TC[first][:, columns], values_TC[others][:, columns]
             pair_P2, _ = match(ours_RC, others_AC, caliper_C)
-        places[name] = others[pair_P2[:, 1]]
-        ids = facts.token_T[rocks[pair_P2[:, 0]]].tolist(), facts.token_T[places[name]].tolist()
-        matched[name] = tuple(zip(*ids, strict=True))
-        unmatched[name] = tuple(facts.token_T[np.delete(rocks, pair_P2[:, 0])].tolist())
-        rows = balance(COVARIATES, values_TC[rocks], values_TC[others], pair_P2)
-        balances += [{"control": name, **row} for row in rows]
-    members = {name: tuple(np.sort(facts.token_T[at]).tolist()) for name, at in places.items()}
-    return ComparedGroups(members, matched, unmatched, tuple(balances), len(common), len(able))
+        places[control] = others[pair_P2[:, 1]]
+        ids = facts.token_T[first[pair_P2[:, 0]]].tolist(), facts.token_T[places[control]].tolist()
+        matched[control] = tuple(zip(*ids, strict=True))
+        unmatched[control] = tuple(facts.token_T[np.delete(first, pair_P2[:, 0])].tolist())
+        rows = balance(COVARIATES, values_TC[first], values_TC[others], pair_P2)
+        balances += [{"control": control, **row} for row in rows]
+    members = {group: tuple(np.sort(facts.token_T[at]).tolist()) for group, at in places.items()}
+    return ComparedGroups(
+        name, members, matched, unmatched, tuple(balances), len(common), len(able)
+    )
 
 
 def by_rock_score(facts: TypeFacts, half: int | None) -> Array:
@@ -110,10 +121,10 @@ def by_rock_score(facts: TypeFacts, half: int | None) -> Array:
 
 
 def _pairs_in(
-    token_T: Array, rocks: Array, able: Array, pairs: tuple[tuple[int, int], ...]
+    token_T: Array, first: Array, able: Array, pairs: tuple[tuple[int, int], ...]
 ) -> tuple[Array, Array]:
-    """(n, 2) places of the pairs among the rocks and among the others, and these others."""
-    rock = {v: r for r, v in enumerate(token_T[rocks].tolist())}
+    """(n, 2) places of the pairs in the group and among the others, and these others."""
+    rock = {v: r for r, v in enumerate(token_T[first].tolist())}
     seen = {v: t for t, v in enumerate(token_T.tolist())}
     pair_list = [(rock[a], seen[b]) for a, b in pairs if a in rock and b in seen]
     pair_P2 = np.array(pair_list, dtype=np.int64).reshape(-1, 2)

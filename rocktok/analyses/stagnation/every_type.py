@@ -163,7 +163,7 @@ def spread(first_CGQ: Array, last_CGQ: Array) -> Spread:
 
 
 class EveryType:
-    """All types over the steps; fed step by step, ascending, the first and last with groups.
+    """All types over the steps; fed step by step, ascending, pre and post with groups.
 
     Holds 16 bytes for each step and token id, and the groups of two steps.
     """
@@ -173,9 +173,12 @@ class EveryType:
         self._loss_SV: list[Array] = []
         self._steps: list[int] = []
         self._ends: list[GroupSums] = []
+        self._pre_at = 0
 
     def add(self, step: int, sums: TypeSums, groups: GroupSums | None) -> None:
-        """One step's sums; of the first and the last step also by groups."""
+        """One step's sums; of the pre and the post step also by groups."""
+        if groups is not None and not self._ends:
+            self._pre_at = len(self._steps)
         self._steps.append(step)
         self._count_SV.append(sums.count_V)
         self._loss_SV.append(sums.sum_V["loss"].copy())
@@ -208,13 +211,13 @@ class EveryType:
     ) -> list[TypeChange]:
         ends = spread(*(groups.of(ids) for groups in self._ends))
         enough_C = np.all([groups.enough(ids) for groups in self._ends], axis=0)
-        before_C, after_C = loss_SC[0], loss_SC[-1]
+        before_C, after_C = loss_SC[self._pre_at], loss_SC[-1]
         absent = [None] * len(loss_SC)
         columns: dict[str, list[Any]] = {
             "token_id": ids.tolist(),
             "token": [""] * len(ids),
             "groups": [[] for _ in ids],
-            "frequency_pre": count_SC[0].tolist(),
+            "frequency_pre": count_SC[self._pre_at].tolist(),
             "frequency_post": count_SC[-1].tolist(),
             "loss_pre": _numbers(before_C),
             "loss_post": _numbers(after_C),

@@ -1,6 +1,6 @@
 """Do rocks learn: losses over training, of types and of groups, compared.
 
-Groups are chosen at the first step on one half of the prompts and measured on the other: a type
+Groups are chosen at the first steps on one half of the prompts and measured on the other: a type
 that was chosen for its late loss has one, learn as it may. Source: arXiv 2605.09253, section 3;
 the choice, the matching, the bootstrap and the equivalence tests are ours.
 
@@ -22,7 +22,7 @@ from rocktok.analyses.stagnation.result import (
 )
 from rocktok.stats.bootstrap import MIN_PROMPTS, holm, interval
 from rocktok.stats.contrasts import MIN_TYPES, Contrast, OverTypes, contrast, ratio
-from rocktok.stats.group_names import NAMES
+from rocktok.stats.group_names import AGAINST, ROCKS
 
 #: Ratios within a factor of this count as the same.
 MARGIN = 1.1
@@ -126,12 +126,10 @@ def _group_row(curves: LossCurves, name: str, ids: tuple[int, ...]) -> GroupChan
 
 
 def comparisons(curves: LossCurves, groups: ComparedGroups) -> list[Comparison]:
-    """Rocks against each other group: ratio of stagnations, and contrasts over types.
-
-    `verdict` goes by the 90% interval of stagnation_rocks / stagnation_other: within a factor of
-    1.1, "learns like"; else by the 95% interval "learns less", "learns more" or "inconclusive".
+    """Rocks, or without any `high_loss`, against each other group, whatever these began with:
+    ratio of stagnations, and contrasts over types.
     """
-    rows = [_comparison(curves, groups, other) for other in NAMES[1:]]
+    rows = [_comparison(curves, groups, other) for other in AGAINST]
     tested = [row for row in rows if "p" in row]
     for row, adjusted in zip(tested, holm([row["p"] for row in tested]), strict=True):
         row["p_holm"] = adjusted
@@ -142,23 +140,27 @@ def _comparison(curves: LossCurves, groups: ComparedGroups, other: str) -> Compa
     sides = _sides(curves, groups, other)
     with_ratio = _sides(curves, groups, other, losing=True)
     row: Comparison = {
-        "first": "rocks",
+        "first": groups.first,
         "second": other,
         "types_first": len(sides[0]),
         "types_second": len(sides[1]),
     }
     if min(len(at) for at in sides) < MIN_TYPES:
-        few = f"{len(sides[0])} rocks against {len(sides[1])} types"
-        row["skipped"] = f"{few}; at least {MIN_TYPES} of each are needed"
+        row["skipped"] = f"{_few(groups.first, sides)}; at least {MIN_TYPES} of each are needed"
     elif not all(_enough(curves, at) for at in sides):
         row["skipped"] = f"fewer than {MIN_PROMPTS} prompts hold any type of a group"
     elif min(len(at) for at in with_ratio) < MIN_TYPES:
-        few = f"{len(with_ratio[0])} rocks against {len(with_ratio[1])} types"
-        lost = "have a loss at the first step that can fall"
-        row["skipped"] = f"{few} {lost}; at least {MIN_TYPES} of each are needed"
+        lost = "have a loss at the pre step that can fall"
+        few = f"{_few(groups.first, with_ratio)} {lost}"
+        row["skipped"] = f"{few}; at least {MIN_TYPES} of each are needed"
     else:
         _compare(row, curves, sides, with_ratio)
     return row
+
+
+def _few(first: str, sides: list[Array]) -> str:
+    ours = "rocks" if first == ROCKS.name else f"types of {first}"
+    return f"{len(sides[0])} {ours} against {len(sides[1])} types"
 
 
 def _compare(
@@ -174,8 +176,6 @@ def _compare(
     apart_B = ratio(ours_B, theirs_B)
     row["ratio"] = _number(_quotient(ours, theirs))
     row["ratio_low"], row["ratio_high"] = _ends(apart_B)
-    row["ratio_low90"], row["ratio_high90"] = _ends(apart_B, level=0.9)
-    row["verdict"] = _verdict(row)
     stagnation = ratio(post.mean_T, pre.mean_T), ratio(post.mean_BT, pre.mean_BT)
     delta = post.mean_T - pre.mean_T, post.mean_BT - pre.mean_BT
     by_ratio = contrast(*stagnation, *with_ratio)
@@ -203,17 +203,6 @@ def _over_types(contrasted: Contrast) -> OverTypes:
     }
 
 
-def _verdict(row: Comparison) -> str:
-    low, high = row["ratio_low"], row["ratio_high"]
-    if low is None or high is None:
-        return "inconclusive"
-    if _within(row["ratio_low90"], row["ratio_high90"]):
-        return "learns like"
-    if low > 1:
-        return "learns less"
-    return "learns more" if high < 1 else "inconclusive"
-
-
 def _within(low: float | None, high: float | None) -> bool | None:
     if low is None or high is None:
         return None
@@ -229,17 +218,17 @@ def _enough(curves: LossCurves, at: Array) -> bool:
 def _sides(
     curves: LossCurves, groups: ComparedGroups, other: str, *, losing: bool = False
 ) -> list[Array]:
-    """Rocks, and the types of another group, that are seen at both ends; of pairs both or neither.
+    """Types of the group, and of another, that are seen at both ends; of pairs both or neither.
 
-    `losing`: only those with a loss at the first step.
+    `losing`: only those with a loss at the pre step.
     """
-    rocks, others = groups.members["rocks"], groups.members[other]
+    first, others = groups.members[groups.first], groups.members[other]
     if other in groups.pairs:
-        at = _both_ends(curves, (*rocks, *others), losing)
+        at = _both_ends(curves, (*first, *others), losing)
         seen = set(curves.ends[0].types[at].tolist())
         kept = [pair for pair in groups.pairs[other] if seen.issuperset(pair)]
-        rocks, others = (tuple(pair[side] for pair in kept) for side in (0, 1))
-    return [_both_ends(curves, ids, losing) for ids in (rocks, others)]
+        first, others = (tuple(pair[side] for pair in kept) for side in (0, 1))
+    return [_both_ends(curves, ids, losing) for ids in (first, others)]
 
 
 def _both_ends(curves: LossCurves, ids: tuple[int, ...], losing: bool = False) -> Array:

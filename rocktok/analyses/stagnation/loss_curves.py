@@ -20,21 +20,22 @@ MIN_SLOPE = 3
 
 
 class LossCurves:
-    """Fed step by step, ascending; keeps the replicates of the first and the last step alone.
+    """Fed step by step, ascending; keeps the replicates of the pre and the post step alone.
 
-    `groups`: name → token ids. `loss_ST`: mean losses, NaN where a type is absent.
+    `groups`: name → token ids. `pre`: the step from which changes are measured; post is the last.
+    `loss_ST`: mean losses, NaN where a type is absent.
     """
 
-    def __init__(self, groups: dict[str, tuple[int, ...]]) -> None:
-        self.groups = groups
+    def __init__(self, groups: dict[str, tuple[int, ...]], pre: int) -> None:
+        self.groups, self._pre_step = groups, pre
         self.steps: list[int] = []
         self.frequency_ST: list[Array] = []
         self.loss_ST: list[Array] = []
         self.ends_ST: list[tuple[Array, Array]] = []
         self.group_rows: list[GroupStep] = []
         self.corpus_rows: list[CorpusStep] = []
-        self.first: Step | None = None
-        self.last: Step | None = None
+        self._pre: Step | None = None
+        self._post: Step | None = None
         self._slopes: tuple[Slope, Slope] | None = None
 
     def add(self, step: int, bootstrap: PromptBootstrap) -> None:
@@ -47,11 +48,11 @@ class LossCurves:
         self.corpus_rows.append(means.corpus_row(step))
         for name, ids in self.groups.items():
             self.group_rows.append(means.group_row(step, name, ids))
-        if self.first is None:
-            self.first = means
+        if step == self._pre_step:
+            self._pre = means
+        self._post = means
+        if self._slopes is None:
             self._slopes = Slope(means.mean_T.shape), Slope(means.mean_BT.shape)
-        self.last = means
-        assert self._slopes is not None
         for slope, mean in zip(self._slopes, (means.mean_T, means.mean_BT), strict=True):
             slope.add(step, mean)
 
@@ -64,9 +65,9 @@ class LossCurves:
 
     @property
     def ends(self) -> tuple[Step, Step]:
-        """First and last step."""
-        assert self.first is not None and self.last is not None
-        return self.first, self.last
+        """Pre and post step."""
+        assert self._pre is not None and self._post is not None
+        return self._pre, self._post
 
 
 class Step:

@@ -1,45 +1,53 @@
 """`stagnation` over a log: the passes, in order.
 
 1. facts by half of the prompts at the step that groups are chosen at;
-2. each step once: the bootstrap over the prompts on which the groups are measured.
+2. where fixed text stands at three steps, `detect`'s on one half of the prompts at the first two;
+3. each step once: the bootstrap over the prompts on which the groups are measured.
 
-On fixed text both also hash the text. Where steps differ in length, or a hash is not the first's,
-the sequences of each step are compared, and all is done again with those that every step has.
+On fixed text the first and the last also hash the text. Where steps differ in length, or a hash is
+not the first's, the sequences of each step are compared, and all is done again with those that
+every step has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial, reduce
 from typing import cast
 
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.detect.cutoff_passes import params_of
+from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
-from rocktok.analyses.stagnation.adjusted import AdjustedSums, rocks_by_cutoff
+from rocktok.analyses.stagnation.adjusted import AdjustedSums, high_loss_by_size
 from rocktok.analyses.stagnation.choose import ComparedGroups, choose
 from rocktok.analyses.stagnation.every_type import EveryType, GroupSums
 from rocktok.analyses.stagnation.learning import change_rows, comparisons, corpus_row, group_rows
 from rocktok.analyses.stagnation.loss_curves import QUANTITIES, LossCurves
+from rocktok.analyses.stagnation.notes import notes_on
 from rocktok.analyses.stagnation.result import (
     DESCRIPTIVE,
     GIVEN,
+    Members,
     StagnationLog,
     StagnationOptions,
     StagnationParams,
     StagnationResult,
     TypeChange,
 )
-from rocktok.analyses.stagnation.same_text import OfHalf, SequenceTexts, TextHash
+from rocktok.analyses.stagnation.rock_passes import ChosenRocks, search_rocks, why_not_searched
+from rocktok.analyses.stagnation.same_text import TextHash
+from rocktok.analyses.stagnation.same_text_passes import shared_sequences
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
 from rocktok.stats.accumulator import Accumulator
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap
-from rocktok.stats.group_names import NAMES
-from rocktok.stats.groups import FLOORS, HalfFacts, TypeFacts, note_overlap
+from rocktok.stats.group_names import ROCKS
+from rocktok.stats.groups import HalfFacts, TypeFacts
+from rocktok.stats.halves import OfHalf
 from rocktok.stats.sums import TypeSums
 
 #: Half of the prompts on which groups are chosen; they are measured on the other.
@@ -53,6 +61,8 @@ def stagnation(
     rocks: tuple[int, ...] | None = None,
     pairs: tuple[tuple[int, int], ...] | None = None,
     given_by: Mapping[str, str | None] | None = None,
+    detected: DetectResult | None = None,
+    embeddings: Array | None = None,
     engine: Engine | None = None,
     table: str = "auto",
     pre: int | None = None,
@@ -69,15 +79,19 @@ def stagnation(
 
     Args:
         log: an open log, or the path of one, with two steps or more.
-        rocks: token ids; None: the largest Rock Scores at the first step.
+        rocks: token ids; None: what `detect` finds on half of the prompts at the first two steps
+            of three or more of fixed text; without any, types with the most loss are compared.
         pairs: (rock, control), in place of types that are matched here; with `rocks`.
         given_by: names of the files that rocks and pairs come from, for the result's params.
+        detected: what `detect` found here: rocks of half of the prompts are found with the same
+            options; None: with the defaults.
+        embeddings: the matrix that `detected` rests on, if any.
         engine: what makes the passes; default: threads on the cores this process may use.
         table: "fixed", "rollout", or "auto": fixed text where there is any.
-        pre: first step; None: the first complete one.
-        post: last step; None: the last complete one.
+        pre: first step to follow; None: the first complete one. Rocks need the one after it, too.
+        post: last step to follow; None: the last complete one.
         select_at: "first" or "last": the step at which groups are chosen.
-        top_k: rocks at most.
+        top_k: types of high_loss where there are no rocks, at most.
         group_size: types in high_kl and random; None: as many as there are rocks.
         top: types by loss, beside those of the groups, that get a bootstrap.
         all_types: give the other types too, with linearised intervals.
@@ -92,8 +106,12 @@ def stagnation(
     params = options_of(StagnationParams, locals())
     run = Run.begin(log, engine, table, seed)
     steps, notes = run.view.course(pre, post)
-    fixed_rocks = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
-    return _Course(run, params, fixed_rocks, pairs, given_by or {}, steps, notes).result()
+    rock_ids = None if rocks is None else np.array(sorted(rocks), dtype=np.int64)
+    options = DetectParams(seed=seed) if detected is None else params_of(detected)
+    course = _Course(
+        run, params, rock_ids, pairs, given_by or {}, options, embeddings, steps, notes
+    )
+    return course.result()
 
 
 class _OtherTextError(Exception):
@@ -105,6 +123,7 @@ class _Measured:
     """Groups, the curves of their losses, every type and the adjusted contrast where there are."""
 
     groups: ComparedGroups
+    no_rocks: str | None
     curves: LossCurves
     every: EveryType | None
     adjusted: AdjustedSums | None
@@ -119,6 +138,8 @@ class _Course:
     rocks: Array | None
     pairs: tuple[tuple[int, int], ...] | None
     given_by: Mapping[str, str | None]
+    options: DetectParams
+    embeddings: Array | None
     steps: list[int]
     notes: tuple[str, ...]
 
@@ -128,9 +149,19 @@ class _Course:
         return self.rocks is None and self.params.select_at == "first"
 
     @property
+    def searched(self) -> bool:
+        """Whether rocks are looked for: at the first two steps, so that later ones can tell."""
+        return self.halved and self._why_not_searched() is None
+
+    @property
+    def pre(self) -> int:
+        """Step from which changes are measured."""
+        return self.steps[1 if self.searched else 0]
+
+    @property
     def selected_at(self) -> int:
-        """Step at which groups are chosen."""
-        return self.steps[0] if self.params.select_at == "first" else self.steps[-1]
+        """Step at which groups are chosen; rocks at the one before, too."""
+        return self.pre if self.params.select_at == "first" else self.steps[-1]
 
     def result(self) -> StagnationResult:
         """All passes."""
@@ -145,44 +176,65 @@ class _Course:
             source = self._shared(sources, notes)
             measured = self._measured(source, check_text=False)
         groups, curves = measured.groups, measured.curves
-        members = groups.members
         return StagnationResult(
-            log=self._identity(),
+            log=self._identity(groups.first, measured.no_rocks),
             params=self._options(),
             corpus=corpus_row(curves),
             tokens=tuple(self._tokens(measured)),
             groups=tuple(group_rows(curves)),
             curves=tuple(curves.group_rows),
-            members={
-                "rocks": members["rocks"],
-                "high_kl": members["high_kl"],
-                "random": members["random"],
-                "control": members["control"],
-                "loss_control": members["loss_control"],
-                "pairs": groups.pairs,
-                "rocks_without_control": groups.unmatched,
-                "control_source": "matched" if self.pairs is None else "given",
-                "balance": groups.balance,
-            },
+            members=cast(
+                Members,
+                {
+                    **groups.members,
+                    "pairs": groups.pairs,
+                    "without_control": groups.unmatched,
+                    "control_source": "matched" if self.pairs is None else "given",
+                    "balance": groups.balance,
+                },
+            ),
             tests=tuple(comparisons(curves, groups)),
             adjusted=None if measured.adjusted is None else measured.adjusted.result(),
-            notes=(*notes, *self._notes_on(groups)),
+            notes=(*notes, *self._notes_on(measured)),
         )
 
     def _measured(self, source: Source, *, check_text: bool) -> _Measured:
         """Groups and the curves of their losses. `_OtherTextError`: steps differ in their text."""
         text = TextHash() if check_text else None
         facts = self._facts(source, text)
+        found = self._search(source, check_text=check_text)
+        rock_ids = next(iter(found.by_cutoff.values())) if found.by_cutoff else self.rocks
         half = CHOSEN_ON if self.halved else None
-        groups = choose(facts, self.params, half, self.rocks, self.pairs)
+        groups = choose(facts, self.params, half, rock_ids, self.pairs)
         self._check(groups)
         every = EveryType() if self.params.all_types else None
         adjusted = None
-        if self.halved and groups.members["rocks"]:
-            rocks = rocks_by_cutoff(facts, groups, CHOSEN_ON)
-            adjusted = AdjustedSums(facts, rocks, self.params, CHOSEN_ON)
+        if self.halved and groups.members[groups.first]:
+            size = len(groups.members[groups.first])
+            by_cutoff = found.by_cutoff or high_loss_by_size(facts, size, CHOSEN_ON)
+            adjusted = AdjustedSums(facts, groups.first, by_cutoff, self.params, CHOSEN_ON)
         curves = self._curves(source, facts, groups, every, adjusted, text)
-        return _Measured(groups, curves, every, adjusted)
+        return _Measured(groups, found.why_none, curves, every, adjusted)
+
+    def _search(self, source: Source, *, check_text: bool) -> ChosenRocks:
+        """What `detect` finds on the half that chooses; `_OtherTextError`: see `_measured`."""
+        if self.rocks is not None:
+            return ChosenRocks({}, None)
+        if (why_not := self._why_not_searched()) is not None:
+            return ChosenRocks({}, why_not)
+        try:
+            return search_rocks(
+                self.run, self.options, self.steps, half=CHOSEN_ON, only=source.only,
+                embeddings=self.embeddings,
+            )  # fmt: skip
+        except LogError as error:
+            if check_text:
+                # It may be the text that differs; that is told with the sequences at hand.
+                raise _OtherTextError from error
+            raise
+
+    def _why_not_searched(self) -> str | None:
+        return why_not_searched(self.run.table, self.steps, self.options, self.params.select_at)
 
     def _facts(self, source: Source, text: TextHash | None) -> TypeFacts:
         collect = HalfFacts(self.params.seed, positions=True, compiled=source.large)
@@ -193,30 +245,16 @@ class _Course:
             raise LogError(
                 f"{source.log.name}: {at} has no rows; choose others by --pre and --post"
             )
+        if self.halved and not facts.frequency_HT.any(axis=1).all():
+            raise LogError(
+                f"{source.log.name}: groups are chosen on one half of the prompts and measured on "
+                f"the other, but {self.run.why_one_half(source)}"
+            )
         return facts
 
     def _shared(self, sources: list[Source], notes: list[str]) -> Source:
         """Only the sequences that every step has, which must be the same text."""
-        name, texts = self.run.log.name, []
-        for source in sources:
-            hashes = SequenceTexts()
-            self.run.engine.run(source, hashes)
-            texts.append(hashes.result())
-        shared = reduce(partial(np.intersect1d, assume_unique=True), (ids for ids, _ in texts))
-        if not len(shared):
-            raise LogError(
-                f"{name}: no sequence of fixed/ stands at all of the steps {self.steps[0]} to "
-                f"{self.steps[-1]}; choose others by --pre and --post"
-            )
-        text_S, *others = (hash_S[np.searchsorted(ids, shared)] for ids, hash_S in texts)
-        for step, other_S in zip(self.steps[1:], others, strict=True):
-            if (text_S != other_S).any():
-                raise LogError(
-                    f"{name}: sequence {shared[text_S != other_S][0]} at step {step} is "
-                    f"not the text that it is at step {self.steps[0]}; a sequence_id in fixed/ "
-                    "must mean the same text at every step"
-                )
-        most = max(len(ids) for ids, _ in texts)
+        shared, most = shared_sequences(self.run.engine, sources)
         if len(shared) < most:
             notes.append(
                 f"{len(shared):,} of up to {most:,} sequences of fixed/ stand at every step; "
@@ -236,18 +274,18 @@ class _Course:
         order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.top]
         members = [v for ids in groups.members.values() for v in ids]
         types = np.union1d(np.array(members, dtype=np.int64), facts.token_T[order])
-        curves = LossCurves(groups.members)
+        curves = LossCurves(groups.members, self.pre)
         for step in self.steps:
             bootstrap = PromptBootstrap(types, QUANTITIES, self.params.seed, self.params.replicates)
             # The facts were of the text at the step where groups were chosen.
             other = text if step != source.post else None
             self._step(replace(source, post=step), bootstrap, every, adjusted, other)
             curves.add(step, bootstrap)
-        for end, step in zip(curves.ends, (self.steps[0], self.steps[-1]), strict=True):
+        for end, step in zip(curves.ends, (self.pre, self.steps[-1]), strict=True):
             if not end.positions:
                 raise LogError(
                     f"{source.log.name}: the half of the prompts that is measured has no rows at "
-                    f"step {step}; too few prompts to choose on one half and measure on the other"
+                    f"step {step}; give another --seed, or record more prompts"
                 )
         return curves
 
@@ -265,14 +303,14 @@ class _Course:
         accumulators: list[Accumulator] = [bootstrap]
         if every is not None:
             accumulators.append(sums)
-            if source.post in (self.steps[0], self.steps[-1]):
+            if source.post in (self.pre, self.steps[-1]):
                 groups = GroupSums(self.params.seed)
                 accumulators.append(groups)
         if self.halved:
             accumulators = [OfHalf(1 - CHOSEN_ON, self.params.seed, accumulators)]
         if adjusted is not None:
-            first, last = (source.post == self.steps[end] for end in (0, -1))
-            accumulators += adjusted.accumulators(first=first, last=last)
+            pre, post = (source.post == step for step in (self.pre, self.steps[-1]))
+            accumulators += adjusted.accumulators(pre=pre, post=post)
         here = TextHash()
         self.run.engine.run(source, *accumulators, *([] if text is None else [here]))
         if text is not None and here.value != text.value:
@@ -281,7 +319,7 @@ class _Course:
             every.add(source.post, sums, groups)
 
     def _tokens(self, measured: _Measured) -> list[TypeChange]:
-        """Rows by first-step loss on the prompts measured, the largest sum first."""
+        """Rows by the loss at pre on the prompts measured, the largest sum first."""
         drawn = measured.curves.ends[0].types
         rows = change_rows(measured.curves, drawn)
         if measured.every is not None:
@@ -305,17 +343,22 @@ class _Course:
         }
         return cast(StagnationOptions, options)
 
-    def _identity(self) -> StagnationLog:
+    def _identity(self, first: str, no_rocks: str | None) -> StagnationLog:
         halved, given = self.halved, self.rocks is not None
         same = "the same text at every step"
-        descriptive = GIVEN if self.selected_at == self.steps[0] else DESCRIPTIVE
+        descriptive = GIVEN if self.params.select_at == "first" else DESCRIPTIVE
+        chosen_at = self.steps[:2] if first == ROCKS.name else [self.selected_at]
         return {
             **self.run.log.identity(),
             "table": self.run.table,
             "text": same if self.run.table == "fixed" else "each step's own rollouts",
             "steps": self.steps,
+            "pre": self.pre,
+            "post": self.steps[-1],
             "passes": self.run.passes,
-            "selected_at": "rocks given" if given else self.selected_at,
+            "first": first,
+            "no_rocks": no_rocks,
+            "selected_at": "rocks given" if given else chosen_at,
             "chosen_on": "rocks given"
             if given
             else "half 0 of the prompts"
@@ -343,45 +386,13 @@ class _Course:
                 f"stands in {self._at}; give controls of this log"
             )
 
-    def _notes_on(self, groups: ComparedGroups) -> list[str]:
-        notes = []
-        if self.rocks is not None:
-            notes.append(
-                "the rocks were given: where they were chosen on these prompts or at a later "
-                f"step, this is {DESCRIPTIVE}"
-            )
-        if self.pairs is not None:
-            lost = len(self.pairs) - len(groups.pairs["control"])
-            notes.append(
-                "control: the pairs given, whatever they were matched on; the balance says how "
-                "like they are here" + (f" ({lost} left out: not in {self._at})" if lost else "")
-            )
-        if self.rocks is None and self.params.select_at == "last":
-            notes.append(f"groups chosen at the last step: {DESCRIPTIVE}")
-        if self.run.table == "rollout":
-            notes.append(
-                "each step's own rollouts: learning and drift of the contexts are mixed; fixed "
-                "text tells them apart (record with fixed_sequences, or `rocktok rescore`)"
-            )
-        return notes + self._few(groups)
-
-    def _few(self, groups: ComparedGroups) -> list[str]:
-        """What could not be chosen or matched as it was asked for, and why."""
-        if not groups.members["rocks"]:
-            if not groups.common:
-                return [
-                    f"no groups: no type stands {FLOORS} in {self._at}; more prompts would tell"
-                ]
-            return [f"no groups: no type that stands {FLOORS} has a loss in {self._at}"]
-        if not groups.others:
-            empty = "high_kl, random and what is matched here are empty"
-            return [f"{empty}: no type but the rocks stands {FLOORS} in {self._at}"]
-        notes = note_overlap(groups.members)
-        asked, size = self.params.group_size, len(groups.members["high_kl"])
-        if asked is not None and size < asked:
-            notes.append(f"high_kl and random have {size} types, not {asked}: there are no more")
-        return notes + [
-            f"{name}: no rock has a type like it within the calipers"
-            for name in NAMES[3:]
-            if not groups.pairs[name]
-        ]
+    def _notes_on(self, measured: _Measured) -> list[str]:
+        return notes_on(
+            measured.groups,
+            self.params,
+            no_rocks=measured.no_rocks,
+            rocks_given=self.rocks is not None,
+            pairs_given=None if self.pairs is None else len(self.pairs),
+            table=self.run.table,
+            step=self.selected_at,
+        )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, NotRequired, TypedDict
 from rocktok._types import LogIdentity
 from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
-from rocktok.stats.adjusted import AdjustedContrast
 from rocktok.stats.bootstrap import REPLICATES
 from rocktok.stats.contrasts import ContrastColumns, OverTypes
 from rocktok.stats.matching import Balance
+from rocktok.stats.verdicts import AdjustedComparison
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +25,8 @@ GIVEN = "rocks given: descriptive, unless they were chosen on other prompts"
 class StagnationParams:
     """Options of `stagnation`. `pre`, `post`: first and last step; None: the outermost complete.
 
-    `top`: types by loss, beside those of the groups, that are drawn again; `all_types`: the others,
-    too, with linearised intervals.
+    `top_k`: types of `high_loss` where there are no rocks. `top`: types by loss, beside those of
+    the groups, that are drawn again; `all_types`: the others, too, with linearised intervals.
     """
 
     table: str = "auto"
@@ -54,13 +54,21 @@ class StagnationParams:
 
 
 class StagnationLog(LogIdentity):
-    """What was read, and on what prompts groups were chosen and measured."""
+    """What was read, and at which steps and on what prompts groups were chosen and measured.
+
+    `pre`, `post`: changes are from the one to the other; curves have all `steps`. `first`: the
+    group that the others are held against: `rocks`, or `high_loss` and then `no_rocks` says why.
+    """
 
     table: str
     text: str
     steps: list[int]
+    pre: int
+    post: int
     passes: int
-    selected_at: int | str
+    first: str
+    no_rocks: str | None
+    selected_at: list[int] | str
     chosen_on: str
     measured_on: str
     descriptive: str | None
@@ -97,7 +105,7 @@ class CorpusStep(TypedDict):
 
 
 class Change(TypedDict):
-    """Loss at the first and the last step (nats), their ratio and their difference."""
+    """Loss at the pre and the post step (nats), their ratio and their difference."""
 
     loss_pre: float | None
     loss_post: float | None
@@ -165,27 +173,28 @@ class GroupStep(TypedDict):
 
 
 class GroupBalance(Balance):
-    """Balance of one covariate between rocks and one kind of control."""
+    """Balance of one covariate between `log.first` and one kind of control."""
 
     control: str
 
 
 class Members(TypedDict):
-    """Token ids of each group, pairs of a rock and its control, and how alike they are."""
+    """Token ids of each group, pairs of a type of `log.first` and its control, their balance."""
 
     rocks: tuple[int, ...]
+    high_loss: tuple[int, ...]
     high_kl: tuple[int, ...]
     random: tuple[int, ...]
     control: tuple[int, ...]
     loss_control: tuple[int, ...]
     pairs: dict[str, tuple[tuple[int, int], ...]]
-    rocks_without_control: dict[str, tuple[int, ...]]
+    without_control: dict[str, tuple[int, ...]]
     control_source: str
     balance: tuple[GroupBalance, ...]
 
 
 class Comparison(ContrastColumns):
-    """Rocks against another group; with `skipped`, why they were not compared."""
+    """`log.first` against another group; with `skipped`, why they were not compared."""
 
     first: str
     second: str
@@ -195,27 +204,8 @@ class Comparison(ContrastColumns):
     ratio: NotRequired[float | None]
     ratio_low: NotRequired[float | None]
     ratio_high: NotRequired[float | None]
-    ratio_low90: NotRequired[float | None]
-    ratio_high90: NotRequired[float | None]
-    verdict: NotRequired[str]
     delta_kl: NotRequired[OverTypes]
     p_holm: NotRequired[float]
-
-
-class CutoffContrast(AdjustedContrast):
-    """The adjusted contrast with as many rocks as a cutoff leaves."""
-
-    cutoff: float
-    rocks: int
-
-
-class AdjustedComparison(AdjustedContrast):
-    """Rocks against all other types of like first loss and frequency, and what it says."""
-
-    first: str
-    second: str
-    verdict: str
-    cutoffs: list[CutoffContrast]
 
 
 @dataclass(frozen=True)
@@ -230,14 +220,14 @@ class StagnationResult(Result):
             intervals: "bootstrap", "linearised" or None.
         groups: one mapping per group.
         curves: one mapping per step and group.
-        members: token ids of each group, pairs of rocks and controls, balance of the matching.
-        tests: rocks against each other group.
-        adjusted: whether rocks improve less than other types like them; None where rocks were not
+        members: token ids of each group, pairs of matched types, balance of the matching.
+        tests: rocks, or without any the types of `high_loss`, against each other group.
+        adjusted: whether these improve less than other types like them; None where they were not
             chosen on one half of the prompts, or there are none.
         notes: what a reader of the numbers must know.
     """
 
-    SCHEMA: ClassVar[str] = "rocktok.stagnation/2"
+    SCHEMA: ClassVar[str] = "rocktok.stagnation/3"
 
     log: StagnationLog
     params: StagnationOptions

@@ -5,14 +5,13 @@ Array suffixes: N rows; S sequences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.hashing import halves, mix
-from rocktok.stats.accumulator import Accumulator, Batch, Closing
+from rocktok.hashing import mix
+from rocktok.stats.accumulator import Batch
 
 #: Odd, so that none of the three loses bits; digits of √2, √3 and √5.
 _KEYS = tuple(
@@ -83,30 +82,3 @@ class SequenceTexts:
         ids, hashes = ids[order], hashes[order]
         starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
         return ids[starts], np.add.reduceat(hashes, starts)
-
-
-class OfHalf:
-    """Gives accumulators the rows of one half of the prompts, while others see all of them."""
-
-    def __init__(self, half: int, seed: int, accumulators: Sequence[Accumulator]) -> None:
-        self.half, self.seed = half, seed
-        self.accumulators = accumulators
-        self.needs = tuple(sorted({"prompt", *(n for a in accumulators for n in a.needs)}))
-
-    def update(self, batch: Batch) -> None:
-        """Add a batch's rows of the half."""
-        kept = halves(batch["prompt"], self.seed) == self.half
-        rows = {name: batch[name][kept] for name in self.needs}
-        for accumulator in self.accumulators:
-            accumulator.update(rows)
-
-    def merge(self, other: Self) -> None:
-        """Add another's."""
-        for ours, theirs in zip(self.accumulators, other.accumulators, strict=True):
-            ours.merge(theirs)
-
-    def close(self) -> None:
-        """Drop what partial results need not carry."""
-        for accumulator in self.accumulators:
-            if isinstance(accumulator, Closing):
-                accumulator.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from rocktok.analyses.stagnation.result import AdjustedComparison, StagnationResult
-from rocktok.stats.adjusted import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME
+from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.stats.group_names import CONTROL, LETTERS, LOSS_CONTROL, NAMES, ROCKS, legend
+from rocktok.stats.verdicts import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME, AdjustedComparison
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
@@ -26,14 +27,13 @@ _GROUPS = (
     Field("still"),
 )
 _TESTS = (
-    Field("rocks against", text=True),
+    Field("against", text=True),
     Field("types"),
     Field("ratio"),
-    Field("90%"),
     Field("95%"),
 )
 _MEDIANS = (
-    Field("rocks less", text=True),
+    Field("less", text=True),
     Field("difference"),
     Field("95%"),
     Field("rank-bis."),
@@ -41,7 +41,8 @@ _MEDIANS = (
     Field("naive"),
 )
 _ADJUSTED = (
-    Field("rocks"),
+    Field("cutoff", text=True),
+    Field("types"),
     Field("supported"),
     Field("ratio"),
     Field("95%"),
@@ -86,13 +87,13 @@ def render(result: StagnationResult) -> str:
         "ratio: post over pre, 1: no learning",
         "still: whether its 90% interval lies within a factor of 1.1 of 1",
         "",
-        *_adjusted(result.adjusted),
+        *_adjusted(result.adjusted, log["pre"]),
         *_tests(result.tests),
-        *_balance(result.members),
+        *_balance(result.members, log["first"]),
     ]
     if result.tokens:
         parts += [
-            f"Tokens, largest loss at step {steps[0]} first",
+            f"Tokens, largest loss at step {log['pre']} first",
             render_table(_TOKENS, map(_token, result.tokens[:_SHOWN])).rstrip("\n"),
             legend(NAMES),
         ]
@@ -104,8 +105,8 @@ def render(result: StagnationResult) -> str:
     parts += [
         "",
         _chosen(result),
-        f"{log['table']}/, {len(steps)} steps, {steps[0]} to {steps[-1]}: {log['text']}; "
-        f"{log['passes']} passes",
+        f"changes from step {log['pre']} to {log['post']}",
+        f"{log['table']}/, {len(steps)} steps: {log['text']}; {log['passes']} passes",
         "one log is one training run",
         *left_out(log),
         log["path"],
@@ -115,21 +116,27 @@ def render(result: StagnationResult) -> str:
 
 def answer(result: StagnationResult) -> tuple[str, str]:
     """(how far losses went; whether they fell less than those of other types, or "")."""
-    rocks = next(row for row in result.groups if row["group"] == ROCKS.name)
-    if "skipped" in rocks or rocks["stagnation"] is None:
-        why = rocks.get("skipped") or "too few prompts hold the types with the most loss"
-        return f"Whether rocks learn cannot be told: {why}.", ""
-    (pre, *_, post), chosen_here = result.log["steps"], result.log["descriptive"] is None
-    whose = "the types with the most loss" if chosen_here else "the rocks"
-    change = (
-        f"the types with the most loss at step {pre} keep {_left(rocks)} of it at step {post}, on "
-        "prompts that did not choose them"
-        if chosen_here
-        else f"the rocks keep {_left(rocks)} of their loss at step {pre} at step {post}"
-    )
+    log = result.log
+    first = next(row for row in result.groups if row["group"] == log["first"])
+    if "skipped" in first or first["stagnation"] is None:
+        why = first.get("skipped") or "too few prompts hold the types with the most loss"
+        return f"Whether {_whose(log['first'])} learn cannot be told: {why}.", ""
+    pre, post, at = log["pre"], log["post"], log["selected_at"][-1]
+    if log["first"] != ROCKS.name:
+        of = "it" if at == pre else f"their loss at step {pre}"
+        change = f"the types with the most loss at step {at} keep {_left(first)} of {of}"
+    else:
+        change = f"the rocks keep {_left(first)} of their loss at step {pre}"
+    change += f" at step {post}"
+    if log["descriptive"] is None:
+        change += ", on prompts that did not choose them"
     change += f"; all positions keep {_left(result.corpus)}."
-    verdict = "" if result.adjusted is None else _verdict(result.adjusted, whose)
+    verdict = "" if result.adjusted is None else _verdict(result.adjusted, pre)
     return change[0].upper() + change[1:], verdict[:1].upper() + verdict[1:]
+
+
+def _whose(first: str) -> str:
+    return "the rocks" if first == ROCKS.name else "the types with the most loss"
 
 
 def _left(row: Row) -> str:
@@ -139,37 +146,42 @@ def _left(row: Row) -> str:
     return f"{percent(row['stagnation'], 0)}{between}"
 
 
-def _verdict(adjusted: AdjustedComparison, whose: str) -> str:
-    like, verdict = "other types of like first loss and frequency", adjusted["verdict"]
+def _verdict(adjusted: AdjustedComparison, pre: int) -> str:
+    whose, verdict = _whose(adjusted["first"]), adjusted["verdict"]
+    like = f"other types of like loss at step {pre} and frequency"
     if verdict == NOT_COMPARABLE:
         return (
             f"{whose} are not comparable with other types: {adjusted['supported']} of "
-            f"{adjusted['measured']} have five others of like first loss (theirs "
-            f"{number(adjusted['loss_pre_rocks'])} nats, others "
-            f"{number(adjusted['loss_pre_others'])})."
+            f"{adjusted['measured']} have five others of like loss at step {pre} (theirs "
+            f"{number(adjusted['loss_first'])} nats, others {number(adjusted['loss_second'])})."
         )
     if verdict in (DEPENDS, INCONCLUSIVE):
-        how = "depends on the cutoff for rocks" if verdict == DEPENDS else "is open"
+        how = "depends on the cutoff" if verdict == DEPENDS else "is open"
         return f"whether {whose} improve less or more than {like} {how}."
     if verdict == SAME:
-        return f"given the first loss as measured, {whose} improve as much as {like}."
-    return f"given the first loss as measured, {whose} {verdict} than {like}."
+        return f"given the loss as measured, {whose} improve as much as {like}."
+    return f"given the loss as measured, {whose} {verdict} than {like}."
 
 
 def _chosen(result: StagnationResult) -> str:
     log = result.log
     at, chosen_on = log["selected_at"], log["chosen_on"].removesuffix(" of the prompts")
-    where = f"groups chosen at step {at} on {chosen_on}"
-    if at == "rocks given":
+    if isinstance(at, str):
         controls = " and control" if result.members["control_source"] == "given" else ""
         step = log["steps"][0 if result.params["select_at"] == "first" else -1]
         where = f"rocks{controls} given, others chosen at step {step}"
-    line = f"{where}, measured on {log['measured_on']}"
-    return line if log["descriptive"] is None else f"{line}\n{log['descriptive']}"
+    elif log["first"] == ROCKS.name:
+        where = f"rocks chosen at steps {at[0]} and {at[1]} on {chosen_on}"
+    else:
+        where = f"groups chosen at step {at[0]} on {chosen_on}"
+    lines = [f"{where}, measured on {log['measured_on']}"]
+    for said in (log["no_rocks"], log["descriptive"]):
+        lines += [] if said is None else textwrap.wrap(said, 80)
+    return "\n".join(lines)
 
 
-def _between(row: Row, name: str, level: str = "") -> str:
-    low, high = row.get(f"{name}_low{level}"), row.get(f"{name}_high{level}")
+def _between(row: Row, name: str) -> str:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     return "–" if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
@@ -196,18 +208,20 @@ def _group(row: Row) -> Sequence[str]:
     return (row["group"], types, *_change(row), _STILL[row["does_not_learn"]])
 
 
-def _adjusted(row: Row | None) -> list[str]:
+def _adjusted(row: Row | None, pre: int) -> list[str]:
     """The verdict, and what it rests on at each cutoff."""
     if row is None:
         return []
+    name = "Rocks" if row["first"] == ROCKS.name else "Types with the most loss"
     above = (
-        f"Rocks against other types of like first loss and frequency: {row['verdict']}",
-        f"first loss of rocks {number(row['loss_pre_rocks'])}, of others "
-        f"{number(row['loss_pre_others'])}; supported: 5 others are near it",
+        f"{name} against others of like loss and frequency: {row['verdict']}",
+        f"loss at step {pre} {number(row['loss_first'])}, of others "
+        f"{number(row['loss_second'])}; supported: 5 others are near it",
     )
     cells = (
         (
-            str(each["rocks"]),
+            f"{each['cutoff']:g}",
+            str(each["types"]),
             f"{each['supported']}/{each['measured']}",
             _factor(each["difference"]),
             f"{_factor(each['low'])} to {_factor(each['high'])}",
@@ -226,7 +240,7 @@ def _factor(log: float | None) -> str:
 def _tests(rows: Sequence[Row]) -> list[str]:
     tested = [row for row in rows if "skipped" not in row]
     skipped = [f"{row['second']}: skipped: {row['skipped']}" for row in rows if "skipped" in row]
-    lines = ["Ratio of rocks over that of others (matched groups: of their rocks alone)"]
+    lines = [f"Ratio of {rows[0]['first']} over that of others (matched groups: of pairs alone)"]
     if not tested:
         return [*lines, *skipped, ""]
     cells = (
@@ -234,7 +248,6 @@ def _tests(rows: Sequence[Row]) -> list[str]:
             row["second"],
             f"{row['types_first']}/{row['types_second']}",
             number(row["ratio"]),
-            _between(row, "ratio", "90"),
             _between(row, "ratio"),
         )
         for row in tested
@@ -255,7 +268,7 @@ def _tests(rows: Sequence[Row]) -> list[str]:
     return [*lines, *skipped, "", heading, render_table(_MEDIANS, medians)]
 
 
-def _balance(members: Row) -> list[str]:
+def _balance(members: Row, first: str) -> list[str]:
     cells = []
     for name in (CONTROL.name, LOSS_CONTROL.name):
         rows = [row for row in members["balance"] if row["control"] == name]
@@ -263,10 +276,10 @@ def _balance(members: Row) -> list[str]:
         for when in ("before", "after"):
             values = ("–" if r[f"smd_{when}"] is None else f"{r[f'smd_{when}']:+.2f}" for r in rows)
             cells.append((f"{name}, {when}", str(pairs) if when == "after" else "", *values))
-    alone = members["rocks_without_control"].items()
+    alone = members["without_control"].items()
     left = ", ".join(f"{len(ids)} ({name})" for name, ids in alone)
     table = render_table(_BALANCE, cells).rstrip("\n")
-    return [table, f"rocks without a type like them: {left}", ""]
+    return [table, f"{first} without a type like them: {left}", ""]
 
 
 def _token(row: Row) -> Sequence[str]:

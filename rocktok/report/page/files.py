@@ -122,6 +122,10 @@ def to_dict(result: ReportResult, numbers: Mapping[str, AnyNumbers]) -> dict[str
             "attribute": list(result.attribute.tests) if result.attribute else None,
             "stagnation": list(result.stagnation.tests) if result.stagnation else None,
         },
+        "adjusted": {
+            "attribute": result.attribute.adjusted if result.attribute else None,
+            "stagnation": result.stagnation.adjusted if result.stagnation else None,
+        },
         **({"analyses": others} if (others := _others(result)) else {}),
     }
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rocktok.analyses.attribute.result import AttributeResult
+from rocktok.analyses.attribute.table import verdict
 from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stability.table import rock_answer
 from rocktok.analyses.stagnation.table import answer
 from rocktok.report.clusters import OTHER
 from rocktok.report.page.page_data import Fact, Point
 from rocktok.report.result import NO_NULL, PERSISTENCE, ReportResult
-from rocktok.stats.group_names import CONTROL, MEANINGS, ROCKS
+from rocktok.stats.group_names import LABELS, ROCKS
 from rocktok.tables.text import count, counted, number, percent
 
 
@@ -183,18 +183,20 @@ def _learn(result: ReportResult) -> Point | None:
     learning = result.stagnation
     if learning is None:
         return None
-    change, verdict = answer(learning)
-    rocks = next(row for row in learning.groups if row["group"] == ROCKS.name)
-    if "skipped" in rocks or rocks["stagnation"] is None:
-        return {"text": change, "numbers": []}
-    text = f"{change} {verdict}".rstrip()
+    change, compared = answer(learning)
+    no_rocks, group = learning.log["no_rocks"], learning.log["first"]
+    said = "" if no_rocks is None else f"{no_rocks[0].upper()}{no_rocks[1:]}. "
+    first = next(row for row in learning.groups if row["group"] == group)
+    if "skipped" in first or first["stagnation"] is None:
+        return {"text": said + change, "numbers": []}
+    text = f"{said}{change} {compared}".rstrip()
     if learning.log["table"] == "rollout":
         text += " These are each step's own rollouts, so learning and drift of the text are mixed."
     return {
         "text": text,
         "numbers": [
-            _fact("of first loss left, rocks", percent(rocks["stagnation"], 0)),
-            _fact("of first loss left, all", percent(learning.corpus["stagnation"], 0)),
+            _fact(f"of the loss left, {LABELS[group]}", percent(first["stagnation"], 0)),
+            _fact("of the loss left, all", percent(learning.corpus["stagnation"], 0)),
         ],
     }
 
@@ -212,31 +214,12 @@ def _cost(result: ReportResult) -> Point | None:
         f"Rocks take {percent(row['grad_share'])}{_between(row, 'grad_share')} of the summed "
         f"gradient norms at step {step}, with {percent(row['loss_share'])} of the loss"
     )
-    per_nat = [t for t in gradient.tests
-               if t["measure"] == "grad_norm_per_nat" and t.get("low") is not None]  # fmt: skip
-    if per_nat:
-        test = next((t for t in per_nat if t["second"] == CONTROL.name), per_nat[0])
-        low, high = test["low"] or 0.0, test["high"] or 0.0
-        text += ". Per nat of loss their gradient is " + (
-            "larger than" if low > 0 else "smaller than" if high < 0 else "not told apart from"
-        ) + " that of " + _compared(gradient, test)  # fmt: skip
+    text = " ".join((f"{text}.", *verdict(gradient.adjusted)))
     numbers = [
         _fact("of the gradient norm", percent(row["grad_share"])),
         _fact("gradient share over position share", number(row["concentration"])),
     ]
-    return {"text": f"{text}.", "numbers": numbers}
-
-
-def _compared(gradient: AttributeResult, test: Mapping[str, Any]) -> str:
-    if test["second"] != CONTROL.name:
-        return MEANINGS[test["second"]]
-    alone = len(gradient.members.get("rocks_without_control") or ())
-    text = f"{CONTROL.meaning}, types as frequent"
-    return (
-        f"{text} ({count(alone)} of the rocks {'has' if alone == 1 else 'have'} none)"
-        if alone
-        else text
-    )
+    return {"text": text, "numbers": numbers}
 
 
 def _stable(result: ReportResult) -> Point | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rocktok
+from rocktok.analyses.attribute.expected import NormByLoss
 from rocktok.analyses.attribute.shares import contrasts
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
@@ -31,9 +34,12 @@ from rocktok.stats.groups import (
 )
 from rocktok.stats.prompts import PromptFloor
 from tests.gradient_logs import frame, gradient_rows, write
+from tests.learning_worlds import World, learning_log
 from tests.logs import write_log
 from tests.paths import SAMPLE
+from tests.planted import PlantedLog
 from tests.processes import run_command
+from tests.stats.test_adjusted import twin_difference
 
 
 def attribute(path: Path, **options: Any) -> Any:
@@ -43,20 +49,130 @@ def attribute(path: Path, **options: Any) -> Any:
 
 @pytest.mark.long
 def test_halves_are_searched_as_the_whole_was() -> None:
-    """With the options of `detected`; without it, with `detect`'s defaults."""
+    """With the options of `detected`, at its first two steps; without it, with the defaults."""
     log = rocktok.open(SAMPLE)
     options: dict[str, Any] = {"persistence": "recalcitrant", "top_k": 12}
     found = rocktok.detect(log, **options)
     given_ = rocktok.attribute(log, detected=found, replicates=100)
-    half = rocktok.detect(log, half=0, **options)
+    half, most = (
+        rocktok.detect(log, half=0, pre=8, post=100, **{**options, "top_k": k}) for k in (12, 24)
+    )
     assert list(given_.members["rocks"]) == sorted(row["token_id"] for row in found.rocks)
-    (size,) = {row["types_first"] for row in given_.tests if row["second"] == "high_kl"}
-    # One of them does not stand in the other half often enough.
-    assert size == len(half.rocks) - 1 == 11
-    by_default = rocktok.attribute(log, replicates=100).tests[0]
-    rocks = {row["token_id"] for row in rocktok.detect(log, half=0).rocks}
-    other = rocktok.detect(log, half=1, rule="top-k", all_types=True).tokens
-    assert by_default["types_first"] == len(rocks & {row["token_id"] for row in other}) >= 10
+    assert given_.log["chosen_at"] == [8, 100]
+    assert [(row["cutoff"], row["types"]) for row in given_.adjusted["cutoffs"]] == [
+        (12, len(half.rocks)), (6, 6), (24, len(most.rocks))
+    ]  # fmt: skip
+    later = rocktok.detect(log, pre=100, post=300)
+    bounded = rocktok.attribute(log, detected=later, replicates=100)
+    assert bounded.log["chosen_at"] == [100, 200]
+    by_default = rocktok.attribute(log, replicates=100)
+    for row in by_default.adjusted["cutoffs"]:
+        rocks = rocktok.detect(log, half=0, pre=8, post=100, fdr=row["cutoff"]).rocks
+        assert row["types"] == len(rocks) > 10
+
+
+# The contrast with types of like loss.
+
+
+@pytest.fixture(scope="module")
+def planted_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlantedLog, Path]:
+    """Rocks have 1.5 times the gradient of other types of like loss."""
+    log = learning_log(0, World(gradient=1.5))
+    return log, log.write(tmp_path_factory.mktemp("planted") / "log")
+
+
+def test_a_gradient_that_is_large_for_its_loss_is_said_to_be(
+    planted_run: tuple[PlantedLog, Path],
+) -> None:
+    log, path = planted_run
+    result = rocktok.attribute(path, replicates=200)
+    adjusted = result.adjusted
+    assert (result.log["chosen_at"], result.log["step"]) == ([0, 100], 1000)
+    assert (adjusted["first"], adjusted["verdict"]) == ("rocks", "larger")
+    assert adjusted["difference"] == pytest.approx(np.log(1.5), abs=0.1)
+    assert result.answer()[1] == (
+        "Given the loss as measured, the gradient of rocks is larger than that of other types of "
+        "like loss and frequency."
+    )
+    rocks = {row["token_id"] for row in rocktok.detect(path, half=0, pre=0, post=100).rocks}
+    assert adjusted["cutoffs"][0]["types"] == len(rocks)
+    # Not one more is found at the largest rate, so that these are left out of what is expected.
+    assert [row["types"] for row in adjusted["cutoffs"]] == [len(rocks)] * 3
+    last = log.rows[log.rows["step"] == 1000]
+    assert adjusted["difference"] == pytest.approx(twin_of_rows(last, path, rocks), abs=1e-9)
+
+
+def twin_of_rows(rows: pd.DataFrame, path: Path, rocks: set[int]) -> float:
+    """The difference, from the rows of a step by the definition."""
+    rows = rows.astype({"loss": float, "grad_norm": float})
+    prompt = rows["sequence_id"].map(prompt_hashes(path)).to_numpy().astype(np.uint64)
+    rows = rows.assign(prompt=prompt, half=halves(prompt, 0))
+    fraction, exponent = np.frexp(rows["loss"])
+    rows["bin"] = 4 * exponent + np.floor(8 * fraction)
+    others = rows[(rows["half"] == 0) & ~rows["token_id"].isin(rocks)].groupby("bin")
+    bins = others[["loss", "grad_norm"]].mean()[others.size() >= 20]
+    rows["expected"] = np.interp(rows["loss"], bins["loss"], bins["grad_norm"])
+    count, prompts, loss, norm, expected = (
+        values.unstack()
+        for values in (
+            rows.groupby(["token_id", "half"])[name].agg(how)
+            for name, how in (
+                ("loss", "size"), ("prompt", "nunique"), ("loss", "mean"), ("grad_norm", "mean"),
+                ("expected", "mean"),
+            )
+        )
+    )  # fmt: skip
+    often = ((count >= 20) & (prompts >= 5)).all(axis=1)
+    y = np.log(norm[1] / expected[1])[often].tolist()
+    x1, x2 = np.log(loss[0])[often].tolist(), np.log(count.sum(axis=1))[often].tolist()
+    is_rock = np.isin(count.index[often], list(rocks))
+    ours, theirs = np.flatnonzero(is_rock).tolist(), np.flatnonzero(~is_rock).tolist()
+    backed = [i for i in ours if sum(abs(x1[i] - x1[j]) <= 0.5 for j in theirs) >= 5]
+    return twin_difference(y, x1, x2, backed, theirs)
+
+
+@pytest.mark.long
+def test_rocks_measured_where_they_were_chosen_are_said_to_be(
+    planted_run: tuple[PlantedLog, Path],
+) -> None:
+    result = rocktok.attribute(planted_run[1], step=100, replicates=100)
+    assert result.log["chosen_at"] == [0, 100]
+    assert result.notes[0] == (
+        "contrasts: rocks are chosen on half of the prompts at steps 0 and 100 and measured on the "
+        "other half at one of these, step 100; later steps of fixed text would show them after "
+        "more of the training"
+    )
+    assert result.adjusted["verdict"] == "larger"
+
+
+@pytest.mark.long
+def test_a_gradient_that_is_that_of_its_loss_is_not_told_apart() -> None:
+    """Rocks keep 1.5 times as much of their loss, so that their gradients are larger, too."""
+    said = []
+    for seed in range(200, 203):
+        log = learning_log(seed, World(keeps=1.5))
+        with tempfile.TemporaryDirectory() as root:
+            result = rocktok.attribute(log.write(Path(root) / "log"), replicates=200)
+        assert result.adjusted["comparable"]
+        said.append(result.adjusted["verdict"])
+    assert not {"larger", "smaller"} & set(said)
+
+
+def test_norms_by_loss_are_means_of_bins_with_enough_rows() -> None:
+    """Losses 1.0 and 1.2 are of a bin, 1.3 of the next; types left out and few rows are none."""
+    norms, other = NormByLoss(np.array([7])), NormByLoss(np.array([7]))
+    loss = np.array([1.0] * 10 + [1.2] * 10 + [1.3] * 19 + [0.0] * 20 + [1.0] * 9, np.float32)
+    batch = {
+        "token_id": np.array([3] * 59 + [7] * 9),
+        "loss": loss,
+        "grad_norm": np.where(loss == 1.0, 2.0, 4.0).astype(np.float32),
+    }
+    norms.update({name: values[:15] for name, values in batch.items()})
+    other.update({name: values[15:] for name, values in batch.items()})
+    norms.merge(other)
+    losses, means = norms.curve()
+    assert losses.tolist() == pytest.approx([0.0, 1.1])
+    assert means.tolist() == pytest.approx([4.0, 3.0])
 
 
 # Shares and their intervals, against a twin.
@@ -300,13 +416,18 @@ def test_groups_keep_their_floors() -> None:
         loss_HT=np.array([[9.0, 1, 99, 99, 5, 3], [9.0, 1, 99, 99, 5, 3]]),
     )
     groups = choose_groups(facts, np.array([0]), seed=1)
-    assert groups.members["high_kl"] == (4,)
+    # Types 2 and 3 are rare, or of few prompts: high_kl alone may hold these.
+    assert groups.members["high_kl"] == (2,)
     assert set(groups.members["random"]) < {1, 4, 5}
     assert groups.members["control"][0] in (1, 5)
     assert groups.unmatched == ()
     assert choose_groups(facts, np.array([0, 7]), seed=1).unmatched == (7,)
     wide = choose_groups(facts, np.array([0]), seed=1, size=10)
-    assert wide.members["high_kl"] == wide.members["random"] == (1, 4, 5)
+    assert wide.members["random"] == (1, 4, 5)
+    assert wide.members["high_kl"] == (1, 2, 3, 4, 5)
+    rarest = replace(facts, frequency_HT=facts.frequency_HT.copy(), prompts_HT=facts.prompts_HT - 2)
+    rarest.frequency_HT[0, 2] = 4
+    assert choose_groups(rarest, np.array([0]), 1, 10).members["high_kl"] == (1, 4, 5)
     # On the second half alone, type 4 is too frequent to be a control of type 0.
     assert choose_groups(facts, np.array([0]), 1, half=1).members["control"][0] in (1, 5)
 

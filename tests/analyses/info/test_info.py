@@ -60,16 +60,20 @@ def test_one_step_and_no_gradients(tmp_path: Path) -> None:
 def test_rollouts_alone(tmp_path: Path) -> None:
     info = rocktok.info(write(tmp_path, frame(1), table="rollout"))
     assert info.sentence == "2 steps of rollouts; no damage was found."
-    assert set(unable(info)) == {"detect", "stability", "controls"}
+    assert set(unable(info)) == {"detect", "stagnation", "stability", "controls"}
+    few = "types with the most loss alone: rocks need three steps of fixed text"
+    assert unable(info)["stagnation"] == few
 
 
 def test_one_prompt(tmp_path: Path) -> None:
     info = rocktok.info(write(tmp_path, frame(1, prompts=1), ranks=1))
     assert unable(info) == {
-        "stability": "the log has one prompt; samples of prompts need two or more"
+        "stagnation": "the log has one prompt; groups are chosen on half of the prompts",
+        "stability": "the log has one prompt; samples of prompts need two or more",
     }
     # As the commands themselves answer.
     assert run_command("stability", tmp_path)[0] == 1
+    assert run_command("stagnation", tmp_path)[0] == 1
     assert run_command("attribute", tmp_path, "--replicates", 100)[0] == 0
 
 

@@ -121,19 +121,19 @@ def test_few_prompts_and_absent_types_have_none(tmp_path: Path) -> None:
     rare = frame["sequence_id"] // 2 < MIN_PROMPTS - 1
     frame = frame[(frame["token_id"] != 9) | rare]
     frame = frame[~((frame["token_id"] == 8) & (frame["step"] == 10))]
-    frame.loc[(frame["token_id"] == 7) & (frame["step"] == 10), "loss"] = 0
+    frame.loc[(frame["token_id"] == 2) & (frame["step"] == 10), "loss"] = 0
     result = stagnation(write(tmp_path, frame, "rollout"), top=0, group_size=1, all_types=True)
-    nine, eight, seven = (token(result, v) for v in (9, 8, 7))
+    nine, eight, two = (token(result, v) for v in (9, 8, 2))
     assert (nine["interval"], nine["stagnation_low"]) == (None, None)
     assert nine["stagnation"] is not None
     assert (eight["interval"], eight["stagnation"], eight["curve"][1]) == (None, None, None)
     # A loss of 0 has no logarithm, but a difference.
-    assert (seven["interval"], seven["stagnation"], seven["stagnation_low"]) == (
+    assert (two["interval"], two["stagnation"], two["stagnation_low"]) == (
         "linearised",
         0,
         None,
     )
-    assert seven["delta_kl_low"] < seven["delta_kl"] < seven["delta_kl_high"]
+    assert two["delta_kl_low"] < two["delta_kl"] < two["delta_kl_high"]
 
 
 def test_sums_do_not_depend_on_the_cut() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import re
 import warnings
 from pathlib import Path
@@ -17,9 +18,8 @@ import pytest
 
 import rocktok
 from rocktok.analyses.controls.table import render as render_controls
-from rocktok.analyses.stagnation.learning import MARGIN
 from rocktok.analyses.stagnation.same_text import SequenceTexts, TextHash, hash_text
-from rocktok.analyses.stagnation.table import encode, render
+from rocktok.analyses.stagnation.table import answer, encode, render
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.hashing import halves
@@ -28,8 +28,10 @@ from rocktok.log import LogWriter
 from rocktok.log.sequences import load_prompts
 from rocktok.stats.matching import match
 from tests.analyses.attribute.test_attribute import prompt_hashes, twin_weights
+from tests.learning_worlds import World, learning_log, shuffled_log
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
+from tests.planted import PlantedLog
 from tests.processes import run_command
 from tests.stats.test_adjusted import twin_difference
 
@@ -177,22 +179,21 @@ def test_a_type_without_loss_at_first_counts_in_its_group(tmp_path: Path) -> Non
     many = stagnation(write(tmp_path / "c", frame), rocks=(0, 1, 2, 9, 4))
     test = next(row for row in many.tests if row["second"] == "random")
     assert test["skipped"] == (
-        "3 rocks against 5 types have a loss at the first step that can fall; at least 5 of each "
-        "are needed"
+        "3 rocks against 5 types have a loss at the pre step that can fall; at least 5 of each are "
+        "needed"
     )
 
 
-def test_a_group_that_ends_without_loss_is_inconclusive(tmp_path: Path) -> None:
+def test_a_group_that_ends_without_loss_has_no_ratio(tmp_path: Path) -> None:
     frame = course((0, 10))
     frame.loc[(frame["step"] == 10) & (frame["token_id"] > 4), "loss"] = 0
     path = write(tmp_path, frame)
     result = stagnation(path, rocks=(0, 1, 2, 3, 4))
-    assert result.groups[1]["group"] == "high_kl"
-    assert (result.groups[1]["stagnation"], result.groups[1]["stagnation_high"]) == (0, 0)
+    assert result.groups[2]["group"] == "high_kl"
+    assert (result.groups[2]["stagnation"], result.groups[2]["stagnation_high"]) == (0, 0)
     test = next(row for row in result.tests if row["second"] == "high_kl")
     assert (test["types_first"], test["types_second"]) == (5, 5)
-    assert (test["ratio"], test["ratio_low"], test["ratio_low90"]) == (None, None, None)
-    assert test["verdict"] == "inconclusive"
+    assert (test["ratio"], test["ratio_low"], test["ratio_high"]) == (None, None, None)
     # The medians can be told apart all the same.
     assert test["difference_of_medians"] > 0
     assert test["rank_biserial"] == 1
@@ -236,8 +237,11 @@ def test_other_sequences_at_a_step_of_the_same_length_are_noticed(tmp_path: Path
     )
     for part in ("tokens", "groups", "members", "corpus"):
         assert found[part] == expected[part]
-    # Facts, a course that ended at the third step, the sequences of 3 steps, and all over again.
-    assert (found["log"]["passes"], expected["log"]["passes"]) == (4 + 3 + 4, 4)
+    # Facts, the search, a course that ended at the third step, the sequences of 3 steps, and all
+    # over again.
+    search = expected["log"]["passes"] - 4
+    assert search > 0
+    assert found["log"]["passes"] == 2 * (4 + search) + 3
     apart.loc[apart["step"] == 10, "sequence_id"] += 5000
     with pytest.raises(LogError, match=r"no sequence of fixed/ stands at all of the steps 0 to 10"):
         stagnation(write(tmp_path / "c", apart))
@@ -319,7 +323,9 @@ def test_groups_are_chosen_on_one_half_and_measured_on_the_other(tmp_path: Path)
     frame = course((0, 5, 10), prompts=200)
     path = write(tmp_path / "a", frame)
     result = stagnation(path, rocks=None, top_k=3, seed=1)
-    assert len(result.members["rocks"]) == 3
+    assert (result.members["rocks"], len(result.members["high_loss"])) == ((), 3)
+    assert (result.log["first"], result.log["selected_at"]) == ("high_loss", [5])
+    assert (result.log["pre"], result.log["post"], result.log["steps"]) == (5, 10, [0, 5, 10])
     assert (result.log["chosen_on"], result.log["measured_on"]) == (
         "half 0 of the prompts", "half 1 of the prompts"
     )  # fmt: skip
@@ -331,11 +337,11 @@ def test_groups_are_chosen_on_one_half_and_measured_on_the_other(tmp_path: Path)
         np.float32
     )
     other = stagnation(write(tmp_path / "b", changed), rocks=None, top_k=3, seed=1)
-    for name in ("rocks", "high_kl", "random", "control", "loss_control"):
+    for name in ("high_loss", "high_kl", "random", "control", "loss_control"):
         assert other.members[name] == result.members[name]
-    # Only the first step chooses: what comes later in the half that chooses changes nothing.
+    # Only the first two steps choose: what comes later in the half that chooses changes nothing.
     later = frame.copy()
-    later.loc[(half == 0) & (later["step"] > 0), "loss"] *= 7
+    later.loc[(half == 0) & (later["step"] > 5), "loss"] *= 7
     third = stagnation(write(tmp_path / "c", later), rocks=None, top_k=3, seed=1)
     assert third.to_dict()["tokens"] == result.to_dict()["tokens"]
     assert third.to_dict()["tests"] == result.to_dict()["tests"]
@@ -344,13 +350,18 @@ def test_groups_are_chosen_on_one_half_and_measured_on_the_other(tmp_path: Path)
     assert all(row["frequency_post"] == sizes[row["token_id"]] for row in result.tokens)
 
 
-def test_rocks_at_the_last_step_are_descriptive(tmp_path: Path) -> None:
+def test_groups_of_the_last_step_are_descriptive(tmp_path: Path) -> None:
     frame = course((0, 5, 10), prompts=200)
     result = stagnation(write(tmp_path, frame), rocks=None, top_k=3, select_at="last")
     assert result.log["measured_on"] == "all prompts"
     assert result.log["descriptive"] == "descriptive: conditioned on the outcome"
     last = frame[frame["step"] == 10].groupby("token_id")["loss"].sum()
-    assert set(result.members["rocks"]) == set(last.nlargest(3).index)
+    assert set(result.members["high_loss"]) == set(last.nlargest(3).index)
+    assert (result.log["pre"], result.log["selected_at"]) == (0, [10])
+    assert result.log["no_rocks"].startswith(
+        "no rocks to follow: by --select-at last types are chosen by"
+    )
+    assert "the types with the most loss at step 10 keep" in answer(result)[0].lower()
 
 
 def test_matching_is_the_best_there_is() -> None:
@@ -401,15 +412,17 @@ def test_controls_are_like_their_rocks(tmp_path: Path) -> None:
     assert len(result.members["pairs"]["control"]) >= 5
     for name in ("control", "loss_control"):
         pairs = result.members["pairs"][name]
-        rocks = {rock for rock, _ in pairs}
-        assert rocks | set(result.members["rocks_without_control"][name]) == set(
-            result.members["rocks"]
+        matched = {first for first, _ in pairs}
+        assert matched | set(result.members["without_control"][name]) == set(
+            result.members["high_loss"]
         )
-        assert not {other for _, other in pairs} & set(result.members["rocks"])
+        assert not {other for _, other in pairs} & set(result.members["high_loss"])
     test = next(row for row in result.tests if row["second"] == "control")
-    assert test["verdict"] == "learns like"
+    assert test["first"] == "high_loss"
     assert test["ratio"] == pytest.approx(1, abs=1e-6)
-    assert 1 / MARGIN < test["ratio_low90"] <= test["ratio_high90"] < MARGIN
+    assert test["ratio_low"] == pytest.approx(1, abs=1e-6)
+    assert test["ratio_high"] == pytest.approx(1, abs=1e-6)
+    assert result.adjusted["verdict"] == "not comparable"
     assert {row["covariate"] for row in result.members["balance"]} == {
         "log10 frequency", "log10 mean loss", "mean position"
     }  # fmt: skip
@@ -418,27 +431,27 @@ def test_controls_are_like_their_rocks(tmp_path: Path) -> None:
 def test_too_few_types_are_said_to_be_so(tmp_path: Path) -> None:
     frame = course((0, 10))
     few = stagnation(write(tmp_path / "a", frame[frame["sequence_id"] < 16]), rocks=None)
-    assert few.members["rocks"] == ()
+    assert few.members["rocks"] == few.members["high_loss"] == ()
     floors = "20 times and in 5 prompts in each half of the prompts"
-    assert few.notes == (
+    assert few.notes[1:] == (
         f"no groups: no type stands {floors} in fixed/ at step 0; more prompts would tell",
     )
     assert {row["skipped"] for row in few.groups} == {"no type is in it"}
     render(few)
-    # Types without loss are no rocks, and three of ten would have been.
+    # Types without loss have none to be large, and three of ten would have been taken.
     two = frame.copy()
     two.loc[(two["step"] == 0) & (two["token_id"] > 1), "loss"] = 0
-    assert stagnation(write(tmp_path / "b", two), rocks=None).members["rocks"] == (0, 1)
+    assert stagnation(write(tmp_path / "b", two), rocks=None).members["high_loss"] == (0, 1)
     two["loss"] *= two["step"] > 0
     lost = stagnation(write(tmp_path / "c", two), rocks=None)
-    assert lost.members["rocks"] == ()
-    assert lost.notes == (
+    assert lost.members["high_loss"] == ()
+    assert lost.notes[1:] == (
         f"no groups: no type that stands {floors} has a loss in fixed/ at step 0",
     )
     every = stagnation(write(tmp_path / "d", frame), rocks=tuple(range(10)))
     assert every.notes[1:] == (
-        "high_kl, random and what is matched here are empty: no type but the rocks stands "
-        f"{floors} in fixed/ at step 0",
+        f"random and what is matched here are empty: no type but the rocks stands {floors} in "
+        "fixed/ at step 0",
     )
 
 
@@ -467,7 +480,7 @@ def test_controls_that_are_given_are_contrasted(tmp_path: Path) -> None:
     kept = [[a, b] for a, b in pairs[:4]]
     assert [list(pair) for pair in result.members["pairs"]["control"]] == kept
     assert result.members["control"] == (2, 3, 5, 7)
-    assert result.members["rocks_without_control"]["control"] == (8,)
+    assert result.members["without_control"]["control"] == (8,)
     assert result.members["control_source"] == "given"
     assert result.log["descriptive"].startswith("rocks given: descriptive, unless")
     assert any("(2 left out: not in fixed/ at step 0)" in note for note in result.notes)
@@ -532,7 +545,7 @@ def test_options_that_would_do_nothing(tmp_path: Path) -> None:
         assert run(SAMPLE, by, file, "--top-k", "5") == (
             2,
             "",
-            f"rocktok: --top-k is for rocks that are chosen here; {by} gives all of them\n",
+            f"rocktok: --top-k is for logs without rocks; {by} gives some\n",
         )
 
 
@@ -758,11 +771,11 @@ def test_shards_left_out_are_said_to_be(tmp_path: Path) -> None:
 def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
     code, table, notes = run(SAMPLE, "--replicates", 200)
     assert code == 0
-    assert "the same text at every step; 7 passes" in table
-    assert "groups chosen at step 8 on half 0, measured on half 1 of the prompts" in table
+    assert "rocks chosen at steps 8 and 100 on half 0, measured on half 1 of the prompts" in table
+    assert "\nchanges from step 100 to 500\nfixed/, 6 steps: the same text at every" in table
     verdict, change, *lines, path = table.splitlines()
-    assert verdict.startswith("The types with the most loss are not comparable with other types: ")
-    assert change.startswith("The types with the most loss at step 8 keep 33% (")
+    assert verdict.startswith("The rocks are not comparable with other types: ")
+    assert re.match(r"The rocks keep \d\d% \(.* of their loss at step 100 at step 500, on", change)
     assert path == str(SAMPLE)
     assert max(map(len, lines)) <= 80
     assert "control: no rock has a type like it within the calipers" in notes
@@ -777,7 +790,7 @@ def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
     assert sorted(table["step"].unique()) == [8, 100, 200, 300, 400, 500]
     code, text, _ = run(SAMPLE, "--replicates", 200, "--format", "json")
     found = json.loads(text)
-    assert found["schema"] == "rocktok.stagnation/2"
+    assert found["schema"] == "rocktok.stagnation/3"
     first = found["tokens"][0]
     assert table[table["token_id"] == first["token_id"]]["loss"].tolist() == first["curve"]
 
@@ -801,32 +814,51 @@ def test_the_adjusted_contrast_is_that_of_the_rows(tmp_path: Path) -> None:
     path = write(tmp_path, frame, types=120)
     result = stagnation(path, rocks=None, top_k=20)
     adjusted = result.adjusted
-    assert adjusted["verdict"] == "improve less"
-    assert [row["rocks"] for row in adjusted["cutoffs"]] == [20, 10, 40]
-    assert all(row["supported"] == row["rocks"] for row in adjusted["cutoffs"])
-    heading = "Rocks against other types of like first loss and frequency: improve less"
+    assert (adjusted["first"], adjusted["verdict"]) == ("high_loss", "improve less")
+    assert [row["types"] for row in adjusted["cutoffs"]] == [20, 10, 40]
+    assert all(row["supported"] == row["types"] for row in adjusted["cutoffs"])
+    heading = "Types with the most loss against others of like loss and frequency: improve less"
     assert heading in render(result)
-    # From the rows, by the definition.
+    difference, others = twin_of_rows(frame, path, set(result.members["high_loss"]), (0, 0, 10))
+    assert adjusted["difference"] == pytest.approx(difference, abs=1e-9)
+    assert adjusted["loss_second"] == pytest.approx(others, abs=1e-9)
+
+
+def twin_of_rows(
+    frame: pd.DataFrame, path: Path, ours: set[int], steps: tuple[int, int, int]
+) -> tuple[float, float]:
+    """From the rows, by the definition: (difference, mean over other types of the loss at pre).
+
+    `steps`: of the losses that are adjusted for, of pre and of post.
+    """
     prompt = frame["sequence_id"].map(prompt_hashes(path)).to_numpy().astype(np.uint64)
     half = halves(prompt, 0)
     mean, count = {}, {}
     for (step, side), part in frame.groupby(["step", half]):
         by_type = part["loss"].astype(float).groupby(part["token_id"])
         mean[step, side], count[step, side] = by_type.mean(), by_type.size()
-    change = np.log(mean[10, 1] / mean[0, 1]).tolist()
-    first, often = np.log(mean[0, 0]).tolist(), np.log(count[0, 0] + count[0, 1]).tolist()
-    rocks = list(result.members["rocks"])
-    others = [v for v in range(120) if v not in rocks]
-    difference = twin_difference(change, first, often, rocks, others)
-    assert adjusted["difference"] == pytest.approx(difference, abs=1e-9)
-    assert adjusted["loss_pre_others"] == pytest.approx(np.exp(first)[others].mean(), abs=1e-9)
+    level, pre, post = steps
+    enough = (count[pre, 0] >= 20) & (count[pre, 1] >= 20).reindex(count[pre, 0].index)
+    for side in range(2):
+        here = (frame["step"] == pre) & (half == side)
+        prompts = frame[here].assign(prompt=prompt[here]).groupby("token_id")["prompt"].nunique()
+        enough &= (prompts >= 5).reindex(enough.index, fill_value=False)
+    ids = enough.index[enough].tolist()
+    change = np.log(mean[post, 1] / mean[pre, 1])[ids].tolist()
+    first = np.log(mean[level, 0])[ids].tolist()
+    often = np.log(count[pre, 0] + count[pre, 1])[ids].tolist()
+    rocks = [i for i, v in enumerate(ids) if v in ours]
+    others = [i for i, v in enumerate(ids) if v not in ours]
+    backed = [i for i in rocks if sum(abs(first[i] - first[j]) <= 0.5 for j in others) >= 5]
+    difference = twin_difference(change, first, often, backed, others)
+    return difference, float(np.exp([first[j] for j in others]).mean())
 
 
 def test_rocks_that_start_where_no_other_type_does_are_not_comparable() -> None:
     result = rocktok.stagnation(SAMPLE, replicates=100)
-    assert result.adjusted["verdict"] == "not comparable"
+    assert (result.adjusted["first"], result.adjusted["verdict"]) == ("rocks", "not comparable")
     assert not any(row["comparable"] for row in result.adjusted["cutoffs"])
-    assert result.adjusted["loss_pre_rocks"] > 5 * result.adjusted["loss_pre_others"]
+    assert result.adjusted["loss_first"] > 5 * result.adjusted["loss_second"]
 
 
 def test_rocks_that_were_given_or_chosen_at_the_last_step_have_no_adjusted_contrast(
@@ -835,3 +867,123 @@ def test_rocks_that_were_given_or_chosen_at_the_last_step_have_no_adjusted_contr
     path = write(tmp_path, course((0, 5)))
     assert stagnation(path).adjusted is None
     assert stagnation(path, rocks=None, select_at="last").adjusted is None
+
+
+# One meaning of rocks.
+
+
+@pytest.fixture(scope="module")
+def planted_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlantedLog, Path, Any]:
+    """Rocks keep 1.5 times as much of their loss: the log, where it is, and what is said of it."""
+    log = learning_log(0, World(keeps=1.5))
+    path = log.write(tmp_path_factory.mktemp("planted") / "log")
+    return log, path, rocktok.stagnation(path, replicates=200)
+
+
+def test_rocks_are_those_of_detect_on_half_of_the_prompts_at_the_first_two_steps(
+    planted_run: tuple[PlantedLog, Path, Any],
+) -> None:
+    log, path, result = planted_run
+    assert (result.log["first"], result.log["no_rocks"]) == ("rocks", None)
+    assert (result.log["selected_at"], result.log["pre"], result.log["post"]) == (
+        [0, 100], 100, 1000
+    )  # fmt: skip
+    assert [row["cutoff"] for row in result.adjusted["cutoffs"]] == [0.05, 0.01, 0.2]
+    found = rocktok.detect(path, half=0, pre=0, post=100)
+    ids = {token["token_id"] for token in found.rocks}
+    assert set(result.members["rocks"]) == ids
+    assert len(ids & set(log.kinds["rocks"])) >= 0.9 * len(log.kinds["rocks"])
+    # The types with the most loss are as many, and another set.
+    assert len(result.members["high_loss"]) == len(result.members["rocks"])
+    assert set(result.members["high_loss"]) != set(result.members["rocks"])
+    assert {row["first"] for row in result.tests} == {"rocks"}
+
+
+def test_rocks_that_keep_more_of_their_loss_improve_less(
+    planted_run: tuple[PlantedLog, Path, Any],
+) -> None:
+    log, path, result = planted_run
+    assert result.adjusted["verdict"] == "improve less"
+    assert abs(result.adjusted["difference"] - math.log(1.5)) < 0.1
+    ours = set(result.members["rocks"])
+    difference, _ = twin_of_rows(log.rows, path, ours, (100, 100, 1000))
+    assert result.adjusted["difference"] == pytest.approx(difference, abs=1e-9)
+    curve = next(row for row in result.tokens if row["token_id"] in ours)
+    assert curve["loss_pre"] == curve["curve"][1]
+    verdict, change = render(result).splitlines()[:2]
+    assert verdict == (
+        "Given the loss as measured, the rocks improve less than other types of like loss at step "
+        "100 and frequency."
+    )
+    assert change.startswith("The rocks keep ")
+
+
+def test_two_steps_have_no_rocks_and_say_what_would_give_some(
+    planted_run: tuple[PlantedLog, Path, Any],
+) -> None:
+    result = rocktok.stagnation(planted_run[1], post=100, replicates=100)
+    assert (result.members["rocks"], result.log["first"], result.log["pre"]) == ((), "high_loss", 0)
+    assert result.log["no_rocks"] == (
+        "no rocks to follow: there are two steps; rocks are chosen at two steps of fixed text and "
+        "followed from the second to a later one: record with fixed_sequences, or score saved "
+        "checkpoints with `rocktok rescore`"
+    )
+    text = " ".join(render(result).split())
+    assert (
+        "no rocks to follow: there are two steps; rocks are chosen at two steps of fixed text"
+        in text
+    )
+    assert not re.search(r"(the|of) rocks\b", text.split("no rocks to follow:")[0])
+    assert all(row["first"] == "high_loss" for row in result.tests)
+
+
+@pytest.mark.long
+def test_one_search_gives_the_rocks_of_every_rate() -> None:
+    """Of the sample, where rates differ in how many they let pass."""
+    cutoffs = rocktok.stagnation(SAMPLE, replicates=100).adjusted["cutoffs"]
+    for row in cutoffs:
+        found = rocktok.detect(SAMPLE, half=0, pre=8, post=100, fdr=row["cutoff"])
+        assert row["types"] == len(found.rocks)
+    assert len({row["types"] for row in cutoffs}) == 3
+
+
+@pytest.mark.parametrize("persistent", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_losses_dealt_out_anew_have_no_rocks_and_no_verdict(
+    tmp_path: Path, persistent: bool
+) -> None:
+    path = shuffled_log(3, persistent=persistent).write(tmp_path / "log")
+    result = rocktok.stagnation(path, replicates=200)
+    assert (result.members["rocks"], result.log["first"]) == ((), "high_loss")
+    assert re.match(
+        r"no rocks to follow: of the types tested on half of the prompts at steps 0 and 100 "
+        r"\(\d+\) none is persistently hard in recurring contexts beyond chance$", result.notes[0]
+    )  # fmt: skip
+    assert result.adjusted["verdict"] in ("inconclusive", "no difference")
+    gradient = rocktok.attribute(path, replicates=200)
+    assert gradient.adjusted is None
+    assert "no rocks for contrasts on half of the prompts at steps 0 and 100" in gradient.notes
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+@pytest.mark.parametrize("steps", [(0, 10), (0, 5, 10)])
+def test_prompts_of_one_half_have_no_groups(
+    tmp_path: Path, prompts: int, steps: tuple[int, ...]
+) -> None:
+    frame = course(steps, prompts=10)
+    path = write(tmp_path, frame[frame["sequence_id"] < 2 * prompts])
+    (ids,) = {tuple(sorted(set(prompt_hashes(path).values())))}
+    seed = next(s for s in range(50) if len(set(halves(np.array(ids, np.uint64), s))) == 1)
+    why = (
+        "there is one prompt, so no other half of the prompts; record more prompts"
+        if prompts == 1
+        else f"all 2 prompts fall into one half by --seed {seed}; give another --seed, or record "
+        "more prompts"
+    )
+    assert run(path, "--seed", str(seed)) == (
+        1,
+        "",
+        f"rocktok: {path}: groups are chosen on one half of the prompts and measured on the other, "
+        f"but {why}\n",
+    )
+    # Rocks that are given choose nothing here.
+    assert stagnation(path, rocks=(0, 1), seed=seed).groups[0]["types"] == 2

@@ -41,10 +41,10 @@ class EarlyLateNumbers(TypedDict):
 
 
 class DeltaNumbers(TypedDict):
-    """Changes of loss by group; `chosen`: whether the rocks are the types with the most loss."""
+    """Changes of loss by group; `chosen`: on one half of the prompts, measured on the other."""
 
-    first: int
-    last: int
+    pre: int
+    post: int
     table: str
     groups: list[GroupValues]
     chosen: bool
@@ -68,7 +68,7 @@ class Line(TypedDict):
 
 
 class StagnationNumbers(TypedDict):
-    """Losses over the steps; `chosen`: whether the rocks are the types with the most loss.
+    """Losses over the steps; `chosen`: on one half of the prompts, measured on the other.
 
     `rollouts`: of several logs, those whose losses are of each step's own rollouts; None: all.
     """
@@ -127,9 +127,12 @@ def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
     ax.legend(loc="upper left", handletextpad=0.4)
 
 
-def _labels(by_loss: bool, between: str = " ") -> dict[str, str]:
-    """Group → label: what stagnation chose by their loss are not the rocks of `detect`."""
-    return {**LABELS, ROCKS.name: f"most loss{between}at first step"} if by_loss else LABELS
+#: How groups are chosen, in a caption.
+_CHOSEN = (
+    "Groups are chosen on one half of the prompts and measured on the other: rocks at the first "
+    "two steps of fixed text (so they are not quite the list of this page), high loss, the types "
+    "with the most loss, at the step from which changes are measured."
+)
 
 
 def _of_rollouts(whose: str) -> str:
@@ -147,23 +150,22 @@ def _delta_of(result: StagnationResult) -> DeltaNumbers:
         raise AbsentError(
             "no type stands often enough in both halves of the prompts", "record more prompts"
         )
-    return {"first": result.log["steps"][0], "last": result.log["steps"][-1],
+    return {"pre": result.log["pre"], "post": result.log["post"],
             "table": result.log["table"], "groups": groups,
             "chosen": result.log["descriptive"] is None}  # fmt: skip
 
 
 def _delta_caption(numbers: DeltaNumbers) -> str:
     text = (
-        "ΔKL of each type of a group, chosen on one half of the prompts and measured on the other; "
-        "bars are medians. Linear up to 0.1, logarithmic beyond."
+        "ΔKL of each type of a group; bars are medians. Linear up to 0.1, logarithmic beyond."
+        + (f" {_CHOSEN}" if numbers.get("chosen") else "")
     )
     return text + _of_rollouts("Each") if numbers["table"] == "rollout" else text
 
 
 def _draw_delta(ax: Axes, numbers: DeltaNumbers) -> None:
     """Change of the types' mean losses by group; below zero: learned."""
-    unit = f"ΔKL, step {numbers['first']} to {numbers['last']} (nats)"
-    strips(ax, numbers["groups"], unit, _labels(numbers.get("chosen", False), "\n"))
+    strips(ax, numbers["groups"], f"ΔKL, step {numbers['pre']} to {numbers['post']} (nats)")
     ax.axhline(0, color="black", linewidth=0.5, linestyle=":")
     # Most changes are small beside the largest: linear up to a tenth of a nat, then logarithmic.
     ax.set_yscale("symlog", linthresh=0.1)
@@ -205,10 +207,8 @@ def _stagnation_of_several(by_log: Mapping[str, StagnationNumbers]) -> Stagnatio
 
 
 def _stagnation_caption(numbers: StagnationNumbers) -> str:
-    text = (
-        "Mean loss of a group's types, each counting the same; bands are 95% over prompts. Groups "
-        "are chosen at the first step on one half of the prompts and measured on the other: these "
-        "rocks are the types with the most loss there, not the list of this page."
+    text = "Mean loss of a group's types, each counting the same; bands are 95% over prompts." + (
+        f" {_CHOSEN}" if numbers.get("chosen") else ""
     )
     if numbers["table"] != "rollout":
         return text
@@ -220,7 +220,6 @@ def _draw_stagnation(ax: Axes, numbers: StagnationNumbers) -> None:
     """Mean loss over the steps by group, with 95% bands over prompts."""
     from matplotlib.ticker import MaxNLocator
 
-    labels = _labels(numbers.get("chosen", False))
     for line in numbers["lines"]:
         style = group_style(line["group"])
         steps = [point["step"] for point in line["curve"]]
@@ -228,7 +227,7 @@ def _draw_stagnation(ax: Axes, numbers: StagnationNumbers) -> None:
         middle = np.array([point["loss"] for point in line["curve"]], dtype=float)
         high = np.array([point["high"] for point in line["curve"]], dtype=float)
         size = "" if line["types"] is None else f" ({line['types']})"
-        ax.plot(steps, middle, **style, label=f"{labels[line['group']]}{size}")
+        ax.plot(steps, middle, **style, label=f"{LABELS[line['group']]}{size}")
         ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
     log_axis(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))

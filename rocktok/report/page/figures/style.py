@@ -13,6 +13,7 @@ from rocktok.stats.group_names import (
     ALL_POSITIONS,
     CONTROL,
     HIGH_KL,
+    HIGH_LOSS,
     LOSS_CONTROL,
     OTHERS,
     RANDOM,
@@ -40,6 +41,7 @@ class GroupStyle(TypedDict):
 #: and line tell them apart where there is no colour.
 _GROUPS: dict[str, GroupStyle] = {
     ROCKS.name: {"color": "#D55E00", "marker": "o", "linestyle": "-"},
+    HIGH_LOSS.name: {"color": "#E69F00", "marker": "P", "linestyle": (0, (6, 1))},
     HIGH_KL.name: {"color": "#0072B2", "marker": "s", "linestyle": "--"},
     RANDOM.name: {"color": "#56B4E9", "marker": "^", "linestyle": ":"},
     CONTROL.name: {"color": "#009E73", "marker": "D", "linestyle": "-."},

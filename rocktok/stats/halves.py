@@ -1,0 +1,36 @@
+"""Accumulators that see one half of the prompts, in a pass in which others see all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from rocktok.hashing import halves
+from rocktok.stats.accumulator import Accumulator, Batch, Closing
+
+
+class OfHalf:
+    """Gives accumulators the rows of one half of the prompts, while others see all of them."""
+
+    def __init__(self, half: int, seed: int, accumulators: Sequence[Accumulator]) -> None:
+        self.half, self.seed = half, seed
+        self.accumulators = accumulators
+        self.needs = tuple(sorted({"prompt", *(n for a in accumulators for n in a.needs)}))
+
+    def update(self, batch: Batch) -> None:
+        """Add a batch's rows of the half."""
+        kept = halves(batch["prompt"], self.seed) == self.half
+        rows = {name: batch[name][kept] for name in self.needs}
+        for accumulator in self.accumulators:
+            accumulator.update(rows)
+
+    def merge(self, other: Self) -> None:
+        """Add another's."""
+        for ours, theirs in zip(self.accumulators, other.accumulators, strict=True):
+            ours.merge(theirs)
+
+    def close(self) -> None:
+        """Drop what partial results need not carry."""
+        for accumulator in self.accumulators:
+            if isinstance(accumulator, Closing):
+                accumulator.close()
