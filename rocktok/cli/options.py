@@ -158,11 +158,39 @@ def top_k_option(function: F) -> F:
     )(function)
 
 
-def top_option(function: F) -> F:
-    """--top."""
+def top_options(function: F) -> F:
+    """--top and --all of a command whose analysis takes them."""
+    for option in (
+        click.option("--all", "all_types", is_flag=True, help="Show every token type."),
+        click.option(
+            "--top",
+            type=int,
+            metavar="N",
+            help="Maximum number of types to show. Default: 20 in the terminal table, 100 in "
+            "files.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def rows_option(function: F) -> F:
+    """--top of a command whose files hold everything, as `Job.rows`."""
     return click.option(
-        "--top", type=int, default=100, show_default=True, help="Maximum number of types to show."
+        "--top",
+        "rows",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Maximum rows of a list in the terminal table. Default: 20. Files hold all.",
     )(function)
+
+
+def rows_options(function: F) -> F:
+    """--top and --all of a command whose files hold everything, as `Job.rows` and `.everything`."""
+    option = click.option(
+        "--all", "everything", is_flag=True, help="Show whole lists in the terminal table."
+    )
+    return rows_option(option(function))
 
 
 def replicates_option(default: int = 1000) -> Callable[[F], F]:
@@ -282,6 +310,13 @@ def numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> A
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(f"{text!r} is no list of numbers such as 50,100,200") from None
+
+
+def say(lines: Sequence[str]) -> None:
+    """The answer of a command that writes elsewhere, on stdout."""
+    from rocktok.tables.terminal import View
+
+    deliver("\n".join([*View.of(sys.stdout).answer(lines), ""]), None, force=False)
 
 
 def notes(lines: list[str] | tuple[str, ...], *, quiet: bool) -> None:

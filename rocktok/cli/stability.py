@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="`off` leaves out the rankings of `detect`.",
 )
-@options.top_option
+@options.top_options
 @options.replicates_option(200)
 @job_options()
 def stability_command(
@@ -64,7 +64,8 @@ def stability_command(
     repeats: int,
     k: tuple[int, ...],
     context: str,
-    top: int,
+    top: int | None,
+    all_types: bool,
     replicates: int,
     seed: int,
 ) -> None:
@@ -87,6 +88,7 @@ def stability_command(
             k=k,
             context=context,
             top=top,
+            all_types=all_types,
             replicates=replicates,
             seed=seed,
             engine=engine,

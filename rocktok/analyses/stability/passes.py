@@ -66,7 +66,8 @@ def stability(
     repeats: int = 40,
     k: tuple[int, ...] = (5, 10, 20, 50, 100, 200, 500),
     context: str = "auto",
-    top: int = 100,
+    top: int | None = None,
+    all_types: bool = False,
     replicates: int = 200,
     seed: int = 0,
 ) -> StabilityResult:
@@ -83,7 +84,8 @@ def stability(
         repeats: halvings, and draws of each size.
         k: cutoffs.
         context: "auto", or "off": without `detect`'s rankings.
-        top: types to show.
+        top: types to give; None: 100, of which the terminal table has 20.
+        all_types: give every type.
         replicates: of the bootstrap over prompts.
         seed: of halves, subsamples and replicates.
 
@@ -235,7 +237,9 @@ class _Stability:
         self, facts: TypeFacts, order: Array, coverage: Array, drawn: dict[int, Inclusion], k: int
     ) -> list[RankedType]:
         rows: list[RankedType] = []
-        for rank, t in enumerate(order[: self.params.top].tolist()):
+        for rank, t in enumerate(
+            (order if self.params.all_types else order[: self.params.most]).tolist()
+        ):
             v, count = int(facts.token_T[t]), int(facts.frequency_HT[:, t].sum())
             loss = float(facts.loss_HT[:, t].sum())
             rows.append({

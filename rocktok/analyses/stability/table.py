@@ -8,13 +8,14 @@ from typing import Any
 from rocktok.analyses.stability.result import RankedType, StabilityResult
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
+from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
 
 Row = Mapping[str, Any]
 
 _TOKENS = (
-    Field("rank"),
     Field("token", text=True),
+    Field("rank"),
     Field("freq"),
     Field("loss"),
     Field("cover"),
@@ -37,31 +38,46 @@ _RANKINGS = {
 }
 
 
-def render(result: StabilityResult) -> str:
+def opening(result: StabilityResult) -> list[str]:
+    """How many types would be picked again, and how far samples agree on them."""
+    return [
+        _recommended(result.recommended, result.cutoffs, result.log["types"]),
+        _how_sure(result.cutoffs, _cutoff_of(result), result.params["repeats"]),
+    ]
+
+
+def _cutoff_of(result: StabilityResult) -> int:
+    """The recommended K, or the largest."""
+    best = result.recommended
+    return best["k"] if best is not None else result.cutoffs[-1]["k"]
+
+
+def render(result: StabilityResult, view: View | None = None) -> str:
     """Answer, cutoffs, scores, rankings, tokens, provenance."""
-    log, best = result.log, result.recommended
-    k = best["k"] if best is not None else result.cutoffs[-1]["k"]
+    view = view or View.plain()
+    log, k = result.log, _cutoff_of(result)
+    top, everything = result.params["top"], result.params["all_types"]
+    shown = view.first(result.tokens, top, everything=everything)
     sizes = [row["prompts"] for row in result.cutoffs[0]["nested"]]
     fields = (Field("K"), Field("cover"), Field("halves"), Field("least"), Field("rank r"),
               *(Field(f"n={size}") for size in sizes))  # fmt: skip
     parts = [
-        _recommended(best, result.cutoffs, log["types"]),
-        _how_sure(result.cutoffs, k, result.params["repeats"]),
+        *view.answer(opening(result)),
         "",
-        "Jaccard of the first K: disjoint halves (too low), nested subsamples (too high)",
-        render_table(fields, map(_cutoff, result.cutoffs)),
-        f"Scores, the first {k} by each: Jaccard of two halves, and with n·mean",
-        f"min: the smaller of two {_two_logs(log['with'])}",
-        render_table(_SCORES, map(_score, result.scores)),
-        *_rankings(result.rankings),
-        f"Tokens: share of replicates among the first {k}, and 95% of their ranks",
-        render_table(_TOKENS, map(_token, result.tokens)).rstrip("\n"),
+        view.heading(
+            "Jaccard of the first K: disjoint halves (too low), nested subsamples (too high)"
+        ),
+        render_table(fields, map(_cutoff, result.cutoffs), view),
+        view.heading(f"Scores, the first {k} by each: Jaccard of two halves, and with n·mean"),
+        view.prose(f"min: the smaller of two {_two_logs(log['with'])}"),
+        render_table(_SCORES, map(_score, result.scores), view),
+        *_rankings(result.rankings, view),
+        view.heading(f"Tokens: share of replicates among the first {k}, and 95% of their ranks"),
+        render_table(_TOKENS, map(_token, shown), view).rstrip("\n"),
+        *view.more(log["types"] - len(shown), "--all"),
+        "",
     ]
-    left = log["types"] - len(result.tokens)
-    if left > 0:
-        parts.append(f"… {count(left)} more (--top N)")
-    parts += [
-        "",
+    provenance = [
         f"{log['table']}/, step {log['step']}: {counted(log['prompts'], 'prompt')}, "
         f"{counted(log['positions'], 'position')}; {log['passes']} passes",
         "one log is one training run",
@@ -69,6 +85,7 @@ def render(result: StabilityResult) -> str:
         *left_out(log),
         log["path"],
     ]
+    parts += map(view.aside, provenance)
     return "\n".join(parts) + "\n"
 
 
@@ -141,25 +158,26 @@ def _score(row: Row) -> Sequence[str]:
     )
 
 
-def _rankings(found: Row | None) -> list[str]:
+def _rankings(found: Row | None, view: View) -> list[str]:
     if found is None:
         return []
     halves = found["rocks_of_halves"]
-    lines = [f"Rankings of detect, Jaccard of the first {halves['k']}"]
+    lines = [view.heading(f"Rankings of detect, Jaccard of the first {halves['k']}")]
     fields = (Field("", text=True), Field("", text=True), Field("Jaccard"))
     cells = ((_RANKINGS[row["first"]], _RANKINGS[row["second"]], _two(row["jaccard"]))
              for row in found["pairs"])  # fmt: skip
-    lines.append(render_table(fields, cells).rstrip("\n"))
+    lines.append(render_table(fields, cells, view).rstrip("\n"))
     sides = f"{halves['first']} and {halves['second']} rocks"
-    lines.append(f"detect on each half of the prompts: {sides}, Jaccard {_two(halves['jaccard'])}")
+    jaccard = _two(halves["jaccard"])
+    lines.append(view.prose(f"detect on each half of the prompts: {sides}, Jaccard {jaccard}"))
     return [*lines, ""]
 
 
 def _token(row: Row) -> Sequence[str]:
     low, high = row["rank_low"], row["rank_high"]
     return (
-        str(row["rank"]),
         token(row["token"]),
+        str(row["rank"]),
         count(row["frequency"]),
         number(row["mean_loss"]),
         percent(row["coverage"]),

@@ -11,6 +11,7 @@ from rocktok.stats.adjusted import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME
 from rocktok.stats.group_names import CONTROL, LETTERS, LOSS_CONTROL, NAMES, ROCKS, legend
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
+from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
 
 Row = Mapping[str, Any]
@@ -64,45 +65,39 @@ _TOKENS = (
     Field("95%"),
     Field("ΔKL"),
     Field("slope"),
-    Field("", text=True),
+    Field("", text=True, dim=True),
 )
 _STILL = {True: "yes", False: "no", None: "–"}
 
-#: Types in the table; the other forms have all.
-_SHOWN = 30
+
+def opening(result: StagnationResult) -> list[str]:
+    """Whether rocks learn less than others, and how far losses went."""
+    change, verdict = answer(result)
+    if verdict:
+        return [verdict, change]
+    return [change, "Intervals are over prompts; one log is one training run."]
 
 
-def render(result: StagnationResult) -> str:
+def render(result: StagnationResult, view: View | None = None) -> str:
     """Answer, groups, tests, balance, tokens, provenance."""
+    view = view or View.plain()
     log = result.log
     steps = log["steps"]
-    change, verdict = answer(result)
+    groups = [_corpus(result.corpus), *map(_group, result.groups)]
     parts = [
-        verdict or change,
-        change if verdict else "Intervals are over prompts; one log is one training run.",
+        *view.answer(opening(result)),
         "",
-        "Mean loss of a group's types, each counting the same (nats)",
-        render_table(_GROUPS, [_corpus(result.corpus), *map(_group, result.groups)]).rstrip("\n"),
-        "ratio: post over pre, 1: no learning",
-        "still: whether its 90% interval lies within a factor of 1.1 of 1",
+        view.heading("Mean loss of a group's types, each counting the same (nats)"),
+        render_table(_GROUPS, groups, view).rstrip("\n"),
+        view.aside("ratio: post over pre, 1: no learning"),
+        view.aside("still: whether its 90% interval lies within a factor of 1.1 of 1"),
         "",
-        *_adjusted(result.adjusted),
-        *_tests(result.tests),
-        *_balance(result.members),
+        *_adjusted(result.adjusted, view),
+        *_tests(result.tests, view),
+        *_balance(result.members, view),
+        *_tokens(result, view),
     ]
-    if result.tokens:
-        parts += [
-            f"Tokens, largest loss at step {steps[0]} first",
-            render_table(_TOKENS, map(_token, result.tokens[:_SHOWN])).rstrip("\n"),
-            legend(NAMES),
-        ]
-    if any(row["interval"] == "linearised" for row in result.tokens[:_SHOWN]):
-        parts.append("~ interval by linearised variance, not by the bootstrap")
-    if len(result.tokens) > _SHOWN:
-        more = len(result.tokens) - _SHOWN
-        parts.append(f"{count(more)} more, and all curves: --format json")
-    parts += [
-        "",
+    provenance = [
         _chosen(result),
         f"{log['table']}/, {len(steps)} steps, {steps[0]} to {steps[-1]}: {log['text']}; "
         f"{log['passes']} passes",
@@ -110,7 +105,25 @@ def render(result: StagnationResult) -> str:
         *left_out(log),
         log["path"],
     ]
+    parts += map(view.aside, provenance)
     return "\n".join(parts) + "\n"
+
+
+def _tokens(result: StagnationResult, view: View) -> list[str]:
+    """The types with the largest losses."""
+    if not result.tokens:
+        return []
+    params = result.params
+    rows = view.first(result.tokens, params["top"], everything=params["all_types"])
+    lines = [
+        view.heading(f"Tokens, largest loss at step {result.log['steps'][0]} first"),
+        render_table(_TOKENS, map(_token, rows), view).rstrip("\n"),
+        *view.more(len(result.tokens) - len(rows), f"--top {len(result.tokens)}"),
+        view.aside(legend(NAMES)),
+    ]
+    if any(row["interval"] == "linearised" for row in rows):
+        lines.append(view.aside("~ interval by linearised variance, not by the bootstrap"))
+    return [*lines, ""]
 
 
 def answer(result: StagnationResult) -> tuple[str, str]:
@@ -196,12 +209,14 @@ def _group(row: Row) -> Sequence[str]:
     return (row["group"], types, *_change(row), _STILL[row["does_not_learn"]])
 
 
-def _adjusted(row: Row | None) -> list[str]:
+def _adjusted(row: Row | None, view: View) -> list[str]:
     """The verdict, and what it rests on at each cutoff."""
     if row is None:
         return []
     above = (
-        f"Rocks against other types of like first loss and frequency: {row['verdict']}",
+        view.heading(
+            f"Rocks against other types of like first loss and frequency: {row['verdict']}"
+        ),
         f"first loss of rocks {number(row['loss_pre_rocks'])}, of others "
         f"{number(row['loss_pre_others'])}; supported: 5 others are near it",
     )
@@ -216,17 +231,19 @@ def _adjusted(row: Row | None) -> list[str]:
         )
         for each in row["cutoffs"]
     )
-    return [*above, render_table(_ADJUSTED, cells)]
+    return [*above, render_table(_ADJUSTED, cells, view)]
 
 
 def _factor(log: float | None) -> str:
     return "–" if log is None else f"{math.exp(log):.2f}"
 
 
-def _tests(rows: Sequence[Row]) -> list[str]:
+def _tests(rows: Sequence[Row], view: View) -> list[str]:
     tested = [row for row in rows if "skipped" not in row]
     skipped = [f"{row['second']}: skipped: {row['skipped']}" for row in rows if "skipped" in row]
-    lines = ["Ratio of rocks over that of others (matched groups: of their rocks alone)"]
+    lines = [
+        view.heading("Ratio of rocks over that of others (matched groups: of their rocks alone)")
+    ]
     if not tested:
         return [*lines, *skipped, ""]
     cells = (
@@ -250,12 +267,12 @@ def _tests(rows: Sequence[Row]) -> list[str]:
         )
         for row in tested
     )
-    lines.append(render_table(_TESTS, cells).rstrip("\n"))
-    heading = "Medians of the types' ratios, and rank-biserial correlation"
-    return [*lines, *skipped, "", heading, render_table(_MEDIANS, medians)]
+    lines.append(render_table(_TESTS, cells, view).rstrip("\n"))
+    heading = view.heading("Medians of the types' ratios, and rank-biserial correlation")
+    return [*lines, *skipped, "", heading, render_table(_MEDIANS, medians, view)]
 
 
-def _balance(members: Row) -> list[str]:
+def _balance(members: Row, view: View) -> list[str]:
     cells = []
     for name in (CONTROL.name, LOSS_CONTROL.name):
         rows = [row for row in members["balance"] if row["control"] == name]
@@ -265,7 +282,7 @@ def _balance(members: Row) -> list[str]:
             cells.append((f"{name}, {when}", str(pairs) if when == "after" else "", *values))
     alone = members["rocks_without_control"].items()
     left = ", ".join(f"{len(ids)} ({name})" for name, ids in alone)
-    table = render_table(_BALANCE, cells).rstrip("\n")
+    table = render_table(_BALANCE, cells, view).rstrip("\n")
     return [table, f"rocks without a type like them: {left}", ""]
 
 
