@@ -313,10 +313,12 @@ def numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> A
 
 
 def say(lines: Sequence[str]) -> None:
-    """The answer of a command that writes elsewhere, on stdout."""
+    """What a command that writes elsewhere prints: answer, how sure, where to."""
     from rocktok.tables.terminal import View
 
-    deliver("\n".join([*View.of(sys.stdout).answer(lines), ""]), None, force=False)
+    text = "\n".join([*View.of(sys.stdout).answer(lines), ""])
+    # A path among them need not be UTF-8.
+    deliver(os.fsencode(text), None, force=False)
 
 
 def notes(lines: list[str] | tuple[str, ...], *, quiet: bool) -> None:

@@ -193,8 +193,7 @@ def report_command(
     # Once more: another may have written there since.
     write_directory(check(), files, marker=MARKER)
     options.notes(list(dict.fromkeys(notes)), quiet=quiet)
-    options.say(answer)
-    click.echo(bytes(output / "report.html"))  # a path need not be UTF-8
+    options.say([*answer, str(output / "report.html")])
 
 
 def _check_logs(logs: tuple[str, ...], *, compare: bool) -> None:

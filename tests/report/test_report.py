@@ -388,7 +388,10 @@ def test_the_command(tmp_path: Path) -> None:
     code, stdout, stderr = run("report", SAMPLE, "-o", out, "--replicates", "100", "--no-lifts",
                                "--figure-format", "svg,png", "--top-k", "20")  # fmt: skip
     assert code == 0, stderr
-    assert stdout == f"{out / 'report.html'}\n"
+    answer, how_sure, path = stdout.splitlines()
+    assert answer.startswith("20 rock tokens by context Rock Score carry 52.8% of the loss")
+    assert how_sure.startswith("Untested")
+    assert path == f"{out / 'report.html'}"
     assert all(line.startswith("rocktok: note: ") for line in stderr.splitlines())
     assert {p.suffix for p in (out / "figures").iterdir()} == {".svg", ".png"}
     assert len(json.loads((out / "report.json").read_text())["figures"]) == 13

@@ -10,7 +10,7 @@ from rocktok.analyses.compare.result import Agreement, CompareResult
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import labels
 from rocktok.tables.terminal import View
-from rocktok.tables.text import Field, number, render_table, token
+from rocktok.tables.text import Field, counted, number, render_table, token
 
 Row = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ _LISTS = (
 _RANKED_BY = {"score": "score", "context_rock_score": "R_ctx", "rock_score": "R"}
 
 #: Width of the other columns beside a list's name.
-_REST = 44
+_REST = 40
 
 
 def opening(result: CompareResult) -> list[str]:
@@ -44,6 +44,7 @@ def render(result: CompareResult, view: View | None = None) -> str:
     """Answer, pairs, the union of the tokens with their ranks, and what the lists are."""
     view = view or View.plain()
     letters, shown = _letters(result), view.first(result.tokens)
+    pairs = view.first(list(zip(combinations(letters, 2), result.pairs, strict=True)))
     fields = (Field("token", text=True), *(Field(letter) for letter in letters))
     cells = (
         (token(row["token"]), *("–" if rank is None else str(rank) for rank in row["ranks"]))
@@ -52,7 +53,9 @@ def render(result: CompareResult, view: View | None = None) -> str:
     parts = [
         *view.answer(opening(result)),
         "",
-        render_table(_PAIRS, map(_pair, combinations(letters, 2), result.pairs), view),
+        render_table(_PAIRS, (_pair(*pair) for pair in pairs), view).rstrip("\n"),
+        *view.more(len(result.pairs) - len(pairs), "--all"),
+        "",
         view.heading("Ranks of the tokens, those in most lists first"),
         render_table(fields, cells, view).rstrip("\n"),
         *view.more(len(result.tokens) - len(shown), "--all"),
@@ -72,8 +75,13 @@ def _answer(result: CompareResult, letters: Sequence[str]) -> str:
     if len(letters) == 2:
         (pair,) = result.pairs
         first, second = pair["rocks_first"], pair["rocks_second"]
-        of = f"of {first:,} rocks" if first == second else f"rocks, of {first:,} and {second:,}"
-        return f"A and B share {pair['shared_count']:,} {of} (Jaccard {pair['jaccard']:.2f})."
+        shared = pair["shared_count"]
+        of = (
+            f"{shared:,} of {counted(first, 'rock')}"
+            if first == second
+            else f"{counted(shared, 'rock')}, of {first:,} and {second:,}"
+        )
+        return f"A and B share {of} (Jaccard {pair['jaccard']:.2f})."
     shared = [row["jaccard"] for row in result.pairs if row["jaccard"] is not None]
     in_all = sum(row["lists"] == len(letters) for row in result.tokens)
     return (
