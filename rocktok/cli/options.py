@@ -280,8 +280,10 @@ def deliver(data: bytes | str, output: Path | None, *, force: bool) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(raw)
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError as error:
+        # The reader has gone (`| head`), which is no error; click would make it one.
+        _give_up_stdout()
+        raise click.exceptions.Exit(0) from error
     except OSError as error:
         _give_up_stdout()
         raise LogError(f"the output cannot be written ({error.strerror or error})") from error

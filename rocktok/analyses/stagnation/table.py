@@ -118,7 +118,7 @@ def _tokens(result: StagnationResult, view: View) -> list[str]:
     lines = [
         view.heading(f"Tokens, largest loss at step {result.log['steps'][0]} first"),
         render_table(_TOKENS, map(_token, rows), view).rstrip("\n"),
-        *view.more(len(result.tokens) - len(rows), f"--top {len(result.tokens)}"),
+        *view.more(len(result.tokens) - len(rows), "--all", "here, and types with less loss"),
         view.aside(legend(NAMES)),
     ]
     if any(row["interval"] == "linearised" for row in rows):
