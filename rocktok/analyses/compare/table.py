@@ -75,11 +75,11 @@ def _answer(result: CompareResult, letters: Sequence[str]) -> str:
     if len(letters) == 2:
         (pair,) = result.pairs
         first, second = pair["rocks_first"], pair["rocks_second"]
-        shared = pair["shared_count"]
+        both = pair["shared_count"]
         of = (
-            f"{shared:,} of {counted(first, 'rock')}"
+            f"{both:,} of {counted(first, 'rock')}"
             if first == second
-            else f"{counted(shared, 'rock')}, of {first:,} and {second:,}"
+            else f"{counted(both, 'rock')}, of {first:,} and {second:,}"
         )
         return f"A and B share {of} (Jaccard {pair['jaccard']:.2f})."
     shared = [row["jaccard"] for row in result.pairs if row["jaccard"] is not None]
