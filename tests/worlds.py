@@ -27,8 +27,9 @@ COMMON = 100
 class Shape:
     """How much text, and what it is made of.
 
-    `topics`: a prompt is of one; `phrases`: of each topic, half of its units are uses of one;
-    `share`: of a rollout's units that copy the first one's.
+    `topics`: a prompt is of one; `mixed`: each of its units is of one, which is its mark;
+    `phrases`: of each topic, half of its units are uses of one; `share`: of a rollout's units that
+    copy the first one's.
     """
 
     prompts: int = 100
@@ -37,6 +38,7 @@ class Shape:
     share: float = 0.5
     topics: int = 5
     phrases: int = 12
+    mixed: bool = False
 
 
 def text(rng: np.random.Generator, shape: Shape) -> tuple[Text, Array]:
@@ -54,14 +56,18 @@ def text(rng: np.random.Generator, shape: Shape) -> tuple[Text, Array]:
         for _ in range(shape.topics)
     ]
     units: list[Unit] = []
-    for topic in topic_of_prompt[owner]:
+    topic_of_unit = topic_of_prompt[owner]
+    if shape.mixed:
+        topic_of_unit = rng.integers(0, shape.topics, len(owner))
+    for topic in topic_of_unit:
         phrase = shape.phrases and rng.random() < 0.5
         unit = (
             planted.use(rng, pool[topic][rng.integers(shape.phrases)], 0.1)
             if phrase
             else planted.chunk(rng)
         )
-        units.append((words[topic][unit[0]], unit[1]))
+        mark = np.full(len(unit[0]), topic) if shape.mixed else unit[1]
+        units.append((words[topic][unit[0]], mark))
     return planted.lay_out(numbers, units), topic_of_prompt
 
 
@@ -162,6 +168,17 @@ def _domains(seed: int) -> PlantedLog:
     rng = np.random.default_rng([seed, 4])
     words, domain = text(rng, Shape(prompts=300, topics=3, slots=5))
     level = np.log([0.3, 1.0, 3.0])[domain[words.prompt]]
+    return planted.as_log(words, *null_losses(rng, words, level=level), {})
+
+
+def topics_within_prompts(seed: int, least: float = 0.3, most: float = 3.0) -> PlantedLog:
+    """Three topics in every prompt, with words of their own and losses that are unlike.
+
+    Not among the null worlds: the tested rule does not hold here, and its documentation says so.
+    """
+    rng = np.random.default_rng([seed, 7])
+    words, _ = text(rng, Shape(topics=3, mixed=True))
+    level = np.linspace(np.log(least), np.log(most), 3)[words.mark.astype(int)]
     return planted.as_log(words, *null_losses(rng, words, level=level), {})
 
 
