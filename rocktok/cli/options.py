@@ -174,12 +174,20 @@ def top_options(function: F) -> F:
     return function
 
 
+def _one_or_more(_: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    name = parameter.opts[0].removeprefix("--")
+    if value is not None and value < 1:
+        raise UsageError(f"{name} is {value}; it must be 1 or more", parameter=name)
+    return value
+
+
 def rows_option(function: F) -> F:
     """--top of a command whose files hold everything, as `Job.rows`."""
     return click.option(
         "--top",
         "rows",
-        type=click.IntRange(min=1),
+        type=int,
+        callback=_one_or_more,
         metavar="N",
         help="Maximum rows of a list in the terminal table. Default: 20. Files hold all.",
     )(function)

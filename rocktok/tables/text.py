@@ -91,6 +91,9 @@ def _columns(shown: Sequence[int], least: Sequence[int], width: int) -> list[lis
             used = least[key]
         blocks[-1].append(column)
         used += _GAP + least[column]
+    if len(blocks) > 1 and len(blocks[-1]) == 2 < len(blocks[-2]) - 1:
+        # Marks by themselves say little: the column before keeps them company.
+        blocks[-1].insert(1, blocks[-2].pop())
     return blocks
 
 

@@ -86,6 +86,12 @@ def test_files_are_not_cut_by_what_a_terminal_shows(tmp_path: Path) -> None:
         assert len(path.read_text().splitlines()) == 1 + length
 
 
+def test_no_rows_are_refused() -> None:
+    for command in ("detect", "controls", "compare", "attribute", "stability"):
+        call = (command, SAMPLE, *((SAMPLE,) if command == "compare" else ()), "--top", 0)
+        assert run_command(*call) == (2, "", "rocktok: --top is 0; it must be 1 or more\n")
+
+
 def test_a_result_in_python_is_what_the_command_prints() -> None:
     assert run_command("detect", SAMPLE, "-q")[1] == f"{rocktok.detect(SAMPLE)!r}\n"
     options = {"top": 5, "replicates": 100}
