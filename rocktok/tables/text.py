@@ -43,12 +43,10 @@ def lay_out(
     fields: Sequence[Field], rows: Iterable[Sequence[str]], view: View | None = None
 ) -> tuple[str, int]:
     """(what `render_table` gives, how many of the extra columns were left out)."""
-    from rich.cells import cell_len
-
     view = view or View.plain()
     cells = [list(row) for row in rows]
     widest = [
-        max([cell_len(field.heading), *(cell_len(row[column]) for row in cells)])
+        max([_columns_of(field.heading), *(_columns_of(row[column]) for row in cells)])
         for column, field in enumerate(fields)
     ]
     least = [
@@ -119,12 +117,23 @@ def _block(
 
 def _fitted(cell: str, width: int, field: Field) -> str:
     """A cell of exactly that width on the screen, where a character may take two columns."""
-    from rich.cells import cell_len, set_cell_size
+    wide = _columns_of(cell)
+    if wide > width:
+        from rich.cells import set_cell_size
 
-    if cell_len(cell) > width:
         cell = set_cell_size(cell, width - 1).rstrip() + "…"
-    pad = " " * (width - cell_len(cell))
+        wide = _columns_of(cell)
+    pad = " " * (width - wide)
     return cell + pad if field.text else pad + cell
+
+
+def _columns_of(text: str) -> int:
+    """Columns that a text takes on the screen."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def _widths(
@@ -155,13 +164,11 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def filled(items: Iterable[str], view: View | None = None, indent: str = "  ") -> str:
     """Items with commas between them, on lines that fit; never broken within an item."""
-    from rich.cells import cell_len
-
     width = (view or View.plain()).width
     lines = [indent]
     for item in items:
         begun = lines[-1] != indent
-        if begun and cell_len(lines[-1]) + cell_len(item) + 3 > width:
+        if begun and _columns_of(lines[-1]) + _columns_of(item) + 3 > width:
             lines[-1] += ","
             lines.append(indent)
             begun = False
