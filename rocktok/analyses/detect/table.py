@@ -210,15 +210,11 @@ def _retained_share(row: DetectRow) -> str:
     return "–" if retained is None or not persistent else percent(retained / persistent)
 
 
-def _lift(row: DetectRow, name: str) -> str:
-    return _with_interval(*(row.get(key) for key in (name, f"{name}_low", f"{name}_high")))
-
-
-def _with_interval(value: object, low: object, high: object) -> str:
-    if value is None and isinstance(low, float) and high is not None:
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None and low is not None:
         return f"≥ {number(low, 2)}"
-    text = number(value if isinstance(value, float) else None)
-    if not isinstance(low, float) or not isinstance(high, float):
+    text = number(value)
+    if low is None or high is None:
         return text
     return f"{text} ({number(low, 2)}–{number(high, 2)})"
 
@@ -245,8 +241,12 @@ _COLUMNS: dict[str, Callable[[DetectRow], str]] = {
     "retain": lambda row: count(row["retained"]),
     "CCR": lambda row: "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
     "R_ctx": lambda row: number(row["context_rock_score"]),
-    "persistence lift": lambda row: _lift(row, "persistence_lift"),
-    "context lift": lambda row: _lift(row, "context_lift"),
+    "persistence lift": lambda row: _with_interval(
+        row["persistence_lift"], row.get("persistence_lift_low"), row.get("persistence_lift_high")
+    ),
+    "context lift": lambda row: _with_interval(
+        row.get("context_lift"), row.get("context_lift_low"), row.get("context_lift_high")
+    ),
     "rollout freq": lambda row: count(row["rollout_frequency"]),
     "log ratio": lambda row: number(row["mean_log_ratio"]),
     "p student": lambda row: number(row["student_probability"]),
