@@ -26,8 +26,9 @@ COMMON = 100
 class Shape:
     """How much text, and what it is made of.
 
-    `topics`: a prompt is of one; `phrases`: of each topic, half of its units are uses of one;
-    `share`: of a rollout's units that copy the first one's.
+    `topics`: a prompt is of one; `mixed`: each of its units is of one, which is its mark;
+    `phrases`: of each topic, half of its units are uses of one; `share`: of a rollout's units that
+    copy the first one's.
     """
 
     prompts: int = 100
@@ -36,6 +37,7 @@ class Shape:
     share: float = 0.5
     topics: int = 5
     phrases: int = 12
+    mixed: bool = False
 
 
 def text(rng: np.random.Generator, shape: Shape) -> tuple[Text, Array]:
@@ -49,6 +51,8 @@ def text(rng: np.random.Generator, shape: Shape) -> tuple[Text, Array]:
         for _ in range(shape.topics)
     ])  # fmt: skip
     topic_U = topic_of_prompt[owner]
+    if shape.mixed:
+        topic_U = rng.integers(0, shape.topics, len(owner))
     size_U = np.full(len(owner), 15)
     phrase_U = np.zeros(len(owner), dtype=int)
     recurs_U = np.zeros(len(owner), dtype=bool)
@@ -67,7 +71,7 @@ def text(rng: np.random.Generator, shape: Shape) -> tuple[Text, Array]:
         (np.cumsum(size_L) - size_L)[phrase_U] - (np.cumsum(size_U) - size_U), size_U
     )
     token_F[kept] = phrases[start_F[kept] + kept]
-    mark_F = np.where(recurs_F, planted.PHRASE, planted.PLAIN)
+    mark_F = topic_F if shape.mixed else np.where(recurs_F, planted.PHRASE, planted.PLAIN)
     return planted.lay_out_flat(numbers, words[topic_F, token_F], mark_F, size_U), topic_of_prompt
 
 
@@ -168,6 +172,17 @@ def _domains(seed: int) -> PlantedLog:
     rng = np.random.default_rng([seed, 4])
     words, domain = text(rng, Shape(prompts=300, topics=3, slots=5))
     level = np.log([0.3, 1.0, 3.0])[domain[words.prompt]]
+    return planted.as_log(words, *null_losses(rng, words, level=level), {})
+
+
+def topics_within_prompts(seed: int, least: float = 0.3, most: float = 3.0) -> PlantedLog:
+    """Three topics in every prompt, with words of their own and losses that are unlike.
+
+    Not among the null worlds: the tested rule does not hold here, and its documentation says so.
+    """
+    rng = np.random.default_rng([seed, 7])
+    words, _ = text(rng, Shape(topics=3, mixed=True))
+    level = np.linspace(np.log(least), np.log(most), 3)[words.mark.astype(int)]
     return planted.as_log(words, *null_losses(rng, words, level=level), {})
 
 

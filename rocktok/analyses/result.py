@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: Types in a result, where no number was asked for.
+MOST_TYPES = 100
+
+
 @dataclass(frozen=True)
 class Result:
     """Base of the results: frozen dataclasses that name their `SCHEMA` and hold `notes`.
@@ -64,12 +68,11 @@ class Result:
         raise NotImplementedError
 
     def answer(self) -> list[str]:
-        """The lines that the terminal table begins with; without such a table, the heading."""
-        if table_module(self) is None:
+        """The answer, and how sure it is; without a terminal table, the heading."""
+        module = table_module(self)
+        if module is None:
             return [heading] if (heading := self.shown()[0]) else []
-        above, blank, _ = repr(self).partition("\n\n")
-        lines = above.splitlines()
-        return lines if blank else lines[:1]
+        return list(module.opening(self))
 
     def _repr_html_(self) -> str:
         """For notebooks: the answer, a table, and what a reader of it must know."""

@@ -85,10 +85,6 @@ def main() -> None:
         _stop("stopped", 128 + stopped.args[0])
     except RocktokError as error:
         _stop(_as_options(error), error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if os.environ.get("ROCKTOK_TRACEBACK"):
             raise

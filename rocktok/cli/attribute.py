@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 @options.controls_options
 @options.table_option
 @options.step_option("Step of the table of tokens. Default: the last complete one.")
-@options.top_option
-@click.option("--all", "all_types", is_flag=True, help="Show every token type.")
+@options.top_options
 @click.option(
     "--group-size",
     type=int,
@@ -38,7 +37,7 @@ def attribute_command(
     control_kind: str,
     table: str,
     step: int | None,
-    top: int,
+    top: int | None,
     all_types: bool,
     group_size: int | None,
     replicates: int,

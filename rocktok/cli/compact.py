@@ -19,11 +19,24 @@ def compact_command(log: str, output: str, quiet: bool, allow_missing: bool) -> 
 
     Rows are the same; those that a later attempt superseded are left behind.
     """
+    from rocktok import schema
     from rocktok.cli.progress import progress_bar
     from rocktok.log.compact import compact
+    from rocktok.tables.text import counted
 
     opened = options.open_named(log, allow_missing=allow_missing)
     with progress_bar(quiet=quiet) as tell:
         written = compact(opened, output, progress=tell)
     before = sum(len(opened.shards(table)) for table in opened.tables())
-    options.notes([f"{before:,} shards became {written:,} in {output}"], quiet=quiet)
+    rows = sum(step.rows for table in schema.OCCURRENCE_TABLES for step in opened.steps(table))
+    whole = "Every row that counts was read, checked and written"
+    left_out = len(opened.skipped)
+    if left_out:
+        whole += f", but those of {counted(left_out, 'damaged or missing shard')}"
+    options.say(
+        [
+            f"{counted(before, 'shard')} became {written:,}, with the same {rows:,} positions.",
+            f"{whole}; rows that a later attempt superseded were left behind.",
+            output,
+        ]
+    )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.argument("sources", nargs=-1, required=True, metavar="A B [C...]")
 @options.top_k_option
 @click.option("--by", type=click.Choice(["domain"]), help="Compare the domains of one LOG.")
+@options.rows_options
 @job_options(log=False)
 def compare_command(
     job: Job, sources: tuple[str, ...], top_k: int, by: str | None, seed: int

@@ -40,6 +40,7 @@ _KINDS = ("frequency", "loss", "occurrence", "window")
 @click.option(
     "--window", type=int, default=8, show_default=True, help="Tokens on each side of an occurrence."
 )
+@options.rows_options
 @job_options()
 def controls_command(
     job: Job,

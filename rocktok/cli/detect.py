@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
 from rocktok.cli.rocks import rock_options
 
 if TYPE_CHECKING:
+    from rocktok._types import Array
     from rocktok.analyses.detect.result import DetectResult
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 @click.command("detect")
 @rock_options
-@click.option("--all", "all_types", is_flag=True, help="Show every token type, not only the rocks.")
+@click.option("--all", "all_types", is_flag=True, help="List every token type, not only the rocks.")
+@options.rows_option
+@click.option("--wide", is_flag=True, help="Show all columns of the terminal table.")
 @click.option(
     "--replication/--no-replication",
     default=None,
@@ -26,7 +30,37 @@ if TYPE_CHECKING:
 )
 @click.option("--lifts", is_flag=True, help="Test whether the loss singles contexts out; slower.")
 @job_options()
-def detect_command(job: Job, replication: bool | None, **parameters: Any) -> None:
+def detect_command(
+    job: Job,
+    pre: int | None,
+    post: int | None,
+    table: str,
+    context: str,
+    quantile_pre: float,
+    quantile_post: float | None,
+    tau_pre: float | None,
+    tau_post: float | Literal["same"] | None,
+    persistence: str,
+    window: int,
+    similarity: str,
+    partners: str,
+    gamma: float,
+    eta: float | Literal["auto"],
+    embeddings: Array | None,
+    rule: str | None,
+    fdr: float,
+    min_hardness: float,
+    top_k: int | None,
+    tau_r: float | None,
+    min_frequency: int,
+    exclude_most_frequent: int,
+    cap: int,
+    exact: bool,
+    all_types: bool,
+    replication: bool | None,
+    lifts: bool,
+    seed: int,
+) -> None:
     """Find the tokens of LOG whose loss persists in recurring contexts, beyond chance.
 
     A rock is hard at both steps in more of its prompts than these and its places let expect, and
@@ -35,7 +69,37 @@ def detect_command(job: Job, replication: bool | None, **parameters: Any) -> Non
     from rocktok.analyses.detect.passes import detect
 
     def analyse(log: Log, engine: Engine) -> DetectResult:
-        wanted: bool | Literal["auto"] = "auto" if replication is None else replication
-        return detect(log, engine=engine, replication=wanted, **parameters)
+        return detect(
+            log,
+            pre=pre,
+            post=post,
+            table=table,
+            context=context,
+            quantile_pre=quantile_pre,
+            quantile_post=quantile_post,
+            tau_pre=tau_pre,
+            tau_post=tau_post,
+            persistence=persistence,
+            window=window,
+            similarity=similarity,
+            partners=partners,
+            gamma=gamma,
+            eta=eta,
+            embeddings=embeddings,
+            rule=rule,
+            fdr=fdr,
+            min_hardness=min_hardness,
+            top_k=top_k,
+            tau_r=tau_r,
+            min_frequency=min_frequency,
+            exclude_most_frequent=exclude_most_frequent,
+            cap=cap,
+            exact=exact,
+            seed=seed,
+            all_types=all_types,
+            lifts=lifts,
+            replication="auto" if replication is None else replication,
+            engine=engine,
+        )
 
     job.run(analyse)

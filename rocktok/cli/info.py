@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rocktok.cli import options
-from rocktok.cli.job import rendered
+from rocktok.cli.job import rendered, view_of
 
 
 @click.command("info")
@@ -39,7 +39,7 @@ def info_command(
     opened = options.open_named(log, allow_missing=allow_missing)
     with options.engine(jobs, dask, quiet=quiet) as engine:
         result = info(opened, verify=verify, engine=engine)
-    options.deliver(rendered(result, chosen), output, force=force)
+    options.deliver(rendered(result, chosen, view_of(output)), output, force=force)
     options.notes(result.notes, quiet=quiet)
     if result.damage:
         more = len(result.damage) - 1

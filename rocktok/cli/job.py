@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial, wraps
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,16 @@ if TYPE_CHECKING:
     from rocktok.analyses.result import Result
     from rocktok.engine.passes import Engine
     from rocktok.log import Log
+    from rocktok.tables.terminal import View
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a command, with the options that all analyses share. `log`: LOG, if it has one."""
+    """One run of a command, with the options that all analyses share.
+
+    `log`: LOG, if it has one. `rows`, `everything`, `wide`: of what is printed, where a command has
+    such options.
+    """
 
     log: str | None
     format_: str | None
@@ -28,6 +34,9 @@ class Job:
     allow_missing: bool
     jobs: int | None
     dask: str | None
+    rows: int | None = None
+    everything: bool = False
+    wide: bool = False
 
     def run(self, analyse: Callable[[Log, Engine], Result]) -> None:
         """Analyse LOG, and deliver the result."""
@@ -48,11 +57,23 @@ class Job:
         options.check_output(self.output, force=self.force)
         with options.engine(self.jobs, self.dask, quiet=self.quiet) as engine:
             result = analyse(engine)
-        options.deliver(rendered(result, chosen), self.output, force=self.force)
+        options.deliver(rendered(result, chosen, self._view()), self.output, force=self.force)
         options.notes(getattr(result, "notes", ()), quiet=self.quiet)
 
+    def _view(self) -> View:
+        """How a table is printed: in a file as in a pipe."""
+        view = view_of(self.output)
+        return replace(view, top=self.rows, everything=self.everything, wide=self.wide)
 
-def rendered(result: Result, format_: str) -> bytes | str:
+
+def view_of(output: Path | None) -> View:
+    """How a table is printed, where there are no options for it."""
+    from rocktok.tables.terminal import View
+
+    return View.of(sys.stdout) if output is None else View()
+
+
+def rendered(result: Result, format_: str, view: View) -> bytes | str:
     """A result in one of the formats."""
     from rocktok.analyses.result import table_module
 
@@ -60,9 +81,10 @@ def rendered(result: Result, format_: str) -> bytes | str:
         return result.to_json()
     table = table_module(result)
     assert table is not None
-    make = table.render if format_ == "table" else partial(table.encode, form=format_)
-    rendered: bytes | str = make(result)
-    return rendered
+    text: bytes | str = (
+        table.render(result, view) if format_ == "table" else table.encode(result, format_)
+    )
+    return text
 
 
 def job_options(*, log: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -71,8 +93,8 @@ def job_options(*, log: bool = True) -> Callable[[Callable[..., None]], Callable
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def command(**given: Any) -> None:
-            shared = {name: given.pop(name, None) for name in Job.__dataclass_fields__}
-            function(Job(**shared), **given)
+            own = {name: given.pop(name) for name in Job.__dataclass_fields__ if name in given}
+            function(Job(**{"log": None, **own}), **given)
 
         for option in (
             options.allow_missing_option,

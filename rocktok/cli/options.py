@@ -158,11 +158,47 @@ def top_k_option(function: F) -> F:
     )(function)
 
 
-def top_option(function: F) -> F:
-    """--top."""
+def top_options(function: F) -> F:
+    """--top and --all of a command whose analysis takes them."""
+    for option in (
+        click.option("--all", "all_types", is_flag=True, help="Show every token type."),
+        click.option(
+            "--top",
+            type=int,
+            metavar="N",
+            help="Maximum number of types to show. Default: 20 in the terminal table, 100 in "
+            "files.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _one_or_more(_: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    name = parameter.opts[0].removeprefix("--")
+    if value is not None and value < 1:
+        raise UsageError(f"{name} is {value}; it must be 1 or more", parameter=name)
+    return value
+
+
+def rows_option(function: F) -> F:
+    """--top of a command whose files hold everything, as `Job.rows`."""
     return click.option(
-        "--top", type=int, default=100, show_default=True, help="Maximum number of types to show."
+        "--top",
+        "rows",
+        type=int,
+        callback=_one_or_more,
+        metavar="N",
+        help="Maximum rows of a list in the terminal table. Default: 20. Files hold all.",
     )(function)
+
+
+def rows_options(function: F) -> F:
+    """--top and --all of a command whose files hold everything, as `Job.rows` and `.everything`."""
+    option = click.option(
+        "--all", "everything", is_flag=True, help="Show whole lists in the terminal table."
+    )
+    return rows_option(option(function))
 
 
 def replicates_option(
@@ -254,8 +290,10 @@ def deliver(data: bytes | str, output: Path | None, *, force: bool) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(raw)
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError as error:
+        # The reader has gone (`| head`), which is no error; click would make it one.
+        _give_up_stdout()
+        raise click.exceptions.Exit(0) from error
     except OSError as error:
         _give_up_stdout()
         raise LogError(f"the output cannot be written ({error.strerror or error})") from error
@@ -284,6 +322,15 @@ def numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> A
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(f"{text!r} is no list of numbers such as 50,100,200") from None
+
+
+def say(lines: Sequence[str]) -> None:
+    """What a command that writes elsewhere prints: answer, how sure, where to."""
+    from rocktok.tables.terminal import View
+
+    text = "\n".join([*View.of(sys.stdout).answer(lines), ""])
+    # A path among them need not be UTF-8.
+    deliver(os.fsencode(text), None, force=False)
 
 
 def notes(lines: list[str] | tuple[str, ...], *, quiet: bool) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,8 +13,10 @@ from rocktok.cli import options
 from rocktok.cli.rocks import rock_options
 
 if TYPE_CHECKING:
+    from rocktok._types import Array
     from rocktok.analyses.compare.result import CompareResult
     from rocktok.log import Log
+    from rocktok.report.page.drawing import Drawing
     from rocktok.report.result import ReportResult
 
 _FORMATS = ("png", "pdf", "svg")
@@ -97,13 +100,41 @@ def report_command(
     compare: bool,
     formats: tuple[str, ...],
     columns: int,
+    pre: int | None,
+    post: int | None,
+    table: str,
+    context: str,
+    quantile_pre: float,
+    quantile_post: float | None,
+    tau_pre: float | None,
+    tau_post: float | Literal["same"] | None,
+    persistence: str,
+    window: int,
+    similarity: str,
+    partners: str,
+    gamma: float,
+    eta: float | Literal["auto"],
+    embeddings: Array | None,
+    rule: str | None,
+    fdr: float,
+    min_hardness: float,
+    top_k: int | None,
+    tau_r: float | None,
+    min_frequency: int,
+    exclude_most_frequent: int,
+    cap: int,
+    exact: bool,
+    sequences: int,
+    rows: int,
+    replicates: int,
+    lifts: bool,
     clusters: Path | None,
+    seed: int,
+    jobs: int | None,
+    dask: str | None,
     force: bool,
     quiet: bool,
     allow_missing: bool,
-    jobs: int | None,
-    dask: str | None,
-    **parameters: Any,
 ) -> None:
     """Write all analyses of LOG as figures, tables and one HTML page.
 
@@ -111,44 +142,117 @@ def report_command(
     they cost. What the log lacks is named in it, with the remedy.
     """
     from rocktok.directories import check_directory, write_directory
-    from rocktok.errors import UsageError
-    from rocktok.inputs import load_patterns
-    from rocktok.report.page.comparison import render_comparison
     from rocktok.report.page.drawing import Drawing
-    from rocktok.report.page.files import add_figures, missing, render_report
     from rocktok.report.passes import report
 
-    if len(logs) > 1 and not compare:
-        raise UsageError(f"{len(logs)} logs were given; --compare takes several")
-    if compare and len(logs) < 2:
-        raise UsageError("--compare takes two logs or more")
+    _check_logs(logs, compare=compare)
     check = partial(
         check_directory, output, force=force, own=OWN, marker=MARKER, schema=SCHEMA, inputs=logs
     )
     check()
-    own = load_patterns(clusters) if clusters is not None else None
+    analyse = partial(
+        report,
+        clusters=_patterns(clusters),
+        replicates=replicates,
+        sequences=sequences,
+        rows=rows,
+        lifts=lifts,
+        pre=pre,
+        post=post,
+        table=table,
+        context=context,
+        quantile_pre=quantile_pre,
+        quantile_post=quantile_post,
+        tau_pre=tau_pre,
+        tau_post=tau_post,
+        persistence=persistence,
+        window=window,
+        similarity=similarity,
+        partners=partners,
+        gamma=gamma,
+        eta=eta,
+        embeddings=embeddings,
+        rule=rule,
+        fdr=fdr,
+        min_hardness=min_hardness,
+        top_k=top_k,
+        tau_r=tau_r,
+        min_frequency=min_frequency,
+        exclude_most_frequent=exclude_most_frequent,
+        cap=cap,
+        exact=exact,
+        seed=seed,
+    )
     with (
         options.engine(jobs, dask, quiet=quiet) as engine,
         Drawing(formats, engine.jobs, columns) as drawing,
     ):
         opened = [options.open_named(log, allow_missing=allow_missing) for log in logs]
-        if compare:
-            _check_comparable(opened)
-            # A comparison shows no texts.
-            same = {**parameters, "sequences": 0}
-            results = [report(log, clusters=own, engine=engine, **same) for log in opened]
-            files = render_comparison(results, _compared(results), formats, drawing)
-        else:
-            begin = partial(add_figures, drawing)
-            result = report(opened[0], clusters=own, engine=engine, tell=begin, **parameters)
-            results, files = [result], render_report(result, formats, drawing)
+        make = _comparison if compare else _page
+        answer, notes, files = make(opened, partial(analyse, engine=engine), formats, drawing)
     # Once more: another may have written there since.
     write_directory(check(), files, marker=MARKER)
-    notes = [note for result in results for note in result.notes]
-    lacks = [f"not in the report: {row['what']}: {row['why']}; {row['remedy']}"
-             for result in results for row in missing(result)]  # fmt: skip
-    options.notes(list(dict.fromkeys([*notes, *lacks])), quiet=quiet)
-    click.echo(bytes(output / "report.html"))  # a path need not be UTF-8
+    options.notes(list(dict.fromkeys(notes)), quiet=quiet)
+    options.say([*answer, str(output / "report.html")])
+
+
+def _check_logs(logs: tuple[str, ...], *, compare: bool) -> None:
+    """Raise `UsageError` for one log too many or too few."""
+    from rocktok.errors import UsageError
+
+    if len(logs) > 1 and not compare:
+        raise UsageError(f"{len(logs)} logs were given; --compare takes several")
+    if compare and len(logs) < 2:
+        raise UsageError("--compare takes two logs or more")
+
+
+def _patterns(clusters: Path | None) -> dict[str, list[str]] | None:
+    from rocktok.inputs import load_patterns
+
+    return None if clusters is None else load_patterns(clusters)
+
+
+def _page(
+    logs: list[Log],
+    analyse: Callable[..., ReportResult],
+    formats: tuple[str, ...],
+    drawing: Drawing,
+) -> tuple[list[str], list[str], dict[str, bytes]]:
+    """(answer, notes, files) of one log."""
+    from rocktok.report.page.files import add_figures, render_report
+
+    result = analyse(logs[0], tell=partial(add_figures, drawing))
+    return result.detect.answer(), _notes([result]), render_report(result, formats, drawing)
+
+
+def _comparison(
+    logs: list[Log],
+    analyse: Callable[..., ReportResult],
+    formats: tuple[str, ...],
+    drawing: Drawing,
+) -> tuple[list[str], list[str], dict[str, bytes]]:
+    """(answer, notes, files) of several; no texts are shown."""
+    from rocktok.report.page.comparison import render_comparison
+
+    _check_comparable(logs)
+    results = [analyse(log, sequences=0) for log in logs]
+    compared = _compared(results)
+    files = render_comparison(results, compared, formats, drawing)
+    return compared.answer(), _notes(results), files
+
+
+def _notes(results: list[ReportResult]) -> list[str]:
+    """What the analyses say, and what there is no analysis of."""
+    from rocktok.report.page.files import missing
+
+    return [
+        *(note for result in results for note in result.notes),
+        *(
+            f"not in the report: {row['what']}: {row['why']}; {row['remedy']}"
+            for result in results
+            for row in missing(result)
+        ),
+    ]
 
 
 def _check_comparable(logs: list[Log]) -> None:

@@ -99,7 +99,11 @@ def rescore_command(
     options.notes(done.notes, quiet=quiet)
     kept = f"; {done.kept_rows:,} positions stood already" if done.kept_rows else ""
     scored = ", ".join(map(str, done.steps)) or "none"
-    click.echo(
-        f"{output}: steps {scored} scored, {done.sequences:,} sequences, "
-        f"{done.rows:,} positions each{kept}"
+    options.say(
+        [
+            f"Steps {scored} scored: {done.sequences:,} sequences, {done.rows:,} positions "
+            f"each{kept}.",
+            "Exact losses, of the whole vocabulary in float32, of the same text at each step.",
+            output,
+        ]
     )

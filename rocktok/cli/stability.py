@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="`off` leaves out `detect`: tested rocks, and its rankings.",
 )
-@options.top_option
+@options.top_options
 @options.replicates_option(
     200, "Replicates of the bootstrap over prompts, and half-samples that name rocks again."
 )
@@ -66,7 +66,8 @@ def stability_command(
     repeats: int,
     k: tuple[int, ...],
     context: str,
-    top: int,
+    top: int | None,
+    all_types: bool,
     replicates: int,
     seed: int,
 ) -> None:
@@ -90,6 +91,7 @@ def stability_command(
             k=k,
             context=context,
             top=top,
+            all_types=all_types,
             replicates=replicates,
             seed=seed,
             engine=engine,

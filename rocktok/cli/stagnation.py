@@ -58,14 +58,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Types in the groups high_kl and random. Default: as many as there are rocks.",
 )
-@click.option(
-    "--top",
-    type=int,
-    default=100,
-    show_default=True,
-    help="Maximum number of types to show, by loss.",
-)
-@click.option("--all", "all_types", is_flag=True, help="Show every token type.")
+@options.top_options
 @options.replicates_option()
 @job_options()
 def stagnation_command(
@@ -79,7 +72,7 @@ def stagnation_command(
     select_at: str,
     top_k: int,
     group_size: int | None,
-    top: int,
+    top: int | None,
     all_types: bool,
     replicates: int,
     seed: int,

@@ -257,7 +257,7 @@ class _Report:
     def _type_shares(self, likely: list[int], windows: dict[str, Array]) -> dict[int, TypeShares]:
         shares = judge_types(self.detection, likely, windows)
         own = setting_of(self.detection.params)
-        if shares and all(each.share[own] is None for each in shares.values()):
+        if shares and all(each.share(own) is None for each in shares.values()):
             self.progress.missing.append(
                 {
                     "what": NO_NULL,

@@ -23,7 +23,8 @@ from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.similarity import EPSILON, Similarity, Windows, partner_counts
-from rocktok.analyses.detect.tested import MIN_RETAINED
+from rocktok.analyses.detect.tested import MIN_RETAINED, Recurrence, context_counts
+from rocktok.analyses.detect.tested import judge_types as tested_types
 from rocktok.analyses.detect.windows import MISSING
 
 Eta = float | Literal["auto"]
@@ -57,11 +58,17 @@ class Setting:
 
 
 class SensitivityRow(TypedDict):
-    """A setting: how many rocks, how many of those in use (`shared`), and the two sets' Jaccard."""
+    """A setting: how many rocks, how many of those in use (`shared`), and the two sets' Jaccard.
+
+    `counts`: which types these are. "rocks": by the rule in use. "hard and recurring": where rocks
+    are tested, but η is a number, which no chance of recurring follows from: types that pass by
+    hardness alone, and of which enough is retained.
+    """
 
     gamma: float
     eta: Eta
     null_distance: int | None
+    counts: Literal["rocks", "hard and recurring"]
     rocks: int
     shared: int
     jaccard: float | None
@@ -94,15 +101,20 @@ class RockContexts(TypedDict):
 
 @dataclass(frozen=True)
 class TypeShares:
-    """One type under every setting: the share of the judged occurrences that is retained.
+    """One type under every setting: what of its judged occurrences is retained.
 
-    `share`: None where too few positions are left for the null. `rate_M`, `retained_M`: at the
-    setting of the log's own `detect`.
+    `recurrence`: not judgeable where too few positions are left for the null. `rate_M`,
+    `retained_M`: at the setting of the log's own `detect`.
     """
 
-    share: dict[Setting, float | None]
+    recurrence: dict[Setting, Recurrence]
     rate_M: Array
     retained_M: Array
+
+    def share(self, setting: Setting) -> float | None:
+        """Share of the judged occurrences that is retained; None: not judgeable."""
+        found = self.recurrence[setting]
+        return found.hits / found.judged if found.judgeable else None
 
 
 def settings(gamma: float, eta: Eta, distances: tuple[int, ...]) -> list[Setting]:
@@ -157,9 +169,10 @@ def judge_types(
     by_index = {}
     for index in indices:
         v = int(detection.types.token_T[index])
-        ours = rule.windows(of_type(windows, v, MOST))
+        rows = of_type(windows, v, MOST)
         nulls = {d: None if null is None else null.at(v, d) for d in near}
-        by_index[index] = judge(ours, nulls, similarity, grid, own)
+        clusters = None if rule.clusters is None else rule.clusters.of(rows["prompt"])
+        by_index[index] = judge(rule.windows(rows), nulls, similarity, grid, own, clusters)
     return by_index
 
 
@@ -169,6 +182,7 @@ def judge(
     similarity: Similarity,
     grid: list[Setting],
     own: Setting,
+    cluster_M: Array | None = None,
 ) -> TypeShares:
     """Judge the persistent occurrences of a type, or a sample of them, under every setting.
 
@@ -177,6 +191,7 @@ def judge(
         nulls: distance → windows of the draws; None: too few could be drawn.
         similarity: at the smallest γ of the grid.
         own: the setting whose rates are kept.
+        cluster_M: whose votes count, where rocks are tested.
     """
     drawn = {d: windows for d, windows in nulls.items() if windows is not None}
     everything, start = ours, len(ours)
@@ -187,7 +202,7 @@ def judge(
         start += len(windows)
     pairs = list(similarity.similar_values(everything, ours))
     partners_M = partner_counts(everything, ours)
-    share: dict[Setting, float | None] = {}
+    recurrence: dict[Setting, Recurrence] = {}
     rate_M, retained_M = np.zeros(len(ours)), np.zeros(len(ours), dtype=bool)
     for gamma in sorted({setting.gamma for setting in grid}):
         similar_M = np.zeros(len(everything), dtype=np.int64)
@@ -201,10 +216,22 @@ def judge(
                 near = [d for d in drawn if d <= setting.distance]
                 null = counts[max(near)] if near else None
             retained = retention(counts[None], null, setting.eta)
-            share[setting] = None if retained is None else float(retained.retained_M.mean())
-            if retained is not None and setting == own:
-                rate_M, retained_M = counts[None].rate_M, retained.retained_M
-    return TypeShares(share, rate_M, retained_M)
+            kept_M = None if retained is None else retained.retained_M
+            recurrence[setting] = _recurrence(kept_M, len(ours), cluster_M)
+            if kept_M is not None and setting == own:
+                rate_M, retained_M = counts[None].rate_M, kept_M
+    return TypeShares(recurrence, rate_M, retained_M)
+
+
+def _recurrence(retained_M: Array | None, judged: int, cluster_M: Array | None) -> Recurrence:
+    if retained_M is None:
+        return Recurrence(judged, 0, 0, 0.0, judgeable=False, retained=0.0)
+    hits = int(retained_M.sum())
+    voters, votes = 0, 0.0
+    if cluster_M is not None:
+        counts = context_counts(cluster_M, retained_M)
+        voters, votes = len(counts.cluster_C), counts.votes
+    return Recurrence(judged, hits, voters, votes, judgeable=True, retained=float(hits))
 
 
 def grid_rows(
@@ -212,33 +239,25 @@ def grid_rows(
 ) -> list[SensitivityRow]:
     """How many rocks each setting gives, and how many of them are those in use.
 
-    Where rocks are tested: of the types that are hard enough, those of which enough is retained.
+    The setting in use gives the rocks in use. The others are judged by at most `MOST` persistent
+    occurrences of a type.
 
     Args:
         types: as `detect` left them; its contexts give the rocks in use.
         shares: index into the types → its shares.
     """
-    in_use = _rocks(types, params, analysis.scores(types))
-    persistent_T = types.persistent_T
-    assert persistent_T is not None
-    mean_T = types.loss_T / types.frequency_T
+    in_use, own = _rocks(types, params, analysis.scores(types)), setting_of(params)
     rows: list[SensitivityRow] = []
     for setting in settings(params.gamma, params.eta, distances(params.window)):
-        score_T = np.where(persistent_T == 0, 0.0, np.nan)
-        for index, each in shares.items():
-            share = each.share[setting]
-            if share is not None:
-                score_T[index] = mean_T[index] * share * persistent_T[index]
-        rocks = _rocks(types, params, score_T)
-        if types.tested is not None:
-            kept = {index: each.share[setting] for index, each in shares.items()}
-            rocks = _recurring(types, params, kept)
+        rocks = in_use if setting == own else rocks_at(setting, types, params, shares)
+        untested = types.tested is not None and setting.eta != "auto"
         union = len(rocks | in_use)
         rows.append(
             {
                 "gamma": setting.gamma,
                 "eta": setting.eta,
                 "null_distance": setting.distance,
+                "counts": "hard and recurring" if untested else "rocks",
                 "rocks": len(rocks),
                 "shared": len(rocks & in_use),
                 "jaccard": len(rocks & in_use) / union if union else None,
@@ -246,6 +265,29 @@ def grid_rows(
             }
         )
     return rows
+
+
+def rocks_at(
+    setting: Setting, types: TypeTable, params: DetectParams, shares: dict[int, TypeShares]
+) -> set[int]:
+    """Types (indices) that are rocks under a setting, from the types judged for the grid."""
+    persistent_T, tested = types.persistent_T, types.tested
+    assert persistent_T is not None
+    mean_T = types.loss_T / types.frequency_T
+    if tested is not None and setting.eta != "auto":
+        return _recurring(types, params, {i: each.share(setting) for i, each in shares.items()})
+    if tested is not None:
+        recurrence = {index: each.recurrence[setting] for index, each in shares.items()}
+        judged = tested_types(
+            tested.hard, recurrence, mean_T, persistent_T, params.fdr, params.min_hardness
+        )
+        return set(np.flatnonzero(judged.is_rock & ~types.excluded_T(params)).tolist())
+    score_T = np.where(persistent_T == 0, 0.0, np.nan)
+    for index, each in shares.items():
+        share = each.share(setting)
+        if share is not None:
+            score_T[index] = mean_T[index] * share * persistent_T[index]
+    return _rocks(types, params, score_T)
 
 
 def _rocks(types: TypeTable, params: DetectParams, score_T: Array) -> set[int]:

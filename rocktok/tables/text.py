@@ -2,85 +2,152 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-#: Width of a piped table: what an 80-column terminal shows without wrapping.
-PIPE_WIDTH = 80
+from rocktok.tables.terminal import View
 
 #: Blanks between two columns of a table.
-_GAP = 3
+_GAP = 2
 
 
 @dataclass(frozen=True)
 class Field:
-    """One column: heading, and whether it is text (left, cut where it must be) or a number."""
+    """One column of a table.
+
+    Attributes:
+        heading: above it.
+        text: whether it holds text (left, cut where it must be) or numbers.
+        dim: whether it is an aside.
+        extra: whether it is left out where it does not fit, unless all columns are asked for.
+    """
 
     heading: str
     text: bool = False
+    dim: bool = False
+    extra: bool = False
 
 
-def render_table(fields: Sequence[Field], rows: Iterable[Sequence[str]]) -> str:
+def render_table(
+    fields: Sequence[Field], rows: Iterable[Sequence[str]], view: View | None = None
+) -> str:
     """Rows under headings, without frames; numbers are never cut, long text is.
 
     Columns that do not fit beside the others go into a block of their own, below, in which the
     first column stands again.
     """
-    from rich.console import Console
+    return lay_out(fields, rows, view)[0]
 
+
+def lay_out(
+    fields: Sequence[Field], rows: Iterable[Sequence[str]], view: View | None = None
+) -> tuple[str, int]:
+    """(what `render_table` gives, how many of the extra columns were left out)."""
+    view = view or View.plain()
     cells = [list(row) for row in rows]
-    width = max(Console().width if sys.stdout.isatty() else PIPE_WIDTH, PIPE_WIDTH)
     widest = [
-        max([len(field.heading), *(len(row[column]) for row in cells)])
+        max([_columns_of(field.heading), *(_columns_of(row[column]) for row in cells)])
         for column, field in enumerate(fields)
     ]
     least = [
         min(wide, 8) if field.text else wide for field, wide in zip(fields, widest, strict=True)
     ]
-    blocks = [
-        _block([fields[c] for c in columns], [least[c] for c in columns],
-               [[row[c] for c in columns] for row in cells], width)
-        for columns in _columns(least, width)
-    ]  # fmt: skip
-    return "\n".join(blocks)
+    shown = _shown(fields, widest, least, view)
+    blocks = []
+    for columns in _columns(shown, least, view.width):
+        own = [fields[c] for c in columns]
+        widths = _widths(own, [widest[c] for c in columns], [least[c] for c in columns], view.width)
+        blocks.append(_block(own, widths, [[row[c] for c in columns] for row in cells], view))
+    return "\n".join(blocks), len(fields) - len(shown)
 
 
-def _columns(least: Sequence[int], width: int) -> list[list[int]]:
+def _shown(
+    fields: Sequence[Field], widest: Sequence[int], least: Sequence[int], view: View
+) -> list[int]:
+    """Which columns there are: of the extra ones the first that fit, no text cut for them."""
+    columns = range(len(fields))
+    if view.wide:
+        return list(columns)
+    own = [c for c in columns if not fields[c].extra]
+    used = sum(widest[c] + _GAP for c in own) - _GAP
+    for column in columns:
+        if fields[column].extra:
+            used += _GAP + least[column]
+            if used > view.width:
+                break
+            own.append(column)
+    return sorted(own)
+
+
+def _columns(shown: Sequence[int], least: Sequence[int], width: int) -> list[list[int]]:
     """Which columns each block has, the first in all of them."""
-    blocks, used = [[0]], least[0]
-    for column in range(1, len(least)):
+    key = shown[0]
+    blocks, used = [[key]], least[key]
+    for column in shown[1:]:
         if used + _GAP + least[column] > width and len(blocks[-1]) > 1:
-            blocks.append([0])
-            used = least[0]
+            blocks.append([key])
+            used = least[key]
         blocks[-1].append(column)
         used += _GAP + least[column]
+    if len(blocks) > 1 and len(blocks[-1]) == 2 < len(blocks[-2]) - 1:
+        # Marks by themselves say little: the column before keeps them company.
+        blocks[-1].insert(1, blocks[-2].pop())
     return blocks
 
 
 def _block(
-    fields: Sequence[Field], least: Sequence[int], cells: Sequence[Sequence[str]], width: int
+    fields: Sequence[Field], widths: Sequence[int], cells: Sequence[Sequence[str]], view: View
 ) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    for field, narrowest in zip(fields, least, strict=True):
-        table.add_column(
-            Text(field.heading),
-            justify="left" if field.text else "right",
-            # What may wrap is what may be made narrower; the cells themselves stay on one line.
-            no_wrap=not field.text,
-            min_width=narrowest,
-        )
+    """Headings, a rule, rows; no blanks at the end of a line."""
+    gap = " " * _GAP
+    headings = [_fitted(f.heading, w, f) for f, w in zip(fields, widths, strict=True)]
+    lines = [view.bold(gap.join(headings).rstrip()), view.dim("─" * len(gap.join(headings)))]
     for row in cells:
-        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
-    sink = io.StringIO()
-    Console(file=sink, width=width, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines()) + "\n"
+        fitted = [_fitted(c, w, f) for c, w, f in zip(row, widths, fields, strict=True)]
+        while fitted and not fitted[-1].strip():
+            fitted.pop()
+        lines.append(
+            gap.join(
+                view.dim(cell.rstrip()) if field.dim else cell
+                for cell, field in zip(fitted, fields, strict=False)
+            ).rstrip()
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _fitted(cell: str, width: int, field: Field) -> str:
+    """A cell of exactly that width on the screen, where a character may take two columns."""
+    wide = _columns_of(cell)
+    if wide > width:
+        from rich.cells import set_cell_size
+
+        cell = set_cell_size(cell, width - 1).rstrip() + "…"
+        wide = _columns_of(cell)
+    pad = " " * (width - wide)
+    return cell + pad if field.text else pad + cell
+
+
+def _columns_of(text: str) -> int:
+    """Columns that a text takes on the screen."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _widths(
+    fields: Sequence[Field], widest: Sequence[int], least: Sequence[int], width: int
+) -> list[int]:
+    """Of the columns of a block: the longest texts are cut until all fit."""
+    widths = list(widest)
+    text = [c for c, field in enumerate(fields) if field.text]
+    while sum(widths) + _GAP * (len(widths) - 1) > width:
+        able = [c for c in text if widths[c] > least[c]]
+        if not able:
+            break
+        widths[max(able, key=lambda c: widths[c])] -= 1
+    return widths
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -95,12 +162,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - before)}f}"
 
 
-def filled(items: Iterable[str], indent: str = "  ") -> str:
-    """Items with commas between them, on lines that fit a pipe; never broken within an item."""
+def filled(items: Iterable[str], view: View | None = None, indent: str = "  ") -> str:
+    """Items with commas between them, on lines that fit; never broken within an item."""
+    width = (view or View.plain()).width
     lines = [indent]
     for item in items:
         begun = lines[-1] != indent
-        if begun and len(lines[-1]) + len(item) + 3 > PIPE_WIDTH:
+        if begun and _columns_of(lines[-1]) + _columns_of(item) + 3 > width:
             lines[-1] += ","
             lines.append(indent)
             begun = False

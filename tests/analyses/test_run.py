@@ -93,7 +93,7 @@ def test_public_keeps_the_signature_and_other_type_errors() -> None:
 def test_options_by_name() -> None:
     names = {"top_k": 3, "seed": 4, "log": "not an option"}
     params = options_of(StagnationParams, names)
-    assert (params.top_k, params.seed, params.top) == (3, 4, 100)
+    assert (params.top_k, params.seed, params.top, params.most) == (3, 4, None, 100)
 
 
 def test_the_frame_counts_passes_and_reads_prompts_once(tmp_path: Path) -> None:

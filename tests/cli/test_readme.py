@@ -46,6 +46,15 @@ def test_commands_of_the_readme(line: str, tmp_path: Path) -> None:
     assert printed or "-o" in words
 
 
+def test_what_the_readme_shows_is_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = [block for block in _blocks("console") if "sample_data" in block]
+    assert shown
+    for block in shown:
+        line, _, output = block.partition("\n")
+        assert run_command(*shlex.split(line)[2:]) == (0, output, "")
+
+
 def test_every_command_is_in_the_readme() -> None:
     shown = {line.split()[1] for line in _commands()}
     # What needs models of the user's is shown, and tested elsewhere.

@@ -93,8 +93,14 @@ def test_it_does_not_write_into_its_input(inside: str, tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     write_log(tmp_path / "log")
     call = ("compact", tmp_path / "log", "-o", tmp_path / "out")
-    note = f"rocktok: note: 3 shards became 2 in {tmp_path}/out\n"
-    assert run_command(*call)[::2] == (0, note)
+    code, printed, said = run_command(*call)
+    assert (code, said) == (0, "")
+    assert printed.splitlines() == [
+        "3 shards became 2, with the same 960 positions.",
+        "Every row that counts was read, checked and written; rows that a later attempt superseded "
+        "were left behind.",
+        f"{tmp_path}/out",
+    ]
     refusal = f"rocktok: {tmp_path}/out: exists already; give a new directory\n"
     assert run_command(*call)[::2] == (2, refusal)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["vocab_size"] == 50

@@ -288,5 +288,9 @@ def test_the_command(checkpoints: Path, text: Path, tmp_path: Path) -> None:
                        "--student", checkpoints / "checkpoint-10",
                        "--student", checkpoints / "checkpoint-20",
                        "--teacher", checkpoints / "teacher", "-o", tmp_path / "log")  # fmt: skip
-    printed = f"{tmp_path / 'log'}: steps 10, 20 scored, 12 sequences, 111 positions each\n"
-    assert done == (0, printed, "")
+    printed = [
+        "Steps 10, 20 scored: 12 sequences, 111 positions each.",
+        "Exact losses, of the whole vocabulary in float32, of the same text at each step.",
+        str(tmp_path / "log"),
+    ]
+    assert (done[0], done[1].splitlines(), done[2]) == (0, printed, "")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import rocktok
+from rocktok.report.naming import rock_names
 from rocktok.report.page import figures
 from rocktok.report.page.drawing import draw_one
 from rocktok.report.page.figures import BY_NAME, FIGURES
@@ -84,7 +86,7 @@ def test_an_axis_of_the_users(sample: ReportResult) -> None:
 def test_funnel(sample: ReportResult) -> None:
     figure = figures.funnel(sample)
     rocks = {row["token_id"]: row for row in sample.detect.rocks}
-    drawn = sorted(zip(*lines(figure, "rocks").get_data(), strict=True))
+    drawn = sorted(zip(*lines(figure, "30 tested rock tokens (FDR 5%)").get_data(), strict=True))
     assert drawn == sorted((r["frequency"], r["mean_loss"]) for r in rocks.values())
     others = lines(figure, "other types").get_xdata()
     assert len(others) == len(sample.types["token_id"]) - len(rocks)
@@ -105,7 +107,10 @@ def test_early_late(sample: ReportResult) -> None:
                                                    "loss_post")), strict=True)
         if n >= 20 and v in rocks
     )  # fmt: skip
-    assert sorted(zip(*lines(figure, "rocks").get_data(), strict=True)) == expected
+    assert (
+        sorted(zip(*lines(figure, "18 of 30 tested rock tokens").get_data(), strict=True))
+        == expected
+    )
     assert figure.axes[0].get_xlim() == figure.axes[0].get_ylim()
 
 
@@ -240,8 +245,34 @@ def test_no_loss_at_all_is_drawn_without_a_warning() -> None:
 
 def test_the_limit_of_rocks_is_said(sample: ReportResult) -> None:
     numbers = figures.sensitivity.numbers(sample)
-    numbers = {**numbers, "in_use": {**numbers["in_use"], "top_k": 100}}
+    title = "number of rocks, η auto: tested at FDR 5%"
+    assert figures.sensitivity(numbers).axes[0].get_title("left") == title
+    assert "hardness alone" in figures.sensitivity.caption(numbers).text
+    numbers = {**numbers, "in_use": {**numbers["in_use"], "top_k": 100, "fdr": None}}
     assert figures.sensitivity(numbers).axes[0].get_title("left") == "number of rocks, at most 100"
+    assert "first 100 (--top-k)" in figures.sensitivity.caption(numbers).text
+
+
+def test_rocks_are_named_by_their_rule(sample: ReportResult) -> None:
+    detect = sample.detect
+    ranked = {**detect.params, "rule": "top-k", "top_k": 100}
+    for params, log, names in (
+        ({}, {}, ("30 tested rock tokens (FDR 5%)", "beyond chance, FDR 5%.")),
+        (ranked, {}, ("first 30 by context Rock Score", "by context Rock Score, untested.")),
+        (ranked, {"pre": None}, ("first 30 by Rock Score", "types by Rock Score, untested.")),
+        (ranked | {"tau_r": 2.5}, {}, ("30 types with a context Rock Score of 2.5 nats or more",
+                                       "2.5 nats or more, untested.")),
+    ):  # fmt: skip
+        other = replace(detect, params={**detect.params, **params}, log={**detect.log, **log})
+        found = rock_names(other)
+        assert found["rocks"] == names[0]
+        assert found["rule"].endswith(names[1])
+        numbers = figures.funnel.numbers(other)
+        assert figures.funnel.caption(numbers).text.endswith(found["rule"])
+        assert lines(figures.funnel(numbers), found["rocks"])
+    # Numbers of an older report.json do not say.
+    del numbers["named"]
+    assert lines(figures.funnel(numbers), "rocks")
 
 
 @pytest.mark.parametrize("text", ["$x^2$", "\\frac{", "$", "漢字", "\u202eabc", "\ud800", "\x1b[0m",

@@ -88,17 +88,24 @@ def ranked() -> ReportResult:
     return report(SAMPLE, rule="top-k", sequences=0, replicates=100, lifts=False)
 
 
-@pytest.mark.parametrize("gamma, eta", [(0.3, "auto"), (0.5, 0.05), (0.6, "auto"), (0.7, 0.1)])
+@pytest.mark.parametrize(
+    "rule, gamma, eta",
+    [("top-k", 0.3, "auto"), ("top-k", 0.5, 0.05), ("top-k", 0.6, "auto"), ("top-k", 0.7, 0.1),
+     ("tested", 0.3, "auto"), ("tested", 0.4, "auto"), ("tested", 0.5, "auto"),
+     ("tested", 0.7, "auto")],
+)  # fmt: skip
 def test_the_grid_is_detect_under_other_settings(
-    ranked: ReportResult, gamma: float, eta: Any
+    sample: ReportResult, ranked: ReportResult, rule: str, gamma: float, eta: Any
 ) -> None:
     """No type of the sample has so many hard occurrences that a sample of them is judged."""
-    found = rocktok.detect(rocktok.open(SAMPLE), gamma=gamma, eta=eta, rule="top-k")
+    result = ranked if rule == "top-k" else sample
+    found = rocktok.detect(rocktok.open(SAMPLE), gamma=gamma, eta=eta, rule=rule)
     assert max(row["persistent"] for row in found.rocks) < 500
-    assert ranked.sensitivity is not None
-    cell = next(c for c in ranked.sensitivity if (c["gamma"], c["eta"]) == (gamma, eta))
+    assert result.sensitivity is not None
+    cell = next(c for c in result.sensitivity if (c["gamma"], c["eta"]) == (gamma, eta))
+    assert cell["counts"] == "rocks"
     rocks = {row["token_id"] for row in found.rocks}
-    in_use = set(ranked.rocks)
+    in_use = set(result.rocks)
     assert cell["rocks"] == len(rocks)
     assert cell["shared"] == len(rocks & in_use)
     assert cell["jaccard"] == pytest.approx(len(rocks & in_use) / len(rocks | in_use))
@@ -131,14 +138,31 @@ def test_options_of_detect(options: dict[str, Any]) -> None:
 def test_the_setting_in_use_gives_the_rocks_in_use(
     sample: ReportResult, ranked: ReportResult
 ) -> None:
-    """Of tested rocks the grid leaves out whether they recur beyond chance: it may have more."""
     for result in (sample, ranked):
         assert result.sensitivity is not None
         cell = next(c for c in result.sensitivity
                     if (c["gamma"], c["eta"], c["null_distance"]) == (0.5, "auto", 16))  # fmt: skip
-        assert cell["shared"] == len(result.rocks)
-        if result is ranked:
-            assert (cell["rocks"], cell["jaccard"]) == (len(result.rocks), 1.0)
+        assert (cell["rocks"], cell["shared"]) == (len(result.rocks),) * 2
+        assert cell["jaccard"] == 1.0
+        numbers = [c["counts"] for c in result.sensitivity if c["eta"] != "auto"]
+        assert set(numbers) == {"rocks" if result is ranked else "hard and recurring"}
+
+
+def test_the_cell_in_use_is_what_judging_again_comes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken from `detect`; in a log without samples nothing else comes out."""
+    from rocktok.report import passes
+    from rocktok.report.sensitivity import rocks_at, setting_of
+
+    seen = []
+
+    def grid(types: Any, params: Any, shares: Any) -> list[Any]:
+        again = rocks_at(setting_of(params), types, params, shares)
+        seen.append(types.token_T[sorted(again)].tolist())
+        return []
+
+    monkeypatch.setattr(passes, "grid_rows", grid)
+    result = report(SAMPLE, sequences=0, replicates=100, lifts=False)
+    assert seen == [sorted(result.rocks)]
 
 
 def test_contexts_are_retained_occurrences_of_their_rock(sample: ReportResult) -> None:
@@ -385,7 +409,10 @@ def test_the_command(tmp_path: Path) -> None:
     code, stdout, stderr = run("report", SAMPLE, "-o", out, "--replicates", "100", "--no-lifts",
                                "--figure-format", "svg,png", "--top-k", "20")  # fmt: skip
     assert code == 0, stderr
-    assert stdout == f"{out / 'report.html'}\n"
+    answer, how_sure, path = stdout.splitlines()
+    assert answer.startswith("20 rock tokens by context Rock Score carry 52.8% of the loss")
+    assert how_sure.startswith("Untested")
+    assert path == f"{out / 'report.html'}"
     assert all(line.startswith("rocktok: note: ") for line in stderr.splitlines())
     assert {p.suffix for p in (out / "figures").iterdir()} == {".svg", ".png"}
     assert len(json.loads((out / "report.json").read_text())["figures"]) == 13

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import click
 import pytest
+from rich.cells import cell_len
 
-from rocktok.tables.text import PIPE_WIDTH, Field, filled, p_value, render_table
+from rocktok.tables.terminal import PIPE_WIDTH, View
+from rocktok.tables.text import Field, count, filled, lay_out, p_value, render_table, token
 
 
 @pytest.mark.parametrize(
@@ -48,13 +51,13 @@ def test_a_table_without_rows_is_its_headings() -> None:
     assert len(lines) == 2
 
 
-@pytest.mark.parametrize("columns", [1, 9, 10, 11, 12, 13, 25])
+@pytest.mark.parametrize("columns", [1, 10, 11, 12, 13, 14, 25])
 def test_columns_that_do_not_fit_stand_below(columns: int) -> None:
-    # Twelve columns of 4 and the key's 3, with 3 blanks between them, are 87; eleven are 80.
+    # Thirteen columns of 4 and the key's 3, with 2 blanks between them, are 81; twelve are 75.
     fields = (Field("key", text=True), *(Field(f"c{c:03}") for c in range(columns)))
     rows = [(key, *(f"{key}{c:03}" for c in range(columns))) for key in "ab"]
     blocks = render_table(fields, rows).split("\n\n")
-    assert len(blocks) == -(-columns // 11)
+    assert len(blocks) == -(-columns // 12)
     found: dict[str, list[str]] = {"key": [], "a": [], "b": []}
     for block in blocks:
         lines = block.splitlines()
@@ -67,3 +70,47 @@ def test_columns_that_do_not_fit_stand_below(columns: int) -> None:
         "a": [f"a{c:03}" for c in range(columns)],
         "b": [f"b{c:03}" for c in range(columns)],
     }
+
+
+WIDE = ["'字符'", "'日本語のトークン'", "'🪨'", "'é'", repr("\x1b[31m\u200d\n"), "'a'"]
+
+
+@pytest.mark.parametrize("width", [24, 40, 80, 160])
+@pytest.mark.parametrize("color", [False, True])
+def test_columns_are_straight_whatever_a_token_holds(width: int, color: bool) -> None:
+    fields = (Field("token", text=True), Field("n"), Field("", text=True, dim=True))
+    rows = [(text * 3, count(10**i), "x") for i, text in enumerate(WIDE)]
+    view = View(width=width, color=color)
+    lines = click.unstyle(render_table(fields, rows, view)).splitlines()
+    assert len(lines) == 2 + len(rows)
+    ends = {cell_len(line) for line in lines[2:]}
+    assert len(ends) == 1
+    assert ends.pop() <= width
+    assert all(line.endswith("  x") for line in lines[2:])
+    assert not any(char in "".join(lines) for char in "\x1b\u200d")
+
+
+def test_color_changes_no_character_of_a_table() -> None:
+    fields = (Field("token", text=True), Field("n"), Field("", text=True, dim=True))
+    rows = [("'a'", "1", ""), ("'b'", "22", "*o")]
+    plain, colored = (render_table(fields, rows, View(color=color)) for color in (False, True))
+    assert click.unstyle(colored) == plain
+    assert colored.splitlines()[0] == "\x1b[1mtoken   n\x1b[0m"
+    assert colored.splitlines()[-1] == "'b'    22  \x1b[2m*o\x1b[0m"
+
+
+def test_extra_columns_are_shown_where_they_fit() -> None:
+    fields = (Field("token", text=True), Field("n"), Field("more", extra=True),
+              Field("most", extra=True), Field("", text=True, dim=True))  # fmt: skip
+    rows = [("'a'", "1", "1", "2", "*")]
+    for width, left_out in ((13, 2), (17, 1), (22, 1), (23, 0), (80, 0)):
+        table, hidden = lay_out(fields, rows, View(width=width))
+        assert (hidden, table.splitlines()[-1].endswith("*")) == (left_out, True)
+        assert ("most" in table) == (left_out == 0)
+    whole, hidden = lay_out(fields, rows, View(width=13, wide=True))
+    assert hidden == 0
+    assert all(name in whole for name in ("more", "most"))
+
+
+def test_an_escaped_token_is_one_line() -> None:
+    assert token("a\n\x07\u200d") == r"'a\n\x07\u200d'"

@@ -65,7 +65,7 @@ def attribute(
     engine: Engine | None = None,
     table: str = "auto",
     step: int | None = None,
-    top: int = 100,
+    top: int | None = None,
     all_types: bool = False,
     group_size: int | None = None,
     replicates: int = REPLICATES,
@@ -83,8 +83,8 @@ def attribute(
         engine: what makes the passes; default: threads on the cores this process may use.
         table: "fixed", "rollout", or "auto": fixed text where there is any.
         step: of the tokens; None: the last complete one.
-        top: types to show.
-        all_types: show every type.
+        top: types to give; None: 100, of which the terminal table has 20.
+        all_types: give every type.
         group_size: types in the other groups; None: as many as there are rocks.
         replicates: of the bootstrap over prompts.
         seed: of halves, groups and replicates.
@@ -276,7 +276,7 @@ class _Attribution:
         types = groups.all_ids
         if step == self.step:
             # The largest shares are known only afterwards, but the most loss finds nearly all.
-            order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.top]
+            order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.most]
             types = np.union1d(types, facts.token_T[order])
         bootstrap = PromptBootstrap(
             types, self.quantities, self.params.seed, self.params.replicates
@@ -301,7 +301,7 @@ class _Attribution:
         order = order[shares.count_V[order] > 0]
         drawn = set(shares.bootstrap.types.tolist())
         if not self.params.all_types:
-            order = order[: self.params.top]
+            order = order[: self.params.most]
         return [self._token(int(v), shares, groups, int(v) in drawn) for v in order]
 
     def _token(self, v: int, shares: Shares, groups: Groups, drawn: bool) -> TypeShares:

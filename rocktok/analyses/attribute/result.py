@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, NotRequired, TypedDict
 
 from rocktok._types import LogIdentity
-from rocktok.analyses.result import Result
+from rocktok.analyses.result import MOST_TYPES, Result
 from rocktok.errors import UsageError
 from rocktok.stats.bootstrap import REPLICATES
 from rocktok.stats.contrasts import ContrastColumns
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 class AttributeParams:
     """Options of `attribute`.
 
-    `group_size`: types in each group beside the rocks; None: as many as there are rocks.
+    `group_size`: types in each group beside the rocks; None: as many as there are rocks. `top`:
+    types in the result; None: 100, of which the terminal table has 20.
     """
 
     table: str = "auto"
     step: int | None = None
-    top: int = 100
+    top: int | None = None
     all_types: bool = False
     group_size: int | None = None
     replicates: int = REPLICATES
@@ -35,11 +36,16 @@ class AttributeParams:
     def __post_init__(self) -> None:
         for name, least in (("top", 1), ("replicates", 100)):
             value = getattr(self, name)
-            if value < least:
+            if value is not None and value < least:
                 raise UsageError(f"{name} is {value}; it must be {least} or more", parameter=name)
         if self.group_size is not None and self.group_size < 1:
             message = f"group_size is {self.group_size}; it must be 1 or more"
             raise UsageError(message, parameter="group_size")
+
+    @property
+    def most(self) -> int:
+        """`top` with its default filled in."""
+        return MOST_TYPES if self.top is None else self.top
 
 
 class AttributeLog(LogIdentity):
@@ -57,7 +63,7 @@ class AttributeOptions(TypedDict):
 
     table: str
     step: int | None
-    top: int
+    top: int | None
     all_types: bool
     group_size: int | None
     replicates: int

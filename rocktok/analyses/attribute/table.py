@@ -19,6 +19,7 @@ from rocktok.stats.verdicts import (
 )
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
+from rocktok.tables.terminal import View
 from rocktok.tables.text import (
     Field,
     count,
@@ -51,7 +52,7 @@ _TOKENS = (
     Field("95%"),
     Field("grad²"),
     Field("grad/pos"),
-    Field("", text=True),
+    Field("", text=True, dim=True),
 )
 _TESTS = (
     Field("against", text=True),
@@ -85,38 +86,47 @@ _MEASURES = {
 }
 
 
-def render(result: AttributeResult) -> str:
-    """Answer, groups, contrasts, directions, tokens, provenance."""
-    log, step = result.log, result.log["step"]
+def opening(result: AttributeResult) -> list[str]:
+    """What rocks take of the gradient, and how sure that is."""
+    step = result.log["step"]
     rocks = next(r for r in result.groups if (r["step"], r["group"]) == (step, "rocks"))
-    parts = [
+    return [
         _answer(rocks, result.tokens),
         *verdict(result.adjusted),
         _where(rocks if rocks["types"] else result.tokens[0], result.tests),
+    ]
+
+
+def render(result: AttributeResult, view: View | None = None) -> str:
+    """Answer, groups, contrasts, directions, tokens, provenance."""
+    view = view or View.plain()
+    log, step = result.log, result.log["step"]
+    groups = (_group(r) for r in result.groups if r["step"] == step)
+    parts = [
+        *view.answer(opening(result)),
         "",
-        f"Shares by group, step {step}",
-        render_table(_GROUPS, (_group(r) for r in result.groups if r["step"] == step)),
+        view.heading(f"Shares by group, step {step}"),
+        render_table(_GROUPS, groups, view),
     ]
     parts += _adjusted(result.adjusted)
     for measure, words in _MEASURES.items():
         rows = [row for row in result.tests if row["measure"] == measure]
-        parts += [f"Rocks less others: {words}", *_tests(rows)]
+        parts += [view.heading(f"Rocks less others: {words}"), *_tests(rows, view)]
     if result.geometry is not None:
-        parts += _geometry(result.geometry)
+        parts += _geometry(result.geometry, view)
+    top, everything = result.params["top"], result.params["all_types"]
+    shown = view.first(result.tokens, top, everything=everything)
     parts += [
-        f"Tokens, largest share of the gradient first, step {step}",
-        render_table(_TOKENS, (_token(row) for row in result.tokens)).rstrip("\n"),
-    ]
-    left = result.totals["types"] - len(result.tokens)
-    if left > 0:
-        parts.append(f"… {count(left)} more (--top N, or --all)")
-    parts += [
-        legend(NAMES),
+        view.heading(f"Tokens, largest share of the gradient first, step {step}"),
+        render_table(_TOKENS, map(_token, shown), view).rstrip("\n"),
+        *view.more(result.totals["types"] - len(shown), "--all"),
+        view.aside(legend(NAMES)),
         "",
-        f"{log['table']}/, step {step}: {count(result.totals['positions'])} positions, "
-        f"{number(result.totals['loss'], 4)} nats; {log['passes']} passes",
-        *left_out(log),
-        log["path"],
+        view.aside(
+            f"{log['table']}/, step {step}: {count(result.totals['positions'])} positions, "
+            f"{number(result.totals['loss'], 4)} nats; {log['passes']} passes"
+        ),
+        *map(view.aside, (*left_out(log), log["path"])),
     ]
     return "\n".join(parts) + "\n"
 
@@ -235,7 +245,7 @@ def _token(row: Row) -> Sequence[str]:
     )
 
 
-def _tests(rows: Sequence[Row]) -> list[str]:
+def _tests(rows: Sequence[Row], view: View) -> list[str]:
     tested = [row for row in rows if "skipped" not in row]
     skipped = [row for row in rows if "skipped" in row]
     reasons = {row["skipped"] for row in skipped}
@@ -254,11 +264,11 @@ def _tests(rows: Sequence[Row]) -> list[str]:
             )
             for row in tested
         )
-        lines.insert(0, render_table(_TESTS, cells).rstrip("\n"))
+        lines.insert(0, render_table(_TESTS, cells, view).rstrip("\n"))
     return [*lines, ""]
 
 
-def _geometry(found: Row) -> list[str]:
+def _geometry(found: Row, view: View) -> list[str]:
     kind = "exact" if found["exact"] else f"sketches of {found['sketch_dims']:,} dimensions"
     rows = (row for row in found["groups"] if row["step"] == found["step"])
     cells = (
@@ -272,8 +282,10 @@ def _geometry(found: Row) -> list[str]:
         for row in rows
     )
     return [
-        f"Directions of mean gradients, step {found['step']}, medians over types ({kind})",
-        render_table(_GEOMETRY, cells),
+        view.heading(
+            f"Directions of mean gradients, step {found['step']}, medians over types ({kind})"
+        ),
+        render_table(_GEOMETRY, cells, view),
     ]
 
 

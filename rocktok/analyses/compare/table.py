@@ -9,7 +9,8 @@ from typing import Any
 from rocktok.analyses.compare.result import Agreement, CompareResult
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import labels
-from rocktok.tables.text import Field, number, render_table, token
+from rocktok.tables.terminal import View
+from rocktok.tables.text import Field, counted, number, render_table, token
 
 Row = Mapping[str, Any]
 
@@ -30,34 +31,42 @@ _LISTS = (
 )
 _RANKED_BY = {"score": "score", "context_rock_score": "R_ctx", "rock_score": "R"}
 
-#: Characters of a list's name that fit beside the rest.
-_NAME = 36
-
-#: Tokens of the union that the table shows; the other formats have all.
-_SHOWN = 40
+#: Width of the other columns beside a list's name.
+_REST = 40
 
 
-def render(result: CompareResult) -> str:
+def opening(result: CompareResult) -> list[str]:
+    """How far the lists agree, and how sure that is."""
+    return [_answer(result, _letters(result)), _how_sure(result)]
+
+
+def render(result: CompareResult, view: View | None = None) -> str:
     """Answer, pairs, the union of the tokens with their ranks, and what the lists are."""
-    letters = [_letter(number) for number in range(len(result.log))]
+    view = view or View.plain()
+    letters, shown = _letters(result), view.first(result.tokens)
+    pairs = view.first(list(zip(combinations(letters, 2), result.pairs, strict=True)))
     fields = (Field("token", text=True), *(Field(letter) for letter in letters))
     cells = (
         (token(row["token"]), *("–" if rank is None else str(rank) for rank in row["ranks"]))
-        for row in result.tokens[:_SHOWN]
+        for row in shown
     )
     parts = [
-        _answer(result, letters),
-        _how_sure(result),
+        *view.answer(opening(result)),
         "",
-        render_table(_PAIRS, map(_pair, combinations(letters, 2), result.pairs)),
-        "Ranks of the tokens, those in most lists first",
-        render_table(fields, cells).rstrip("\n"),
+        render_table(_PAIRS, (_pair(*pair) for pair in pairs), view).rstrip("\n"),
+        *view.more(len(result.pairs) - len(pairs), "--all"),
+        "",
+        view.heading("Ranks of the tokens, those in most lists first"),
+        render_table(fields, cells, view).rstrip("\n"),
+        *view.more(len(result.tokens) - len(shown), "--all"),
+        "",
+        render_table(_LISTS, _lists(result, letters, view), view).rstrip("\n"),
     ]
-    left = len(result.tokens) - _SHOWN
-    if left > 0:
-        parts.append(f"… {left:,} more (--format json)")
-    parts += ["", render_table(_LISTS, _lists(result, letters)).rstrip("\n")]
     return "\n".join(parts) + "\n"
+
+
+def _letters(result: CompareResult) -> list[str]:
+    return [_letter(number) for number in range(len(result.log))]
 
 
 def _answer(result: CompareResult, letters: Sequence[str]) -> str:
@@ -66,8 +75,13 @@ def _answer(result: CompareResult, letters: Sequence[str]) -> str:
     if len(letters) == 2:
         (pair,) = result.pairs
         first, second = pair["rocks_first"], pair["rocks_second"]
-        of = f"of {first:,} rocks" if first == second else f"rocks, of {first:,} and {second:,}"
-        return f"A and B share {pair['shared_count']:,} {of} (Jaccard {pair['jaccard']:.2f})."
+        both = pair["shared_count"]
+        of = (
+            f"{both:,} of {counted(first, 'rock')}"
+            if first == second
+            else f"{counted(both, 'rock')}, of {first:,} and {second:,}"
+        )
+        return f"A and B share {of} (Jaccard {pair['jaccard']:.2f})."
     shared = [row["jaccard"] for row in result.pairs if row["jaccard"] is not None]
     in_all = sum(row["lists"] == len(letters) for row in result.tokens)
     return (
@@ -92,17 +106,24 @@ def _letter(number: int) -> str:
     return (_letter(before - 1) if before else "") + chr(ord("A") + last)
 
 
-def _lists(result: CompareResult, letters: Sequence[str]) -> list[tuple[str, ...]]:
+def _lists(result: CompareResult, letters: Sequence[str], view: View) -> list[tuple[str, ...]]:
     names = labels([row["name"] for row in result.log])
     return [
-        (letter, _fitted(name), f"{row['table']}/", _steps(row), _RANKED_BY[row["ranked_by"]])
+        (
+            letter,
+            _fitted(name, view.width - _REST),
+            f"{row['table']}/",
+            _steps(row),
+            _RANKED_BY[row["ranked_by"]],
+        )
         for letter, name, row in zip(letters, names, result.log, strict=True)
     ]
 
 
-def _fitted(name: str) -> str:
+def _fitted(name: str, width: int) -> str:
     """The end of a long name: what tells paths apart stands there more often than before."""
-    return name if len(name) <= _NAME else "…" + name[1 - _NAME :]
+    most = max(width, 8)
+    return name if len(name) <= most else "…" + name[1 - most :]
 
 
 def _steps(row: Row) -> str:

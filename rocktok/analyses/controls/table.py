@@ -8,6 +8,7 @@ from typing import Any
 from rocktok.analyses.controls.result import ControlsResult, PairRow
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
+from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, counted, filled, render_table, token
 
 Row = Mapping[str, Any]
@@ -19,18 +20,21 @@ _BALANCE = (
     Field("alone"),
     Field("before"),
     Field("after"),
-    Field("", text=True),
+    Field("", text=True, dim=True),
 )
 
 #: |standardised mean difference| above which a covariate counts as unbalanced (Austin 2011).
 UNBALANCED = 0.1
 
-#: Of what could not be matched; JSON has all.
-_SHOWN = 20
+
+def opening(result: ControlsResult) -> list[str]:
+    """How many rocks can be compared with something, and how fairly."""
+    return [_answer(result), _how_sure(result)]
 
 
-def render(result: ControlsResult) -> str:
+def render(result: ControlsResult, view: View | None = None) -> str:
     """Answer, balance of each kind, what could not be matched, provenance."""
+    view = view or View.plain()
     log = result.log
     cells = []
     for kind, found in result.kinds.items():
@@ -48,26 +52,29 @@ def render(result: ControlsResult) -> str:
                 )
             )
     parts = [
-        _answer(result),
-        _how_sure(result),
+        *view.answer(opening(result)),
         "",
-        "Standardised mean differences, rocks less others, before and after matching",
-        render_table(_BALANCE, cells).rstrip("\n"),
-        f"! unbalanced: beyond ±{UNBALANCED}  alone: no like within the caliper",
+        view.heading("Standardised mean differences, rocks less others, before and after matching"),
+        render_table(_BALANCE, cells, view).rstrip("\n"),
+        view.aside(f"! unbalanced: beyond ±{UNBALANCED}  alone: no like within the caliper"),
     ]
     for kind, found in result.kinds.items():
         alone = found["unmatched"]
         if alone:
-            shown = [_one(place, result) for place in alone[:_SHOWN]]
-            if len(alone) > _SHOWN:
-                shown.append(f"… {count(len(alone) - _SHOWN)} more (--format json)")
-            parts += ["", f"{kind}: nothing like {_WHAT[kind]}", filled(shown)]
+            shown = view.first(alone)
+            parts += [
+                "",
+                view.heading(f"{kind}: nothing like {_WHAT[kind]}"),
+                filled((_one(place, result) for place in shown), view),
+                *view.more(len(alone) - len(shown), "--all"),
+            ]
     parts += [
         "",
-        f"{counted(len(log['rocks']), 'rock')} in {log['table']}/, step {log['step']}; "
-        f"{log['passes']} passes",
-        *left_out(log),
-        log["path"],
+        view.aside(
+            f"{counted(len(log['rocks']), 'rock')} in {log['table']}/, step {log['step']}; "
+            f"{log['passes']} passes"
+        ),
+        *map(view.aside, (*left_out(log), log["path"])),
     ]
     return "\n".join(parts) + "\n"
 

@@ -2,56 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rocktok.analyses.detect.result import DetectResult, DetectRow, PermutedRow
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
-from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
-
-_CONTEXT = (
-    Field("rank"),
-    Field("token", text=True),
-    Field("freq"),
-    Field("loss"),
-    Field("share"),
-    Field("persist"),
-    Field("retain"),
-    Field("CCR"),
-    Field("R_ctx"),
-    Field("", text=True),
-)
-_TESTED = (
-    Field("token", text=True),
-    Field("freq"),
-    Field("loss"),
-    Field("change"),
-    Field("share"),
-    Field("hard"),
-    Field("retain"),
-    Field("q"),
-    Field("", text=True),
-)
-_LIFTS = (
-    Field("rank"),
-    Field("token", text=True),
-    Field("CCR"),
-    Field("R_ctx"),
-    Field("persistence lift"),
-    Field("context lift"),
-    Field("", text=True),
-)
-_PLAIN = (
-    Field("rank"),
-    Field("token", text=True),
-    Field("freq"),
-    Field("prompts"),
-    Field("loss"),
-    Field("Rock Score"),
-    Field("share"),
-    Field("coverage"),
-    Field("", text=True),
-)
+from rocktok.tables.terminal import View
+from rocktok.tables.text import Field, count, counted, lay_out, number, p_value, percent, token
 
 #: Marks of flags in the table, each explained below it.
 _MARKS = {
@@ -72,58 +29,138 @@ _MARKS = {
 }
 
 
-def render(result: DetectResult) -> str:
-    """Summary, table, and what the marks mean."""
-    parts = [*_summary(result), ""]
-    if not result.tokens:
-        parts.append("--all shows every type.")
-        return "\n".join(parts) + "\n"
-    context = result.log["pre"] is not None
-    fields: Sequence[Field]
-    cells: Callable[[DetectRow], Sequence[str]]
-    fields, cells = (_CONTEXT, _context_cells) if context else (_PLAIN, _plain_cells)
-    if context and result.params["rule"] == "tested":
-        fields, cells = _TESTED, _tested_cells
-    if result.permuted is not None:
-        fields, cells = _LIFTS, _lift_cells
-    parts.append(render_table(fields, (cells(row) for row in result.tokens)).rstrip("\n"))
-    used = {flag for row in result.tokens for flag in row["flags"]}
-    parts += [f"{mark}  {why}" for flag, (mark, why) in _MARKS.items() if flag in used]
+def opening(result: DetectResult) -> list[str]:
+    """What was found, and how sure it is."""
+    rocks, rule = result.rocks, result.params["rule"]
+    if result.log["pre"] is None:
+        sure = f"Ranked by Rock Score alone: {result.log['no_context']}."
+        if rule == "tested":
+            return [
+                "Persistence cannot be told, so no rock tokens; these have the largest loss.",
+                sure,
+            ]
+        return [_carried(result, "by Rock Score"), sure]
+    if rule != "tested":
+        sure = "Untested: the first by their scores, which noise has as well."
+        return [_carried(result, "by context Rock Score"), sure]
+    if rocks:
+        return [_carried(result), *_how_sure(result)]
+    types = counted(result.totals["tested"] or 0, "type")
+    return [
+        f"No rock tokens: of {types} tested none is persistently hard in recurring contexts "
+        "beyond chance.",
+        *_how_sure(result),
+    ]
+
+
+def render(result: DetectResult, view: View | None = None) -> str:
+    """Answer, rocks, what the marks mean, density, provenance."""
+    view = view or View.plain()
+    parts = [*view.answer(opening(result)), "", *_tokens(result, view)]
+    if result.log["pre"] is not None:
+        parts += [*map(view.prose, _occurrences(result)), ""]
+    parts += [view.aside(line) for line in (*_provenance(result), result.log["path"])]
     return "\n".join(parts) + "\n"
 
 
-def _summary(result: DetectResult) -> list[str]:
-    log, totals = result.log, result.totals
-    lines = [
-        _answer(result),
-        f"{log['path']}: {log['table']}/, step "
-        + (f"{log['pre']} to {log['post']}" if log["pre"] is not None else f"{log['post']}")
-        + f": {count(totals['sequences'])} sequences, {count(totals['positions'])} positions, "
-        f"{number(totals['loss'], 4)} nats; {log['passes']} passes",
+def _tokens(result: DetectResult, view: View) -> list[str]:
+    """The table, what was left out of it, and what its marks mean."""
+    if not result.tokens:
+        return [view.aside("--all lists every token type."), ""]
+    # A number that was asked for holds for all types, too.
+    everything = result.params["all_types"] and view.top is None
+    rows = view.first(result.tokens, everything=everything)
+    names, more = _layout(result)
+    columns = [_COLUMNS[name] for name in (*names, *more)]
+    fields = [
+        Field(_HEADINGS.get(name, name), text=name == "token", extra=name in more)
+        for name in (*names, *more)
     ]
-    lines += left_out(log)
-    if log["pre"] is None:
-        return [*lines, f"Ranked by Rock Score alone: {log['no_context']}."]
-    if totals["tested"] is not None:
-        lines.append(
-            f"{counted(totals['tested'], 'type')} tested of {count(totals['tests'])} that enough "
-            f"prompts hold; {percent(totals['untested_loss_share'])} of the loss is in types that "
-            "cannot be tested"
+    cells = [(*(cell(row) for cell in columns), _marks(row)) for row in rows]
+    table, hidden = lay_out([*fields, Field("", text=True, dim=True)], cells, view)
+    used = {flag for row in rows for flag in row["flags"]}
+    total = len(result.tokens)
+    noun = "types" if result.params["all_types"] or result.log["pre"] is None else "rock tokens"
+    parts = [table.rstrip("\n"), *view.more(total - len(rows), f"--top {total}", noun)]
+    if hidden:
+        parts.append(view.aside(f"… {counted(hidden, 'more column')} (--wide)"))
+    legend = [f"{mark}  {why}" for flag, (mark, why) in _MARKS.items() if flag in used]
+    return [*parts, *map(view.aside, legend), ""]
+
+
+def _layout(result: DetectResult) -> tuple[list[str], list[str]]:
+    """Columns that are always shown, and those where there is room."""
+    if result.log["pre"] is None:
+        names = ["token", "freq", "prompts", "loss", "Rock Score", "share", "coverage"]
+        rest = ["rank"]
+    elif result.permuted is not None:
+        names = ["token", "CCR", "R_ctx", "persistence lift", "context lift"]
+        rest = [*_TESTED, *_CONTEXT[4:]] if result.params["rule"] == "tested" else _CONTEXT
+    elif result.params["rule"] == "tested":
+        names, rest = _TESTED, [*_CONTEXT[4:], "score", "p hard", "p context"]
+    else:
+        names, rest = _CONTEXT, ["pre → post", "change"]
+    some = result.tokens[0]
+    own = [
+        name
+        for name, key in (("rollout freq", "rollout_frequency"), ("log ratio", "mean_log_ratio"),
+                          ("p student", "student_probability"),
+                          ("p teacher", "teacher_probability"))
+        if some.get(key) is not None
+    ]  # fmt: skip
+    rest = [*rest, "rank", "Rock Score", "coverage", "prompts", *own]
+    return names, [name for name in dict.fromkeys(rest) if name not in names]
+
+
+def _carried(result: DetectResult, rule: str = "") -> str:
+    """How many rocks there are, and what they carry."""
+    rocks, totals = result.rocks, result.totals
+    by = f" {rule}" if rule else ""
+    if not rocks:
+        return f"No rock tokens{by}."
+    share = percent(sum(row["loss_share"] or 0.0 for row in rocks))
+    positions = percent(sum(row["frequency"] for row in rocks) / totals["positions"])
+    return (
+        f"{counted(len(rocks), 'rock token')}{by} {'carries' if len(rocks) == 1 else 'carry'} "
+        f"{share} of the loss at {positions} of the positions."
+    )
+
+
+def _how_sure(result: DetectResult) -> list[str]:
+    """Of tested rocks."""
+    totals, rocks = result.totals, result.rocks
+    line = (
+        f"FDR {100 * result.params['fdr']:g}%: {count(totals['tested'])} of the "
+        f"{counted(totals['tests'] or 0, 'type')} that enough prompts hold could be tested; "
+        f"{percent(totals['untested_loss_share'])} of the loss is in others."
+    )
+    again = totals["replication"]
+    if again is not None and again["share"] is not None:
+        line += (
+            f" Of the rocks of half of the prompts {percent(again['share'])} replicate in the "
+            "other half."
         )
-    thresholds = result.thresholds
+    shadowed = sum("shadowed" in row["flags"] for row in rocks)
+    stretches = sum("stretch" in row["flags"] for row in rocks)
+    beside = [f"{shadowed} beside a harder one"] if shadowed else []
+    beside += [f"{stretches} in a stretch that is as hard"] if stretches else []
+    return [line, f"Of the {len(rocks):,}: {', '.join(beside)}."] if beside else [line]
+
+
+def _occurrences(result: DetectResult) -> list[str]:
+    """How much of the text persists, and how much of a sequence is rock."""
+    log, totals, thresholds = result.log, result.totals, result.thresholds
     second = thresholds["tau_post"] if thresholds["tau_change"] is None else None
-    lines.append(
+    lines = [
         f"persistent: loss ≥ {number(thresholds['tau_pre'])} nats at {log['pre']} and "
         + (
             f"≥ {number(second)} at {log['post']}"
             if second is not None
             else f"change < {number(thresholds['tau_change'])}"
-        )
-    )
-    lines.append(
+        ),
         f"occurrences: {count(totals['persistent'])} persistent (all types), "
-        f"{count(totals['retained'])} retained (rocks)"
-    )
+        f"{count(totals['retained'])} retained (rocks)",
+    ]
     if not result.rocks:
         return lines
     density = result.density
@@ -140,39 +177,15 @@ def _summary(result: DetectResult) -> list[str]:
     return lines
 
 
-def _answer(result: DetectResult) -> str:
-    """What was found, and how sure it is."""
-    rocks, totals = result.rocks, result.totals
-    number_of = counted(len(rocks), "rock token")
-    if result.params["rule"] == "tested" and result.log["pre"] is None:
-        return "persistence cannot be told; the types with the largest loss are:"
-    share = percent(sum(row["loss_share"] or 0.0 for row in rocks))
-    positions = percent(sum(row["frequency"] for row in rocks) / totals["positions"])
-    if result.params["rule"] != "tested":
-        least = "by Rock Score" if result.log["pre"] is None else "by context Rock Score"
-        if not rocks:
-            return f"no rock tokens {least}"
-        return f"{number_of} {least}: {share} of the loss, {positions} of the positions; untested"
-    if not rocks:
-        types = counted(totals["tested"] or 0, "type")
-        return (
-            f"no rock tokens: of {types} tested none is persistently hard in recurring contexts "
-            "beyond chance"
-        )
-    how_sure = [f"FDR {100 * result.params['fdr']:g}%"]
-    shadowed = sum("shadowed" in row["flags"] for row in rocks)
-    stretches = sum("stretch" in row["flags"] for row in rocks)
-    if shadowed:
-        how_sure.append(f"{shadowed} of them beside a harder one")
-    if stretches:
-        how_sure.append(f"{stretches} in a stretch that is as hard")
-    again = totals["replication"]
-    if again is not None and again["share"] is not None:
-        how_sure.append(f"{percent(again['share'])} replicate in the other half of the prompts")
-    carry = "carries" if len(rocks) == 1 else "carry"
-    return f"{number_of} {carry} {share} of the loss at {positions} of the positions " + (
-        f"({'; '.join(how_sure)})"
-    )
+def _provenance(result: DetectResult) -> list[str]:
+    log, totals = result.log, result.totals
+    steps = f"{log['post']}" if log["pre"] is None else f"{log['pre']} to {log['post']}"
+    return [
+        f"{log['table']}/, step {steps}: {counted(totals['sequences'], 'sequence')}, "
+        f"{counted(totals['positions'], 'position')}, {number(totals['loss'], 4)} nats; "
+        f"{log['passes']} passes",
+        *left_out(log),
+    ]
 
 
 def _permuted(row: PermutedRow) -> str:
@@ -187,69 +200,62 @@ def _marks(row: DetectRow) -> str:
     return "".join(_MARKS[flag][0] for flag in row["flags"] if flag in _MARKS)
 
 
-def _context_cells(row: DetectRow) -> Sequence[str]:
-    return (
-        str(row["rank"]),
-        token(row["token"]),
-        count(row["frequency"]),
-        number(row["mean_loss"]),
-        percent(row["loss_share"]),
-        count(row["persistent"]),
-        count(row["retained"]),
-        "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
-        number(row["context_rock_score"]),
-        _marks(row),
-    )
+def _change(row: DetectRow) -> str:
+    pre, post = row["mean_loss_pre"], row["mean_loss"]
+    return "–" if not pre else f"{round(100 * (post / pre - 1)):+d}%".replace("+0%", "0%")
 
 
-def _tested_cells(row: DetectRow) -> Sequence[str]:
-    pre, post, retained = row["mean_loss_pre"], row["mean_loss"], row["retained"]
-    return (
-        token(row["token"]),
-        count(row["frequency"]),
-        f"{number(pre)} → {number(post)}",
-        "–" if not pre else f"{100 * (post / pre - 1):+.0f}%",
-        percent(row["loss_share"]),
-        number(row["hardness"]),
-        "–" if retained is None or not row["persistent"] else percent(retained / row["persistent"]),
-        number(row["q_value"], 1),
-        _marks(row),
-    )
-
-
-def _lift_cells(row: DetectRow) -> Sequence[str]:
-    return (
-        str(row["rank"]),
-        token(row["token"]),
-        "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
-        number(row["context_rock_score"]),
-        _with_interval(
-            row["persistence_lift"], row["persistence_lift_low"], row["persistence_lift_high"]
-        ),
-        _with_interval(row["context_lift"], row["context_lift_low"], row["context_lift_high"]),
-        _marks(row),
-    )
+def _retained_share(row: DetectRow) -> str:
+    retained, persistent = row["retained"], row["persistent"]
+    return "–" if retained is None or not persistent else percent(retained / persistent)
 
 
 def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None and low is not None and high is None:
+    if value is None and low is not None:
         return f"≥ {number(low, 2)}"
     text = number(value)
-    return text if low is None else f"{text} ({number(low, 2)}–{number(high, 2)})"
+    if low is None or high is None:
+        return text
+    return f"{text} ({number(low, 2)}–{number(high, 2)})"
 
 
-def _plain_cells(row: DetectRow) -> Sequence[str]:
-    return (
-        str(row["rank"]),
-        token(row["token"]),
-        count(row["frequency"]),
-        count(row["prompts"]),
-        number(row["mean_loss"]),
-        number(row["rock_score"]),
-        percent(row["loss_share"]),
-        percent(row["coverage"]),
-        _marks(row),
-    )
+#: Name of a column → its cells.
+_COLUMNS: dict[str, Callable[[DetectRow], str]] = {
+    "rank": lambda row: str(row["rank"]),
+    "token": lambda row: token(row["token"]),
+    "freq": lambda row: count(row["frequency"]),
+    "prompts": lambda row: count(row["prompts"]),
+    "loss": lambda row: number(row["mean_loss"]),
+    "pre → post": lambda row: f"{number(row['mean_loss_pre'])} → {number(row['mean_loss'])}",
+    "change": _change,
+    "share": lambda row: percent(row["loss_share"]),
+    "coverage": lambda row: percent(row["coverage"]),
+    "Rock Score": lambda row: number(row["rock_score"]),
+    "hardness": lambda row: number(row["hardness"]),
+    "retained": _retained_share,
+    "q": lambda row: p_value(row["q_value"]),
+    "p hard": lambda row: p_value(row["p_hard"]),
+    "p context": lambda row: p_value(row["p_context"]),
+    "score": lambda row: number(row["score"]),
+    "persist": lambda row: count(row["persistent"]),
+    "retain": lambda row: count(row["retained"]),
+    "CCR": lambda row: "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
+    "R_ctx": lambda row: number(row["context_rock_score"]),
+    "persistence lift": lambda row: _with_interval(
+        row["persistence_lift"], row.get("persistence_lift_low"), row.get("persistence_lift_high")
+    ),
+    "context lift": lambda row: _with_interval(
+        row.get("context_lift"), row.get("context_lift_low"), row.get("context_lift_high")
+    ),
+    "rollout freq": lambda row: count(row["rollout_frequency"]),
+    "log ratio": lambda row: number(row["mean_log_ratio"]),
+    "p student": lambda row: number(row["student_probability"]),
+    "p teacher": lambda row: number(row["teacher_probability"]),
+}
+#: Where a name is too wide for its cells.
+_HEADINGS = {"pre → post": "loss pre→post", "hardness": "hard"}
+_TESTED = ["token", "freq", "pre → post", "change", "share", "hardness", "retained", "q"]
+_CONTEXT = ["token", "freq", "loss", "share", "persist", "retain", "CCR", "R_ctx"]
 
 
 def encode(result: DetectResult, form: Form) -> bytes:

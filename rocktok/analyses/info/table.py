@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rocktok.tables.terminal import View
 from rocktok.tables.text import count, counted
 
 if TYPE_CHECKING:
     from rocktok.analyses.info.result import LogInfo, TableInfo
 
 
-def render(info: LogInfo) -> str:
-    """The answer; what can be asked; then one fact a line, names in a column of their own."""
+def opening(info: LogInfo) -> list[str]:
+    """What is in the log, and what was looked at."""
     how = "every row was read" if info.verified else "footers only; --verify reads every row"
-    above = f"{info.sentence}\nChecked: {how}.\n\n"
+    return [info.sentence, f"Checked: {how}."]
+
+
+def render(info: LogInfo, view: View | None = None) -> str:
+    """The answer; what can be asked; then one fact a line, names in a column of their own."""
+    view = view or View.plain()
     facts = [("next", info.next), *_questions(info), *_run(info)]
     for name, table in info.tables.items():
         facts += _table(name, table)
@@ -25,7 +31,11 @@ def render(info: LogInfo) -> str:
     facts += _attempts(info)
     facts += _losses(info)
     width = max(len(name) for name, _ in facts) + 2
-    return above + "".join(f"{name:<{width}}{value}\n".rstrip(" ") for name, value in facts)
+    lines = [*view.answer(opening(info)), ""]
+    for name, value in facts:
+        line = view.prose(f"{name:<{width}}{value}".rstrip(), width)
+        lines.append(view.dim(line[:width]) + line[width:])
+    return "\n".join(lines) + "\n"
 
 
 def _questions(info: LogInfo) -> list[tuple[str, str]]:

@@ -69,7 +69,8 @@ def stability(
     repeats: int = 40,
     k: tuple[int, ...] = (5, 10, 20, 50, 100, 200, 500),
     context: str = "auto",
-    top: int = 100,
+    top: int | None = None,
+    all_types: bool = False,
     replicates: int = 200,
     seed: int = 0,
 ) -> StabilityResult:
@@ -86,7 +87,9 @@ def stability(
         repeats: halvings, and draws of each size.
         k: cutoffs.
         context: "auto", or "off": without `detect`, so without rocks and its rankings.
-        top: types to show by Rock Score; rocks are always shown.
+        top: types to give by Rock Score, beside the rocks; None: 100, of which the terminal table
+            has 20.
+        all_types: give every type.
         replicates: of the bootstrap over prompts, and half-samples that name rocks (an even
             number).
         seed: of halves, subsamples and replicates.
@@ -267,9 +270,10 @@ class _Stability:
         """The first by Rock Score; below them rocks, and what half-samples often name."""
         rows: list[RankedType] = []
         shown = set() if again is None else again.shown
+        most = len(order) if self.params.all_types else self.params.most
         for rank, t in enumerate(order.tolist()):
             v = int(facts.token_T[t])
-            if rank >= self.params.top and v not in shown:
+            if rank >= most and v not in shown:
                 continue
             count = int(facts.frequency_HT[:, t].sum())
             loss = float(facts.loss_HT[:, t].sum())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 from rocktok._types import LogIdentity
 from rocktok.analyses.detect.result import ReplicationRow
-from rocktok.analyses.result import Result
+from rocktok.analyses.result import MOST_TYPES, Result
 from rocktok.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,20 +30,26 @@ class StabilityParams:
     repeats: int = 40
     k: tuple[int, ...] = (5, 10, 20, 50, 100, 200, 500)
     context: str = "auto"
-    top: int = 100
+    top: int | None = None
+    all_types: bool = False
     replicates: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("repeats", 2), ("top", 1), ("replicates", 100)):
             value = getattr(self, name)
-            if value < least:
+            if value is not None and value < least:
                 raise UsageError(f"{name} is {value}; it must be {least} or more", parameter=name)
         for name in ("k", "sizes"):
             values = getattr(self, name)
             if values is not None and (not values or min(values) < 1):
                 message = f"{name} is {list(values)}; give one number or more, each 1 or more"
                 raise UsageError(message, parameter=name)
+
+    @property
+    def most(self) -> int:
+        """`top` with its default filled in."""
+        return MOST_TYPES if self.top is None else self.top
 
 
 class SecondLog(LogIdentity):
@@ -79,7 +85,8 @@ class StabilityOptions(TypedDict):
     repeats: int
     k: tuple[int, ...]
     context: str
-    top: int
+    top: int | None
+    all_types: bool
     replicates: int
     seed: int
 

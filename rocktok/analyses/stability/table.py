@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rocktok.analyses.result import MOST_TYPES
 from rocktok.analyses.stability.result import OFTEN, STABLE, RankedType, StabilityResult
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
+from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
 
 Row = Mapping[str, Any]
@@ -21,8 +23,8 @@ _ROCKS = (
     Field("", text=True),
 )
 _TOKENS = (
-    Field("rank"),
     Field("token", text=True),
+    Field("rank"),
     Field("freq"),
     Field("loss"),
     Field("cover"),
@@ -45,35 +47,56 @@ _RANKINGS = {
 }
 
 
-def render(result: StabilityResult) -> str:
+def opening(result: StabilityResult) -> list[str]:
+    """How many rocks other samples of the prompts name again, and how sure that is."""
+    if result.rocks is not None:
+        return rock_answer(result)
+    return [
+        *rock_answer(result),
+        _recommended(result.recommended, result.cutoffs, result.log["types"]),
+    ]
+
+
+def _cutoff_of(result: StabilityResult) -> int:
+    """The recommended K, or the largest."""
+    best = result.recommended
+    return best["k"] if best is not None else result.cutoffs[-1]["k"]
+
+
+def render(result: StabilityResult, view: View | None = None) -> str:
     """Answer, rocks, cutoffs, scores, rankings, tokens, provenance."""
-    log, best = result.log, result.recommended
-    k = best["k"] if best is not None else result.cutoffs[-1]["k"]
+    view = view or View.plain()
+    log, k = result.log, _cutoff_of(result)
+    everything = result.params["all_types"]
     sizes = [row["prompts"] for row in result.cutoffs[0]["nested"]]
     fields = (Field("K"), Field("cover"), Field("halves"), Field("least"), Field("rank r"),
               *(Field(f"n={size}") for size in sizes))  # fmt: skip
-    ranked = [row for row in result.tokens if row["rank"] <= result.params["top"]]
+    most = log["types"] if everything else result.params["top"] or MOST_TYPES
+    ranked = [row for row in result.tokens if row["rank"] <= most]
+    shown = view.first(ranked, result.params["top"], everything=everything)
     parts = [
-        *rock_answer(result),
+        *view.answer(opening(result)),
         "",
-        *_rocks(result),
-        _recommended(best, result.cutoffs, log["types"]),
-        _how_sure(result.cutoffs, k, result.params["repeats"]),
-        "Jaccard of the first K by Rock Score: disjoint halves (too low), nested subsamples (too "
-        "high)",
-        render_table(fields, map(_cutoff, result.cutoffs)),
-        f"Scores, the first {k} by each: Jaccard of two halves, and with n·mean",
-        f"min: the smaller of two {_two_logs(log['with'])}",
-        render_table(_SCORES, map(_score, result.scores)),
-        *_rankings(result.rankings, k),
-        f"By Rock Score: share of replicates among the first {k}, and 95% of the ranks",
-        render_table(_TOKENS, map(_token, ranked)).rstrip("\n"),
+        *_rocks(result, view),
+        view.prose(_recommended(result.recommended, result.cutoffs, log["types"])),
+        view.prose(_how_sure(result.cutoffs, k, result.params["repeats"])),
+        view.heading(
+            "Jaccard of the first K by Rock Score: disjoint halves (too low), nested subsamples "
+            "(too high)"
+        ),
+        render_table(fields, map(_cutoff, result.cutoffs), view),
+        view.heading(f"Scores, the first {k} by each: Jaccard of two halves, and with n·mean"),
+        view.prose(f"min: the smaller of two {_two_logs(log['with'])}"),
+        render_table(_SCORES, map(_score, result.scores), view),
+        *_rankings(result.rankings, k, view),
+        view.heading(
+            f"By Rock Score: share of replicates among the first {k}, and 95% of the ranks"
+        ),
+        render_table(_TOKENS, map(_token, shown), view).rstrip("\n"),
+        *view.more(log["types"] - len(shown), "--all"),
+        "",
     ]
-    left = log["types"] - len(ranked)
-    if left > 0:
-        parts.append(f"… {count(left)} more (--top N)")
-    parts += [
-        "",
+    provenance = [
         f"{log['table']}/, step {log['step']}: {counted(log['prompts'], 'prompt')}, "
         f"{counted(log['positions'], 'position')}; {log['passes']} passes",
         "one log is one training run",
@@ -81,6 +104,7 @@ def render(result: StabilityResult) -> str:
         *left_out(log),
         log["path"],
     ]
+    parts += map(view.aside, provenance)
     return "\n".join(parts) + "\n"
 
 
@@ -122,7 +146,7 @@ def rock_answer(result: StabilityResult) -> list[str]:
     ]
 
 
-def _rocks(result: StabilityResult) -> list[str]:
+def _rocks(result: StabilityResult, view: View) -> list[str]:
     """Rocks, and what is no rock but is named often, by the share of half-samples."""
     rows = [
         row
@@ -132,12 +156,17 @@ def _rocks(result: StabilityResult) -> list[str]:
     if not rows:
         return []
     rows.sort(key=lambda row: (-(row["inclusion"] or 0.0), row["rank"]))
+    params = result.params
+    shown = view.first(rows, params["top"], everything=params["all_types"])
     lines = [
-        "Tested rocks: share of the half-samples that name them, and that can test them",
-        render_table(_ROCKS, map(_rock, rows)).rstrip("\n"),
+        view.heading(
+            "Tested rocks: share of the half-samples that name them, and that can test them"
+        ),
+        render_table(_ROCKS, map(_rock, shown), view).rstrip("\n"),
+        *view.more(len(rows) - len(shown), "--all"),
     ]
-    if not all(row["is_rock"] for row in rows):
-        lines.append("+  with all prompts no rock")
+    if not all(row["is_rock"] for row in shown):
+        lines.append(view.aside("+  with all prompts no rock"))
     return [*lines, ""]
 
 
@@ -227,20 +256,21 @@ def _score(row: Row) -> Sequence[str]:
     )
 
 
-def _rankings(pairs: Sequence[Row] | None, k: int) -> list[str]:
+def _rankings(pairs: Sequence[Row] | None, k: int, view: View) -> list[str]:
     if pairs is None:
         return []
     fields = (Field("", text=True), Field("", text=True), Field("Jaccard"))
     cells = ((_RANKINGS[row["first"]], _RANKINGS[row["second"]], _two(row["jaccard"]))
              for row in pairs)  # fmt: skip
-    return [f"Rankings of detect, Jaccard of the first {k}", render_table(fields, cells)]
+    heading = view.heading(f"Rankings of detect, Jaccard of the first {k}")
+    return [heading, render_table(fields, cells, view)]
 
 
 def _token(row: Row) -> Sequence[str]:
     low, high = row["rank_low"], row["rank_high"]
     return (
-        str(row["rank"]),
         token(row["token"]),
+        str(row["rank"]),
         count(row["frequency"]),
         number(row["mean_loss"]),
         percent(row["coverage"]),

@@ -70,7 +70,7 @@ def stagnation(
     select_at: str = "first",
     top_k: int = 100,
     group_size: int | None = None,
-    top: int = 100,
+    top: int | None = None,
     all_types: bool = False,
     replicates: int = REPLICATES,
     seed: int = 0,
@@ -93,7 +93,8 @@ def stagnation(
         select_at: "first" or "last": the step at which groups are chosen.
         top_k: types of high_loss where there are no rocks, at most.
         group_size: types in high_kl and random; None: as many as there are rocks.
-        top: types by loss, beside those of the groups, that get a bootstrap.
+        top: types by loss, beside those of the groups, that get a bootstrap; None: 100, of which
+            the terminal table has 20.
         all_types: give the other types too, with linearised intervals.
         replicates: of the bootstrap over prompts.
         seed: of halves, groups and replicates.
@@ -271,7 +272,7 @@ class _Course:
         adjusted: AdjustedSums | None,
         text: TextHash | None,
     ) -> LossCurves:
-        order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.top]
+        order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.most]
         members = [v for ids in groups.members.values() for v in ids]
         types = np.union1d(np.array(members, dtype=np.int64), facts.token_T[order])
         curves = LossCurves(groups.members, self.pre)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, NotRequired, TypedDict
 
 from rocktok._types import LogIdentity
-from rocktok.analyses.result import Result
+from rocktok.analyses.result import MOST_TYPES, Result
 from rocktok.errors import UsageError
 from rocktok.stats.bootstrap import REPLICATES
 from rocktok.stats.contrasts import ContrastColumns, OverTypes
@@ -35,7 +35,7 @@ class StagnationParams:
     select_at: str = "first"
     top_k: int = 100
     group_size: int | None = None
-    top: int = 100
+    top: int | None = None
     all_types: bool = False
     replicates: int = REPLICATES
     seed: int = 0
@@ -46,11 +46,16 @@ class StagnationParams:
             least["group_size"] = 1
         for name, floor in least.items():
             value = getattr(self, name)
-            if value < floor:
+            if value is not None and value < floor:
                 raise UsageError(f"{name} is {value}; it must be {floor} or more", parameter=name)
         if self.select_at not in ("first", "last"):
             message = f"select_at is {self.select_at!r}; it must be first or last"
             raise UsageError(message, parameter="select_at")
+
+    @property
+    def most(self) -> int:
+        """`top` with its default filled in."""
+        return MOST_TYPES if self.top is None else self.top
 
 
 class StagnationLog(LogIdentity):
@@ -83,7 +88,7 @@ class StagnationOptions(TypedDict):
     select_at: str
     top_k: int
     group_size: int | None
-    top: int
+    top: int | None
     all_types: bool
     replicates: int
     seed: int

@@ -12,6 +12,7 @@ from rocktok.stats.group_names import CONTROL, LETTERS, LOSS_CONTROL, NAMES, ROC
 from rocktok.stats.verdicts import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME, AdjustedComparison
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
+from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
 
 Row = Mapping[str, Any]
@@ -65,45 +66,39 @@ _TOKENS = (
     Field("95%"),
     Field("ΔKL"),
     Field("slope"),
-    Field("", text=True),
+    Field("", text=True, dim=True),
 )
 _STILL = {True: "yes", False: "no", None: "–"}
 
-#: Types in the table; the other forms have all.
-_SHOWN = 30
+
+def opening(result: StagnationResult) -> list[str]:
+    """Whether rocks learn less than others, and how far losses went."""
+    change, verdict = answer(result)
+    if verdict:
+        return [verdict, change]
+    return [change, "Intervals are over prompts; one log is one training run."]
 
 
-def render(result: StagnationResult) -> str:
+def render(result: StagnationResult, view: View | None = None) -> str:
     """Answer, groups, tests, balance, tokens, provenance."""
+    view = view or View.plain()
     log = result.log
     steps = log["steps"]
-    change, verdict = answer(result)
+    groups = [_corpus(result.corpus), *map(_group, result.groups)]
     parts = [
-        verdict or change,
-        change if verdict else "Intervals are over prompts; one log is one training run.",
+        *view.answer(opening(result)),
         "",
-        "Mean loss of a group's types, each counting the same (nats)",
-        render_table(_GROUPS, [_corpus(result.corpus), *map(_group, result.groups)]).rstrip("\n"),
-        "ratio: post over pre, 1: no learning",
-        "still: whether its 90% interval lies within a factor of 1.1 of 1",
+        view.heading("Mean loss of a group's types, each counting the same (nats)"),
+        render_table(_GROUPS, groups, view).rstrip("\n"),
+        view.aside("ratio: post over pre, 1: no learning"),
+        view.aside("still: whether its 90% interval lies within a factor of 1.1 of 1"),
         "",
-        *_adjusted(result.adjusted, log["pre"]),
-        *_tests(result.tests),
-        *_balance(result.members, log["first"]),
+        *_adjusted(result.adjusted, log["pre"], view),
+        *_tests(result.tests, view),
+        *_balance(result.members, log["first"], view),
+        *_tokens(result, view),
     ]
-    if result.tokens:
-        parts += [
-            f"Tokens, largest loss at step {log['pre']} first",
-            render_table(_TOKENS, map(_token, result.tokens[:_SHOWN])).rstrip("\n"),
-            legend(NAMES),
-        ]
-    if any(row["interval"] == "linearised" for row in result.tokens[:_SHOWN]):
-        parts.append("~ interval by linearised variance, not by the bootstrap")
-    if len(result.tokens) > _SHOWN:
-        more = len(result.tokens) - _SHOWN
-        parts.append(f"{count(more)} more, and all curves: --format json")
-    parts += [
-        "",
+    provenance = [
         _chosen(result),
         f"changes from step {log['pre']} to {log['post']}",
         f"{log['table']}/, {len(steps)} steps: {log['text']}; {log['passes']} passes",
@@ -111,7 +106,25 @@ def render(result: StagnationResult) -> str:
         *left_out(log),
         log["path"],
     ]
+    parts += map(view.aside, provenance)
     return "\n".join(parts) + "\n"
+
+
+def _tokens(result: StagnationResult, view: View) -> list[str]:
+    """The types with the largest losses."""
+    if not result.tokens:
+        return []
+    params = result.params
+    rows = view.first(result.tokens, params["top"], everything=params["all_types"])
+    lines = [
+        view.heading(f"Tokens, largest loss at step {result.log['pre']} first"),
+        render_table(_TOKENS, map(_token, rows), view).rstrip("\n"),
+        *view.more(len(result.tokens) - len(rows), "--all", "here, and types with less loss"),
+        view.aside(legend(NAMES)),
+    ]
+    if any(row["interval"] == "linearised" for row in rows):
+        lines.append(view.aside("~ interval by linearised variance, not by the bootstrap"))
+    return [*lines, ""]
 
 
 def answer(result: StagnationResult) -> tuple[str, str]:
@@ -208,13 +221,13 @@ def _group(row: Row) -> Sequence[str]:
     return (row["group"], types, *_change(row), _STILL[row["does_not_learn"]])
 
 
-def _adjusted(row: Row | None, pre: int) -> list[str]:
+def _adjusted(row: Row | None, pre: int, view: View) -> list[str]:
     """The verdict, and what it rests on at each cutoff."""
     if row is None:
         return []
     name = "Rocks" if row["first"] == ROCKS.name else "Types with the most loss"
     above = (
-        f"{name} against others of like loss and frequency: {row['verdict']}",
+        view.heading(f"{name} against others of like loss and frequency: {row['verdict']}"),
         f"loss at step {pre} {number(row['loss_first'])}, of others "
         f"{number(row['loss_second'])}; supported: 5 others are near it",
     )
@@ -230,17 +243,21 @@ def _adjusted(row: Row | None, pre: int) -> list[str]:
         )
         for each in row["cutoffs"]
     )
-    return [*above, render_table(_ADJUSTED, cells)]
+    return [*above, render_table(_ADJUSTED, cells, view)]
 
 
 def _factor(log: float | None) -> str:
     return "–" if log is None else f"{math.exp(log):.2f}"
 
 
-def _tests(rows: Sequence[Row]) -> list[str]:
+def _tests(rows: Sequence[Row], view: View) -> list[str]:
     tested = [row for row in rows if "skipped" not in row]
     skipped = [f"{row['second']}: skipped: {row['skipped']}" for row in rows if "skipped" in row]
-    lines = [f"Ratio of {rows[0]['first']} over that of others (matched groups: of pairs alone)"]
+    lines = [
+        view.heading(
+            f"Ratio of {rows[0]['first']} over that of others (matched groups: of pairs alone)"
+        )
+    ]
     if not tested:
         return [*lines, *skipped, ""]
     cells = (
@@ -263,12 +280,12 @@ def _tests(rows: Sequence[Row]) -> list[str]:
         )
         for row in tested
     )
-    lines.append(render_table(_TESTS, cells).rstrip("\n"))
-    heading = "Medians of the types' ratios, and rank-biserial correlation"
-    return [*lines, *skipped, "", heading, render_table(_MEDIANS, medians)]
+    lines.append(render_table(_TESTS, cells, view).rstrip("\n"))
+    heading = view.heading("Medians of the types' ratios, and rank-biserial correlation")
+    return [*lines, *skipped, "", heading, render_table(_MEDIANS, medians, view)]
 
 
-def _balance(members: Row, first: str) -> list[str]:
+def _balance(members: Row, first: str, view: View) -> list[str]:
     cells = []
     for name in (CONTROL.name, LOSS_CONTROL.name):
         rows = [row for row in members["balance"] if row["control"] == name]
@@ -278,7 +295,7 @@ def _balance(members: Row, first: str) -> list[str]:
             cells.append((f"{name}, {when}", str(pairs) if when == "after" else "", *values))
     alone = members["without_control"].items()
     left = ", ".join(f"{len(ids)} ({name})" for name, ids in alone)
-    table = render_table(_BALANCE, cells).rstrip("\n")
+    table = render_table(_BALANCE, cells, view).rstrip("\n")
     return [table, f"{first} without a type like them: {left}", ""]
 
 

@@ -14,7 +14,7 @@ from rocktok.report.result import ReportResult
 
 #: Columns of the table of tokens: key, label, kind, and what it means.
 COLUMNS: tuple[tuple[str, str, Kind, str], ...] = (
-    ("rank", "rank", "integer", "of rocks: by context Rock Score, without contexts by Rock Score"),
+    ("rank", "rank", "integer", "of rocks: by score; of untested ones by (context) Rock Score"),
     ("token", "token", "token", "the token's text"),
     ("token_id", "id", "integer", "its number in the vocabulary"),
     ("cluster", "cluster", "text", "what it is for, by the look of its text"),

@@ -344,8 +344,8 @@ def test_another_seed_parts_the_prompts(tmp_path: Path) -> None:
 def test_as_many_types_are_shown_as_asked_for(tmp_path: Path) -> None:
     result = attribute(write(tmp_path, frame(1)), top=3)
     assert len(result.tokens) == 3
-    assert "\n… 11 more (--top N, or --all)\n" in repr(result)
-    assert "more (--top" not in repr(attribute(tmp_path, top=14))
+    assert "\n… 11 more (--all)\n" in repr(result)
+    assert "more (--all" not in repr(attribute(tmp_path, top=14))
 
 
 def test_nothing_has_a_gradient(tmp_path: Path) -> None:

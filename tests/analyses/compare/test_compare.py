@@ -242,7 +242,7 @@ def test_files_that_are_none_of_detects(tmp_path: Path, content: str) -> None:
 def test_lists_without_rocks_have_a_table(tmp_path: Path) -> None:
     found = compare_rankings([ranking("one", "", about=ABOUT), ranking("two", "", about=ABOUT)], {})
     table = render(found)
-    assert "Ranks of the tokens, those in most lists first\ntoken   A   B\n" + "─" * 13 in table
+    assert "Ranks of the tokens, those in most lists first\ntoken  A  B\n" + "─" * 11 in table
     assert found.answer() == [
         "None of the 2 lists has a rock, so there is nothing to agree on.",
         "Tokens matched by id; one log is one training run, no interval.",
@@ -253,7 +253,7 @@ def test_lists_without_rocks_have_a_table(tmp_path: Path) -> None:
     ("lists", "answer"),
     [
         (("abc", "bcd"), "A and B share 2 of 3 rocks (Jaccard 0.50)."),
-        (("abc", "cd"), "A and B share 1 rocks, of 3 and 2 (Jaccard 0.25)."),
+        (("abc", "cd"), "A and B share 1 rock, of 3 and 2 (Jaccard 0.25)."),
         (("abc", ""), "A and B share 0 rocks, of 3 and 0 (Jaccard 0.00)."),
         (("ab", "bc", "bd"), "1 of 4 rocks are in all 3 lists; Jaccard of two 0.33 to 0.33."),
     ],
@@ -263,7 +263,7 @@ def test_the_answer_comes_first(lists: tuple[str, ...], answer: str) -> None:
     result = compare_rankings(rankings, {})
     assert result.answer()[0] == answer
     # What was compared stands last.
-    assert repr(result).splitlines()[-1].startswith(f"{'ABC'[len(lists) - 1]}   ")
+    assert repr(result).splitlines()[-1].startswith(f"{'ABC'[len(lists) - 1]}  ")
 
 
 ABOUT = {"table": "fixed", "pre": 0, "post": 10, "path": "log"}
@@ -274,8 +274,8 @@ def test_long_names_leave_room_for_every_rank() -> None:
     lists = [ranking(name, "ab", about={**ABOUT, "path": name}) for name in names]
     lines = render(compare_rankings(lists, {})).splitlines()
     assert max(map(len, lines[2:])) <= 80
-    assert "A    …4b-math-distill-seed0/opd-log-run-0   fixed/   0, 10       R_ctx" in lines
-    assert lines[-1].startswith("AD   …-math-distill-seed29/opd-log-run-29")
+    assert "A   …en3-4b-math-distill-seed0/opd-log-run-0  fixed/  0, 10      R_ctx" in lines
+    assert lines[-1].startswith("AD  …3-4b-math-distill-seed29/opd-log-run-29")
     at = lines.index("Ranks of the tokens, those in most lists first")
     headings = [line.split()[1:] for line in lines[at:] if line.startswith("token ")]
     assert len(headings) > 1

@@ -163,3 +163,16 @@ def test_a_log_on_disk_gives_the_same_bytes(tmp_path: Path, jobs: int) -> None:
         assert values.tobytes() == getattr(hard, name).tobytes(), name
     for name, values in vars(in_memory.flags).items():
         assert values.tobytes() == getattr(beside.result(), name).tobytes(), name
+
+
+@pytest.mark.long
+def test_topics_within_a_prompt_are_taken_for_rocks() -> None:
+    """A weakness that the documentation names, with these numbers: no promise, but no secret."""
+    found = {}
+    for factor in (1, 2, 4, 10):
+        level = factor**0.5
+        logs = (worlds.topics_within_prompts(s, 1 / level, level) for s in range(500_100, 500_120))
+        found[factor] = sum(bool(evaluate(batch_of(log)).told_apart) for log in logs)
+    print(found)
+    assert found[1] <= 1
+    assert found[10] >= 15

@@ -635,9 +635,12 @@ def test_as_many_types_are_shown_as_asked_for(tmp_path: Path) -> None:
     for top in (3, 40):
         table = repr(stability(log, top=top, context="off"))
         shown = table[table.index("By Rock Score: ") :]
-        assert len(re.findall(r"^ *\d+   't\d+'", shown, re.MULTILINE)) == top
-        assert f"\n… {50 - top} more (--top N)\n" in shown
-    assert "more (--top" not in repr(stability(log, top=50, context="off"))
+        assert len(re.findall(r"^'t\d+' +\d+  ", shown, re.MULTILINE)) == top
+        assert f"\n… {50 - top} more (--all)\n" in shown
+    assert "more (--all" not in repr(stability(log, top=50, context="off"))
+    whole = stability(log, all_types=True, context="off")
+    assert len(whole.tokens) == 50
+    assert "more (--all" not in repr(whole)
 
 
 def test_one_step_only(tmp_path: Path) -> None:

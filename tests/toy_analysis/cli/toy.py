@@ -10,7 +10,7 @@ from rocktok.cli.job import Job, job_options
 
 @click.command("toy")
 @options.table_option
-@options.top_option
+@click.option("--top", type=int, default=5)
 @job_options()
 def toy_command(job: Job, table: str, top: int, seed: int) -> None:
     """Say which token types of LOG have the largest mean loss."""

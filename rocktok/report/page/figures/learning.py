@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
 from rocktok.analyses.stagnation.result import StagnationResult
+from rocktok.report.naming import RockNames, rock_names
 from rocktok.report.page.figures.figure import AbsentError, Figure
 from rocktok.report.page.figures.points import GroupValues, by_group, strips, thinned
+from rocktok.report.page.figures.rule import named, with_rule
 from rocktok.report.page.figures.style import group_style, legend_below, log_axis
 from rocktok.report.result import ReportResult
 from rocktok.stats.group_names import ALL_POSITIONS, LABELS, NAMES, OTHERS, ROCKS
@@ -32,8 +35,9 @@ class TwoLosses(TypedDict):
 
 
 class EarlyLateNumbers(TypedDict):
-    """Types at two steps; `types`: how many, of which `points` are drawn."""
+    """Types at two steps; `types`: how many, of which `points` are drawn. `named`: the rocks."""
 
+    named: NotRequired[RockNames]
     pre: int | None
     post: int
     points: list[TwoLosses]
@@ -99,8 +103,8 @@ def _early_late_of(result: ReportResult) -> EarlyLateNumbers:
          "is_rock": v in rocks}
         for v, n, first, last in map(at_both.__getitem__, thinned([v for v, *_ in at_both], rocks))
     ]  # fmt: skip
-    return {"pre": result.log["pre"], "post": result.log["post"], "points": points,
-            "types": len(at_both)}  # fmt: skip
+    return {"named": rock_names(result.detect), "pre": result.log["pre"],
+            "post": result.log["post"], "points": points, "types": len(at_both)}  # fmt: skip
 
 
 def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
@@ -115,7 +119,8 @@ def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
             [p["loss_pre"] for p in points], [p["loss_post"] for p in points], linestyle="",
             marker="o" if rock else ".", markersize=3.2, color=style["color"],
             markeredgewidth=0.3, markeredgecolor="white" if rock else style["color"],
-            label=f"{'rocks' if rock else 'other types'} ({len(points)})",
+            label=f"{len(points)} of {named(numbers)}" if rock
+            else f"other types ({len(points)})",
             rasterized=len(points) > 500,
         )  # fmt: skip
     log_axis(ax.xaxis)
@@ -124,7 +129,7 @@ def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
     ax.set_ylim(*ends)
     ax.set_xlabel(f"mean loss at step {numbers['pre']} (nats)")
     ax.set_ylabel(f"mean loss at step {numbers['post']} (nats)")
-    ax.legend(loc="upper left", handletextpad=0.4)
+    legend_below(ax)
 
 
 #: How groups are chosen, in a caption.
@@ -239,8 +244,11 @@ def _draw_stagnation(ax: Axes, numbers: StagnationNumbers) -> None:
 early_late = Figure(
     "early_late",
     "Early against late loss",
-    "Mean loss of each type with 20 occurrences or more at two steps, on the same text. Below "
-    "the line is learned. Rocks are chosen by what is drawn here, so they lie high by choice.",
+    partial(
+        with_rule,
+        "Mean loss of each type with 20 occurrences or more at two steps, on the same text. Below "
+        "the line is learned. Rocks are chosen by what is drawn here, so they lie high by choice.",
+    ),
     rests_on=(ReportResult,),
     numbers_of=_early_late_of,
     draw=_draw_early_late,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class Setting(TypedDict):
     gamma: float
     eta: float | Literal["auto"]
     null_distance: int | None
+    counts: NotRequired[Literal["rocks", "hard and recurring"]]
     rocks: int
     shared: int
     jaccard: float | None
@@ -57,12 +58,16 @@ class Setting(TypedDict):
 
 
 class InUse(TypedDict):
-    """The setting in use; `top_k`: most rocks that a cell may count, None: no limit."""
+    """The setting in use; `top_k`: most rocks that a cell may count, None: no limit.
+
+    `fdr`: of tested rocks; None: they are the first by their scores.
+    """
 
     gamma: float
     eta: float | Literal["auto"]
     rocks: int
     top_k: int | None
+    fdr: NotRequired[float | None]
 
 
 class SensitivityNumbers(TypedDict):
@@ -135,7 +140,8 @@ def _sensitivity_of(result: ReportResult) -> SensitivityNumbers:
     return {"cells": cast("list[Setting]", list(result.sensitivity)),
             "in_use": {"gamma": params["gamma"], "eta": params["eta"],
                        "rocks": len(result.rocks),
-                       "top_k": None if params["tau_r"] else params["top_k"]}}  # fmt: skip
+                       "top_k": None if params["tau_r"] else params["top_k"],
+                       "fdr": params["fdr"] if params["rule"] == "tested" else None}}  # fmt: skip
 
 
 def _sensitivity_caption(numbers: SensitivityNumbers) -> str:
@@ -143,7 +149,13 @@ def _sensitivity_caption(numbers: SensitivityNumbers) -> str:
         "How many rocks there are (numbers), and their Jaccard with the rocks in use (shade), if γ "
         "and η were others, and with the null drawn nearer. The frame is what is in use."
     )
-    most = numbers["in_use"]["top_k"]
+    most, fdr = numbers["in_use"]["top_k"], numbers["in_use"].get("fdr")
+    if fdr is not None:
+        return (
+            f"{text} With η auto a cell counts tested rocks (FDR {100 * fdr:g}%). A number says "
+            "nothing of chance: there a cell counts types that pass by hardness alone, and retain "
+            "10% or more of their judged occurrences, untested."
+        )
     return f"{text} No cell counts more than the first {most:,} (--top-k)." if most else text
 
 
@@ -172,12 +184,17 @@ def _draw_sensitivity(ax: Axes, numbers: SensitivityNumbers) -> None:
         [f"auto\n{distance}" if eta == "auto" else f"{eta:g}" for eta, distance in columns],
     )
     ax.set_yticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
-    ax.set_xlabel("η (auto: distance of its null, tokens)")
+    fdr = in_use.get("fdr")
+    untested = "" if fdr is None else "; a number: untested"
+    ax.set_xlabel(f"η (auto: distance of its null, tokens{untested})")
     ax.set_ylabel("γ")
     ax.spines[:].set_visible(False)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.02, aspect=30)
     bar.set_label("Jaccard with the rocks in use")
-    if in_use.get("top_k") is not None:
+    if fdr is not None:
+        title = f"number of rocks, η auto: tested at FDR {100 * fdr:g}%"
+        ax.set_title(title, fontsize=6.5, loc="left")
+    elif in_use.get("top_k") is not None:
         ax.set_title(f"number of rocks, at most {in_use['top_k']:,}", fontsize=6.5, loc="left")
     bar.outline.set_linewidth(0.4)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from functools import partial
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 
 from rocktok.analyses.detect.result import DetectResult
 from rocktok.report.clusters import Clusters
+from rocktok.report.naming import RockNames, rock_names
 from rocktok.report.page.figures.figure import AbsentError, Figure
 from rocktok.report.page.figures.points import thinned
+from rocktok.report.page.figures.rule import named, with_names, with_rule
 from rocktok.report.page.figures.style import group_style, label, legend_below, log_axis, write
 from rocktok.report.result import ReportResult
 from rocktok.stats.group_names import OTHERS, ROCKS
@@ -53,8 +56,9 @@ class TokenLabel(TypedDict):
 
 
 class FunnelNumbers(TypedDict):
-    """All types; `types`: how many, of which `points` are drawn."""
+    """All types; `types`: how many, of which `points` are drawn. `named`: what rocks are."""
 
+    named: NotRequired[RockNames]
     points: list[TypePoint]
     band: list[Band]
     labels: list[TokenLabel]
@@ -74,8 +78,9 @@ class RockPoint(TypedDict):
 
 
 class CcrNumbers(TypedDict):
-    """Rocks with contexts; `persistence`: what counts as hard."""
+    """Rocks with contexts; `persistence`: what counts as hard. `named`: what rocks are."""
 
+    named: NotRequired[RockNames]
     points: list[RockPoint]
     persistence: str
 
@@ -91,8 +96,9 @@ class ClusterRow(TypedDict):
 
 
 class ClustersNumbers(TypedDict):
-    """All clusters, in their order."""
+    """All clusters, in their order; `named`: what rocks are."""
 
+    named: NotRequired[RockNames]
     clusters: list[ClusterRow]
 
 
@@ -115,7 +121,9 @@ def _funnel_of(result: ReportResult | DetectResult) -> FunnelNumbers:
     ]  # fmt: skip
     labels: list[TokenLabel] = [{"token_id": v, "token": texts[v]} for v in ranked[:_NAMED]]
     band = _band(frequencies, losses)
-    return {"points": points, "band": band, "labels": labels, "types": len(ids)}
+    detected = result if isinstance(result, DetectResult) else result.detect
+    return {"named": rock_names(detected), "points": points, "band": band, "labels": labels,
+            "types": len(ids)}  # fmt: skip
 
 
 def _band(frequencies: Sequence[int], losses: Sequence[float]) -> list[Band]:
@@ -147,7 +155,7 @@ def _funnel_caption(numbers: FunnelNumbers) -> str:
     drawn = len(numbers["points"])
     if drawn < numbers["types"]:
         text += f" {drawn:,} of {numbers['types']:,} types are drawn as points."
-    return text
+    return with_rule(text, numbers)
 
 
 def _draw_funnel(ax: Axes, numbers: FunnelNumbers) -> None:
@@ -160,7 +168,7 @@ def _draw_funnel(ax: Axes, numbers: FunnelNumbers) -> None:
             [p["frequency"] for p in points], [p["mean_loss"] for p in points], linestyle="",
             marker="o" if rock else ".", markersize=3.2 if rock else 2.4, color=style["color"],
             markeredgewidth=0.3, markeredgecolor="white" if rock else style["color"],
-            label="rocks" if rock else "other types", rasterized=len(points) > 500,
+            label=named(numbers) if rock else "other types", rasterized=len(points) > 500,
             zorder=3 if rock else 1,
         )  # fmt: skip
     band = numbers["band"]
@@ -178,7 +186,7 @@ def _draw_funnel(ax: Axes, numbers: FunnelNumbers) -> None:
     _log_or_linear(ax, [p["mean_loss"] for p in numbers["points"]])
     ax.set_xlabel("occurrences of the type")
     ax.set_ylabel("mean loss (nats)")
-    legend_below(ax, 4)
+    legend_below(ax)
 
 
 def _labelled(ax: Axes, named: list[tuple[tuple[float, float], str]]) -> None:
@@ -214,17 +222,19 @@ def _ccr_of(result: DetectResult) -> CcrNumbers:
     ]  # fmt: skip
     if not points:
         raise AbsentError("no type has a context-consistent rock rate")
-    return {"points": points, "persistence": result.params["persistence"]}
+    return {"named": rock_names(result), "points": points,
+            "persistence": result.params["persistence"]}  # fmt: skip
 
 
 def _ccr_caption(numbers: CcrNumbers) -> str:
     recalcitrant = numbers["persistence"] == "recalcitrant"
     hard = "hard at first, hardly better later" if recalcitrant else "hard at both steps"
-    return (
+    text = (
         f"Each rock: share of its occurrences that are retained ({hard}, in recurring "
         "contexts) against its Rock Score, the sum of its losses. Dark: most of its hard "
         "occurrences recur."
     )
+    return with_rule(text, numbers)
 
 
 def _draw_ccr(ax: Axes, numbers: CcrNumbers) -> None:
@@ -248,7 +258,7 @@ def _draw_ccr(ax: Axes, numbers: CcrNumbers) -> None:
             write(ax, label(p["token"]), (p["rock_score"], p["ccr"]), (3, 3))
     log_axis(ax.xaxis)
     ax.set_ylim(-0.03, 1.1)
-    ax.set_xlabel("Rock Score (nats)")
+    ax.set_xlabel(with_names("Rock Score (nats)", numbers))
     ax.set_ylabel("CCR")
     bar = ax.figure.colorbar(drawn, ax=ax, pad=0.02, aspect=30)
     bar.set_label("retained of persistent")
@@ -274,7 +284,7 @@ def _clusters_of(result: ReportResult | DetectResult) -> ClustersNumbers:
              "loss_share": sum(row["loss_share"] or 0.0 for row in rocks),
              "examples": [row["token"] for row in rocks[:3]]}
         )  # fmt: skip
-    return {"clusters": rows}
+    return {"named": rock_names(detected), "clusters": rows}
 
 
 def _draw_clusters(ax: Axes, numbers: ClustersNumbers) -> None:
@@ -295,7 +305,7 @@ def _draw_clusters(ax: Axes, numbers: ClustersNumbers) -> None:
     ax.set_xlim(0, reach * 1.45)
     ax.set_xticks(_share_ticks(reach))
     ax.set_xlabel("share of all (%)")
-    legend_below(ax, title="numbers: rock types")
+    legend_below(ax, title=f"numbers: {named(numbers, 'rock types')}")
 
 
 def _share_ticks(reach: float) -> list[float]:
@@ -328,8 +338,11 @@ ccr = Figure(
 clusters = Figure[ReportResult | DetectResult, ClustersNumbers](
     "clusters",
     "What rocks are for",
-    "Rock types by the look of their text: how many, the likeliest of them, and their shares "
-    "of the positions and of the loss.",
+    partial(
+        with_rule,
+        "Rock types by the look of their text: how many, the likeliest of them, and their shares "
+        "of the positions and of the loss.",
+    ),
     rests_on=(ReportResult, DetectResult),
     numbers_of=_clusters_of,
     draw=_draw_clusters,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 import numpy as np
 
+from rocktok.report.naming import RockNames, rock_names
 from rocktok.report.page.figures.figure import AbsentError, Figure
+from rocktok.report.page.figures.rule import named, with_rule
 from rocktok.report.page.figures.style import group_style, legend_below
 from rocktok.report.result import ReportResult
 from rocktok.stats.group_names import OTHERS, ROCKS
@@ -21,6 +24,7 @@ class DensityNumbers(TypedDict):
     `medians`: share → median over the sequences; None for one that was not computed.
     """
 
+    named: NotRequired[RockNames]
     edges: list[float]
     type: list[int] | None
     retained: list[int] | None
@@ -43,6 +47,7 @@ class PositionBin(TypedDict):
 class PositionNumbers(TypedDict):
     """Bins of rocks and of others, at one step or two."""
 
+    named: NotRequired[RockNames]
     bins: list[PositionBin]
     pre: int | None
     post: int
@@ -53,6 +58,7 @@ def _density_of(result: ReportResult) -> DensityNumbers:
         raise AbsentError("no rocks")
     histogram, density = result.density, result.detect.density
     return {
+        "named": rock_names(result.detect),
         "edges": histogram["edges"],
         "type": histogram["type"],
         "retained": histogram["retained"],
@@ -82,12 +88,13 @@ def _draw_density(ax: Axes, numbers: DensityNumbers) -> None:
     ax.set_xlim(0, 1)
     ax.set_xlabel("share of a sequence's positions")
     ax.set_ylabel("share of sequences")
-    legend_below(ax, title="vertical lines: medians")
+    legend_below(ax, title=f"{named(numbers)}; vertical lines: medians")
 
 
 def _position_of(result: ReportResult) -> PositionNumbers:
     bins = cast("list[PositionBin]", list(result.positions))
-    return {"bins": bins, "pre": result.log["pre"], "post": result.log["post"]}
+    return {"named": rock_names(result.detect), "bins": bins, "pre": result.log["pre"],
+            "post": result.log["post"]}  # fmt: skip
 
 
 def _draw_position(ax: Axes, numbers: PositionNumbers) -> None:
@@ -110,14 +117,17 @@ def _draw_position(ax: Axes, numbers: PositionNumbers) -> None:
     ax.set_ylim(bottom=0)
     ax.set_xlabel("relative position in the completion")
     ax.set_ylabel("mean loss (nats)")
-    legend_below(ax)
+    legend_below(ax, title=named(numbers))
 
 
 density = Figure(
     "density",
     "Rocks per sequence",
-    "Sequences by the share of their positions that is of a rock type, and that is a retained "
-    "occurrence of one. The first counts easy occurrences, too.",
+    partial(
+        with_rule,
+        "Sequences by the share of their positions that is of a rock type, and that is a retained "
+        "occurrence of one. The first counts easy occurrences, too.",
+    ),
     rests_on=(ReportResult,),
     numbers_of=_density_of,
     draw=_draw_density,
@@ -126,7 +136,10 @@ density = Figure(
 position = Figure(
     "position",
     "Where in the text",
-    "Mean loss by relative position in the completion, of rock types and of all others.",
+    partial(
+        with_rule,
+        "Mean loss by relative position in the completion, of rock types and of all others.",
+    ),
     rests_on=(ReportResult,),
     numbers_of=_position_of,
     draw=_draw_position,

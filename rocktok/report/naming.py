@@ -1,0 +1,37 @@
+"""What the rocks of a report are, in words: how many, and by which rule."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from rocktok.analyses.detect.result import DetectResult
+from rocktok.tables.text import counted
+
+
+class RockNames(TypedDict):
+    """`rocks`: for a legend or an axis. `rule`: a sentence for a caption, without their number."""
+
+    rocks: str
+    rule: str
+
+
+def rock_names(detected: DetectResult) -> RockNames:
+    """What to call the rocks of `detect`."""
+    params, rocks = detected.params, len(detected.rocks)
+    if params["rule"] == "tested":
+        fdr = f"FDR {100 * params['fdr']:g}%"
+        return {
+            "rocks": f"{counted(rocks, 'tested rock token')} ({fdr})",
+            "rule": f"Rocks are tested: hard in recurring contexts beyond chance, {fdr}.",
+        }
+    score = "Rock Score" if detected.log["pre"] is None else "context Rock Score"
+    if params["tau_r"] is not None:
+        least = f"{params['tau_r']:g} nats or more"
+        return {
+            "rocks": f"{counted(rocks, 'type')} with a {score} of {least}",
+            "rule": f"Rocks are types with a {score} of {least}, untested.",
+        }
+    return {
+        "rocks": f"first {rocks:,} by {score}",
+        "rule": f"Rocks are the first types by {score}, untested.",
+    }
