@@ -49,7 +49,19 @@ class Prompts:
         return int(np.count_nonzero(~np.isin(sequence_N[new_N], self.sequence_S)))
 
     def of(self, sequence_N: Array) -> Array:
-        """Prompt hash (uint64) of each row's sequence; an unlisted sequence is its own prompt."""
+        """Prompt hash (uint64) of each row's sequence; an unlisted sequence is its own prompt.
+
+        Looked up once for each run of rows of a sequence.
+        """
+        new_N = np.ones(len(sequence_N), dtype=bool)
+        np.not_equal(sequence_N[1:], sequence_N[:-1], out=new_N[1:])
+        starts = np.flatnonzero(new_N)
+        prompt_N: Array = np.repeat(
+            self._of(sequence_N[starts]), np.diff(starts, append=len(sequence_N))
+        )
+        return prompt_N
+
+    def _of(self, sequence_N: Array) -> Array:
         own = sequence_N.astype(np.int64).view(np.uint64) ^ np.uint64(_OWN)
         if len(self.sequence_S) == 0:
             return own
