@@ -154,7 +154,7 @@ class LogPasses:
         what stands beside the rocks, where these were tested.
         """
         density = density_of(types, rocks, thresholds, self.params.seed)
-        prompts = PromptCounts(types.token_T[shown])
+        prompts = PromptCounts(types.token_T[shown], compiled=self.source.large)
         beside = None
         if hardness is not None and len(rocks):
             assert thresholds is not None
