@@ -72,7 +72,8 @@ def first_in_runs(
         before = prompt_N[i]
         # No branch: which rows are of these types cannot be foreseen.
         run_T[others] = run
-        at = table_V[min(np.int64(token_N[i]), last)]
+        v = np.int64(token_N[i])
+        at = table_V[v if v < last else last]
         row_M[found] = i
         found += run_T[at] != run
         run_T[at] = run
