@@ -12,7 +12,7 @@ from rocktok.stats import kernels
 from rocktok.stats.accumulator import Batch
 
 #: Pairs that wait, at least, before equal ones are dropped.
-_LOOSE = 1 << 18
+_LOOSE = 1 << 20
 
 
 class PromptCounts:
@@ -20,7 +20,7 @@ class PromptCounts:
 
     Exact up to `most` prompts of a type; above, estimated from the `most` smallest of their
     hashes (k minimum values: Bar-Yossef et al. 2002) with a standard error of 1/√most, 0.4%.
-    12 bytes for each pair of a type and a prompt that is counted.
+    12 bytes for each pair of a type and a prompt that is counted, and 12 MB for those that wait.
 
     Args:
         types: token ids.
@@ -48,10 +48,6 @@ class PromptCounts:
         token_M = batch["token_id"][rows_M].astype(np.int64)
         # Two prompts of a type share a hash once in 10^19: a set of hashes is a set of prompts.
         self._add(hash_rows(0, batch["prompt"][rows_M], token_M), table_V[token_M])
-
-    def close(self) -> None:
-        """Each pair once."""
-        self._settle()
 
     def merge(self, other: Self) -> None:
         """Add another's pairs."""
