@@ -170,15 +170,7 @@ class LogPasses:
         """
         halves = [replace(self, source=replace(self.source, half=half)) for half in range(2)]
         one, other = halves
-        counts = one.count()
-        thresholds = one.thresholds(counts)
-        params = replace(self.params, all_types=False)
-        types, _ = judge_contexts(
-            one.source, self.run.engine, params, thresholds, counts.types,
-            count_V=counts.count_V, clusters=counts.clusters, embeddings=embeddings, null=False,
-        )  # fmt: skip
-        order, is_rock = analysis.ranking(types, params, analysis.scores(types))
-        rocks = types.token_T[order[is_rock]]
+        rocks = one._rocks(embeddings)
         counts = other.count()
         assert counts.clusters is not None
         thresholds = other.thresholds(counts)
@@ -188,7 +180,20 @@ class LogPasses:
         if votes is not None:
             self.run.engine.run(other.source, votes)
         hard = hardness_of(sums, votes).tests
-        return replication(rocks, hard, params.min_hardness)
+        return replication(rocks, hard, self.params.min_hardness)
+
+    def _rocks(self, embeddings: Array | None) -> Array:
+        """Token ids of the rocks; of what led to them nothing is kept."""
+        counts = self.count()
+        thresholds = self.thresholds(counts)
+        params = replace(self.params, all_types=False)
+        types, _ = judge_contexts(
+            self.source, self.run.engine, params, thresholds, counts.types,
+            count_V=counts.count_V, clusters=counts.clusters, embeddings=embeddings, null=False,
+        )  # fmt: skip
+        order, is_rock = analysis.ranking(types, params, analysis.scores(types))
+        rocks: Array = types.token_T[order[is_rock]]
+        return rocks
 
     def with_rollouts(self, types: TypeTable) -> tuple[TypeTable, int | None]:
         """How often the late student itself still writes each type, and the step; None: no such."""
