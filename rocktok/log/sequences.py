@@ -45,17 +45,36 @@ class Prompts:
         """How many of the sequences of some ordered rows the table does not list."""
         if not self.known or len(sequence_N) == 0:
             return 0
-        new_N = np.concatenate(([True], sequence_N[1:] != sequence_N[:-1]))
-        return int(np.count_nonzero(~np.isin(sequence_N[new_N], self.sequence_S)))
+        sequence_M = sequence_N[_run_starts(sequence_N)]
+        return len(sequence_M) - int(np.count_nonzero(self._find(sequence_M)[1]))
 
     def of(self, sequence_N: Array) -> Array:
-        """Prompt hash (uint64) of each row's sequence; an unlisted sequence is its own prompt."""
-        own = sequence_N.astype(np.int64).view(np.uint64) ^ np.uint64(_OWN)
+        """Prompt hash (uint64) of each row's sequence; an unlisted sequence is its own prompt.
+
+        Looked up once for each run of rows of a sequence.
+        """
+        starts = _run_starts(sequence_N)
+        sequence_M = sequence_N[starts]
+        prompt_M = sequence_M.astype(np.int64).view(np.uint64) ^ np.uint64(_OWN)
+        at_M, listed_M = self._find(sequence_M)
+        prompt_M[listed_M] = self.prompt_S[at_M[listed_M]]
+        prompt_N: Array = np.repeat(prompt_M, np.diff(starts, append=len(sequence_N)))
+        return prompt_N
+
+    def _find(self, sequence_M: Array) -> tuple[Array, Array]:
+        """Places in the table, and which of the sequences it lists."""
         if len(self.sequence_S) == 0:
-            return own
-        at = np.searchsorted(self.sequence_S, sequence_N)
-        at = np.minimum(at, len(self.sequence_S) - 1)
-        return np.where(self.sequence_S[at] == sequence_N, self.prompt_S[at], own)
+            return np.zeros(len(sequence_M), np.int64), np.zeros(len(sequence_M), dtype=bool)
+        at_M = np.searchsorted(self.sequence_S, sequence_M)
+        at_M = np.minimum(at_M, len(self.sequence_S) - 1)
+        return at_M, self.sequence_S[at_M] == sequence_M
+
+
+def _run_starts(sequence_N: Array) -> Array:
+    """Rows whose sequence is not that of the row before."""
+    new_N = np.ones(len(sequence_N), dtype=bool)
+    np.not_equal(sequence_N[1:], sequence_N[:-1], out=new_N[1:])
+    return np.flatnonzero(new_N)
 
 
 def cast_sequences(rows: Any, where: Where) -> Any:

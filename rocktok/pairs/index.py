@@ -166,7 +166,7 @@ def _split(rows: Any, columns: Columns, rule: Any) -> Any:
 def make_blocks(theirs: Distinct, columns: Columns, rule: Any) -> list[Any]:
     """Theirs, cut into blocks, each with its index."""
     blocks = []
-    slope_D = _slopes(theirs.rows.size_R, rule)[1]
+    slope_D = slopes(theirs.rows.size_R, rule)[1]
     for start in range(0, len(theirs.weight_R), BLOCK):
         rows = slice(start, min(start + BLOCK, len(theirs.weight_R)))
         length = rows.stop - start
@@ -194,7 +194,7 @@ def _padded(values_D: Array, groups: int, dtype: Any) -> Array:
     return padded
 
 
-def _slopes(size_R: Array, rule: Any) -> tuple[Array, Array, Array]:
+def slopes(size_R: Array, rule: Any) -> tuple[Array, Array, Array]:
     """(slope of ours, slope of theirs, limit): similar when dot ≥ slope · slope + limit."""
     one_R, zero_R = np.ones(len(size_R)), np.zeros(len(size_R))
     # Below 0 as well, only pairs that share something are similar: at 0 they are told apart.
@@ -212,8 +212,8 @@ def _slopes(size_R: Array, rule: Any) -> tuple[Array, Array, Array]:
 
 def make_limits(ours: Distinct, theirs: Distinct, rule: Any) -> Any:
     """The linear test of each row of ours, with a margin above what float32 can lose."""
-    slope_R, _, limit_R = _slopes(ours.rows.size_R, rule)
-    slope_D = _slopes(theirs.rows.size_R, rule)[1]
+    slope_R, _, limit_R = slopes(ours.rows.size_R, rule)
+    slope_D = slopes(theirs.rows.size_R, rule)[1]
     longest = int(np.diff(ours.rows.ptr_R).max(initial=0))
     scale_R = ours.bound_R * theirs.bound_R.max(initial=0.0) + limit_R
     scale_R = scale_R + slope_R * slope_D.max(initial=0.0) + (0.0 if rule.whole else 1.0)

@@ -170,7 +170,7 @@ def _dot(ours: PackedRows, a: int, theirs: PackedRows, b: int) -> float:
 
 
 @part
-def _alike(rule: Rule, dot: float, size: float, other: float) -> bool:
+def alike(rule: Rule, dot: float, size: float, other: float) -> bool:
     """The reference's own arithmetic; a dot product of 0 is no entry of a sparse product."""
     if rule.kind == 0:
         scale = size * other
@@ -185,7 +185,7 @@ def _alike(rule: Rule, dot: float, size: float, other: float) -> bool:
 def like_itself(rows: PackedRows, rule: Rule, like_R: Array) -> None:
     """Which rows are similar to themselves: all but empty ones, or those of no weight."""
     for i in range(len(like_R)):
-        like_R[i] = _alike(rule, _dot(rows, i, rows, i), rows.size_R[i], rows.size_R[i])
+        like_R[i] = alike(rule, _dot(rows, i, rows, i), rows.size_R[i], rows.size_R[i])
 
 
 @part
@@ -267,7 +267,7 @@ def _count(work: Work, block: Block, a: int, last: int, groups: int, mirrored: b
             if excess <= margin:
                 # Too near for float32, but whole numbers add up exactly in any order.
                 dot = float(score_T[t]) if rule.whole else _dot(ours, a, theirs, start + t)
-                if not _alike(rule, dot, size, size_T[start + t]):
+                if not alike(rule, dot, size, size_T[start + t]):
                     continue
             like_T[t] = a + 1
             count += weight_T[t]

@@ -2,7 +2,7 @@
 
 Importing this module imports neither numba nor SciPy. Every loop has a plain twin that agrees with
 it bit for bit: `type_sums_numpy`, `quantiles.Histogram`,
-`sums_by_prompt_numpy`, `weigh_numpy`.
+`sums_by_prompt_numpy`, `first_in_runs_numpy`, `weigh_numpy`.
 
 Array suffixes: N rows of a log; V token ids; B bins; S columns of a table; T chosen types; P
 prompts; W weights of a prompt.
@@ -98,6 +98,32 @@ def sums_by_prompt_numpy(
     at_M = type_N[rows_M], place_N[rows_M]
     np.add.at(sum_TP[0], at_M, 1.0)
     np.add.at(sum_TP[1], at_M, loss_N[rows_M].astype(np.float64))
+
+
+def first_in_runs(table_V: Array, token_N: Array, prompt_N: Array, types: int) -> Array:
+    """Rows, ascending, that are the first of their type among neighbours of the same prompt.
+
+    Args:
+        table_V: int32, place of a token id among the types, `types` for others; the last, `types`,
+            stands for all ids beyond.
+        token_N: ids. prompt_N: uint64.
+        types: how many there are.
+    """
+    from rocktok.stats import loops
+
+    row_N = np.empty(len(token_N), dtype=np.int64)
+    run_T = np.full(types + 1, -1, dtype=np.int64)
+    tokens, prompts = _readonly(token_N, np.int32), _readonly(prompt_N, np.uint64)
+    return row_N[: loops.first_in_runs(table_V, tokens, prompts, run_T, row_N)]
+
+
+def first_in_runs_numpy(table_V: Array, token_N: Array, prompt_N: Array, types: int) -> Array:
+    """Twin of `first_in_runs`: the same rows, without compiled code."""
+    type_N = table_V[np.minimum(token_N, len(table_V) - 1)]
+    rows_M = np.flatnonzero(type_N < types)
+    run_N = np.cumsum(np.concatenate(([False], prompt_N[1:] != prompt_N[:-1])))[: len(prompt_N)]
+    first_M = np.unique(run_N[rows_M] * types + type_N[rows_M], return_index=True)[1]
+    return np.sort(rows_M[first_M])
 
 
 def weigh(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:

@@ -58,6 +58,29 @@ def sum_prompts(
 
 
 @Kernel
+def first_in_runs(
+    table_V: Array, token_N: Array, prompt_N: Array, run_T: Array, row_M: Array
+) -> int:
+    """`kernels.first_in_runs`; `run_T`: −1 for each type and for all others, `row_M` has room for
+    all rows.
+    """
+    last, others = len(table_V) - 1, len(run_T) - 1
+    run = found = 0
+    before = prompt_N[0] if len(prompt_N) else np.uint64(0)
+    for i in range(len(token_N)):
+        run += before != prompt_N[i]
+        before = prompt_N[i]
+        # No branch: which rows are of these types cannot be foreseen.
+        run_T[others] = run
+        v = np.int64(token_N[i])
+        at = table_V[v if v < last else last]
+        row_M[found] = i
+        found += run_T[at] != run
+        run_T[at] = run
+    return found
+
+
+@Kernel
 def weigh(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:
     """`kernels.weigh`."""
     width = weight_PW.shape[1]

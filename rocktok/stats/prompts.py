@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.hashing import hash_rows
+from rocktok.stats import kernels
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.arrays import is_among
 
-_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+#: Pairs that wait, at least, before equal ones are dropped.
+_LOOSE = 1 << 20
 
 
 class PromptCounts:
@@ -19,47 +20,82 @@ class PromptCounts:
 
     Exact up to `most` prompts of a type; above, estimated from the `most` smallest of their
     hashes (k minimum values: Bar-Yossef et al. 2002) with a standard error of 1/√most, 0.4%.
+    12 bytes for each pair of a type and a prompt that is counted, and 12 MB for those that wait.
+
+    Args:
+        types: token ids.
+        most: prompts of a type that are told apart.
+        compiled: use the compiled loop. The same counts as without, faster in large logs.
     """
 
-    def __init__(self, types: Array, most: int = 1 << 16) -> None:
+    def __init__(self, types: Array, most: int = 1 << 16, *, compiled: bool = False) -> None:
         self.needs = ("token_id", "prompt")
-        self.most = most
+        self.most, self.compiled = most, compiled
         self._types = np.sort(types)
-        self._token_P: Array = np.zeros(0, dtype=np.int64)
-        self._hash_P: Array = np.zeros(0, dtype=np.uint64)
+        #: Pairs by their hash and the place of their type; those of the first part once each.
+        self._parts: list[tuple[Array, Array]] = []
+        self._loose = 0
 
     def update(self, batch: Batch) -> None:
         """Add the batch's (prompt, token_id) pairs."""
-        rows_M = np.flatnonzero(is_among(batch["token_id"], self._types))
+        if len(self._types) == 0:
+            return
+        types = len(self._types)
+        table_V = np.full(int(self._types[-1]) + 2, types, dtype=np.int32)
+        table_V[self._types] = np.arange(types)
+        first = kernels.first_in_runs if self.compiled else kernels.first_in_runs_numpy
+        rows_M = first(table_V, batch["token_id"], batch["prompt"], types)
         token_M = batch["token_id"][rows_M].astype(np.int64)
         # Two prompts of a type share a hash once in 10^19: a set of hashes is a set of prompts.
-        self._add(token_M, hash_rows(0, batch["prompt"][rows_M], token_M))
+        self._add(hash_rows(0, batch["prompt"][rows_M], token_M), table_V[token_M])
 
     def merge(self, other: Self) -> None:
         """Add another's pairs."""
-        self._add(other._token_P, other._hash_P)
+        for part in other._parts:
+            self._add(*part)
 
-    def _add(self, token_M: Array, hash_M: Array) -> None:
-        token_P = np.concatenate((self._token_P, token_M))
-        hash_P = np.concatenate((self._hash_P, hash_M))
-        order = np.lexsort((hash_P, token_P))
-        token_P, hash_P = token_P[order], hash_P[order]
-        new_P = np.ones(len(order), dtype=bool)
-        new_P[1:] = (token_P[1:] != token_P[:-1]) | (hash_P[1:] != hash_P[:-1])
-        token_P, hash_P = token_P[new_P], hash_P[new_P]
-        rank_P = np.arange(len(token_P)) - np.searchsorted(token_P, token_P)
-        kept = rank_P < self.most
-        self._token_P, self._hash_P = token_P[kept], hash_P[kept]
+    def _add(self, hash_P: Array, type_P: Array) -> None:
+        self._parts.append((hash_P, type_P))
+        self._loose += len(hash_P)
+        # In proportion to what has settled: sorting costs a constant for each pair then.
+        if self._loose > max(_LOOSE, len(self._parts[0][0])):
+            self._settle()
+
+    def _settle(self) -> tuple[Array, Array]:
+        """Distinct pairs, by hash; no more of a type than are told apart."""
+        if self._loose:
+            hash_P, type_P = (np.concatenate(parts) for parts in zip(*self._parts, strict=True))
+            self._parts = []
+            order = np.argsort(hash_P)
+            hash_P, type_P = hash_P[order], type_P[order]
+            same_P = hash_P[1:] == hash_P[:-1]
+            if (same_P & (type_P[1:] != type_P[:-1])).any():
+                # The hash of two types' prompts: equal pairs need not be neighbours.
+                order = np.lexsort((type_P, hash_P))
+                hash_P, type_P = hash_P[order], type_P[order]
+                same_P = hash_P[1:] == hash_P[:-1]
+            new_P = np.ones(len(hash_P), dtype=bool)
+            new_P[1:] = ~same_P | (type_P[1:] != type_P[:-1])
+            hash_P, type_P = hash_P[new_P], type_P[new_P]
+            count_T = np.bincount(type_P, minlength=1)
+            if count_T.max() > self.most:
+                order = np.argsort(type_P, kind="stable")
+                rank_P = np.empty(len(order), dtype=np.int64)
+                rank_P[order] = (
+                    np.arange(len(order)) - (np.cumsum(count_T) - count_T)[type_P[order]]
+                )
+                hash_P, type_P = hash_P[rank_P < self.most], type_P[rank_P < self.most]
+            self._parts, self._loose = [(hash_P, type_P)], 0
+        return self._parts[0] if self._parts else (np.zeros(0, np.uint64), np.zeros(0, np.int32))
 
     def result(self) -> dict[int, int]:
         """Token id → distinct prompts."""
-        starts, stops = (np.searchsorted(self._token_P, self._types, side=s) for s in _SIDES)
-        counts = {}
-        for v, start, stop in zip(self._types.tolist(), starts, stops, strict=True):
-            counts[v] = int(stop - start)
-            if stop - start == self.most:
-                largest = int(self._hash_P[stop - 1]) / 2**64
-                counts[v] = max(self.most, round((self.most - 1) / largest))
+        hash_P, type_P = self._settle()
+        count_T = np.bincount(type_P, minlength=len(self._types))
+        counts = dict(zip(self._types.tolist(), count_T.tolist(), strict=True))
+        for at in np.flatnonzero(count_T == self.most).tolist():
+            largest = int(hash_P[type_P == at].max()) / 2**64
+            counts[int(self._types[at])] = max(self.most, round((self.most - 1) / largest))
         return counts
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from rocktok.analyses.detect.similarity import Similarity, Windows
+from rocktok.analyses.detect.similarity import Similarity, Windows, partner_counts
 from rocktok.pairs import index as pair_index
 from rocktok.pairs.count import SimilarPairs, count_similar
 from rocktok.pairs.rows import KINDS, PairRule, SparseRows, window_rows
@@ -88,6 +88,34 @@ def test_many_pairs_are_counted_by_the_loops(
     expected = similarity.count_similar_scipy(ours, theirs)
     monkeypatch.setattr(Similarity, "count_similar_scipy", None)
     assert similarity.count_similar(ours, theirs).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@slow_ok
+@given(
+    seed=seeds, gamma=st.sampled_from([1e-10, 0.2, 1 / 3, 0.5, 0.75, 1.0]), reach=st.integers(1, 4)
+)
+def test_counts_by_type_are_those_of_similarity(
+    kind: str, seed: int, gamma: float, reach: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    vocabulary = int(rng.choice([3, 12, 200]))
+    weight_V = rng.choice([np.log(2), 1.0, 3.5, 0.0], vocabulary)
+    similarity = Similarity(kind, gamma, 2 * reach, weight_V)
+    sizes = rng.integers(0, 90, rng.integers(1, 5)).tolist()
+    types = [windows(rng, size, 2 * reach, vocabulary) for size in sizes]
+    draws = windows(rng, 40, 2 * reach, vocabulary)
+    picks = [np.flatnonzero(rng.random(40) < rng.choice([0, 0.6])) for _ in types]
+    counted = similarity.count_by_type(types, draws, picks)
+    drawn = [Windows(draws.window_MK[at], draws.label_M[at]) for at in picks]
+    for name, function in (
+        ("similar", similarity.count_similar_scipy),
+        ("partners", partner_counts),
+    ):
+        ours = [function(windows_of, windows_of) for windows_of in types]
+        theirs = [function(*pair) for pair in zip(drawn, types, strict=True)]
+        assert getattr(counted, f"{name}_N").tolist() == np.concatenate(ours).tolist()
+        assert getattr(counted, f"{name}_E").tolist() == np.concatenate(theirs).tolist()
 
 
 def own_labels(given: Windows, first: int) -> Windows:

@@ -65,6 +65,10 @@ MAKERS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "lower": (lambda: Histogram("loss_pre", 0xBF00), lambda a: a.count_B.tolist()),
     "prompts": (lambda: PromptCounts(np.array([0, 3, 7])), lambda a: a.result()),
     "many prompts": (lambda: PromptCounts(np.arange(12), most=2), lambda a: a.result()),
+    "prompts, compiled": (
+        lambda: PromptCounts(np.array([0, 3, 7]), most=3, compiled=True),
+        lambda a: a.result(),
+    ),
     "hard": (
         lambda: HardCounts(Thresholds(0.5, post=0.5)),
         lambda a: {name: np.trim_zeros(c, "b").tolist() for name, c in a.count_V.items()},
@@ -170,6 +174,34 @@ def test_prompts_beyond_the_limit_are_estimated() -> None:
     found = counts.result()
     assert abs(found[3] - true) < 4 * true / 64
     assert found[5] == 7
+
+
+@pytest.mark.parametrize("most", [2, 7, 1000])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_prompts_are_those_of_sets(
+    most: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rocktok.stats.prompts._LOOSE", 8)
+    rng = np.random.default_rng(most)
+    types = np.array([1, 4, 6, 30])
+    counts = PromptCounts(types, most, compiled=compiled)
+    hashes: dict[int, set[int]] = {v: set() for v in types.tolist()}
+    for _ in range(6):
+        part = PromptCounts(types, most, compiled=compiled)
+        for _ in range(3):
+            token = rng.integers(0, 9, 50).astype(np.int32)
+            prompt = np.sort(rng.integers(0, 40, 50)).astype(np.uint64)
+            part.update({"token_id": token, "prompt": prompt})
+            for v, g in zip(token.tolist(), prompt.tolist(), strict=True):
+                if v in hashes:
+                    hashes[v].add(int(hash_rows(0, np.array([g], np.uint64), np.array([v]))[0]))
+        counts.merge(part)
+    for v, found in counts.result().items():
+        smallest = sorted(hashes[v])[:most]
+        expected = len(smallest)
+        if expected == most:
+            expected = max(most, round((most - 1) / (smallest[-1] / 2**64)))
+        assert found == expected
 
 
 @pytest.mark.parametrize("most", [5, 40])

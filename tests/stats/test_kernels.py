@@ -80,3 +80,24 @@ def test_histogram16_is_the_accumulator(values: list[float], at: int) -> None:
             twin.update({"x": column})
             kernels.histogram16(column, prefix, ours_B)
         np.testing.assert_array_equal(ours_B, twin.count_B)
+
+
+@slow_ok
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2)), max_size=60),
+    types=st.sets(st.integers(0, 7), max_size=5),
+)
+def test_first_in_runs_are_those_of_a_walk(rows: list[tuple[int, int]], types: set[int]) -> None:
+    token_N = np.array([v for v, _ in rows], dtype=np.int32)
+    prompt_N = np.array([g for _, g in rows], dtype=np.uint64) + np.uint64(2**63)
+    table_V = np.full(9, len(types), dtype=np.int32)
+    table_V[sorted(types)] = np.arange(len(types))
+    expected, seen = [], set()
+    for i, (v, g) in enumerate(rows):
+        if i and g != rows[i - 1][1]:
+            seen = set()
+        if v in types - seen:
+            expected.append(i)
+            seen.add(v)
+    for function in (kernels.first_in_runs, kernels.first_in_runs_numpy):
+        assert function(table_V, token_N, prompt_N, len(types)).tolist() == expected

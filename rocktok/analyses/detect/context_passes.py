@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect import context as contexts
+from rocktok.analyses.detect import judging
 from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.clusters import Clusters
 from rocktok.analyses.detect.context import Context, ContextRule, PartnerCounts
@@ -51,6 +53,11 @@ class Hardness:
 
     expected: Expected
     tests: HardTests
+
+    def where(self, judgeable_T: Array) -> Hardness:
+        """The same where types can be tested only if their contexts can be judged (T, bool)."""
+        testable_T = self.tests.testable & judgeable_T
+        return replace(self, tests=replace(self.tests, testable=testable_T))
 
 
 @dataclass(frozen=True)
@@ -132,25 +139,55 @@ class Contexts:
         unfilled: FreePools | None,
     ) -> Iterator[Context]:
         """Contexts of some types in their order, round by round."""
-        assert types.persistent_T is not None
-        # Of the order, how many types have their windows at hand.
-        stop = 0 if windows is None else len(order)
-        sampled: dict[int, Context] = {}
-        for at, index in enumerate(order):
-            if at >= stop:
-                windows = None  # those of the last round, before the next are read
+        at = 0
+        while at < len(order):
+            ahead = order
+            if windows is None:
                 ahead = self._round(types, order[at:])
                 windows = self._collect(types, ahead, choice, unfilled)
-                stop, unfilled = at + len(ahead), None
-            assert windows is not None
-            v = int(types.token_T[index])
-            if not self._is_sampled(types.persistent_T[index]):
-                yield self.rule.judge(of_type(windows, v), self._draws(v))
+                unfilled = None
+            yield from self._of_round(types, ahead, choice, windows)
+            windows = None  # before those of the next round are read
+            at += len(ahead)
+
+    def _of_round(
+        self, types: TypeTable, order: list[int], choice: Choice, windows: dict[str, Array]
+    ) -> Iterator[Context]:
+        """Contexts of types whose windows are at hand, in their order."""
+        assert types.persistent_T is not None
+        persistent_T = types.persistent_T
+        sampled: dict[int, Context] = {}
+        at = 0
+        while at < len(order):
+            if not self._is_sampled(persistent_T[order[at]]):
+                rest = order[at:]
+                whole = list(takewhile(lambda i: not self._is_sampled(persistent_T[i]), rest))
+                yield from self._whole(types, whole, windows)
+                at += len(whole)
                 continue
+            v = int(types.token_T[order[at]])
             if v not in sampled:
-                ahead = self._round(types, order[at:stop])
-                sampled = self._sampled(types, ahead, choice, windows)
+                sampled = self._sampled(types, self._round(types, order[at:]), choice, windows)
             yield sampled[v]
+            at += 1
+
+    def _whole(
+        self, types: TypeTable, order: list[int], windows: dict[str, Array]
+    ) -> Iterator[Context]:
+        """Contexts of types of which every persistent occurrence is judged."""
+        assert types.persistent_T is not None
+        size_T, tokens = types.persistent_T[order], types.token_T[order].tolist()
+        large = self.source.large or judging.compiled_pays(size_T)
+        if self.rule.similarity.kind == "embedding" or not large:
+            for v in tokens:
+                yield self.rule.judge(of_type(windows, v), self._draws(v))
+            return
+        # Types are judged side by side: one thread for each.
+        rule = replace(self.rule, similarity=self.rule.similarity.compiled())
+        null = self.null if self.params.eta == "auto" else None
+        calls = ((rule, null, windows, part) for part in judging.cut(tokens, size_T))
+        for contexts_of in self.engine.on_threads(judging.judge, calls, self.engine.jobs + 1):
+            yield from contexts_of
 
     def _collect(
         self, types: TypeTable, ahead: list[int], choice: Choice, unfilled: FreePools | None
@@ -263,7 +300,8 @@ def judge_contexts(
     types = replace(types, persistent_T=both, hard_pre_T=pre, hard_post_T=post)
     free = _free_pools(types, params, pool) if draw and not pool.complete else None
     votes = None if sums is None else votes_of(sums)
-    if votes is not None or (small and free is not None):
+    # A test must know which types leave a null to draw from, whether these are judged or not.
+    if votes is not None or (free is not None and (small or sums is not None)):
         fill = [] if free is None else [free]
         engine.run(source, *fill, *([] if votes is None else [votes]))
         unfilled = None
@@ -277,18 +315,22 @@ def judge_contexts(
         embeddings,
         engine.jobs,
     )
-    judging = Contexts(
+    null_pool = Null(pool.result(), free, params.window, params.partners) if draw else None
+    hardness = None if sums is None else hardness_of(sums, votes)
+    if hardness is not None and null_pool is not None:
+        hardness = hardness.where(null_pool.judgeable(hardness.tests.token_T))
+    judged = Contexts(
         source,
         engine,
         params,
         thresholds,
         ContextRule(similarity, params.partners, params.eta, clusters),
-        Null(pool.result(), free, params.window, params.partners) if draw else None,
-        None if sums is None else hardness_of(sums, votes),
+        null_pool,
+        hardness,
     )
     if small:
-        return judging.judged(types, thresholds, collect.result()), judging
-    return judging.judged(types, thresholds, unfilled=unfilled), judging
+        return judged.judged(types, thresholds, collect.result()), judged
+    return judged.judged(types, thresholds, unfilled=unfilled), judged
 
 
 def votes_of(sums: HardSums) -> OccurrenceSums | None:

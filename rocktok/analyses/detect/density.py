@@ -74,9 +74,10 @@ class Density:
         starts = np.flatnonzero(np.concatenate(([True], sequence_N[1:] != sequence_N[:-1])))
         rows = np.zeros(len(starts), dtype=_ROW)
         length_S = np.diff(np.append(starts, len(sequence_N)))
-        of_type_N = is_among(batch["token_id"], self.rocks).astype(np.int64)
         rows["hash"] = hash_rows(self.seed, sequence_N[starts])
-        rows["type"] = np.add.reduceat(of_type_N, starts) / length_S
+        if len(self.rocks):
+            of_type_N = is_among(batch["token_id"], self.rocks).astype(np.int64)
+            rows["type"] = np.add.reduceat(of_type_N, starts) / length_S
         retained_S = self._counted(sequence_N[starts])
         if self.sampled:
             retained_S = retained_S + np.add.reduceat(self._expected(batch), starts)
@@ -114,7 +115,10 @@ class Density:
     def _join(self, rows: Array) -> None:
         rows = np.concatenate((self._rows, rows))
         if len(rows) > self.most:
-            rows = np.sort(rows, order=["hash", "type", "retained"])[: self.most]
+            cut = np.partition(rows["hash"], self.most - 1)[self.most - 1]
+            below, ties = rows[rows["hash"] < cut], rows[rows["hash"] == cut]
+            ties = np.sort(ties, order=["type", "retained"])[: self.most - len(below)]
+            rows = np.concatenate((below, ties))
         self._rows = rows
 
     def result(self) -> DensityRow:

@@ -154,11 +154,12 @@ class LogPasses:
         what stands beside the rocks, where these were tested.
         """
         density = density_of(types, rocks, thresholds, self.params.seed)
-        prompts = PromptCounts(types.token_T[shown])
+        prompts = PromptCounts(types.token_T[shown], compiled=self.source.large)
         beside = None
         if hardness is not None and len(rocks):
             assert thresholds is not None
-            beside = Neighbours(thresholds, hardness.expected, types.token_T[rocks])
+            tokens, large = types.token_T[rocks], self.source.large
+            beside = Neighbours(thresholds, hardness.expected, tokens, compiled=large)
         self.run.engine.run(self.source, density, prompts, *([] if beside is None else [beside]))
         return density, prompts.result(), None if beside is None else beside.result()
 

@@ -6,6 +6,7 @@ Array suffixes: P positions of a pool; D draws; T types.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,8 +24,8 @@ NULL_SHARE = 0.95
 
 def null_threshold(values_D: Array) -> float:
     """The value that an occurrence must strictly exceed: the 951st smallest of 1,000 draws."""
-    index = int(np.floor(NULL_SHARE * len(values_D) + 1e-9))
-    return float(np.sort(values_D)[min(index, len(values_D) - 1)])
+    place = min(int(np.floor(NULL_SHARE * len(values_D) + 1e-9)), len(values_D) - 1)
+    return float(np.partition(values_D, place)[place])
 
 
 def distances(window: int) -> tuple[int, ...]:
@@ -56,6 +57,30 @@ class Null:
                 return drawn, distance
         return None
 
+    @cached_property
+    def front(self) -> PoolFront:
+        """The part of the pool that holds the draws of most types."""
+        rows = {name: values[: 2 * DRAWS] for name, values in self.pool.items()}
+        return PoolFront(self._windows(rows), rows["around"], len(self.pool["hash"]) <= 2 * DRAWS)
+
+    def picks(self, v: int) -> Array | None:
+        """Which rows of `front` are what `nearest` gives, 2·window away; None: it gives others."""
+        if self.free is not None and (v, 2 * self.window) in self.free.pools:
+            return None
+        return self.front.free_of(v)
+
+    def judgeable(self, token_T: Array) -> Array:
+        """Which types (T, bool; ids ascending) `nearest` has windows for."""
+        reach = 2 * self.window
+        near = min(distances(self.window))
+        around = self.pool["around"][:, reach - near : reach + near + 1]
+        judgeable_T = free_enough(around, token_T, MIN_DRAWS)
+        if self.free is not None:
+            for v in {v for v, _ in self.free.pools}:
+                sizes = [self.free.size(v, distance) for distance in distances(self.window)]
+                judgeable_T[token_T == v] = max(sizes) >= MIN_DRAWS
+        return judgeable_T
+
     def at(self, v: int, distance: int) -> Windows | None:
         """Windows of positions with no v within a distance; None if there are too few."""
         if self.free is not None and (v, distance) in self.free.pools:
@@ -65,9 +90,11 @@ class Null:
             positions, rows = self.pool, self._free_rows(v, distance)
         if len(rows) < MIN_DRAWS:
             return None
+        return self._windows({name: values[rows] for name, values in positions.items()})
+
+    def _windows(self, rows: dict[str, Array]) -> Windows:
         places = [2 * self.window + k for k in offsets(self.window).tolist()]
-        drawn = {name: values[rows] for name, values in positions.items()}
-        return Windows(drawn["around"][:, places], labels(drawn, self.partners))
+        return Windows(rows["around"][:, places], labels(rows, self.partners))
 
     def _free_rows(self, v: int, distance: int) -> Array:
         """The first rows of the pool with no v within a distance; enough of them for the draw."""
@@ -81,13 +108,50 @@ class Null:
             stop *= 2
 
 
+@dataclass(frozen=True)
+class PoolFront:
+    """The first rows of a pool, enough to draw for most types: for many types at once.
+
+    Attributes:
+        windows: of these rows, with labels.
+        around: tokens around each, and its own.
+        whole: whether the pool has no others.
+    """
+
+    windows: Windows
+    around: Array
+    whole: bool
+
+    @cached_property
+    def _by_token(self) -> tuple[Array, Array]:
+        """Tokens around all rows, ascending, and the row of each."""
+        order = np.argsort(self.around, axis=None, kind="stable")
+        return self.around.ravel()[order], order // self.around.shape[1]
+
+    def free_of(self, v: int) -> Array | None:
+        """The draws of a type: the first rows free of it; None: they are not all among these."""
+        token_N, row_N = self._by_token
+        start, stop = np.searchsorted(token_N, np.array([v, v + 1], dtype=token_N.dtype))
+        free_P = np.ones(len(self.around), dtype=bool)
+        free_P[row_N[start:stop]] = False
+        rows = np.flatnonzero(free_P)[:DRAWS]
+        return rows if len(rows) >= (MIN_DRAWS if self.whole else DRAWS) else None
+
+
 def scarce_types(pool: dict[str, Array], token_T: Array) -> Array:
     """Which types (T, bool; ids ascending) leave too few positions of a pool free of themselves."""
-    length = int(token_T[-1]) + 1
-    around = pool["around"]
-    row_P = np.repeat(np.arange(len(around)), around.shape[1])
-    here = around.ravel() != MISSING
-    pairs = distinct(row_P[here] * np.int64(length) + around.ravel()[here])
-    free_V = len(around) - np.bincount(pairs % length, minlength=length)
-    scarce_T: Array = free_V[token_T] < DRAWS
-    return scarce_T
+    return ~free_enough(pool["around"], token_T, DRAWS)
+
+
+def free_enough(around: Array, token_T: Array, enough: int) -> Array:
+    """Of which types (T, bool; ids ascending) at least `enough` rows (P, places) hold none."""
+    row_N = np.repeat(np.arange(len(around)), around.shape[1])
+    token_N = around.ravel()
+    count_V = np.bincount(token_N[token_N != MISSING], minlength=int(token_T[-1]) + 1)
+    # A row may hold a type more than once: those that occur less often are free in enough anyway.
+    often_V = len(around) - count_V < enough
+    often_N = (token_N != MISSING) & often_V[token_N]
+    pairs = distinct(row_N[often_N] * np.int64(len(count_V)) + token_N[often_N])
+    holding_V = np.bincount(pairs % len(count_V), minlength=len(count_V))
+    enough_T: Array = ~often_V[token_T] | (len(around) - holding_V[token_T] >= enough)
+    return enough_T

@@ -163,7 +163,11 @@ class PersistentWindows:
 
 def of_type(rows: dict[str, Array], v: int, most: int | None = None) -> dict[str, Array]:
     """One type's rows from `PersistentWindows.result`: those of the `most` smallest hashes."""
-    start, stop = np.searchsorted(rows["token"], [v, v + 1]) if rows else (0, 0)
+    start = stop = 0
+    if rows:
+        # Of the same type: NumPy would convert all tokens otherwise.
+        ends = np.array([v, v + 1], dtype=rows["token"].dtype)
+        start, stop = np.searchsorted(rows["token"], ends)
     of_v = {name: values[start:stop] for name, values in rows.items()}
     if most is None or stop - start <= most:
         return of_v

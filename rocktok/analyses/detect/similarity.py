@@ -7,7 +7,7 @@ implementation and every cut of the log counts the same pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from rocktok._types import Array
 from rocktok.analyses.detect.windows import MISSING
 from rocktok.errors import DataError
 from rocktok.pairs.count import count_similar
+from rocktok.pairs.few import PartnersByType, count_by_type
 from rocktok.pairs.rows import PairRule, window_rows
 
 SIMILARITIES = ("surprisal", "bag", "jaccard", "positional", "embedding")
@@ -51,6 +52,10 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.window_MK)
+
+    def rows(self, rows: slice) -> Windows:
+        """Some of them."""
+        return Windows(self.window_MK[rows], self.label_M[rows])
 
     def joined(self, others: Windows) -> Windows:
         """These, then the others."""
@@ -134,6 +139,25 @@ class Similarity:
             their_rows = window_rows(theirs.window_MK, self.kind, self.weight_V)
         both_labels = (ours.label_M, theirs.label_M)
         return count_similar(our_rows, their_rows, rule, both_labels, self.jobs)
+
+    def count_by_type(
+        self, types: Sequence[Windows], draws: Windows, picks: Sequence[Array]
+    ) -> PartnersByType:
+        """Partners of the windows of each type, and of some of the draws, among those of the type.
+
+        Compiled; not for "embedding". Twins: `count_similar_scipy`, `partner_counts`.
+        """
+        ours = np.concatenate([windows.window_MK for windows in types])
+        return count_by_type(
+            window_rows(ours, self.kind, self.weight_V),
+            np.concatenate([windows.label_M for windows in types]),
+            np.cumsum([0, *map(len, types)]),
+            window_rows(draws.window_MK, self.kind, self.weight_V),
+            draws.label_M,
+            np.concatenate(picks),
+            np.cumsum([0, *map(len, picks)]),
+            PairRule(self.kind, self.threshold, self.offsets),
+        )
 
     def count_similar_scipy(self, ours: Windows, theirs: Windows) -> Array:
         """Twin of the compiled loops, block by block of sparse matrix products."""

@@ -152,6 +152,10 @@ class FreePools:
             (v, distance): Pool(seed, reach, draws) for v in types for distance in distances
         }
 
+    def size(self, v: int, distance: int) -> int:
+        """How many positions were drawn for a type."""
+        return len(self.pools[(v, distance)].result().get("hash", ()))
+
     def update(self, batch: Batch) -> None:
         """Offer each pool the positions far enough from its type."""
         for (v, distance), pool in self.pools.items():

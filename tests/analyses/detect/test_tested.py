@@ -422,7 +422,9 @@ def assert_same_as_twin(
             assert edge or ours.is_rock[place] == one["is_rock"]
 
     rocks = token_T[ours.tested & (persistent > 0)]
-    flags = run(Neighbours(HARD, expected, rocks), [batch]).result()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rocktok.analyses.detect.neighbours._SLICE", 3)
+        flags = run(Neighbours(HARD, expected, rocks), [batch]).result()
     assert flags.token_R.tolist() == rocks.tolist()
     for place, (v, one) in enumerate(tested_twin.flags(corpus, rocks.tolist()).items()):
         shade = int(flags.shadowed_by[place])

@@ -127,6 +127,22 @@ def test_noise_has_no_rocks(tmp_path: Path) -> None:
     assert table.startswith("No rock tokens: of ")
 
 
+def test_totals_do_not_hang_on_which_types_are_shown(tmp_path: Path) -> None:
+    log = worlds.planted_rocks(500_003, 40, 12)
+    rows = log.rows.copy()
+    # Near every position: there is no null for it, whether its contexts are asked for or not.
+    rows.loc[rows["position"] % 2 == 0, "token_id"] = 0
+    log.rows = rows
+    path = str(log.write(tmp_path / "log"))
+    some, everything = (rocktok.detect(path, all_types=shown) for shown in (False, True))
+    (scarce,) = (row for row in everything.tokens if row["token_id"] == 0)
+    assert "null_scarce" in scarce["flags"]
+    assert scarce["persistent"] > 100
+    assert not scarce["tested"]
+    assert some.rocks
+    assert dict(some.totals) == dict(everything.totals)
+
+
 def test_the_rule_follows_the_options() -> None:
     for option in ("--top-k=5", "--tau-r=100", "--eta=0.1"):
         code, table, notes = run("detect", SAMPLE, option)

@@ -1,0 +1,61 @@
+"""Judging the contexts of many types whose windows are at hand: those with few of them together.
+
+Array suffixes: T types; N windows, sorted by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.detect.context import Context, ContextRule
+from rocktok.analyses.detect.null import DRAWS, Null
+from rocktok.analyses.detect.persistence import of_type
+from rocktok.analyses.detect.similarity import MANY
+
+#: Windows of a type from which it is judged by itself: an index of its own then pays.
+ALONE = 4_000
+
+#: Windows that are made ready at once, of some 500 bytes each.
+TOGETHER = 1 << 13
+
+NOTHING: Array = np.zeros(0, dtype=np.int64)
+
+
+def compiled_pays(size_T: Array) -> bool:
+    """Whether to load compiled loops for types with so many windows (int64)."""
+    few_T = size_T[size_T < ALONE]
+    return int((few_T * (few_T + DRAWS)).sum()) >= 10 * MANY
+
+
+def cut(tokens: list[int], size_T: Array) -> Iterator[list[int]]:
+    """Types that are judged in one call each, in their order."""
+    ready: list[int] = []
+    held = 0
+    for v, size in zip(tokens, size_T.tolist(), strict=True):
+        if ready and held + size > TOGETHER:
+            yield ready
+            ready, held = [], 0
+        ready.append(v)
+        held += size
+    if ready:
+        yield ready
+
+
+def judge(
+    rule: ContextRule, null: Null | None, windows: dict[str, Array], tokens: list[int]
+) -> list[Context]:
+    """Contexts of some types, in their order. `null`: what is drawn from; None: η is a number."""
+    types = [of_type(windows, v) for v in tokens]
+    few: dict[int, tuple[dict[str, Array], Array]] = {}
+    for v, rows in zip(tokens, types, strict=True):
+        picked = NOTHING if null is None else null.picks(v)
+        if picked is not None and len(rows["loss"]) < ALONE:
+            few[v] = rows, picked
+    found = dict(zip(few, rule.judge_together(list(few.values()), null), strict=True))
+    return [
+        found.get(v) or rule.judge(rows, None if null is None else null.nearest(v))
+        for v, rows in zip(tokens, types, strict=True)
+    ]

@@ -1,0 +1,86 @@
+"""Similar windows of many types, each with few of them, counted exactly.
+
+An inverted index of a type's windows adds up what one window shares with each of them, in float64
+and in the reference's order. Making it costs what its entries do: for thousands of types far less
+than `pairs.count`, which is for many windows of one.
+
+Importing this module imports neither numba nor SciPy.
+
+Array suffixes: N rows of ours, one type after another; D drawn rows; E picks of drawn rows, one
+type after another; T types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.pairs.rows import KINDS, PairRule, SparseRows
+
+
+@dataclass(frozen=True)
+class PartnersByType:
+    """Of each row of ours, and of each pick: similar partners, and all of them, in its type."""
+
+    similar_N: Array
+    partners_N: Array
+    similar_E: Array
+    partners_E: Array
+
+
+def count_by_type(
+    ours: SparseRows,
+    label_N: Array,
+    ptr_T: Array,
+    draws: SparseRows,
+    label_D: Array,
+    pick_E: Array,
+    pick_ptr_T: Array,
+    rule: PairRule,
+) -> PartnersByType:
+    """Compare the rows of each type with one another, and some drawn rows with those of the type.
+
+    Rows under the same label are no partners.
+
+    Args:
+        ours: N rows. label_N: uint64. ptr_T: (T + 1,) where each type's begin.
+        draws: D rows, whose columns mean what those of ours do. label_D: uint64.
+        pick_E: which drawn rows are compared with a type; pick_ptr_T: (T + 1,) where these begin.
+        rule: the similarity and its threshold.
+
+    Returns:
+        int64 counts: for every pair the answer of `Similarity.count_similar`, ties included.
+    """
+    from rocktok.pairs import few_loops, loops
+
+    # As of whole numbers: products are not scaled.
+    asked = loops.Rule(KINDS[rule.kind], float(rule.threshold), float(rule.offsets), True)
+    counts = [np.zeros(len(rows), dtype=np.int64) for rows in (ours, ours, pick_E, pick_E)]
+    columns = 1 + max(int(rows.column_E.max(initial=-1)) for rows in (ours, draws))
+    few_loops.count_types(
+        _compared(ours, label_N, asked),
+        _array(ptr_T, np.int64),
+        _compared(draws, label_D, asked),
+        _array(pick_E, np.int64),
+        _array(pick_ptr_T, np.int64),
+        asked,
+        columns,
+        *counts,
+    )
+    return PartnersByType(*counts)
+
+
+def _compared(rows: SparseRows, label_N: Array, rule: Any) -> Any:
+    """Rows with what a dot product must reach for each."""
+    from rocktok.pairs import few_loops, index, merge
+
+    slope_N, other_N, limit_N = index.slopes(rows.size_N, rule)
+    packed = merge.PackedRows(rows.ptr_N, rows.column_E, rows.value_E, rows.size_N)
+    return few_loops.Compared(packed, _array(label_N, np.uint64), limit_N, slope_N, other_N)
+
+
+def _array(values: Array, dtype: Any) -> Array:
+    return np.ascontiguousarray(values, dtype=dtype)
