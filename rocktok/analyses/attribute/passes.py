@@ -40,6 +40,7 @@ from rocktok.stats.groups import (
     choose_groups,
     note_overlap,
 )
+from rocktok.stats.intervals import FEW_PROMPTS
 from rocktok.stats.sums import DistinctValues, TypeSums
 
 #: Half of the prompts on which groups are chosen for the contrasts; these use the other.
@@ -267,10 +268,11 @@ class _Attribution:
 
     def _token(self, v: int, shares: Shares, groups: Groups, drawn: bool) -> TypeShares:
         count = int(shares.count_V[v])
-        no_interval: dict[str, None] = {}
+        no_interval: dict[str, bool | None] = {}
         if not drawn:
             names = (*shares.shares, "concentration")
             no_interval = {f"{name}_{end}": None for name in names for end in ("low", "high")}
+            no_interval[FEW_PROMPTS] = False
         row = {
             "token_id": v,
             "token": self.run.log.vocab.text(v),

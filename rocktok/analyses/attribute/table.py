@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.attribute.result import AttributeResult, TypeShares
-from rocktok.stats.bootstrap import MIN_PROMPTS
 from rocktok.stats.group_names import LETTERS, legend
 from rocktok.stats.groups import NAMES
+from rocktok.stats.intervals import FEW_PROMPTS, MIN_EFFECTIVE, WHY_NONE
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import (
@@ -48,7 +48,6 @@ _TOKENS = (
 _TESTS = (
     Field("against", text=True),
     Field("difference"),
-    Field("95%"),
     Field("rank-bis."),
     Field("p Holm"),
     Field("p naive"),
@@ -92,6 +91,7 @@ def render(result: AttributeResult) -> str:
     if left > 0:
         parts.append(f"… {count(left)} more (--top N, or --all)")
     parts += [
+        *_few((*result.groups, *result.tokens)),
         legend(NAMES),
         "",
         f"{log['table']}/, step {step}: {count(result.totals['positions'])} positions, "
@@ -100,6 +100,10 @@ def render(result: AttributeResult) -> str:
         log["path"],
     ]
     return "\n".join(parts) + "\n"
+
+
+def _few(rows: Sequence[Row]) -> list[str]:
+    return [WHY_NONE] if any(row.get(FEW_PROMPTS) for row in rows) else []
 
 
 def _answer(rocks: Row, tokens: Sequence[Row]) -> str:
@@ -124,7 +128,7 @@ def _where(first: Row, rows: Sequence[Row]) -> str:
     """How sure: of the shares, and of the contrasts."""
     intervals = "Intervals are over prompts"
     if first["grad_share_low"] is None:
-        intervals = f"No interval: fewer than {MIN_PROMPTS} prompts hold its types"
+        intervals = f"No interval: fewer than {MIN_EFFECTIVE} effective prompts carry its gradient"
     reasons = {row.get("skipped") for row in rows}
     if len(reasons) == 1 and None not in reasons:
         return f"{intervals}; no contrasts."
@@ -180,7 +184,6 @@ def _tests(rows: Sequence[Row]) -> list[str]:
             (
                 row["second"],
                 number(row["difference_of_medians"]),
-                f"{number(row['low'])} to {number(row['high'])}",
                 f"{row['rank_biserial']:.2f}",
                 p_value(row["p_holm"]),
                 p_value(row["p_types_naive"]),

@@ -162,22 +162,42 @@ class LogPasses:
         self.run.engine.run(self.source, density, prompts, *([] if beside is None else [beside]))
         return density, prompts.result(), None if beside is None else beside.result()
 
-    def replication(self, embeddings: Array | None) -> Replication:
-        """Rocks of half 0 of the prompts, and how hard these are in half 1.
+    def judged(self, embeddings: Array | None) -> TypeTable:
+        """All types, those that may be rocks judged; without an earlier step their sums alone.
 
-        Raises `LogError` where a half does not allow it.
+        Raises `LogError` where the rows do not allow it.
         """
-        halves = [replace(self, source=replace(self.source, half=half)) for half in range(2)]
-        one, other = halves
-        counts = one.count()
-        thresholds = one.thresholds(counts)
+        counts = self.count()
+        if self.steps.pre is None:
+            return counts.types
+        thresholds = self.thresholds(counts)
         params = replace(self.params, all_types=False)
         types, _ = judge_contexts(
-            one.source, self.run.engine, params, thresholds, counts.types,
+            self.source, self.run.engine, params, thresholds, counts.types,
             count_V=counts.count_V, clusters=counts.clusters, embeddings=embeddings, null=False,
         )  # fmt: skip
-        order, is_rock = analysis.ranking(types, params, analysis.scores(types))
-        rocks = types.token_T[order[is_rock]]
+        return types
+
+    def on_half(self, half: int) -> LogPasses:
+        """The same over one half of the prompts."""
+        return replace(self, source=replace(self.source, half=half))
+
+    def rocks_of_half(self, half: int, embeddings: Array | None) -> Array:
+        """Token ids of the rocks of one half of the prompts, best first.
+
+        Raises `LogError` where the half does not allow it.
+        """
+        types = self.on_half(half).judged(embeddings)
+        order, is_rock = analysis.ranking(types, self.params, analysis.scores(types))
+        rocks: Array = types.token_T[order[is_rock]]
+        return rocks
+
+    def replication(self, rocks: Array) -> Replication:
+        """How hard the rocks of half 0 of the prompts (token ids) are in half 1.
+
+        Raises `LogError` where that half does not allow it.
+        """
+        other = self.on_half(1)
         counts = other.count()
         assert counts.clusters is not None
         thresholds = other.thresholds(counts)
@@ -187,7 +207,7 @@ class LogPasses:
         if votes is not None:
             self.run.engine.run(other.source, votes)
         hard = hardness_of(sums, votes).tests
-        return replication(rocks, hard, params.min_hardness)
+        return replication(rocks, hard, self.params.min_hardness)
 
     def with_rollouts(self, types: TypeTable) -> tuple[TypeTable, int | None]:
         """How often the late student itself still writes each type, and the step; None: no such."""

@@ -147,7 +147,7 @@ class _Stability:
         rows = cutoff_rows(samples, *subsamples.result(), sizes, grid, coverage, whole)
         best = recommend(rows)
         k = best["k"] if best is not None else grid[-1]
-        drawn = inclusion(subsamples.types, subsamples.replicated(), k)
+        drawn = inclusion(subsamples.types, subsamples.replicated(), subsamples.few_prompts, k)
         notes += _notes_on(rows, best, len(order))
         theirs, beside = self._beside()
         sided = facts.frequency_HT.any(axis=1).all()
@@ -326,4 +326,9 @@ def _list(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-_UNKNOWN: Inclusion = {"inclusion": None, "rank_low": None, "rank_high": None}
+_UNKNOWN: Inclusion = {
+    "inclusion": None,
+    "rank_low": None,
+    "rank_high": None,
+    "few_prompts_carry_it": False,
+}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.stability.result import RankedType, StabilityResult
+from rocktok.stats.intervals import WHY_NONE
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
@@ -57,6 +58,8 @@ def render(result: StabilityResult) -> str:
         f"Tokens: share of replicates among the first {k}, and 95% of their ranks",
         render_table(_TOKENS, map(_token, result.tokens)).rstrip("\n"),
     ]
+    if any(row["few_prompts_carry_it"] for row in result.tokens):
+        parts.append(WHY_NONE)
     left = log["types"] - len(result.tokens)
     if left > 0:
         parts.append(f"… {count(left)} more (--top N)")

@@ -113,6 +113,7 @@ class CorpusChange(Change):
     """Of all positions."""
 
     curve: list[CorpusStep]
+    few_prompts_carry_it: bool
 
 
 class TypeChange(Change):
@@ -127,6 +128,7 @@ class TypeChange(Change):
     slope_low: float | None
     slope_high: float | None
     interval: str | None
+    few_prompts_carry_it: bool
     curve: list[float | None]
     curve_low: list[float | None]
     curve_high: list[float | None]
@@ -150,6 +152,7 @@ class GroupChange(TypedDict):
     stagnation_low90: NotRequired[float | None]
     stagnation_high90: NotRequired[float | None]
     does_not_learn: NotRequired[bool | None]
+    few_prompts_carry_it: NotRequired[bool]
 
 
 class GroupStep(TypedDict):
@@ -237,7 +240,7 @@ class StagnationResult(Result):
         notes: what a reader of the numbers must know.
     """
 
-    SCHEMA: ClassVar[str] = "rocktok.stagnation/2"
+    SCHEMA: ClassVar[str] = "rocktok.stagnation/3"
 
     log: StagnationLog
     params: StagnationOptions

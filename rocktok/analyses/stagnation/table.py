@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from rocktok.analyses.stagnation.result import AdjustedComparison, StagnationResult
 from rocktok.stats.adjusted import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME
 from rocktok.stats.group_names import CONTROL, LETTERS, LOSS_CONTROL, NAMES, ROCKS, legend
+from rocktok.stats.intervals import FEW_PROMPTS, WHY_NONE
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
@@ -35,7 +36,6 @@ _TESTS = (
 _MEDIANS = (
     Field("rocks less", text=True),
     Field("difference"),
-    Field("95%"),
     Field("rank-bis."),
     Field("p Holm"),
     Field("naive"),
@@ -98,6 +98,8 @@ def render(result: StagnationResult) -> str:
         ]
     if any(row["interval"] == "linearised" for row in result.tokens[:_SHOWN]):
         parts.append("~ interval by linearised variance, not by the bootstrap")
+    if any(row.get(FEW_PROMPTS) for row in (*result.groups, *result.tokens[:_SHOWN])):
+        parts.append(WHY_NONE)
     if len(result.tokens) > _SHOWN:
         more = len(result.tokens) - _SHOWN
         parts.append(f"{count(more)} more, and all curves: --format json")
@@ -243,7 +245,6 @@ def _tests(rows: Sequence[Row]) -> list[str]:
         (
             row["second"],
             _signed(row["difference_of_medians"]),
-            f"{number(row['low'], 2)} to {number(row['high'], 2)}",
             f"{row['rank_biserial']:.2f}",
             p_value(row["p_holm"]),
             p_value(row["p_types_naive"]),
@@ -297,6 +298,7 @@ class _StepColumns(TypedDict):
     slope_low: float | None
     slope_high: float | None
     interval: str | None
+    few_prompts_carry_it: bool
     step: int
     loss: float | None
     loss_low: float | None

@@ -13,6 +13,9 @@ from rocktok.report.result import NO_NULL, PERSISTENCE, ReportResult
 from rocktok.stats.group_names import CONTROL, MEANINGS, ROCKS
 from rocktok.tables.text import count, counted, number, percent
 
+#: Level of tests that are put into words, after Holm's correction.
+_LEVEL = 0.05
+
 
 def summary(result: ReportResult) -> list[Point]:
     """Sentences in the order of the questions, each with the numbers that carry it."""
@@ -211,13 +214,12 @@ def _cost(result: ReportResult) -> Point | None:
         f"gradient norms at step {step}, with {percent(row['loss_share'])} of the loss"
     )
     per_nat = [t for t in gradient.tests
-               if t["measure"] == "grad_norm_per_nat" and t.get("low") is not None]  # fmt: skip
+               if t["measure"] == "grad_norm_per_nat" and "p_holm" in t]  # fmt: skip
     if per_nat:
         test = next((t for t in per_nat if t["second"] == CONTROL.name), per_nat[0])
-        low, high = test["low"] or 0.0, test["high"] or 0.0
-        text += ". Per nat of loss their gradient is " + (
-            "larger than" if low > 0 else "smaller than" if high < 0 else "not told apart from"
-        ) + " that of " + _compared(gradient, test)  # fmt: skip
+        larger = "larger than" if test["difference_of_medians"] > 0 else "smaller than"
+        told = larger if test["p_holm"] <= _LEVEL else "not told apart from"
+        text += f". Per nat of loss their gradient is {told} that of {_compared(gradient, test)}"
     numbers = [
         _fact("of the gradient norm", percent(row["grad_share"])),
         _fact("gradient share over position share", number(row["concentration"])),
