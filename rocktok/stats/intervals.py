@@ -80,6 +80,15 @@ class Estimate:
             prompts=np.minimum(self.prompts, other.prompts),
         )
 
+    def log(self) -> Self:
+        """Natural logarithm; NaN of what is not above 0."""
+        positive = self.value > 0
+        value, effect = np.full(self.value.shape, np.nan), np.full(self.effect.shape, np.nan)
+        np.log(self.value, out=value, where=positive)
+        where = np.broadcast_to(positive, effect.shape)
+        np.divide(self.effect, self.value, out=effect, where=where)
+        return replace(self, value=value, effect=effect)
+
     @property
     def few_prompts(self) -> Array:
         """Which numbers have no interval because few prompts carry them: (…) bool."""
@@ -144,6 +153,11 @@ class GroupedEstimate(Estimate):
         return freedom
 
 
+def effective_prompts(count_P: Array) -> float:
+    """Behind occurrences, from their number by prompt: as `Estimate.total` has it, exactly."""
+    return float(count_P.sum() ** 2 / ((count_P**2).sum() + 0.5))
+
+
 def ends(interval: tuple[Array, Array]) -> tuple[float | None, float | None]:
     """Ends of a single number's interval; None where there is none."""
     low, high = (float(end) for end in interval)
@@ -160,12 +174,11 @@ def mean_of_means(count_T: Estimate, sum_T: Estimate, largest: float) -> Estimat
     """
     means_T = sum_T / count_T
     weight_T = 1 / count_T.value / len(count_T.value)
-    # One more occurrence would be of one of the types, as often as it occurs.
-    share_T = count_T.value / count_T.value.sum()
+    # One more occurrence would be of one of the types, of each with the same chance.
     parts = type(sum_T).total(
         (sum_T.value * weight_T).sum(),
         (sum_T.effect * weight_T).sum(axis=1),
-        largest * np.sqrt((share_T * weight_T**2).sum()),
+        largest * np.sqrt((weight_T**2).mean()),
     )
     return replace(
         sum_T,

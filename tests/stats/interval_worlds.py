@@ -236,9 +236,7 @@ def _learning(
     yield _outcome("the corpus's stagnation", low, high, post / pre)
 
 
-def _every_type(
-    steps: list[Rows], truth: Truth, types: np.ndarray, seed: int
-) -> Iterator[Outcome]:
+def _every_type(steps: list[Rows], truth: Truth, types: np.ndarray, seed: int) -> Iterator[Outcome]:
     means = []
     for rows in (steps[0], steps[-1]):
         groups = GroupSums(seed)
@@ -279,7 +277,7 @@ def coverage(
             resampled(seed, prompts) if tail == "sample" else simulated(seed, prompts, tail)
         )
         for name, given, covers in outcomes(rows, truth, seed, replicates):
-            counts[name] = counts.get(name, np.zeros(3, int)) + (1, given, covers)
+            counts[name] = counts.get(name, np.zeros(3, int)) + np.array((1, given, covers))
     return {name: tuple(values.tolist()) for name, values in counts.items()}
 
 

@@ -15,7 +15,7 @@ from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.similarity import Similarity, Windows, labels
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap, poisson_weights
-from rocktok.stats.intervals import Estimate, ends
+from rocktok.stats.intervals import Estimate, effective_prompts, ends
 
 #: Occurrences of a type that are compared: persistent ones, and others, so many of each at most.
 LIFT_SAMPLE = 1_000
@@ -79,11 +79,17 @@ class HardBootstrap(PromptBootstrap):
             return [Lift(None)] * len(self.types)
         count, pre, post, both = map(self.each, self.quantities)
         lift = (both / pre) / (post / count)
-        few_T, (low_T, high_T) = lift.few_prompts, lift.interval()
+        few_T, (low_T, high_T) = lift.few_prompts, _interval(lift)
         return [
             Lift(_number(value), _number(low), _number(high), bool(few))
             for value, low, high, few in zip(lift.value, low_T, high_T, few_T, strict=True)
         ]
+
+
+def _interval(lift: Estimate) -> tuple[Array, Array]:
+    """On the logarithm: a lift of 50 whose denominator is not well known is no lift of 0."""
+    low, high = lift.log().interval(positive=False)
+    return np.exp(low), np.exp(high)
 
 
 def _number(value: float) -> float | None:
@@ -95,13 +101,13 @@ class PairSums:
     """Similar pairs and all pairs of partners.
 
     `slope_P`: what a share's logarithm gains with the weight of a prompt, to first order.
-    `similar_P`: similar pairs that a prompt's rows are in.
+    `prompts`: effective prompts behind the rows of either side, the fewer of both.
     """
 
     similar: float
     pairs: float
     slope_P: Array
-    similar_P: Array
+    prompts: float
 
     @property
     def share(self) -> float | None:
@@ -114,9 +120,8 @@ class PairSums:
         Their spread is the jackknife's, which is never too small on average (Efron and Stein 1981).
         """
         share = np.array(self.similar / self.pairs)
-        square = float((self.similar_P**2).sum())
-        prompts = np.array(self.similar_P.sum() ** 2 / square if square else 0.0)
-        return Estimate(share, share * (self.slope_P @ (weight_PB - 1)), prompts)
+        effect_B = share * (self.slope_P @ (weight_PB - 1))
+        return Estimate(share, effect_B, np.array(self.prompts))
 
 
 def pair_sums(
@@ -144,7 +149,8 @@ def pair_sums(
     pairs = float(len(our_M) * len(their_M) - here_P.sum() + within_P.sum())
     # The share's logarithm is that of the similar pairs less that of all.
     slope_P = similar_P / (len(row_E) or 1) - pairs_P / (pairs or 1)
-    return PairSums(float(len(row_E)), pairs, slope_P, similar_P)
+    prompts = min(effective_prompts(count_P) for count_P in (our_P, their_P))
+    return PairSums(float(len(row_E)), pairs, slope_P, prompts)
 
 
 def _same_label(ours: tuple[Array, Array], theirs: tuple[Array, Array], size: int) -> Array:
@@ -187,7 +193,7 @@ def context_lift(
         return lift, both.share, one.share
     weight_PB = poisson_weights(seed, REPLICATES, prompt_P)
     estimate = both.estimate(weight_PB) / one.estimate(weight_PB)
-    low, high = ends(estimate.interval())
+    low, high = ends(_interval(estimate))
     few = bool(estimate.few_prompts)
     return Lift(float(estimate.value), low, high, few), both.share, one.share
 
@@ -199,7 +205,7 @@ def _least_lift(both: Estimate, their_M: Array) -> Lift:
     them without one would be seen in less than 2.5% of the logs; and such prompts hold no more than
     the largest seen here does, all like all.
     """
-    low, _ = ends(both.interval())
+    low, _ = ends(_interval(both))
     most = -np.log(0.025) * np.bincount(their_M).max() / len(their_M)
     least = None if low is None else float(low / min(1.0, most))
     return Lift(None, least, None, bool(both.few_prompts))

@@ -20,9 +20,10 @@ from rocktok.analyses.detect.permute import DrawLimits, Drawn, draw_hash
 from rocktok.analyses.detect.similarity import Similarity
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
-from rocktok.stats.bootstrap import REPLICATES, interval, poisson_weights
+from rocktok.stats.bootstrap import REPLICATES, poisson_weights
 from tests import planted
 from tests.logs import RUN, rows, write_log
+from tests.stats.interval_twin import interval, same
 
 W = 2
 
@@ -59,31 +60,20 @@ def by_hand(ours: dict[str, Any], theirs: dict[str, Any], partners: str, weight:
         return similar / pairs
 
 
-def narrowed_by_hand(ours: dict[str, Any], other: dict[str, Any], partners: str) -> float:
-    """By how much the replicates are narrowed, from numerical derivatives of the log of the lift.
+def twin_interval(
+    ours: dict[str, Any], other: dict[str, Any], partners: str, seed: int
+) -> tuple[float | None, float | None]:
+    """From numerical derivatives, and occurrences counted by prompt."""
 
-    Scenarios of weights: every one alone a little larger, and a little smaller.
-    """
-    step = 1e-5
-    shift = step * np.concatenate((np.eye(30), -np.eye(30)))
-    weight = {p: 1 + shift[:, p] for p in range(30)}
-    lift = np.log(by_hand(ours, ours, partners, weight) / by_hand(ours, other, partners, weight))
-    slope = (lift[:30] - lift[30:]) / (2 * step)
-    kernel = np.zeros((30, 30))
-    for theirs, sign in ((ours, 1), (other, -1)):
-        pairs = [
-            (p, q, ours["window"][i][0] == theirs["window"][j][0])
-            for i, p in enumerate(ours["prompt"].tolist())
-            for j, q in enumerate(theirs["prompt"].tolist())
-            if (p != q if partners == "other-prompt" else ours["hash"][i] != theirs["hash"][j])
-        ]
-        similar = sum(alike for _, _, alike in pairs)
-        for p, q, alike in pairs:
-            if p != q:
-                kernel[p, q] += sign * ((alike / similar) - 1 / len(pairs)) / 2
-                kernel[q, p] += sign * ((alike / similar) - 1 / len(pairs)) / 2
-    single, double = (slope**2).sum(), 2 * (kernel**2).sum()
-    return float(np.sqrt(single / (single + double)))
+    def lift(weight_P: np.ndarray) -> float:
+        weight = dict(enumerate(weight_P))
+        both, one = (by_hand(ours, theirs, partners, weight) for theirs in (ours, other))
+        return float(both / one)
+
+    counts = [np.bincount(rows["prompt"].astype(int)) for rows in (ours, other)]
+    prompts = min(count.sum() ** 2 / ((count**2).sum() + 0.5) for count in counts)
+    weights = poisson_weights(seed, REPLICATES, np.arange(30, dtype=np.uint64)).T
+    return interval(lift, [], weights, prompts=prompts)
 
 
 @pytest.mark.parametrize("partners", ["other-prompt", "all"])
@@ -95,14 +85,8 @@ def test_context_lift_is_that_of_plain_loops(partners: str) -> None:
     expected = [by_hand(persistent, o, partners, plain) for o in (persistent, other)]
     assert [both, one] == pytest.approx(expected)
     assert lift.value == pytest.approx(expected[0] / expected[1])
-    drawn = poisson_weights(5, REPLICATES, np.arange(30, dtype=np.uint64))
-    weight = dict(enumerate(drawn))
-    again = [by_hand(persistent, o, partners, weight) for o in (persistent, other)]
-    factor = narrowed_by_hand(persistent, other, partners)
-    value = expected[0] / expected[1]
-    low, high, undefined = interval(value * (again[0] / again[1] / value) ** factor)
-    assert (lift.low, lift.high) == pytest.approx((low, high))
-    assert lift.undefined == undefined
+    assert lift.low is not None
+    assert same((lift.low, lift.high), twin_interval(persistent, other, partners, 5))
 
 
 def test_contexts_that_the_loss_singles_out_lift_above_1() -> None:
@@ -170,8 +154,8 @@ def test_a_run_with_lifts(tmp_path: Path) -> None:
             k: v for k, v in before.items() if k != "flags"
         }
         if row["persistence_lift_low"] is not None:
-            assert row["persistence_lift_low"] <= row["persistence_lift"]
-            assert row["persistence_lift"] <= row["persistence_lift_high"]
+            assert row["persistence_lift_low"] <= row["persistence_lift_measured"]
+            assert row["persistence_lift_measured"] <= row["persistence_lift_high"]
     known = [row for row in found["tokens"] if row["singled_out"] is not None]
     assert known
     # Losses are drawn without regard to anything: next to nothing may be singled out.
@@ -185,6 +169,8 @@ def test_lifts_without_context_are_refused(tmp_path: Path) -> None:
     with rocktok.LogWriter(tmp_path / "rollouts", run=RUN) as writer:
         for step in (0, 10):
             writer.write(rows(step, range(6)))
+    with pytest.raises(UsageError, match="lifts are of rocks of one half of the prompts"):
+        rocktok.detect(log, lifts=True, half=0)
     with pytest.raises(LogError, match="lifts need persistence, but rollout/"):
         rocktok.detect(rocktok.open(tmp_path / "rollouts"), lifts=True)
 
