@@ -22,9 +22,11 @@ from tests.stats.interval_worlds import coverage
 REPLICATES = 4_000
 
 
-def total(part_P: np.ndarray, seed: int = 0, largest: float = 0.0) -> Estimate:
+def total(
+    part_P: np.ndarray, seed: int = 0, largest: float = 0.0, replicates: int = REPLICATES
+) -> Estimate:
     """A sum over prompts under Poisson weights."""
-    weight_PB = poisson_weights(seed, REPLICATES, np.arange(len(part_P), dtype=np.uint64))
+    weight_PB = poisson_weights(seed, replicates, np.arange(len(part_P), dtype=np.uint64))
     return Estimate.total(part_P.sum(), part_P @ weight_PB - part_P.sum(), largest)
 
 
@@ -84,7 +86,7 @@ def test_random_groups_estimate_sums_over_prompts() -> None:
     assert (np.abs(np.mean(found, axis=0) - true) <= 3.5 * error).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 99),
     prompts=st.integers(1, 80),
@@ -95,9 +97,11 @@ def test_intervals_hold_the_value_and_scale_with_it(
     seed: int, prompts: int, scale: float, level: float
 ) -> None:
     part_P = np.random.default_rng(seed).lognormal(0, 1, prompts)
-    small, large = total(part_P, seed), total(part_P * scale, seed)
-    assert small.prompts <= prompts * 1.2
-    for estimate in (small, small - total(part_P[::-1], seed)):
+    small, large, other = (
+        total(of_P, seed, replicates=400) for of_P in (part_P, part_P * scale, part_P[::-1])
+    )
+    assert small.prompts <= prompts * 1.5
+    for estimate in (small, small - other):
         low, high = estimate.interval(level, positive=False)
         wide_low, wide_high = estimate.interval(0.995, positive=False)
         if not np.isfinite(low):
@@ -155,21 +159,21 @@ def covered(counts: dict[str, tuple[int, int, int]], least_given: int) -> dict[s
 
 def test_intervals_cover_at_64_prompts() -> None:
     """A few runs of the table in docs/statistics.md; intervals of a run depend on each other."""
-    rates = covered(coverage("light", 64, range(10), 200), 100)
+    rates = covered(coverage("light", 64, range(4), 200), 100)
     assert set(rates) == {"a type's position_share"}
     assert rates["a type's position_share"] >= 0.93
-    heavy = coverage("heavy", 64, range(10), 200)
+    heavy = coverage("heavy", 64, range(4), 200)
     # Next to none of them has an interval, where the bootstrap's would cover 72 to 80%.
-    assert heavy["a type's loss_share"][1] <= 5
+    assert heavy["a type's loss_share"][1] <= 2
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("tail", ["light", "heavy", "sample"])
 def test_intervals_cover_as_often_as_said(tail: str) -> None:
-    """30 of 300 runs: 92% less two standard errors of as many runs as there are."""
-    counts = coverage(tail, 200, range(30), 200)
-    rates = covered(counts, 30)
+    """12 of 300 runs: 92% less two standard errors; a run's intervals depend on each other."""
+    counts = coverage(tail, 200, range(12), 200)
+    rates = covered(counts, 12)
     assert len(rates) >= 10
     for name, rate in rates.items():
-        runs = 30 if " type" not in name else min(30 * 4, counts[name][1])
+        runs = 12 if "a type's" not in name else min(12 * 4, counts[name][1])
         assert rate >= 0.92 - 2 * (0.92 * 0.08 / runs) ** 0.5, name

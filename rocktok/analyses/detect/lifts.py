@@ -5,7 +5,7 @@ Array suffixes: B replicates; P prompts of a sample; T types; E pairs; M rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -78,6 +78,8 @@ class HardBootstrap(PromptBootstrap):
         if self.thresholds.post is None:
             return [Lift(None)] * len(self.types)
         count, pre, post, both = map(self.each, self.quantities)
+        # Where few are hard at both steps, those with more of them by chance would have an interval.
+        both = replace(both, prompts=np.minimum(pre.prompts, post.prompts))
         lift = (both / pre) / (post / count)
         few_T, (low_T, high_T) = lift.few_prompts, _interval(lift)
         return [
