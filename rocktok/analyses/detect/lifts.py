@@ -78,7 +78,7 @@ class HardBootstrap(PromptBootstrap):
         if self.thresholds.post is None:
             return [Lift(None)] * len(self.types)
         count, pre, post, both = map(self.each, self.quantities)
-        # Where few are hard at both steps, those with more of them by chance would have an interval.
+        # By those hard at both, types with more of them by chance alone would have an interval.
         both = replace(both, prompts=np.minimum(pre.prompts, post.prompts))
         lift = (both / pre) / (post / count)
         few_T, (low_T, high_T) = lift.few_prompts, _interval(lift)
