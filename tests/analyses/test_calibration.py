@@ -265,9 +265,9 @@ def least_lift_holds(prompts: int, tries: int) -> tuple[float, int]:
 
 @pytest.mark.long
 def test_a_lower_bound_of_context_lift_holds() -> None:
-    held, known = least_lift_holds(64, 300)
+    held, known = least_lift_holds(200, 200)
     print("lower bound alone", held, known)
-    assert known > 40
+    assert known > 20
     assert held >= 0.95
 
 

@@ -152,8 +152,8 @@ def _comparison(curves: LossCurves, groups: ComparedGroups, other: str) -> Compa
     if min(len(at) for at in sides) < MIN_TYPES:
         few = f"{len(sides[0])} rocks against {len(sides[1])} types"
         row["skipped"] = f"{few}; at least {MIN_TYPES} of each are needed"
-    elif any(_change(curves, at).prompts < MIN_EFFECTIVE for at in sides):
-        row["skipped"] = f"fewer than {MIN_EFFECTIVE} effective prompts carry the loss of a group"
+    elif any(end.occurrences(at).few_prompts for end in curves.ends for at in sides):
+        row["skipped"] = f"fewer than {MIN_EFFECTIVE} effective prompts hold the types of a group"
     elif min(len(at) for at in with_ratio) < MIN_TYPES:
         few = f"{len(with_ratio[0])} rocks against {len(with_ratio[1])} types"
         lost = "have a loss at the first step that can fall"

@@ -100,6 +100,11 @@ class Step:
         """Mean over types that are seen (places) of their mean losses: each counts the same."""
         return mean_of_means(self._count[at], self._loss[at], self._largest)
 
+    def occurrences(self, at: Array) -> Estimate:
+        """Of some types (places) together."""
+        count = self._count[at]
+        return Estimate.total(count.value.sum(), count.effect.sum(axis=1), 1.0)
+
     def group_row(self, step: int, group: str, ids: tuple[int, ...]) -> GroupStep:
         """Mean over the types that are seen at this step, with a 95% interval."""
         at = self.places(ids)

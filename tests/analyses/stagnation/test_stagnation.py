@@ -203,7 +203,7 @@ def test_a_type_without_loss_at_first_counts_in_its_group(tmp_path: Path) -> Non
     )
 
 
-def test_a_group_that_ends_without_loss_is_not_compared(tmp_path: Path) -> None:
+def test_a_group_that_ends_without_loss_is_inconclusive(tmp_path: Path) -> None:
     frame = course((0, 10))
     frame.loc[(frame["step"] == 10) & (frame["token_id"] > 4), "loss"] = 0
     path = write(tmp_path, frame)
@@ -213,7 +213,11 @@ def test_a_group_that_ends_without_loss_is_not_compared(tmp_path: Path) -> None:
     assert result.groups[1]["few_prompts_carry_it"]
     test = next(row for row in result.tests if row["second"] == "high_kl")
     assert (test["types_first"], test["types_second"]) == (5, 5)
-    assert test["skipped"] == "fewer than 20 effective prompts carry the loss of a group"
+    assert (test["ratio"], test["ratio_low"], test["ratio_low90"]) == (None, None, None)
+    assert test["verdict"] == "inconclusive"
+    # The medians can be told apart all the same.
+    assert test["difference_of_medians"] > 0
+    assert test["rank_biserial"] == 1
     assert "high_kl" in render(result)
     json.loads(result.to_json())
 
