@@ -18,12 +18,9 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.prompts import PromptFloor
+from rocktok.stats.intervals import Estimate
 
 REPLICATES = 1_000
-
-#: Prompts that must hold a type for an interval to be given.
-MIN_PROMPTS = 20
 
 
 def poisson_weights(seed: int, replicates: int, prompt_P: Array) -> Array:
@@ -53,6 +50,7 @@ class PromptBootstrap:
         seed, replicates: of the weights.
 
     `sum_TM`: plain sums, (T + 1, M). `sum_BTM`: those of the replicates, (B, T + 1, M).
+    `largest_M`: of all rows, the largest in absolute value.
     """
 
     def __init__(
@@ -70,7 +68,7 @@ class PromptBootstrap:
         shape = len(self.types) + 1, len(quantities)
         self.sum_TM: Array = np.zeros(shape)
         self.sum_BTM: Array = np.zeros((replicates, *shape))
-        self._floor = PromptFloor(MIN_PROMPTS)
+        self.largest_M: Array = np.zeros(len(quantities))
 
     def update(self, batch: Batch) -> None:
         """Add a batch of whole sequences."""
@@ -80,14 +78,12 @@ class PromptBootstrap:
         width = len(self.types) + 1
         key_N = place_N * np.int64(width) + self._places(batch["token_id"])
         key_E, pair_N = numbered(key_N, len(prompt_P) * width)
-        # Of pairs, not of rows: the same floor at a fraction of the time.
-        told_E = key_E[key_E % width < len(self.types)]
-        pairs = self.types[told_E % width], prompt_P[told_E // width]
-        self._floor.update(dict(zip(PromptFloor.needs, pairs, strict=True)))
-        sums = [
-            np.bincount(pair_N, self._values(batch, name), minlength=len(key_E))
-            for name in self.quantities
-        ]
+        sums = []
+        for m, name in enumerate(self.quantities):
+            values_N = self._values(batch, name)
+            largest = 1.0 if values_N is None else np.abs(values_N).max()
+            self.largest_M[m] = max(self.largest_M[m], largest)
+            sums.append(np.bincount(pair_N, values_N, minlength=len(key_E)))
         self._add(prompt_P, key_E // width, key_E % width, np.stack(sums, axis=1))
 
     def _places(self, token_N: Array) -> Array:
@@ -117,19 +113,26 @@ class PromptBootstrap:
         """Add another's sums."""
         self.sum_TM += other.sum_TM
         self.sum_BTM += other.sum_BTM
-        self._floor.merge(other._floor)
+        self.largest_M = np.maximum(self.largest_M, other.largest_M)
 
     @property
     def of_types(self) -> tuple[Array, Array]:
         """Sums of the chosen types without all others: (T, M), and of the replicates (B, T, M)."""
         return self.sum_TM[:-1], self.sum_BTM[:, :-1]
 
-    @property
-    def enough_T(self) -> Array:
-        """Which types stand in enough prompts for an interval: (T,) bool."""
-        length = int(self.types.max(initial=0)) + 1
-        enough: Array = self._floor.result(length)[self.types] >= MIN_PROMPTS
-        return enough
+    def each(self, quantity: str) -> Estimate:
+        """Sums of a quantity by type: (T,)."""
+        m = self.quantities.index(quantity)
+        return self._total(self.sum_TM[:-1, m], self.sum_BTM[:, :-1, m], m)
+
+    def of(self, quantity: str, places: Array | None = None) -> Estimate:
+        """The sum of a quantity over some of the types (places), by default over all rows."""
+        m = self.quantities.index(quantity)
+        at = np.arange(len(self.types) + 1) if places is None else places
+        return self._total(self.sum_TM[at, m].sum(), self.sum_BTM[:, at, m].sum(axis=1), m)
+
+    def _total(self, sums: Array, drawn_B: Array, m: int) -> Estimate:
+        return Estimate.total(sums, drawn_B - sums, float(self.largest_M[m]))
 
 
 def places_of_prompts(batch: Batch) -> tuple[Array, Array]:
@@ -149,20 +152,6 @@ def numbered(key_N: Array, limit: int) -> tuple[Array, Array]:
     seen[key_N] = True
     number = np.cumsum(seen) - 1
     return np.flatnonzero(seen), number[key_N]
-
-
-def interval(values_B: Array, level: float = 0.95) -> tuple[float | None, float | None, int]:
-    """Percentile interval of the replicates, and how many of them are undefined.
-
-    (None, None, …) where more than a twentieth are: what is left would be conditioned on.
-    """
-    finite = values_B[np.isfinite(values_B)]
-    undefined = len(values_B) - len(finite)
-    if len(finite) == 0 or undefined > len(values_B) / 20:
-        return None, None, undefined
-    tail = round((1 - level) / 2, 12)
-    low, high = np.quantile(finite, [tail, 1 - tail], method="inverted_cdf")
-    return float(low), float(high), undefined
 
 
 def two_sided_p(values_B: Array) -> float:

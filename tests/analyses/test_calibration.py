@@ -15,7 +15,6 @@ from rocktok.analyses.detect.lifts import HardBootstrap, context_lift
 from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.similarity import Similarity
 from rocktok.analyses.stagnation.choose import choose
-from rocktok.analyses.stagnation.every_type import GroupSums, spread
 from rocktok.analyses.stagnation.learning import comparisons, corpus_row, group_rows
 from rocktok.analyses.stagnation.loss_curves import QUANTITIES, LossCurves
 from rocktok.analyses.stagnation.result import StagnationParams
@@ -166,49 +165,24 @@ def test_choosing_at_the_last_step_shows_stagnation_where_there_is_none() -> Non
     assert above["last"] > 20
 
 
-def linearised_coverage(prompts: int, tries: int) -> dict[str, float]:
-    """How often the interval of a type's ratio, and of its difference, cover what it keeps."""
-    covered: dict[str, list[bool]] = {"ratio": [], "rarest third": [], "delta": []}
-    for seed in range(tries):
-        groups = [GroupSums(seed), GroupSums(seed)]
-        steps = simulate(seed, prompts)
-        for sums, rows in zip(groups, steps, strict=True):
-            sums.update(rows)
-        ids = np.arange(TYPES)
-        found = spread(*(sums.of(ids) for sums in groups))
-        ratio = (found.ratio_low_C <= LEARNED) & (found.ratio_high_C >= LEARNED)
-        covered["ratio"] += ratio.tolist()
-        covered["rarest third"] += ratio[-TYPES // 3 :].tolist()
-        _, level_T = text_and_levels(np.random.default_rng([seed, prompts]), prompts * 2, 24)
-        delta = (LEARNED - 1) * level_T * np.exp(0.4**2 / 2)
-        covered["delta"] += ((found.delta_low_C <= delta) & (found.delta_high_C >= delta)).tolist()
-    return {name: float(np.mean(values)) for name, values in covered.items()}
-
-
-@pytest.mark.long
-def test_linearised_intervals_cover() -> None:
-    found = {prompts: linearised_coverage(prompts, 100) for prompts in (500, 64, 20)}
-    print("linearised", found)
-    for name in ("ratio", "rarest third", "delta"):
-        assert found[500][name] >= 0.92
-    assert found[64]["ratio"] >= 0.9
-
-
 # Lifts of `detect --lifts`.
 
 KINDS = 8
 
 
 def lift_rows(
-    seed: int, prompts: int, share_K: np.ndarray, hard_K: np.ndarray
+    seed: int, prompts: int, share_K: np.ndarray, hard_K: np.ndarray, *, heavy: bool = False
 ) -> tuple[Rows, Rows]:
     """Persistent and other occurrences of a type, in contexts of some kinds; those of a kind alike.
 
-    A prompt has 0 to 4 of them, half of them in the kind that it prefers. How often an occurrence
-    is hard depends on its kind alone.
+    A prompt has 0 to 4 of them, or with `heavy` tails up to 60, half of them in the kind that it
+    prefers. How often an occurrence is hard depends on its kind alone.
     """
     rng = np.random.default_rng([seed, prompts, 7])
-    prompt = np.repeat(np.arange(prompts), rng.integers(0, 5, prompts))
+    held = rng.integers(0, 5, prompts)
+    if heavy:
+        held = np.minimum(rng.lognormal(0.0, 1.2, prompts).astype(int), 60)
+    prompt = np.repeat(np.arange(prompts), held)
     prefers = rng.choice(len(share_K), prompts, p=share_K)[prompt]
     kind = np.where(
         rng.random(len(prompt)) < 0.5, prefers, rng.choice(len(share_K), len(prompt), p=share_K)
@@ -241,28 +215,34 @@ LIFT_CASES = {
 }
 
 
-def context_lift_coverage(case: str, prompts: int, tries: int) -> float:
+def context_lift_coverage(
+    case: str, prompts: int, tries: int, *, heavy: bool = False
+) -> tuple[float, int]:
+    """How often the interval covers, and how many runs have one."""
     share_K, hard_K = LIFT_CASES[case]
     share_K = share_K / share_K.sum()
-    truth, covered = lift_truth(share_K, hard_K), 0
+    truth, covered, given = lift_truth(share_K, hard_K), 0, 0
     similarity = Similarity("bag", 0.5, 4, np.ones(KINDS))
     for seed in range(tries):
-        rows = lift_rows(seed, prompts, share_K, hard_K)
+        rows = lift_rows(seed, prompts, share_K, hard_K, heavy=heavy)
         lift, _, _ = context_lift(similarity, "other-prompt", *rows, seed)
-        assert lift.low is not None and lift.high is not None
+        if lift.low is None or lift.high is None:
+            continue
+        given += 1
         covered += lift.low <= truth <= lift.high
-    return covered / tries
+    return covered / max(given, 1), given
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("case", LIFT_CASES)
-def test_intervals_of_context_lift_cover(case: str) -> None:
-    found = {prompts: context_lift_coverage(case, prompts, 300) for prompts in (500, 64)}
-    print(case, found)
-    assert found[500] >= 0.92
-    assert found[64] >= 0.9
-    # Where pairs prevail the jackknife is too wide, by √2.
-    assert found[500] <= (1.0 if case == "null, equal kinds" else 0.98)
+def test_intervals_of_context_lift_cover(case: str, heavy: bool) -> None:
+    for prompts in (200, 64):
+        covered, given = context_lift_coverage(case, prompts, 100, heavy=heavy)
+        print(case, "heavy" if heavy else "light", prompts, covered, given)
+        assert given >= (80 if prompts == 200 else 40) or heavy
+        # The rates of 300 runs, in docs/statistics.md, are 93% or more; 100 have an error of 2.5%.
+        assert given < 40 or covered >= 0.89
 
 
 def least_lift_holds(prompts: int, tries: int) -> tuple[float, int]:
@@ -285,9 +265,9 @@ def least_lift_holds(prompts: int, tries: int) -> tuple[float, int]:
 
 @pytest.mark.long
 def test_a_lower_bound_of_context_lift_holds() -> None:
-    held, known = least_lift_holds(64, 300)
+    held, known = least_lift_holds(200, 200)
     print("lower bound alone", held, known)
-    assert known > 40
+    assert known > 20
     assert held >= 0.95
 
 
@@ -311,25 +291,43 @@ def hard_steps(seed: int, prompts: int, correlation: float) -> Rows:
     }
 
 
-def persistence_lift_coverage(correlation: float, prompts: int, tries: int) -> float:
+def persistence_lift_coverage(correlation: float, prompts: int, tries: int) -> tuple[float, int]:
     """Thresholds: what a fifth of the losses reach."""
     cut = float(norm.ppf(0.8))
     joint = multivariate_normal([0, 0], [[1, correlation], [correlation, 1]]).cdf([-cut, -cut])
-    truth, covered = float(joint) / 0.04, 0
+    truth, covered, given = float(joint) / 0.04, 0, 0
     thresholds = Thresholds(float(np.exp(cut)), float(np.exp(cut)))
     for seed in range(tries):
         hard = HardBootstrap(np.array([0]), thresholds, seed)
         hard.update(hard_steps(seed, prompts, correlation))
-        lift = hard.lift(0)
-        assert lift.low is not None and lift.high is not None
+        (lift,) = hard.lifts()
+        if lift.low is None or lift.high is None:
+            continue
+        given += 1
         covered += lift.low <= truth <= lift.high
-    return covered / tries
+    return covered / max(given, 1), given
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("correlation", [0.0, 0.6])
 def test_intervals_of_persistence_lift_cover(correlation: float) -> None:
-    found = {prompts: persistence_lift_coverage(correlation, prompts, 400) for prompts in (500, 64)}
-    print("persistence_lift, correlation", correlation, found)
-    assert 0.92 <= found[500] <= 0.98
-    assert found[64] >= 0.88
+    covered, given = persistence_lift_coverage(correlation, 200, 200)
+    print("persistence_lift, correlation", correlation, covered, given)
+    assert given >= (190 if correlation else 20)
+    assert covered >= 0.9
+
+
+def main() -> None:
+    """The rates of docs/statistics.md."""
+    for prompts in (30, 64, 200):
+        for case in LIFT_CASES:
+            for heavy in (False, True):
+                rate = context_lift_coverage(case, prompts, 300, heavy=heavy)
+                print("context lift", case, "heavy" if heavy else "light", prompts, *rate)
+        for correlation in (0.0, 0.6):
+            rate = persistence_lift_coverage(correlation, prompts, 400)
+            print("persistence lift", correlation, prompts, *rate, flush=True)
+
+
+if __name__ == "__main__":
+    main()

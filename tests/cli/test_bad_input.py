@@ -349,7 +349,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     assert said == f"rocktok: {output}: exists already; give --force to replace it\n"
     assert output.read_text() == "mine"
     assert run("detect", tmp_path / "log", "-q", "-o", output, "--force")[0] == 0
-    assert json.loads(output.read_text())["schema"] == "rocktok.detect/2"
+    assert json.loads(output.read_text())["schema"] == "rocktok.detect/3"
 
 
 def test_allow_missing_goes_on_and_counts(tmp_path: Path) -> None:

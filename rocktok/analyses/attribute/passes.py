@@ -47,6 +47,7 @@ from rocktok.stats.groups import (
     choose_groups,
     note_overlap,
 )
+from rocktok.stats.intervals import FEW_PROMPTS
 from rocktok.stats.sums import TypeSums
 from rocktok.stats.verdicts import GRADIENT, AdjustedComparison, compare_at_cutoffs
 
@@ -306,10 +307,11 @@ class _Attribution:
 
     def _token(self, v: int, shares: Shares, groups: Groups, drawn: bool) -> TypeShares:
         count = int(shares.count_V[v])
-        no_interval: dict[str, None] = {}
+        no_interval: dict[str, bool | None] = {}
         if not drawn:
             names = (*shares.shares, "concentration")
             no_interval = {f"{name}_{end}": None for name in names for end in ("low", "high")}
+            no_interval[FEW_PROMPTS] = False
         row = {
             "token_id": v,
             "token": self.run.log.vocab.text(v),

@@ -84,7 +84,10 @@ class Totals(TypedDict):
 
 
 class ShareRow(TypedDict):
-    """Shares of all positions' sums, with 95% intervals; `concentration`: grad / position."""
+    """Shares of all positions' sums, with 95% intervals; `concentration`: grad / position.
+
+    `few_prompts_carry_it`: an interval is left out for this reason.
+    """
 
     position_share: float | None
     loss_share: float | None
@@ -107,6 +110,7 @@ class ShareRow(TypedDict):
     head_grad_sq_share_high: NotRequired[float | None]
     concentration_low: NotRequired[float | None]
     concentration_high: NotRequired[float | None]
+    few_prompts_carry_it: NotRequired[bool]
 
 
 class TypeShares(ShareRow):
@@ -238,7 +242,7 @@ class AttributeResult(Result):
         notes: what a reader of the numbers must know.
     """
 
-    SCHEMA: ClassVar[str] = "rocktok.attribute/1"
+    SCHEMA: ClassVar[str] = "rocktok.attribute/2"
 
     log: AttributeLog
     params: AttributeOptions

@@ -9,15 +9,17 @@ Array suffixes: B replicates; T types of a bootstrap; G members of a group; M qu
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import cast
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.attribute.result import GroupContrast, ShareRow, Totals
-from rocktok.stats.bootstrap import PromptBootstrap, holm, interval
+from rocktok.stats.bootstrap import PromptBootstrap, holm
 from rocktok.stats.contrasts import MIN_TYPES, contrast, ratio
 from rocktok.stats.groups import NAMES, Groups
+from rocktok.stats.intervals import FEW_PROMPTS, Estimate, ends
 from rocktok.stats.sums import TypeSums
 
 #: Share → the quantity it is a share of, as `PromptBootstrap` names it.
@@ -53,6 +55,10 @@ class Shares:
         self.bootstrap = bootstrap
         self.shares = {s: q for s, q in SHARES.items() if q in bootstrap.quantities}
 
+    @cached_property
+    def _whole(self) -> dict[str, Estimate]:
+        return {quantity: self.bootstrap.of(quantity) for quantity in self.shares.values()}
+
     @property
     def totals(self) -> Totals:
         """Sums over all positions."""
@@ -66,7 +72,7 @@ class Shares:
 
     def of_types(self, ids: Array, *, intervals: bool = True) -> ShareRow:
         """All shares of a set of types together, with intervals where prompts suffice."""
-        row: dict[str, float | None] = {}
+        row: dict[str, float | bool | None] = {}
         for share, quantity in self.shares.items():
             total = float(self.sum_V[quantity].sum())
             part = float(self.sum_V[quantity][ids[ids < len(self.count_V)]].sum())
@@ -75,20 +81,18 @@ class Shares:
         row["concentration"] = grad / taken if taken and grad else None
         return cast(ShareRow, row | (self._intervals(ids) if intervals else {}))
 
-    def _intervals(self, ids: Array) -> dict[str, float | None]:
+    def _intervals(self, ids: Array) -> dict[str, float | bool | None]:
         place = np.flatnonzero(np.isin(self.bootstrap.types, ids))
-        enough = len(place) > 0 and bool(self.bootstrap.enough_T[place].any())
-        row: dict[str, float | None] = {}
-        share_B: dict[str, Array] = {}
-        for share, quantity in self.shares.items():
-            m = self.bootstrap.quantities.index(quantity)
-            part_B = self.bootstrap.sum_BTM[:, place, m].sum(axis=1)
-            total_B = self.bootstrap.sum_BTM[:, :, m].sum(axis=1)
-            share_B[share] = ratio(part_B, total_B)
-        share_B["concentration"] = ratio(share_B["grad_share"], share_B["position_share"])
-        for share, values_B in share_B.items():
-            low, high, _ = interval(values_B) if enough else (None, None, 0)
-            row |= {f"{share}_low": low, f"{share}_high": high}
+        estimates = {
+            share: self.bootstrap.of(quantity, place) / self._whole[quantity]
+            for share, quantity in self.shares.items()
+        }
+        estimates["concentration"] = estimates["grad_share"] / estimates["position_share"]
+        few = len(place) > 0 and any(bool(each.few_prompts) for each in estimates.values())
+        row: dict[str, float | bool | None] = {FEW_PROMPTS: few}
+        for name, estimate in estimates.items():
+            most = np.inf if name == "concentration" else 1.0
+            row[f"{name}_low"], row[f"{name}_high"] = ends(estimate.interval(most=most))
         return row
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.attribute.result import AttributeResult, TypeShares
-from rocktok.stats.bootstrap import MIN_PROMPTS
 from rocktok.stats.group_names import LETTERS, legend
 from rocktok.stats.groups import NAMES
+from rocktok.stats.intervals import FEW_PROMPTS, MIN_EFFECTIVE, WHY_NONE
 from rocktok.stats.verdicts import (
     DEPENDS,
     INCONCLUSIVE,
@@ -57,7 +57,6 @@ _TOKENS = (
 _TESTS = (
     Field("against", text=True),
     Field("difference"),
-    Field("95%"),
     Field("rank-bis."),
     Field("p Holm"),
     Field("p naive"),
@@ -120,6 +119,7 @@ def render(result: AttributeResult, view: View | None = None) -> str:
         view.heading(f"Tokens, largest share of the gradient first, step {step}"),
         render_table(_TOKENS, map(_token, shown), view).rstrip("\n"),
         *view.more(result.totals["types"] - len(shown), "--all"),
+        *map(view.aside, _few((*result.groups, *shown))),
         view.aside(legend(NAMES)),
         "",
         view.aside(
@@ -129,6 +129,10 @@ def render(result: AttributeResult, view: View | None = None) -> str:
         *map(view.aside, (*left_out(log), log["path"])),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _few(rows: Sequence[Row]) -> list[str]:
+    return [WHY_NONE] if any(row.get(FEW_PROMPTS) for row in rows) else []
 
 
 def _answer(rocks: Row, tokens: Sequence[Row]) -> str:
@@ -201,7 +205,7 @@ def _where(first: Row, rows: Sequence[Row]) -> str:
     """How sure: of the shares, and of the contrasts."""
     intervals = "Intervals are over prompts"
     if first["grad_share_low"] is None:
-        intervals = f"No interval: fewer than {MIN_PROMPTS} prompts hold its types"
+        intervals = f"No interval: fewer than {MIN_EFFECTIVE} effective prompts carry its gradient"
     reasons = {row.get("skipped") for row in rows}
     if len(reasons) == 1 and None not in reasons:
         return f"{intervals}; no contrasts."
@@ -257,7 +261,6 @@ def _tests(rows: Sequence[Row], view: View) -> list[str]:
             (
                 row["second"],
                 number(row["difference_of_medians"]),
-                f"{number(row['low'])} to {number(row['high'])}",
                 f"{row['rank_biserial']:.2f}",
                 p_value(row["p_holm"]),
                 p_value(row["p_types_naive"]),

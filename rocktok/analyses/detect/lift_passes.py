@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from rocktok._types import Array
@@ -18,37 +20,50 @@ from rocktok.analyses.detect.persistence import (
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import PermutedRow
 
+#: Half of the prompts whose rocks are looked at; lifts are measured on the other.
+CHOSEN_ON = 0
+
 #: Types to a pass: their windows and replicates take some 100 MB.
 ROUND_LIFTS = 250
 
 
 def lifts(contexts: Contexts, types: TypeTable, rocks: Array) -> dict[int, Lifts]:
-    """Token id → lifts, of the rocks (indices); a pass for each 250."""
+    """Token id → lifts of these types (token ids), on half 1 of the prompts; a pass for each 250.
+
+    Rocks recur in like contexts, or they would be none: those that were chosen on the same
+    occurrences have too large a lift.
+    """
+    measured = replace(contexts, source=replace(contexts.source, half=1 - CHOSEN_ON))
     by_token: dict[int, Lifts] = {}
     for start in range(0, len(rocks), ROUND_LIFTS):
-        by_token |= _round(contexts, types, rocks[start : start + ROUND_LIFTS])
+        by_token |= _round(measured, types, rocks[start : start + ROUND_LIFTS])
     return by_token
 
 
-def _round(contexts: Contexts, types: TypeTable, rocks: Array) -> dict[int, Lifts]:
+def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Lifts]:
     assert types.persistent_T is not None
     params, rule = contexts.params, contexts.rule
-    token_T = types.token_T[rocks]
-    counts_T = types.persistent_T[rocks], (types.frequency_T - types.persistent_T)[rocks]
+    at = np.searchsorted(types.token_T, token_T)
+    counts_T = types.persistent_T[at], (types.frequency_T - types.persistent_T)[at]
     hard = HardBootstrap(token_T, contexts.thresholds, params.seed)
     choices: tuple[Choice, Choice] = contexts.thresholds, Others(contexts.thresholds)
     both = []
     for choice, count_T in zip(choices, counts_T, strict=True):
         counts = dict(zip(token_T.tolist(), count_T.tolist(), strict=True))
-        limit_V = sample_limits(counts, LIFT_SAMPLE, lambda n: n > LIFT_SAMPLE)
+        # About half of them are in the half that is measured.
+        limit_V = sample_limits(counts, 2 * LIFT_SAMPLE, lambda n: n > 2 * LIFT_SAMPLE)
         both.append(PersistentWindows(choice, params.window, params.seed, limit_V))
     contexts.engine.run(contexts.source, hard, *both)
     occurrences = [windows.result() for windows in both]
+    count_T = hard.each("").value
     by_token = {}
-    for v, most in zip(token_T.tolist(), np.maximum(*counts_T).tolist(), strict=True):
+    for v, count, persistence in zip(hard.types.tolist(), count_T, hard.lifts(), strict=True):
         persistent, other = (of_type(rows, v, LIFT_SAMPLE) for rows in occurrences)
+        if not persistent or not other:
+            continue
         context = context_lift(rule.similarity, rule.partners, persistent, other, params.seed)
-        by_token[v] = Lifts(hard.lift(v), *context, sampled=most > LIFT_SAMPLE)
+        compared = len(persistent["hash"]) + len(other["hash"])
+        by_token[v] = Lifts(persistence, *context, sampled=compared < count)
     return by_token
 
 

@@ -1,11 +1,11 @@
-"""Does the loss single the contexts out: lifts over chance, with a bootstrap over prompts.
+"""Does the loss single the contexts out: lifts over chance, with intervals over prompts.
 
 Array suffixes: B replicates; P prompts of a sample; T types; E pairs; M rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -14,21 +14,20 @@ from rocktok._types import Array
 from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.similarity import Similarity, Windows, labels
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.bootstrap import (
-    MIN_PROMPTS,
-    REPLICATES,
-    PromptBootstrap,
-    interval,
-    poisson_weights,
-)
+from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap, poisson_weights
+from rocktok.stats.intervals import Estimate, effective_prompts, ends
 
 #: Occurrences of a type that are compared: persistent ones, and others, so many of each at most.
 LIFT_SAMPLE = 1_000
 
 
 class LiftColumns(TypedDict, total=False):
-    """Of a type: whether the loss singles its contexts out; None where that cannot be said."""
+    """Of a type: whether the loss singles its contexts out; None where that cannot be said.
 
+    Measured on the half of the prompts that did not choose it, `persistence_lift_measured` too.
+    """
+
+    persistence_lift_measured: float | None
     persistence_lift_low: float | None
     persistence_lift_high: float | None
     context_similar: float | None
@@ -36,18 +35,20 @@ class LiftColumns(TypedDict, total=False):
     context_lift: float | None
     context_lift_low: float | None
     context_lift_high: float | None
-    lifts_undefined: int | None
     singled_out: bool | None
 
 
 @dataclass(frozen=True)
 class Lift:
-    """A ratio, its 95% interval (None where it cannot be had), and undefined replicates."""
+    """A ratio and its 95% interval (None where it cannot be had).
+
+    `few_prompts`: whether there is none because few prompts carry the ratio.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
-    undefined: int = 0
+    few_prompts: bool = False
 
 
 class HardBootstrap(PromptBootstrap):
@@ -72,91 +73,86 @@ class HardBootstrap(PromptBootstrap):
         }
         super().update({**batch, **hard})
 
-    def lift(self, v: int) -> Lift:
-        """`persistence_lift` of one of the types; no interval below 20 prompts that hold it."""
-        at = int(np.searchsorted(self.types, v))
-        value = _hard_lift(self.sum_TM[at][None])[0]
-        if self.thresholds.post is None or not np.isfinite(value):
-            return Lift(None)
-        if not self.enough_T[at]:
-            return Lift(float(value))
-        return Lift(float(value), *interval(_hard_lift(self.sum_BTM[:, at])))
+    def lifts(self) -> list[Lift]:
+        """`persistence_lift` of each of the types."""
+        if self.thresholds.post is None:
+            return [Lift(None)] * len(self.types)
+        count, pre, post, both = map(self.each, self.quantities)
+        # By those hard at both, types with more of them by chance alone would have an interval.
+        both = replace(both, prompts=np.minimum(pre.prompts, post.prompts))
+        lift = (both / pre) / (post / count)
+        few_T, (low_T, high_T) = lift.few_prompts, _interval(lift)
+        return [
+            Lift(_number(value), _number(low), _number(high), bool(few))
+            for value, low, high, few in zip(lift.value, low_T, high_T, few_T, strict=True)
+        ]
 
 
-def _hard_lift(sum_BM: Array) -> Array:
-    count_B, pre_B, post_B, both_B = sum_BM.T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        lift_B: Array = both_B * count_B / (pre_B * post_B)
-    return lift_B
+def _interval(lift: Estimate) -> tuple[Array, Array]:
+    """On the logarithm: a lift of 50 whose denominator is not well known is no lift of 0."""
+    low, high = lift.log().interval(positive=False)
+    return np.exp(low), np.exp(high)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 @dataclass(frozen=True)
 class PairSums:
-    """Similar pairs and all pairs of partners, plain and under the weights of each replicate.
+    """Similar pairs and all pairs of partners.
 
-    `slope_P`: what a share's logarithm gains with the weight of a prompt. `kernel_PP`: symmetric,
-    with zeros on the diagonal; half of what it gains with the product of two prompts' weights.
+    `slope_P`: what a share's logarithm gains with the weight of a prompt, to first order.
+    `prompts`: effective prompts behind the rows of either side, the fewer of both.
     """
 
     similar: float
     pairs: float
-    similar_B: Array
-    pairs_B: Array
     slope_P: Array
-    kernel_PP: Array
+    prompts: float
 
     @property
     def share(self) -> float | None:
         """P(similar); None without pairs."""
         return self.similar / self.pairs if self.pairs else None
 
-    @property
-    def share_B(self) -> Array:
-        """P(similar) in each replicate."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share_B: Array = self.similar_B / self.pairs_B
-        return share_B
+    def estimate(self, weight_PB: Array) -> Estimate:
+        """The share, with its effects under the weights of each replicate.
+
+        Their spread is the jackknife's, which is never too small on average (Efron and Stein 1981).
+        """
+        share = np.array(self.similar / self.pairs)
+        effect_B = share * (self.slope_P @ (weight_PB - 1))
+        return Estimate(share, effect_B, np.array(self.prompts))
 
 
 def pair_sums(
-    similarity: Similarity, ours: tuple[Windows, Array], theirs: tuple[Windows, Array],
-    weight_PB: Array,
-) -> PairSums:  # fmt: skip
+    similarity: Similarity, ours: tuple[Windows, Array], theirs: tuple[Windows, Array], size: int
+) -> PairSums:
     """Ordered pairs of partners between windows, given with the place of each one's prompt.
 
-    A pair weighs w_p·w_p′; a pair within a prompt (other partner rules) w_p.
+    A pair weighs w_p·w_p′; a pair within a prompt (other partner rules) w_p. `size`: prompts.
     """
-    from scipy.sparse import csr_matrix
-
     our_M, their_M = ours[1], theirs[1]
-    size = len(weight_PB)
     rows, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for row_E, other_E in similarity.similar_pairs(ours[0], theirs[0]):
         rows.append(our_M[row_E])
         others.append(their_M[other_E])
     row_E, other_E = np.concatenate(rows), np.concatenate(others)
     across_E = row_E != other_E
-    similar = csr_matrix(
-        (np.ones(int(across_E.sum())), (row_E[across_E], other_E[across_E])), shape=(size, size)
-    )
-    inside_P = np.bincount(row_E[~across_E], minlength=size)
-    similar_B = ((similar @ weight_PB) * weight_PB).sum(axis=0) + inside_P @ weight_PB
+    # A pair across prompts is of both, one within a prompt of that one alone.
+    similar_P = np.bincount(row_E, minlength=size)
+    similar_P = similar_P + np.bincount(other_E[across_E], minlength=size)
     our_P, their_P = (np.bincount(at, minlength=size) for at in (our_M, their_M))
     here_P = our_P * their_P
     # Labels lie within prompts: rows under the same one are no partners.
     within_P = here_P - _same_label((ours[0].label_M, our_M), (theirs[0].label_M, their_M), size)
-    pairs_B = (our_P @ weight_PB) * (their_P @ weight_PB) - here_P @ weight_PB**2
-    pairs_B += within_P @ weight_PB
+    pairs_P = our_P * len(their_M) + their_P * len(our_M) - 2 * here_P + within_P
     pairs = float(len(our_M) * len(their_M) - here_P.sum() + within_P.sum())
-    both_PP = np.outer(our_P, their_P).astype(np.float64)
-    np.fill_diagonal(both_PP, 0)
-    similar_PP = similar.toarray()
     # The share's logarithm is that of the similar pairs less that of all.
-    kernel_PP = similar_PP / (len(row_E) or 1) - both_PP / (pairs or 1)
-    slope_P = kernel_PP.sum(axis=0) + kernel_PP.sum(axis=1)
-    slope_P += inside_P / (len(row_E) or 1) - within_P / (pairs or 1)
-    kernel_PP = (kernel_PP + kernel_PP.T) / 2
-    return PairSums(float(len(row_E)), pairs, similar_B, pairs_B, slope_P, kernel_PP)
+    slope_P = similar_P / (len(row_E) or 1) - pairs_P / (pairs or 1)
+    prompts = min(effective_prompts(count_P) for count_P in (our_P, their_P))
+    return PairSums(float(len(row_E)), pairs, slope_P, prompts)
 
 
 def _same_label(ours: tuple[Array, Array], theirs: tuple[Array, Array], size: int) -> Array:
@@ -171,19 +167,6 @@ def _same_label(ours: tuple[Array, Array], theirs: tuple[Array, Array], size: in
     return counts
 
 
-def narrowing(slope_P: Array, kernel_PP: Array) -> float:
-    """How much too wide a bootstrap of pairs is: its deviations are to be multiplied by this.
-
-    Replicates of a mean over pairs vary by what single prompts contribute, and by what pairs of
-    prompts do; but the first, measured on the sample, holds the noise of the second already
-    (Arcones and Giné 1992). The first alone, the jackknife's variance, is never too small on
-    average (Efron and Stein 1981). Where pairs prevail, as where all contexts are about as common,
-    it is two thirds of the replicates'; with a few frequent kinds of contexts nearly all of it.
-    """
-    single, double = float((slope_P**2).sum()), 2 * float((kernel_PP**2).sum())
-    return float(np.sqrt(single / (single + double))) if single > 0 else 1.0
-
-
 def context_lift(
     similarity: Similarity,
     partners: str,
@@ -193,9 +176,8 @@ def context_lift(
 ) -> tuple[Lift, float | None, float | None]:
     """`context_lift` of a type, and P(similar | both persistent), P(similar | one, one not).
 
-    No interval below 20 prompts among the rows, or where a twentieth of the replicates are
-    undefined. Where no persistent occurrence is like one that is not, the lift has no value and a
-    lower bound alone (`_least_lift`).
+    Where no persistent occurrence is like one that is not, the lift has no value and a lower bound
+    alone (`_least_lift`).
     """
     prompt_P, place = np.unique(
         np.concatenate((persistent["prompt"], other["prompt"])), return_inverse=True
@@ -203,36 +185,32 @@ def context_lift(
     cut = len(persistent["prompt"])
     ours = Windows(persistent["window"], labels(persistent, partners)), place[:cut]
     theirs = Windows(other["window"], labels(other, partners)), place[cut:]
-    weight_PB = poisson_weights(seed, REPLICATES, prompt_P)
-    both, one = (pair_sums(similarity, ours, rows, weight_PB) for rows in (ours, theirs))
-    if both.share and one.share == 0:
-        return _least_lift(both, ours[1], theirs[1]), both.share, one.share
+    both, one = (pair_sums(similarity, ours, rows, len(prompt_P)) for rows in (ours, theirs))
     if not both.share or not one.share:
         value = 0.0 if both.share == 0 and one.share else None
-        return Lift(value), both.share, one.share
-    value = both.share / one.share
-    if len(prompt_P) < MIN_PROMPTS:
-        return Lift(value), both.share, one.share
-    factor = narrowing(both.slope_P - one.slope_P, both.kernel_PP - one.kernel_PP)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        lift_B = value * (both.share_B / one.share_B / value) ** factor
-    return Lift(value, *interval(lift_B)), both.share, one.share
+        lift = Lift(value)
+        if both.share and one.share == 0:
+            weight_PB = poisson_weights(seed, REPLICATES, prompt_P)
+            lift = _least_lift(both.estimate(weight_PB), theirs[1])
+        return lift, both.share, one.share
+    weight_PB = poisson_weights(seed, REPLICATES, prompt_P)
+    estimate = both.estimate(weight_PB) / one.estimate(weight_PB)
+    low, high = ends(_interval(estimate))
+    few = bool(estimate.few_prompts)
+    return Lift(float(estimate.value), low, high, few), both.share, one.share
 
 
-def _least_lift(both: PairSums, our_M: Array, their_M: Array) -> Lift:
+def _least_lift(both: Estimate, their_M: Array) -> Lift:
     """A lower bound where no pair of a persistent and another occurrence is similar: 97.5% by 95%.
 
     Were the share of prompts with another occurrence like a persistent one above −ln(0.025)/m, m of
     them without one would be seen in less than 2.5% of the logs; and such prompts hold no more than
-    the largest seen here does, all like all. No bound below 20 prompts with persistent occurrences.
+    the largest seen here does, all like all.
     """
-    if len(np.unique(our_M)) < MIN_PROMPTS:
-        return Lift(None)
-    assert both.share is not None
-    factor = narrowing(both.slope_P, both.kernel_PP)
-    low, _, undefined = interval(both.share * (both.share_B / both.share) ** factor)
+    low, _ = ends(_interval(both))
     most = -np.log(0.025) * np.bincount(their_M).max() / len(their_M)
-    return Lift(None, None if low is None else float(low / min(1.0, most)), None, undefined)
+    least = None if low is None else float(low / min(1.0, most))
+    return Lift(None, least, None, bool(both.few_prompts))
 
 
 def singled_out(lifts: tuple[Lift, Lift]) -> bool | None:
@@ -265,9 +243,15 @@ class Lifts:
         """Whether the loss singles the contexts out."""
         return singled_out((self.persistence, self.context))
 
+    @property
+    def few_prompts(self) -> bool:
+        """Whether an interval is left out because few prompts carry a lift."""
+        return self.persistence.few_prompts or self.context.few_prompts
+
     def columns(self) -> LiftColumns:
         """Those of a type's row."""
         return {
+            "persistence_lift_measured": self.persistence.value,
             "persistence_lift_low": self.persistence.low,
             "persistence_lift_high": self.persistence.high,
             "context_similar": self.similar,
@@ -275,6 +259,5 @@ class Lifts:
             "context_lift": self.context.value,
             "context_lift_low": self.context.low,
             "context_lift_high": self.context.high,
-            "lifts_undefined": self.persistence.undefined + self.context.undefined,
             "singled_out": self.singled_out,
         }

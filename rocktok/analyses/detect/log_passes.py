@@ -179,16 +179,26 @@ class LogPasses:
         )  # fmt: skip
         return types
 
-    def replication(self, embeddings: Array | None) -> Replication:
-        """Rocks of half 0 of the prompts, and how hard these are in half 1.
+    def on_half(self, half: int) -> LogPasses:
+        """The same over one half of the prompts."""
+        return replace(self, source=replace(self.source, half=half))
 
-        Raises `LogError` where a half does not allow it.
+    def rocks_of_half(self, half: int, embeddings: Array | None) -> Array:
+        """Token ids of the rocks of one half of the prompts, best first.
+
+        Raises `LogError` where the half does not allow it.
         """
-        halves = [replace(self, source=replace(self.source, half=half)) for half in range(2)]
-        one, other = halves
-        types = one.judged(embeddings)
+        types = self.on_half(half).judged(embeddings)
         order, is_rock = analysis.ranking(types, self.params, analysis.scores(types))
-        rocks = types.token_T[order[is_rock]]
+        rocks: Array = types.token_T[order[is_rock]]
+        return rocks
+
+    def replication(self, rocks: Array) -> Replication:
+        """How hard the rocks of half 0 of the prompts (token ids) are in half 1.
+
+        Raises `LogError` where that half does not allow it.
+        """
+        other = self.on_half(1)
         counts = other.count()
         assert counts.clusters is not None
         thresholds = other.thresholds(counts)

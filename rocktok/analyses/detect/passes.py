@@ -9,7 +9,8 @@
    small log: only where there are such types; a large one: a pass for each round of windows);
 5. density, what stands beside the rocks, and their prompts;
 6. what the late student itself still writes, where that was recorded;
-7. for the replication 1 to 4 on one half of the prompts, and 1 to 3 on the other.
+7. for the replication 1 to 4 on one half of the prompts, and 1 to 3 on the other; lifts are of the
+   rocks of the one half, and take a pass over the other.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from rocktok.analyses.detect.context_passes import (
     judge_contexts,
 )
 from rocktok.analyses.detect.detection import Detection
+from rocktok.analyses.detect.lift_passes import CHOSEN_ON, permuted
 from rocktok.analyses.detect.lift_passes import lifts as lifts_of
-from rocktok.analyses.detect.lift_passes import permuted
 from rocktok.analyses.detect.log_passes import LogPasses
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import MOST_ROCKS, DetectParams, DetectResult
@@ -115,8 +116,9 @@ def detect(
         half: look at this half of the prompts alone (0 or 1; `rocktok.hashing.halves` with `seed`):
             what is detected there can be tested on the other.
         only: ascending ids (int64) of the sequences to look at.
-        lifts: say, too, whether the loss singles the contexts of the rocks out, and how many
-            rocks labels permuted within types would give; a few passes more.
+        lifts: say, too, whether the loss singles the contexts of the rocks out, of those that half
+            of the prompts names too and measured on the other half, and how many rocks labels
+            permuted within types would give; a few passes more.
         replication: find tested rocks on half of the prompts, too, and say how many are hard on
             the other half; "auto": up to 10 million positions.
 
@@ -137,6 +139,12 @@ def detect(
     if lifts and context == "off":
         raise UsageError(
             "lifts need persistence and context; leave out either lifts or context 'off'",
+            parameter="lifts",
+        )
+    if lifts and half is not None:
+        raise UsageError(
+            "lifts are of rocks of one half of the prompts, measured on the other; leave out "
+            "either lifts or half",
             parameter="lifts",
         )
     return run_detect(
@@ -188,20 +196,40 @@ def run_detect(
     score_T = analysis.scores(types)
     order, is_rock = analysis.ranking(types, params, score_T)
     rocks = order[is_rock]
-    both_lifts = None
-    if lifts and contexts is not None:
-        both_lifts = lifts_of(contexts, types, rocks), permuted(contexts, types, rocks, score_T)
     shown = np.arange(len(order)) if params.all_types else _shown(types, order, is_rock)
     hardness = None if contexts is None else contexts.hardness
     density, prompts, flags = passes.last(types, rocks, order[shown], thresholds, hardness)
     types, rollout_step = passes.with_rollouts(types)
-    notes, replicated = passes.notes(thresholds, counts), None
+    notes, replicated, both_lifts = passes.notes(thresholds, counts), None, None
     wanted = counts.sizes.rows <= MOST_REPLICATED if replicate == "auto" else replicate
-    if wanted and half is None and types.tested is not None:
+    wanted = bool(wanted and half is None and types.tested is not None)
+    chosen, why = None, ""
+    if wanted or (lifts and contexts is not None):
         try:
-            replicated = passes.replication(embeddings)
+            chosen = passes.rocks_of_half(CHOSEN_ON, embeddings)
         except LogError as error:
-            notes.append(f"replication is not known: {error}")
+            why = str(error)
+    if wanted:
+        try:
+            replicated = None if chosen is None else passes.replication(chosen)
+        except LogError as error:
+            why = str(error)
+        if replicated is None:
+            notes.append(f"replication is not known: {why}")
+    if lifts and contexts is not None:
+        measured = np.zeros(0, np.int64)
+        if chosen is None:
+            notes.append(f"lifts are not known: {why}")
+        else:
+            measured = np.intersect1d(types.token_T[rocks], chosen)
+            notes.append(
+                f"lifts: of the {len(measured)} of {len(rocks)} rocks that half {CHOSEN_ON} of the "
+                f"prompts names too, measured on half {1 - CHOSEN_ON}"
+            )
+        both_lifts = (
+            lifts_of(contexts, types, measured),
+            permuted(contexts, types, rocks, score_T),
+        )
     result = make_result(
         log={
             **run.log.identity(),

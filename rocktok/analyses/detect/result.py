@@ -349,7 +349,7 @@ class DetectResult(Result):
         permuted: with lifts, rocks and rocks that permuted labels give; else None.
     """
 
-    SCHEMA: ClassVar[str] = "rocktok.detect/2"
+    SCHEMA: ClassVar[str] = "rocktok.detect/3"
 
     log: DetectLog
     params: DetectOptions

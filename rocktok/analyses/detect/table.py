@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rocktok.analyses.detect.result import DetectResult, DetectRow, PermutedRow
+from rocktok.stats.intervals import FEW_PROMPTS, MIN_EFFECTIVE
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.terminal import View
@@ -21,7 +22,11 @@ _MARKS = {
     "excluded": ("x", "left out of the ranking by the options"),
     "not_in_rollouts": ("o", "the late student no longer writes it"),
     "not_singled_out": ("=", "the token recurs, its loss does not single it out"),
-    "lift_unknown": ("-", "a lift has no interval: not known whether its loss singles it out"),
+    "lift_unknown": (
+        "-",
+        "a lift not known, or without an interval: its loss may single it out or not",
+    ),
+    FEW_PROMPTS: (".", f"fewer than {MIN_EFFECTIVE} effective prompts carry a lift: no interval"),
     "lifts_sampled": (
         "s",
         "context lift from 1,000 persistent and 1,000 other occurrences at most",
@@ -242,7 +247,9 @@ _COLUMNS: dict[str, Callable[[DetectRow], str]] = {
     "CCR": lambda row: "–" if row["ccr"] is None else f"{row['ccr']:.3f}",
     "R_ctx": lambda row: number(row["context_rock_score"]),
     "persistence lift": lambda row: _with_interval(
-        row["persistence_lift"], row.get("persistence_lift_low"), row.get("persistence_lift_high")
+        row.get("persistence_lift_measured", row["persistence_lift"]),
+        row.get("persistence_lift_low"),
+        row.get("persistence_lift_high"),
     ),
     "context lift": lambda row: _with_interval(
         row.get("context_lift"), row.get("context_lift_low"), row.get("context_lift_high")

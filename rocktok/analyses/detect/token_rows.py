@@ -34,6 +34,7 @@ from rocktok.analyses.detect.result import (
     ThresholdRow,
 )
 from rocktok.analyses.detect.tested import Replication
+from rocktok.stats.intervals import FEW_PROMPTS
 from rocktok.stats.sums import SequenceCounts
 
 
@@ -89,7 +90,7 @@ def make_result(
             "flags": [
                 *_flags(types, index, context, bool(excluded_T[index])),
                 *(beside[v].flags if v in beside else ()),
-                *_lift_flags(lifted),
+                *(() if lifts is None or not is_rock[rank] else _lift_flags(lifted)),
             ],
             "is_rock": bool(is_rock[rank]),
             **(LiftColumns() if lifts is None else _lifts(lifted)),
@@ -295,8 +296,10 @@ def _lifts(lifts: Lifts | None) -> LiftColumns:
 
 def _lift_flags(lifts: Lifts | None) -> list[str]:
     if lifts is None:
-        return []
+        return ["lift_unknown"]
     flags: list[str] = []
     if not lifts.singled_out:
         flags.append("lift_unknown" if lifts.singled_out is None else "not_singled_out")
+    if lifts.few_prompts:
+        flags.append(FEW_PROMPTS)
     return [*flags, "lifts_sampled"] if lifts.sampled else flags

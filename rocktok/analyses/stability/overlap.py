@@ -171,10 +171,11 @@ def recommend(rows: list[Cutoff]) -> Recommended | None:
     return {"k": best["k"], "coverage": best["coverage"], "jaccard": best["halves"]["jaccard"]}
 
 
-def in_first_k(token_T: Array, sum_TB: Array, k: int) -> dict[int, FirstK]:
+def in_first_k(token_T: Array, sum_TB: Array, few_prompts_T: Array, k: int) -> dict[int, FirstK]:
     """Token id → share of the replicates with the type among the first k, and its 95% ranks.
 
-    A type that a replicate does not hold ranks below all T there.
+    A type that a replicate does not hold ranks below all T there. No ranks where few prompts carry
+    a type's loss.
 
     `sum_TB`: counts and losses of the candidates in each replicate, (2, T, B).
     """
@@ -188,8 +189,9 @@ def in_first_k(token_T: Array, sum_TB: Array, k: int) -> dict[int, FirstK]:
     return {
         v: {
             "in_first_k": float((rank_BT[:, t] <= k).mean()),
-            "rank_low": int(ends[0, t]),
-            "rank_high": int(ends[1, t]),
+            "rank_low": None if few_prompts_T[t] else int(ends[0, t]),
+            "rank_high": None if few_prompts_T[t] else int(ends[1, t]),
+            "few_prompts_carry_it": bool(few_prompts_T[t]),
         }
         for t, v in enumerate(token_T.tolist())
     }

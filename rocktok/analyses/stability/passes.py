@@ -167,7 +167,7 @@ class _Stability:
         rows = cutoff_rows(samples, *subsamples.result(), sizes, grid, coverage, whole)
         best = recommend(rows)
         k = best["k"] if best is not None else grid[-1]
-        drawn = in_first_k(subsamples.types, subsamples.replicated(), k)
+        drawn = in_first_k(subsamples.types, subsamples.replicated(), subsamples.few_prompts, k)
         notes += _notes_on(rows, best, len(order))
         theirs, beside = self._beside()
         sided = facts.frequency_HT.any(axis=1).all()
@@ -361,4 +361,9 @@ def _list(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-_UNKNOWN: FirstK = {"in_first_k": None, "rank_low": None, "rank_high": None}
+_UNKNOWN: FirstK = {
+    "in_first_k": None,
+    "rank_low": None,
+    "rank_high": None,
+    "few_prompts_carry_it": False,
+}

@@ -132,11 +132,15 @@ class Recommended(TypedDict):
 
 
 class FirstK(TypedDict):
-    """Share of the replicates with a type among the first K, and its 95% ranks."""
+    """Share of the replicates with a type among the first K, and its 95% ranks.
+
+    `few_prompts_carry_it`: ranks are left out for this reason.
+    """
 
     in_first_k: float | None
     rank_low: int | None
     rank_high: int | None
+    few_prompts_carry_it: bool
 
 
 class RankedType(FirstK):

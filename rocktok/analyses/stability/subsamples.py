@@ -18,6 +18,7 @@ from rocktok.hashing import halves, hash_rows
 from rocktok.stats import kernels
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.bootstrap import places_of_prompts, poisson_weights
+from rocktok.stats.intervals import Estimate
 
 #: Sums by type and prompt that are held at once, of 16 bytes each.
 _HELD = 1 << 21
@@ -71,6 +72,7 @@ class Subsamples:
         # prompts, then the replicates.
         self.cells = sizes + 1
         self.sum_TW = np.zeros((2, len(types), repeats * self.cells + 1 + replicates))
+        self.largest = 0.0
 
     def update(self, batch: Batch) -> None:
         """Add a batch of whole sequences."""
@@ -81,6 +83,7 @@ class Subsamples:
         table_V = np.full(int(self.types[-1]) + 2, -1, dtype=np.int32)
         table_V[self.types] = np.arange(len(self.types))
         columns = batch["token_id"], place_N, batch["loss"]
+        self.largest = max(self.largest, float(np.abs(batch["loss"]).max()))
         step = max(1, _HELD // len(self.types))
         for start in range(0, len(prompt_P), step):
             part_P = prompt_P[start : start + step]
@@ -123,6 +126,7 @@ class Subsamples:
     def merge(self, other: Self) -> None:
         """Add another's sums."""
         self.sum_TW += other.sum_TW
+        self.largest = max(self.largest, other.largest)
 
     def result(self) -> tuple[Array, Array]:
         """Counts and sums of the losses, each (2, T, R, ·): of the halves, and of the sizes."""
@@ -137,3 +141,11 @@ class Subsamples:
         """Counts and sums of the losses in each replicate, (2, T, B)."""
         drawn: Array = self.sum_TW[..., self.sum_TW.shape[2] - self.replicates :]
         return drawn
+
+    @property
+    def few_prompts(self) -> Array:
+        """Which types have too few effective prompts behind their loss for an interval: (T,)."""
+        whole_T = self.sum_TW[1, :, self.limit_RS.shape[0] * self.cells]
+        effect_BT = (self.replicated()[1] - whole_T[:, None]).T
+        few: Array = Estimate.total(whole_T, effect_BT, self.largest).few_prompts
+        return few

@@ -7,6 +7,7 @@ from typing import Any
 
 from rocktok.analyses.result import MOST_TYPES
 from rocktok.analyses.stability.result import OFTEN, STABLE, RankedType, StabilityResult
+from rocktok.stats.intervals import WHY_NONE
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.terminal import View
@@ -96,6 +97,8 @@ def render(result: StabilityResult, view: View | None = None) -> str:
         *view.more(log["types"] - len(shown), "--all"),
         "",
     ]
+    if any(row["few_prompts_carry_it"] for row in shown):
+        parts.insert(-1, view.aside(WHY_NONE))
     provenance = [
         f"{log['table']}/, step {log['step']}: {counted(log['prompts'], 'prompt')}, "
         f"{counted(log['positions'], 'position')}; {log['passes']} passes",

@@ -12,7 +12,6 @@ Q count of rows, and sum of losses; S steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import numpy as np
@@ -23,9 +22,9 @@ from rocktok.analyses.stagnation.result import TypeChange
 from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import padded
-from rocktok.stats.bootstrap import MIN_PROMPTS, numbered, places_of_prompts
+from rocktok.stats.bootstrap import numbered, places_of_prompts
 from rocktok.stats.contrasts import ratio
-from rocktok.stats.prompts import PromptFloor
+from rocktok.stats.intervals import GroupedEstimate
 from rocktok.stats.sums import TypeSums
 
 #: More make intervals steadier, and take 16 bytes a type each, at the first and at the last step.
@@ -47,8 +46,8 @@ def groups_of(prompt_P: Array, seed: int) -> Array:
 class GroupSums:
     """Rows, and the sum of their losses, by token type and group of prompts, at one step.
 
-    Also which types stand in enough prompts. A partial result is sparse; the whole is a table of
-    1 KB for each token id.
+    `largest`: loss of any row, in absolute value. A partial result is sparse; the whole is a table
+    of 1 KB for each token id.
     """
 
     needs = ("token_id", "sequence_id", "prompt", "loss")
@@ -57,7 +56,7 @@ class GroupSums:
         self.seed = seed
         self._parts: list[tuple[Array, Array]] = []
         self._loose = 0
-        self._floor = PromptFloor(MIN_PROMPTS)
+        self.largest = 0.0
         self._table_VGQ: Array = np.zeros((0, GROUPS, 2))
 
     def update(self, batch: Batch) -> None:
@@ -67,11 +66,11 @@ class GroupSums:
             return
         prompt_P, place_N = places_of_prompts(batch)
         width = int(token_N.max()) + 1
-        # By prompt first: the floor counts pairs, not rows.
         key_E, pair_N = numbered(place_N * np.int64(width) + token_N, len(prompt_P) * width)
         token_E, place_E = key_E % width, key_E // width
-        self._floor.update({"token_id": token_E, "prompt": prompt_P[place_E]})
-        loss_E = np.bincount(pair_N, batch["loss"].astype(np.float64), minlength=len(key_E))
+        loss_N = batch["loss"].astype(np.float64)
+        self.largest = max(self.largest, float(np.abs(loss_N).max()))
+        loss_E = np.bincount(pair_N, loss_N, minlength=len(key_E))
         sum_EQ = np.stack([np.bincount(pair_N, minlength=len(key_E)), loss_E], axis=1)
         self._parts.append((token_E * GROUPS + groups_of(prompt_P, self.seed)[place_E], sum_EQ))
         self._loose += len(key_E)
@@ -91,7 +90,7 @@ class GroupSums:
     def merge(self, other: Self) -> None:
         """Add another's sums."""
         other.close()
-        self._floor.merge(other._floor)
+        self.largest = max(self.largest, other.largest)
         self._settle(other._parts)
         self._reach(len(other._table_VGQ))
         self._table_VGQ[: len(other._table_VGQ)] += other._table_VGQ
@@ -116,50 +115,18 @@ class GroupSums:
         sum_CGQ: Array = self._table_VGQ[ids]
         return sum_CGQ
 
-    def enough(self, ids: Array) -> Array:
-        """Which token ids stand in enough prompts for an interval: (C,) bool."""
-        length = int(ids.max(initial=0)) + 1
-        enough: Array = self._floor.result(length)[ids] >= MIN_PROMPTS
-        return enough
 
+def mean_losses(sum_CGQ: Array, largest: float) -> GroupedEstimate:
+    """Mean losses of types, (C,), from their sums by group of prompts.
 
-@dataclass(frozen=True)
-class Spread:
-    """95% intervals of the change of types between two steps; NaN where there is none."""
-
-    ratio_low_C: Array
-    ratio_high_C: Array
-    delta_low_C: Array
-    delta_high_C: Array
-
-
-def spread(first_CGQ: Array, last_CGQ: Array) -> Spread:
-    """Of ℓ̄(last) / ℓ̄(first), symmetric on the log scale, and of ℓ̄(last) − ℓ̄(first).
-
-    Student's t with one degree of freedom less than groups that hold the type. NaN below two such
-    groups; the ratio's, too, where a mean is not above 0.
+    `largest`: loss of one occurrence of any type.
     """
-    from scipy.stats import t as student
-
-    hold_C = ((first_CGQ[..., 0] + last_CGQ[..., 0]) > 0).sum(axis=1)
-    terms, means, scales = [], [], []
-    for sum_CGQ in (first_CGQ, last_CGQ):
-        total_CQ = sum_CGQ.sum(axis=1)
-        mean_C = ratio(total_CQ[:, 1], total_CQ[:, 0])
-        terms.append(sum_CGQ[..., 1] - mean_C[:, None] * sum_CGQ[..., 0])
-        means.append(mean_C)
-        scales.append(total_CQ)
-    free_C = np.maximum(hold_C - 1, 1)
-    factor_C = np.where(hold_C > 1, student.ppf(0.975, free_C) * np.sqrt(hold_C / free_C), np.nan)
-    half = {}
-    for name, q in (("delta", 0), ("ratio", 1)):
-        by_CG = [ratio(term_CG, scale_CQ[:, q, None]) for term_CG, scale_CQ in
-                 zip(terms, scales, strict=True)]  # fmt: skip
-        half[name] = factor_C * np.sqrt(((by_CG[1] - by_CG[0]) ** 2).sum(axis=1))
-    change_C, delta_C = ratio(means[1], means[0]), means[1] - means[0]
-    grown_C = np.exp(half["ratio"])
-    return Spread(change_C / grown_C, change_C * grown_C, delta_C - half["delta"],
-                  delta_C + half["delta"])  # fmt: skip
+    count_GC, loss_GC = sum_CGQ.transpose(2, 1, 0)
+    count_C, loss_C = (
+        GroupedEstimate.total(part_GC.sum(axis=0), part_GC - part_GC.mean(axis=0), size)
+        for part_GC, size in ((count_GC, 1.0), (loss_GC, largest))
+    )
+    return loss_C / count_C
 
 
 class EveryType:
@@ -196,7 +163,7 @@ class EveryType:
         loss_ST = ratio(
             np.stack([padded(loss_V, length)[ids] for loss_V in self._loss_SV]), count_ST
         )
-        slope = Slope((len(ids),))
+        slope = Slope((0, len(ids)))
         for step, loss_T in zip(self._steps, loss_ST, strict=True):
             slope.add(step, loss_T)
         slope_T = slope.result()
@@ -209,8 +176,8 @@ class EveryType:
     def _chunk(
         self, ids: Array, count_SC: Array, loss_SC: Array, slope_C: Array
     ) -> list[TypeChange]:
-        ends = spread(*(groups.of(ids) for groups in self._ends))
-        enough_C = np.all([groups.enough(ids) for groups in self._ends], axis=0)
+        pre, post = (mean_losses(groups.of(ids), groups.largest) for groups in self._ends)
+        change, difference = post / pre, post - pre
         before_C, after_C = loss_SC[self._pre_at], loss_SC[-1]
         absent = [None] * len(loss_SC)
         columns: dict[str, list[Any]] = {
@@ -221,18 +188,20 @@ class EveryType:
             "frequency_post": count_SC[-1].tolist(),
             "loss_pre": _numbers(before_C),
             "loss_post": _numbers(after_C),
-            "stagnation": _numbers(ratio(after_C, before_C)),
-            "stagnation_low": _numbers(np.where(enough_C, ends.ratio_low_C, np.nan)),
-            "stagnation_high": _numbers(np.where(enough_C, ends.ratio_high_C, np.nan)),
-            "delta_kl": _numbers(after_C - before_C),
-            "delta_kl_low": _numbers(np.where(enough_C, ends.delta_low_C, np.nan)),
-            "delta_kl_high": _numbers(np.where(enough_C, ends.delta_high_C, np.nan)),
-            "slope": _numbers(slope_C),
         }
+        values = (
+            ("stagnation", ratio(after_C, before_C), change.interval()),
+            ("delta_kl", after_C - before_C, difference.interval(positive=False)),
+        )
+        for name, value_C, (low_C, high_C) in values:
+            columns[name] = _numbers(value_C)
+            columns |= {f"{name}_low": _numbers(low_C), f"{name}_high": _numbers(high_C)}
+        columns["slope"] = _numbers(slope_C)
         columns |= {f"slope_{end}": [None] * len(ids) for end in ("low", "high")}
         columns["interval"] = [
             None if low is None else "linearised" for low in columns["delta_kl_low"]
         ]
+        columns["few_prompts_carry_it"] = difference.few_prompts.tolist()
         columns["curve"] = [_numbers(loss_S) for loss_S in loss_SC.T]
         columns |= {f"curve_{end}": [absent] * len(ids) for end in ("low", "high")}
         rows = zip(*columns.values(), strict=True)

@@ -20,54 +20,55 @@ from rocktok.analyses.stagnation.result import (
     GroupChange,
     TypeChange,
 )
-from rocktok.stats.bootstrap import MIN_PROMPTS, holm, interval
+from rocktok.stats.bootstrap import holm
 from rocktok.stats.contrasts import MIN_TYPES, Contrast, OverTypes, contrast, ratio
 from rocktok.stats.group_names import AGAINST, ROCKS
+from rocktok.stats.intervals import MIN_EFFECTIVE, Estimate, ends
 
 #: Ratios within a factor of this count as the same.
 MARGIN = 1.1
-
-#: Lower and upper end of an interval; None where there is none.
-Ends = tuple[float | None, float | None]
 
 
 def change_rows(curves: LossCurves, ids: tuple[int, ...] | Array) -> list[TypeChange]:
     """Of types: pre and post loss, stagnation, ΔKL and slope, with 95% intervals, and the curve.
 
-    Intervals are null below 20 prompts at either end, and where a twentieth of the replicates are
-    undefined. Texts and groups are left empty.
+    Intervals are null below 20 effective prompts at either end, that of the slope at any step.
+    Texts and groups are left empty.
     """
     pre, post = curves.ends
-    slope_T, slope_BT = curves.slopes
+    change, difference, slopes = post.mean / pre.mean, post.mean - pre.mean, curves.slope
+    change_ends = np.stack(change.interval(), axis=1)
+    difference_ends = np.stack(difference.interval(positive=False), axis=1)
+    slope_ends = np.stack(slopes.interval(positive=False), axis=1)
+    few_T = difference.few_prompts | slopes.few_prompts
     rows: list[TypeChange] = []
     for t in pre.places(ids):
-        enough = bool(pre.enough_T[t] and post.enough_T[t])
-        before, after = pre.mean_T[t], post.mean_T[t]
-        before_B, after_B = pre.mean_BT[:, t], post.mean_BT[:, t]
-        stagnation = _ends(ratio(after_B, before_B), enough)
-        delta = _ends(after_B - before_B, enough)
-        slope = _ends(slope_BT[:, t], enough)
-        bounds = np.array([[side[t] for side in ends] for ends in curves.ends_ST])
+        stagnation, delta, slope = (
+            [_number(end) for end in pair_T2[t]]
+            for pair_T2 in (change_ends, difference_ends, slope_ends)
+        )
+        bounds = np.array([[side_T[t] for side_T in sides] for sides in curves.ends_ST])
         rows.append({
             "token_id": int(pre.types[t]),
             "token": "",
             "groups": [],
             "frequency_pre": int(pre.count_T[t]),
             "frequency_post": int(post.count_T[t]),
-            "loss_pre": _number(before),
-            "loss_post": _number(after),
-            "stagnation": _number(ratio(after[None], before[None])[0]),
+            "loss_pre": _number(pre.mean_T[t]),
+            "loss_post": _number(post.mean_T[t]),
+            "stagnation": _number(change.value[t]),
             "stagnation_low": stagnation[0],
             "stagnation_high": stagnation[1],
-            "delta_kl": _number(after - before),
+            "delta_kl": _number(difference.value[t]),
             "delta_kl_low": delta[0],
             "delta_kl_high": delta[1],
-            "slope": _number(slope_T[t]),
+            "slope": _number(slopes.value[t]),
             "slope_low": slope[0],
             "slope_high": slope[1],
             "interval": "bootstrap"
-            if any(ends[0] is not None for ends in (stagnation, delta, slope))
+            if any(pair[0] is not None for pair in (stagnation, delta, slope))
             else None,
+            "few_prompts_carry_it": bool(few_T[t]),
             "curve": [_number(loss_T[t]) for loss_T in curves.loss_ST],
             "curve_low": [_number(value) for value in bounds[:, 0]],
             "curve_high": [_number(value) for value in bounds[:, 1]],
@@ -78,19 +79,19 @@ def change_rows(curves: LossCurves, ids: tuple[int, ...] | Array) -> list[TypeCh
 def corpus_row(curves: LossCurves) -> CorpusChange:
     """Of all positions."""
     pre, post = curves.ends
-    enough = _enough(curves, np.arange(len(pre.types)))
-    stagnation = _ends(ratio(post.corpus_B, pre.corpus_B), enough)
-    delta = _ends(post.corpus_B - pre.corpus_B, enough)
+    change, difference = post.corpus / pre.corpus, post.corpus - pre.corpus
+    stagnation, delta = ends(change.interval()), ends(difference.interval(positive=False))
     return {
-        "loss_pre": pre.corpus,
-        "loss_post": post.corpus,
+        "loss_pre": float(pre.corpus.value),
+        "loss_post": float(post.corpus.value),
         "curve": curves.corpus_rows,
-        "stagnation": _number(_quotient(post.corpus, pre.corpus)),
+        "stagnation": _number(change.value),
         "stagnation_low": stagnation[0],
         "stagnation_high": stagnation[1],
-        "delta_kl": _number(post.corpus - pre.corpus),
+        "delta_kl": _number(difference.value),
         "delta_kl_low": delta[0],
         "delta_kl_high": delta[1],
+        "few_prompts_carry_it": bool(difference.few_prompts),
     }
 
 
@@ -105,23 +106,24 @@ def _group_row(curves: LossCurves, name: str, ids: tuple[int, ...]) -> GroupChan
     if not len(at):
         why = "no type of it stands at both ends" if ids else "no type is in it"
         return {**row, "skipped": why}
-    (before, before_B), (after, after_B) = (end.group(at) for end in curves.ends)
-    change_B, enough = ratio(after_B, before_B), _enough(curves, at)
-    stagnation, delta = _ends(change_B, enough), _ends(after_B - before_B, enough)
-    low, high = _ends(change_B, enough, 0.9)
+    before, after = (end.group(at) for end in curves.ends)
+    change, difference = after / before, after - before
+    stagnation, delta = ends(change.interval()), ends(difference.interval(positive=False))
+    low, high = ends(change.interval(0.9))
     return {
         **row,
-        "loss_pre": before,
-        "loss_post": after,
-        "stagnation": _number(_quotient(after, before)),
+        "loss_pre": float(before.value),
+        "loss_post": float(after.value),
+        "stagnation": _number(change.value),
         "stagnation_low": stagnation[0],
         "stagnation_high": stagnation[1],
-        "delta_kl": _number(after - before),
+        "delta_kl": _number(difference.value),
         "delta_kl_low": delta[0],
         "delta_kl_high": delta[1],
         "stagnation_low90": low,
         "stagnation_high90": high,
         "does_not_learn": _within(low, high),
+        "few_prompts_carry_it": bool(difference.few_prompts),
     }
 
 
@@ -147,8 +149,8 @@ def _comparison(curves: LossCurves, groups: ComparedGroups, other: str) -> Compa
     }
     if min(len(at) for at in sides) < MIN_TYPES:
         row["skipped"] = f"{_few(groups.first, sides)}; at least {MIN_TYPES} of each are needed"
-    elif not all(_enough(curves, at) for at in sides):
-        row["skipped"] = f"fewer than {MIN_PROMPTS} prompts hold any type of a group"
+    elif any(end.occurrences(at).few_prompts for end in curves.ends for at in sides):
+        row["skipped"] = f"fewer than {MIN_EFFECTIVE} effective prompts hold the types of a group"
     elif min(len(at) for at in with_ratio) < MIN_TYPES:
         lost = "have a loss at the pre step that can fall"
         few = f"{_few(groups.first, with_ratio)} {lost}"
@@ -168,22 +170,15 @@ def _compare(
 ) -> None:
     """`sides`: types seen at both ends; `with_ratio`: those that have a stagnation each."""
     pre, post = curves.ends
-    changes = []
-    for at in sides:
-        (before, before_B), (after, after_B) = (end.group(at) for end in curves.ends)
-        changes.append((_quotient(after, before), ratio(after_B, before_B)))
-    (ours, ours_B), (theirs, theirs_B) = changes
-    apart_B = ratio(ours_B, theirs_B)
-    row["ratio"] = _number(_quotient(ours, theirs))
-    row["ratio_low"], row["ratio_high"] = _ends(apart_B)
+    ours, theirs = (_change(curves, at) for at in sides)
+    apart = ours / theirs
+    row["ratio"] = _number(apart.value)
+    row["ratio_low"], row["ratio_high"] = ends(apart.interval())
     stagnation = ratio(post.mean_T, pre.mean_T), ratio(post.mean_BT, pre.mean_BT)
     delta = post.mean_T - pre.mean_T, post.mean_BT - pre.mean_BT
     by_ratio = contrast(*stagnation, *with_ratio)
     row["difference_of_medians"] = by_ratio["difference_of_medians"]
-    row["low"], row["high"] = by_ratio["low"], by_ratio["high"]
     row["rank_biserial"] = by_ratio["rank_biserial"]
-    row["rank_biserial_low"] = by_ratio["rank_biserial_low"]
-    row["rank_biserial_high"] = by_ratio["rank_biserial_high"]
     row["undefined_replicates"] = by_ratio["undefined_replicates"]
     row["p"], row["p_types_naive"] = by_ratio["p"], by_ratio["p_types_naive"]
     row["delta_kl"] = _over_types(contrast(*delta, *sides))
@@ -192,11 +187,7 @@ def _compare(
 def _over_types(contrasted: Contrast) -> OverTypes:
     return {
         "difference_of_medians": contrasted["difference_of_medians"],
-        "low": contrasted["low"],
-        "high": contrasted["high"],
         "rank_biserial": contrasted["rank_biserial"],
-        "rank_biserial_low": contrasted["rank_biserial_low"],
-        "rank_biserial_high": contrasted["rank_biserial_high"],
         "undefined_replicates": contrasted["undefined_replicates"],
         "p": contrasted["p"],
         "p_types_naive": contrasted["p_types_naive"],
@@ -209,10 +200,10 @@ def _within(low: float | None, high: float | None) -> bool | None:
     return low >= 1 / MARGIN and high <= MARGIN
 
 
-def _enough(curves: LossCurves, at: Array) -> bool:
-    """Whether some of the types stand in enough prompts for an interval, at both ends."""
-    pre, post = curves.ends
-    return bool((pre.enough_T[at] & post.enough_T[at]).any())
+def _change(curves: LossCurves, at: Array) -> Estimate:
+    """Of a group of types (places): its loss at the last step over that at the first."""
+    before, after = (end.group(at) for end in curves.ends)
+    return after / before
 
 
 def _sides(
@@ -236,16 +227,6 @@ def _both_ends(curves: LossCurves, ids: tuple[int, ...], losing: bool = False) -
     at = pre.places(ids)
     at = at[np.isfinite(pre.mean_T[at]) & np.isfinite(post.mean_T[at])]
     return at[pre.mean_T[at] > 0] if losing else at
-
-
-def _quotient(over: Array | float, under: Array | float) -> Array:
-    """Quotient of two numbers; NaN where the second is not above 0."""
-    return ratio(np.array(over), np.array(under))
-
-
-def _ends(values_B: Array, enough: bool = True, level: float = 0.95) -> Ends:
-    low, high, _ = interval(values_B, level) if enough else (None, None, 0)
-    return low, high
 
 
 def _number(value: Array | float) -> float | None:

@@ -9,8 +9,9 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.stagnation.result import CorpusStep, GroupStep
-from rocktok.stats.bootstrap import PromptBootstrap, interval
+from rocktok.stats.bootstrap import PromptBootstrap
 from rocktok.stats.contrasts import ratio
+from rocktok.stats.intervals import Estimate, ends, mean_of_means
 
 #: What the bootstrap of a step must sum.
 QUANTITIES = ("", "loss")
@@ -23,7 +24,8 @@ class LossCurves:
     """Fed step by step, ascending; keeps the replicates of the pre and the post step alone.
 
     `groups`: name → token ids. `pre`: the step from which changes are measured; post is the last.
-    `loss_ST`: mean losses, NaN where a type is absent.
+    `loss_ST`: mean losses, NaN where a type is absent. `slope`: of the log loss on the log of the
+    step, (T,).
     """
 
     def __init__(self, groups: dict[str, tuple[int, ...]], pre: int) -> None:
@@ -36,7 +38,8 @@ class LossCurves:
         self.corpus_rows: list[CorpusStep] = []
         self._pre: Step | None = None
         self._post: Step | None = None
-        self._slopes: tuple[Slope, Slope] | None = None
+        self._slope: Slope | None = None
+        self._slope_prompts_T: Array | None = None
 
     def add(self, step: int, bootstrap: PromptBootstrap) -> None:
         """One step's sums, of the same types and weights as the steps before."""
@@ -44,24 +47,26 @@ class LossCurves:
         self.steps.append(step)
         self.frequency_ST.append(means.count_T.astype(np.int64))
         self.loss_ST.append(means.mean_T)
-        self.ends_ST.append(means.ends())
+        self.ends_ST.append(means.mean.interval())
         self.corpus_rows.append(means.corpus_row(step))
         for name, ids in self.groups.items():
             self.group_rows.append(means.group_row(step, name, ids))
         if step == self._pre_step:
             self._pre = means
         self._post = means
-        if self._slopes is None:
-            self._slopes = Slope(means.mean_T.shape), Slope(means.mean_BT.shape)
-        for slope, mean in zip(self._slopes, (means.mean_T, means.mean_BT), strict=True):
-            slope.add(step, mean)
+        if self._slope is None:
+            self._slope = Slope(means.mean.effect.shape)
+            self._slope_prompts_T = np.full(len(means.types), np.inf)
+        assert self._slope_prompts_T is not None
+        used_T = self._slope.add(step, means.mean_T, means.mean.effect)
+        least_T = np.minimum(self._slope_prompts_T, means.mean.prompts)
+        self._slope_prompts_T = np.where(used_T, least_T, self._slope_prompts_T)
 
     @property
-    def slopes(self) -> tuple[Array, Array]:
-        """(T,) and (B, T), of the log loss on the log of the step."""
-        assert self._slopes is not None
-        plain, drawn = self._slopes
-        return plain.result(), drawn.result()
+    def slope(self) -> Estimate:
+        """Slopes of the types; as many prompts behind each as at the step with the fewest."""
+        assert self._slope is not None and self._slope_prompts_T is not None
+        return Estimate(self._slope.result(), self._slope.effect(), self._slope_prompts_T)
 
     @property
     def ends(self) -> tuple[Step, Step]:
@@ -71,44 +76,45 @@ class LossCurves:
 
 
 class Step:
-    """Means at one step, plain and of every replicate."""
+    """Means at one step: of the types (T,), of all positions, and of groups."""
 
     def __init__(self, bootstrap: PromptBootstrap) -> None:
-        plain_TM, drawn_BTM = bootstrap.sum_TM, bootstrap.sum_BTM
         self.types = bootstrap.types
-        self.count_T = plain_TM[:-1, 0]
-        self.mean_T = ratio(plain_TM[:-1, 1], plain_TM[:-1, 0])
-        self.mean_BT = ratio(drawn_BTM[:, :-1, 1], drawn_BTM[:, :-1, 0])
-        self.enough_T = bootstrap.enough_T
-        self.positions = int(plain_TM[:, 0].sum())
-        self.corpus = float(ratio(plain_TM[:, 1].sum()[None], plain_TM[:, 0].sum()[None])[0])
-        self.corpus_B = ratio(drawn_BTM[..., 1].sum(axis=1), drawn_BTM[..., 0].sum(axis=1))
+        self._count, self._loss = bootstrap.each(""), bootstrap.each("loss")
+        self._largest = float(bootstrap.largest_M[QUANTITIES.index("loss")])
+        self.count_T = self._count.value
+        self.mean = self._loss / self._count
+        self.mean_T = self.mean.value
+        self.positions = int(bootstrap.of("").value)
+        self.corpus = bootstrap.of("loss") / bootstrap.of("")
 
     def places(self, ids: tuple[int, ...] | Array) -> Array:
         """Of token ids among the types."""
         return np.flatnonzero(np.isin(self.types, np.asarray(ids, dtype=np.int64)))
 
-    def ends(self) -> tuple[Array, Array]:
-        """95% interval of each type's mean; NaN below `MIN_PROMPTS` prompts."""
-        low_T, high_T = np.full((2, len(self.types)), np.nan)
-        for t in np.flatnonzero(self.enough_T):
-            low, high, _ = interval(self.mean_BT[:, t])
-            if low is not None and high is not None:
-                low_T[t], high_T[t] = low, high
-        return low_T, high_T
+    @property
+    def mean_BT(self) -> Array:
+        """Means of the types in each replicate; NaN where it does not hold them."""
+        drawn_BT = (self._loss.value + self._loss.effect, self._count.value + self._count.effect)
+        return ratio(*drawn_BT)
 
-    def group(self, at: Array) -> tuple[float, Array]:
-        """Mean over types of their mean losses, plain and (B,): each type counts the same."""
-        return float(_mean(self.mean_T[None, at])[0]), _mean(self.mean_BT[:, at])
+    def group(self, at: Array) -> Estimate:
+        """Mean over types that are seen (places) of their mean losses: each counts the same."""
+        return mean_of_means(self._count[at], self._loss[at], self._largest)
+
+    def occurrences(self, at: Array) -> Estimate:
+        """Of some types (places) together."""
+        count = self._count[at]
+        return Estimate.total(count.value.sum(), count.effect.sum(axis=1), 1.0)
 
     def group_row(self, step: int, group: str, ids: tuple[int, ...]) -> GroupStep:
-        """Mean over the types that are seen at this step, with a 95% interval, as of a type."""
+        """Mean over the types that are seen at this step, with a 95% interval."""
         at = self.places(ids)
         at = at[np.isfinite(self.mean_T[at])]
         mean, low, high = None, None, None
         if len(at):
-            mean, mean_B = self.group(at)
-            low, high = self._between(mean_B, at)
+            estimate = self.group(at)
+            mean, (low, high) = float(estimate.value), ends(estimate.interval())
         return {
             "step": step,
             "group": group,
@@ -120,50 +126,57 @@ class Step:
         }
 
     def corpus_row(self, step: int) -> CorpusStep:
-        """Mean of all positions, with a 95% interval, as of a type."""
-        low, high = self._between(self.corpus_B, np.arange(len(self.types)))
+        """Mean of all positions, with a 95% interval."""
+        low, high = ends(self.corpus.interval())
         return {
             "step": step,
             "positions": self.positions,
-            "loss": self.corpus,
+            "loss": float(self.corpus.value),
             "loss_low": low,
             "loss_high": high,
         }
 
-    def _between(self, mean_B: Array, at: Array) -> tuple[float | None, float | None]:
-        """95% interval; none where fewer than `MIN_PROMPTS` prompts hold each of the types."""
-        low, high, _ = interval(mean_B) if self.enough_T[at].any() else (None, None, 0)
-        return low, high
-
 
 class Slope:
-    """Least squares of log mean loss on log step, over steps above 0, added up step by step."""
+    """Least squares of log mean loss on log step, over steps above 0, added up step by step.
+
+    `shape`: of the effects on the means, (B, T); (0, T): without.
+    """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self._sums = np.zeros((5, *shape))
+        self._steps_T = np.zeros((3, shape[1]))
+        self._line_T = np.zeros((2, shape[1]))
+        self._line_BT = np.zeros((2, *shape))
 
-    def add(self, step: int, mean: Array) -> None:
-        """Another step; one at which a type has no loss, or none above 0, is left out of its."""
+    def add(self, step: int, mean_T: Array, effect_BT: Array | None = None) -> Array:
+        """Another step; types of which it is used: it is not where they have no loss above 0."""
         if step <= 0:
-            return
+            return np.zeros(len(mean_T), dtype=bool)
         x = float(np.log(step))
-        usable = np.isfinite(mean) & (mean > 0)
-        y = np.log(np.where(usable, mean, 1.0))
-        one = usable.astype(np.float64)
-        for i, term in enumerate((one, x * one, x * x * one, y, x * y)):
-            self._sums[i] += term
+        used_T: Array = np.isfinite(mean_T) & (mean_T > 0)
+        one_T = used_T.astype(np.float64)
+        y_T = np.log(np.where(used_T, mean_T, 1.0))
+        self._steps_T += np.stack([one_T, x * one_T, x * x * one_T])
+        self._line_T += np.stack([y_T, x * y_T])
+        if effect_BT is not None:
+            y_BT = np.where(used_T, effect_BT / np.where(used_T, mean_T, 1.0), 0.0)
+            self._line_BT[0] += y_BT
+            self._line_BT[1] += x * y_BT
+        return used_T
 
     def result(self) -> Array:
-        """Slopes, NaN with fewer than `MIN_SLOPE` steps."""
-        n, x, xx, y, xy = self._sums
-        over = np.where(n >= MIN_SLOPE, n * xx - x * x, 0.0)
-        slope: Array = np.full(n.shape, np.nan)
-        np.divide(n * xy - x * y, over, out=slope, where=over > 1e-12)
+        """Slopes (T,), NaN with fewer than `MIN_SLOPE` steps."""
+        return self._fit(self._line_T)
+
+    def effect(self) -> Array:
+        """What the slopes gain to first order under the weights of each replicate, (B, T)."""
+        return self._fit(self._line_BT)
+
+    def _fit(self, line: Array) -> Array:
+        n_T, x_T, xx_T = self._steps_T
+        y, xy = line
+        over_T = np.where(n_T >= MIN_SLOPE, n_T * xx_T - x_T * x_T, 0.0)
+        slope: Array = np.full(y.shape, np.nan)
+        fits = np.broadcast_to(over_T > 1e-12, y.shape)
+        np.divide(n_T * xy - x_T * y, over_T, out=slope, where=fits)
         return slope
-
-
-def _mean(values_BT: Array) -> Array:
-    """Mean of the defined values of each row; NaN where none is."""
-    finite_BT = np.isfinite(values_BT)
-    total_B = np.where(finite_BT, values_BT, 0.0).sum(axis=1)
-    return ratio(total_B, finite_BT.sum(axis=1))

@@ -126,6 +126,7 @@ class CorpusChange(Change):
     """Of all positions."""
 
     curve: list[CorpusStep]
+    few_prompts_carry_it: bool
 
 
 class TypeChange(Change):
@@ -140,6 +141,7 @@ class TypeChange(Change):
     slope_low: float | None
     slope_high: float | None
     interval: str | None
+    few_prompts_carry_it: bool
     curve: list[float | None]
     curve_low: list[float | None]
     curve_high: list[float | None]
@@ -163,6 +165,7 @@ class GroupChange(TypedDict):
     stagnation_low90: NotRequired[float | None]
     stagnation_high90: NotRequired[float | None]
     does_not_learn: NotRequired[bool | None]
+    few_prompts_carry_it: NotRequired[bool]
 
 
 class GroupStep(TypedDict):

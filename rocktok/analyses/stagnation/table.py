@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.stats.group_names import CONTROL, LETTERS, LOSS_CONTROL, NAMES, ROCKS, legend
+from rocktok.stats.intervals import FEW_PROMPTS, WHY_NONE
 from rocktok.stats.verdicts import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME, AdjustedComparison
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
@@ -36,7 +37,6 @@ _TESTS = (
 _MEDIANS = (
     Field("less", text=True),
     Field("difference"),
-    Field("95%"),
     Field("rank-bis."),
     Field("p Holm"),
     Field("naive"),
@@ -124,6 +124,8 @@ def _tokens(result: StagnationResult, view: View) -> list[str]:
     ]
     if any(row["interval"] == "linearised" for row in rows):
         lines.append(view.aside("~ interval by linearised variance, not by the bootstrap"))
+    if any(row.get(FEW_PROMPTS) for row in (*result.groups, *rows)):
+        lines.append(view.aside(WHY_NONE))
     return [*lines, ""]
 
 
@@ -273,7 +275,6 @@ def _tests(rows: Sequence[Row], view: View) -> list[str]:
         (
             row["second"],
             _signed(row["difference_of_medians"]),
-            f"{number(row['low'], 2)} to {number(row['high'], 2)}",
             f"{row['rank_biserial']:.2f}",
             p_value(row["p_holm"]),
             p_value(row["p_types_naive"]),
@@ -327,6 +328,7 @@ class _StepColumns(TypedDict):
     slope_low: float | None
     slope_high: float | None
     interval: str | None
+    few_prompts_carry_it: bool
     step: int
     loss: float | None
     loss_low: float | None

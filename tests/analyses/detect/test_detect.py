@@ -211,7 +211,7 @@ def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
 def test_json_table_and_notebook(tmp_path: Path) -> None:
     result = rocktok.detect(rocktok.open(write_log(tmp_path)), all_types=True)
     content = json.loads(result.to_json())
-    assert content["schema"] == "rocktok.detect/2"
+    assert content["schema"] == "rocktok.detect/3"
     assert list(content) == [
         "schema",
         "log",

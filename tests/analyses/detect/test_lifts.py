@@ -20,9 +20,10 @@ from rocktok.analyses.detect.permute import DrawLimits, Drawn, draw_hash
 from rocktok.analyses.detect.similarity import Similarity
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
-from rocktok.stats.bootstrap import REPLICATES, interval, poisson_weights
+from rocktok.stats.bootstrap import REPLICATES, poisson_weights
 from tests import planted
 from tests.logs import RUN, rows, write_log
+from tests.stats.interval_twin import interval, same
 
 W = 2
 
@@ -59,50 +60,46 @@ def by_hand(ours: dict[str, Any], theirs: dict[str, Any], partners: str, weight:
         return similar / pairs
 
 
-def narrowed_by_hand(ours: dict[str, Any], other: dict[str, Any], partners: str) -> float:
-    """By how much the replicates are narrowed, from numerical derivatives of the log of the lift.
+def twin_interval(
+    ours: dict[str, Any], other: dict[str, Any], partners: str, seed: int
+) -> tuple[float | None, float | None]:
+    """From numerical derivatives, and occurrences counted by prompt."""
 
-    Scenarios of weights: every one alone a little larger, and a little smaller.
-    """
-    step = 1e-5
-    shift = step * np.concatenate((np.eye(30), -np.eye(30)))
-    weight = {p: 1 + shift[:, p] for p in range(30)}
-    lift = np.log(by_hand(ours, ours, partners, weight) / by_hand(ours, other, partners, weight))
-    slope = (lift[:30] - lift[30:]) / (2 * step)
-    kernel = np.zeros((30, 30))
-    for theirs, sign in ((ours, 1), (other, -1)):
-        pairs = [
-            (p, q, ours["window"][i][0] == theirs["window"][j][0])
-            for i, p in enumerate(ours["prompt"].tolist())
-            for j, q in enumerate(theirs["prompt"].tolist())
-            if (p != q if partners == "other-prompt" else ours["hash"][i] != theirs["hash"][j])
-        ]
-        similar = sum(alike for _, _, alike in pairs)
-        for p, q, alike in pairs:
-            if p != q:
-                kernel[p, q] += sign * ((alike / similar) - 1 / len(pairs)) / 2
-                kernel[q, p] += sign * ((alike / similar) - 1 / len(pairs)) / 2
-    single, double = (slope**2).sum(), 2 * (kernel**2).sum()
-    return float(np.sqrt(single / (single + double)))
+    pairs_PP: list[tuple[np.ndarray, np.ndarray]] = []
+    for theirs in (ours, other):
+        similar, partners_ = np.zeros((2, 30, 30))
+        for i, p in enumerate(ours["prompt"].tolist()):
+            for j, q in enumerate(theirs["prompt"].tolist()):
+                name = {"other-prompt": "prompt", "all": "hash"}[partners]
+                if ours[name][i] != theirs[name][j]:
+                    partners_[p, q] += 1
+                    similar[p, q] += ours["window"][i][0] == theirs["window"][j][0]
+        pairs_PP.append((similar, partners_))
+
+    def lift(weight_P: np.ndarray) -> float:
+        weight_PP = np.outer(weight_P, weight_P)
+        np.fill_diagonal(weight_PP, weight_P)
+        both, one = ((weight_PP * a).sum() / (weight_PP * b).sum() for a, b in pairs_PP)
+        return float(np.log(both / one))
+
+    counts = [np.bincount(rows["prompt"].astype(int)) for rows in (ours, other)]
+    prompts = min(count.sum() ** 2 / ((count**2).sum() + 0.5) for count in counts)
+    weights = poisson_weights(seed, REPLICATES, np.arange(30, dtype=np.uint64)).T
+    low, high = interval(lift, [], weights, prompts=prompts, positive=False)
+    return (None, None) if low is None or high is None else (np.exp(low), np.exp(high))
 
 
 @pytest.mark.parametrize("partners", ["other-prompt", "all"])
 def test_context_lift_is_that_of_plain_loops(partners: str) -> None:
     rng = np.random.default_rng(1)
-    persistent, other = occurrences(rng, 40, 30, 3), occurrences(rng, 30, 30, 4)
+    persistent, other = occurrences(rng, 150, 30, 3), occurrences(rng, 120, 30, 4)
     lift, both, one = context_lift(bag(), partners, persistent, other, seed=5)
     plain = dict.fromkeys(range(30), 1.0)
     expected = [by_hand(persistent, o, partners, plain) for o in (persistent, other)]
     assert [both, one] == pytest.approx(expected)
     assert lift.value == pytest.approx(expected[0] / expected[1])
-    drawn = poisson_weights(5, REPLICATES, np.arange(30, dtype=np.uint64))
-    weight = dict(enumerate(drawn))
-    again = [by_hand(persistent, o, partners, weight) for o in (persistent, other)]
-    factor = narrowed_by_hand(persistent, other, partners)
-    value = expected[0] / expected[1]
-    low, high, undefined = interval(value * (again[0] / again[1] / value) ** factor)
-    assert (lift.low, lift.high) == pytest.approx((low, high))
-    assert lift.undefined == undefined
+    assert lift.low is not None
+    assert same((lift.low, lift.high), twin_interval(persistent, other, partners, 5))
 
 
 def test_contexts_that_the_loss_singles_out_lift_above_1() -> None:
@@ -155,7 +152,7 @@ def test_exactly_as_many_are_drawn_however_the_batches_are_cut() -> None:
 
 
 def test_a_run_with_lifts(tmp_path: Path) -> None:
-    log = rocktok.open(write_log(tmp_path, sequences=120))
+    log = rocktok.open(write_log(tmp_path, sequences=1000))
     options: dict[str, Any] = {"eta": 0.0, "gamma": 0.2, "quantile_pre": 0.5, "quantile_post": 0.5}
     plain = rocktok.detect(log, **options).to_dict()
     one = rocktok.detect(log, lifts=True, engine=Engine(1), **options)
@@ -170,8 +167,8 @@ def test_a_run_with_lifts(tmp_path: Path) -> None:
             k: v for k, v in before.items() if k != "flags"
         }
         if row["persistence_lift_low"] is not None:
-            assert row["persistence_lift_low"] <= row["persistence_lift"]
-            assert row["persistence_lift"] <= row["persistence_lift_high"]
+            assert row["persistence_lift_low"] <= row["persistence_lift_measured"]
+            assert row["persistence_lift_measured"] <= row["persistence_lift_high"]
     known = [row for row in found["tokens"] if row["singled_out"] is not None]
     assert known
     # Losses are drawn without regard to anything: next to nothing may be singled out.
@@ -185,6 +182,8 @@ def test_lifts_without_context_are_refused(tmp_path: Path) -> None:
     with rocktok.LogWriter(tmp_path / "rollouts", run=RUN) as writer:
         for step in (0, 10):
             writer.write(rows(step, range(6)))
+    with pytest.raises(UsageError, match="lifts are of rocks of one half of the prompts"):
+        rocktok.detect(log, lifts=True, half=0)
     with pytest.raises(LogError, match="lifts need persistence, but rollout/"):
         rocktok.detect(rocktok.open(tmp_path / "rollouts"), lifts=True)
 
@@ -193,7 +192,7 @@ def test_lifts_without_context_are_refused(tmp_path: Path) -> None:
 
 
 def planted_run(path: Path, seed: int, *, by_context: bool) -> Any:
-    planted.singled_log(seed, by_context=by_context).write(path)
+    planted.singled_log(seed, by_context=by_context, types=10, prompts=320).write(path)
     options: dict[str, Any] = {"tau_pre": 1.0, "tau_post": 1.0, "tau_r": 0.5}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -207,18 +206,19 @@ def with_interval(result: Any) -> list[dict[str, Any]]:
 def test_what_the_loss_singles_out_is(tmp_path: Path) -> None:
     result = planted_run(tmp_path / "log", 0, by_context=True)
     known = with_interval(result)
-    assert len(known) >= 30
-    assert all(row["context_lift_low"] > 1 and row["singled_out"] for row in known)
+    assert len(known) >= 8
+    assert all(row["context_lift_low"] > 1 for row in known)
+    assert [row["singled_out"] for row in known].count(True) >= 8
+    assert not any(row["singled_out"] is False for row in known)
     found = result.permuted
-    assert found["rocks"] == 40
-    assert found["rocks_permuted"] <= 20
-    assert found["reach_lowest"] <= 4
+    assert found["rocks"] == 10
+    assert found["reach_lowest"] == 0
 
 
 @pytest.mark.long
 def test_what_is_hard_at_random_is_not_singled_out(tmp_path: Path) -> None:
     covered, rocks, permuted = [], 0, 0
-    for seed in range(4):
+    for seed in range(3):
         result = planted_run(tmp_path / str(seed), seed, by_context=False)
         covered += [
             row["context_lift_low"] <= 1 <= row["context_lift_high"]
@@ -226,10 +226,10 @@ def test_what_is_hard_at_random_is_not_singled_out(tmp_path: Path) -> None:
         ]
         rocks += result.permuted["rocks"]
         permuted += result.permuted["rocks_permuted"]
-    assert len(covered) >= 20
-    assert np.mean(covered) >= 0.9
+    assert len(covered) >= 8
+    assert np.mean(covered) >= 0.8
     # As many as labels at random give: they are at random.
-    assert rocks >= 30
+    assert rocks >= 25
     assert 0.6 <= permuted / rocks <= 1 / 0.6
 
 
@@ -290,7 +290,8 @@ def test_lifts_of_a_sample_are_those_of_its_smallest_hashes(
     sampled = lifted(path)["tokens"]
     for row in sampled:
         many = max(row["persistent"], row["frequency"] - row["persistent"]) > 25
-        assert ("lifts_sampled" in row["flags"]) == many
+        # Measured on one half of the prompts, of some of the rocks.
+        assert many or "lifts_sampled" not in row["flags"]
         before = whole[row["token_id"]]
         for name in ("persistence_lift", "persistence_lift_low", "persistence_lift_high", "ccr"):
             assert row[name] == before[name]

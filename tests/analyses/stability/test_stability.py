@@ -307,12 +307,18 @@ def test_a_type_that_a_replicate_lacks_ranks_below_all() -> None:
     # Types 7 and 9 in four replicates; 9 stands in two, in one of them first.
     count = [[1, 1, 1, 1], [1, 0, 1, 0]]
     loss = [[2.0, 2.0, 2.0, 2.0], [1.0, 0.0, 3.0, 0.0]]
-    found = in_first_k(np.array([7, 9]), np.array([count, loss]), 2)
-    assert found[7] == {"in_first_k": 1.0, "rank_low": 1, "rank_high": 2}
-    assert found[9] == {"in_first_k": 0.5, "rank_low": 1, "rank_high": 3}
+    few = np.array([False, True])
+    found = in_first_k(np.array([7, 9]), np.array([count, loss]), np.array([False, False]), 2)
+    known = {"few_prompts_carry_it": False}
+    assert found[7] == {"in_first_k": 1.0, "rank_low": 1, "rank_high": 2, **known}
+    assert found[9] == {"in_first_k": 0.5, "rank_low": 1, "rank_high": 3, **known}
+    none = {"rank_low": None, "rank_high": None, "few_prompts_carry_it": True}
+    assert in_first_k(np.array([7, 9]), np.array([count, loss]), few, 2)[9] == {
+        "in_first_k": 0.5, **none
+    }  # fmt: skip
     # Even where those that it does hold are negative.
     below = np.array([[[1], [0]], [[-1.0], [0.0]]])
-    assert in_first_k(np.array([7, 9]), below, 1)[9]["in_first_k"] == 0.0
+    assert in_first_k(np.array([7, 9]), below, few, 1)[9]["in_first_k"] == 0.0
 
 
 def test_an_empty_ranking_has_no_jaccard() -> None:

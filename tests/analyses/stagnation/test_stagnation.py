@@ -33,6 +33,7 @@ from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
 from tests.planted import PlantedLog
 from tests.processes import run_command
+from tests.stats.interval_twin import interval, same
 from tests.stats.test_adjusted import twin_difference
 
 
@@ -104,36 +105,56 @@ def test_means_ratios_and_intervals_are_the_twins(tmp_path: Path) -> None:
     frame["loss"] = frame["loss"].astype(float)
     prompts = sorted(frame["prompt"].unique().tolist())
     weights = twin_weights(3, 200, prompts)
-    drawn: dict[tuple[int, int], np.ndarray] = {}
+    sums: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+    largest = frame.groupby("step")["loss"].max()
     for (step, v), part in frame.groupby(["step", "token_id"]):
         by = part.groupby("prompt")["loss"].agg(["sum", "size"]).reindex(prompts, fill_value=0)
-        drawn[int(step), int(v)] = (weights @ by["sum"].to_numpy()) / (
-            weights @ by["size"].to_numpy()
-        )
-        row = token(result, int(v))
-        at = steps.index(int(step))
-        assert row["curve"][at] == pytest.approx(part["loss"].mean(), rel=1e-9)
-        low, high = np.quantile(drawn[int(step), int(v)], [0.025, 0.975], method="inverted_cdf")
-        assert (row["curve_low"][at], row["curve_high"][at]) == pytest.approx((low, high), rel=1e-9)
+        sums[int(step), int(v)] = by["sum"].to_numpy(), by["size"].to_numpy()
+
+    def mean(weight_P: np.ndarray, step: int, v: int) -> float:
+        loss_P, count_P = sums[step, v]
+        return float(weight_P @ loss_P / (weight_P @ count_P))
+
+    def parts(v: int, *some: int) -> list[tuple[np.ndarray, float]]:
+        both = [(sums[step, v], (largest[step], 1.0)) for step in some]
+        return [(pair[i], most[i]) for pair, most in both for i in range(2)]
+
+    given = 0
     x = np.log(steps)
     for v in range(10):
         row = token(result, v)
-        means = [drawn[step, v] for step in steps]
-        for name, values in (
-            ("stagnation", means[2] / means[0]),
-            ("delta_kl", means[2] - means[0]),
-            ("slope", np.polyfit(x, np.log(np.stack(means)), 1)[0]),
+        for at, step in enumerate(steps):
+            assert row["curve"][at] == pytest.approx(mean(np.ones(len(prompts)), step, v))
+            ends = interval(lambda w, s=step, v=v: mean(w, s, v), parts(v, step), weights)
+            assert same((row["curve_low"][at], row["curve_high"][at]), ends)
+        fit = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+        for name, values, some in (
+            ("stagnation", lambda w, v=v: mean(w, 100, v) / mean(w, 1, v), (1, 100)),
+            ("delta_kl", lambda w, v=v: mean(w, 100, v) - mean(w, 1, v), (1, 100)),
+            ("slope", lambda w, v=v, fit=fit: fit @ np.log([mean(w, s, v) for s in steps]), steps),
         ):
-            ends = np.quantile(values, [0.025, 0.975], method="inverted_cdf")
-            assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(ends, rel=1e-7)
+            ends = interval(values, parts(v, *some), weights, positive=name == "stagnation")
+            assert same((row[f"{name}_low"], row[f"{name}_high"]), ends)
+            given += ends[0] is not None
+        assert row["few_prompts_carry_it"] == (row["slope_low"] is None)
         assert row["slope"] == pytest.approx(np.polyfit(x, np.log(row["curve"]), 1)[0], rel=1e-7)
     group = next(row for row in result.groups if row["group"] == "rocks")
     firsts = [token(result, v)["loss_pre"] for v in (0, 1)]
     lasts = [token(result, v)["loss_post"] for v in (0, 1)]
     assert group["stagnation"] == pytest.approx(sum(lasts) / sum(firsts))
-    values = (drawn[100, 0] + drawn[100, 1]) / (drawn[1, 0] + drawn[1, 1])
-    ends = np.quantile(values, [0.05, 0.95], method="inverted_cdf")
-    assert (group["stagnation_low90"], group["stagnation_high90"]) == pytest.approx(ends, rel=1e-9)
+    assert given >= 15
+    both = []
+    for step in (1, 100):
+        # A further occurrence would be of one of the types, of each with the same chance.
+        count = [sums[step, v][1].sum() for v in (0, 1)]
+        loss_P = sum(sums[step, v][0] / count[v] / 2 for v in (0, 1))
+        both.append((loss_P, largest[step] * np.mean([1 / (2 * n) ** 2 for n in count]) ** 0.5))
+    ends = interval(
+        lambda w: (mean(w, 100, 0) + mean(w, 100, 1)) / (mean(w, 1, 0) + mean(w, 1, 1)),
+        both, weights, level=0.9,
+    )  # fmt: skip
+    assert ends[0] is not None
+    assert same((group["stagnation_low90"], group["stagnation_high90"]), ends)
     means = frame.groupby("step")["loss"].mean()
     assert result.corpus["stagnation"] == pytest.approx(means[100] / means[1], rel=1e-9)
 
@@ -190,7 +211,8 @@ def test_a_group_that_ends_without_loss_has_no_ratio(tmp_path: Path) -> None:
     path = write(tmp_path, frame)
     result = stagnation(path, rocks=(0, 1, 2, 3, 4))
     assert result.groups[2]["group"] == "high_kl"
-    assert (result.groups[2]["stagnation"], result.groups[2]["stagnation_high"]) == (0, 0)
+    assert (result.groups[2]["stagnation"], result.groups[2]["stagnation_high"]) == (0, None)
+    assert result.groups[2]["few_prompts_carry_it"]
     test = next(row for row in result.tests if row["second"] == "high_kl")
     assert (test["types_first"], test["types_second"]) == (5, 5)
     assert (test["ratio"], test["ratio_low"], test["ratio_high"]) == (None, None, None)
@@ -202,9 +224,9 @@ def test_a_group_that_ends_without_loss_has_no_ratio(tmp_path: Path) -> None:
 
 
 def test_no_interval_of_a_curve_below_20_prompts(tmp_path: Path) -> None:
-    frame = course((0, 10))
+    frame = course((0, 10), prompts=200)
     few = stagnation(write(tmp_path / "a", frame[frame["sequence_id"] < 38]))
-    enough = stagnation(write(tmp_path / "b", frame[frame["sequence_id"] < 80]))
+    enough = stagnation(write(tmp_path / "b", frame))
     for result, known in ((few, False), (enough, True)):
         curves = [*result.corpus["curve"], *result.curves]
         rows_ = [row for row in curves if row["loss"] is not None]
