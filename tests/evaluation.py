@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
@@ -53,6 +54,13 @@ class MemoryEngine:
     def run(self, source: Any, *accumulators: Any) -> None:
         for accumulator in accumulators:
             accumulator.update(source.batch)
+
+    def on_threads(
+        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], ahead: int
+    ) -> Iterator[Any]:
+        """One call after another."""
+        for call in calls:
+            yield function(*call)
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pandas as pd
 
 from tests import planted
 from tests.planted import HARD, PLAIN, Array, PlantedLog, Unit
-from tests.worlds import _sample
+from tests.worlds import sample
 
 STEPS = 0, 100, 1000
 
@@ -48,7 +48,7 @@ def learning_log(seed: int, world: World, prompts: int = 120) -> PlantedLog:
     for token in rocks.tolist():
         phrase = planted.put(rng, planted.template(rng, 14), token, HARD, 1)
         units += [planted.use(rng, phrase, 0.05) for _ in range(round(0.4 * prompts))]
-    units += [planted.chunk(rng) for _ in range(numbers.max() + 1 - len(units))]
+    units += planted.chunks(rng, numbers.max() + 1 - len(units))
     text = planted.lay_out(numbers, [units[k] for k in rng.permutation(len(units))])
     held = int(np.median(np.bincount(text.token)[rocks]))
     planted.scatter(rng, text, dict.fromkeys(alike.tolist(), held), (PLAIN,), HARD)
@@ -71,7 +71,7 @@ def shuffled_log(seed: int, *, persistent: bool) -> PlantedLog:
     `persistent`: those of all steps together; else each step by itself.
     """
     rng = np.random.default_rng([seed, 12])
-    text, before, after = _sample()
+    text, before, after = sample()
     last = KEEPS * after * rng.gamma(4, 0.25, len(after)).astype(np.float32)
     losses = [before, after, last]
     order = rng.permutation(len(before))

@@ -30,11 +30,13 @@ NAMED_BY = {
         **NAMED, "log.passes": "<analysis>", "params.detect": "<option>",
         "params.clusters": "<cluster>", "facts": "<fact>", "thresholds": "<key>",
         "totals": "<key>", "permuted": "<key>", "figures": "<figure>", "contexts": "<id>",
-        "tests": "<analysis>",
+        "tests": "<analysis>", "adjusted": "<analysis>",
     },
 }  # fmt: skip
 #: Whose keys are those of another output, or what a figure draws.
-ELSEWHERE = {"totals.<key>", "figures.<figure>", "tests.<analysis>"}
+ELSEWHERE = {
+    "totals.<key>", "figures.<figure>", "tests.<analysis>", "adjusted.<analysis>",
+}  # fmt: skip
 GROUPS = {f"members.{name}" for name in group_names.NAMES}
 
 #: Keys that a result has only where it has no numbers, or with analyses of one's own.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rocktok.analyses.attribute.shares import Shares, quantities
-from rocktok.analyses.stability.overlap import inclusion
+from rocktok.analyses.stability.overlap import in_first_k
 from rocktok.analyses.stability.subsamples import Subsamples, limits
 from rocktok.analyses.stagnation.every_type import GroupSums, mean_losses
 from rocktok.analyses.stagnation.learning import change_rows, corpus_row, group_rows
@@ -194,7 +194,8 @@ def _learning(
     steps: list[Rows], truth: Truth, types: np.ndarray, groups: dict[str, np.ndarray], seed: int,
     replicates: int,
 ) -> Iterator[Outcome]:  # fmt: skip
-    curves = LossCurves({name: tuple(ids.tolist()) for name, ids in groups.items()})
+    members = {name: tuple(ids.tolist()) for name, ids in groups.items()}
+    curves = LossCurves(members, STEPS[0])
     for step, rows in zip(STEPS, steps, strict=True):
         bootstrap = PromptBootstrap(types, QUANTITIES, seed, replicates)
         bootstrap.update(rows)
@@ -257,7 +258,7 @@ def _ranks(
     prompt_P = np.unique(rows["prompt"])
     subsamples = Subsamples(types, seed, limits(seed, 1, [1], prompt_P), min(200, replicates))
     subsamples.update({**rows, "token_id": rows["token_id"].astype(np.int64)})
-    ranks = inclusion(subsamples.types, subsamples.replicated(), subsamples.few_prompts, 12)
+    ranks = in_first_k(subsamples.types, subsamples.replicated(), subsamples.few_prompts, 12)
     score_T = (truth.position_T * truth.loss_ST[-1])[types]
     for v, score in zip(types.tolist(), score_T, strict=True):
         true = 1 + int((score_T > score).sum())

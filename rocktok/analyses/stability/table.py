@@ -50,12 +50,7 @@ _RANKINGS = {
 
 def opening(result: StabilityResult) -> list[str]:
     """How many rocks other samples of the prompts name again, and how sure that is."""
-    if result.rocks is not None:
-        return rock_answer(result)
-    return [
-        *rock_answer(result),
-        _recommended(result.recommended, result.cutoffs, result.log["types"]),
-    ]
+    return rock_answer(result)
 
 
 def _cutoff_of(result: StabilityResult) -> int:

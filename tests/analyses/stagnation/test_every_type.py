@@ -125,9 +125,13 @@ def test_other_types_have_the_same_point_values(tmp_path: Path) -> None:
         assert list(one) == list(other)
         assert one["token_id"] == other["token_id"]
         assert one["curve"] == pytest.approx(other["curve"], rel=1e-12)
-        # The two kinds of interval are of one thing.
-        width = [np.log(row["stagnation_high"] / row["stagnation_low"]) for row in (one, other)]
-        assert width[0] == pytest.approx(width[1], rel=0.5)
+    # The two kinds of interval are of one thing; of a single type the ends go by its skewness,
+    # which 64 groups of prompts know less well than all prompts do.
+    width = [
+        np.median([np.log(row["stagnation_high"] / row["stagnation_low"]) for row in rows.tokens])
+        for rows in (drawn, plain)
+    ]
+    assert width[0] == pytest.approx(width[1], rel=0.1)
 
 
 def test_groups_estimate_what_prompts_as_clusters_would(tmp_path: Path) -> None:
@@ -214,10 +218,11 @@ def test_the_command_shows_every_type(tmp_path: Path) -> None:
     seen = {row["token_id"] for row in counts}
     assert {row["token_id"] for row in found["tokens"]} <= seen
     assert len(found["tokens"]) > 150
-    assert {row["interval"] for row in found["tokens"]} == {"bootstrap", "linearised", None}
-    csv = tmp_path / "all.csv"
-    assert run(SAMPLE, "--all", "--top", 1, "--top-k", 1, "--replicates", 100, "-o", csv)[0] == 0
-    table = pd.read_csv(csv)
-    assert set(table["interval"].dropna()) == {"bootstrap", "linearised"}
-    _, text, _ = run(SAMPLE, "--all", "--top", 0, "--top-k", 1, "--replicates", 100)
+    assert {row["interval"] for row in found["tokens"]} == {"bootstrap", None}
+    # Where more prompts hold them, the others have intervals, too.
+    path, csv = write(tmp_path, course((0, 5, 10), prompts=800)), tmp_path / "all.csv"
+    options = ("--all", "--top", 1, "--top-k", 1, "--group-size", 1, "--replicates", 100)
+    assert run(path, *options, "-o", csv)[0] == 0
+    assert set(pd.read_csv(csv)["interval"]) == {"bootstrap", "linearised"}
+    _, text, _ = run(path, *options)
     assert "~ interval by linearised variance" in text
