@@ -26,4 +26,7 @@ def compact_command(log: str, output: str, quiet: bool, allow_missing: bool) -> 
     with progress_bar(quiet=quiet) as tell:
         written = compact(opened, output, progress=tell)
     before = sum(len(opened.shards(table)) for table in opened.tables())
-    options.notes([f"{before:,} shards became {written:,} in {output}"], quiet=quiet)
+    said = f"{before:,} shards became {written:,} in {output}"
+    if written >= before:
+        said = f"{log} was compact already: its {said}"
+    options.notes([said], quiet=quiet)

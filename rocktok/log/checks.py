@@ -97,7 +97,11 @@ def check_values(columns: dict[str, Array], rules: Rules, where: Where) -> None:
             if not np.isfinite(low) or not np.isfinite(high):
                 _refuse(~np.isfinite(values), values, name, where, "is not a finite number")
             if name == "loss" and rules.exactness == "exact" and low < schema.EXACT_LOSS_FLOOR:
-                why = "is below −0.0001: an exact reverse KL is never negative"
+                why = (
+                    "is below −0.0001: an exact reverse KL is never negative; if the losses are "
+                    "not exact, say in run.json how they were had: "
+                    '{"loss": {"exactness": "sampled"}}, topk or truncated'
+                )
                 _refuse(values < schema.EXACT_LOSS_FLOOR, values, name, where, why)
         elif name in ("step", "position", "rollout", "num_tokens") and values.min() < 0:
             _refuse(values < 0, values, name, where, "is negative")
@@ -107,6 +111,9 @@ def check_values(columns: dict[str, Array], rules: Rules, where: Where) -> None:
             if rules.vocab_size is not None and values.max() >= rules.vocab_size:
                 why = f"is outside the vocabulary of {rules.vocab_size} (run.json)"
                 _refuse(values >= rules.vocab_size, values, name, where, why)
+            if values.max() >= schema.MAX_VOCABULARY:
+                why = f"is no token id: these are below {schema.MAX_VOCABULARY:,}"
+                _refuse(values >= schema.MAX_VOCABULARY, values, name, where, why)
 
 
 class OrderCheck:
