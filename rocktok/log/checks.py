@@ -55,6 +55,8 @@ def to_numpy(column: Any, name: str, where: Where) -> Array:
     if array.null_count:
         row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
         raise DataError(f"{where.at(row, name)}: null or NaN; every row must have a value")
+    if pa.types.is_null(array.type):
+        raise DataError(f"{where.name}: has no rows, and columns without a type; remove it")
     if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
         raise DataError(
             f"{where.name}: column {name}: type {array.type}; it must be {_TYPES[name]}"

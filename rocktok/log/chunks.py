@@ -20,28 +20,31 @@ REMEDY = "restore it from a copy, or go on without it with --allow-missing"
 class VouchedFile:
     """A shard's column chunks, each given out only if its CRC32 is the manifest's.
 
-    Parquet asks for a whole chunk at a time. Nothing else is answered: the footer has been read.
+    Parquet asks for the end of the file, and then for a whole chunk at a time. It is given the
+    footer that has been checked, and nothing else before `metadata` is set.
     """
 
     closed = False
 
-    def __init__(self, source: Any, metadata: Any, crcs: Sequence[str], name: str) -> None:
-        self._source, self._metadata, self._crcs, self._name = source, metadata, crcs, name
+    def __init__(self, source: Any, footer: bytes, crcs: Sequence[str], name: str) -> None:
+        self._source, self._footer, self._crcs, self._name = source, footer, crcs, name
+        self._size = source.size()
         self._at = 0
+        self.metadata: Any = None
 
     @cached_property
     def _chunks(self) -> dict[int, tuple[int, int, int, str]]:
         """First byte → bytes, CRC32, row group and column of a chunk."""
         chunks = {}
         for group, digits in enumerate(self._crcs):
-            for index, (column, start, size) in enumerate(chunk_ranges(self._metadata, group)):
+            for index, (column, start, size) in enumerate(chunk_ranges(self.metadata, group)):
                 crc = int(digits[8 * index : 8 * index + 8], 16)
                 chunks[start] = (size, crc, group, column)
         return chunks
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """As of any file."""
-        self._at = offset + (0, self._at, self._source.size())[whence]
+        self._at = offset + (0, self._at, self._size)[whence]
         return self._at
 
     def tell(self) -> int:
@@ -53,7 +56,14 @@ class VouchedFile:
         self.closed = True
 
     def read(self, length: int) -> bytes:
-        """The chunk that begins here. Raises `DamagedError`."""
+        """The chunk that begins here, or what reaches into the footer. Raises `DamagedError`."""
+        before = self._size - len(self._footer) - self._at
+        if length > before:
+            self._at += length
+            # A small file is asked for as a whole, for its footer only.
+            return (
+                bytes(max(before, 0)) + self._footer[max(-before, 0) :][: length - max(before, 0)]
+            )
         size, crc, group, column = self._chunks.get(self._at, (-1, 0, 0, ""))
         if size != length:
             raise DamagedError(

@@ -90,9 +90,9 @@ def _text_of(kind: Any, is_uuid: bool, name: str, where: Where) -> Callable[[Any
         return lambda value: _whole_text(value, largest)
     if types.is_fixed_size_binary(kind) and kind.byte_width == _UUID_BYTES:
         # As UUIDs reach readers that have no type for them.
-        return lambda value: _bytes_text(value, _uuid_text)
+        return lambda value: value.decode() if _is_plain(value) else _uuid_text(value)
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
-        return lambda value: _bytes_text(value, lambda raw: f"0x{raw.hex()}")
+        return _bytes_text
     raise DataError(
         f"{where.name}: column {name}: type {kind}; it must be text, whole numbers or UUIDs"
     )
@@ -100,17 +100,21 @@ def _text_of(kind: Any, is_uuid: bool, name: str, where: Where) -> Callable[[Any
 
 def _whole_text(value: float, largest: int) -> str:
     if not abs(value) <= largest:
-        raise ValueError(f"{value} is no whole number up to {largest}, as a float must be here")
+        raise ValueError(f"{value} is no whole number up to {largest:,}, as a float must be here")
     if value != int(value):
         raise ValueError(f"{value} is not whole; write text or whole numbers")
     return str(int(value))
 
 
-def _bytes_text(value: bytes, otherwise: Callable[[bytes], str]) -> str:
+def _is_plain(value: bytes) -> bool:
+    return value.isascii() and value.decode().isprintable()
+
+
+def _bytes_text(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return otherwise(value)
+        return f"0x{value.hex()}"
 
 
 def _uuid_text(value: bytes | uuid.UUID) -> str:

@@ -273,14 +273,14 @@ def open_shard(where: Place, shard: Shard, required: Iterable[str] = ()) -> Open
     footer = _checked_footer(source, shard, name)
     entry = shard.entry
     try:
-        metadata = pq.read_metadata(pa.BufferReader(footer))
-        _check_rows(metadata, entry, name)
         if entry is not None and entry.chunk_crc32:
-            vouched = VouchedFile(source, metadata, entry.chunk_crc32, name)
+            vouched = VouchedFile(source, footer, entry.chunk_crc32, name)
             # Without a buffer chunks are asked for one by one.
-            file = pq.ParquetFile(vouched, metadata=metadata, pre_buffer=False)
+            file = pq.ParquetFile(vouched, pre_buffer=False)
+            vouched.metadata = file.metadata
         else:
-            file = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+        _check_rows(file.metadata, entry, name)
         columns = list(file.schema_arrow.names)
     except UnicodeDecodeError as error:
         raise DamagedError(f"{name}: the name of a column is not UTF-8; {REMEDY}") from error

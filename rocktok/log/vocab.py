@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PATH = "vocab.parquet"
 
+_TEXTS = ("token", "bytes")
 _REMEDY = "restore it from a copy, or go on without text with --allow-missing"
 _UNSEALED_REMEDY = "restore it from a copy, or remove it: tokens then print as ids"
 
@@ -103,8 +104,12 @@ class Vocab:
 
 def _table(data: bytes, name: str) -> pa.Table:
     """The columns of a vocabulary, not larger than one can be, whatever the file claims."""
+    # As dictionaries, repeated values take memory once.
+    parquet = pq.read_metadata(pa.BufferReader(data)).schema
+    columns = [parquet.column(i) for i in range(len(parquet.names))]
+    repeated = [c.path for c in columns if c.path in _TEXTS and c.physical_type == "BYTE_ARRAY"]
     with pq.ParquetFile(
-        pa.BufferReader(data), page_checksum_verification=True, read_dictionary=["token", "bytes"]
+        pa.BufferReader(data), page_checksum_verification=True, read_dictionary=repeated
     ) as file:
         metadata = file.metadata
         names = file.schema_arrow.names
@@ -119,7 +124,7 @@ def _table(data: bytes, name: str) -> pa.Table:
                 f"{name}: claims {metadata.num_rows:,} rows and {unpacked:,} bytes; a vocabulary "
                 f"has no more than {schema.MAX_VOCABULARY:,} and {WHOLE_FILE_BYTES:,}"
             )
-        table = file.read([n for n in ("token_id", "token", "bytes") if n in names])
+        table = file.read([name for name in ("token_id", *_TEXTS) if name in names])
         if any(len(column) != metadata.num_rows for column in table.columns):
             raise ValueError("columns of unequal lengths")
         return table
