@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
-from rocktok.log.chunks import REMEDY, VouchedFile, chunk_crc32
+from rocktok.log.chunks import REMEDY, CheckedFile, checksums, chunk_crc32, plausible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -273,13 +273,14 @@ def open_shard(where: Place, shard: Shard, required: Iterable[str] = ()) -> Open
     footer = _checked_footer(source, shard, name)
     entry = shard.entry
     try:
-        if entry is not None and entry.chunk_crc32:
-            vouched = VouchedFile(source, footer, entry.chunk_crc32, name)
-            # Without a buffer chunks are asked for one by one.
-            file = pq.ParquetFile(vouched, pre_buffer=False)
-            vouched.metadata = file.metadata
-        else:
-            file = pq.ParquetFile(source, page_checksum_verification=True)
+        vouched = entry is not None and bool(entry.chunk_crc32)
+        check = checksums(entry.chunk_crc32) if entry is not None and vouched else plausible
+        checked = CheckedFile(source, footer, name, check, partly=not vouched)
+        # Chunks are asked for one by one, or, where a request takes long, as neighbours.
+        file = pq.ParquetFile(
+            checked, pre_buffer=not where.is_local, page_checksum_verification=not vouched
+        )
+        checked.metadata = file.metadata
         _check_rows(file.metadata, entry, name)
         columns = list(file.schema_arrow.names)
     except UnicodeDecodeError as error:

@@ -30,7 +30,8 @@ from rocktok.analyses.info.passes import info
 from rocktok.engine.passes import Engine
 from rocktok.errors import RocktokError
 from rocktok.log import LogWriter, opening
-from rocktok.log.chunks import chunk_ranges
+from rocktok.log.chunks import chunks_of
+from rocktok.log.pages import pages_of
 from tests.logs import RUN, rows, sequence_rows, write_by_hand
 
 SEQUENCES = 40
@@ -206,54 +207,9 @@ def page_headers(path: Path) -> Iterator[tuple[int, int]]:
     data = path.read_bytes()
     metadata = pq.read_metadata(path)
     for group in range(metadata.num_row_groups):
-        for _, start, size in chunk_ranges(metadata, group):
-            at = start
-            while at < start + size:
-                header = _Header(data, at)
-                yield at, header.end
-                at = header.end + header.compressed
-            assert at == start + size
-
-
-class _Header:
-    """Where a page header ends, and the bytes of its page: Thrift's compact protocol."""
-
-    def __init__(self, data: bytes, start: int) -> None:
-        self._data, self.end = data, start
-        self.compressed = self._struct()[3]
-
-    def _varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self._data[self.end]
-            self.end += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    def _struct(self) -> dict[int, int]:
-        """Field → value, of those that are integers."""
-        field, numbers = 0, {}
-        while (byte := self._data[self.end]) != 0:
-            self.end += 1
-            kind = byte & 15
-            field = field + (byte >> 4) if byte >> 4 else self._zigzag()
-            if kind in (4, 5, 6):
-                numbers[field] = self._zigzag()
-            elif kind == 8:
-                length = self._varint()
-                self.end += length
-            elif kind == 12:
-                self._struct()
-            else:
-                assert kind in (1, 2), kind
-        self.end += 1
-        return numbers
-
-    def _zigzag(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)
+        for chunk in chunks_of(metadata, group):
+            for page in pages_of(data[chunk.start : chunk.stop]):
+                yield chunk.start + page.start, chunk.start + page.end
 
 
 #: Name → the answer as text. Damage that `info` reports is raised, as the command does.
