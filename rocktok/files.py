@@ -29,7 +29,7 @@ PUT, LINK, RENAME, CLAIM = "put", "link", "exclusive rename", "claim and rename"
 #: Bytes that a file which is read as a whole may have.
 WHOLE_FILE_BYTES = 1 << 28
 
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.tmp")
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12}\.tmp|claim)")
 
 
 class NotAFileError(OSError):
