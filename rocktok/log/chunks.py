@@ -41,7 +41,7 @@ class Chunk:
 
 
 #: Raises `ValueError` for a chunk whose bytes are not what they must be.
-Check = Callable[[Chunk, memoryview], None]
+Check = Callable[[Chunk, bytes], None]
 
 
 class CheckedFile:
@@ -98,12 +98,13 @@ class CheckedFile:
         first = bisect_right(self._starts, start) - 1
         for chunk in self._chunks[max(first, 0) : bisect_left(self._starts, stop)]:
             if chunk.start >= start and chunk.stop <= stop:
-                self._checked(chunk, memoryview(data)[chunk.start - start : chunk.stop - start])
+                # Not copied where it is all that was asked for, as on a local disk.
+                self._checked(chunk, data[chunk.start - start : chunk.stop - start])
             elif chunk.stop > start and not self._partly:
                 raise DamagedError(f"{self._name}: bytes {start} to {stop} cut a chunk; {REMEDY}")
         return data
 
-    def _checked(self, chunk: Chunk, data: memoryview) -> None:
+    def _checked(self, chunk: Chunk, data: bytes) -> None:
         try:
             self._check(chunk, data)
         except ValueError as error:
@@ -116,7 +117,7 @@ class CheckedFile:
 def checksums(crcs: Sequence[str]) -> Check:
     """Compares chunks with what `chunk_crc32` made of them."""
 
-    def check(chunk: Chunk, data: memoryview) -> None:
+    def check(chunk: Chunk, data: bytes) -> None:
         digits = crcs[chunk.group][8 * chunk.index : 8 * chunk.index + 8]
         if zlib.crc32(data) != int(digits, 16):
             raise ValueError("its CRC32 is not the manifest's")
@@ -124,7 +125,7 @@ def checksums(crcs: Sequence[str]) -> Check:
     return check
 
 
-def plausible(chunk: Chunk, data: memoryview) -> None:
+def plausible(chunk: Chunk, data: bytes) -> None:
     """Compares page headers with the footer: what can be told where nothing vouches for a chunk."""
     metadata = chunk.metadata
     # Of a column without rows writers give no place at which its pages would stand.

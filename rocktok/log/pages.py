@@ -6,7 +6,7 @@ Source: parquet.thrift of the Parquet format (PageHeader), in Thrift's compact p
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _DICTIONARY_PAGE = 2
 #: Fields of PageHeader: type, compressed size, and the headers of the kinds of page.
@@ -34,8 +34,7 @@ _TRUE, _FALSE, _I8, _I16, _I32, _I64, _BINARY, _STRUCT = 1, 2, 3, 4, 5, 6, 8, 12
 Fields = dict[int, "int | Fields"]
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """A page: the bytes of its header, and what that says (no values: a dictionary)."""
 
     start: int
@@ -44,16 +43,15 @@ class Page:
     encoding: int | None
 
 
-def pages_of(data: bytes | memoryview) -> Iterator[Page]:
+def pages_of(data: bytes) -> Iterator[Page]:
     """The pages of a column chunk. Raises `ValueError` where they do not fill it."""
-    view = memoryview(data)
     at = 0
-    while at < len(view):
-        page, at = _page(view, at)
+    while at < len(data):
+        page, at = _page(data, at)
         yield page
 
 
-def check_pages(data: bytes | memoryview, values: int, encodings: Collection[str]) -> None:
+def check_pages(data: bytes, values: int, encodings: Collection[str]) -> None:
     """Raise `ValueError` for pages that are not of the values and encodings of their chunk."""
     listed = {_kind(name) for name in encodings}
     total = 0
@@ -74,13 +72,13 @@ def _kind(encoding: str) -> str:
     return "dictionary" if encoding in _DICTIONARIES else encoding
 
 
-def _page(view: memoryview, start: int) -> tuple[Page, int]:
+def _page(data: bytes, start: int) -> tuple[Page, int]:
     try:
-        fields, end = _struct(view, start)
+        fields, end = _struct(data, start)
         size, kind = fields[_COMPRESSED], fields[_TYPE]
     except (IndexError, KeyError, RecursionError) as error:
         raise ValueError("a page header makes no sense") from error
-    if not isinstance(size, int) or size < 0 or end + size > len(view):
+    if not isinstance(size, int) or size < 0 or end + size > len(data):
         raise ValueError("a page header claims more bytes than its column chunk has")
     for field, encoding in _ENCODING.items():
         header = fields.get(field)
@@ -94,11 +92,14 @@ def _page(view: memoryview, start: int) -> tuple[Page, int]:
     return Page(start, end, None, None), end + size
 
 
-def _struct(view: memoryview, at: int) -> tuple[Fields, int]:
-    """Field → value, of those that are numbers or structures; and where it ends."""
+def _struct(data: bytes, at: int) -> tuple[Fields, int]:
+    """Field → value, of those that are numbers or structures; and where it ends.
+
+    Numbers of one byte are read in place: there is a header for every few thousand rows.
+    """
     field, fields = 0, Fields()
     while True:
-        byte = view[at]
+        byte = data[at]
         at += 1
         if byte == 0:
             return fields, at
@@ -106,29 +107,34 @@ def _struct(view: memoryview, at: int) -> tuple[Fields, int]:
         if byte >> 4:
             field += byte >> 4
         else:
-            field, at = _number(view, at)
-        if kind in (_I16, _I32, _I64):
-            fields[field], at = _number(view, at)
-        elif kind == _STRUCT:
-            fields[field], at = _struct(view, at)
+            field, at = _number(data, at)
+        if kind in (_I32, _I64, _I16):
+            byte = data[at]
+            if byte < 128:
+                fields[field], at = (byte >> 1) ^ -(byte & 1), at + 1
+            else:
+                fields[field], at = _number(data, at)
         elif kind == _BINARY:
-            length, at = _varint(view, at)
+            byte = data[at]
+            length, at = (byte, at + 1) if byte < 128 else _varint(data, at)
             at += length
+        elif kind == _STRUCT:
+            fields[field], at = _struct(data, at)
         elif kind == _I8:
             at += 1
         elif kind not in (_TRUE, _FALSE):
             raise ValueError("a page header makes no sense")
 
 
-def _number(view: memoryview, at: int) -> tuple[int, int]:
-    value, at = _varint(view, at)
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    value, at = _varint(data, at)
     return (value >> 1) ^ -(value & 1), at
 
 
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
+def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        byte = view[at]
+        byte = data[at]
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:

@@ -1,6 +1,6 @@
 """Damages a log in every way that is asked for, and counts what the commands make of it.
 
-    python tests/faults/campaign.py                everything; --seed, --mutations, --only
+    python tests/faults/campaign.py                everything; see --help for parts of it
     python tests/faults/campaign.py --by-hand      headers of a log that no manifest vouches for
 
 Each damaged log is read by `detect`, `attribute`, `stagnation` and `info --verify`. A command must
@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import io
 import logging
+import random
 import shutil
 import sys
 import tempfile
@@ -237,9 +238,10 @@ class Outcome:
     wrong: list[str]
 
 
-def run(log: Path, faults: Iterable[Fault]) -> Outcome:
+def run(log: Path, faults: Iterable[Fault], commands: Iterable[str] = tuple(READERS)) -> Outcome:
     """Do one fault after another to a log, each undone again, and read it with every command."""
-    good = {name: _answer(read, log, "")[1] for name, read in READERS.items()}
+    readers = {name: READERS[name] for name in commands}
+    good = {name: _answer(read, log, "")[1] for name, read in readers.items()}
     outcome = Outcome(Counter(), [])
     for fault in faults:
         path = log / fault.path
@@ -249,7 +251,7 @@ def run(log: Path, faults: Iterable[Fault]) -> Outcome:
         else:
             path.write_bytes(fault.data)
         try:
-            for name, read in READERS.items():
+            for name, read in readers.items():
                 result, said = _answer(read, log, fault.path)
                 if result == "answered":
                     result = "the same bytes" if said == good[name] else "WRONG"
@@ -301,6 +303,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mutations", type=int, default=2000)
     parser.add_argument("--only", choices=FAULTS, nargs="+", default=list(FAULTS))
+    parser.add_argument("--commands", choices=READERS, nargs="+", default=list(READERS))
+    parser.add_argument("--sample", type=int, help="no more faults of a kind than that")
     parser.add_argument("--by-hand", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -312,8 +316,11 @@ def main() -> None:
         for kind in given.only:
             if given.by_hand and kind in ("json", "removed", "mutations"):
                 continue
+            faults = list(FAULTS[kind](log, given))
+            if given.sample is not None and given.sample < len(faults):
+                faults = random.Random(given.seed).sample(faults, given.sample)
             with quiet():
-                outcome = run(log, FAULTS[kind](log, given))
+                outcome = run(log, faults, given.commands)
             for (damage, name, result), times in sorted(outcome.counts.items()):
                 print(f"| {damage} | {name} | {result} | {times:,} |", flush=True)
             wrong += outcome.wrong
