@@ -26,8 +26,8 @@ _NO_LINK = _LACKING | {errno.EXDEV, errno.EMLINK}
 #: How a file got its name without replacing another.
 PUT, LINK, RENAME, CLAIM = "put", "link", "exclusive rename", "claim and rename"
 
-#: Bytes that a file which is read as a whole may have.
-WHOLE_FILE_BYTES = 1 << 28
+#: Bytes that a JSON file or a vocabulary may have.
+SMALL_FILE_BYTES = 1 << 28
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12}\.tmp|claim)")
 
@@ -151,15 +151,15 @@ class Place:
             raise NotAFileError(problem)
         return self.filesystem.open_input_file(path)
 
-    def read(self, relative: str) -> bytes:
+    def read(self, relative: str, *, largest: int | None = None) -> bytes:
         """All bytes of a file; `FileNotFoundError` if it is not there.
 
-        Raises `NotAFileError` also for one of more than `WHOLE_FILE_BYTES`.
+        Raises `NotAFileError` also for one of more than `largest` bytes.
         """
         with self.open(relative) as file:
-            if file.size() > WHOLE_FILE_BYTES:
+            if largest is not None and file.size() > largest:
                 raise NotAFileError(
-                    f"has {file.size():,} bytes; such a file has no more than {WHOLE_FILE_BYTES:,}"
+                    f"has {file.size():,} bytes; such a file has no more than {largest:,}"
                 )
             return bytes(file.read())
 

@@ -174,7 +174,10 @@ def _decode_kept(where: Place, path: str) -> tuple[list[Rollout], int | None]:
 
     try:
         source = pa.BufferReader(where.read(path))
-        table = pq.read_table(source, page_checksum_verification=True)
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            table, rows = file.read(), file.metadata.num_rows
+        if any(len(column) != rows for column in table.columns):
+            raise ValueError(f"columns shorter than its {rows} rows")
         complete = (table.schema.metadata or {}).get(_COMPLETE_KEY)
         rollouts = [
             Rollout(

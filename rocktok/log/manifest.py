@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
+from rocktok.files import SMALL_FILE_BYTES
 from rocktok.log.shard import ShardEntry, newer_version
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def load_json(where: Place, path: str, *, by_hand: bool = False) -> dict[str, An
     """
     name = where.show(path)
     try:
-        content = json.loads(where.read(path))
+        content = json.loads(where.read(path, largest=SMALL_FILE_BYTES))
         damaged = isinstance(content, dict) and not _is_sealed(content, by_hand)
     except RecursionError as error:
         raise DamagedError(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 import rocktok.schema as schema
 from rocktok.errors import DamagedError, DataError
-from rocktok.files import WHOLE_FILE_BYTES
+from rocktok.files import SMALL_FILE_BYTES
 from rocktok.log.checks import Rules, Where, check_values, to_numpy
 from rocktok.log.manifest import FileSeal
 
@@ -90,7 +90,7 @@ class Vocab:
                 raise DamagedError(f"{name}: is vouched for in a manifest, but is gone; {_REMEDY}")
             return cls()
         try:
-            data = where.read(PATH)
+            data = where.read(PATH, largest=SMALL_FILE_BYTES)
             if seal is not None and FileSeal.of(data) != seal:
                 raise DamagedError(
                     f"{name}: altered or damaged (its CRC32 is not the manifest's); {_REMEDY}"
@@ -119,10 +119,10 @@ def _table(data: bytes, name: str) -> pa.Table:
             raise DataError(f"{name}: has {what}; it must have token_id and token")
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         unpacked = sum(group.total_byte_size for group in groups)
-        if metadata.num_rows > schema.MAX_VOCABULARY or unpacked > WHOLE_FILE_BYTES:
+        if metadata.num_rows > schema.MAX_VOCABULARY or unpacked > SMALL_FILE_BYTES:
             raise DataError(
                 f"{name}: claims {metadata.num_rows:,} rows and {unpacked:,} bytes; a vocabulary "
-                f"has no more than {schema.MAX_VOCABULARY:,} and {WHOLE_FILE_BYTES:,}"
+                f"has no more than {schema.MAX_VOCABULARY:,} and {SMALL_FILE_BYTES:,}"
             )
         table = file.read([name for name in ("token_id", *_TEXTS) if name in names])
         if any(len(column) != metadata.num_rows for column in table.columns):
@@ -166,6 +166,6 @@ def _values(column: Any, name: str, wanted: str, where: Where) -> list[Any]:
             continue
         distinct = chunk.dictionary.to_pylist()
         values += [None if i is None else distinct[i] for i in chunk.indices.to_pylist()]
-    if sum(len(value) for value in values if value is not None) > WHOLE_FILE_BYTES:
-        raise DataError(f"{where.name}: column {name}: more than {WHOLE_FILE_BYTES:,} bytes")
+    if sum(len(value) for value in values if value is not None) > SMALL_FILE_BYTES:
+        raise DataError(f"{where.name}: column {name}: more than {SMALL_FILE_BYTES:,} bytes")
     return values

@@ -126,7 +126,7 @@ def _of_file(path: Path) -> Texts:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             names = file.schema_arrow.names
             missing = [name for name in _FILE_COLUMNS if name not in names]
             if missing:
