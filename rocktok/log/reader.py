@@ -98,11 +98,18 @@ class Reader:
         rank, attempt = opened.rank, opened.attempt
         if opened.version < schema.SEALED_VERSION or rank is None or attempt is None:
             return
-        if (rank, attempt) not in (self.writers or ()):
-            path = self.place.show(manifest_path(rank, attempt))
-            raise DamagedError(
-                f"{path}: is gone, and {opened.name} is of its rank and attempt; {REMEDY}"
+        if (rank, attempt) in (self.writers or ()):
+            return
+        path = manifest_path(rank, attempt)
+        if self.place.exists(path):
+            raise LogError(
+                f"{opened.name}: is of attempt {attempt}, which began while the log was opened; "
+                "run the command again"
             )
+        raise DamagedError(
+            f"{self.place.show(path)}: is gone, and {opened.name} is of its rank and attempt; "
+            f"{REMEDY}"
+        )
 
     def count_steps(self, shard: Shard) -> dict[int, int]:
         """Rows of each step in a shard, counted in its step column."""

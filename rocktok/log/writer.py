@@ -118,7 +118,7 @@ class LogWriter:
         """The manifest stands before the first shard: one that is gone is noticed."""
         manifest = self._manifest
         remove_strays(self.place, manifest)
-        if self.rank == 0 and self.place.exists(vocabs.PATH):
+        if self.rank == 0 and manifest.vocab is None and self.place.exists(vocabs.PATH):
             manifest.vocab = FileSeal.of(self.place.read(vocabs.PATH))
         self._write_manifest()
 

@@ -243,7 +243,9 @@ def run(log: Path, faults: Iterable[Fault], commands: Iterable[str] = tuple(READ
     readers = {name: READERS[name] for name in commands}
     good = {name: _answer(read, log, "")[1] for name, read in readers.items()}
     outcome = Outcome(Counter(), [])
-    for fault in faults:
+    for number, fault in enumerate(faults):
+        if number and number % 1000 == 0:
+            print(f"{number:,} faults, {len(outcome.wrong)} wrong", file=sys.__stderr__)
         path = log / fault.path
         data = path.read_bytes()
         if fault.data is None:

@@ -151,6 +151,24 @@ def test_a_manifest_that_is_gone_is_missed(tmp_path: Path) -> None:
         rocktok.open(log).steps("fixed")
 
 
+def test_an_attempt_that_begins_while_a_log_is_opened_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed(tmp_path)
+    real, late = opening.load_manifests, tmp_path / "manifest/rank-00000-01.json"
+    hidden = late.rename(tmp_path / "later")
+
+    def load(where: object) -> object:
+        try:
+            return real(where)
+        finally:
+            hidden.rename(late)
+
+    monkeypatch.setattr(opening, "load_manifests", load)
+    with pytest.raises(LogError, match="is of attempt 1, which began while the log was opened"):
+        rocktok.open(tmp_path).steps("fixed")
+
+
 def test_a_late_attempt_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = resumed(tmp_path) / "attempts/01.json"
     data = target.read_bytes()
@@ -202,6 +220,15 @@ def test_a_run_json_that_was_edited(tmp_path: Path, change: dict[str, object], m
     else:
         with pytest.raises(DamagedError, match=message):
             rocktok.open(tmp_path)
+
+
+def test_a_vocabulary_is_not_vouched_for_anew_within_an_attempt(tmp_path: Path) -> None:
+    log = rocktok.open(write_log(tmp_path))
+    (manifest,) = log.manifests
+    flip(tmp_path / "vocab.parquet", 40)
+    LogWriter(tmp_path, attempt=0, run_id=log.run_id, manifest=manifest).close()
+    with pytest.raises(DamagedError, match=r"vocab\.parquet: altered or damaged"):
+        assert rocktok.open(tmp_path).vocab
 
 
 def test_only_run_json_may_be_edited(tmp_path: Path) -> None:
