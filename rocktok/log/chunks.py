@@ -91,7 +91,7 @@ class CheckedFile:
         start, stop = self._at, min(self._at + length, self._size)
         self._at = stop
         footer = self._size - len(self._footer)
-        if stop > footer:
+        if self.metadata is None and stop > footer:
             # A small file is asked for as a whole, for its footer only.
             return bytes(max(footer - start, 0)) + self._footer[max(start - footer, 0) :][:length]
         data: bytes = self._source.read_at(length, start)
