@@ -51,7 +51,7 @@ def check_directory(
 def _check_ours(path: Path, own: Collection[str], marker: str, schema: str) -> None:
     try:
         ours = str(json.loads((path / marker).read_bytes())["schema"]).startswith(schema)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         ours = False
     if not ours:
         raise UsageError(f"{path}: holds other files; give a new directory")

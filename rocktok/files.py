@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import secrets
 import sys
 from contextlib import contextmanager
@@ -12,13 +13,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rocktok.errors import LogError, UsageError
+from rocktok.errors import DamagedError, LogError, UsageError
+from rocktok.folders import Entry, walk, why_no_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: link() is refused with these where a filesystem has no hard links.
-_NO_LINK = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
+#: What a filesystem answers that lacks a call, or a flag of it (s3fs, rclone, gcsfuse, exFAT).
+_LACKING = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_NO_LINK = _LACKING | {errno.EXDEV, errno.EMLINK}
+
+#: How a file got its name without replacing another.
+PUT, LINK, RENAME, CLAIM = "put", "link", "exclusive rename", "claim and rename"
+
+#: Bytes that a JSON file or a vocabulary may have.
+SMALL_FILE_BYTES = 1 << 28
+
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12}\.tmp|claim)")
+
+
+class NotAFileError(OSError):
+    """What has the name of a file is none that can be read without waiting."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass(frozen=True)
@@ -56,10 +74,12 @@ class Place:
             ) from error
 
     def exists(self, relative: str = "") -> bool:
-        """Whether there is a file or directory."""
+        """Whether there is a file or directory, or a link, wherever it leads."""
         from pyarrow.fs import FileType
 
         target = self.join(relative) if relative else self.path
+        if self.is_local:
+            return os.path.lexists(target)
         return bool(self.filesystem.get_file_info(target).type != FileType.NotFound)
 
     def is_directory(self) -> bool:
@@ -68,34 +88,89 @@ class Place:
 
         return bool(self.filesystem.get_file_info(self.path).type == FileType.Directory)
 
-    def files(self, relative: str) -> Iterator[tuple[str, int]]:
-        """(relative path, size) of every file below a folder, sorted; hidden names left out."""
+    def entries(self, relative: str, suffix: str) -> list[Entry]:
+        """What a folder and those below it hold under names with a suffix, sorted by path.
+
+        Hidden names and those with other endings are left out. Links are followed; one that leads
+        nowhere may stand for a folder, and is a problem whatever its ending.
+        """
+        found = (
+            walk(self.path, relative, suffix) if self.is_local else self._listed(relative, suffix)
+        )
+        return sorted(found, key=lambda entry: entry.path)
+
+    def _listed(self, relative: str, suffix: str) -> Iterator[Entry]:
         from pyarrow.fs import FileSelector, FileType
 
         selector = FileSelector(self.join(relative), recursive=True, allow_not_found=True)
         start = len(self.path) + 1 if self.path else 0
-        files = [
-            (info.path[start:], info.size)
-            for info in self.filesystem.get_file_info(selector)
-            if info.type == FileType.File
-        ]
-        for path, size in sorted(files):
-            if not any(part.startswith(".") for part in path.split("/")):
-                yield path, size
+        for info in self.filesystem.get_file_info(selector):
+            path = info.path[start:]
+            if path.endswith(suffix) and not any(p.startswith(".") for p in path.split("/")):
+                is_file = info.type == FileType.File
+                yield Entry(path, info.size or 0, None if is_file else "is a directory")
 
-    def read(self, relative: str) -> bytes:
-        """All bytes of a file; `FileNotFoundError` if it is not there."""
-        with self.filesystem.open_input_file(self.join(relative)) as file:
+    def files(self, relative: str, suffix: str) -> Iterator[tuple[str, int]]:
+        """(relative path, size) of the files among `entries`.
+
+        Raises `DamagedError` for a name that is no file.
+        """
+        for entry in self.entries(relative, suffix):
+            if entry.problem is not None:
+                raise DamagedError(
+                    f"{self.show(entry.path)}: {entry.problem}, where a file of the log must be; "
+                    "restore the file, or move this away"
+                )
+            yield entry.path, entry.size
+
+    def temporaries(self) -> list[str]:
+        """Files that a writer has begun and not given their names, sorted by path."""
+        if not self.is_local:
+            return []
+        found = (
+            f"{folder}/{name}".removeprefix(f"{self.path}/")
+            for folder, _, names in os.walk(self.path)
+            for name in names
+            if _TEMPORARY.fullmatch(name)
+        )
+        return sorted(found)
+
+    def remove_temporaries(self, prefixes: tuple[str, ...]) -> None:
+        """Remove what was begun of files whose names begin so, by writers that are gone."""
+        for path in self.temporaries():
+            if path.rsplit("/", 1)[-1].removeprefix(".").startswith(prefixes):
+                Path(self.join(path)).unlink(missing_ok=True)
+
+    def open(self, relative: str) -> Any:
+        """A file, open to read at any place.
+
+        Raises `FileNotFoundError`, and `NotAFileError` for what would have to be waited for.
+        """
+        path = self.join(relative)
+        if self.is_local and (problem := why_no_file(path)) is not None:
+            raise NotAFileError(problem)
+        return self.filesystem.open_input_file(path)
+
+    def read(self, relative: str, *, largest: int | None = None) -> bytes:
+        """All bytes of a file; `FileNotFoundError` if it is not there.
+
+        Raises `NotAFileError` also for one of more than `largest` bytes.
+        """
+        with self.open(relative) as file:
+            if largest is not None and file.size() > largest:
+                raise NotAFileError(
+                    f"has {file.size():,} bytes; such a file has no more than {largest:,}"
+                )
             return bytes(file.read())
 
-    def create(self, relative: str, data: bytes) -> None:
-        """Publish a new file; `FileExistsError` if the name is taken. See `create_file`."""
+    def create(self, relative: str, data: bytes) -> str:
+        """Publish a new file; `FileExistsError` if the name is taken. Returns how: see `LINK`."""
         if self.is_local:
-            create_file(Path(self.join(relative)), data)
-        elif self.exists(relative):
+            return create_file(Path(self.join(relative)), data)
+        if self.exists(relative):
             raise FileExistsError(errno.EEXIST, "exists already", self.show(relative))
-        else:
-            self._put(relative, data)
+        self._put(relative, data)
+        return PUT
 
     def replace(self, relative: str, data: bytes) -> None:
         """Write a file, in the place of an older one if there is one. See `replace_file`."""
@@ -158,18 +233,23 @@ def _line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def create_file(path: Path, data: bytes) -> None:
+def create_file(path: Path, data: bytes) -> str:
     """Write a new file so that it appears whole, or not at all, and never over another.
 
-    Written under a dot-name, fsynced, then published by link() (where hard links are missing: by
-    an exclusive rename). Raises `FileExistsError` if `path` exists, `OSError` if the disk fails.
+    Written under a dot-name, fsynced, then published: by link(), where that is missing by an
+    exclusive rename, and where that is missing, too, by claiming the name with a hidden file and a
+    plain rename. Returns which.
+
+    Raises `FileExistsError` if `path` exists, `OSError` if the disk fails or another process has
+    claimed the name.
     """
     temporary = _write_temporary(path, data)
     try:
-        _publish(temporary, path)
+        way = _publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+    return way
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -218,17 +298,46 @@ def _write_temporary(path: Path, data: bytes) -> Path:
     return temporary
 
 
-def _publish(temporary: Path, path: Path) -> None:
+def _publish(temporary: Path, path: Path) -> str:
     try:
         os.link(temporary, path)
+        return LINK
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
+    try:
         _rename_exclusive(temporary, path)
+        return RENAME
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise
+    _claim_and_rename(temporary, path)
+    return CLAIM
+
+
+def _claim_and_rename(source: Path, target: Path) -> None:
+    """Rename without overwriting, where nothing but the creation of a file is exclusive.
+
+    What is claimed is a hidden name beside the target: a reader never sees an empty file. Whoever
+    holds the claim alone looks whether the target is there.
+    """
+    claim = target.with_name(f".{target.name}.claim")
+    try:
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except FileExistsError as error:
+        raise OSError(
+            errno.EBUSY, "another process is giving this name, or died over it: remove", str(claim)
+        ) from error
+    try:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        source.rename(target)
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 def _rename_exclusive(source: Path, target: Path) -> None:
-    """Rename without overwriting, where link() is missing."""
+    """Rename without overwriting, by a flag of the system's own rename."""
     if os.name == "nt":
         source.rename(target)  # on Windows a rename never overwrites
         return
@@ -242,7 +351,7 @@ def _rename_exclusive(source: Path, target: Path) -> None:
         rename_excl = 4
         done = libc.renamex_np(os.fsencode(source), os.fsencode(target), rename_excl)
     else:
-        raise OSError(errno.ENOTSUP, "neither link() nor an exclusive rename", str(target))
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP), str(target))
     if done != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(target))
@@ -256,7 +365,7 @@ def sync_directory(directory: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+        if error.errno not in _LACKING:
             raise
     finally:
         os.close(descriptor)

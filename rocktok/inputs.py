@@ -133,5 +133,7 @@ def _load_json(path: str | os.PathLike[str], wanted: str) -> Any:
         return json.loads(Path(path).read_bytes())
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
-    except ValueError as error:
+    except RecursionError as error:
+        raise LogError(f"{path}: is no JSON (nested too deeply); {wanted}") from error
+    except (ValueError, MemoryError) as error:
         raise LogError(f"{path}: is no JSON ({error}); {wanted}") from error

@@ -6,6 +6,8 @@ come from here.
 History of the schema version (written into every shard's footer and into run.json):
 
 1  first release: rollout/, fixed/, sequences/, gradients/.
+2  every JSON file carries a CRC32 of its content; manifests stand before the first shard, and vouch
+   for each column chunk and for vocab.parquet; shards name their rank.
 """
 
 from __future__ import annotations
@@ -16,12 +18,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: Since this version JSON files carry a checksum, and every shard of a rank has a manifest.
+SEALED_VERSION = 2
 
 #: Footer keys of a shard.
 KEY_VERSION = b"rocktok.schema_version"
 KEY_RUN_ID = b"rocktok.run_id"
 KEY_ATTEMPT = b"rocktok.attempt"
+KEY_RANK = b"rocktok.rank"
+
+#: Token ids are below this: sums by type are arrays over the vocabulary, and no tokenizer is near.
+MAX_VOCABULARY = 1 << 22
 
 #: Tables of occurrences: the same columns; `rollout` is each step's own text, `fixed` the same
 #: text scored again.

@@ -16,7 +16,17 @@ ROOT = Path(rocktok.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
 #: What everything may import: none of it imports anything but its like.
-BASE = {"_types", "_version", "errors", "hashing", "schema", "files", "inputs", "kernel"}
+BASE = {
+    "_types",
+    "_version",
+    "errors",
+    "hashing",
+    "schema",
+    "folders",
+    "files",
+    "inputs",
+    "kernel",
+}
 
 #: Room → the other rooms it may import. `analyses/detect` is a room of `analyses`.
 MAY_IMPORT = {
@@ -26,7 +36,8 @@ MAY_IMPORT = {
     "hashing": {"_types"},
     "schema": set(),
     "kernel": {"_types", "errors"},
-    "files": {"errors"},
+    "folders": set(),
+    "files": {"errors", "folders"},
     "directories": {"errors", "files"},
     "inputs": {"errors", "_types"},
     "stats": {"kernel", "hashing", "_types", "errors"},

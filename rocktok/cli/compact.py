@@ -33,9 +33,12 @@ def compact_command(log: str, output: str, quiet: bool, allow_missing: bool) -> 
     left_out = len(opened.skipped)
     if left_out:
         whole += f", but those of {counted(left_out, 'damaged or missing shard')}"
+    became = f"{counted(before, 'shard')} became {written:,}, with the same {rows:,} positions."
+    if written >= before:
+        became = f"{log} was compact already: its {became}"
     options.say(
         [
-            f"{counted(before, 'shard')} became {written:,}, with the same {rows:,} positions.",
+            became,
             f"{whole}; rows that a later attempt superseded were left behind.",
             output,
         ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from rocktok.errors import DamagedError, LogError
 from rocktok.hooks.rollouts import Rollout
-from rocktok.log.manifest import load_attempts, load_manifest
+from rocktok.log.manifest import load_attempts, load_manifests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -162,9 +162,8 @@ def inherit(where: Place, resume_step: int) -> Inherited:
 
 def _was_scored(where: Place, step: int) -> bool:
     """Whether an attempt has scored the fixed set at this step (also if that cannot be known)."""
-    paths = [path for path, _ in where.files("manifest") if path.endswith(".json")]
     try:
-        return any(step in load_manifest(where, path).steps.get("fixed", ()) for path in paths)
+        return any(step in manifest.steps.get("fixed", ()) for manifest in load_manifests(where))
     except LogError:
         return True
 
@@ -175,7 +174,10 @@ def _decode_kept(where: Place, path: str) -> tuple[list[Rollout], int | None]:
 
     try:
         source = pa.BufferReader(where.read(path))
-        table = pq.read_table(source, page_checksum_verification=True)
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            table, rows = file.read(), file.metadata.num_rows
+        if any(len(column) != rows for column in table.columns):
+            raise ValueError(f"columns shorter than its {rows} rows")
         complete = (table.schema.metadata or {}).get(_COMPLETE_KEY)
         rollouts = [
             Rollout(
@@ -190,7 +192,7 @@ def _decode_kept(where: Place, path: str) -> tuple[list[Rollout], int | None]:
             )
             for row in table.to_pylist()
         ]
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise DamagedError(
             f"{where.show(path)}: damaged ({str(error).splitlines()[0]}); restore it from a copy"
         ) from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rocktok.files import Place
     from rocktok.log.checks import Rules
-    from rocktok.log.manifest import Attempt, Manifest
+    from rocktok.log.manifest import Attempt, FileSeal, Manifest
     from rocktok.log.reader import Reader, ShardRows
     from rocktok.log.shard import OpenShard, Shard
 
@@ -36,7 +36,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A shard left out under `allow_missing`: its file, why, and the steps it had rows of."""
+    """A shard left out under `allow_missing`: its file, why, and the steps it had rows of.
+
+    vocab.parquet may be among them, as of the table "vocab".
+    """
 
     name: str
     reason: str
@@ -55,6 +58,7 @@ class Log:
         shards_by_table: table → its shards, in the order in which they are read.
         allow_missing: whether it was opened without shards that are damaged or gone.
         skipped: these shards.
+        vocab_seal: what the manifests say of vocab.parquet, if they do.
     """
 
     reader: Reader
@@ -63,6 +67,7 @@ class Log:
     shards_by_table: Mapping[str, tuple[Shard, ...]]
     allow_missing: bool = False
     skipped: tuple[Skipped, ...] = ()
+    vocab_seal: FileSeal | None = None
 
     def __repr__(self) -> str:
         lines = [f"  {label:<9}  {text}" for label, text in self._overview()]
@@ -119,7 +124,9 @@ class Log:
     @cached_property
     def vocab(self) -> Vocab:
         """Text of the token ids."""
-        return Vocab.load(self.place)
+        if any(file.table == "vocab" for file in self.skipped):
+            return Vocab()
+        return Vocab.load(self.place, self.vocab_seal)
 
     def tables(self) -> tuple[str, ...]:
         """Names of the tables that have shards."""

@@ -55,6 +55,8 @@ def to_numpy(column: Any, name: str, where: Where) -> Array:
     if array.null_count:
         row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
         raise DataError(f"{where.at(row, name)}: null or NaN; every row must have a value")
+    if pa.types.is_null(array.type):
+        raise DataError(f"{where.name}: has no rows, and columns without a type; remove it")
     if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
         raise DataError(
             f"{where.name}: column {name}: type {array.type}; it must be {_TYPES[name]}"
@@ -97,7 +99,11 @@ def check_values(columns: dict[str, Array], rules: Rules, where: Where) -> None:
             if not np.isfinite(low) or not np.isfinite(high):
                 _refuse(~np.isfinite(values), values, name, where, "is not a finite number")
             if name == "loss" and rules.exactness == "exact" and low < schema.EXACT_LOSS_FLOOR:
-                why = "is below −0.0001: an exact reverse KL is never negative"
+                why = (
+                    "is below −0.0001: an exact reverse KL is never negative; if the losses are "
+                    "not exact, say in run.json how they were had: "
+                    '{"loss": {"exactness": "sampled"}}, topk or truncated'
+                )
                 _refuse(values < schema.EXACT_LOSS_FLOOR, values, name, where, why)
         elif name in ("step", "position", "rollout", "num_tokens") and values.min() < 0:
             _refuse(values < 0, values, name, where, "is negative")
@@ -107,6 +113,9 @@ def check_values(columns: dict[str, Array], rules: Rules, where: Where) -> None:
             if rules.vocab_size is not None and values.max() >= rules.vocab_size:
                 why = f"is outside the vocabulary of {rules.vocab_size} (run.json)"
                 _refuse(values >= rules.vocab_size, values, name, where, why)
+            if values.max() >= schema.MAX_VOCABULARY:
+                why = f"is no token id: these are below {schema.MAX_VOCABULARY:,}"
+                _refuse(values >= schema.MAX_VOCABULARY, values, name, where, why)
 
 
 class OrderCheck:

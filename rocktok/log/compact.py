@@ -6,13 +6,12 @@ dropped steps and mismatches is carried over, and a step that was incomplete sta
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +24,10 @@ from rocktok.log import vocab as vocabs
 from rocktok.log.catalogue import Log
 from rocktok.log.checks import SequenceRuns, Where, numpy_view
 from rocktok.log.gradients import checked_rows
-from rocktok.log.manifest import Attempt, Manifest, dump_json
+from rocktok.log.manifest import Attempt, FileSeal, Manifest, dump_json
 from rocktok.log.opening import open_log
 from rocktok.log.sequences import cast_sequences
-from rocktok.log.shard import ShardEntry, encode_shard, entry_of
+from rocktok.log.shard import ShardEntry, encode_shard, entry_of, sequence_starts
 from rocktok.log.tasks import span_tasks
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ class _Sink:
     table: str
     run_id: str
     entries: list[ShardEntry] = field(default_factory=list)
+    publishing: str | None = None
     _parts: list[pa.Table] = field(default_factory=list)
     _rows: int = 0
 
@@ -53,8 +53,26 @@ class _Sink:
         """Add whole sequences that follow those before."""
         self._parts.append(rows)
         self._rows += rows.num_rows
-        if self._rows >= SHARD_ROWS:
+        while self._rows > SHARD_ROWS and (cut := self._last_bound()):
+            rows = pa.concat_tables(self._parts)
+            self._parts, self._rows = [rows.slice(0, cut)], cut
             self.publish()
+            self._parts, self._rows = [rows.slice(cut)], rows.num_rows - cut
+
+    def _last_bound(self) -> int:
+        """The rows that a full shard takes: where it ends depends on the rows alone.
+
+        So a compact log that is compacted again has the same shards. 0: all rows so far are of one
+        sequence, which may go on.
+        """
+        rows = pa.concat_tables(self._parts)
+        if "position" not in rows.schema.names:
+            return SHARD_ROWS
+        step_N, sequence_N = (np.asarray(rows[name]) for name in ("step", "sequence_id"))
+        start_S = sequence_starts(step_N, sequence_N)
+        within_S = start_S[(start_S > 0) & (start_S <= SHARD_ROWS)]
+        longer_S = start_S[start_S > SHARD_ROWS]
+        return int(within_S[-1] if len(within_S) else longer_S[0] if len(longer_S) else 0)
 
     def publish(self) -> None:
         """Write what was collected as one shard."""
@@ -69,7 +87,7 @@ class _Sink:
             folder += f"/step-{int(step_N[0]):08d}"
         data = encode_shard(rows, run_id=self.run_id, attempt=0)
         entry = entry_of(f"{folder}/{name}", data, step_N)
-        self.where.create(entry.path, data)
+        self.publishing = self.where.create(entry.path, data)
         self.entries.append(entry)
 
 
@@ -137,6 +155,7 @@ def _write(log: Log, target: Place, progress: Callable[[int, int], None] | None)
                 progress(done, total)
         sink.publish()
         manifest.shards += sink.entries
+        manifest.publishing = sink.publishing
     _describe(log, target, run_id, manifest)
     return len(manifest.shards)
 
@@ -212,14 +231,12 @@ def _describe(log: Log, target: Place, run_id: str, manifest: Manifest) -> None:
     for other in log.manifests:
         for step, n in other.mismatches.items():
             manifest.mismatches[step] = manifest.mismatches.get(step, 0) + n
-    run = {"schema_version": schema.SCHEMA_VERSION, **(log.run or {}), "run_id": run_id}
-    target.create(runs.PATH, dump_json(run))
-    if log.place.exists(vocabs.PATH):
-        target.create(vocabs.PATH, log.place.read(vocabs.PATH))
-    attempt = Attempt(0, 0, 1)
-    content: dict[str, Any] = {"schema_version": schema.SCHEMA_VERSION}
-    content |= {"attempt": 0, "resume_step": 0, "world_size": 1}
-    if log.attempts and log.attempts[-1].columns is not None:
-        content["columns"] = list(log.attempts[-1].columns)
-    target.create(attempt.path, json.dumps(content, indent=1).encode())
+    target.create(runs.PATH, dump_json({**(log.run or {}), "run_id": run_id}))
+    if len(log.vocab):
+        data = log.place.read(vocabs.PATH)
+        target.create(vocabs.PATH, data)
+        manifest.vocab = FileSeal.of(data)
+    columns = log.attempts[-1].columns if log.attempts else None
+    attempt = Attempt(0, 0, 1, columns)
+    target.create(attempt.path, attempt.encode())
     target.create(manifest.path, manifest.encode())

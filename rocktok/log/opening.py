@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
 from rocktok.files import place
 from rocktok.log import run as runs
+from rocktok.log import vocab as vocabs
 from rocktok.log.catalogue import Log, Skipped
-from rocktok.log.manifest import load_attempts, load_manifest
+from rocktok.log.chunks import REMEDY
+from rocktok.log.manifest import Attempt, load_attempts, load_manifests
 from rocktok.log.reader import OneRun, Reader
-from rocktok.log.shard import REMEDY, Shard
+from rocktok.log.shard import Shard
+from rocktok.log.vocab import Vocab
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
 
     from rocktok.files import Place
-    from rocktok.log.manifest import Manifest
+    from rocktok.folders import Entry
+    from rocktok.log.manifest import FileSeal, Manifest
     from rocktok.log.shard import ShardEntry
 
 Shards = dict[str, tuple[Shard, ...]]
@@ -55,26 +60,90 @@ def open_log(
 def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> Log:
     if not where.is_directory():
         raise LogError(f"{where.name}: no such directory; give the directory of a log")
+    manifests = tuple(load_manifests(where))
+    waiting = _Waiting(where, notice)
+    _check_there(waiting, manifests)
     run = runs.load_run(where)
-    manifests = tuple(
-        load_manifest(where, path) for path, _ in where.files("manifest") if path.endswith(".json")
-    )
     attempts = tuple(load_attempts(where))
     one_run = OneRun((run or {}).get("run_id"), where.show(runs.PATH))
     for manifest in manifests:
         one_run.check(manifest.run_id, where.show(manifest.path))
-    shards, skipped = _find_shards(where, manifests, allow_missing, notice)
+    shards, skipped = _find_shards(waiting, manifests, allow_missing)
     if not any(shards[table] for table in schema.OCCURRENCE_TABLES):
         raise LogError(
             f"{where.name}: no shards in rollout/ or fixed/; it is no log, or nothing has been "
             "recorded yet"
         )
     rules = runs.rules_of(run, where.show(runs.PATH))
-    reader = Reader(where, rules, attempts, one_run)
+    by_hand = run is None and not manifests
+    writers = None if by_hand else frozenset((m.rank, m.attempt) for m in manifests)
+    reader = Reader(where, rules, attempts, one_run, writers)
+    seal = _vocab_seal(where, manifests)
     if allow_missing:
         shards, damaged = _leave_out_damaged(reader, shards)
-        skipped += damaged
-    return Log(reader, run, manifests, shards, allow_missing, tuple(skipped))
+        skipped += damaged + _damaged_vocab(where, seal)
+    return Log(reader, run, manifests, shards, allow_missing, tuple(skipped), seal)
+
+
+@dataclass
+class _Waiting:
+    """Waits for files that must be there, a minute for all of them together."""
+
+    where: Place
+    notice: Callable[[str], None]
+    deadline: float | None = None
+
+    def until_there(self, absent: Callable[[], Sequence[str]]) -> Sequence[str]:
+        """The paths that are absent still when the time is over."""
+        paths = absent()
+        if paths and self.deadline is None:
+            self.deadline = time.monotonic() + MISSING_WAIT
+            name = self.where.show(paths[0])
+            self.notice(f"{name}: listed but absent; waiting up to {MISSING_WAIT:g} s")
+        while paths and time.monotonic() < (self.deadline or 0.0):
+            time.sleep(min(1.0, MISSING_WAIT))
+            paths = absent()
+        return paths
+
+
+def _check_there(waiting: _Waiting, manifests: Sequence[Manifest]) -> None:
+    """Raise `DamagedError` where a file is gone that must have been there before a manifest."""
+    where = waiting.where
+
+    def absent() -> list[str]:
+        there = {attempt.attempt for attempt in load_attempts(where)}
+        last = max([*there, *(m.attempt for m in manifests)], default=-1)
+        gone = [Attempt(n, 0, 0).path for n in range(last + 1) if n not in there]
+        if (there or manifests) and not where.exists(runs.PATH):
+            gone.append(runs.PATH)
+        return gone
+
+    gone = waiting.until_there(absent)
+    if gone:
+        raise DamagedError(
+            f"{where.show(gone[0])}: is gone, and what came after it is there; restore it from a "
+            "copy"
+        )
+
+
+def _vocab_seal(where: Place, manifests: Sequence[Manifest]) -> FileSeal | None:
+    """What the manifests say of vocab.parquet. Raises `DamagedError` if they disagree."""
+    seals = {m.vocab for m in manifests if m.vocab is not None}
+    if len(seals) > 1:
+        raise DamagedError(
+            f"{where.show(vocabs.PATH)}: was replaced between two attempts: their manifests vouch "
+            "for different files; keep each run in its own directory"
+        )
+    return next(iter(seals), None)
+
+
+def _damaged_vocab(where: Place, seal: FileSeal | None) -> list[Skipped]:
+    try:
+        Vocab.load(where, seal)
+    except LogError as error:
+        reason = str(error).removeprefix(f"{where.show(vocabs.PATH)}: ").partition(";")[0]
+        return [Skipped(where.show(vocabs.PATH), reason, "vocab", ())]
+    return []
 
 
 def _to_log(line: str) -> None:
@@ -82,40 +151,45 @@ def _to_log(line: str) -> None:
 
 
 def _find_shards(
-    where: Place,
-    manifests: tuple[Manifest, ...],
-    allow_missing: bool,
-    notice: Callable[[str], None],
+    waiting: _Waiting, manifests: tuple[Manifest, ...], allow_missing: bool
 ) -> tuple[Shards, list[Skipped]]:
-    """The shards of every table, and those that are listed but gone."""
+    """The shards of every table, and those that are listed but gone, or are no files."""
+    where = waiting.where
     listed = {e.path: (e, m.attempt) for m in manifests for e in m.shards}
     present = _present(where)
-    missing = sorted(set(listed) - set(present))
-    if missing and not allow_missing:
-        notice(f"{where.show(missing[0])}: listed but absent; waiting up to {MISSING_WAIT:g} s")
-        deadline = time.monotonic() + MISSING_WAIT
-        while missing and time.monotonic() < deadline:
-            time.sleep(min(1.0, MISSING_WAIT))
-            present = _present(where)
-            missing = sorted(set(listed) - set(present))
+
+    def absent() -> list[str]:
+        nonlocal present
+        missing = sorted(listed.keys() - present.keys())
         if missing:
-            raise DamagedError(
-                f"{where.show(missing[0])}: is listed in a manifest, but is gone; {REMEDY}"
-            )
+            present = _present(where)
+        return sorted(listed.keys() - present.keys())
+
+    if allow_missing:
+        missing = sorted(listed.keys() - present.keys())
+    elif missing := list(waiting.until_there(absent)):
+        raise DamagedError(
+            f"{where.show(missing[0])}: is listed in a manifest, but is gone; {REMEDY}"
+        )
     by_table: dict[str, list[Shard]] = {table: [] for table in schema.TABLES}
-    for path, size in present.items():
+    skipped = [_skipped(where, path, listed[path][0], "gone") for path in missing]
+    for path, found in present.items():
         entry, attempt = listed.get(path, (None, None))
-        by_table[_table_of(path)].append(Shard(path, size, entry, attempt))
+        if found.problem is None:
+            by_table[_table_of(path)].append(Shard(path, found.size, entry, attempt))
+        elif allow_missing:
+            skipped.append(_skipped(where, path, entry, found.problem))
+        else:
+            raise DamagedError(
+                f"{where.show(path)}: {found.problem}, where a shard must be; {REMEDY}"
+            )
     shards = {table: tuple(of_table) for table, of_table in by_table.items()}
-    return shards, [_skipped(where, path, listed[path][0], "gone") for path in missing]
+    return shards, skipped
 
 
-def _present(where: Place) -> dict[str, int]:
+def _present(where: Place) -> dict[str, Entry]:
     return {
-        path: size
-        for table in schema.TABLES
-        for path, size in where.files(table)
-        if path.endswith(".parquet")
+        entry.path: entry for table in schema.TABLES for entry in where.entries(table, ".parquet")
     }
 
 

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rocktok.errors import LogError
+import rocktok.schema as schema
+from rocktok.errors import DamagedError, LogError
 from rocktok.log.checks import OrderCheck, Rules, SequenceRuns, Where, check_values, to_numpy
+from rocktok.log.chunks import REMEDY
+from rocktok.log.manifest import manifest_path
 from rocktok.log.selection import EVERYWHERE, KEY, Selection, Span
 from rocktok.log.shard import OpenShard, Shard, open_shard, sequence_starts
 
@@ -61,12 +64,15 @@ class Reader:
         rules: what values the log promises.
         attempts: starts of the training job, in order.
         one_run: refuses files of other runs.
+        writers: (rank, attempt) of every manifest; None in a directory that has none, and no
+            run.json: its shards are read as if written by hand.
     """
 
     place: Place
     rules: Rules
     attempts: tuple[Attempt, ...]
     one_run: OneRun
+    writers: frozenset[tuple[int, int]] | None = None
 
     def limit_of(self, attempt: int | None) -> int | None:
         """Rows of an attempt count only at steps below this; None: all of them do."""
@@ -76,11 +82,34 @@ class Reader:
         return min(later, default=None)
 
     def open(self, shard: Shard, required: Sequence[str] = ()) -> OpenShard:
-        """Open a shard and check that it belongs to this run."""
+        """Open a shard and check that it belongs to this run, and that its writer is known.
+
+        Raises `DamagedError` also for a shard whose rank has no manifest: writers of its version
+        make that before any shard.
+        """
         opened = open_shard(self.place, shard, required)
         if opened.run_id is not None:
             self.one_run.check(opened.run_id, opened.name)
+        if shard.entry is None and self.writers is not None:
+            self._check_writer(opened)
         return opened
+
+    def _check_writer(self, opened: OpenShard) -> None:
+        rank, attempt = opened.rank, opened.attempt
+        if opened.version < schema.SEALED_VERSION or rank is None or attempt is None:
+            return
+        if (rank, attempt) in (self.writers or ()):
+            return
+        path = manifest_path(rank, attempt)
+        if self.place.exists(path):
+            raise LogError(
+                f"{opened.name}: is of attempt {attempt}, which began while the log was opened; "
+                "run the command again"
+            )
+        raise DamagedError(
+            f"{self.place.show(path)}: is gone, and {opened.name} is of its rank and attempt; "
+            f"{REMEDY}"
+        )
 
     def count_steps(self, shard: Shard) -> dict[int, int]:
         """Rows of each step in a shard, counted in its step column."""

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 import rocktok.schema as schema
-from rocktok.errors import DamagedError, LogError
+from rocktok.errors import LogError
 from rocktok.log.manifest import Manifest, load_manifest, shard_prefix
 from rocktok.log.shard import Shard, ShardEntry, entry_of, open_shard
 
@@ -49,9 +47,8 @@ def pick_up(where: Place, run_id: str, *, rank: int = 0, attempt: int = 0) -> Ma
     listed = {entry.path for entry in manifest.shards}
     prefix = shard_prefix(rank, attempt)
     for table in schema.TABLES:
-        for path, size in where.files(table):
-            name = path.rsplit("/", 1)[-1]
-            if path not in listed and name.startswith(prefix) and name.endswith(".parquet"):
+        for path, size in where.files(table, ".parquet"):
+            if path not in listed and path.rsplit("/", 1)[-1].startswith(prefix):
                 manifest.shards.append(_adopted(where, path, size, run_id))
     return manifest
 
@@ -63,14 +60,9 @@ def _adopted(where: Place, path: str, size: int, run_id: str) -> ShardEntry:
             f"{opened.name}: belongs to run {opened.run_id}, but run.json is of run {run_id}; "
             "keep each run in its own directory"
         )
-    data = where.read(path)
-    try:
-        # All columns: a page that is damaged must not be vouched for.
-        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
-    except (pa.ArrowException, OSError) as error:
-        line = str(error).splitlines()[0]
-        raise DamagedError(f"{opened.name}: damaged ({line}); restore it from a copy") from error
-    return entry_of(path, data, np.asarray(table["step"]))
+    # All columns: a page that is damaged must not be vouched for.
+    parts = [opened.read_group(g, opened.columns)["step"] for g, _ in opened.groups()]
+    return entry_of(path, where.read(path), np.concatenate([np.asarray(part) for part in parts]))
 
 
 def published_sequences(

@@ -25,7 +25,7 @@ _FIXED = ("vocab_size", "loss")
 
 def load_run(where: Place) -> dict[str, Any] | None:
     """run.json, or None for a hand-written log without one. Raises `LogError`."""
-    return load_json(where, PATH) if where.exists(PATH) else None
+    return load_json(where, PATH, by_hand=True) if where.exists(PATH) else None
 
 
 def exactness_of(run: Mapping[str, Any] | None, name: str) -> str:
@@ -47,8 +47,12 @@ def exactness_of(run: Mapping[str, Any] | None, name: str) -> str:
 def rules_of(run: Mapping[str, Any] | None, name: str) -> Rules:
     """What run.json promises of the values. Raises `LogError` for a size that is none."""
     size = (run or {}).get("vocab_size")
-    if size is not None and (not isinstance(size, int) or size < 1):
+    if size is not None and (type(size) is not int or size < 1):
         raise LogError(f"{name}: vocab_size is {size!r}; it must be a positive integer")
+    if size is not None and size > schema.MAX_VOCABULARY:
+        raise LogError(
+            f"{name}: vocab_size is {size}; the largest that is read is {schema.MAX_VOCABULARY}"
+        )
     return Rules(exactness_of(run, name), size)
 
 
@@ -68,8 +72,7 @@ def start_run(where: Place, run: Mapping[str, Any]) -> str:
         run_id = new_run_id()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         content = {
-            **run,
-            "schema_version": schema.SCHEMA_VERSION,
+            **{key: value for key, value in run.items() if key != "schema_version"},
             "run_id": run_id,
             "created_at": now,
             "rocktok_version": __version__,
@@ -93,7 +96,7 @@ def start_run(where: Place, run: Mapping[str, Any]) -> str:
 
 def _refuse_strangers(where: Place) -> None:
     for table in schema.TABLES:
-        for path, _ in where.files(table):
+        for path, _ in where.files(table, ".parquet"):
             raise HookError(
                 f"{where.show(path)}: shards are here, but no {PATH} says of which run; "
                 "record into another directory"
@@ -118,15 +121,8 @@ def start_attempt(
                 )
         number = earlier[-1].attempt + 1 if earlier else 0
         attempt = Attempt(number, resume_step, world_size, tuple(columns))
-        content = {
-            "schema_version": schema.SCHEMA_VERSION,
-            "attempt": number,
-            "resume_step": resume_step,
-            "world_size": world_size,
-            "columns": list(columns),
-        }
         try:
-            where.create(attempt.path, dump_json(content))
+            where.create(attempt.path, attempt.encode())
         except FileExistsError:
             continue  # another start was faster: take the next number
         return number

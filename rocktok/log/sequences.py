@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import rocktok.schema as schema
 from rocktok.errors import DataError, LogError
 from rocktok.hashing import prompt_hash
-from rocktok.log.checks import Where, check_values, numpy_view, to_numpy
+from rocktok.log.checks import Where, check_values, to_numpy
+from rocktok.log.labels import label_codes, label_column
 
 if TYPE_CHECKING:
     from rocktok._types import Array
@@ -77,6 +78,10 @@ def _run_starts(sequence_N: Array) -> Array:
     return np.flatnonzero(new_N)
 
 
+#: Columns of sequences/ that are labels, and whether one may be missing.
+_LABELS = {"prompt_id": False, "domain": True}
+
+
 def cast_sequences(rows: Any, where: Where) -> Any:
     """Rows of sequences/ in the format's own types, unknown columns left out.
 
@@ -85,15 +90,22 @@ def cast_sequences(rows: Any, where: Where) -> Any:
     names = [c.name for c in schema.SEQUENCE_COLUMNS if c.name in rows.schema.names]
     required = schema.required_names("sequences")
     wanted = schema.arrow_schema("sequences", [n for n in names if n not in required])
+    columns = []
     for field in wanted:
+        column = rows[field.name]
+        if field.name in _LABELS:
+            columns.append(label_column(column, field.name, where, nulls=_LABELS[field.name]))
+            continue
+        if not field.nullable:
+            column = pa.array(to_numpy(column, field.name, where))
         try:
-            rows[field.name].cast(field.type)
+            columns.append(column.cast(field.type))
         except pa.ArrowException as error:
             raise DataError(
                 f"{where.name}: row group {where.group}, column {field.name}: is not "
                 f"{field.type} ({str(error).splitlines()[0]})"
             ) from error
-    return rows.select(wanted.names).cast(wanted)
+    return pa.table(columns, schema=wanted)
 
 
 def load_domains(log: Log) -> dict[str, Array]:
@@ -111,11 +123,12 @@ def load_domains(log: Log) -> dict[str, Array]:
             where = Where(opened.name, group)
             table = opened.read_group(group, ["sequence_id", "step", "domain"])
             ids = to_numpy(table["sequence_id"], "sequence_id", where)
-            domains = np.array(table["domain"].cast(pa.string()).to_pylist(), dtype=object)
+            domains, code_N = label_codes(table["domain"], "domain", where, nulls=True)
             if limit is not None:
-                domains[to_numpy(table["step"], "step", where) >= limit] = None
-            for domain in {d for d in domains.tolist() if d is not None}:
-                parts.setdefault(domain, []).append(ids[domains == domain])
+                code_N = np.where(to_numpy(table["step"], "step", where) >= limit, -1, code_N)
+            for code, domain in enumerate(domains):
+                if (code_N == code).any():
+                    parts.setdefault(domain, []).append(ids[code_N == code])
     if not parts:
         raise LogError(
             f"{log.name}: no sequence has a domain; record it in sequences/ (with TRL: a column "
@@ -169,23 +182,12 @@ def _read(log: Log, opened: OpenShard, group: int) -> tuple[Array, Array]:
     table = opened.read_group(group, ["sequence_id", "step", "prompt_id"])
     rows = {name: to_numpy(table[name], name, where) for name in ("sequence_id", "step")}
     check_values(rows, log.rules, where)
-    prompt_N = _hash_text(table["prompt_id"], where)
+    labels, code_N = label_codes(table["prompt_id"], "prompt_id", where)
+    # Hashing only the distinct prompts: many rollouts share one.
+    hash_P = np.array([prompt_hash(label) for label in labels], dtype=np.uint64)
+    prompt_N: Array = hash_P[code_N]
     limit = log.limit_of(opened.attempt)
     if limit is None:
         return rows["sequence_id"], prompt_N
     keep = rows["step"] < limit
     return rows["sequence_id"][keep], prompt_N[keep]
-
-
-def _hash_text(column: Any, where: Where) -> Array:
-    encoded = column.combine_chunks()
-    if encoded.null_count:
-        row = int(np.flatnonzero(encoded.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{where.at(row, 'prompt_id')}: null; every row must have a value")
-    if not pa.types.is_dictionary(encoded.type):
-        encoded = encoded.dictionary_encode()
-    # Hashing only the distinct prompts: many rollouts share one.
-    hashes = [prompt_hash(str(text)) for text in encoded.dictionary.to_pylist()]
-    unique = np.asarray(hashes, dtype=np.uint64)
-    prompt_N: Array = unique[numpy_view(encoded.indices)]
-    return prompt_N

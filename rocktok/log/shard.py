@@ -1,15 +1,15 @@
 """One Parquet shard: how it is encoded, and how it is opened without being trusted.
 
-A flipped bit in a page is caught by the page's own checksum. The footer has none: there a flip
-renames columns, loses row groups or crashes the reader, so its CRC32 (kept in the manifest) is
-compared before Parquet parses it.
+Parquet has a checksum for the data of a page, and none for its header or for the footer. A flipped
+bit in a footer renames columns, loses row groups or crashes the reader; one in a header loses the
+rows of a page or decodes other values. So the manifest keeps a CRC32 of the footer, compared before
+Parquet parses it, and one of every column chunk as it is stored, compared before it is decoded.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
+from rocktok.log.chunks import REMEDY, CheckedFile, checksums, chunk_crc32, plausible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,18 +39,24 @@ _MAGIC = b"PAR1"
 _END = 1 << 15
 _TAIL = 8  # four bytes of footer length, four of magic
 
-REMEDY = "restore it from a copy, or go on without it with --allow-missing"
+#: What Arrow raises for bytes that make no sense, or that claim more than there is memory for.
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What the manifest knows of a shard. `steps` maps each step to its rows in the shard."""
+    """What the manifest knows of a shard. `steps` maps each step to its rows in the shard.
+
+    `chunk_crc32`: for each row group the CRC32 of every column chunk, eight hexadecimal digits a
+    column; empty for a shard of schema version 1.
+    """
 
     path: str
     rows: int
     size: int
     footer_crc32: int
     steps: dict[int, int]
+    chunk_crc32: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,19 +76,21 @@ class OpenShard:
     shard: Shard
     file: Any
     name: str
+    columns: list[str]
+    version: int = 1
     run_id: str | None = None
     attempt: int | None = None
-    trusted: bool = field(default=False)
+    rank: int | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether a manifest vouches for the footer, and so for statistics."""
+        return self.shard.entry is not None
 
     @property
     def rows(self) -> int:
         """Rows in the whole file."""
         return int(self.file.metadata.num_rows)
-
-    @cached_property
-    def columns(self) -> list[str]:
-        """Names of the columns in the file."""
-        return list(self.file.schema_arrow.names)
 
     def groups(self) -> Iterator[tuple[int, int]]:
         """(row group, its first row) in file order."""
@@ -91,31 +100,61 @@ class OpenShard:
             first += self.file.metadata.row_group(group).num_rows
 
     def read_group(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """Columns of one row group, page checksums verified. Raises `DamagedError`."""
+        """Columns of one row group, checksums verified and rows counted. Raises `DamagedError`."""
+        self._check_claims(group, columns)
         try:
-            return self.file.read_row_group(group, columns=list(columns), use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            bad = self._bad_column(group, columns)
-            raise DamagedError(
-                f"{self.name}: row group {group}, column {bad}: damaged ({_reason(error)}); "
-                f"{REMEDY}"
-            ) from error
+            table = self.file.read_row_group(group, columns=list(columns), use_threads=False)
+        except _UNREADABLE as error:
+            raise self._damaged(group, self._bad_column(group, columns), _reason(error)) from error
+        for column in columns:
+            self._check_count(group, column, len(table[column]))
+        return table
 
     def stream_group(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """As `read_group`, in pieces of `STREAM_ROWS`."""
+        self._check_claims(group, columns)
+        rows = 0
         try:
-            yield from self.file.iter_batches(
+            for piece in self.file.iter_batches(
                 STREAM_ROWS, row_groups=[group], columns=list(columns), use_threads=False
-            )
-        except (pa.ArrowException, OSError):
+            ):
+                rows += piece.num_rows
+                yield piece
+        except _UNREADABLE:
             self.read_group(group, columns)  # says which column is damaged
             raise
+        if rows != self.file.metadata.row_group(group).num_rows:
+            self.read_group(group, columns)
+            self._check_count(group, ", ".join(columns), rows)
+
+    def _check_claims(self, group: int, columns: Sequence[str]) -> None:
+        """Row group and column chunks must agree in their rows, where nothing vouches for them."""
+        if self.trusted:
+            return
+        row_group = self.file.metadata.row_group(group)
+        for index in range(row_group.num_columns):
+            flat = self.file.schema.column(index).max_repetition_level == 0
+            chunk = row_group.column(index)
+            if flat and chunk.path_in_schema in columns:
+                self._check_count(group, chunk.path_in_schema, chunk.num_values)
+
+    def _check_count(self, group: int, column: str, rows: int) -> None:
+        expected = self.file.metadata.row_group(group).num_rows
+        if rows != expected:
+            raise self._damaged(
+                group, column, f"{rows:,} rows where its row group has {expected:,}"
+            )
+
+    def _damaged(self, group: int, column: str, reason: str) -> DamagedError:
+        return DamagedError(
+            f"{self.name}: row group {group}, column {column}: damaged ({reason}); {REMEDY}"
+        )
 
     def _bad_column(self, group: int, columns: Sequence[str]) -> str:
         for column in columns:
             try:
                 self.file.read_row_group(group, columns=[column], use_threads=False)
-            except (pa.ArrowException, OSError):
+            except _UNREADABLE:
                 return column
         return "?"
 
@@ -134,7 +173,12 @@ class OpenShard:
 
 
 def encode_shard(
-    table: pa.Table, *, run_id: str, attempt: int, row_group_rows: int = ROW_GROUP_ROWS
+    table: pa.Table,
+    *,
+    run_id: str,
+    attempt: int,
+    rank: int = 0,
+    row_group_rows: int = ROW_GROUP_ROWS,
 ) -> bytes:
     """Bytes of a shard for a table that is in canonical order.
 
@@ -147,6 +191,7 @@ def encode_shard(
             schema.KEY_VERSION: str(schema.SCHEMA_VERSION).encode(),
             schema.KEY_RUN_ID: run_id.encode(),
             schema.KEY_ATTEMPT: str(attempt).encode(),
+            schema.KEY_RANK: str(rank).encode(),
         }
     )
     sink = pa.BufferOutputStream()
@@ -208,6 +253,7 @@ def entry_of(path: str, data: bytes, step_N: Array) -> ShardEntry:
         size=len(data),
         footer_crc32=footer_crc32(data),
         steps={int(s): int(n) for s, n in zip(steps, counts, strict=True)},
+        chunk_crc32=chunk_crc32(data),
     )
 
 
@@ -219,27 +265,52 @@ def open_shard(where: Place, shard: Shard, required: Iterable[str] = ()) -> Open
     """
     name = where.show(shard.path)
     try:
-        source = where.filesystem.open_input_file(where.join(shard.path))
+        source = where.open(shard.path)
     except FileNotFoundError as error:
         raise DamagedError(f"{name}: is gone; {REMEDY}") from error
     except OSError as error:
         raise DamagedError(f"{name}: cannot be opened ({_reason(error)}); {REMEDY}") from error
-    _check_footer(source, shard, name)
+    footer = _checked_footer(source, shard, name)
+    entry = shard.entry
     try:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+        vouched = entry is not None and bool(entry.chunk_crc32)
+        check = checksums(entry.chunk_crc32) if entry is not None and vouched else plausible
+        checked = CheckedFile(source, footer, name, check, partly=not vouched)
+        # Chunks are asked for one by one, or, where a request takes long, as neighbours.
+        file = pq.ParquetFile(
+            checked, pre_buffer=not where.is_local, page_checksum_verification=not vouched
+        )
+        checked.metadata = file.metadata
+        _check_rows(file.metadata, entry, name)
+        columns = list(file.schema_arrow.names)
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{name}: the name of a column is not UTF-8; {REMEDY}") from error
+    except _UNREADABLE as error:
         raise DamagedError(f"{name}: damaged footer ({_reason(error)}); {REMEDY}") from error
-    opened = _with_footer_keys(OpenShard(shard, file, name, trusted=shard.entry is not None))
-    _check_rows(opened)
-    missing = [column for column in required if column not in opened.columns]
+    _check_columns(columns, required, name)
+    return _with_footer_keys(OpenShard(shard, file, name, columns))
+
+
+def _check_columns(columns: list[str], required: Iterable[str], name: str) -> None:
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise LogError(f"{name}: has two columns {', '.join(twice)}; keep one of each name")
+    missing = [column for column in required if column not in columns]
     if missing:
+        path = name.rsplit("/", 1)[0].split("/")
+        # As Hive, Spark and others write it: the value is in no file.
+        if any(part.startswith(tuple(f"{column}=" for column in missing)) for part in path):
+            raise LogError(
+                f"{name}: has no column {', '.join(missing)}: what stands in the name of a folder "
+                "is not read; write it as a column, too"
+            )
         raise LogError(
             f"{name}: has no column {', '.join(missing)}; every shard of the table must have it"
         )
-    return opened
 
 
-def _check_footer(source: Any, shard: Shard, name: str) -> None:
+def _checked_footer(source: Any, shard: Shard, name: str) -> bytes:
+    """The footer: metadata, its length and the closing magic, as a manifest vouches for it."""
     size = source.size()
     entry = shard.entry
     if entry is not None and size != entry.size:
@@ -253,28 +324,24 @@ def _check_footer(source: Any, shard: Shard, name: str) -> None:
             "or replaced; run the command again when that is done"
         )
     # One read for most footers.
-    end = _read_at(source, max(size - _END, 0), _END, name)
+    end = _read_at(source, max(size - _END, 0), min(size, _END), name)
     if size < 2 * _TAIL or end[-4:] != _MAGIC:
         raise DamagedError(f"{name}: no Parquet footer at the end: truncated; {REMEDY}")
     length = int.from_bytes(end[-_TAIL:-4], "little")
     if length + _TAIL > size:
         raise DamagedError(f"{name}: damaged footer (longer than the file); {REMEDY}")
-    if entry is not None:
-        footer = end[-(length + _TAIL) :]
-        if length + _TAIL > len(end):
-            footer = _read_at(source, size - length - _TAIL, length + _TAIL, name)
-        if zlib.crc32(footer) != entry.footer_crc32:
-            raise DamagedError(
-                f"{name}: damaged footer (its CRC32 is not the manifest's); {REMEDY}"
-            )
-    source.seek(0)
+    footer = end[-(length + _TAIL) :]
+    if length + _TAIL > len(end):
+        footer = _read_at(source, size - length - _TAIL, length + _TAIL, name)
+    if entry is not None and zlib.crc32(footer) != entry.footer_crc32:
+        raise DamagedError(f"{name}: damaged footer (its CRC32 is not the manifest's); {REMEDY}")
+    return footer
 
 
 def _read_at(source: Any, start: int, length: int, name: str) -> bytes:
     try:
-        source.seek(start)
-        return bytes(source.read(length))
-    except OSError as error:
+        return bytes(source.read_at(length, start))
+    except (OSError, MemoryError) as error:
         raise DamagedError(f"{name}: cannot be read ({_reason(error)}); {REMEDY}") from error
 
 
@@ -284,10 +351,12 @@ def _with_footer_keys(opened: OpenShard) -> OpenShard:
     if version is None or version > schema.SCHEMA_VERSION:
         shown = keys[schema.KEY_VERSION].decode(errors="replace")
         raise LogError(newer_version(opened.name, shown))
+    opened.version = version
     run_id = keys.get(schema.KEY_RUN_ID)
     opened.run_id = run_id.decode(errors="replace") if run_id is not None else None
     attempt = _number(keys.get(schema.KEY_ATTEMPT, b""))
     opened.attempt = attempt if opened.shard.attempt is None else opened.shard.attempt
+    opened.rank = _number(keys.get(schema.KEY_RANK, b""))
     return opened
 
 
@@ -306,19 +375,16 @@ def _number(text: bytes) -> int | None:
         return None
 
 
-def _check_rows(opened: OpenShard) -> None:
-    metadata = opened.file.metadata
+def _check_rows(metadata: Any, entry: ShardEntry | None, name: str) -> None:
     total = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     if total != metadata.num_rows:
         raise DamagedError(
-            f"{opened.name}: damaged footer ({metadata.num_rows} rows, but its row groups hold "
+            f"{name}: damaged footer ({metadata.num_rows} rows, but its row groups hold "
             f"{total}); {REMEDY}"
         )
-    entry = opened.shard.entry
     if entry is not None and entry.rows != metadata.num_rows:
         raise DamagedError(
-            f"{opened.name}: holds {metadata.num_rows} rows where its manifest says "
-            f"{entry.rows}; {REMEDY}"
+            f"{name}: holds {metadata.num_rows} rows where its manifest says {entry.rows}; {REMEDY}"
         )
 
 

@@ -17,7 +17,7 @@ from rocktok.errors import DataError, HookError
 from rocktok.files import place
 from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
-from rocktok.log.manifest import Dropped, Manifest, shard_prefix
+from rocktok.log.manifest import Dropped, FileSeal, Manifest, remove_strays, shard_prefix
 from rocktok.log.shard import encode_shard, entry_of
 
 if TYPE_CHECKING:
@@ -112,7 +112,15 @@ class LogWriter:
         self._given_up = {(dropped.table, dropped.step) for dropped in self._manifest.dropped}
         self._numbers = {table: self._manifest.next_number(table) for table in schema.TABLES}
         self._last_flush = time.monotonic()
-        self._manifest_stale = True
+        self._begin()
+
+    def _begin(self) -> None:
+        """The manifest stands before the first shard: one that is gone is noticed."""
+        manifest = self._manifest
+        remove_strays(self.place, manifest)
+        if self.rank == 0 and manifest.vocab is None and self.place.exists(vocabs.PATH):
+            manifest.vocab = FileSeal.of(self.place.read(vocabs.PATH))
+        self._write_manifest()
 
     def __enter__(self) -> LogWriter:
         return self
@@ -251,12 +259,12 @@ class LogWriter:
         if (np.diff(order) != 1).any():
             rows = rows.take(pa.array(order))
         step_N = np.asarray(rows["step"])
-        data = encode_shard(rows, run_id=self.run_id, attempt=self.attempt)
+        data = encode_shard(rows, run_id=self.run_id, attempt=self.attempt, rank=self.rank)
         name = f"{shard_prefix(self.rank, self.attempt)}{self._numbers[table]:05d}.parquet"
         folder = table if table == "sequences" else f"{table}/step-{int(step_N[0]):08d}"
         entry = entry_of(f"{folder}/{name}", data, step_N)
         try:
-            self.place.create(entry.path, data)
+            self._manifest.publishing = self.place.create(entry.path, data)
         except FileExistsError:
             # An earlier try got as far as the name, then failed to make it durable.
             if self.place.read(entry.path) != data:

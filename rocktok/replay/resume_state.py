@@ -9,10 +9,10 @@ import numpy as np
 
 from rocktok.errors import DamagedError, LogError
 from rocktok.files import place
+from rocktok.log.chunks import REMEDY
 from rocktok.log.manifest import load_attempts
 from rocktok.log.resume import pick_up, published_sequences
 from rocktok.log.run import load_run
-from rocktok.log.shard import REMEDY
 
 if TYPE_CHECKING:
     from rocktok._types import Array

@@ -18,6 +18,7 @@ from rocktok._types import Array
 from rocktok.errors import DataError, LogError
 from rocktok.log import open_log
 from rocktok.log.checks import Where, to_numpy
+from rocktok.log.labels import label_column
 from rocktok.log.sequences import cast_sequences
 from rocktok.log.shard import sequence_starts
 from rocktok.replay.ragged import Ragged, concatenate
@@ -125,7 +126,7 @@ def _of_file(path: Path) -> Texts:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             names = file.schema_arrow.names
             missing = [name for name in _FILE_COLUMNS if name not in names]
             if missing:
@@ -133,7 +134,12 @@ def _of_file(path: Path) -> Texts:
                     f"{path}: lacks {', '.join(missing)}; sequences need {', '.join(_FILE_COLUMNS)}"
                 )
             wanted = [*_FILE_COLUMNS, *(n for n in ("prompt_id", *_FACTS) if n in names)]
-            parts = [_part(rows) for rows in file.iter_batches(_FILE_ROWS, columns=wanted)]
+            parts, first = [], 0
+            for rows in file.iter_batches(_FILE_ROWS, columns=wanted):
+                parts.append(_part(rows, Where(str(path), 0, first)))
+                first += rows.num_rows
+            if first != file.metadata.num_rows:
+                raise pa.ArrowInvalid(f"{first} rows where {file.metadata.num_rows} must be")
     except (OSError, pa.ArrowException) as error:
         line = str(error).splitlines()[0]
         message = f"{path}: cannot be read as Parquet ({line}); give a file of sequences"
@@ -150,33 +156,39 @@ def _of_file(path: Path) -> Texts:
     return texts.take(np.flatnonzero(texts.completions.length_S))
 
 
-def _part(rows: Any) -> Texts:
+def _part(rows: Any, where: Where) -> Texts:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     sequences = rows["sequence_id"].cast(pa.int64())
     if sequences.null_count:
         raise pa.ArrowInvalid("a sequence_id is null")
-    own = pc.binary_join_element_wise("sequence", sequences.cast(pa.string()), "-")
-    stored = rows["prompt_id"].cast(pa.string()) if "prompt_id" in rows.schema.names else own
+    if "prompt_id" in rows.schema.names:
+        prompts = label_column(rows["prompt_id"], "prompt_id", where)
+    else:
+        prompts = pa.array([f"sequence-{sequence}" for sequence in sequences.to_pylist()])
     return Texts(
         "",
         np.asarray(sequences),
-        pc.coalesce(stored, own),
+        prompts.cast(pa.string()),
         Ragged.of_lists(rows["prompt_token_ids"]),
         Ragged.of_lists(rows["token_ids"]),
-        _facts(pa.Table.from_batches([rows])),
+        _facts(pa.Table.from_batches([rows]), where),
     )
 
 
-def _facts(rows: Any) -> Any:
+def _facts(rows: Any, where: Where) -> Any:
     """The columns `_FACTS` of some rows, in the format's types; `step` 0 where it is not known."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     names = [name for name in _FACTS if name in rows.schema.names]
     types = schema.arrow_schema("sequences", _FACTS[1:])
-    columns = {name: rows[name].cast(types.field(name).type) for name in names}
+    columns = {
+        name: label_column(rows[name], name, where, nulls=True)
+        if name == "domain"
+        else rows[name].cast(types.field(name).type)
+        for name in names
+    }
     step = columns.get("step", pa.nulls(len(rows), pa.int32()))
     return pa.table({**columns, "step": pc.fill_null(step, 0)})
 
@@ -288,7 +300,7 @@ def _prompts(log: Log, wanted_S: Array) -> Texts:
             rows = rows.filter(pa.array(keep_S)).combine_chunks()
             ids.append(to_numpy(rows["sequence_id"], "sequence_id", where))
             names += rows["prompt_id"].chunks
-            facts.append(_facts(rows))
+            facts.append(_facts(rows, where))
             parts += [Ragged.of_lists(chunk) for chunk in rows["prompt_token_ids"].chunks]
     sequence_S = np.concatenate(ids)
     order_S = np.argsort(sequence_S, kind="stable")

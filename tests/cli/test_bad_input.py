@@ -67,6 +67,20 @@ def flipped_bit_in_a_page(path: Path) -> str:
     assert loss.path_in_schema == "loss"
     data[loss.data_page_offset + loss.total_compressed_size - 9] ^= 4
     target.write_bytes(bytes(data))
+    return (
+        f"{target}: row group 0, column loss: damaged (its CRC32 is not the manifest's); {RESTORE}"
+    )
+
+
+def flipped_bit_in_a_page_by_hand(path: Path) -> str:
+    target = path / "nowhere" / "fixed" / "a.parquet"
+    target.parent.mkdir(parents=True)
+    table = pa.Table.from_pandas(pd.DataFrame(rows(0, [0])), preserve_index=False)
+    pq.write_table(table, target, write_page_checksum=True, use_dictionary=False)
+    data = bytearray(target.read_bytes())
+    loss = pq.read_metadata(target).row_group(0).column(4)
+    data[loss.data_page_offset + loss.total_compressed_size - 9] ^= 4
+    target.write_bytes(bytes(data))
     return f"{target}: row group 0, column loss: damaged (could not verify page integrity, CRC"
 
 
@@ -83,13 +97,14 @@ def newer_shard(path: Path) -> str:
     target.parent.mkdir(parents=True)
     table = pa.Table.from_pandas(pd.DataFrame(rows(0, [0])), preserve_index=False)
     pq.write_table(table.replace_schema_metadata({"rocktok.schema_version": "7"}), target)
-    return f"{target}: schema version 7, but this rocktok reads versions up to 1; upgrade rocktok"
+    return f"{target}: schema version 7, but this rocktok reads versions up to 2; upgrade rocktok"
 
 
 def newer_run(path: Path) -> str:
     target = write_log(path / "nowhere") / "run.json"
-    target.write_text(json.dumps({**json.loads(target.read_text()), "schema_version": 2}))
-    return f"{target}: schema version 2, but this rocktok reads versions up to 1; upgrade rocktok"
+    newer = {**json.loads(target.read_text()), "schema_version": 3, "crc32": None}
+    target.write_text(json.dumps(newer))
+    return f"{target}: schema version 3, but this rocktok reads versions up to 2; upgrade rocktok"
 
 
 def _by_hand(path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Path:
@@ -117,7 +132,8 @@ def negative_loss(path: Path) -> str:
     target = _by_hand(path, lambda batch: batch["loss"].__setitem__(5, -0.5))
     return (
         f"{target}: row group 0, row 5, column loss: -0.5 is below −0.0001: an exact reverse KL "
-        "is never negative"
+        "is never negative; if the losses are not exact, say in run.json how they were had: "
+        '{"loss": {"exactness": "sampled"}}, topk or truncated'
     )
 
 
@@ -216,6 +232,7 @@ def null_value(path: Path) -> str:
         truncated,
         truncated_by_hand,
         flipped_bit_in_a_page,
+        flipped_bit_in_a_page_by_hand,
         flipped_bit_in_the_footer,
         newer_shard,
         newer_run,

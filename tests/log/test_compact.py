@@ -90,6 +90,34 @@ def test_it_does_not_write_into_its_input(inside: str, tmp_path: Path) -> None:
         compact.compact(log, tmp_path / inside)
 
 
+def test_a_compact_log_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where shards end depends on the rows alone: 8 shards became 9."""
+    monkeypatch.setattr(tasks, "TASK_ROWS", 100)
+    monkeypatch.setattr(compact, "SHARD_ROWS", 190)
+    source = many_shards(tmp_path / "log")
+    compact.compact(source, tmp_path / "once")
+    note = f"rocktok: note: {tmp_path}/once was compact already: its 11 shards became 11 in "
+    said = run_command("compact", tmp_path / "once", "-o", tmp_path / "twice")
+    assert said[::2] == (0, f"{note}{tmp_path}/twice\n")
+    for path in (tmp_path / "once").rglob("*"):
+        if path.is_file():
+            again = tmp_path / "twice" / path.relative_to(tmp_path / "once")
+            assert again.read_bytes() == path.read_bytes(), path
+    sizes = [shard.entry.rows for shard in rocktok.open(tmp_path / "once").shards("fixed")]
+    assert sizes[:-1] == [180] * (len(sizes) - 1)
+
+
+@pytest.mark.parametrize("target", [1, 12, 13, 100])
+def test_no_sequence_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: int) -> None:
+    monkeypatch.setattr(compact, "SHARD_ROWS", target)
+    source = write_log(tmp_path / "log", sequences=9)
+    compact.compact(source, tmp_path / "out")
+    pd.testing.assert_frame_equal(table_of(tmp_path / "out", "fixed"), table_of(source, "fixed"))
+    sizes = [shard.entry.rows for shard in rocktok.open(tmp_path / "out").shards("fixed")]
+    full = max(12, target // 12 * 12)
+    assert sizes == [*[full] * (216 // full), *([216 % full] if 216 % full else [])]
+
+
 def test_the_command(tmp_path: Path) -> None:
     write_log(tmp_path / "log")
     call = ("compact", tmp_path / "log", "-o", tmp_path / "out")

@@ -83,7 +83,8 @@ def test_files_on_disk_are_as_documented(tmp_path: Path) -> None:
         "vocab.parquet",
     ]
     metadata = pq.read_metadata(shards(tmp_path)[0])
-    assert metadata.metadata[schema.KEY_VERSION] == b"1"
+    assert metadata.metadata[schema.KEY_VERSION] == b"2"
+    assert metadata.metadata[schema.KEY_RANK] == b"0"
     assert metadata.metadata[schema.KEY_ATTEMPT] == b"0"
     columns = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)]
     encodings = {c.path_in_schema: c.encodings for c in columns}
@@ -277,7 +278,11 @@ def test_without_hard_links_an_exclusive_rename_publishes(tmp_path, monkeypatch)
 def test_unknown_keys_of_run_json_are_kept(tmp_path: Path) -> None:
     write_log(tmp_path)
     path = tmp_path / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "cluster": "west"}))
+    changed = {**json.loads(path.read_text()), "cluster": "west"}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(DamagedError, match="if you have changed it, set its crc32 to null"):
+        rocktok.open(tmp_path)
+    path.write_text(json.dumps({**changed, "crc32": None}))
     assert rocktok.open(tmp_path).run["cluster"] == "west"
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rocktok.cli import main
-from rocktok.errors import LogError
+from rocktok.errors import DataError, LogError
 from rocktok.log import LogWriter
 from rocktok.replay import rescore as replay
 from rocktok.replay.ragged import Ragged
@@ -27,7 +27,7 @@ from tests.trl_models import VOCAB_SIZE, make_model, make_tokenizer
 RUN = {"vocab_size": VOCAB_SIZE, "loss": {"exactness": "exact", "student_temperature": 0.7}}
 ROWS = [
     {"sequence_id": 9, "prompt_id": "p", "prompt_token_ids": [5, 6], "token_ids": [7, 8, 9]},
-    {"sequence_id": 3, "prompt_id": None, "prompt_token_ids": [5], "token_ids": [7]},
+    {"sequence_id": 3, "prompt_id": "r", "prompt_token_ids": [5], "token_ids": [7]},
     {"sequence_id": 4, "prompt_id": "q", "prompt_token_ids": [4, 4], "token_ids": None},
 ]
 
@@ -59,7 +59,7 @@ def shown(texts: Any) -> list[tuple[Any, ...]]:
 
 def test_texts_of_a_file(tmp_path: Path) -> None:
     texts = load_texts(str(write(tmp_path / "x.parquet", ROWS)))
-    assert shown(texts) == [(3, "sequence-3", [5], [7]), (9, "p", [5, 6], [7, 8, 9])]
+    assert shown(texts) == [(3, "r", [5], [7]), (9, "p", [5, 6], [7, 8, 9])]
     assert (texts.rows, texts.length_S.tolist()) == (4, [2, 5])
     assert shown(load_texts(str(tmp_path / "x.parquet"), 1)) == shown(texts)[:1]
     # Any order, any type of list and integer: the same text.
@@ -70,8 +70,22 @@ def test_texts_of_a_file(tmp_path: Path) -> None:
     pq.write_table(other.drop_columns("prompt_id"), tmp_path / "y.parquet", row_group_size=1)
     again = load_texts(str(tmp_path / "y.parquet"))
     assert again.digest == texts.digest
+    assert [row[1] for row in shown(again)] == ["sequence-3", "sequence-9"]
     changed = [*ROWS[:1], {**ROWS[1], "token_ids": [8]}]
     assert load_texts(str(write(tmp_path / "z.parquet", changed))).digest != texts.digest
+
+
+def test_prompts_of_a_file_are_named_whatever_their_type(tmp_path: Path) -> None:
+    numbers = [
+        {**row, "prompt_id": prompt} for row, prompt in zip(ROWS, (7.0, 8.0, 9.0), strict=True)
+    ]
+    texts = load_texts(str(write(tmp_path / "x.parquet", numbers)))
+    assert [row[1] for row in shown(texts)] == ["8", "7"]
+    for wrong, message in ((float("nan"), "nan is no whole number"), (None, "null or NaN")):
+        path = write(tmp_path / f"{wrong}.parquet", [{**ROWS[0], "prompt_id": 1.0},
+                                                     {**ROWS[1], "prompt_id": wrong}])  # fmt: skip
+        with pytest.raises(DataError, match=f"row 1, column prompt_id: {message}"):
+            load_texts(str(path))
 
 
 def test_texts_of_a_log(tmp_path: Path) -> None:

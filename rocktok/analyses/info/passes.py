@@ -50,9 +50,16 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
         for d in m.dropped
     ]
     ranks: list[RankInfo] = [
-        {"rank": m.rank, "attempt": m.attempt, "final": m.final, "shards": len(m.shards)}
+        {
+            "rank": m.rank,
+            "attempt": m.attempt,
+            "final": m.final,
+            "shards": len(m.shards),
+            "publishing": m.publishing,
+        }
         for m in sorted(log.manifests, key=lambda m: (m.attempt, m.rank))
     ]
+    temporary = log.place.temporaries()
     return LogInfo(
         log=log.identity(),
         run=log.run,
@@ -67,7 +74,15 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
         mismatches=sum(sum(m.mismatches.values()) for m in log.manifests),
         damage=tuple(damage),
         verified=verify,
-        notes=tuple(log.warnings()),
+        temporary_files=tuple(temporary),
+        notes=(*log.warnings(), *(_unfinished(name) for name in temporary)),
+    )
+
+
+def _unfinished(name: str) -> str:
+    return (
+        f"{name}: a temporary file, of a process that is writing or was killed; the next attempt "
+        "removes those of its rank, `rocktok compact` leaves them behind"
     )
 
 

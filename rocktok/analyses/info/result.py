@@ -29,12 +29,13 @@ class AttemptInfo(TypedDict):
 
 
 class RankInfo(TypedDict):
-    """What a rank of an attempt has published, and whether it said that this is all."""
+    """What a rank of an attempt has published, how, and whether it said that this is all."""
 
     rank: int
     attempt: int
     final: bool
     shards: int
+    publishing: str | None
 
 
 class DroppedInfo(TypedDict):
@@ -87,6 +88,7 @@ class LogInfo(Result):
     mismatches: int
     damage: tuple[str, ...]
     verified: bool
+    temporary_files: tuple[str, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, object]:
