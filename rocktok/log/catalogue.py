@@ -160,9 +160,34 @@ class Log:
             there = {m.rank for m in self._owning_manifests()}
             gone = sorted(set(range(self.attempts[-1].world_size)) - there)
             lines += [f"rank {r} of the last attempt has published nothing" for r in gone]
+        lines += self._superseded()
         lines += [f"{shard.name}: left out: {shard.reason}" for shard in self.skipped]
         if "sequences" not in self.tables():
             lines.append("no sequences/ table: each sequence counts as its own prompt")
+        return lines
+
+    def _superseded(self) -> list[str]:
+        """One line for each attempt of which later ones have taken rows away."""
+        lines = []
+        for attempt in self.attempts:
+            limit = self.limit_of(attempt.attempt)
+            if limit is None:
+                continue
+            steps: set[int] = set()
+            rows = 0
+            for manifest in (m for m in self.manifests if m.attempt == attempt.attempt):
+                for entry in manifest.shards:
+                    if entry.path.startswith(schema.OCCURRENCE_TABLES):
+                        void = {step: n for step, n in entry.steps.items() if step >= limit}
+                        steps |= set(void)
+                        rows += sum(void.values())
+            if rows:
+                number, at = attempt.attempt, _number(len(steps), "step")
+                lines.append(
+                    f"{_number(rows, 'row')} of attempt {number}, of {at} from {limit} on, not "
+                    "read: a later attempt has superseded them "
+                    f"(--attempt {number} reads them)"
+                )
         return lines
 
     def _owning_manifests(self) -> list[Manifest]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import rocktok.schema as schema
@@ -33,6 +34,7 @@ def open_log(
     path: str | os.PathLike[str],
     *,
     allow_missing: bool = False,
+    attempt: int | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Log:
     """Open a log: a local directory, or any address that pyarrow or fsspec open.
@@ -41,18 +43,22 @@ def open_log(
         path: the log's directory.
         allow_missing: go on without shards that are damaged or gone (they are counted in every
             output). Every shard is then verified first.
+        attempt: read the log as this attempt left it, without later ones; None: the latest.
         notice: told when the reader waits for a file; default: a warning through logging.
 
     Raises:
-        LogError: no such directory, no shards, a newer version, two runs in one directory.
+        LogError: no such directory, no shards, a newer version, two runs in one directory, no such
+            attempt.
         DamagedError: a listed shard is gone, or a manifest is damaged.
     """
     where = place(path)
     with where.asking():
-        return _open(where, allow_missing, notice or _to_log)
+        return _open(where, allow_missing, attempt, notice or _to_log)
 
 
-def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> Log:
+def _open(
+    where: Place, allow_missing: bool, attempt: int | None, notice: Callable[[str], None]
+) -> Log:
     if not where.is_directory():
         raise LogError(f"{where.name}: no such directory; give the directory of a log")
     run = runs.load_run(where)
@@ -60,6 +66,8 @@ def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> L
         load_manifest(where, path) for path, _ in where.files("manifest") if path.endswith(".json")
     )
     attempts = tuple(load_attempts(where))
+    if attempt is not None:
+        _refuse_unknown(where, attempt, [a.attempt for a in attempts])
     one_run = OneRun((run or {}).get("run_id"), where.show(runs.PATH))
     for manifest in manifests:
         one_run.check(manifest.run_id, where.show(manifest.path))
@@ -71,6 +79,15 @@ def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> L
         )
     rules = runs.rules_of(run, where.show(runs.PATH))
     reader = Reader(where, rules, attempts, one_run)
+    if attempt is not None:
+        reader = replace(reader, attempts=tuple(a for a in attempts if a.attempt <= attempt))
+        manifests = tuple(m for m in manifests if m.attempt <= attempt)
+        shards = _up_to(reader, shards, attempt)
+        if not any(shards[table] for table in schema.OCCURRENCE_TABLES):
+            raise LogError(
+                f"{where.name}: no shards in rollout/ or fixed/ up to attempt {attempt}; give a "
+                "later --attempt"
+            )
     if allow_missing:
         shards, damaged = _leave_out_damaged(reader, shards)
         skipped += damaged
@@ -108,6 +125,25 @@ def _find_shards(
         by_table[_table_of(path)].append(Shard(path, size, entry, attempt))
     shards = {table: tuple(of_table) for table, of_table in by_table.items()}
     return shards, [_skipped(where, path, listed[path][0], "gone") for path in missing]
+
+
+def _refuse_unknown(where: Place, attempt: int, known: list[int]) -> None:
+    if attempt not in known:
+        there = f"there are {', '.join(map(str, known))}" if known else "there are none"
+        raise LogError(f"{where.name}: no attempt {attempt}; {there}")
+
+
+def _up_to(reader: Reader, shards: Shards, attempt: int) -> Shards:
+    """Without the shards of later attempts."""
+
+    def wrote(shard: Shard) -> int:
+        number = shard.attempt if shard.entry is not None else reader.open(shard).attempt
+        return -1 if number is None else number
+
+    return {
+        table: tuple(shard for shard in of_table if wrote(shard) <= attempt)
+        for table, of_table in shards.items()
+    }
 
 
 def _present(where: Place) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rocktok.errors import DamagedError
+from rocktok.errors import DamagedError, HookError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +37,29 @@ def encode_vocab(rows: Iterable[tuple[int, str, bytes]]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
+
+
+def refuse_others(where: Place, data: bytes) -> None:
+    """Raise `HookError` where the log has another text for a token than `data`, a vocab.parquet."""
+    mine = _decoded(data)
+    for token_id, text in Vocab.load(where).texts.items():
+        if mine.get(token_id, text) != text:
+            raise HookError(
+                f"{where.show(PATH)}: holds the vocabulary of another tokenizer (token {token_id} "
+                f"is {text!r} there, {mine[token_id]!r} in this run); record into another directory"
+            )
+
+
+def _decoded(data: bytes) -> dict[int, str]:
+    """Token id → text of the bytes of a vocab.parquet."""
+    table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+    ids, texts = table["token_id"].to_pylist(), table["token"].to_pylist()
+    if "bytes" in table.schema.names:
+        texts = [
+            text if raw is None else raw.decode("utf-8", "backslashreplace")
+            for raw, text in zip(table["bytes"].to_pylist(), map(str, texts), strict=True)
+        ]
+    return dict(zip(ids, texts, strict=True))
 
 
 class Vocab:
@@ -73,21 +96,9 @@ class Vocab:
         if not where.exists(PATH):
             return cls()
         try:
-            source = pa.BufferReader(where.read(PATH))
-            table = pq.ParquetFile(source, page_checksum_verification=True).read()
-            ids = table["token_id"].to_pylist()
-            if "bytes" in table.schema.names:
-                texts = [
-                    raw.decode("utf-8", "backslashreplace") if raw is not None else str(text)
-                    for raw, text in zip(
-                        table["bytes"].to_pylist(), table["token"].to_pylist(), strict=True
-                    )
-                ]
-            else:
-                texts = table["token"].to_pylist()
+            return cls(_decoded(where.read(PATH)))
         except (pa.ArrowException, OSError, KeyError) as error:
             raise DamagedError(
                 f"{where.show(PATH)}: damaged ({str(error).splitlines()[0]}); restore it from a "
                 "copy, or remove it: tokens then print as ids"
             ) from error
-        return cls(dict(zip(ids, texts, strict=True)))
