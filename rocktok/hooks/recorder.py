@@ -123,7 +123,7 @@ class Recorder:
         )
         self.vocab_size: int | None = None
         self.rank, self.world_size, self.attempt = 0, 1, -1
-        self.recorded_steps = 0
+        self.finished_steps = 0
         self.fixed = FixedSet(0, self.fixed_every)
         self._background: Background | None = None
         self._signals: TerminationHandler | None = None
@@ -156,6 +156,7 @@ class Recorder:
         all_gather: Callable[[Any], Sequence[Any]] = _alone,
         with_domain: bool = False,
         last_step: int | None = None,
+        at_start: bool = False,
         why_later: str | None = None,
     ) -> None:
         """Begin an attempt. Every rank calls this at the same time.
@@ -169,7 +170,7 @@ class Recorder:
             all_gather: exchanges a picklable object between all ranks, in rank order.
             with_domain: whether sequences have a `domain`.
             last_step: step at which training ends, if that is known.
-            why_later: why kept text is not generated at once, where it is not.
+            at_start: whether kept text is generated now; `why_later`: why it is not.
 
         Raises:
             HookError: on every rank, if the log cannot be written, holds another run or a finished
@@ -195,7 +196,7 @@ class Recorder:
             supersede=self.supersede,
             all_gather=all_gather,
         )
-        self.attempt, self._counter, self.recorded_steps = writer.attempt, 0, 0
+        self.attempt, self._counter, self.finished_steps = writer.attempt, 0, 0
         self._pending.clear()
         self._background = Background(writer, self.queue_steps)
         inherited = inherited if self.fixed_sequences else Inherited()
@@ -208,7 +209,7 @@ class Recorder:
         self._signals = TerminationHandler(self._flush_before_death)
         self._signals.install()
         atexit.register(self.close, final=False)
-        self.say(words.beginning(self, resume_step, last_step, why_later))
+        self.say(words.beginning(self, resume_step, last_step, at_start, why_later))
 
     def _describe(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json says."""
@@ -324,14 +325,13 @@ class Recorder:
         pending = self._pending.pop((table, step), None) or PendingStep(exact=self._exact)
         if not self.running or self._background is None:
             return
+        self.finished_steps += 1
         if pending.dropped is None:
             sequences = None
             if pending.rollouts:
                 sequences = sequence_columns(pending.rollouts, self._with_domain)
             rows = StepRows(table, step, pending.rows, pending.batches, sequences)
-            if self._background.offer(rows):
-                self.recorded_steps += 1
-            else:
+            if not self._background.offer(rows):
                 pending.dropped = "queue full: the disk is slower than training"
         if pending.dropped is not None:
             self._background.drop(table, step, pending.rows, pending.dropped)
@@ -381,9 +381,9 @@ class Recorder:
         self._warn(key, f"{self.log_dir}: {message}. Training goes on")
 
     def warn_if_nothing(self, what: str) -> None:
-        """Warn if no step has been recorded by the end of `what`."""
-        if self.recorded_steps == 0:
-            self._warn("nothing", f"{self.log_dir}: {what} without a recorded step")
+        """Warn if no step has been finished by the end of `what`."""
+        if self.finished_steps == 0:
+            self._warn("nothing", f"{self.log_dir}: {what}, and no step was recorded")
 
     def _report(self, background: Background) -> None:
         for problem in background.problems():

@@ -5,8 +5,6 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
-import rocktok.schema as schema
-
 if TYPE_CHECKING:
     from rocktok.hooks.recorder import Recorder
     from rocktok.log.manifest import Manifest
@@ -15,7 +13,11 @@ _SHOWN = 3
 
 
 def beginning(
-    recorder: Recorder, first: int, last: int | None = None, why_later: str | None = None
+    recorder: Recorder,
+    first: int = 0,
+    last: int | None = None,
+    at_start: bool = False,
+    why_later: str | None = None,
 ) -> str:
     """One line: where, which steps of rollouts, which scorings of kept text.
 
@@ -23,12 +25,13 @@ def beginning(
         recorder: one that has just started.
         first: step from which it starts.
         last: step at which training ends; None: not known.
-        why_later: why kept text is not generated now, where that was to be expected.
+        at_start: whether kept text is generated now.
+        why_later: why it is not, where that was to be expected.
     """
     log, attempt, every = recorder.log_dir, recorder.attempt, recorder.every
     fixed_every, prompts = recorder.fixed_every, recorder.fixed_sequences
     rollouts = recorder.fixed_rollouts
-    at_start = bool(recorder.fixed_at_start) or not recorder.fixed.collecting
+    at_start = at_start or not recorder.fixed.collecting
     number = f" (attempt {attempt}, from step {first})" if attempt or first else ""
     parts = [f"recording into {log}{number}", f"rollouts every {_steps(every)}"]
     # What half of the training takes leaves two steps at least.
@@ -90,10 +93,11 @@ def ending(log: str, manifest: Manifest, *, ranks: int, final: bool) -> str:
     ]
     if len(fixed) > 1:
         parts[-1] += f" (steps {fixed[0]} to {fixed[-1]})"
-    dropped = [d for d in manifest.dropped if d.table in schema.OCCURRENCE_TABLES]
-    rows = sum(item.rows for item in dropped)
-    steps = len({(d.table, d.step) for d in dropped})
-    lost = f"dropped: {rows:,} rows of {_counted(steps, 'step')}" if dropped else "nothing dropped"
+    lost = "nothing dropped"
+    if manifest.dropped:
+        rows = sum(item.rows for item in manifest.dropped)
+        steps = len({(item.table, item.step) for item in manifest.dropped})
+        lost = f"dropped: {_counted(steps, 'step')}, {_counted(rows, 'row')}"
     rank = " on this rank" if ranks > 1 else ""
     name = quote(log)
     if len(fixed) > 1:

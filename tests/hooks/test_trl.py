@@ -239,7 +239,7 @@ def test_run_json(tmp_path: Path) -> None:
     assert run["loss"]["trained"] is True
     assert run["vocab_size"] == 320
     assert (run["sampling"]["top_p"], run["sampling"]["top_k"]) == (0.9, 50)
-    assert run["student"] == run["teacher"] == "Qwen3ForCausalLM"
+    assert (run["student"], run["teacher"]) == ("trainer", "teacher of trainer")
     assert run["extra"]["trainer"] == "trl.DistillationTrainer"
 
 

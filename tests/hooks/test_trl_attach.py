@@ -75,7 +75,7 @@ def test_what_the_user_had_set_on_the_trainer_is_restored(tmp_path: Path) -> Non
 
 def test_training_again_is_another_attempt(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, max_steps=2)
-    with attach(trainer, Recorder(tmp_path / "log", every=1)):
+    with attach(trainer, Recorder(tmp_path / "log", every=1, supersede=True)):
         trainer.train()
         trainer.train()
     assert sorted(p.name for p in (tmp_path / "log/attempts").iterdir()) == ["00.json", "01.json"]
