@@ -130,8 +130,8 @@ def _counted(count: int, what: str) -> str:
 
 
 def fewer_prompts(there: int, wanted: int) -> str:
-    """Why less text is kept than was asked for."""
+    """What is said of a kept text that is smaller than was asked for."""
     return (
-        f"{_counted(there, 'prompt')} of {wanted:,} wanted (fixed_sequences): the training data "
-        f"have no more distinct ones"
+        f"kept text of {_counted(there, 'prompt')}, for no more came: fixed_sequences={wanted} "
+        "asks for more"
     )

@@ -57,7 +57,7 @@ def as_table(
         raise DataError(f"{table}: {error}") from error
     _check_names(names, wanted.names, table)
     values = {name: _host(batch[name]) for name in names}
-    length = max((len(v) for v in values.values() if np.ndim(v) or _is_list(v)), default=1)
+    length = max((len(v) for v in values.values() if not _is_scalar(v)), default=1)
     arrays = [_arrow(values[field.name], field, length, table) for field in wanted]
     rows = pa.Table.from_arrays(arrays, schema=wanted)
     checked = {name: numpy_view(rows[name].combine_chunks()) for name in _CHECKED[table]}
@@ -82,6 +82,11 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
 
+def _is_scalar(value: Any) -> bool:
+    # A list may hold rows of unequal length, of which NumPy makes no array.
+    return not _is_list(value) and np.ndim(value) == 0
+
+
 def _is_matrix(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 2
 
@@ -97,7 +102,7 @@ def _check_names(names: list[str], wanted: list[str], table: str) -> None:
 
 def _arrow(value: Any, field: Any, length: int, table: str) -> pa.Array:
     """One column as Arrow, cast safely: a value that does not fit is an error, never wrapped."""
-    if np.ndim(value) == 0 and not _is_list(value):
+    if _is_scalar(value):
         value = [value] * length
     floating = pa.types.is_floating(field.type)
     vectors = pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type)
