@@ -208,9 +208,20 @@ class Background:
             case _Flush():
                 self._publish(self._writer.flush)
             case _Close():
-                # The second try stores what the first one had to give up.
-                if not self._publish(lambda: self._writer.close(final=item.final)):
-                    self._publish(lambda: self._writer.close(final=item.final))
+                self._close(item.final)
+
+    def _close(self, final: bool) -> None:
+        for _ in range(2):
+            # The second try stores what the first one had to give up.
+            if self._publish(lambda: self._writer.close(final=final)):
+                return
+        self._give_up("the disk took no last shard", sequences=True)
+        self._publish(lambda: self._writer.close(final=final))
+
+    def _give_up(self, reason: str, *, sequences: bool = False) -> None:
+        rows = self._writer.drop_buffered(reason, sequences=sequences)
+        if rows or not sequences:
+            self._problems.put(f"{rows} buffered rows were dropped: {reason}")
 
     def _write(self, item: StepRows) -> None:
         try:
@@ -229,9 +240,7 @@ class Background:
         try:
             action()
         except BaseException as error:
-            reason = f"writing failed: {describe(error)}"
-            rows = self._writer.drop_buffered(reason)
-            self._problems.put(f"{rows} buffered rows were dropped: {reason}")
+            self._give_up(f"writing failed: {describe(error)}")
             return False
         self._store_files()
         return True

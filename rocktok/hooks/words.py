@@ -93,11 +93,7 @@ def ending(log: str, manifest: Manifest, *, ranks: int, final: bool) -> str:
     ]
     if len(fixed) > 1:
         parts[-1] += f" (steps {fixed[0]} to {fixed[-1]})"
-    lost = "nothing dropped"
-    if manifest.dropped:
-        rows = sum(item.rows for item in manifest.dropped)
-        steps = len({(item.table, item.step) for item in manifest.dropped})
-        lost = f"dropped: {_counted(steps, 'step')}, {_counted(rows, 'row')}"
+    lost = f"dropped: {_lost(manifest)}" if manifest.dropped else "nothing dropped"
     rank = " on this rank" if ranks > 1 else ""
     name = quote(log)
     if len(fixed) > 1:
@@ -117,12 +113,19 @@ def hung(log: str, seconds: float) -> str:
 
 def unsaved(log: str, manifest: Manifest) -> str:
     """What was lost where the log itself could not be told."""
-    rows = sum(item.rows for item in manifest.dropped)
-    steps = len({(item.table, item.step) for item in manifest.dropped})
     return (
-        f"{log}: the disk took no last manifest of rank {manifest.rank}: {rows:,} rows of "
-        f"{_counted(steps, 'step')} were dropped, which the log itself may not say"
+        f"{log}: the disk took no last manifest of rank {manifest.rank}: {_lost(manifest)} were "
+        "dropped, which the log itself may not say"
     )
+
+
+def _lost(manifest: Manifest) -> str:
+    """How much was given up."""
+    rows = sum(item.rows for item in manifest.dropped if item.table != "sequences")
+    steps = {(item.table, item.step) for item in manifest.dropped if item.table != "sequences"}
+    said = f"{_counted(rows, 'row')} of {_counted(len(steps), 'step')}"
+    sequences = sum(item.rows for item in manifest.dropped if item.table == "sequences")
+    return f"{said}, {_counted(sequences, 'row')} of sequences/" if sequences else said
 
 
 def _counted(count: int, what: str) -> str:

@@ -248,8 +248,9 @@ class LogWriter:
         self._give_up(Dropped(table, step, rows, reason))
 
     def _give_up(self, dropped: Dropped) -> None:
-        self._finished[dropped.table].discard(dropped.step)
-        self._given_up.add((dropped.table, dropped.step))
+        if dropped.table in self._finished:
+            self._finished[dropped.table].discard(dropped.step)
+            self._given_up.add((dropped.table, dropped.step))
         self._manifest.dropped.append(dropped)
         self._manifest_stale = True
 
@@ -259,15 +260,17 @@ class LogWriter:
         mismatches[step] = mismatches.get(step, 0) + n
         self._manifest_stale = True
 
-    def drop_buffered(self, reason: str) -> int:
-        """Give up every buffered step, counted in the log; returns the rows lost."""
+    def drop_buffered(self, reason: str, *, sequences: bool = False) -> int:
+        """Give up every buffered step, counted in the log; returns the rows lost.
+
+        `sequences`: those rows too, which are small and describe text that later steps may score.
+        """
         lost = 0
-        for table in schema.STEP_TABLES:
+        for table in (*schema.STEP_TABLES, *(("sequences",) if sequences else ())):
             for step, count in sorted(self._buffers[table].clear().items()):
                 self._leave_step(table, step)
                 self._give_up(Dropped(table, step, count, reason))
                 lost += count
-        # Sequence rows are small and describe text that later steps may score: they are kept.
         return lost
 
     def flush(self, *, whole: bool = False) -> None:
