@@ -93,6 +93,7 @@ def test_training_is_bit_identical(tmp_path: Path, untouched: dict[str, Any]) ->
     assert np.unique(read_table(tmp_path / "log", "fixed")["step"]).tolist() == [0, 2, 4, 6]
 
 
+@pytest.mark.long
 def test_training_is_bit_identical_where_texts_are_kept_as_it_comes_to_them(
     tmp_path: Path, untouched: dict[str, Any]
 ) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import inspect
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from rocktok.errors import HookError
 from rocktok.hooks.trl.wrapping import Wrapping
@@ -63,6 +64,10 @@ _ATTRIBUTES = (
 )
 
 
+#: What may have to be detached before another is attached.
+_all: WeakSet[Attachment] = WeakSet()
+
+
 class Attachment:
     """A recorder on a trainer, until it is detached or its `with` block ends. See `attach`."""
 
@@ -75,6 +80,7 @@ class Attachment:
         self._attached = True
         callback.attachment = self
         trainer.add_callback(callback)
+        _all.add(self)
         # The recorder alone: models of a trainer that is not used any more may go.
         atexit.register(recorder.warn_if_nothing, "the process ends")
 
@@ -89,9 +95,9 @@ class Attachment:
             self.recorder.warn_if_nothing("the recorder's `with` block ended")
 
     @property
-    def is_replaceable(self) -> bool:
-        """Whether nobody would miss it: no block, and no training that it records."""
-        return not (self._in_block or self.recorder.running)
+    def in_block(self) -> bool:
+        """Whether a `with` block will end it."""
+        return self._in_block
 
     def detach(self, final: bool = True) -> None:
         """Leave the trainer as it was before, and close a recorder that still runs.
@@ -124,6 +130,10 @@ def attach(trainer: Any, recorder: Recorder) -> Attachment:
         HookError: before training starts: not such a trainer, no local teacher, a TRL whose calls
             are not known, or (from `trainer.train()`) a log that refuses this run.
     """
+    for other in list(_all):
+        # Training runs in no other place now: it broke off, and nothing has put TRL back.
+        if other.recorder.running and not other.in_block:
+            other.detach(final=False)
     module = _check(trainer, recorder)
     # Needs torch and transformers: only where there is a trainer.
     from rocktok.hooks.trl.callback import RecordingCallback
@@ -157,7 +167,7 @@ def _check(trainer: Any, recorder: Recorder) -> Any:
             f"attach: {type(trainer).__name__} is not trl.DistillationTrainer (nor a subclass)"
         )
     earlier = _attachment_of(trainer)
-    if earlier is not None and not earlier.is_replaceable:
+    if earlier is not None and earlier.in_block:
         raise HookError(
             "attach: a recorder is attached to this trainer already; leave its block first"
         )

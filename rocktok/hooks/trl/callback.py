@@ -85,7 +85,12 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
     def _keep_now(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Generate the kept text, and score it, before the first step."""
         recorder, step, began = self._recorder, state.global_step, time.monotonic()
-        for rank, offered in enumerate(generate_texts(self._trainer, recorder, step, all_gather)):
+        texts, failure = generate_texts(self._trainer, recorder, step, all_gather)
+        if failure is not None:
+            what = f"kept text could not be generated before training ({failure})"
+            recorder.trouble("start", f"{what}; it is kept as training comes to it")
+            return
+        for rank, offered in enumerate(texts):
             self._accept(offered, rank)
         generated = time.monotonic()
         self._complete(step)

@@ -11,6 +11,7 @@ import math
 from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,6 +141,7 @@ class Capture:
     def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Around the module's `_chunked_divergence_loss`."""
 
+        @wraps(original)
         def chunked_divergence_loss(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             scoring = _SCORING.get()

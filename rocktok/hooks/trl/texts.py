@@ -10,6 +10,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from rocktok.hooks.background import describe
 from rocktok.hooks.rollouts import Rollout, prompt_identity
@@ -41,7 +42,8 @@ def why_not(trainer: Any) -> str | None:
 
     if trainer.tools:
         return "the trainer's tools would be called"
-    if not hasattr(trainer.train_dataset, "__getitem__"):
+    data = trainer.train_dataset
+    if isinstance(data, torch.utils.data.IterableDataset) or not hasattr(data, "__len__"):
         return "the training data are a stream"
     for name, expected in _CALLS.items():
         method = getattr(DistillationTrainer, name, None)
@@ -63,13 +65,11 @@ def why_not_unasked(trainer: Any) -> str | None:
 
 def generate_texts(
     trainer: Any, recorder: Recorder, step: int, all_gather: Callable[[Any], list[Any]]
-) -> list[list[Rollout]]:
-    """Each rank's new rollouts for the fixed set. Every rank calls this.
+) -> tuple[list[list[Rollout]], str | None]:
+    """Each rank's new rollouts for the fixed set, or why they cannot be had on one of them.
 
-    Each rank makes the same number of calls, as sharded models need: one with fewer prompts
-    repeats its last.
-
-    Raises `RuntimeError` on every rank if it cannot be done on one.
+    Every rank calls this, and none raises. Each makes the same number of calls, as sharded models
+    need: one with fewer prompts repeats its last.
     """
     size = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
     mine: list[Rollout] = []
@@ -92,9 +92,7 @@ def generate_texts(
                 failure = describe(error)
     gathered = all_gather((mine, failure))
     failures = [failure for _, failure in gathered if failure is not None]
-    if failures:
-        raise RuntimeError(failures[0])
-    return [rollouts for rollouts, _ in gathered]
+    return [rollouts for rollouts, _ in gathered], failures[0] if failures else None
 
 
 def _prompts(trainer: Any, recorder: Recorder) -> list[Prompt]:
