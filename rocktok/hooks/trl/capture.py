@@ -318,11 +318,13 @@ def _statistics(
 
 def _masked_by_both(arguments: Mapping[str, Any]) -> bool:
     """Whether there are ids that the biases of both heads exclude (in this rank's part of them)."""
-    biases = [arguments.get(f"{model}_lm_head_bias") for model in ("student", "teacher")]
-    if any(bias is None for bias in biases):
-        return False
-    student, teacher = (b.to_local() if hasattr(b, "to_local") else b for b in biases)
-    return bool((student.detach().isneginf() & teacher.detach().isneginf()).any())
+    masked = []
+    for model in ("student", "teacher"):
+        bias = arguments.get(f"{model}_lm_head_bias")
+        if bias is None:
+            return False
+        masked.append((bias.to_local() if hasattr(bias, "to_local") else bias).isneginf())
+    return bool((masked[0] & masked[1]).any())
 
 
 def _gathered(heads: Sequence[Any]) -> Any:
