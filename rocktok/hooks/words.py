@@ -31,7 +31,7 @@ def beginning(
     log, attempt, every = recorder.log_dir, recorder.attempt, recorder.every
     fixed_every, prompts = recorder.fixed_every, recorder.fixed_sequences
     rollouts = recorder.fixed_rollouts
-    at_start = at_start or not recorder.fixed.collecting
+    inherited = not recorder.fixed.collecting
     number = f" (attempt {attempt}, from step {first})" if attempt or first else ""
     parts = [f"recording into {log}{number}", f"rollouts every {_steps(every)}"]
     # What half of the training takes leaves two steps at least.
@@ -44,12 +44,17 @@ def beginning(
         return "; ".join([*parts, "no kept text"])
     text = f"text of {_counted(prompts, 'prompt')}"
     text += f" ({rollouts} rollouts each)" if rollouts > 1 else ""
-    if at_start:
+    if inherited:
+        text += " kept by an earlier attempt,"
+        at_start = True
+    elif at_start:
         text += " kept now,"
     else:
         later = f" ({why_later})" if why_later else ""
         text += f" kept as training comes to them{later},"
     scored = [] if last is None else _scored(first, last, fixed_every)
+    if inherited and first % fixed_every:
+        scored = scored[1:]
     text += f" scored {_when(scored, last, fixed_every, at_start)}"
     if last is None or last - first > fixed_every:
         pass

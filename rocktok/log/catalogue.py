@@ -55,6 +55,7 @@ class Log:
         shards_by_table: table → its shards, in the order in which they are read.
         allow_missing: whether it was opened without shards that are damaged or gone.
         skipped: these shards.
+        later_attempts: attempts that are left out, for the log is read as an earlier one left it.
     """
 
     reader: Reader
@@ -63,6 +64,7 @@ class Log:
     shards_by_table: Mapping[str, tuple[Shard, ...]]
     allow_missing: bool = False
     skipped: tuple[Skipped, ...] = ()
+    later_attempts: int = 0
 
     def __repr__(self) -> str:
         lines = [f"  {label:<9}  {text}" for label, text in self._overview()]
@@ -160,6 +162,9 @@ class Log:
             there = {m.rank for m in self._owning_manifests()}
             gone = sorted(set(range(self.attempts[-1].world_size)) - there)
             lines += [f"rank {r} of the last attempt has published nothing" for r in gone]
+        if self.later_attempts:
+            later = _number(self.later_attempts, "later attempt")
+            lines.append(f"read as attempt {self.attempts[-1].attempt} left it, without {later}")
         lines += self._superseded()
         lines += [f"{shard.name}: left out: {shard.reason}" for shard in self.skipped]
         if "sequences" not in self.tables():

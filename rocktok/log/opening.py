@@ -91,7 +91,8 @@ def _open(
     if allow_missing:
         shards, damaged = _leave_out_damaged(reader, shards)
         skipped += damaged
-    return Log(reader, run, manifests, shards, allow_missing, tuple(skipped))
+    later = len(attempts) - len(reader.attempts)
+    return Log(reader, run, manifests, shards, allow_missing, tuple(skipped), later)
 
 
 def _to_log(line: str) -> None:

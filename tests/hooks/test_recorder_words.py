@@ -67,6 +67,17 @@ def test_the_first_line(settings: dict[str, Any], options: dict[str, Any], line:
     assert beginning(recorder, **options) == line
 
 
+def test_the_first_line_of_a_resumed_attempt() -> None:
+    recorder = Recorder("runs/opd", fixed_every=20)
+    recorder.attempt = 2
+    recorder.fixed.limit = 256
+    recorder.fixed.complete(0)
+    assert beginning(recorder, first=50, last=100) == (
+        "recording into runs/opd (attempt 2, from step 50); rollouts every 10 steps; text of 256 "
+        "prompts kept by an earlier attempt, scored at steps 60, 80, 100"
+    )
+
+
 def test_a_recorder_says_that_it_begins_and_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from functools import wraps
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
 from trl.trainer.distillation_trainer import DistillationTrainer
@@ -20,6 +22,8 @@ from rocktok.hooks import Recorder
 from rocktok.hooks.fixed_set import inherit
 from rocktok.hooks.trl import attach
 from rocktok.hooks.trl import texts as trl_texts
+from rocktok.hooks.trl.untouched import untouched
+from tests.hooks.test_trl_training import random_state
 from tests.trl_models import PROMPTS, make_trainer, manifest, read_sequences, read_table
 
 RECORDER: dict[str, Any] = {"every": 1, "fixed_sequences": 10, "fixed_every": 2}
@@ -260,3 +264,25 @@ def test_rollouts_of_training_are_what_they_are_without(tmp_path: Path) -> None:
         rows = read_table(folder / "log", "rollout")
         found.append([rows["step"], rows["token_id"], rows["loss"]])
     assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_random_state_of_devices_is_put_back(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.model_wrapped.cuda()
+    before = torch.cuda.get_rng_state().tolist()
+    with untouched(trainer):
+        torch.rand(3, device="cuda")
+    assert torch.cuda.get_rng_state().tolist() == before
+
+
+def test_modes_and_random_state_are_put_back(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.model.train()
+    trainer.model.lm_head.eval()
+    before = random_state(), [module.training for module in trainer.model.modules()]
+    with pytest.raises(ValueError, match="inside"), untouched(trainer):
+        assert not any(module.training for module in trainer.model.modules())
+        torch.rand(3), np.random.rand(3), random.random()
+        raise ValueError("inside")
+    assert (random_state(), [module.training for module in trainer.model.modules()]) == before

@@ -142,10 +142,11 @@ def test_an_earlier_attempt_is_read_as_it_was(tmp_path: Path) -> None:
     assert latest.complete_steps("fixed") == [0, 10, 30]
     first = rocktok.open(tmp_path, attempt=0)
     assert first.complete_steps("fixed") == [0, 10, 20]
-    assert first.warnings() == []
+    assert first.warnings() == ["read as attempt 0 left it, without 1 later attempt"]
     after = rocktok.detect(first, min_frequency=1).to_dict()
     for result in (before, after):
         result.pop("log")
+        result.pop("notes")
     assert after == before
     assert rocktok.open(tmp_path, attempt=1).complete_steps("fixed") == [0, 10, 30]
 
