@@ -108,6 +108,7 @@ def recording(
         every=RECORD_EVERY,
         fixed_sequences=FIXED_SEQUENCES,
         fixed_every=FIXED_EVERY,
+        fixed_at_start=False,
         columns=COLUMNS,
         gradient_types=types,
     )

@@ -87,6 +87,7 @@ def make_trainer(
     trainer_class: type = DistillationTrainer,
     domain: bool = False,
     student: Any = None,
+    dataset: Any = None,
     **options: Any,
 ) -> Any:
     """A trainer of a tiny student and a wider teacher; `options` go to `DistillationConfig`."""
@@ -116,7 +117,7 @@ def make_trainer(
         model=make_model(1) if student is None else student,
         teacher_model=make_model(2, hidden=48),
         args=DistillationConfig(**{**settings, **options}),
-        train_dataset=Dataset.from_dict(columns),
+        train_dataset=Dataset.from_dict(columns) if dataset is None else dataset,
         eval_dataset=Dataset.from_dict({"prompt": PROMPTS[:8]}),
         processing_class=make_tokenizer(pad_is_eos),
         callbacks=callbacks,

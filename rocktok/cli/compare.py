@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("compare")
+@options.attempt_option
 @click.argument("sources", nargs=-1, required=True, metavar="A B [C...]")
 @options.top_k_option
 @click.option("--by", type=click.Choice(["domain"]), help="Compare the domains of one LOG.")

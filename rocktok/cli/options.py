@@ -54,9 +54,24 @@ class OutputFile(OutputPath):
         return None if value == "-" else super().convert(value, param, ctx)
 
 
+_ATTEMPT = "rocktok.attempt"
+
+
 def log_argument(function: F) -> F:
     """LOG: a directory or an address."""
-    return click.argument("log", metavar="LOG")(function)
+    return click.argument("log", metavar="LOG")(attempt_option(function))
+
+
+def attempt_option(function: F) -> F:
+    """--attempt, for `open_named`."""
+    return click.option(
+        "--attempt",
+        type=int,
+        metavar="N",
+        expose_value=False,
+        callback=lambda context, _, value: context.meta.update({_ATTEMPT: value}),
+        help="Read the log as attempt N left it. Default: the latest.",
+    )(function)
 
 
 def output_options(*formats: str) -> Callable[[F], F]:
@@ -311,7 +326,8 @@ def open_named(log: str, *, allow_missing: bool) -> Log:
     def notice(line: str) -> None:
         click.echo(f"rocktok: {line}", err=True)
 
-    return open_log(log, allow_missing=allow_missing, notice=notice)
+    attempt = click.get_current_context().meta.get(_ATTEMPT)
+    return open_log(log, allow_missing=allow_missing, attempt=attempt, notice=notice)
 
 
 def numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> Any:

@@ -35,6 +35,7 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
 
 
 @click.command("report")
+@options.attempt_option
 @click.argument("logs", nargs=-1, required=True, metavar="LOG | --compare A B [C...]")
 @click.option(
     "-o",

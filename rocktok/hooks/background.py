@@ -1,13 +1,15 @@
 """The writer thread: owns the `LogWriter`, so that training never waits for a disk.
 
 The training thread puts whole steps into a bounded queue and goes on. What does not fit, or what
-the disk refuses, is dropped by whole steps and counted in the log.
+the disk refuses, is dropped by whole steps and counted in the log. Nothing that is raised here ends
+the thread, and one that ends all the same has a successor, which goes on with the same item.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from rocktok.log import LogWriter
+    from rocktok.log.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -74,51 +77,65 @@ class Background:
     def __init__(self, writer: LogWriter, limit: int) -> None:
         self._writer = writer
         self._limit = limit
-        # SimpleQueue.put may be called by a signal handler that interrupted another put.
-        self._queue: SimpleQueue[Any] = SimpleQueue()
+        # What is to be done stands here until it is done; `_bell` wakes the thread. Both may be
+        # filled by a signal handler that interrupted another filling.
+        self._items: deque[Any] = deque()
+        self._bell: SimpleQueue[None] = SimpleQueue()
         self._problems: SimpleQueue[str] = SimpleQueue()
         # Each counter has one thread that writes it, so neither needs a lock.
         self._offered = 0
         self._taken = 0
+        self._closed = False
         self._unstored: dict[str, Callable[[], bytes]] = {}
         _load_libraries()
-        self._thread = threading.Thread(target=self._run, name="rocktok-writer", daemon=True)
-        self._thread.start()
+        self._thread = self._start()
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="rocktok-writer", daemon=True)
+        thread.start()
+        return thread
+
+    def _put(self, item: Any) -> None:
+        self._items.append(item)
+        self._bell.put(None)
+        if not self._thread.is_alive() and not self._closed:
+            self._problems.put("the writer thread had ended: another one goes on")
+            self._thread = self._start()
 
     def offer(self, rows: StepRows) -> bool:
         """Queue a step; False if the queue is full, and then nothing was taken."""
         if self._offered - self._taken >= self._limit:
             return False
         self._offered += 1
-        self._queue.put(rows)
+        self._put(rows)
         return True
 
     # What follows is a few bytes each, or bounded by the fixed set: it needs no limit.
 
     def write_sequences(self, columns: Mapping[str, Any]) -> None:
         """Queue rows of the sequences table that no step carries."""
-        self._queue.put(_Sequences(columns))
+        self._put(_Sequences(columns))
 
     def drop(self, table: str, step: int, rows: int, reason: str) -> None:
         """Count a step that was given up before it came here."""
-        self._queue.put(_Dropped(table, step, rows, reason))
+        self._put(_Dropped(table, step, rows, reason))
 
     def mismatch(self, step: int) -> None:
         """Count a call whose recorded loss was not the trainer's."""
-        self._queue.put(_Mismatch(step))
+        self._put(_Mismatch(step))
 
     def store(self, path: str, encode: Callable[[], bytes]) -> None:
         """Put a small file into the log at the next flush, in the place of an older one."""
-        self._queue.put(_Store(path, encode))
+        self._put(_Store(path, encode))
 
     def flush(self) -> None:
         """Ask that everything queued so far be published."""
-        self._queue.put(_Flush())
+        self._put(_Flush())
 
     def settle(self, timeout: float) -> None:
         """Flush, and wait until that was tried, or the thread has ended, or time is up."""
         request = _Flush()
-        self._queue.put(request)
+        self._put(request)
         deadline = time.monotonic() + timeout
         while self._thread.is_alive() and time.monotonic() < deadline:
             if request.done.wait(0.05):
@@ -126,9 +143,23 @@ class Background:
 
     def close(self, final: bool, timeout: float) -> bool:
         """Publish everything, mark the rank final, end the thread; False if that took too long."""
-        self._queue.put(_Close(final))
+        try:
+            self._put(_Close(final))
+        except RuntimeError:
+            # The thread had ended, and at the interpreter's end no other can be started.
+            self._run()
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._closed
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was published and given up; whole once `close` has returned True."""
+        return self._writer.manifest
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the log says all that `manifest` does."""
+        return self._writer.is_saved
 
     def problems(self) -> list[str]:
         """What went wrong in the thread since the last call, in words."""
@@ -138,18 +169,29 @@ class Background:
         return messages
 
     def _run(self) -> None:
-        while True:
-            item = self._queue.get()
+        while not self._closed:
+            if not self._items:
+                self._bell.get()
+                continue
+            item = self._items[0]
             try:
                 self._handle(item)
-            except Exception as error:
-                self._problems.put(f"the writer thread failed: {describe(error)}")
+            except BaseException as error:
+                self._lose(item, describe(error))
             if isinstance(item, StepRows):
                 self._taken += 1
             elif isinstance(item, _Flush):
                 item.done.set()
-            elif isinstance(item, _Close):
-                return
+            self._closed = isinstance(item, _Close)
+            self._items.popleft()
+
+    def _lose(self, item: Any, reason: str) -> None:
+        """Count what an error took, where nobody was ready for it."""
+        if isinstance(item, StepRows):
+            self._writer.drop_step(item.step, item.rows, reason, table=item.table)
+            self._problems.put(f"step {item.step} of {item.table} was dropped: {reason}")
+        else:
+            self._problems.put(f"the writer thread failed: {reason}")
 
     def _handle(self, item: Any) -> None:
         match item:
@@ -166,9 +208,20 @@ class Background:
             case _Flush():
                 self._publish(self._writer.flush)
             case _Close():
-                # The second try stores what the first one had to give up.
-                if not self._publish(lambda: self._writer.close(final=item.final)):
-                    self._publish(lambda: self._writer.close(final=item.final))
+                self._close(item.final)
+
+    def _close(self, final: bool) -> None:
+        for _ in range(2):
+            # The second try stores what the first one had to give up.
+            if self._publish(lambda: self._writer.close(final=final)):
+                return
+        self._give_up("the disk took no last shard", sequences=True)
+        self._publish(lambda: self._writer.close(final=final))
+
+    def _give_up(self, reason: str, *, sequences: bool = False) -> None:
+        rows = self._writer.drop_buffered(reason, sequences=sequences)
+        if rows or not sequences:
+            self._problems.put(f"{rows} buffered rows were dropped: {reason}")
 
     def _write(self, item: StepRows) -> None:
         try:
@@ -176,11 +229,9 @@ class Background:
                 self._writer.write(item.sequences, table="sequences")
             for batch in item.batches:
                 self._writer.write(batch, table=item.table)
-        except Exception as error:
+        except BaseException as error:
             # Not the disk (only finished steps are published): rows that the format refuses.
-            reason = describe(error)
-            self._writer.drop_step(item.step, item.rows, reason, table=item.table)
-            self._problems.put(f"step {item.step} of {item.table} was dropped: {reason}")
+            self._lose(item, describe(error))
             return
         self._publish(lambda: self._writer.finish_step(item.step, table=item.table))
 
@@ -188,10 +239,8 @@ class Background:
         """Run what may touch the disk; on failure give up what is buffered."""
         try:
             action()
-        except Exception as error:
-            reason = f"writing failed: {describe(error)}"
-            rows = self._writer.drop_buffered(reason)
-            self._problems.put(f"{rows} buffered rows were dropped: {reason}")
+        except BaseException as error:
+            self._give_up(f"writing failed: {describe(error)}")
             return False
         self._store_files()
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ class Inherited:
 
 
 class FixedSet:
-    """The first rollout of each of the first `limit` distinct prompts, over all ranks.
+    """The first `rollouts` rollouts of each of the first `limit` distinct prompts, over all ranks.
 
     Every rank holds the same set, for all offer their candidates to one another and accept them in
     the same order. Once complete it never changes.
@@ -44,16 +45,20 @@ class FixedSet:
         limit: number of prompts wanted.
         every: steps between scorings.
         inherited: what earlier attempts kept.
+        rollouts: number of texts wanted of each prompt.
     """
 
-    def __init__(self, limit: int, every: int, inherited: Inherited | None = None) -> None:
+    def __init__(
+        self, limit: int, every: int, inherited: Inherited | None = None, rollouts: int = 1
+    ) -> None:
         inherited = inherited or Inherited()
         self.limit = limit
         self.every = every
+        self.rollouts = rollouts
         self.kept = list(inherited.kept)
         self.complete_step = inherited.complete_step
         self._again = inherited.again
-        self._prompts = {rollout.prompt_id for rollout in self.kept}
+        self._of_prompt = Counter(rollout.prompt_id for rollout in self.kept)
         self._last_scored: int | None = None
 
     @property
@@ -61,26 +66,38 @@ class FixedSet:
         """Whether more texts may come."""
         return self.complete_step is None and self.limit > 0
 
+    @property
+    def prompts(self) -> int:
+        """Prompts of which text is kept."""
+        return len(self._of_prompt)
+
     def candidates(self, rollouts: Iterable[Rollout]) -> list[Rollout]:
-        """The rollouts of prompts not kept yet, one a prompt, no more than there is room for."""
-        room = self.limit - len(self.kept)
-        first: dict[str, Rollout] = {}
+        """The rollouts that there is room for, in order."""
+        found: list[Rollout] = []
+        counts = Counter[str]()
+        new = self.limit - self.prompts
         for rollout in rollouts:
-            if rollout.prompt_id not in self._prompts and rollout.loss_mask.any():
-                first.setdefault(rollout.prompt_id, rollout)
-        return list(first.values())[:room]
+            prompt = rollout.prompt_id
+            first = not self._of_prompt[prompt] and not counts[prompt]
+            if not rollout.loss_mask.any() or (first and new == 0):
+                continue
+            if self._of_prompt[prompt] + counts[prompt] < self.rollouts:
+                new -= first
+                counts[prompt] += 1
+                found.append(rollout)
+        return found
 
     def accept(self, offered: Iterable[Rollout]) -> list[Rollout]:
         """Take candidates in order until the set is full; returns those taken."""
         taken = self.candidates(offered)
         self.kept += taken
-        self._prompts |= {rollout.prompt_id for rollout in taken}
+        self._of_prompt.update(rollout.prompt_id for rollout in taken)
         return taken
 
     @property
     def is_full(self) -> bool:
         """Whether as many texts are kept as were wanted."""
-        return len(self.kept) >= self.limit
+        return len(self.kept) >= self.limit * self.rollouts
 
     def complete(self, step: int) -> None:
         """Take no more texts from now on."""
@@ -149,10 +166,11 @@ def inherit(where: Place, resume_step: int) -> Inherited:
         path = kept_path(attempt.attempt)
         if where.exists(path):
             kept, complete_step = _decode_kept(where, path)
-            if complete_step is not None and complete_step > valid_below:
+            valid = tuple(rollout for rollout in kept if rollout.step < valid_below)
+            if len(valid) < len(kept) or (complete_step or 0) > valid_below:
                 complete_step = None
             return Inherited(
-                tuple(rollout for rollout in kept if rollout.step < valid_below),
+                valid,
                 complete_step,
                 resume_step if _was_scored(where, resume_step) else None,
             )

@@ -7,46 +7,36 @@ training loop can do the same.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
-import warnings
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-import rocktok.schema as schema
-from rocktok.errors import HookError, RocktokWarning
+from rocktok.errors import HookError
+from rocktok.hooks import words
+from rocktok.hooks.arguments import DEFAULT_COLUMNS, check_columns, check_counts
 from rocktok.hooks.background import Background, StepRows, describe
 from rocktok.hooks.fixed_set import FixedSet, Inherited, encode_kept, kept_path
 from rocktok.hooks.gradient_request import gradient_request
+from rocktok.hooks.notices import Warned, say
 from rocktok.hooks.pending import PendingStep
-from rocktok.hooks.rollouts import sequence_columns
+from rocktok.hooks.rollouts import sequence_columns, sequence_ids
 from rocktok.hooks.signals import TerminationHandler
 from rocktok.hooks.start import start_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from rocktok.hooks.gradient_request import GradientTypes
     from rocktok.hooks.gradients import GradientSums
     from rocktok.hooks.rollouts import Rollout
 
-DEFAULT_COLUMNS = (
-    "student_logprob",
-    "teacher_logprob",
-    "student_entropy",
-    "teacher_entropy",
-    "grad_norm",
-)
 
 #: Seconds that a SIGTERM and the end of training wait for the writer thread. Schedulers commonly
 #: kill 30 s after SIGTERM.
 SIGTERM_WAIT = 15.0
 CLOSE_WAIT = 300.0
-
-_COUNTER_BITS, _RANK_BITS = 32, 21
 
 
 def _alone(value: Any) -> list[Any]:
@@ -71,17 +61,24 @@ class Recorder:
     Args:
         log_dir: the log's directory or address; one run, all ranks, all attempts.
         every: optimizer steps between records of the rollouts.
-        fixed_sequences: prompts whose first rollout is kept and scored again (0: none).
+        fixed_sequences: prompts of which text is kept and scored again (0: none).
         fixed_every: optimizer steps between those scorings; 10 × `every` unless told.
         columns: statistics beside the loss, from `rocktok.schema.OPTIONAL_STATISTICS`.
+        fixed_rollouts: texts that are kept of each prompt.
+        fixed_at_start: whether these texts are generated when training begins, and scored before
+            its first step; else they are the first rollouts of training. None: wherever the
+            trainer can generate without leaving a trace.
         gradient_types: token types whose gradient vectors are summed, exactly, whenever the kept
-            texts are scored: ids, or the path of a JSON file of `rocktok detect` (its rocks).
-            Takes 8 bytes × vocabulary for each type, on the device and in the log, at each step.
+            texts are scored: ids, or a JSON file of `rocktok detect` (its rocks). Takes 8 bytes ×
+            vocabulary for each type, on the device and in the log, at each step.
         gradient_sketch: instead, signed hash sketches of every type's sum, this many numbers each.
         gradient_seed: seed of the sketch, and of the halves of the prompts that sums are kept for.
         queue_steps: steps that may wait for the disk; when so many do, the next is dropped.
         student, teacher: names for run.json, where the trainer's own do not say enough.
         extra: anything else for run.json.
+        supersede: start at step 0 over a finished run in the same directory, whose rows are then
+            read with `--attempt` alone.
+        quiet: say nothing on stderr when recording starts and ends; warnings stay.
 
     Raises:
         HookError: an argument is out of range.
@@ -95,6 +92,8 @@ class Recorder:
         fixed_every: int | None = None,
         columns: Iterable[str] | None = None,
         *,
+        fixed_rollouts: int = 1,
+        fixed_at_start: bool | None = None,
         gradient_types: GradientTypes | None = None,
         gradient_sketch: int | None = None,
         gradient_seed: int = 0,
@@ -102,21 +101,29 @@ class Recorder:
         student: str | None = None,
         teacher: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        supersede: bool = False,
+        quiet: bool = False,
     ) -> None:
         self.log_dir = log_dir
         self.every = every
         self.fixed_sequences = fixed_sequences
         self.fixed_every = 10 * every if fixed_every is None else fixed_every
         self.columns = tuple(DEFAULT_COLUMNS if columns is None else columns)
+        self.fixed_rollouts = fixed_rollouts
+        self.fixed_at_start = fixed_at_start
         self.queue_steps = queue_steps
-        self.student, self.teacher = student, teacher
-        self.extra = dict(extra or {})
-        self._check_arguments()
+        self.student, self.teacher, self.extra = student, teacher, dict(extra or {})
+        self.supersede, self.quiet = supersede, quiet
+        check_counts(1, every=every, fixed_every=self.fixed_every, queue_steps=queue_steps)
+        check_counts(1, fixed_rollouts=fixed_rollouts)
+        check_counts(0, fixed_sequences=fixed_sequences)
+        check_columns(self.columns)
         self.gradients = gradient_request(
             gradient_types, gradient_sketch, gradient_seed, fixed_sequences
         )
         self.vocab_size: int | None = None
         self.rank, self.world_size, self.attempt = 0, 1, -1
+        self.finished_steps = 0
         self.fixed = FixedSet(0, self.fixed_every)
         self._background: Background | None = None
         self._signals: TerminationHandler | None = None
@@ -125,26 +132,7 @@ class Recorder:
         self._exact = True
         self._counter = 0
         self._process = os.getpid()
-        self._warned: set[str] = set()
-
-    def _check_arguments(self) -> None:
-        for name, least in (
-            ("every", 1),
-            ("fixed_every", 1),
-            ("queue_steps", 1),
-            ("fixed_sequences", 0),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise HookError(
-                    f"Recorder: {name} must be an integer of at least {least}, not {value!r}"
-                )
-        unknown = [name for name in self.columns if name not in schema.OPTIONAL_STATISTICS]
-        if unknown:
-            raise HookError(
-                f"Recorder: no column {', '.join(map(repr, unknown))}; choose from "
-                f"{', '.join(schema.OPTIONAL_STATISTICS)}"
-            )
+        self._warned = Warned()
 
     def __reduce__(self) -> Any:
         raise TypeError("a Recorder cannot be pickled or copied: each process makes its own")
@@ -164,8 +152,12 @@ class Recorder:
         resume_step: int = 0,
         run: Mapping[str, Any] | None = None,
         vocab: Iterable[tuple[int, str, bytes]] | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
         all_gather: Callable[[Any], Sequence[Any]] = _alone,
         with_domain: bool = False,
+        last_step: int | None = None,
+        at_start: bool = False,
+        why_later: str | None = None,
     ) -> None:
         """Begin an attempt. Every rank calls this at the same time.
 
@@ -174,12 +166,15 @@ class Recorder:
             resume_step: optimizer steps that the student has taken already.
             run: for run.json (vocab_size, loss, sampling, …).
             vocab: (token_id, text, bytes) rows; only rank 0's are used.
+            fingerprint: settings of the models, by name: all attempts must have the same.
             all_gather: exchanges a picklable object between all ranks, in rank order.
             with_domain: whether sequences have a `domain`.
+            last_step: step at which training ends, if that is known.
+            at_start: whether kept text is generated now; `why_later`: why it is not.
 
         Raises:
-            HookError: on every rank, if the log cannot be written or belongs to another run, or
-                the gradients asked for cannot be had of this vocabulary.
+            HookError: on every rank, if the log cannot be written, holds another run or a finished
+                one, or the gradients asked for cannot be had of this vocabulary.
         """
         if self.running:
             raise HookError("this recorder runs already; close it first")
@@ -197,20 +192,24 @@ class Recorder:
             resume_step=resume_step,
             run=self._describe(run or {}),
             vocab=vocab,
+            fingerprint=fingerprint or {},
+            supersede=self.supersede,
             all_gather=all_gather,
         )
-        self.attempt, self._counter = writer.attempt, 0
+        self.attempt, self._counter, self.finished_steps = writer.attempt, 0, 0
         self._pending.clear()
         self._background = Background(writer, self.queue_steps)
-        if self.fixed_sequences == 0:
-            inherited = Inherited()
-        self.fixed = FixedSet(self.fixed_sequences, self.fixed_every, inherited)
+        inherited = inherited if self.fixed_sequences else Inherited()
+        self.fixed = FixedSet(
+            self.fixed_sequences, self.fixed_every, inherited, self.fixed_rollouts
+        )
         if self.fixed.kept:
             self.store_fixed()
             self.flush()
         self._signals = TerminationHandler(self._flush_before_death)
         self._signals.install()
         atexit.register(self.close, final=False)
+        self.say(words.beginning(self, resume_step, last_step, at_start, why_later))
 
     def _describe(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json says."""
@@ -221,6 +220,7 @@ class Recorder:
             "every": self.every,
             "fixed_every": self.fixed_every,
             "fixed_sequences": self.fixed_sequences,
+            "fixed_rollouts": self.fixed_rollouts,
             "extra": {**run.get("extra", {}), **self.extra},
         }
 
@@ -234,21 +234,28 @@ class Recorder:
             return
         background = self._background
         atexit.unregister(self.close)
+        for (table, step), pending in self._pending.items():
+            if pending.rows:
+                background.drop(table, step, pending.rows, "recording ended within the step")
         if self.fixed.kept:
             self._store(background)
         ended = background.close(final, CLOSE_WAIT)
         # Only now: a SIGTERM that comes while this waits must wait too.
         self._background = None
-        if not ended:
-            self._warn(
-                "close",
-                f"{self.log_dir}: the disk did not take the last records within "
-                f"{CLOSE_WAIT:.0f} s; they are lost",
-            )
         self._report(background)
+        self._pending.clear()
         if self._signals is not None:
             self._signals.remove()
-        self._pending.clear()
+        if ended:
+            self._conclude(background, final)
+        else:
+            self._warn("close", words.hung(str(self.log_dir), CLOSE_WAIT))
+
+    def _conclude(self, background: Background, final: bool) -> None:
+        manifest, log = background.manifest, str(self.log_dir)
+        if not background.is_saved:
+            self._warn("unsaved", words.unsaved(log, manifest))
+        self.say(words.ending(log, manifest, ranks=self.world_size, final=final))
 
     def flush(self) -> None:
         """Ask for all finished steps to be published (at a checkpoint, say); does not wait."""
@@ -267,14 +274,10 @@ class Recorder:
         return self.running and step % self.every == 0
 
     def new_sequence_ids(self, count: int) -> NDArray[np.int64]:
-        """Ids that no other rank or attempt gives: attempt · 2^53 + rank · 2^32 + counter."""
-        first = (
-            (self.attempt << (_COUNTER_BITS + _RANK_BITS))
-            | (self.rank << _COUNTER_BITS)
-            | self._counter
-        )
+        """Ids that no other rank or attempt gives; see `sequence_ids`."""
+        ids = sequence_ids(self.attempt, self.rank, self._counter, count)
         self._counter += count
-        return np.arange(first, first + count, dtype=np.int64)
+        return ids
 
     def record(
         self,
@@ -322,6 +325,7 @@ class Recorder:
         pending = self._pending.pop((table, step), None) or PendingStep(exact=self._exact)
         if not self.running or self._background is None:
             return
+        self.finished_steps += 1
         if pending.dropped is None:
             sequences = None
             if pending.rollouts:
@@ -365,11 +369,21 @@ class Recorder:
             kept, complete_step = tuple(self.fixed.kept), self.fixed.complete_step
             background.store(kept_path(self.attempt), lambda: encode_kept(kept, complete_step))
 
-    # --- warnings ------------------------------------------------------------------------------
+    # --- notices -------------------------------------------------------------------------------
+
+    def say(self, line: str) -> None:
+        """One line on stderr, from rank 0, unless the recorder is quiet."""
+        if self.rank == 0 and not self.quiet:
+            say(line)
 
     def trouble(self, key: str, message: str) -> None:
         """Warn, once for each key, of something that recording could not do."""
         self._warn(key, f"{self.log_dir}: {message}. Training goes on")
+
+    def warn_if_nothing(self, what: str) -> None:
+        """Warn if no step has been finished by the end of `what`."""
+        if self.finished_steps == 0:
+            self._warn("nothing", f"{self.log_dir}: {what}, and no step was recorded")
 
     def _report(self, background: Background) -> None:
         for problem in background.problems():
@@ -379,11 +393,4 @@ class Recorder:
             )
 
     def _warn(self, key: str, message: str) -> None:
-        if key in self._warned:
-            return
-        self._warned.add(key)
-        try:
-            warnings.warn(message, RocktokWarning, stacklevel=3)
-        except RocktokWarning:
-            # Warnings are errors here (python -W error): recording may not break training.
-            logging.getLogger("rocktok").warning(message)
+        self._warned.warn(key, message)

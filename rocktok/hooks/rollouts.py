@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     IntArray = NDArray[np.int32]
 
 
+_COUNTER_BITS, _RANK_BITS = 32, 21
+
+
 @dataclass(frozen=True)
 class Rollout:
     """A completion that the student wrote, without padding.
@@ -32,6 +35,12 @@ class Rollout:
     loss_mask: NDArray[np.int8]
     finish_reason: str
     domain: str | None = None
+
+
+def sequence_ids(attempt: int, rank: int, first: int, count: int) -> NDArray[np.int64]:
+    """`count` ids of a run: attempt · 2^53 + rank · 2^32 + counter, from the counter `first`."""
+    start = (attempt << (_COUNTER_BITS + _RANK_BITS)) | (rank << _COUNTER_BITS) | first
+    return np.arange(start, start + count, dtype=np.int64)
 
 
 def prompt_identity(prompt_token_ids: ArrayLike) -> str:

@@ -35,6 +35,8 @@ def start_attempt(
     resume_step: int,
     run: Mapping[str, Any],
     vocab: Iterable[tuple[int, str, bytes]] | None,
+    fingerprint: Mapping[str, Any],
+    supersede: bool,
     all_gather: Callable[[Any], Sequence[Any]],
 ) -> tuple[LogWriter, Inherited]:
     """Every rank's writer, and the kept texts of earlier attempts. Arguments: `Recorder.start`.
@@ -59,7 +61,7 @@ def start_attempt(
         try:
             # Before the attempt exists: creating it voids rows, so all else must be in order.
             inherited = inherit(place(log_dir), resume_step)
-            writer = create(run=run, vocab=vocab)
+            writer = create(run=run, vocab=vocab, fingerprint=fingerprint, supersede=supersede)
             opened = _Opened(writer.attempt, writer.run_id, inherited)
         except Exception as problem:
             error = _say(log_dir, problem)

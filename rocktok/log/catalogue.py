@@ -59,6 +59,7 @@ class Log:
         allow_missing: whether it was opened without shards that are damaged or gone.
         skipped: these shards.
         vocab_seal: what the manifests say of vocab.parquet, if they do.
+        later_attempts: attempts that are left out, for the log is read as an earlier one left it.
     """
 
     reader: Reader
@@ -68,6 +69,7 @@ class Log:
     allow_missing: bool = False
     skipped: tuple[Skipped, ...] = ()
     vocab_seal: FileSeal | None = None
+    later_attempts: int = 0
 
     def __repr__(self) -> str:
         lines = [f"  {label:<9}  {text}" for label, text in self._overview()]
@@ -167,9 +169,37 @@ class Log:
             there = {m.rank for m in self._owning_manifests()}
             gone = sorted(set(range(self.attempts[-1].world_size)) - there)
             lines += [f"rank {r} of the last attempt has published nothing" for r in gone]
+        if self.later_attempts:
+            later = _number(self.later_attempts, "later attempt")
+            lines.append(f"read as attempt {self.attempts[-1].attempt} left it, without {later}")
+        lines += self._superseded()
         lines += [f"{shard.name}: left out: {shard.reason}" for shard in self.skipped]
         if "sequences" not in self.tables():
             lines.append("no sequences/ table: each sequence counts as its own prompt")
+        return lines
+
+    def _superseded(self) -> list[str]:
+        """One line for each attempt of which later ones have taken rows away."""
+        lines = []
+        for attempt in self.attempts:
+            limit = self.limit_of(attempt.attempt)
+            if limit is None:
+                continue
+            steps: set[int] = set()
+            rows = 0
+            for manifest in (m for m in self.manifests if m.attempt == attempt.attempt):
+                for entry in manifest.shards:
+                    if entry.path.startswith(schema.OCCURRENCE_TABLES):
+                        void = {step: n for step, n in entry.steps.items() if step >= limit}
+                        steps |= set(void)
+                        rows += sum(void.values())
+            if rows:
+                number, at = attempt.attempt, _number(len(steps), "step")
+                lines.append(
+                    f"{_number(rows, 'row')} of attempt {number}, of {at} from {limit} on, not "
+                    "read: a later attempt has superseded them "
+                    f"(--attempt {number} reads them)"
+                )
         return lines
 
     def _owning_manifests(self) -> list[Manifest]:

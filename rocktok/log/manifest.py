@@ -236,13 +236,15 @@ def _was_killed(where: Place, path: str) -> bool:
 class Attempt:
     """One start of the training job: rows of earlier attempts at `resume_step` or later are void.
 
-    `columns`: the optional columns that the attempt records (all attempts of a log agree).
+    `columns`: the optional columns that the attempt records; `fingerprint`: its models and loss,
+    by name. All attempts of a log agree in both; None: not known.
     """
 
     attempt: int
     resume_step: int
     world_size: int
     columns: tuple[str, ...] | None = None
+    fingerprint: dict[str, Any] | None = None
 
     @property
     def path(self) -> str:
@@ -251,9 +253,7 @@ class Attempt:
 
     def encode(self) -> bytes:
         """The file's bytes."""
-        content = asdict(self)
-        if self.columns is None:
-            del content["columns"]
+        content = {key: value for key, value in asdict(self).items() if value is not None}
         return dump_json(content)
 
 
@@ -261,12 +261,13 @@ def load_attempt(where: Place, path: str) -> Attempt:
     """Read attempts/<n>.json. Raises `DamagedError`."""
     content = load_json(where, path)
     try:
-        columns = content.get("columns")
+        columns, fingerprint = content.get("columns"), content.get("fingerprint")
         return Attempt(
             attempt=_whole(content["attempt"]),
             resume_step=_whole(content["resume_step"]),
             world_size=_whole(content["world_size"]),
             columns=None if columns is None else tuple(columns),
+            fingerprint=None if fingerprint is None else dict(fingerprint),
         )
     except (KeyError, TypeError, ValueError) as error:
         name = where.show(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import rocktok.schema as schema
@@ -38,6 +38,7 @@ def open_log(
     path: str | os.PathLike[str],
     *,
     allow_missing: bool = False,
+    attempt: int | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Log:
     """Open a log: a local directory, or any address that pyarrow or fsspec open.
@@ -46,18 +47,22 @@ def open_log(
         path: the log's directory.
         allow_missing: go on without shards that are damaged or gone (they are counted in every
             output). Every shard is then verified first.
+        attempt: read the log as this attempt left it, without later ones; None: the latest.
         notice: told when the reader waits for a file; default: a warning through logging.
 
     Raises:
-        LogError: no such directory, no shards, a newer version, two runs in one directory.
+        LogError: no such directory, no shards, a newer version, two runs in one directory, no such
+            attempt.
         DamagedError: a listed shard is gone, or a manifest is damaged.
     """
     where = place(path)
     with where.asking():
-        return _open(where, allow_missing, notice or _to_log)
+        return _open(where, allow_missing, attempt, notice or _to_log)
 
 
-def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> Log:
+def _open(
+    where: Place, allow_missing: bool, attempt: int | None, notice: Callable[[str], None]
+) -> Log:
     if not where.is_directory():
         raise LogError(f"{where.name}: no such directory; give the directory of a log")
     manifests = tuple(load_manifests(where))
@@ -65,6 +70,8 @@ def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> L
     _check_there(waiting, manifests)
     run = runs.load_run(where)
     attempts = tuple(load_attempts(where))
+    if attempt is not None:
+        _refuse_unknown(where, attempt, [a.attempt for a in attempts])
     one_run = OneRun((run or {}).get("run_id"), where.show(runs.PATH))
     for manifest in manifests:
         one_run.check(manifest.run_id, where.show(manifest.path))
@@ -79,10 +86,20 @@ def _open(where: Place, allow_missing: bool, notice: Callable[[str], None]) -> L
     writers = None if by_hand else frozenset((m.rank, m.attempt) for m in manifests)
     reader = Reader(where, rules, attempts, one_run, writers)
     seal = _vocab_seal(where, manifests)
+    if attempt is not None:
+        reader = replace(reader, attempts=tuple(a for a in attempts if a.attempt <= attempt))
+        manifests = tuple(m for m in manifests if m.attempt <= attempt)
+        shards = _up_to(reader, shards, attempt)
+        if not any(shards[table] for table in schema.OCCURRENCE_TABLES):
+            raise LogError(
+                f"{where.name}: no shards in rollout/ or fixed/ up to attempt {attempt}; give a "
+                "later --attempt"
+            )
     if allow_missing:
         shards, damaged = _leave_out_damaged(reader, shards)
         skipped += damaged + _damaged_vocab(where, seal)
-    return Log(reader, run, manifests, shards, allow_missing, tuple(skipped), seal)
+    later = len(attempts) - len(reader.attempts)
+    return Log(reader, run, manifests, shards, allow_missing, tuple(skipped), seal, later)
 
 
 @dataclass
@@ -185,6 +202,25 @@ def _find_shards(
             )
     shards = {table: tuple(of_table) for table, of_table in by_table.items()}
     return shards, skipped
+
+
+def _refuse_unknown(where: Place, attempt: int, known: list[int]) -> None:
+    if attempt not in known:
+        there = f"there are {', '.join(map(str, known))}" if known else "there are none"
+        raise LogError(f"{where.name}: no attempt {attempt}; {there}")
+
+
+def _up_to(reader: Reader, shards: Shards, attempt: int) -> Shards:
+    """Without the shards of later attempts."""
+
+    def wrote(shard: Shard) -> int:
+        number = shard.attempt if shard.entry is not None else reader.open(shard).attempt
+        return -1 if number is None else number
+
+    return {
+        table: tuple(shard for shard in of_table if wrote(shard) <= attempt)
+        for table, of_table in shards.items()
+    }
 
 
 def _present(where: Place) -> dict[str, Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,13 @@ import rocktok.schema as schema
 from rocktok._version import __version__
 from rocktok.errors import HookError, LogError
 from rocktok.log.checks import Rules
-from rocktok.log.manifest import Attempt, dump_json, load_attempts, load_json
+from rocktok.log.manifest import (
+    Attempt,
+    dump_json,
+    load_attempts,
+    load_json,
+    load_manifests,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,26 +110,84 @@ def _refuse_strangers(where: Place) -> None:
             )
 
 
+def fingerprint_of(run: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, Any]:
+    """What must stay the same in all attempts: settings of loss, vocabulary and models, by name."""
+    loss = run.get("loss") or {}
+    found = {f"loss.{name}": value for name, value in loss.items()}
+    if run.get("vocab_size") is not None:
+        found["vocab_size"] = run["vocab_size"]
+    return {**found, **models}
+
+
 def start_attempt(
-    where: Place, *, resume_step: int, world_size: int, columns: Sequence[str]
+    where: Place,
+    *,
+    resume_step: int,
+    world_size: int,
+    columns: Sequence[str],
+    fingerprint: Mapping[str, Any] | None = None,
+    supersede: bool = False,
 ) -> int:
     """Create attempts/<n>.json exclusively; returns n.
 
-    Raises `HookError` if an earlier attempt recorded other columns.
+    Raises `HookError` if an earlier attempt recorded other columns or has another fingerprint, and
+    for a start at step 0 over a finished run, unless it is to `supersede` that.
     """
     while True:
         earlier = load_attempts(where)
         for other in earlier:
-            if other.columns is not None and set(other.columns) != set(columns):
-                raise HookError(
-                    f"{where.show(other.path)}: this log records the columns "
-                    f"{', '.join(other.columns) or '(none)'}, this attempt wants "
-                    f"{', '.join(columns) or '(none)'}; ask for the same or record elsewhere"
-                )
+            _refuse_others(where, other, columns, fingerprint or {})
+        if resume_step == 0 and not supersede:
+            _refuse_finished(where, earlier)
         number = earlier[-1].attempt + 1 if earlier else 0
-        attempt = Attempt(number, resume_step, world_size, tuple(columns))
+        attempt = Attempt(number, resume_step, world_size, tuple(columns), dict(fingerprint or {}))
         try:
             where.create(attempt.path, attempt.encode())
         except FileExistsError:
             continue  # another start was faster: take the next number
         return number
+
+
+def _refuse_others(
+    where: Place, other: Attempt, columns: Sequence[str], fingerprint: Mapping[str, Any]
+) -> None:
+    if other.columns is not None and set(other.columns) != set(columns):
+        raise HookError(
+            f"{where.show(other.path)}: this log records the columns "
+            f"{', '.join(other.columns) or '(none)'}, this attempt wants "
+            f"{', '.join(columns) or '(none)'}; ask for the same or record elsewhere"
+        )
+    # As the file holds it: tuples are lists there.
+    mine = json.loads(dump_json(dict(fingerprint)))
+    for name, value in (other.fingerprint or {}).items():
+        # A name that one of them lacks comes from another version of rocktok.
+        if name in mine and mine[name] != value:
+            raise HookError(
+                f"{where.show(other.path)}: holds a run with {name} {value}, this one has "
+                f"{mine[name]}; record into another directory"
+            )
+
+
+def _refuse_finished(where: Place, earlier: Sequence[Attempt]) -> None:
+    """Raise `HookError` if an attempt whose rows are still read has ended as it should."""
+    manifests = load_manifests(where) if earlier else []
+    for attempt in earlier:
+        later = [other.resume_step for other in earlier if other.attempt > attempt.attempt]
+        if min(later, default=attempt.resume_step + 1) <= attempt.resume_step:
+            continue
+        mine = [m for m in manifests if m.attempt == attempt.attempt and m.final]
+        steps = {
+            table: max((step for m in mine for step in m.steps.get(table, ())), default=-1)
+            for table in schema.OCCURRENCE_TABLES
+        }
+        if len(mine) < attempt.world_size or max(steps.values()) < 0:
+            continue
+        # Rollouts of step n are scored before the optimizer step n + 1; fixed text after step n.
+        least = steps["rollout"] >= steps["fixed"]
+        done = steps["rollout"] + 1 if least else steps["fixed"]
+        raise HookError(
+            f"{where.name}: holds a finished run of {'at least ' if least else ''}{done} "
+            f"step{'' if done == 1 else 's'}; give another directory, or Recorder(…, "
+            "supersede=True), after which its rows are read with --attempt "
+            f"{attempt.attempt} alone"
+        )

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import rocktok.schema as schema
-from rocktok.errors import DamagedError, DataError
+from rocktok.errors import DamagedError, DataError, HookError
 from rocktok.files import SMALL_FILE_BYTES
 from rocktok.log.checks import Rules, Where, check_values, to_numpy
 from rocktok.log.manifest import FileSeal
@@ -46,6 +46,17 @@ def encode_vocab(rows: Iterable[tuple[int, str, bytes]]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
+
+
+def refuse_others(where: Place, data: bytes) -> None:
+    """Raise `HookError` where the log has another text for a token than `data`, a vocab.parquet."""
+    mine = _texts(_table(data, PATH), PATH)
+    for token_id, text in Vocab.load(where).texts.items():
+        if mine.get(token_id, text) != text:
+            raise HookError(
+                f"{where.show(PATH)}: holds the vocabulary of another tokenizer (token {token_id} "
+                f"is {text!r} there, {mine[token_id]!r} in this run); record into another directory"
+            )
 
 
 class Vocab:

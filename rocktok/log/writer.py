@@ -17,7 +17,11 @@ from rocktok.errors import DataError, HookError
 from rocktok.files import place
 from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
+from rocktok.log.batches import as_table
+from rocktok.log.buffers import Buffer, IdRuns, StepKeys
+from rocktok.log.checks import numpy_view
 from rocktok.log.manifest import Dropped, FileSeal, Manifest, remove_strays, shard_prefix
+from rocktok.log.reserve import Reserve
 from rocktok.log.shard import encode_shard, entry_of
 
 if TYPE_CHECKING:
@@ -56,11 +60,14 @@ class LogWriter:
             goes on with it (see `pick_up`).
         run: what goes into run.json (student, teacher, vocab_size, loss, sampling, every, extra).
         vocab: (token_id, text, bytes) rows for vocab.parquet.
+        fingerprint: settings of the models, by name: an attempt with others is refused.
+        supersede: start at step 0 over a finished run, whose rows are then no longer read.
         flush_bytes, flush_seconds: buffered rows are published at the end of a step once they
             are that many bytes or that old.
 
     Raises:
-        HookError: the directory holds another run, or records other columns.
+        HookError: the directory holds another run, a finished one, or one of other models,
+            another tokenizer or other columns.
         OSError: the disk failed. What was buffered stays buffered: `flush` again, or give it up
             with `drop_buffered`.
 
@@ -80,6 +87,8 @@ class LogWriter:
         manifest: Manifest | None = None,
         run: Mapping[str, Any] | None = None,
         vocab: Iterable[tuple[int, str, bytes]] | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
+        supersede: bool = False,
         flush_bytes: int = 64 << 20,
         flush_seconds: float = 600.0,
     ) -> None:
@@ -91,27 +100,42 @@ class LogWriter:
                 f"no columns {', '.join(sorted(unknown))} in the format; "
                 f"choose from {', '.join(schema.OPTIONAL_STATISTICS)}"
             )
+        texts = None if vocab is None else vocabs.encode_vocab(vocab)
         if attempt is None or run_id is None:
             if rank != 0:
                 raise HookError("only rank 0 starts an attempt; give the others its attempt")
+            if texts is not None:
+                vocabs.refuse_others(self.place, texts)
             run_id = runs.start_run(self.place, dict(run or {}))
             attempt = runs.start_attempt(
-                self.place, resume_step=resume_step, world_size=world_size, columns=self.columns
+                self.place,
+                resume_step=resume_step,
+                world_size=world_size,
+                columns=self.columns,
+                fingerprint=runs.fingerprint_of(run or {}, fingerprint or {}),
+                supersede=supersede,
             )
-        if vocab is not None and not self.place.exists(vocabs.PATH):
-            self.place.replace(vocabs.PATH, vocabs.encode_vocab(vocab))
+        if texts is not None and not self.place.exists(vocabs.PATH):
+            self.place.replace(vocabs.PATH, texts)
         self.run_id, self.attempt, self.rank = run_id, attempt, rank
+        self._rules = runs.rules_of(runs.load_run(self.place), self.place.show(runs.PATH))
+        self._resume_step = resume_step
         self._flush_bytes, self._flush_seconds = flush_bytes, flush_seconds
         self._manifest = manifest or Manifest(run_id=run_id, rank=rank, attempt=attempt)
         self._manifest.final = False
-        self._buffers: dict[str, list[pa.Table]] = {table: [] for table in schema.TABLES}
+        self._buffers = {table: Buffer() for table in schema.TABLES}
+        self._keys: dict[str, StepKeys] = {}
+        self._sequences = IdRuns()
         self._open: dict[str, int] = {}
+        self._newest: dict[str, int] = {}
         self._finished: dict[str, set[int]] = {
             table: set(self._manifest.steps.get(table, ())) for table in schema.STEP_TABLES
         }
         self._given_up = {(dropped.table, dropped.step) for dropped in self._manifest.dropped}
         self._numbers = {table: self._manifest.next_number(table) for table in schema.TABLES}
         self._last_flush = time.monotonic()
+        self._manifest_stale = True
+        self._reserve = Reserve(self.place, f"manifest/.rank-{rank:05d}.reserve")
         self._begin()
 
     def _begin(self) -> None:
@@ -128,6 +152,16 @@ class LogWriter:
     def __exit__(self, kind: object, *rest: object) -> None:
         self.close(final=kind is None)
 
+    @property
+    def manifest(self) -> Manifest:
+        """What this rank has published and given up; of use once nothing writes any more."""
+        return self._manifest
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the manifest on disk says all that this one does."""
+        return not self._manifest_stale
+
     def write(self, batch: Mapping[str, Any] | Any, table: str = "rollout") -> None:
         """Add rows: a mapping of arrays (scalars are repeated) or a DataFrame.
 
@@ -137,51 +171,95 @@ class LogWriter:
         one sequence at one step may come in several calls, in any order; a batch of another
         step finishes the one before.
 
-        Raises `DataError` for missing or unknown columns, wrong types, nulls, unequal lengths.
+        Raises `DataError` for missing or unknown columns, wrong types, nulls, unequal lengths,
+        token ids outside the vocabulary, steps that descend, and what has been written before.
         """
-        rows = self._table(batch, table)
+        rows = as_table(batch, table, self.columns, self._rules)
         if rows.num_rows == 0:
             return
         if table == "sequences":
-            self._buffers[table].append(rows)
+            self._add_sequences(rows)
             return
-        step_N = np.asarray(rows["step"])
+        step_N = numpy_view(rows["step"].combine_chunks())
         steps = np.unique(step_N).tolist()
         for step in steps:
-            if step in self._finished[table]:
-                raise DataError(f"{table}: step {step} was finished; no rows may be added to it")
+            self._check_step(table, step)
         for step in steps:
             self._enter_step(table, step)
             part = rows if len(steps) == 1 else rows.filter(pa.array(step_N == step))
-            self._buffers[table].append(part)
+            if table in schema.OCCURRENCE_TABLES:
+                self._keys.setdefault(table, StepKeys(table, step)).add(part)
+            self._buffers[table].add(step, part)
+
+    def _add_sequences(self, rows: pa.Table) -> None:
+        id_S, count_S = np.unique(np.asarray(rows["sequence_id"]), return_counts=True)
+        again_S = (count_S > 1) | self._sequences.holds(id_S)
+        if again_S.any():
+            raise DataError(
+                f"sequences: sequence {id_S[np.argmax(again_S)]} comes twice; write the row of a "
+                "sequence once, also where its text is scored at several steps"
+            )
+        self._sequences.add(id_S)
+        step = rows["step"][0].as_py()
+        self._buffers["sequences"].add(step, rows)
+
+    def _check_step(self, table: str, step: int) -> None:
+        if step in self._finished[table]:
+            raise DataError(f"{table}: step {step} was finished; no rows may be added to it")
+        if (table, step) in self._given_up:
+            raise DataError(f"{table}: step {step} was given up; no rows may be added to it")
+        if step < self._resume_step:
+            raise DataError(
+                f"{table}: step {step} comes before step {self._resume_step}, from which this "
+                "attempt starts; give the writer the right resume_step"
+            )
+        if step < self._newest.get(table, step):
+            raise DataError(
+                f"{table}: step {step} comes after step {self._newest[table]}; write steps in "
+                "ascending order"
+            )
 
     def _enter_step(self, table: str, step: int) -> None:
         previous = self._open.get(table)
         if previous is not None and previous != step:
             self.finish_step(previous, table)
-        self._open[table] = step
+        self._open[table] = self._newest[table] = step
+
+    def _leave_step(self, table: str, step: int) -> None:
+        if self._open.get(table) == step:
+            del self._open[table]
+            self._keys.pop(table, None)
 
     def finish_step(self, step: int, table: str = "rollout") -> None:
         """This rank has written all that it has for the step (perhaps nothing)."""
-        if self._open.get(table) == step:
-            del self._open[table]
+        self._leave_step(table, step)
         if (table, step) in self._given_up:
             return
         self._finished[table].add(step)
         self._manifest_stale = True
-        buffered = sum(t.nbytes for tables in self._buffers.values() for t in tables)
+        buffered = sum(buffer.bytes for buffer in self._buffers.values())
         old = time.monotonic() - self._last_flush >= self._flush_seconds
         if buffered >= self._flush_bytes or (old and buffered):
             self.flush()
 
     def drop_step(self, step: int, rows: int, reason: str, table: str = "rollout") -> None:
-        """Give a step up: what is buffered of it goes, and the loss is counted in the log."""
-        self._buffers[table] = [p for p in self._buffers[table] if not _has_step(p, step)]
+        """Give a step up, which the log counts as incomplete.
+
+        Args:
+            step, table: what is given up; what is buffered of it goes, unless it was finished:
+                then what it had stays.
+            rows: how many rows the log lacks for it.
+            reason: why.
+        """
+        if step not in self._finished[table]:
+            self._leave_step(table, step)
+            self._buffers[table].drop(step)
         self._give_up(Dropped(table, step, rows, reason))
 
     def _give_up(self, dropped: Dropped) -> None:
-        self._finished[dropped.table].discard(dropped.step)
-        self._given_up.add((dropped.table, dropped.step))
+        if dropped.table in self._finished:
+            self._finished[dropped.table].discard(dropped.step)
+            self._given_up.add((dropped.table, dropped.step))
         self._manifest.dropped.append(dropped)
         self._manifest_stale = True
 
@@ -191,19 +269,17 @@ class LogWriter:
         mismatches[step] = mismatches.get(step, 0) + n
         self._manifest_stale = True
 
-    def drop_buffered(self, reason: str) -> int:
-        """Give up every buffered step, counted in the log; returns the rows lost."""
+    def drop_buffered(self, reason: str, *, sequences: bool = False) -> int:
+        """Give up every buffered step, counted in the log; returns the rows lost.
+
+        `sequences`: those rows too, which are small and describe text that later steps may score.
+        """
         lost = 0
-        for table in schema.STEP_TABLES:
-            parts, self._buffers[table] = self._buffers[table], []
-            rows: dict[int, int] = {}
-            for part in parts:
-                step = part["step"][0].as_py()
-                rows[step] = rows.get(step, 0) + part.num_rows
-            for step, count in sorted(rows.items()):
+        for table in (*schema.STEP_TABLES, *(("sequences",) if sequences else ())):
+            for step, count in sorted(self._buffers[table].clear().items()):
+                self._leave_step(table, step)
                 self._give_up(Dropped(table, step, count, reason))
                 lost += count
-        # Sequence rows are small and describe text that later steps may score: they are kept.
         return lost
 
     def flush(self, *, whole: bool = False) -> None:
@@ -216,20 +292,14 @@ class LogWriter:
         """
         for table in ("sequences", *schema.STEP_TABLES):
             unfinished = None if whole else self._open.get(table)
-            parts = [
-                p
-                for p in self._buffers[table]
-                if unfinished is None or not _has_step(p, unfinished)
-            ]
+            parts = self._buffers[table].parts(unfinished)
             if parts:
                 entry = self._publish(table, pa.concat_tables(parts, promote_options="default"))
-                self._buffers[table] = [
-                    p
-                    for p in self._buffers[table]
-                    if unfinished is not None and _has_step(p, unfinished)
-                ]
+                self._buffers[table].clear(unfinished)
                 self._manifest.shards.append(entry)
                 self._manifest_stale = True
+            if whole and table in self._keys:
+                self._keys[table].published()
         self._last_flush = time.monotonic()
         if self._manifest_stale:
             self._write_manifest()
@@ -243,6 +313,7 @@ class LogWriter:
         self._manifest.final = final
         self._manifest_stale = True
         self.flush()
+        self._reserve.remove()
 
     def _write_manifest(self) -> None:
         self._manifest.steps = {
@@ -250,8 +321,15 @@ class LogWriter:
             for table, steps in self._finished.items()
             if steps or table in schema.OCCURRENCE_TABLES
         }
-        self.place.replace(self._manifest.path, self._manifest.encode())
+        data = self._manifest.encode()
+        try:
+            self.place.replace(self._manifest.path, data)
+        except OSError as error:
+            if not self._reserve.release(error):
+                raise
+            self.place.replace(self._manifest.path, data)
         self._manifest_stale = False
+        self._reserve.renew(len(data))
 
     def _publish(self, table: str, rows: pa.Table) -> ShardEntry:
         columns = [np.asarray(rows[key]) for key in reversed(_ORDER[table])]
@@ -271,75 +349,3 @@ class LogWriter:
                 raise
         self._numbers[table] += 1
         return entry
-
-    def _table(self, batch: Mapping[str, Any] | Any, table: str) -> pa.Table:
-        if table not in schema.TABLES:
-            raise DataError(f"no table {table!r}; choose from {', '.join(schema.TABLES)}")
-        names = list(batch.keys())
-        optional: Iterable[str] = ()
-        if table == "sequences":
-            optional = [n for n in names if n not in schema.required_names(table)]
-        elif table in schema.OCCURRENCE_TABLES:
-            optional = self.columns
-        try:
-            wanted = schema.arrow_schema(table, optional)
-        except ValueError as error:
-            raise DataError(f"{table}: {error}") from error
-        _check_names(names, wanted.names, table)
-        values = [batch[name] for name in names]
-        length = max((len(v) for v in values if np.ndim(v) or _is_list(v)), default=1)
-        arrays = [_arrow(batch[field.name], field, length, table) for field in wanted]
-        return pa.Table.from_arrays(arrays, schema=wanted)
-
-
-def _has_step(part: pa.Table, step: int) -> bool:
-    # Every buffered part holds rows of one step.
-    return bool(part["step"][0].as_py() == step)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _is_matrix(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 2
-
-
-def _check_names(names: list[str], wanted: list[str], table: str) -> None:
-    missing = [name for name in wanted if name not in names]
-    extra = [name for name in names if name not in wanted]
-    if missing or extra:
-        parts = [f"lacks {', '.join(missing)}"] if missing else []
-        parts += [f"has {', '.join(extra)}, which this log does not record"] if extra else []
-        raise DataError(f"{table}: the batch {' and '.join(parts)}")
-
-
-def _arrow(value: Any, field: Any, length: int, table: str) -> pa.Array:
-    """One column as Arrow, cast safely: a value that does not fit is an error, never wrapped."""
-    if np.ndim(value) == 0 and not _is_list(value):
-        value = [value] * length
-    floating = pa.types.is_floating(field.type)
-    vectors = pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type)
-    try:
-        array = _lists(value) if _is_matrix(value) else pa.array(value)
-        if isinstance(array, pa.ChunkedArray):
-            array = array.combine_chunks()
-        array = array.cast(field.type, safe=not (floating or vectors))
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{table}: column {field.name}: {str(error).splitlines()[0]}") from error
-    if len(array) != length:
-        raise DataError(f"{table}: column {field.name} has {len(array)} rows, others {length}")
-    if array.null_count and not field.nullable:
-        raise DataError(f"{table}: column {field.name}: nulls are not allowed")
-    numbers = array.flatten() if vectors else array
-    if (floating or vectors) and not np.isfinite(np.asarray(numbers)).all():
-        raise DataError(f"{table}: column {field.name}: NaN or infinite values")
-    return array
-
-
-def _lists(values_NW: Any) -> pa.Array:
-    """The rows of a matrix as lists, not copied."""
-    values_NW = np.ascontiguousarray(values_NW)
-    rows, width = values_NW.shape
-    offsets = np.arange(0, rows * width + 1, width) if width else np.zeros(rows + 1)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values_NW.ravel()))

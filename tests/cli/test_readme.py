@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import rocktok
 from rocktok import schema
 from rocktok.analyses import analyses
 from rocktok.report.clusters import OTHER, RULES
@@ -70,6 +71,46 @@ def test_python_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(blocks) == 2
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.long
+def test_the_loop_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example as it stands, with models that know nothing yet."""
+    import torch
+
+    from tests.trl_models import PROMPTS, make_model, make_tokenizer
+
+    block = README.partition("<!-- own-loop -->")[2].partition("```python\n")[2].partition("```")[0]
+    student, teacher, tokenizer = make_model(1), make_model(2, hidden=48), make_tokenizer()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    updates: list[int] = []
+
+    def sample(prompts: list[list[int]]) -> list[list[int]]:
+        texts = [student.generate(torch.tensor([p]), do_sample=True, max_new_tokens=6,
+                                  pad_token_id=1)[0, len(p) :] for p in prompts]  # fmt: skip
+        return [text.tolist() for text in texts]
+
+    def update(batch: list[Any]) -> None:
+        updates.append(len(batch))
+        for parameter in student.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+
+    monkeypatch.chdir(tmp_path)
+    prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
+    names = {
+        "student": student, "teacher": teacher, "tokenizer": tokenizer, "sample": sample,
+        "update": update, "prompts": prompts, "steps": 2,
+    }  # fmt: skip
+    exec(compile(block, "README.md", "exec"), names)
+    log = rocktok.open("runs/mine")
+    assert updates == [8, 8]
+    assert log.complete_steps("rollout") == [0]
+    assert log.complete_steps("fixed") == [0, 2]
+    assert log.vocab.text(tokenizer.eos_token_id) == "<|end|>"
+    found = rocktok.info(log, verify=True)
+    assert (found.damage, found.sequences, found.prompts) == ((), 24 + 16, 24)
+    assert rocktok.detect(log, min_frequency=1).table is not None
 
 
 def test_the_table_of_clusters_is_the_rules() -> None:

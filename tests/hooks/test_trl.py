@@ -21,6 +21,7 @@ from rocktok.hooks.trl import capture as trl_capture
 from rocktok.hooks.vocabulary import vocabulary
 from tests.trl_models import (
     PROMPTS,
+    VOCAB_SIZE,
     make_model,
     make_tokenizer,
     make_trainer,
@@ -239,8 +240,62 @@ def test_run_json(tmp_path: Path) -> None:
     assert run["loss"]["trained"] is True
     assert run["vocab_size"] == 320
     assert (run["sampling"]["top_p"], run["sampling"]["top_k"]) == (0.9, 50)
-    assert run["student"] == run["teacher"] == "Qwen3ForCausalLM"
+    assert (run["student"], run["teacher"]) == ("trainer", "teacher of trainer")
     assert run["extra"]["trainer"] == "trl.DistillationTrainer"
+
+
+@pytest.mark.long
+def test_names_of_models_come_from_their_paths(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.model.config._name_or_path = "models/student"
+    trainer.teacher_model.config._name_or_path = "org/teacher-7b"
+    recorder = Recorder(tmp_path / "log", every=1, fixed_sequences=0, teacher="a better name")
+    with attach(trainer, recorder):
+        trainer.train()
+    run = json.loads((tmp_path / "log/run.json").read_text())
+    assert (run["student"], run["teacher"]) == ("models/student", "a better name")
+
+
+def with_masked_ids(model: Any) -> None:
+    """Give a model's head a bias of −inf at the ids that no token has."""
+    bias = torch.zeros(VOCAB_SIZE)
+    bias[310:] = -torch.inf
+    model.lm_head.bias = torch.nn.Parameter(bias, requires_grad=False)
+
+
+def test_ids_that_both_models_mask_are_no_mismatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = spy_on_loss(monkeypatch)
+    trainer = make_trainer(tmp_path, max_steps=1)
+    with_masked_ids(trainer.model)
+    with_masked_ids(trainer.teacher_model)
+    recorder = Recorder(tmp_path / "log", every=1, fixed_sequences=0)
+    with (
+        pytest.warns(RocktokWarning, match="not finite, as both models mask token ids by −inf"),
+        attach(trainer, recorder),
+    ):
+        trainer.train()
+    assert not np.isfinite(calls[0][0])
+    assert manifest(tmp_path / "log")["mismatches"] == {}
+    assert np.isfinite(read_table(tmp_path / "log")["loss"]).all()
+
+
+@pytest.mark.long
+def test_a_loss_of_the_trainer_that_is_no_number_otherwise_is_a_mismatch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = distillation_trainer._chunked_divergence_loss
+
+    @wraps(original)
+    def nan(*args: Any, **kwargs: Any) -> Any:
+        loss, *rest = original(*args, **kwargs)
+        return (loss * torch.nan, *rest)
+
+    monkeypatch.setattr(distillation_trainer, "_chunked_divergence_loss", nan)
+    with pytest.warns(RocktokWarning, match="the recorded losses are not the trained ones"):
+        train(tmp_path, max_steps=1)
+    assert manifest(tmp_path / "log")["mismatches"] == {"0": 1}
 
 
 @pytest.mark.parametrize("how", ["autocast", "bfloat16"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,10 @@ from transformers import TrainerCallback
 from trl.trainer import distillation_trainer
 from trl.trainer.distillation_trainer import DistillationTrainer
 
-from rocktok.errors import HookError
+from rocktok.errors import HookError, RocktokWarning
 from rocktok.hooks import Recorder
 from rocktok.hooks.trl import attach
-from tests.trl_models import make_trainer, manifest, read_table
+from tests.trl_models import make_model, make_trainer, manifest, read_table
 
 
 def traces(trainer: Any) -> list[Any]:
@@ -75,11 +78,115 @@ def test_what_the_user_had_set_on_the_trainer_is_restored(tmp_path: Path) -> Non
 
 def test_training_again_is_another_attempt(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, max_steps=2)
-    with attach(trainer, Recorder(tmp_path / "log", every=1)):
+    with attach(trainer, Recorder(tmp_path / "log", every=1, supersede=True)):
         trainer.train()
         trainer.train()
     assert sorted(p.name for p in (tmp_path / "log/attempts").iterdir()) == ["00.json", "01.json"]
     assert (read_table(tmp_path / "log")["sequence_id"] >> 53 == 1).all()
+
+
+@pytest.mark.long
+def test_training_again_over_a_finished_attempt_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=2)
+    with attach(trainer, Recorder(tmp_path / "log", every=1)):
+        trainer.train()
+        with pytest.raises(HookError, match="holds a finished run of 2 steps; give another dir"):
+            trainer.train()
+    assert np.unique(read_table(tmp_path / "log")["step"]).tolist() == [0, 1]
+
+
+@pytest.mark.long
+def test_another_architecture_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        recorded(make_trainer(tmp_path, callbacks=[Stop()]), tmp_path / "log")
+    other = make_trainer(tmp_path, student=make_model(1, hidden=64))
+    with pytest.raises(HookError, match=r"a run with student\.hidden_size 32, this one has 64; re"):
+        recorded(other, tmp_path / "log")
+    same = make_trainer(tmp_path, max_steps=1, learning_rate=1e-4)
+    recorded(same, tmp_path / "log")
+    assert manifest(tmp_path / "log", attempt=1)["final"]
+
+
+def recorded(trainer: Any, log: Path) -> None:
+    with attach(trainer, Recorder(log, every=1, fixed_sequences=0)):
+        trainer.train()
+
+
+# --- without a block ---------------------------------------------------------------------------
+
+
+def test_attaching_takes_effect_at_once(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=2)
+    before = traces(trainer)
+    attachment = attach(trainer, Recorder(tmp_path / "log", every=1, fixed_sequences=0))
+    trainer.train()
+    assert np.unique(read_table(tmp_path / "log")["step"]).tolist() == [0, 1]
+    assert manifest(tmp_path / "log")["final"]
+    # Nothing but the callback is left after training, and that goes too.
+    assert traces(trainer)[:2] == before[:2]
+    attachment.detach()
+    attachment.detach()
+    assert traces(trainer) == before
+
+
+@pytest.mark.long
+def test_an_attachment_that_nobody_misses_is_replaced(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=1)
+    before = traces(trainer)
+    attach(trainer, Recorder(tmp_path / "one", every=1, fixed_sequences=0))
+    trainer.train()
+    with attach(trainer, Recorder(tmp_path / "two", every=1, fixed_sequences=0)):
+        trainer.train()
+    assert traces(trainer) == before
+    for name in ("one", "two"):
+        assert np.unique(read_table(tmp_path / name)["step"]).tolist() == [0]
+    assert not (tmp_path / "one/attempts/01.json").exists()
+
+
+@pytest.mark.long
+def test_a_training_that_broke_off_does_not_stop_another(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, callbacks=[Stop()])
+    attach(trainer, Recorder(tmp_path / "one", every=1, fixed_sequences=0))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    other = make_trainer(tmp_path, max_steps=1)
+    with attach(other, Recorder(tmp_path / "two", every=1, fixed_sequences=0)):
+        other.train()
+    assert np.unique(read_table(tmp_path / "two")["step"]).tolist() == [0]
+    assert not hasattr(distillation_trainer._chunked_divergence_loss, "__wrapped__")
+
+
+@pytest.mark.long
+def test_a_trainer_that_is_used_no_more_can_go(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=1)
+    attach(trainer, Recorder(tmp_path / "log", every=1, fixed_sequences=0))
+    trainer.train()
+    gone = weakref.ref(trainer)
+    del trainer
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_block_without_training_warns(tmp_path: Path, trainer: Any) -> None:
+    with (
+        pytest.warns(RocktokWarning, match="log: the recorder's `with` block ended, and no step w"),
+        attach(trainer, Recorder(tmp_path / "log")),
+    ):
+        pass
+    with pytest.raises(KeyError), attach(trainer, Recorder(tmp_path / "log")):
+        raise KeyError
+
+
+def test_a_process_that_attached_too_late_warns(
+    tmp_path: Path, trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_exit: list[Any] = []
+    monkeypatch.setattr(atexit, "register", lambda *call: at_exit.append(call))
+    attachment = attach(trainer, Recorder(tmp_path / "log"))
+    (function, *arguments), *_ = at_exit
+    with pytest.warns(RocktokWarning, match="log: the process ends, and no step was recorded"):
+        function(*arguments)
+    attachment.detach()
 
 
 # --- refusals ----------------------------------------------------------------------------------

@@ -494,8 +494,8 @@ def test_a_run_json_that_makes_no_sense_is_one_line(tmp_path, content, message) 
 
 
 def test_verify_reads_superseded_rows_too(tmp_path: Path) -> None:
-    for resume in (0, 0):
-        with LogWriter(tmp_path, run=RUN, resume_step=resume) as writer:
+    for _ in range(2):
+        with LogWriter(tmp_path, run=RUN, supersede=True) as writer:
             writer.write(rows(0, range(20)), table="fixed")
     void = shards(tmp_path)[0]
     data = bytearray(void.read_bytes())

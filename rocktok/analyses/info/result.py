@@ -26,6 +26,7 @@ class AttemptInfo(TypedDict):
     resume_step: int
     world_size: int
     columns: tuple[str, ...]
+    fingerprint: dict[str, object] | None
 
 
 class RankInfo(TypedDict):

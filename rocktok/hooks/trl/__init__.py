@@ -11,15 +11,15 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from rocktok.errors import HookError
+from rocktok.hooks.trl.wrapping import Wrapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from rocktok.hooks.recorder import Recorder
 
 _LOSS = "_chunked_divergence_loss"
@@ -63,68 +63,95 @@ _ATTRIBUTES = (
     "top_p",
 )
 
-#: The trainer that is attached now; the loss function is a global of TRL's module.
-_attached: Any = None
+
+#: What may have to be detached before another is attached.
+_all: WeakSet[Attachment] = WeakSet()
 
 
-@contextmanager
-def attach(trainer: Any, recorder: Recorder) -> Iterator[Recorder]:
-    """Record the training of a `trl.DistillationTrainer` while the `with` block runs.
+class Attachment:
+    """A recorder on a trainer, until it is detached or its `with` block ends. See `attach`."""
+
+    def __init__(self, trainer: Any, recorder: Recorder, callback: Any, wrapping: Wrapping) -> None:
+        self.recorder = recorder
+        self._trainer = trainer
+        self._callback = callback
+        self._wrapping = wrapping
+        self._in_block = False
+        self._attached = True
+        callback.attachment = self
+        trainer.add_callback(callback)
+        _all.add(self)
+        # The recorder alone: models of a trainer that is not used any more may go.
+        atexit.register(recorder.warn_if_nothing, "the process ends")
+
+    def __enter__(self) -> Recorder:
+        self._in_block = True
+        return self.recorder
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._in_block = False
+        self.detach(final=kind is None)
+        if kind is None:
+            self.recorder.warn_if_nothing("the recorder's `with` block ended")
+
+    @property
+    def in_block(self) -> bool:
+        """Whether a `with` block will end it."""
+        return self._in_block
+
+    def detach(self, final: bool = True) -> None:
+        """Leave the trainer as it was before, and close a recorder that still runs.
+
+        `final`: training has ended as it should.
+        """
+        if not self._attached:
+            return
+        self._attached = False
+        self.recorder.close(final=final)
+        self._trainer.remove_callback(self._callback)
+        self._wrapping.unwrap()
+        atexit.unregister(self.recorder.warn_if_nothing)
+
+
+def attach(trainer: Any, recorder: Recorder) -> Attachment:
+    """Record the training of a `trl.DistillationTrainer` from now on.
+
+    Used as a context manager, until the block ends; else until `detach` of what is returned, or
+    the end of the process.
 
     Records the trainer's own rollouts every `recorder.every` steps, and scores kept texts every
     `recorder.fixed_every` (see `Recorder`). Evaluation is not recorded. Each `train()` is one
     attempt in the log. Final parameters and random state are what they are without it.
 
-    On leaving, everything that was wrapped is as before, and a recorder that still runs is closed.
+    While `train` runs TRL's functions are wrapped; after it they are as before. A block or a
+    process that ends without a recorded step warns.
 
     Raises:
         HookError: before training starts: not such a trainer, no local teacher, a TRL whose calls
             are not known, or (from `trainer.train()`) a log that refuses this run.
     """
-    global _attached
+    for other in list(_all):
+        # Training runs in no other place now: it broke off, and nothing has put TRL back.
+        if other.recorder.running and not other.in_block:
+            other.detach(final=False)
     module = _check(trainer, recorder)
     # Needs torch and transformers: only where there is a trainer.
     from rocktok.hooks.trl.callback import RecordingCallback
     from rocktok.hooks.trl.capture import Capture
 
     capture = Capture(trainer, recorder, inspect.signature(getattr(module, _LOSS)))
-    callback = RecordingCallback(trainer, recorder, capture)
-    failed = True
-    with ExitStack() as undo:
-        undo.callback(_release)
-        _attached = trainer
-        _wrap(undo, module, _LOSS, capture.loss)
-        _wrap(undo, trainer, _GENERATE, capture.generate)
-        _wrap(undo, trainer, _COMPUTE, capture.compute_loss)
-        trainer.add_callback(callback)
-        undo.callback(trainer.remove_callback, callback)
-        undo.callback(lambda: recorder.close(final=not failed))
-        yield recorder
-        failed = False
+    wrapping = Wrapping(
+        (module, _LOSS, capture.loss),
+        (trainer, _GENERATE, capture.generate),
+        (trainer, _COMPUTE, capture.compute_loss),
+    )
+    callback = RecordingCallback(trainer, recorder, capture, wrapping)
+    return Attachment(trainer, recorder, callback, wrapping)
 
 
-def _release() -> None:
-    global _attached
-    _attached = None
-
-
-def _wrap(undo: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Set owner.name to the wrapped original until `undo` runs."""
-    own = vars(owner).get(name)
-    wrapped = wrapper(getattr(owner, name))
-    setattr(owner, name, wrapped)
-
-    def restore() -> None:
-        if vars(owner).get(name) is not wrapped:
-            # Somebody wrapped it again and did not put it back; taking theirs away would be
-            # worse than leaving ours inside: outside the `with` block it passes calls through.
-            return
-        if own is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)
-
-    undo.callback(restore)
+def _attachment_of(trainer: Any) -> Attachment | None:
+    callbacks = trainer.callback_handler.callbacks
+    return next((c.attachment for c in callbacks if hasattr(c, "attachment")), None)
 
 
 def _check(trainer: Any, recorder: Recorder) -> Any:
@@ -139,9 +166,11 @@ def _check(trainer: Any, recorder: Recorder) -> Any:
         raise HookError(
             f"attach: {type(trainer).__name__} is not trl.DistillationTrainer (nor a subclass)"
         )
-    if _attached is not None:
-        whose = "this trainer" if _attached is trainer else "another trainer"
-        raise HookError(f"attach: a recorder is attached to {whose} already; leave its block first")
+    earlier = _attachment_of(trainer)
+    if earlier is not None and earlier.in_block:
+        raise HookError(
+            "attach: a recorder is attached to this trainer already; leave its block first"
+        )
     if recorder.running:
         raise HookError("attach: the recorder runs already; give each trainer its own")
     _check_teacher(trainer)
@@ -151,7 +180,22 @@ def _check(trainer: Any, recorder: Recorder) -> Any:
             "attach: kept texts cannot be scored for vision-language models (their images are "
             "not kept); use Recorder(fixed_sequences=0)"
         )
+    if recorder.fixed_at_start and recorder.fixed_sequences:
+        _check_start(trainer)
+    if earlier is not None:
+        earlier.detach()
     return module
+
+
+def _check_start(trainer: Any) -> None:
+    from rocktok.hooks.trl.texts import why_not
+
+    obstacle = why_not(trainer)
+    if obstacle is not None:
+        raise HookError(
+            f"attach: kept text cannot be generated before training: {obstacle}; leave out "
+            "fixed_at_start=True"
+        )
 
 
 def _check_teacher(trainer: Any) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from rocktok.hooks import words
 from rocktok.hooks.background import describe
+from rocktok.hooks.trl.describe import describe_run, fingerprint
 from rocktok.hooks.trl.fixed import score_fixed
+from rocktok.hooks.trl.texts import generate_texts, why_not_unasked
 from rocktok.hooks.vocabulary import vocabulary
 
 if TYPE_CHECKING:
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.trl.capture import Capture
+    from rocktok.hooks.trl.wrapping import Wrapping
 
 
 def _guarded(method: Callable[..., None]) -> Callable[..., None]:
@@ -36,10 +41,13 @@ def _guarded(method: Callable[..., None]) -> Callable[..., None]:
 class RecordingCallback(TrainerCallback):  # type: ignore[misc]
     """Drives a recorder through `Trainer.train`: one attempt for each call."""
 
-    def __init__(self, trainer: Any, recorder: Recorder, capture: Capture) -> None:
+    def __init__(
+        self, trainer: Any, recorder: Recorder, capture: Capture, wrapping: Wrapping
+    ) -> None:
         self._trainer = trainer
         self._recorder = recorder
         self._capture = capture
+        self._wrapping = wrapping
         self._collected_from = 0.0
         self._resumed = False
 
@@ -49,18 +57,54 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         self._recorder.close(final=False)
         self._capture.take_candidates()
         columns = getattr(self._trainer.train_dataset, "column_names", None) or []
+        at_start, why_later = self._recorder.fixed_at_start, None
+        if at_start is None and self._recorder.fixed_sequences:
+            why_later = why_not_unasked(self._trainer)
+            at_start = why_later is None
         self._recorder.start(
             rank=self._trainer.accelerator.process_index,
             world_size=self._trainer.accelerator.num_processes,
             resume_step=state.global_step,
             run=describe_run(self._trainer),
             vocab=self._vocabulary(),
+            fingerprint=fingerprint(self._trainer),
             all_gather=all_gather,
             with_domain="domain" in columns,
+            last_step=state.max_steps,
+            at_start=bool(at_start),
+            why_later=why_later,
         )
+        self._wrapping.wrap()
         kept = self._recorder.fixed.kept
         self._collected_from = 0.0 if kept else float(state.epoch or 0)
         self._resumed = state.global_step > 0
+        if at_start and self._recorder.fixed.collecting:
+            self._keep_now(args, state, control)
+
+    @_guarded
+    def _keep_now(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Generate the kept text, and score it, before the first step."""
+        recorder, step, began = self._recorder, state.global_step, time.monotonic()
+        texts, failure = generate_texts(self._trainer, recorder, step, all_gather)
+        if failure is not None:
+            what = f"kept text could not be generated before training ({failure})"
+            recorder.trouble("start", f"{what}; it is kept as training comes to it")
+            return
+        for rank, offered in enumerate(texts):
+            self._accept(offered, rank)
+        generated = time.monotonic()
+        self._complete(step)
+        self._score_if_due(step)
+        tokens = sum(len(rollout.completion_token_ids) for rollout in recorder.fixed.kept)
+        recorder.say(
+            f"kept {len(recorder.fixed.kept):,} texts, {tokens:,} tokens: generated in "
+            f"{generated - began:.1f} s, scored in {time.monotonic() - generated:.1f} s"
+        )
+
+    def _accept(self, offered: list[Any], rank: int) -> None:
+        taken = self._recorder.fixed.accept(offered)
+        if rank == self._recorder.rank:
+            self._recorder.keep(taken)
 
     def _vocabulary(self) -> list[tuple[int, str, bytes]] | None:
         try:
@@ -111,6 +155,7 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         """End the attempt."""
         self._score_at_end(args, state, control)
         self._recorder.close(final=True)
+        self._wrapping.unwrap()
 
     @_guarded
     def _score_at_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -123,16 +168,18 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         fixed, step = recorder.fixed, state.global_step
         mine = fixed.candidates(self._capture.take_candidates())
         for rank, offered in enumerate(all_gather(mine)):
-            taken = fixed.accept(offered)
-            if rank == recorder.rank:
-                recorder.keep(taken)
-        an_epoch = state.epoch is not None and state.epoch >= self._collected_from + 1
+            self._accept(offered, rank)
+        epochs = self._collected_from + fixed.rollouts
+        an_epoch = state.epoch is not None and state.epoch >= epochs
         if fixed.is_full or (an_epoch and fixed.kept):
             self._complete(step)
 
     def _complete(self, step: int) -> None:
-        self._recorder.fixed.complete(step)
+        fixed = self._recorder.fixed
+        fixed.complete(step)
         self._recorder.store_fixed()
+        if fixed.prompts < fixed.limit:
+            self._recorder.say(words.fewer_prompts(fixed.prompts, fixed.limit))
 
     def _score_if_due(self, step: int, last: bool = False) -> None:
         fixed = self._recorder.fixed
@@ -148,47 +195,3 @@ def all_gather(value: Any) -> list[Any]:
     from accelerate.utils import gather_object
 
     return list(gather_object([value]))
-
-
-def describe_run(trainer: Any) -> dict[str, Any]:
-    """What run.json says of a trainer."""
-    import transformers
-    import trl
-
-    student = trainer.accelerator.unwrap_model(trainer.model)
-    teacher = trainer.accelerator.unwrap_model(trainer.teacher_model)
-    sampling = {
-        "temperature": trainer.temperature,
-        "top_p": trainer.top_p,
-        "top_k": trainer.top_k,
-        "min_p": trainer.min_p,
-        "repetition_penalty": trainer.repetition_penalty,
-        **(trainer.args.generation_kwargs or {}),
-    }
-    return {
-        "student": _name(student),
-        "teacher": _name(teacher),
-        "vocab_size": int(student.config.get_text_config().vocab_size),
-        "loss": {
-            "divergence": "reverse_kl",
-            "trained": trainer.beta == 1,
-            "beta": float(trainer.beta),
-            "exactness": "exact",
-            "student_temperature": float(trainer.temperature),
-            "teacher_temperature": float(trainer.temperature),
-        },
-        "sampling": {key: _plain(value) for key, value in sampling.items()},
-        "extra": {
-            "trainer": f"trl.{type(trainer).__name__}",
-            "trl": trl.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
-
-
-def _name(model: Any) -> str:
-    return getattr(model.config, "_name_or_path", "") or type(model).__name__
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)

@@ -1,13 +1,7 @@
-"""Scores kept texts with the student of the moment, inside the training process.
-
-Training must not notice: eval mode and no gradients, and random state, module modes and the
-distributed wrapper's flags are put back as they were.
-"""
+"""Scores kept texts with the student of the moment, inside the training process."""
 
 from __future__ import annotations
 
-import random
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +10,10 @@ import torch
 from rocktok.hooks.background import describe
 from rocktok.hooks.gradients import GradientSums
 from rocktok.hooks.trl.capture import IDS_KEY, Capture, Scoring
+from rocktok.hooks.trl.untouched import untouched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.rollouts import Rollout
@@ -36,7 +31,7 @@ def score_fixed(trainer: Any, recorder: Recorder, capture: Capture, step: int) -
     calls = -(-recorder.fixed.largest_share(recorder.world_size) // size)
     filler = batches[-1] if batches else recorder.fixed.kept[:size]
     sums = _gradient_sums(trainer, recorder, step, share)
-    with _untouched(trainer.model_wrapped):
+    with untouched(trainer):
         for number in range(calls):
             record = number < len(batches)
             batch = batches[number] if record else filler
@@ -112,25 +107,3 @@ def _pad(rows: Sequence[Any], value: int, left: bool = False) -> Any:
     for target, row in zip(padded, rows, strict=True):
         target[width - len(row) if left else 0 :][: len(row)] = row
     return padded
-
-
-@contextmanager
-def _untouched(model: Any) -> Iterator[None]:
-    """Eval mode inside; afterwards modes, random state and wrapper flags are as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    # DDP skips the next synchronisation of buffers after a forward pass without gradients.
-    flag = "require_forward_param_sync"
-    synchronise = getattr(model, flag, None)
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        for module, training in modes:
-            module.training = training
-        if synchronise is not None:
-            setattr(model, flag, synchronise)

@@ -1,0 +1,78 @@
+"""What the log says of a trainer: its models, its loss, how it samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+#: What tells one architecture from another, by its name in the configurations of transformers.
+_SIZES = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "num_experts",
+    "vocab_size",
+)
+
+
+def describe_run(trainer: Any) -> dict[str, Any]:
+    """What run.json says of a trainer."""
+    import transformers
+    import trl
+
+    student, teacher = _models(trainer)
+    output = Path(trainer.args.output_dir).name
+    sampling = {
+        "temperature": trainer.temperature,
+        "top_p": trainer.top_p,
+        "top_k": trainer.top_k,
+        "min_p": trainer.min_p,
+        "repetition_penalty": trainer.repetition_penalty,
+        **(trainer.args.generation_kwargs or {}),
+    }
+    return {
+        "student": _path(student) or output,
+        "teacher": _path(teacher) or f"teacher of {output}",
+        "vocab_size": int(student.config.get_text_config().vocab_size),
+        "loss": {
+            "divergence": "reverse_kl",
+            "trained": trainer.beta == 1,
+            "beta": float(trainer.beta),
+            "exactness": "exact",
+            "student_temperature": float(trainer.temperature),
+            "teacher_temperature": float(trainer.temperature),
+        },
+        "sampling": {key: _plain(value) for key, value in sampling.items()},
+        "extra": {
+            "trainer": f"trl.{type(trainer).__name__}",
+            "trl": trl.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def fingerprint(trainer: Any) -> dict[str, Any]:
+    """The sizes of both models, which no attempt may change; paths of checkpoints may."""
+    found: dict[str, Any] = {}
+    for name, model in zip(("student", "teacher"), _models(trainer), strict=True):
+        config = model.config.get_text_config()
+        sizes = {size: getattr(config, size, None) for size in _SIZES}
+        found |= {f"{name}.{size}": _plain(v) for size, v in sizes.items() if v is not None}
+    return found
+
+
+def _models(trainer: Any) -> tuple[Any, Any]:
+    unwrap = trainer.accelerator.unwrap_model
+    return unwrap(trainer.model), unwrap(trainer.teacher_model)
+
+
+def _path(model: Any) -> str:
+    return str(getattr(model.config, "_name_or_path", "") or "")
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)

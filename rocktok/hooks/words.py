@@ -1,0 +1,145 @@
+"""The recorder's lines: which steps will be scored, and what came of them."""
+
+from __future__ import annotations
+
+from shlex import quote
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rocktok.hooks.recorder import Recorder
+    from rocktok.log.manifest import Manifest
+
+_SHOWN = 3
+
+
+def beginning(
+    recorder: Recorder,
+    first: int = 0,
+    last: int | None = None,
+    at_start: bool = False,
+    why_later: str | None = None,
+) -> str:
+    """One line: where, which steps of rollouts, which scorings of kept text.
+
+    Args:
+        recorder: one that has just started.
+        first: step from which it starts.
+        last: step at which training ends; None: not known.
+        at_start: whether kept text is generated now.
+        why_later: why it is not, where that was to be expected.
+    """
+    log, attempt, every = recorder.log_dir, recorder.attempt, recorder.every
+    fixed_every, prompts = recorder.fixed_every, recorder.fixed_sequences
+    rollouts = recorder.fixed_rollouts
+    inherited = not recorder.fixed.collecting
+    number = f" (attempt {attempt}, from step {first})" if attempt or first else ""
+    parts = [f"recording into {log}{number}", f"rollouts every {_steps(every)}"]
+    # What half of the training takes leaves two steps at least.
+    half = 1 if last is None else max(1, (last - first) // 2)
+    recorded = [] if last is None else [s for s in range(first, last) if s % every == 0]
+    if last is not None and len(recorded) < 2:
+        which = f"step {recorded[0]} alone" if recorded else "none"
+        parts[-1] += f", {which} of them before max_steps={last}: set every={half} or less"
+    if prompts == 0:
+        return "; ".join([*parts, "no kept text"])
+    text = f"text of {_counted(prompts, 'prompt')}"
+    text += f" ({rollouts} rollouts each)" if rollouts > 1 else ""
+    if inherited:
+        text += " kept by an earlier attempt,"
+        at_start = True
+    elif at_start:
+        text += " kept now,"
+    else:
+        later = f" ({why_later})" if why_later else ""
+        text += f" kept as training comes to them{later},"
+    scored = [] if last is None else _scored(first, last, fixed_every)
+    if inherited and first % fixed_every:
+        scored = scored[1:]
+    text += f" scored {_when(scored, last, fixed_every, at_start)}"
+    if last is None or last - first > fixed_every:
+        pass
+    elif at_start:
+        text += f"; for curves between them set fixed_every={half} or less"
+    else:
+        text += (
+            f"; that may be one step alone, which compares nothing: set fixed_every={half} or "
+            "less, or fixed_at_start=True"
+        )
+    return "; ".join([*parts, text])
+
+
+def _scored(first: int, last: int, every: int) -> list[int]:
+    """The steps at which text is scored that is there at the first."""
+    return sorted(
+        {first, last, *range(first - first % every, last, every)} & {*range(first, last + 1)}
+    )
+
+
+def _when(scored: list[int], last: int | None, every: int, at_start: bool) -> str:
+    if last is None:
+        return f"at once and every {_steps(every)}" if at_start else f"every {_steps(every)}"
+    if not at_start:
+        return f"when complete, every {_steps(every)} and at step {last}"
+    if len(scored) <= _SHOWN + 2:
+        return f"at step{'' if len(scored) == 1 else 's'} {', '.join(map(str, scored))}"
+    return f"at steps {', '.join(map(str, scored[:_SHOWN]))}, … {scored[-1]} ({len(scored)} in all)"
+
+
+def _steps(count: int) -> str:
+    return "step" if count == 1 else f"{count:,} steps"
+
+
+def ending(log: str, manifest: Manifest, *, ranks: int, final: bool) -> str:
+    """One line: what was recorded, what is missing, and what to run next."""
+    fixed, rollout = (sorted(manifest.steps.get(table, ())) for table in ("fixed", "rollout"))
+    parts = [
+        f"{_counted(len(rollout), 'step')} of rollouts",
+        f"{_counted(len(fixed), 'scoring')} of kept text",
+    ]
+    if len(fixed) > 1:
+        parts[-1] += f" (steps {fixed[0]} to {fixed[-1]})"
+    lost = f"dropped: {_lost(manifest)}" if manifest.dropped else "nothing dropped"
+    rank = " on this rank" if ranks > 1 else ""
+    name = quote(log)
+    if len(fixed) > 1:
+        following = f"next: rocktok report {name} -o report"
+    elif fixed or rollout:
+        following = f"next: rocktok info {name}"
+    else:
+        following = "nothing to read"
+    state = "recorded into" if final else "stopped recording into"
+    return f"{state} {log}{rank}: {', '.join(parts)}; {lost}; {following}"
+
+
+def hung(log: str, seconds: float) -> str:
+    """What is said of a disk that does not answer."""
+    return f"{log}: the disk did not take the last records within {seconds:.0f} s; they are lost"
+
+
+def unsaved(log: str, manifest: Manifest) -> str:
+    """What was lost where the log itself could not be told."""
+    return (
+        f"{log}: the disk took no last manifest of rank {manifest.rank}: {_lost(manifest)} were "
+        "dropped, which the log itself may not say"
+    )
+
+
+def _lost(manifest: Manifest) -> str:
+    """How much was given up."""
+    rows = sum(item.rows for item in manifest.dropped if item.table != "sequences")
+    steps = {(item.table, item.step) for item in manifest.dropped if item.table != "sequences"}
+    said = f"{_counted(rows, 'row')} of {_counted(len(steps), 'step')}"
+    sequences = sum(item.rows for item in manifest.dropped if item.table == "sequences")
+    return f"{said}, {_counted(sequences, 'row')} of sequences/" if sequences else said
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def fewer_prompts(there: int, wanted: int) -> str:
+    """What is said of a kept text that is smaller than was asked for."""
+    return (
+        f"kept text of {_counted(there, 'prompt')}, for no more came: fixed_sequences={wanted} "
+        "asks for more"
+    )

@@ -1,0 +1,130 @@
+"""What the recorder says when it begins and ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rocktok.hooks import Recorder
+from rocktok.hooks.words import beginning, fewer_prompts
+from tests.recording import make_recorder, record_step
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "line"),
+    [
+        (
+            {},
+            {"last": 500, "at_start": True},
+            "recording into runs/opd; rollouts every 10 steps; text of 256 prompts kept now, "
+            "scored at steps 0, 100, 200, … 500 (6 in all)",
+        ),
+        (
+            {"fixed_rollouts": 4, "fixed_every": 200},
+            {"last": 500, "at_start": True},
+            "recording into runs/opd; rollouts every 10 steps; text of 256 prompts (4 rollouts "
+            "each) kept now, scored at steps 0, 200, 400, 500",
+        ),
+        (
+            {},
+            {"last": 60, "at_start": True},
+            "recording into runs/opd; rollouts every 10 steps; text of 256 prompts kept now, "
+            "scored at steps 0, 60; for curves between them set fixed_every=30 or less",
+        ),
+        (
+            {},
+            {"last": 60, "why_later": "the training data are a stream"},
+            "recording into runs/opd; rollouts every 10 steps; text of 256 prompts kept as "
+            "training comes to them (the training data are a stream), scored when complete, every "
+            "100 steps and at step 60; that may be one step alone, which compares nothing: set "
+            "fixed_every=30 or less, or fixed_at_start=True",
+        ),
+        (
+            {"fixed_sequences": 0, "every": 50},
+            {"last": 8},
+            "recording into runs/opd; rollouts every 50 steps, step 0 alone of them before "
+            "max_steps=8: set every=4 or less; no kept text",
+        ),
+        (
+            {"fixed_sequences": 0, "every": 1},
+            {},
+            "recording into runs/opd; rollouts every step; no kept text",
+        ),
+        (
+            {"fixed_sequences": 0},
+            {"first": 401, "last": 405},
+            "recording into runs/opd (attempt 0, from step 401); rollouts every 10 steps, none of "
+            "them before max_steps=405: set every=2 or less; no kept text",
+        ),
+    ],
+)
+def test_the_first_line(settings: dict[str, Any], options: dict[str, Any], line: str) -> None:
+    recorder = Recorder("runs/opd", **settings)
+    recorder.attempt = 0
+    recorder.fixed.limit = recorder.fixed_sequences
+    assert beginning(recorder, **options) == line
+
+
+def test_the_first_line_of_a_resumed_attempt() -> None:
+    recorder = Recorder("runs/opd", fixed_every=20)
+    recorder.attempt = 2
+    recorder.fixed.limit = 256
+    recorder.fixed.complete(0)
+    assert beginning(recorder, first=50, last=100) == (
+        "recording into runs/opd (attempt 2, from step 50); rollouts every 10 steps; text of 256 "
+        "prompts kept by an earlier attempt, scored at steps 60, 80, 100"
+    )
+
+
+def test_a_recorder_says_that_it_begins_and_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "my log"
+    rec = make_recorder(log, fixed_sequences=0)
+    rec.start()
+    record_step(rec, 0)
+    record_step(rec, 1)
+    rec.drop(2, "no memory", rows=7)
+    with pytest.warns(match="no memory"):
+        rec.finish_step(2)
+    rec.close()
+    assert capsys.readouterr().err.splitlines() == [
+        f"rocktok: recording into {log}; rollouts every step; no kept text",
+        f"rocktok: recorded into {log}: 2 steps of rollouts, 0 scorings of kept text; dropped: 7 "
+        f"rows of 1 step; next: rocktok info '{log}'",
+    ]
+
+
+def test_scorings_at_two_steps_lead_to_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rec = make_recorder(tmp_path)
+    rec.start()
+    for step in (0, 10):
+        record_step(rec, step, table="fixed")
+        rec.finish_step(step, table="fixed")
+    rec.close(final=False)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"rocktok: stopped recording into {tmp_path}: 2 steps of rollouts, 2 scorings of kept text "
+        f"(steps 0 to 10); nothing dropped; next: rocktok report {tmp_path} -o report"
+    )
+
+
+def test_a_quiet_recorder_and_other_ranks_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rec = make_recorder(tmp_path, quiet=True)
+    rec.start()
+    rec.close()
+    rec = make_recorder(tmp_path)
+    rec.rank = 1
+    rec.say("anything")
+    assert capsys.readouterr().err == ""
+
+
+def test_fewer_prompts() -> None:
+    assert fewer_prompts(1, 256) == (
+        "kept text of 1 prompt, for no more came: fixed_sequences=256 asks for more"
+    )
