@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rocktok.cli import options
+from rocktok.errors import RocktokError, printable
 
 
 @click.command("rescore")
@@ -23,7 +24,14 @@ from rocktok.cli import options
     help="Student checkpoint; give the option once for each step.",
 )
 @click.option("--teacher", required=True, metavar="MODEL", help="Teacher model, a directory.")
-@click.option("-o", "--output", required=True, metavar="LOG", help="Log to write.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    callback=options.output_directory,
+    metavar="LOG",
+    help="Log to write.",
+)
 @click.option(
     "--steps",
     callback=options.numbers,
@@ -74,7 +82,6 @@ def rescore_command(
     Started again with the same options, it goes on: no finished shard is scored again.
     """
     from rocktok.cli.progress import progress_bar
-    from rocktok.errors import RocktokError
 
     try:
         import transformers  # noqa: F401 - loaded late by what follows, missed here
@@ -100,6 +107,8 @@ def rescore_command(
     kept = f"; {done.kept_rows:,} positions stood already" if done.kept_rows else ""
     scored = ", ".join(map(str, done.steps)) or "none"
     click.echo(
-        f"{output}: steps {scored} scored, {done.sequences:,} sequences, "
-        f"{done.rows:,} positions each{kept}"
+        printable(
+            f"{output}: steps {scored} scored, {done.sequences:,} sequences, "
+            f"{done.rows:,} positions each{kept}"
+        )
     )

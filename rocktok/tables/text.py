@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rocktok.errors import printable
 from rocktok.tables.terminal import View
 
 #: Blanks between two columns of a table.
@@ -46,7 +47,7 @@ def lay_out(
     from rich.cells import cell_len
 
     view = view or View.plain()
-    cells = [list(row) for row in rows]
+    cells = [list(map(printable, row)) for row in rows]
     widest = [
         max([cell_len(field.heading), *(cell_len(row[column]) for row in cells)])
         for column, field in enumerate(fields)
