@@ -80,10 +80,11 @@ def _signals_held() -> Iterator[None]:
 
 def _get_ready() -> None:
     """Load what takes longest to load."""
-    from matplotlib import backends, figure, font_manager
-
     from rocktok.report.page import figures
+    from rocktok.report.page.figures.style import styled
 
+    with styled():
+        from matplotlib import backends, figure, font_manager
     _ = backends, figure, font_manager, figures
 
 
