@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
@@ -111,6 +112,8 @@ def run() -> NoReturn:
     """
     code: object = 0
     guard_streams()
+    # A number that overflows is in the result; where in the arithmetic it did helps no reader.
+    warnings.simplefilter("ignore", RuntimeWarning)
     try:
         main()
     except SystemExit as stop:

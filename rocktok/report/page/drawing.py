@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -40,6 +41,7 @@ def draw_one(
 def _start_worker() -> None:
     """In a new process: this one's parent alone is asked to stop, and it never outlives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore", RuntimeWarning)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
