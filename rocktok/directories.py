@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rocktok.errors import LogError, UsageError
-from rocktok.files import sync_directory, write_synced
+from rocktok.files import resolved, sync_directory, write_synced
+from rocktok.temporary import abandoned, holding, remove, temporary_directory, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
+
+#: While an existing directory is written, it holds two others: `STAGING.<random>.tmp` with what
+#: is new, `.old` with what was there. Once all of that is aside, `.tmp` is renamed to `.new`.
+STAGING = "rocktok.exchange"
 
 
 def check_directory(
@@ -30,20 +35,25 @@ def check_directory(
     Ours are those whose JSON file `marker` has a schema that begins so, and which hold nothing
     that `own` does not match (patterns of relative paths) and none of `inputs`.
 
+    What a killed process was about to exchange in it is put back, or completed.
+
     Returns the directory that is meant, links followed. Raises `UsageError`, or `LogError` for
     one that cannot be written.
     """
     try:
-        target = path.resolve()
+        target = resolved(path)
         if target.exists() and not target.is_dir():
             raise UsageError(f"{path}: is a file; give a directory")
+        if target.exists():
+            with _alone(target):
+                _recover(target, marker)
         if target.exists() and any(target.iterdir()):
             _check_ours(path, own, marker, schema)
             if not force:
                 raise UsageError(f"{path}: exists already; give --force to replace it")
             _check_apart(path, inputs)
         _probe(target)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+    except OSError as error:
         raise _unwritable(path, error) from error
     return target
 
@@ -79,12 +89,11 @@ def _check_apart(path: Path, inputs: Iterable[str]) -> None:
 
 def _probe(target: Path) -> None:
     """Make and remove what writing will make first: an hour of work may come before it."""
-    place = target
+    name, place = Path(STAGING), target
     while not place.exists():
-        place = place.parent
-    trial = _temporary(place)
-    trial.mkdir()
-    trial.rmdir()
+        name, place = Path(place.name), place.parent
+    with temporary_directory(place / name):
+        pass
 
 
 def _unwritable(path: Path, error: Exception) -> LogError:
@@ -98,32 +107,57 @@ def write_directory(path: Path, files: Mapping[str, bytes], *, marker: str) -> N
     One that is there stays the same directory, so that a mount point and a shell's own will do:
     complete entries are moved in, `marker` last. A new one is renamed to its name.
 
-    Raises `LogError` if the disk fails; what the directory held is then there still.
+    Raises `LogError` if the disk fails, or another process writes it; what the directory held is
+    then there still. Where the process is killed, `check_directory` sees to that later.
     """
-    filled = path.is_dir()
-    made = _temporary(path if filled else path.parent)
-    aside = made.with_suffix(".old")
     try:
-        for name, data in files.items():
-            write_synced(made / name, data)
-        if filled:
-            _exchange(path, made, aside, marker)
+        if path.is_dir():
+            _replace(path, files, marker)
         else:
-            made.rename(path)
+            with temporary_directory(path) as made:
+                _fill(made, files)
+                made.rename(path)
         for directory in (path, path.parent):
             sync_directory(directory)
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        for left in (made, aside):
-            shutil.rmtree(left, ignore_errors=True)
 
 
-def _temporary(folder: Path) -> Path:
-    return folder / f".rocktok.{secrets.token_hex(6)}.tmp"
+def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        write_synced(folder / name, data)
 
 
-def _exchange(path: Path, made: Path, aside: Path, marker: str) -> None:
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from exchanging what a directory holds. Raises `LogError`."""
+    with holding(path) as ours:
+        if not ours:
+            raise LogError(f"{path}: another process is writing it; wait until that has ended")
+        yield
+
+
+def _replace(path: Path, files: Mapping[str, bytes], marker: str) -> None:
+    """Put files in the place of what a directory holds."""
+    with _alone(path):
+        _recover(path, marker)
+        made = temporary_name(path / STAGING)
+        try:
+            made.mkdir()
+            _fill(made, files)
+            _exchange(path, made, marker)
+        finally:
+            # What a failure could not put back stays for the next run.
+            if not _remains(made.with_suffix(".old"), marker, path):
+                for left in (made, made.with_suffix(".new"), made.with_suffix(".old")):
+                    remove(left)
+
+
+def _remains(aside: Path, marker: str, path: Path) -> bool:
+    return (aside / marker).exists() and not (path / marker).exists()
+
+
+def _exchange(path: Path, made: Path, marker: str) -> None:
     """Move what `path` holds aside and the entries of `made` in; all back if one fails."""
     moved: list[tuple[Path, Path]] = []
 
@@ -131,14 +165,33 @@ def _exchange(path: Path, made: Path, aside: Path, marker: str) -> None:
         source.rename(target)
         moved.append((source, target))
 
+    aside, complete = made.with_suffix(".old"), made.with_suffix(".new")
+    earlier = [entry for entry in path.iterdir() if entry != made]
     aside.mkdir()
-    earlier = [entry for entry in path.iterdir() if entry not in (made, aside)]
     try:
         for entry in sorted(earlier, key=lambda one: one.name != marker):
             move(entry, aside / entry.name)
-        for entry in sorted(made.iterdir(), key=lambda one: one.name == marker):
+        move(made, complete)
+        for entry in _marker_last(complete, marker):
             move(entry, path / entry.name)
     except BaseException:
         for source, target in reversed(moved):
             target.rename(source)
         raise
+
+
+def _marker_last(folder: Path, marker: str) -> list[Path]:
+    return sorted(folder.iterdir(), key=lambda one: one.name == marker)
+
+
+def _recover(path: Path, marker: str) -> None:
+    """Undo an exchange that a killed process had begun; complete one that wanted little."""
+    for made in list(abandoned(path / STAGING, "tmp|new|old")):
+        aside, complete = made.with_suffix(".old"), made.with_suffix(".new")
+        source = complete if complete.exists() else aside
+        # Without `.new` and `.tmp` the exchange was complete, and `.old` was to be removed.
+        if source == complete or made.with_suffix(".tmp").exists():
+            for entry in _marker_last(source, marker) if source.exists() else ():
+                entry.rename(path / entry.name)
+        for left in (made.with_suffix(".tmp"), complete, aside):
+            remove(left)

@@ -5,11 +5,37 @@ Messages are one line: what is wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
+_PLAIN = re.compile(r"[ -~]*")
+
+
+def printable(text: str) -> str:
+    """Text of a log or a path as one line: what steers a terminal (Unicode C*, Zl, Zp) escaped.
+
+    Unassigned characters stay: a newer Unicode may have them.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join(_escape(c) if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
 
 class RocktokError(Exception):
-    """Base of every error that `rocktok` raises on purpose."""
+    """Base of every error that `rocktok` raises on purpose. Its message is printable."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class LogError(RocktokError):

@@ -6,15 +6,16 @@ import ctypes
 import errno
 import os
 import re
-import secrets
+import stat
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rocktok.errors import DamagedError, LogError, UsageError
 from rocktok.folders import Entry, walk, why_no_file
+from rocktok.temporary import clear, holding, temporary_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,7 +195,7 @@ def place(name: str | os.PathLike[str]) -> Place:
 
     text = os.fspath(name)
     if "://" not in text:
-        return Place(fs.LocalFileSystem(), _utf8(Path(text).absolute()), text)
+        return Place(fs.LocalFileSystem(), _utf8(local_path(text).absolute()), text)
     try:
         filesystem, path = fs.FileSystem.from_uri(text)
     except Exception as error:
@@ -243,36 +244,80 @@ def create_file(path: Path, data: bytes) -> str:
     Raises `FileExistsError` if `path` exists, `OSError` if the disk fails or another process has
     claimed the name.
     """
-    temporary = _write_temporary(path, data)
-    try:
+    with _write_temporary(path, data) as temporary:
         way = _publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
     return way
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old one or the new one, never a part."""
-    temporary = _write_temporary(path, data)
-    try:
+    with _write_temporary(path, data) as temporary:
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def local_path(name: str | os.PathLike[str]) -> Path:
+    """A path as a shell would take it: `~` is the user's home."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 - Path's raises for unknown users
+
+
+def resolved(name: str | os.PathLike[str]) -> Path:
+    """The path that a name means, links followed. Raises `OSError` for links in a circle."""
+    path = local_path(name)
+    with suppress(FileNotFoundError):
+        path.stat()
+    return path.resolve()
+
+
+#: What stands for an open file of this process, as `/dev/stdout` does.
+_DESCRIPTOR = re.compile(r"(?:/dev|/proc/(?:self|\d+))/(?:fd/(\d+)|std(out|err))")
+_STANDARD = {"out": 1, "err": 2}
+
+
+def descriptor_of(path: str | os.PathLike[str]) -> int | None:
+    """The open file of this process that a path means, through links; None for none."""
+    name = os.fspath(local_path(path))
+    for _ in range(40):  # links, as the system follows them
+        match = _DESCRIPTOR.fullmatch(name)
+        if match:
+            return _STANDARD[match[2]] if match[2] else int(match[1])
+        try:
+            name = os.path.normpath(Path(name).parent / Path(name).readlink())
+        except OSError:
+            return None
+    return None
+
+
+def writes_into(path: Path) -> bool:
+    """Whether a path is written into, as it is no regular file: a device, a FIFO, an open file."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return descriptor_of(path) is not None or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
     """Write a result of a command: whole or not at all, over another file only with `force`.
 
+    A link stays, and what it leads to is written. What is no regular file is written into.
+
     Raises `UsageError` if the file exists, `LogError` if it cannot be written.
     """
-    target = Path(path)
+    target = local_path(path)
     try:
+        if writes_into(target):
+            number = descriptor_of(target)
+            with target.open("wb") if number is None else os.fdopen(os.dup(number), "wb") as file:
+                file.write(data)
+            return
+        final = resolved(target)
+        clear(final)
         if force:
-            replace_file(target, data)
+            replace_file(final, data)
         else:
-            create_file(target, data)
+            create_file(final, data)
     except FileExistsError as error:
         raise UsageError(f"{target}: exists already; give --force to replace it") from error
     except OSError as error:
@@ -283,27 +328,36 @@ def write_synced(target: Path, data: bytes) -> None:
     """Write a new file and its folders, and wait until the disk has it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        _write_through(file, data)
 
 
-def _write_temporary(path: Path, data: bytes) -> Path:
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+def _write_through(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _write_temporary(path: Path, data: bytes) -> Iterator[Path]:
+    """A file of the data beside `path`, held, and removed in the end if it is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
     try:
-        write_synced(temporary, data)
-    except BaseException:
+        with ExitStack() as stack:
+            with temporary.open("xb") as file:
+                stack.enter_context(holding(temporary))
+                _write_through(file, data)
+            yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    return temporary
 
 
 def _publish(temporary: Path, path: Path) -> str:
     try:
         os.link(temporary, path)
         return LINK
-    except OSError as error:
-        if error.errno not in _NO_LINK:
+    except (OSError, AttributeError) as error:  # AttributeError: a system without os.link
+        if isinstance(error, OSError) and error.errno not in _NO_LINK:
             raise
     try:
         _rename_exclusive(temporary, path)

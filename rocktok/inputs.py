@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from rocktok.errors import LogError, UsageError
+from rocktok.files import local_path
 
 _WANTED = "give what `rocktok detect LOG --format json -o FILE` writes"
 
@@ -119,7 +119,7 @@ def load_embeddings(path: str | os.PathLike[str]) -> Any:
     import numpy as np
 
     try:
-        matrix = np.load(path, allow_pickle=False)
+        matrix = np.load(local_path(path), allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not a NumPy .npy matrix ({error})") from error
     if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.number):
@@ -130,7 +130,7 @@ def load_embeddings(path: str | os.PathLike[str]) -> Any:
 def _load_json(path: str | os.PathLike[str], wanted: str) -> Any:
     """A file's content. Raises `LogError`, which says what is `wanted`."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(local_path(path).read_bytes())
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
     except RecursionError as error:

@@ -26,6 +26,7 @@ BASE = {
     "files",
     "inputs",
     "kernel",
+    "temporary",
 }
 
 #: Room → the other rooms it may import. `analyses/detect` is a room of `analyses`.
@@ -37,9 +38,10 @@ MAY_IMPORT = {
     "schema": set(),
     "kernel": {"_types", "errors"},
     "folders": set(),
-    "files": {"errors", "folders"},
-    "directories": {"errors", "files"},
-    "inputs": {"errors", "_types"},
+    "temporary": set(),
+    "files": {"errors", "folders", "temporary"},
+    "directories": {"errors", "files", "temporary"},
+    "inputs": {"errors", "_types", "files"},
     "stats": {"kernel", "hashing", "_types", "errors"},
     "pairs": {"kernel", "hashing", "_types", "errors"},
     "log": BASE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -12,9 +13,17 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
+from rocktok.errors import printable
+
 if TYPE_CHECKING:
     import pandas as pd
 
+
+#: What JSON may hold raw, but a terminal or an encoding must not get: DEL and C1, marks of
+#: direction and of lines, halves of surrogate pairs.
+_STEERING = re.compile(
+    "[\x7f-\x9f\xad\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 #: Types in a result, where no number was asked for.
 MOST_TYPES = 100
@@ -37,7 +46,8 @@ class Result:
     def __repr__(self) -> str:
         module = table_module(self)
         if module is not None:
-            return str(module.render(self)).rstrip("\n")
+            lines = str(module.render(self)).rstrip("\n").split("\n")
+            return "\n".join(map(printable, lines))
         sizes = (
             f"{field.name}: {len(value)}"
             for field in fields(self)
@@ -51,8 +61,9 @@ class Result:
         return {"schema": self.SCHEMA, **asdict(self)}
 
     def to_json(self) -> str:
-        """JSON of `to_dict`; never NaN or an infinity."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        """JSON of `to_dict`; never NaN or an infinity, nor what would steer a terminal."""
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return _STEERING.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
     def about(self, rows: str) -> dict[str, object]:
         """`to_dict` without its rows: what goes into a file that has these as its table."""

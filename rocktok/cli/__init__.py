@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import io
 import os
 import signal
 import sys
+import warnings
 from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
@@ -15,7 +17,8 @@ import click
 
 from rocktok._version import __version__
 from rocktok.analyses import analyses
-from rocktok.errors import RocktokError, UsageError
+from rocktok.cli.streams import ReaderGoneError, guard_streams
+from rocktok.errors import LogError, RocktokError, UsageError, printable
 
 
 class LazyGroup(click.Group):
@@ -74,10 +77,13 @@ def main() -> None:
     _heed_signals()
     try:
         cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.show()
+        error.show(shown := io.StringIO())
+        lines = shown.getvalue().rstrip("\n").split("\n")
+        click.echo("\n".join(map(printable, lines)), err=True)
         sys.exit(error.exit_code)
     except click.Abort:
         _stop("stopped", 130)
@@ -85,6 +91,8 @@ def main() -> None:
         _stop("stopped", 128 + stopped.args[0])
     except RocktokError as error:
         _stop(_as_options(error), error.exit_code)
+    except ReaderGoneError:
+        sys.exit(0)
     except Exception as error:
         if os.environ.get("ROCKTOK_TRACEBACK"):
             raise
@@ -103,13 +111,17 @@ def run() -> NoReturn:
     do by then.
     """
     code: object = 0
+    guard_streams()
+    # A number that overflows is in the result; where in the arithmetic it did helps no reader.
+    warnings.simplefilter("ignore", RuntimeWarning)
     try:
         main()
     except SystemExit as stop:
         code = stop.code
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+        # What could not be written was said.
+        with suppress(OSError, ValueError, LogError, ReaderGoneError):
             stream.flush()
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
@@ -123,5 +135,5 @@ def _as_options(error: RocktokError) -> str:
 
 
 def _stop(message: str, code: int) -> None:
-    click.echo(f"rocktok: {message}", err=True)
+    click.echo(f"rocktok: {printable(message)}", err=True)
     sys.exit(code)

@@ -10,7 +10,12 @@ from rocktok.cli import options
 @click.command("compact")
 @options.log_argument
 @click.option(
-    "-o", "--output", required=True, metavar="OUT", help="Directory to write, outside the log."
+    "-o",
+    "--output",
+    required=True,
+    callback=options.output_directory,
+    metavar="OUT",
+    help="Directory to write, outside the log.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print no notes on stderr.")
 @options.allow_missing_option

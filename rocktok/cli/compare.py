@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from rocktok.cli import options
 from rocktok.cli.job import Job, job_options
+from rocktok.files import local_path
 
 if TYPE_CHECKING:
     from rocktok.analyses.compare.result import CompareResult
@@ -43,4 +43,4 @@ def compare_command(
 
 def _is_file(source: str) -> bool:
     """Whether it is what `rocktok detect` writes, not a log."""
-    return source.endswith(".json") and not Path(source).is_dir()
+    return source.endswith(".json") and not local_path(source).is_dir()

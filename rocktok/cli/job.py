@@ -82,7 +82,9 @@ def rendered(result: Result, format_: str, view: View) -> bytes | str:
     table = table_module(result)
     assert table is not None
     text: bytes | str = (
-        table.render(result, view) if format_ == "table" else table.encode(result, format_)
+        view.safe(table.render(result, view))
+        if format_ == "table"
+        else table.encode(result, format_)
     )
     return text
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rocktok.errors import LogError, UsageError
+from rocktok.errors import UsageError, printable
+from rocktok.files import descriptor_of, local_path, write_output, writes_into
 
 if TYPE_CHECKING:
     from rocktok.engine.passes import Engine
@@ -36,22 +37,47 @@ class Renamed(click.Option):
         parser.add_option(self, [self.old], dest=self.name, action="store", nargs=self.nargs)
 
 
-class OutputPath(click.Path):
-    """A path that is written: a local one. As `Path` an address would be a folder `s3:`."""
+class InputFile(click.Path):
+    """A file that is read; `~` is the user's home."""
+
+    def __init__(self, *, exists: bool = False) -> None:
+        super().__init__(exists=exists, dir_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As click does it, without addresses."""
+        """As click does it."""
+        return super().convert(local_path(value), param, ctx)
+
+
+class OutputFile(click.Path):
+    """A file that is written, or `-`, which is None: stdout, as without the option.
+
+    It is a local one. As `Path` an address would be a folder `s3:`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click does it, without addresses; what stands for stdout is no path."""
+        if value == "-" or descriptor_of(value) == 1:
+            return None
         if "://" in os.fspath(value):
             self.fail(f"{value}: is an address; outputs are written to local paths", param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(local_path(value), param, ctx)
 
 
-class OutputFile(OutputPath):
-    """A file that is written, or `-`, which is None: stdout, as without the option."""
+def output_directory(_: click.Context, parameter: click.Parameter, name: str) -> str:
+    """Callback of an option that takes a directory to write, or an address; never stdout."""
+    if name == "-" or descriptor_of(name) is not None:
+        raise click.BadParameter(f"{name}: a directory is written; give the name of one")
+    return name
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As click does it; `-` is no path."""
-        return None if value == "-" else super().convert(value, param, ctx)
+
+def local_directory(context: click.Context, parameter: click.Parameter, name: str) -> Path:
+    """Callback of an option that takes a local directory to write."""
+    if "://" in output_directory(context, parameter, name):
+        raise click.BadParameter(f"{name}: is an address; outputs are written to local paths")
+    return local_path(name)
 
 
 _ATTEMPT = "rocktok.attempt"
@@ -84,7 +110,7 @@ def output_options(*formats: str) -> Callable[[F], F]:
             click.option(
                 "-o",
                 "--output",
-                type=OutputFile(dir_okay=False, path_type=Path),
+                type=OutputFile(),
                 help="Write to this file; it appears whole or not at all.",
             ),
             click.option(
@@ -233,7 +259,7 @@ def rocks_option(default: str = "what it finds here, by its defaults") -> Callab
     """--rocks FILE; `default`: what is taken without it."""
     return click.option(
         "--rocks",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=InputFile(),
         metavar="FILE",
         help=f"JSON of `rocktok detect`. Default: {default}.",
     )
@@ -251,7 +277,7 @@ def controls_options(function: F) -> F:
         ),
         click.option(
             "--controls",
-            type=click.Path(dir_okay=False, path_type=Path),
+            type=InputFile(),
             metavar="FILE",
             help="JSON of `rocktok controls`: its rocks, and their controls.",
         ),
@@ -288,35 +314,20 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
 
 def check_output(output: Path | None, *, force: bool) -> None:
     """Refuse before the work is done what would be refused after it. Raises `UsageError`."""
-    if output is not None and output.exists() and not force:
+    if output is not None and output.exists() and not force and not writes_into(output):
         raise UsageError(f"{output}: exists already; give --force to replace it")
 
 
 def deliver(data: bytes | str, output: Path | None, *, force: bool) -> None:
     """Write a result to its file or to stdout."""
-    from rocktok.files import write_output
-
     raw = data.encode() if isinstance(data, str) else data
     if output is not None:
         write_output(output, raw, force=force)
         return
     # Straight to the bytes: token text may not fit the terminal's encoding.
-    try:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(raw)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError as error:
-        # The reader has gone (`| head`), which is no error; click would make it one.
-        _give_up_stdout()
-        raise click.exceptions.Exit(0) from error
-    except OSError as error:
-        _give_up_stdout()
-        raise LogError(f"the output cannot be written ({error.strerror or error})") from error
-
-
-def _give_up_stdout() -> None:
-    """What is still buffered would fail again, with a traceback, when Python ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stdout.flush()
+    sys.stdout.buffer.write(raw)
+    sys.stdout.buffer.flush()
 
 
 def open_named(log: str, *, allow_missing: bool) -> Log:
@@ -324,7 +335,7 @@ def open_named(log: str, *, allow_missing: bool) -> Log:
     from rocktok.log import open_log
 
     def notice(line: str) -> None:
-        click.echo(f"rocktok: {line}", err=True)
+        click.echo(f"rocktok: {printable(line)}", err=True)
 
     attempt = click.get_current_context().meta.get(_ATTEMPT)
     return open_log(log, allow_missing=allow_missing, attempt=attempt, notice=notice)
@@ -349,7 +360,13 @@ def say(lines: Sequence[str]) -> None:
     deliver(os.fsencode(text), None, force=False)
 
 
+def say_path(path: Path) -> None:
+    """A path that was written, on stdout: as it is, which need not be UTF-8, but on a terminal."""
+    shown = printable(str(path)).encode() if sys.stdout.isatty() else bytes(path)
+    deliver(shown + b"\n", None, force=False)
+
+
 def notes(lines: list[str] | tuple[str, ...], *, quiet: bool) -> None:
     """Say on stderr what a reader of the result must know."""
     for line in () if quiet else lines:
-        click.echo(f"rocktok: note: {line}", err=True)
+        click.echo(f"rocktok: note: {printable(line)}", err=True)

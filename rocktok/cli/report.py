@@ -41,7 +41,7 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     "-o",
     "--output",
     required=True,
-    type=options.OutputPath(path_type=Path),
+    callback=options.local_directory,
     metavar="DIR",
     help="Directory to write; it appears whole or not at all.",
 )
@@ -86,7 +86,7 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
 )
 @click.option(
     "--clusters",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.InputFile(),
     metavar="FILE",
     help="JSON file of functional clusters (name → patterns), tried before the built-in ones.",
 )
@@ -194,7 +194,8 @@ def report_command(
     # Once more: another may have written there since.
     write_directory(check(), files, marker=MARKER)
     options.notes(list(dict.fromkeys(notes)), quiet=quiet)
-    options.say([*answer, str(output / "report.html")])
+    options.say(answer)
+    options.say_path(output / "report.html")
 
 
 def _check_logs(logs: tuple[str, ...], *, compare: bool) -> None:

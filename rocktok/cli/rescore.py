@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rocktok.cli import options
+from rocktok.errors import RocktokError
 
 
 @click.command("rescore")
@@ -23,7 +24,14 @@ from rocktok.cli import options
     help="Student checkpoint; give the option once for each step.",
 )
 @click.option("--teacher", required=True, metavar="MODEL", help="Teacher model, a directory.")
-@click.option("-o", "--output", required=True, metavar="LOG", help="Log to write.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    callback=options.output_directory,
+    metavar="LOG",
+    help="Log to write.",
+)
 @click.option(
     "--steps",
     callback=options.numbers,
@@ -74,7 +82,6 @@ def rescore_command(
     Started again with the same options, it goes on: no finished shard is scored again.
     """
     from rocktok.cli.progress import progress_bar
-    from rocktok.errors import RocktokError
 
     try:
         import transformers  # noqa: F401 - loaded late by what follows, missed here

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,8 +12,13 @@ from rocktok.cli import options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+if TYPE_CHECKING:
+    _NumberOrWord = click.ParamType[float | str]
+else:
+    _NumberOrWord = click.ParamType  # generic since click 8.4
 
-class NumberOr(click.ParamType[float | str]):
+
+class NumberOr(_NumberOrWord):
     """A number, or one word that stands for a rule."""
 
     def __init__(self, word: str) -> None:
@@ -122,7 +127,7 @@ _OPTIONS = (
     ),
     click.option(
         "--embeddings",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=options.InputFile(exists=True),
         callback=_matrix,
         help="NumPy .npy matrix, a row for each token id; for --similarity embedding.",
     ),

@@ -7,19 +7,23 @@ partials are merged in the order of the tasks, with a bounded number of them wai
 from __future__ import annotations
 
 import copy
+import gc
+import json
 import os
 import pickle
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from rocktok._version import __version__
 from rocktok.engine.source import Reading, Source, TaskSource
 from rocktok.errors import RocktokError, UsageError
+from rocktok.files import local_path
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.tasks import Task
 from rocktok.stats.accumulator import Accumulator, Closing
@@ -49,13 +53,22 @@ class Partial:
 
 @dataclass
 class Prototypes:
-    """Empty accumulators, as every task of a pass begins with them."""
+    """Empty accumulators, as every task of a pass begins with them; of which version they are."""
 
     accumulators: Sequence[Accumulator]
+    version: str = __version__
 
 
 def make_partial(source: TaskSource, task: Task, prototypes: Prototypes) -> Partial:
-    """Read a task's rows into copies of empty accumulators. Runs on a worker."""
+    """Read a task's rows into copies of empty accumulators. Runs on a worker.
+
+    Raises `RocktokError` on one with another version, which may have come late.
+    """
+    if prototypes.version != __version__:
+        raise RocktokError(
+            f"a Dask worker has rocktok {__version__}, this is rocktok {prototypes.version}; "
+            "install the same on all workers, and start them again"
+        )
     accumulators = copy.deepcopy(prototypes.accumulators)
     reading = Reading(source, task, {name for a in accumulators for name in a.needs})
     for rows in reading:
@@ -167,6 +180,12 @@ class Engine(AbstractContextManager["Engine"]):
 
         try:
             yield from _in_order(submit, OUTSTANDING * workers, function, calls)
+        except ModuleNotFoundError as error:
+            # Of one that has come since the client connected.
+            raise RocktokError(
+                f"a Dask worker lacks the module {error.name}; install rocktok {__version__} on "
+                "all workers, and start them again"
+            ) from error
         except (KilledWorker, FutureCancelledError) as error:
             raise RocktokError(
                 f"the Dask cluster failed ({str(error).splitlines()[0]}); look at its workers' "
@@ -223,22 +242,81 @@ def _in_order(
         yield waiting.popleft().result()
 
 
+#: What every worker must agree on, asked in words that need nothing of ours there.
+_ASK = "__import__('rocktok._version', fromlist=['']).__version__"
+
+
 def _connect(dask: str) -> Any:
+    """A client of a cluster whose workers have this version. Raises `RocktokError`."""
     try:
         from distributed import Client
     except ImportError as error:
         raise RocktokError(
             "--dask needs the package `distributed`; install rocktok[dask]"
         ) from error
-    where: dict[str, Any] = {"address": dask}
-    if "://" not in dask and Path(dask).suffix == ".json":
-        if not Path(dask).exists():
-            raise RocktokError(f"{dask}: no such scheduler file; start the scheduler first")
-        where = {"scheduler_file": dask}
+    address = _address(dask)
     try:
-        return Client(**where, timeout=CONNECT_TIMEOUT, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
+        client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        _drop_client(error)
         raise RocktokError(
             f"{dask}: no Dask scheduler answers there within {CONNECT_TIMEOUT} s; "
             "check the address, and that the scheduler runs"
         ) from error
+    except Exception as error:  # what goes wrong in there has no common base
+        _drop_client(error)
+        line = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise RocktokError(
+            f"{dask}: is no address that Dask connects to ({line}); give one such as "
+            "tcp://host:8786, or a scheduler file"
+        ) from error
+    try:
+        for worker, answer in sorted(client.run(eval, _ASK, on_error="return").items()):
+            if isinstance(answer, ImportError | str):
+                _check_worker(worker, None if isinstance(answer, ImportError) else answer)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _drop_client(error: Exception) -> None:
+    """Close the client that the error's frames hold.
+
+    The collector would find it some time, and deadlock if that is while another client starts: both
+    want the one lock that `distributed` has for its loops.
+    """
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+
+
+def _address(dask: str) -> str:
+    """The scheduler's address, out of its file where that is given. Raises `RocktokError`."""
+    path = local_path(dask)
+    if "://" in dask or not (path.suffix == ".json" or path.is_file()):
+        return dask
+    try:
+        address = json.loads(path.read_bytes())["address"]
+    except FileNotFoundError as error:
+        raise RocktokError(f"{dask}: no such scheduler file; start the scheduler first") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _no_scheduler_file(dask) from error
+    if not isinstance(address, str):
+        raise _no_scheduler_file(dask)
+    return address
+
+
+def _no_scheduler_file(dask: str) -> RocktokError:
+    return RocktokError(
+        f"{dask}: is no scheduler file; give what `dask scheduler --scheduler-file FILE` writes"
+    )
+
+
+def _check_worker(worker: str, version: str | None) -> None:
+    """Raise `RocktokError` for a worker with another version, or none."""
+    if version != __version__:
+        has = "no rocktok" if version is None else f"rocktok {version}"
+        raise RocktokError(
+            f"the Dask worker {worker} has {has}, this is rocktok {__version__}; install the same "
+            "on all workers, and start them again"
+        )

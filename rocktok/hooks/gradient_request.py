@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rocktok.errors import HookError, LogError
+from rocktok.files import local_path
 from rocktok.hashing import SKETCH_LEAST
 from rocktok.inputs import load_rocks
 
@@ -81,7 +82,7 @@ def gradient_request(
         return GradientRequest(sketch_dims=int(sketch), seed=int(seed))
     assert types is not None
     if isinstance(types, (str, os.PathLike)):
-        return GradientRequest(_rocks(Path(types)), seed=int(seed))
+        return GradientRequest(_rocks(local_path(types)), seed=int(seed))
     return GradientRequest(_ids(types), seed=int(seed))
 
 

@@ -26,14 +26,18 @@ def vocabulary(tokenizer: Any) -> Iterator[tuple[int, str, bytes]]:
     """(token_id, text, bytes) of each token of a Hugging Face tokenizer, by ascending id.
 
     Byte-level BPE is mapped back to raw bytes; SentencePiece's "▁" to a space and its `<0xNN>` to
-    that byte; added and special tokens are their own text. The text is the bytes as UTF-8 with
-    invalid ones replaced (not `decode`, which eats the leading space of SentencePiece tokens).
+    that byte; added and special tokens are their own text, but for runs of "▁", which are blanks.
+    The text is the bytes as UTF-8 with invalid ones replaced (not `decode`, which eats the leading
+    space of SentencePiece tokens). Ids that a tokenizer has no text for are left out.
     """
-    added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items()}
+    added = tokenizer.added_tokens_decoder
     byte_level = _is_byte_level(tokenizer)
-    for token, token_id in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+    # A tokenizer of one's own may have ids without a text, or texts without an id.
+    known = [(i, text) for text, i in tokenizer.get_vocab().items()
+             if isinstance(i, int) and (isinstance(text, str) or i in added)]  # fmt: skip
+    for token_id, token in sorted(known, key=lambda item: item[0]):
         if token_id in added:
-            raw = added[token_id].encode()
+            raw = _from_added(added[token_id])
         elif byte_level:
             raw = _from_alphabet(token)
         else:
@@ -51,10 +55,17 @@ def _is_byte_level(tokenizer: Any) -> bool:
     return '"ByteLevel"' in json.dumps([parts.get("decoder"), parts.get("pre_tokenizer")])
 
 
+def _from_added(token: Any) -> bytes:
+    text = str(token)
+    if text and not text.strip("▁"):
+        text = " " * len(text)
+    return text.encode("utf-8", "surrogatepass")
+
+
 def _from_alphabet(token: str) -> bytes:
     alphabet = _byte_alphabet()
     if any(character not in alphabet for character in token):
-        return token.encode()
+        return token.encode("utf-8", "surrogatepass")
     return bytes(alphabet[character] for character in token)
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import rocktok.schema as schema
 from rocktok._types import LogIdentity
 from rocktok._version import __version__
+from rocktok.errors import printable
 from rocktok.log.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Log:
     later_attempts: int = 0
 
     def __repr__(self) -> str:
-        lines = [f"  {label:<9}  {text}" for label, text in self._overview()]
+        lines = [f"  {label:<9}  {printable(text)}" for label, text in self._overview()]
         return "\n".join([f"Log {self.name!r}", *lines])
 
     def _repr_html_(self) -> str:

@@ -7,8 +7,6 @@ dropped steps and mismatches is carried over, and a step that was incomplete sta
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +16,7 @@ import pyarrow as pa
 
 import rocktok.schema as schema
 from rocktok.errors import LogError, UsageError
-from rocktok.files import Place, place
+from rocktok.files import Place, place, resolved
 from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
 from rocktok.log.catalogue import Log
@@ -29,6 +27,7 @@ from rocktok.log.opening import open_log
 from rocktok.log.sequences import cast_sequences
 from rocktok.log.shard import ShardEntry, encode_shard, entry_of, sequence_starts
 from rocktok.log.tasks import span_tasks
+from rocktok.temporary import temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,26 +114,30 @@ def compact(
     _refuse(source, target)
     if not target.is_local:
         return _write(source, target, progress)
-    final = Path(target.path)
-    temporary = final.parent / f".{final.name}.{secrets.token_hex(6)}.tmp"
+    final = _followed(target)
     try:
-        written = _write(source, place(temporary), progress)
-        temporary.rename(final)
+        with temporary_directory(final) as temporary:
+            written = _write(source, place(temporary), progress)
+            temporary.rename(final)
     except OSError as error:
         raise LogError(f"{target.name}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return written
 
 
 def _refuse(log: Log, target: Place) -> None:
     if target.is_local and log.place.is_local:
-        inside = Path(target.path).resolve()
-        source = Path(log.place.path).resolve()
+        inside, source = _followed(target), _followed(log.place)
         if inside == source or source in inside.parents:
             raise UsageError(f"{target.name}: lies inside the log that is read; write elsewhere")
     if target.exists():
         raise UsageError(f"{target.name}: exists already; give a new directory")
+
+
+def _followed(place: Place) -> Path:
+    try:
+        return resolved(place.path)
+    except OSError as error:
+        raise LogError(f"{place.name}: cannot be written ({error.strerror})") from error
 
 
 def _write(log: Log, target: Place, progress: Callable[[int, int], None] | None) -> int:

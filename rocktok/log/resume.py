@@ -18,6 +18,7 @@ import rocktok.schema as schema
 from rocktok.errors import LogError
 from rocktok.log.manifest import Manifest, load_manifest, shard_prefix
 from rocktok.log.shard import Shard, ShardEntry, entry_of, open_shard
+from rocktok.temporary import clear_below, lock
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -90,6 +91,8 @@ def published_sequences(
 def only_writer(where: Place) -> Iterator[None]:
     """Hold a log against other processes that do the same; made if it is not there.
 
+    Files that a killed process had not finished are removed.
+
     The lock is the system's own, on a file that readers ignore: a process that is killed leaves
     none behind. Object stores, and filesystems without locks, keep nobody out.
 
@@ -102,6 +105,7 @@ def only_writer(where: Place) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _locked(path, where.name)
     try:
+        clear_below(path.parent)
         yield
     finally:
         # While it is held, so that nobody can have locked what is removed.
@@ -112,29 +116,14 @@ def only_writer(where: Place) -> Iterator[None]:
 def _locked(path: Path, name: str) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _lock(descriptor)
-        except BlockingIOError as error:
+        if not lock(descriptor):
             os.close(descriptor)
             raise LogError(
                 f"{name}: another process is writing it; wait until that has ended, or give "
                 "another directory"
-            ) from error
+            )
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(descriptor)):
                 return descriptor
         # The one who held it has just removed the file: the lock is on nothing.
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return  # a filesystem without locks

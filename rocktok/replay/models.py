@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,10 @@ from rocktok.errors import LogError, RocktokError, UsageError
 from rocktok.hooks.vocabulary import vocabulary
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_ADAPTER, _ADAPTER_WEIGHTS = (
+    "adapter_config.json",
+    ("adapter_model.safetensors", "adapter_model.bin"),
+)
 
 #: Of a file of weights, how many blocks tell whether it is the same, and their bytes.
 _BLOCKS, _BLOCK = 16, 1 << 16
@@ -71,14 +77,38 @@ def check_checkpoint(name: str) -> None:
         if not _HUB_NAME.fullmatch(name):
             raise LogError(f"{name}: {_NOWHERE}; {_GIVE}")
         return
-    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        raise LogError(f"{name}: holds an adapter alone; merge it into its model and save that")
+    if base_of(name) is not None:
+        if not any((path / weights).exists() for weights in _ADAPTER_WEIGHTS):
+            raise LogError(
+                f"{name}: has no weights ({' or '.join(_ADAPTER_WEIGHTS)}); give what "
+                "save_pretrained writes"
+            )
+        return
     if not (path / "config.json").exists():
         raise LogError(f"{name}: has no config.json; give what save_pretrained writes")
     if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
         raise LogError(
             f"{name}: has no weights ({' or '.join(_WEIGHTS)}); give what save_pretrained writes"
         )
+
+
+def base_of(name: str) -> str | None:
+    """The model that a checkpoint's adapter (LoRA) belongs to; None for a whole model.
+
+    Raises `LogError` for an adapter that names none.
+    """
+    path = Path(name)
+    if not (path / _ADAPTER).exists() or (path / "config.json").exists():
+        return None
+    try:
+        base = json.loads((path / _ADAPTER).read_bytes())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise LogError(
+            f"{name}: its {_ADAPTER} names no base model (base_model_name_or_path); write it there"
+        )
+    return base
 
 
 def _hush() -> None:
@@ -97,6 +127,8 @@ def load_config(name: str) -> Any:
 
     check_checkpoint(name)
     _hush()
+    if (base := base_of(name)) is not None:
+        return load_config(base)
     # What goes wrong in there has no common base.
     try:
         config = AutoConfig.from_pretrained(name).get_text_config()
@@ -117,7 +149,8 @@ def load_tokenizer(name: str) -> Any | None:
     path = Path(name)
     # Without files, transformers makes some classes' tokenizers up, of special tokens alone.
     if path.exists() and not any(next(path.glob(pattern), None) for pattern in _TOKENIZERS):
-        return None
+        base = base_of(name)
+        return None if base is None else load_tokenizer(base)
     # What goes wrong in there has no common base.
     try:
         return AutoTokenizer.from_pretrained(name)
@@ -140,7 +173,10 @@ def fingerprint(name: str) -> str | None:
     if not path.exists():
         return None
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(f for pattern in ("config.json", *_WEIGHTS) for f in path.glob(pattern)):
+    if (base := base_of(name)) is not None:
+        digest.update(f"{base}\0{fingerprint(base)}\0".encode())
+    patterns = ("config.json", _ADAPTER, *_WEIGHTS, *_ADAPTER_WEIGHTS)
+    for file in sorted({f for pattern in patterns for f in path.glob(pattern)}):
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as opened:
@@ -151,10 +187,15 @@ def fingerprint(name: str) -> str | None:
 
 
 def load_model(name: str, dtype: str, device: str) -> Any:
-    """The model in evaluation mode. Raises `RocktokError` where it cannot be loaded whole."""
+    """The model in evaluation mode, an adapter upon its base, not merged: as it was trained.
+
+    Raises `RocktokError` where it cannot be loaded whole.
+    """
     from transformers import AutoModelForCausalLM
 
     check_checkpoint(name)
+    if (base := base_of(name)) is not None:
+        return _with_adapter(load_model(base, dtype, device), name, device)
     _hush()
     try:
         model, loading_info = AutoModelForCausalLM.from_pretrained(
@@ -173,6 +214,24 @@ def load_model(name: str, dtype: str, device: str) -> Any:
     if model.get_output_embeddings() is None:
         raise LogError(f"{name}: has no output head; give a causal language model")
     return model
+
+
+def _with_adapter(model: Any, name: str, device: str) -> Any:
+    """The model with the weights of an adapter beside its own. Raises `RocktokError`."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise RocktokError(f"{name}: an adapter needs peft; install rocktok[hf]") from error
+    try:
+        with warnings.catch_warnings():
+            # Weights of the adapter that are missing would stay as they were drawn.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            made = PeftModel.from_pretrained(model, name)
+        return made.get_base_model().to(device).eval()
+    except Exception as error:
+        raise RocktokError(
+            f"{name}: the adapter cannot be put upon {base_of(name)} ({_line(error)}); {_GIVE}"
+        ) from error
 
 
 def _not_loaded(name: str, error: Exception) -> RocktokError:
@@ -202,13 +261,13 @@ def width(model: Any) -> int:
     return int(model.get_output_embeddings().weight.shape[0])
 
 
-def check_widths(first: tuple[str, int], second: tuple[str, int]) -> None:
+def check_widths(one: tuple[str, int], other: tuple[str, int]) -> None:
     """Raise `LogError` for models of unlike vocabulary sizes."""
-    if first[1] != second[1]:
-        wider = max(first, second, key=lambda one: one[1])[0]
+    if one[1] != other[1]:
+        wider = max(one, other, key=lambda model: model[1])[0]
         raise LogError(
-            f"{first[0]} has {first[1]:,} logits, {second[0]} has {second[1]:,}; the first that "
-            f"differs is {min(first[1], second[1])}, which {wider} alone has: reverse KL needs "
+            f"{one[0]} has {one[1]:,} logits, {other[0]} has {other[1]:,}; the first that "
+            f"differs is {min(one[1], other[1])}, which {wider} alone has: reverse KL needs "
             "one vocabulary; give models that share one"
         )
 

@@ -51,8 +51,11 @@ class Ragged:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
+        kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+        if not any(is_kind(lists.type) for is_kind in kinds):
             raise pa.ArrowInvalid(f"{lists.type} where lists of token ids should be")
+        # A null of a fixed size has a length, and values.
+        lists = lists.cast(pa.large_list(lists.type.value_type))
         length_S = pc.fill_null(pc.list_value_length(lists), 0)
         values = pc.list_flatten(lists)
         if values.null_count:

@@ -9,13 +9,13 @@ import gc
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from rocktok.errors import LogError, UsageError
-from rocktok.files import place
+from rocktok.files import local_path, place
 from rocktok.hooks.vocabulary import vocabulary
 from rocktok.log import Log, LogWriter
 from rocktok.log.resume import only_writer
@@ -31,7 +31,7 @@ from rocktok.replay.models import (
     token_texts,
 )
 from rocktok.replay.resume_state import Standing, standing
-from rocktok.replay.scoring import NORMS, Scorer, batches, most_tokens, score, scorer
+from rocktok.replay.scoring import NORMS, Outside, Scorer, batches, most_tokens, score, scorer
 from rocktok.replay.texts import Texts, load_texts
 
 #: A shard that takes longer is published as far as it is, in seconds.
@@ -65,7 +65,7 @@ class Rescored:
 class _Job:
     """What is asked for, checked; `students` in the order of their steps.
 
-    `weights`: model → its fingerprint.
+    `weights`: model → its fingerprint. `shared`: number of ids that all models have.
     """
 
     output: str
@@ -77,6 +77,7 @@ class _Job:
     device: str
     batch_tokens: int
     shard_rows: int
+    shared: int
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -93,7 +94,13 @@ class _Job:
     def load(self, name: str) -> Scorer:
         """A model, ready to score."""
         model = load_model(name, self.dtype, self.device)
-        return scorer(name, model, self.texts, self.device)
+        made = scorer(name, model, self.texts, self.device)
+        if made.vocabulary < self.shared:
+            raise LogError(
+                f"{name}: has {made.vocabulary:,} logits, its config.json says more; give what "
+                "save_pretrained writes"
+            )
+        return replace(made, shared=self.shared)
 
 
 def rescore(
@@ -129,6 +136,7 @@ def rescore(
         LogError: text or checkpoints lack something, tokens differ, `output` holds another run or
             is being written by another process.
     """
+    students, teacher = tuple(map(_expanded, students)), _expanded(teacher)
     step_numbers = steps_of(students, steps)
     for name, value in (("batch_tokens", batch_tokens), ("shard_rows", shard_rows),
                         ("sequences", 1 if sequences is None else sequences)):  # fmt: skip
@@ -139,15 +147,27 @@ def rescore(
     configs = {name: load_config(name) for name in (*by_step.values(), teacher)}
     texts = load_texts(text.name if isinstance(text, Log) else os.fspath(text), sequences)
     for name, config in configs.items():
-        _check_model(name, config, teacher, configs[teacher], texts)
-    vocab, notes = _vocab(texts, tuple(configs))
+        _check_model(name, config, texts)
+    vocab, without = _vocab(texts, tuple(configs))
+    notes = tuple(f"{name}: brings no tokenizer; its tokens are taken on trust" for name in without)
+    widths = {name: int(config.vocab_size) for name, config in configs.items()}
+    shared = _shared(widths, vocab, without)
     weights = {name: fingerprint(name) for name in configs}
-    job = _Job(output, texts, by_step, teacher, weights, dtype, device, batch_tokens, shard_rows)
+    job = _Job(
+        output, texts, by_step, teacher, weights, dtype, device, batch_tokens, shard_rows, shared
+    )
     stands = standing(output, job.identity)
     todo = tuple(step for step in by_step if step not in stands.steps)
     columns, kept, kept_rows = stands.columns, stands.steps, stands.rows
+    outside = Outside()
     if todo or stands.unmarked:
-        columns = _write(job, stands, todo, vocab, progress)
+        columns = _write(job, stands, todo, vocab, outside, progress)
+    if outside.positions:
+        notes += (
+            f"heads are of unlike width, and compared over the {shared:,} ids that all have; the "
+            f"others took {outside.total / outside.positions:.2g} of the wider model's probability "
+            f"in the mean, {outside.largest:.2g} at most",
+        )
     if columns is not None and not set(NORMS) <= set(columns):
         notes += (f"{' and '.join(NORMS)} are left out: the output head is not a plain one",)
     notes = (*texts.notes, *notes)
@@ -159,6 +179,7 @@ def _write(
     stands: Standing,
     todo: tuple[int, ...],
     vocab: list[tuple[int, str, bytes]] | None,
+    outside: Outside,
     progress: Progress | None,
 ) -> tuple[str, ...]:
     """Score what is missing; returns the columns that the log has."""
@@ -166,7 +187,6 @@ def _write(
     if todo:
         # Before anything is written; the first student tells which columns can be had.
         loaded = [job.load(job.teacher), job.load(job.students[todo[0]])]
-        check_widths(*((one.name, one.vocabulary) for one in reversed(loaded)))
     columns = stands.columns or loaded[-1].columns
     where = place(job.output)
     with where.asking(), only_writer(where):
@@ -177,8 +197,9 @@ def _write(
             tell = _Told(progress, job.texts.rows * len(todo))
             for step in todo:
                 student = loaded.pop() if len(loaded) > 1 else job.load(job.students[step])
-                _check_student(student, loaded[0], columns)
-                _score_step(job, writer, step, student, loaded[0], columns, stands.at(step), tell)
+                _check_student(student, columns)
+                todo_S = ~np.isin(job.texts.sequence_S, stands.at(step))
+                _score_step(job, writer, step, (student, loaded[0]), columns, todo_S, outside, tell)
                 # The next one takes its place: models hold cycles, which only this collects.
                 del student
                 gc.collect()
@@ -189,21 +210,20 @@ def _score_step(
     job: _Job,
     writer: LogWriter,
     step: int,
-    student: Scorer,
-    teacher: Scorer,
+    models: tuple[Scorer, Scorer],
     columns: tuple[str, ...],
-    done_S: Any,
+    todo_S: Any,
+    outside: Outside,
     tell: _Told,
 ) -> None:
     """Score a step but for the sequences that stand, in whole shards."""
-    texts, stands_S = job.texts, np.isin(job.texts.sequence_S, done_S)
-    published = time.monotonic()
-    most = most_tokens(job.batch_tokens, student, teacher)
+    texts, published = job.texts, time.monotonic()
+    most = most_tokens(job.batch_tokens, *models)
     for batch_B, ends in batches(texts, most, job.shard_rows):
         tell(int(texts.completions.length_S[batch_B].sum()))
-        left_B = batch_B[~stands_S[batch_B]]
+        left_B = batch_B[todo_S[batch_B]]
         if len(left_B):
-            rows = score(texts, left_B, student, teacher, columns)
+            rows = score(texts, left_B, *models, columns, outside)
             writer.write({"step": step, **rows}, table="fixed")
         if ends or time.monotonic() - published >= SHARD_SECONDS:
             writer.flush(whole=True)
@@ -227,6 +247,11 @@ class _Told:
 # -- checks ----------------------------------------------------------------------------------
 
 
+def _expanded(name: str) -> str:
+    """A checkpoint's name; `~` is the user's home."""
+    return str(local_path(name)) if name.startswith("~") else name
+
+
 def _device(device: str | None) -> str:
     import torch
 
@@ -236,10 +261,9 @@ def _device(device: str | None) -> str:
     return device
 
 
-def _check_model(name: str, config: Any, teacher: str, teacher_config: Any, texts: Texts) -> None:
+def _check_model(name: str, config: Any, texts: Texts) -> None:
     """Raise `LogError` where, by its configuration, a model cannot score the texts."""
     size = int(config.vocab_size)
-    check_widths((name, size), (teacher, int(teacher_config.vocab_size)))
     prompt_S = texts.prompts.length_S
     if not prompt_S.all():
         sequence = texts.sequence_S[int(np.argmin(prompt_S))]
@@ -265,8 +289,7 @@ def _check_model(name: str, config: Any, teacher: str, teacher_config: Any, text
         )
 
 
-def _check_student(student: Scorer, teacher: Scorer, columns: tuple[str, ...]) -> None:
-    check_widths((student.name, student.vocabulary), (teacher.name, teacher.vocabulary))
+def _check_student(student: Scorer, columns: tuple[str, ...]) -> None:
     missing = [name for name in columns if name not in student.columns]
     if missing:
         raise LogError(
@@ -278,7 +301,7 @@ def _check_student(student: Scorer, teacher: Scorer, columns: tuple[str, ...]) -
 def _vocab(
     texts: Texts, models: tuple[str, ...]
 ) -> tuple[list[tuple[int, str, bytes]] | None, tuple[str, ...]]:
-    """The tokens, the same in the text and in all models that bring a tokenizer; notes."""
+    """The tokens, the same in the text and in all models that bring a tokenizer; the others."""
     first = None if texts.vocab is None else (texts.name, texts.vocab)
     tokens, without = None, []
     for name in models:
@@ -291,8 +314,29 @@ def _vocab(
             check_tokens(first, mine)
         first = first or mine
         tokens = tokens or list(vocabulary(tokenizer))
-    notes = tuple(f"{name}: brings no tokenizer; its tokens are taken on trust" for name in without)
-    return tokens, notes
+    return tokens, tuple(without)
+
+
+def _shared(
+    widths: dict[str, int], vocab: list[tuple[int, str, bytes]] | None, without: tuple[str, ...]
+) -> int:
+    """Number of ids that all models have: all, or those of tokens where heads are padded.
+
+    Raises `LogError` for heads of unlike width where a model brings no tokenizer, or where a token
+    lies beyond the narrowest.
+    """
+    narrow, wide = (which(widths.items(), key=lambda one: one[1]) for which in (min, max))
+    if narrow[1] == wide[1]:
+        return narrow[1]
+    if without or vocab is None:
+        check_widths(narrow, wide)
+    beyond = [token_id for token_id, *_ in vocab or () if token_id >= narrow[1]]
+    if beyond:
+        raise LogError(
+            f"{narrow[0]} has {narrow[1]:,} logits, {wide[0]} has {wide[1]:,}, and token "
+            f"{beyond[0]} is one of the others; give models of one tokenizer"
+        )
+    return narrow[1]
 
 
 # -- writing ---------------------------------------------------------------------------------
@@ -321,7 +365,7 @@ def _writer(
     run = {
         "student": list(job.students.values())[-1],
         "teacher": job.teacher,
-        "vocab_size": loaded[0].vocabulary,
+        "vocab_size": job.shared,
         "loss": {**loss, **dict.fromkeys(both, job.texts.temperature)},
         "extra": {"rescore": job.identity, "text": job.texts.name},
     }

@@ -54,13 +54,20 @@ class Head:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A loaded model. `head` is None where it cannot be told apart."""
+    """A loaded model.
+
+    Attributes:
+        head: None where it cannot be told apart.
+        vocabulary: number of its logits.
+        shared: of them, those that both models have; the others are left out of every statistic.
+    """
 
     name: str
     model: Any
     head: Head | None
     vocabulary: int
     device: str
+    shared: int
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -70,23 +77,79 @@ class Scorer:
         """
         return tuple(c for c in COLUMNS if self.head is not None or c not in NORMS)
 
-    def arguments(self, ids_BT: Tensor, mask_BT: Tensor, place_N: Any, who: str) -> dict[str, Any]:
-        """`token_statistics`' arguments for this model as the "student" or the "teacher".
+    def states(self, ids_BT: Tensor, mask_BT: Tensor, place_N: Any) -> Tensor:
+        """(N, H) what enters the head at some positions; (N, V) logits where it is not known.
 
         `place_N`: (row, column) indices of the positions that predicted each completion token.
         """
         if self.head is None:
-            logits_BTV = _forward(self.model, ids_BT, mask_BT)
-            return {f"{who}_logits": logits_BTV[place_N]}
+            states_BTV: Tensor = _forward(self.model, ids_BT, mask_BT)[place_N]
+            return states_BTV
         hidden_BTH = head_input(self.model, ids_BT, mask_BT)
         assert hidden_BTH is not None
+        return hidden_BTH[place_N]
+
+    def arguments(self, states_N: Tensor, who: str) -> dict[str, Any]:
+        """`token_statistics`' arguments for this model as the "student" or the "teacher"."""
+        if self.head is None:
+            return {f"{who}_logits": states_N[:, : self.shared]}
+        bias_V = self.head.bias_V
         return {
-            f"{who}_hidden": hidden_BTH[place_N],
-            f"{who}_head": self.head.weight_VH,
-            f"{who}_bias": self.head.bias_V,
+            f"{who}_hidden": states_N,
+            f"{who}_head": self.head.weight_VH[: self.shared],
+            f"{who}_bias": None if bias_V is None else bias_V[: self.shared],
             f"{who}_logit_scale": self.head.scale,
             f"{who}_softcap": self.head.softcap,
         }
+
+    def outside(self, states_N: Tensor, token_N: Tensor, logprob_N: Tensor, warmth: float) -> Any:
+        """(N,) probability of the ids that the other model lacks; None where it lacks none.
+
+        `logprob_N`: of `token_N` among the shared ids, at temperature `warmth`.
+        """
+        if self.shared == self.vocabulary:
+            return None
+        token_N1 = token_N[:, None]
+        if self.head is None:
+            ours_NX = states_N[:, self.shared :].float() / warmth
+            own_N = states_N.gather(1, token_N1)[:, 0].float() / warmth
+        else:
+            ours_NX = self._logits(states_N, slice(self.shared, None)) / warmth
+            # A row of the head for each position, as no two hold the same token.
+            rows_NH = self.head.weight_VH[token_N].float()
+            raw_N = (states_N.float() * rows_NH).sum(dim=1)
+            if self.head.bias_V is not None:
+                raw_N = raw_N + self.head.bias_V[token_N].float()
+            own_N = self._final(raw_N) / warmth
+        inside_N = own_N - logprob_N
+        return torch.sigmoid(torch.logsumexp(ours_NX, dim=1) - inside_N)
+
+    def _logits(self, states_N: Tensor, ids: slice) -> Tensor:
+        assert self.head is not None
+        bias_V = self.head.bias_V
+        part = None if bias_V is None else bias_V[ids]
+        return self._final(tiles.project(states_N, self.head.weight_VH[ids], part))
+
+    def _final(self, raw: Tensor) -> Tensor:
+        assert self.head is not None
+        scaled, cap = raw * self.head.scale, self.head.softcap
+        return scaled if cap is None else cap * torch.tanh(scaled / cap)
+
+
+@dataclass
+class Outside:
+    """Probability that models give to ids which the other lacks, over the positions scored."""
+
+    positions: int = 0
+    total: float = 0.0
+    largest: float = 0.0
+
+    def add(self, mass_N: Tensor | None) -> None:
+        """Count some positions' mass; None: nothing was left out."""
+        if mass_N is not None and len(mass_N):
+            self.positions += len(mass_N)
+            self.total += float(mass_N.double().sum())
+            self.largest = max(self.largest, float(mass_N.max()))
 
 
 def scorer(name: str, model: Any, texts: Texts, device: str) -> Scorer:
@@ -95,7 +158,7 @@ def scorer(name: str, model: Any, texts: Texts, device: str) -> Scorer:
     ids = np.concatenate((texts.prompts[shortest], texts.completions[shortest]))
     ids_1T = torch.from_numpy(ids[None, :_PROBE_TOKENS].astype(np.int64)).to(device)
     vocabulary = int(model.get_output_embeddings().weight.shape[0])
-    return Scorer(name, model, find_head(model, ids_1T), vocabulary, device)
+    return Scorer(name, model, find_head(model, ids_1T), vocabulary, device, vocabulary)
 
 
 @torch.no_grad()
@@ -193,9 +256,16 @@ def most_tokens(batch_tokens: int, *models: Scorer) -> int:
 
 @torch.no_grad()
 def score(
-    texts: Texts, batch_B: Array, student: Scorer, teacher: Scorer, columns: tuple[str, ...]
+    texts: Texts,
+    batch_B: Array,
+    student: Scorer,
+    teacher: Scorer,
+    columns: tuple[str, ...],
+    outside: Outside,
 ) -> dict[str, Any]:
     """Rows of the completions of some texts, without their step.
+
+    `outside` is told of the mass that is left out where one model has more ids.
 
     Raises `DataError` for statistics that are not finite, `RocktokError` where memory runs out.
     """
@@ -210,13 +280,19 @@ def score(
     place_N = (place_N[0].to(device), place_N[1].to(device))
     try:
         ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
+        ids_N = torch.from_numpy(token_N.astype(np.int64)).to(device)
+        ours_N = student.states(ids_BT, mask_BT, place_N)
+        theirs_N = teacher.states(ids_BT, mask_BT, place_N)
         statistics = token_statistics(
-            token_ids=torch.from_numpy(token_N.astype(np.int64)).to(device),
+            token_ids=ids_N,
             temperature=texts.temperature,
             columns=columns,
-            **student.arguments(ids_BT, mask_BT, place_N, "student"),
-            **teacher.arguments(ids_BT, mask_BT, place_N, "teacher"),
+            **student.arguments(ours_N, "student"),
+            **teacher.arguments(theirs_N, "teacher"),
         )
+        for one, states_N, who in ((student, ours_N, "student"), (teacher, theirs_N, "teacher")):
+            logprob_N = statistics[f"{who}_logprob"]
+            outside.add(one.outside(states_N, ids_N, logprob_N, texts.temperature))
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise RocktokError(
             f"{student.name}: no memory for a batch of {ids_BT.numel():,} tokens on {device}; give "

@@ -16,6 +16,7 @@ import numpy as np
 import rocktok.schema as schema
 from rocktok._types import Array
 from rocktok.errors import DataError, LogError
+from rocktok.files import local_path
 from rocktok.log import open_log
 from rocktok.log.checks import Where, to_numpy
 from rocktok.log.labels import label_column
@@ -102,7 +103,8 @@ def load_texts(name: str, sequences: int | None = None) -> Texts:
 
     Raises `LogError` for text without prompts, or fewer sequences than asked for.
     """
-    texts = _of_file(Path(name)) if Path(name).is_file() else _of_log(open_log(name))
+    path = local_path(name)
+    texts = _of_file(path) if path.is_file() else _of_log(open_log(name))
     if sequences is not None and len(texts) < sequences:
         raise LogError(
             f"{name}: has {len(texts):,} whole sequences, {sequences:,} were asked for; ask "

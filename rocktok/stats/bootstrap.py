@@ -18,6 +18,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
+from rocktok.stats.exact import ExactSums
 from rocktok.stats.intervals import Estimate
 
 REPLICATES = 1_000
@@ -49,8 +50,8 @@ class PromptBootstrap:
         quantities: columns to sum; "" counts rows, and "x²" sums the squares of x.
         seed, replicates: of the weights.
 
-    `sum_TM`: plain sums, (T + 1, M). `sum_BTM`: those of the replicates, (B, T + 1, M).
-    `largest_M`: of all rows, the largest in absolute value.
+    Sums have the same bits however the rows are cut into batches. `largest_M`: of all rows, the
+    largest in absolute value.
     """
 
     def __init__(
@@ -65,9 +66,9 @@ class PromptBootstrap:
         self.seed, self.replicates = seed, replicates
         columns = {name.removesuffix("²") for name in quantities} - {""}
         self.needs = ("token_id", "sequence_id", "prompt", *sorted(columns))
-        shape = len(self.types) + 1, len(quantities)
-        self.sum_TM: Array = np.zeros(shape)
-        self.sum_BTM: Array = np.zeros((replicates, *shape))
+        # Of each quantity (T + 1, 1 + B): the plain sums first.
+        self._sums_M = [ExactSums() for _ in quantities]
+        self._result_BTM: Array | None = None
         self.largest_M: Array = np.zeros(len(quantities))
 
     def update(self, batch: Batch) -> None:
@@ -78,13 +79,10 @@ class PromptBootstrap:
         width = len(self.types) + 1
         key_N = place_N * np.int64(width) + self._places(batch["token_id"])
         key_E, pair_N = numbered(key_N, len(prompt_P) * width)
-        sums = []
         for m, name in enumerate(self.quantities):
-            values_N = self._values(batch, name)
-            largest = 1.0 if values_N is None else np.abs(values_N).max()
+            largest = 1.0 if name == "" else np.abs(self._values(batch, name)).max()
             self.largest_M[m] = max(self.largest_M[m], largest)
-            sums.append(np.bincount(pair_N, values_N, minlength=len(key_E)))
-        self._add(prompt_P, key_E // width, key_E % width, np.stack(sums, axis=1))
+        self._add(batch, prompt_P, key_E // width, key_E % width, pair_N)
 
     def _places(self, token_N: Array) -> Array:
         """Index of each row's type; that of all others where it is not told apart."""
@@ -93,27 +91,55 @@ class PromptBootstrap:
         places: Array = table[token_N]
         return places
 
-    def _values(self, batch: Batch, name: str) -> Array | None:
+    def _values(self, batch: Batch, name: str) -> Array:
         if name == "":
-            return None
-        values_N = batch[name.removesuffix("²")].astype(np.float64)
+            return np.ones(len(batch["token_id"]))
+        values_N: Array = batch[name.removesuffix("²")].astype(np.float64)
         return values_N * values_N if name.endswith("²") else values_N
 
-    def _add(self, prompt_P: Array, prompt_E: Array, type_E: Array, sum_EM: Array) -> None:
+    def _add(
+        self, batch: Batch, prompt_P: Array, prompt_E: Array, type_E: Array, pair_N: Array
+    ) -> None:
         from scipy.sparse import csr_matrix
 
         weight_PB = poisson_weights(self.seed, self.replicates, prompt_P)
-        shape = len(self.sum_TM), len(prompt_P)
-        for m in range(len(self.quantities)):
-            by_type = csr_matrix((sum_EM[:, m], (type_E, prompt_E)), shape=shape)
-            self.sum_TM[:, m] += np.bincount(type_E, sum_EM[:, m], minlength=shape[0])
-            self.sum_BTM[:, :, m] += (by_type @ weight_PB).T
+        weight_PB = np.concatenate((np.ones((len(prompt_P), 1)), weight_PB), axis=1)
+        shape = len(self.types) + 1, len(prompt_P)
+        self._result_BTM = None
+        for name, sums in zip(self.quantities, self._sums_M, strict=True):
+            for number, digit_N in enumerate(sums.split(self._values(batch, name))):
+                if digit_N is not None:
+                    sum_E = np.bincount(pair_N, digit_N, minlength=len(type_E))
+                    sums.add(number, csr_matrix((sum_E, (type_E, prompt_E)), shape) @ weight_PB)
 
     def merge(self, other: Self) -> None:
         """Add another's sums."""
-        self.sum_TM += other.sum_TM
-        self.sum_BTM += other.sum_BTM
+        self._result_BTM = None
+        for ours, theirs in zip(self._sums_M, other._sums_M, strict=True):
+            ours.merge(theirs)
         self.largest_M = np.maximum(self.largest_M, other.largest_M)
+
+    @property
+    def sum_TM(self) -> Array:
+        """Plain sums, (T + 1, M)."""
+        plain_TM: Array = self._result()[0]
+        return plain_TM
+
+    @property
+    def sum_BTM(self) -> Array:
+        """Sums under the weights of each replicate, (B, T + 1, M)."""
+        return self._result()[1:]
+
+    def _result(self) -> Array:
+        if self._result_BTM is None:
+            shape = len(self.types) + 1, 1 + self.replicates
+            made_BTM = np.zeros((shape[1], shape[0], len(self.quantities)))
+            for m, sums in enumerate(self._sums_M):
+                made_TB = sums.result()
+                if made_TB is not None:
+                    made_BTM[:, :, m] = made_TB.T
+            self._result_BTM = made_BTM
+        return self._result_BTM
 
     @property
     def of_types(self) -> tuple[Array, Array]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TextIO, TypeVar
+
+from rocktok.errors import printable
 
 T = TypeVar("T")
 
@@ -20,6 +23,9 @@ ROWS = 20
 
 #: The one colour, of the answer.
 ACCENT = "cyan"
+
+#: How `View` styles text: reset, bold, dim, and the colour.
+_STYLES = re.compile("(\x1b\\[(?:0|1|2|36)m)")
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class View:
 
     def prose(self, text: str, indent: int = 0) -> str:
         """Sentences, broken between words; further lines are indented."""
+        text = _printable_lines(text)
         if not self.wraps:
             return text
         return "\n".join(
@@ -97,6 +104,12 @@ class View:
                           break_long_words=False, break_on_hyphens=False)
             for line in text.split("\n")
         )  # fmt: skip
+
+    def safe(self, text: str) -> str:
+        """The text without what would steer a terminal, but for lines and styles of our own."""
+        parts = _STYLES.split(text) if self.color else [text]
+        parts[::2] = map(_printable_lines, parts[::2])
+        return "".join(parts)
 
     def more(self, left: int, remedy: str, noun: str = "") -> list[str]:
         """The last line of a list that was cut; none where nothing is `left`."""
@@ -114,6 +127,10 @@ class View:
             click.style(line, fg=fg, bold=bold, dim=dim) if line else line
             for line in text.split("\n")
         )
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _in_color(terminal: bool, environ: Mapping[str, str]) -> bool:

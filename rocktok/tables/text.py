@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rocktok.errors import printable
 from rocktok.tables.terminal import View
 
 #: Blanks between two columns of a table.
@@ -44,7 +45,7 @@ def lay_out(
 ) -> tuple[str, int]:
     """(what `render_table` gives, how many of the extra columns were left out)."""
     view = view or View.plain()
-    cells = [list(row) for row in rows]
+    cells = [list(map(printable, row)) for row in rows]
     widest = [
         max([_columns_of(field.heading), *(_columns_of(row[column]) for row in cells)])
         for column, field in enumerate(fields)

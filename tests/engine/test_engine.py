@@ -314,3 +314,76 @@ def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         Engine(dask="tcp://127.0.0.1:1")
     with pytest.raises(RocktokError, match="no such scheduler file; start the scheduler first"):
         Engine(dask=str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b'{"address": 5}', b"\xff\xfe", b'"tcp://x:1"', b"null", None],
+)
+def test_garbage_as_a_scheduler_file_is_one_line(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(RocktokError, match=rf"^{file}: is no scheduler file; give what `dask sch"):
+        Engine(dask=str(file))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "x", "tcp://", "tcp://a b:1", "foo://x:1", "tls://127.0.0.1:1", "ws://127.0.0.1:1",
+     "inproc://x", "tcp://[::1", "tcp://127.0.0.1:http"],
+)  # fmt: skip
+@pytest.mark.parametrize("in_file", [False, True])
+def test_garbage_as_an_address_is_one_line(
+    address: str, in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "CONNECT_TIMEOUT", 1)
+    given = address
+    if in_file:
+        given = str(tmp_path / "scheduler.json")
+        Path(given).write_text(json.dumps({"address": address}))
+    with pytest.raises(RocktokError) as raised:
+        Engine(dask=given)
+    assert type(raised.value) is RocktokError
+    assert str(raised.value).startswith((
+        f"{given}: is no address that Dask connects to (",
+        f"{given}: no Dask scheduler answers there within 1 s; check the address, and that",
+    ))  # fmt: skip
+    assert "\n" not in str(raised.value)
+
+
+def _forget(dask_worker: Any, version: str | None) -> None:
+    """Make a worker one with another version of ours (None: without ours)."""
+    import sys
+
+    import rocktok._version
+
+    rocktok._version.__version__ = version or ""
+    for name in [name for name in sys.modules if name.split(".")[0] == "rocktok"]:
+        if version is None:
+            sys.modules[name] = None  # type: ignore[assignment]
+        elif name == "rocktok.engine.passes":
+            sys.modules[name].__version__ = version  # type: ignore[attr-defined]
+    if version is None:
+        sys.modules["rocktok"] = None  # type: ignore[assignment]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("version", "has"), [(None, "no rocktok"), ("0.0.1", "rocktok 0.0.1")])
+def test_a_worker_that_has_not_this_version_is_refused(
+    version: str | None, has: str, cluster: Cluster, tmp_path: Path
+) -> None:
+    log = write_log(tmp_path / "log")
+    # Those that come late meet the tasks alone.
+    with (
+        distributed.Client(scheduler_file=str(cluster.file), timeout=LIMIT) as client,
+        Engine(dask=str(cluster.file)) as engine,
+    ):
+        client.run(_forget, version=version)
+        if version is not None:
+            with pytest.raises(RocktokError, match=r"a Dask worker has rocktok 0\.0\.1, this"):
+                rocktok.detect(log, engine=engine)
+    message = rf"the Dask worker tcp://\S+ has {has}, this is rocktok {rocktok.__version__}; "
+    with pytest.raises(RocktokError, match=message):
+        Engine(dask=str(cluster.file))
+    code, out, error = run_command("detect", log, "--dask", cluster.file)
+    assert (code, out, error.count("\n")) == (1, "", 1)

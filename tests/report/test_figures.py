@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +23,10 @@ from rocktok.report.page.figures import BY_NAME, FIGURES
 from rocktok.report.page.figures.figure import AbsentError
 from rocktok.report.page.figures.multiples import multiples
 from rocktok.report.page.figures.style import encode, label, settle, styled
+from rocktok.report.page.files import figure_numbers
 from rocktok.report.passes import report
 from rocktok.report.result import ReportResult
-from tests.paths import SAMPLE
+from tests.paths import ROOT, SAMPLE
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +295,85 @@ def test_tokens_are_text_and_no_mathematics(text: str) -> None:
     assert shown == label(text)
     assert len(shown) <= 14
     assert shown.isprintable() and all(ord(c) < 0x250 or c == "…" for c in shown)
+
+
+# -- settings of the user -------------------------------------------------------------------
+
+#: What a matplotlibrc may say; every one of them would change a figure, or end it.
+_SETTINGS = """
+text.usetex: True
+font.family: serif
+axes.grid: True
+axes.facecolor: pink
+axes.prop_cycle: cycler('color', ['k', 'r'])
+axes.xmargin: 0.4
+axes.formatter.use_locale: True
+lines.linestyle: --
+legend.loc: upper left
+legend.facecolor: yellow
+figure.facecolor: gray
+figure.constrained_layout.w_pad: 0.3
+savefig.bbox: tight
+savefig.transparent: True
+savefig.pad_inches: 1
+image.cmap: hot
+scatter.marker: x
+svg.image_inline: False
+pdf.compression: 0
+path.sketch: 1, 100, 2
+xtick.direction: in
+ytick.minor.visible: True
+errorbar.capsize: 9
+hatch.linewidth: 5
+patch.edgecolor: red
+"""
+
+_DRAW = """
+import hashlib, json, sys
+from rocktok.report.page.drawing import draw_one
+for name, numbers in json.load(sys.stdin).items():
+    for form, data in draw_one(name, numbers, ()).items():
+        print(name, form, hashlib.sha256(data).hexdigest())
+"""
+
+
+def drawn_elsewhere(numbers: dict[str, Any], **environment: str) -> str:
+    """Figures' digests from a process with such an environment."""
+    done = subprocess.run(
+        [sys.executable, "-c", _DRAW],
+        input=json.dumps(numbers),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.long
+def test_no_setting_of_the_user_changes_a_figure(sample: ReportResult, tmp_path: Path) -> None:
+    numbers = figure_numbers(sample)
+    assert len(numbers) >= 12
+    plain = drawn_elsewhere(numbers, MATPLOTLIBRC=str(tmp_path / "none"))
+    (tmp_path / "matplotlibrc").write_text(_SETTINGS)
+    odd = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "MPLBACKEND": "module://no.backend"}
+    assert drawn_elsewhere(numbers, **odd) == plain
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings"),
+    [
+        ("nonsense", None),
+        ("module://no.backend", _SETTINGS.encode()),
+        pytest.param("", b"\xff\xfe: 1", marks=pytest.mark.long),
+    ],
+)
+def test_no_setting_of_the_user_ends_a_figure(
+    sample: ReportResult, backend: str, settings: bytes | None, tmp_path: Path
+) -> None:
+    if settings is not None:
+        (tmp_path / "matplotlibrc").write_bytes(settings)
+    one = {"funnel": figure_numbers(sample)["funnel"]}
+    rc = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "MPLBACKEND": backend}
+    mine = hashlib.sha256(draw_one("funnel", one["funnel"], ())["svg"]).hexdigest()
+    assert f"funnel svg {mine}\n" in drawn_elsewhere(one, **rc)

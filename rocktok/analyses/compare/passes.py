@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 from rocktok._types import Array
 from rocktok.analyses.compare.rankings import Ranking, compare_rankings
@@ -13,6 +12,7 @@ from rocktok.analyses.detect.passes import detect
 from rocktok.analyses.run import LogOrPath, opened, public
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
+from rocktok.files import local_path
 from rocktok.inputs import load_detect, not_of_detect
 from rocktok.log.catalogue import Log
 from rocktok.log.sequences import load_domains, load_prompts
@@ -57,7 +57,7 @@ def _ranking(source: LogOrPath, engine: Engine, top_k: int, seed: int) -> Rankin
     if isinstance(source, Log):
         return _of_log(source.name, source, engine, top_k=top_k, seed=seed)
     name = os.fspath(source)
-    if name.endswith(".json") and not Path(name).is_dir():
+    if name.endswith(".json") and not local_path(name).is_dir():
         return _of_file(name, top_k)
     return _of_log(name, opened(source), engine, top_k=top_k, seed=seed)
 

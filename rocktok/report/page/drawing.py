@@ -6,10 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def draw_one(
 def _start_worker() -> None:
     """In a new process: this one's parent alone is asked to stop, and it never outlives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore", RuntimeWarning)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -56,6 +57,8 @@ def _signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    from multiprocessing import resource_tracker
+
     # Its own start would let signals through again.
     resource_tracker.ensure_running()
     waiting: list[int] = []
@@ -80,10 +83,11 @@ def _signals_held() -> Iterator[None]:
 
 def _get_ready() -> None:
     """Load what takes longest to load."""
-    from matplotlib import backends, figure, font_manager
-
     from rocktok.report.page import figures
+    from rocktok.report.page.figures.style import styled
 
+    with styled():
+        from matplotlib import backends, figure, font_manager
     _ = backends, figure, font_manager, figures
 
 

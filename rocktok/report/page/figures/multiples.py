@@ -26,11 +26,11 @@ def multiples(
     figure: Figure[Source, Numbers], by_log: Mapping[str, Numbers]
 ) -> matplotlib.figure.Figure:
     """Draw one figure for each log (label → numbers); the panels share their scale."""
-    from matplotlib.figure import Figure as Canvas
-
     across = min(_ACROSS, len(by_log))
     down = math.ceil(len(by_log) / across)
     with styled():
+        from matplotlib.figure import Figure as Canvas
+
         canvas = Canvas(figsize=(WIDTHS[across], HEIGHT * down), layout="constrained")
         axes = canvas.subplots(down, across, squeeze=False).ravel()
         used = axes[: len(by_log)]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
+import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from rocktok.stats.group_names import (
@@ -92,12 +97,54 @@ _DRAWN = 0x24F
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Our look within, the user's without."""
-    from matplotlib import rc_context
-
-    settings: Any = _STYLE
-    with rc_context(settings):
+    """Our look within, upon matplotlib's defaults; the user's without."""
+    matplotlib = _matplotlib()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
         yield
+
+
+def _matplotlib() -> Any:
+    """matplotlib, whatever the environment asks of it: figures are drawn into files.
+
+    A backend or a matplotlibrc that it cannot have would end its import, and half of it would stay.
+    """
+    if "matplotlib" in sys.modules:
+        return sys.modules["matplotlib"]
+    with _settings(MPLBACKEND=None, MATPLOTLIBRC=_own_settings()):
+        import matplotlib
+    # As an import would have it, for figures that are not ours.
+    logger = logging.getLogger("matplotlib")
+    logger.disabled = True
+    with suppress(Exception):
+        matplotlib.rcParams.update(matplotlib.rc_params())
+    logger.disabled = False
+    if backend := os.environ.get("MPLBACKEND"):
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+    return matplotlib
+
+
+def _own_settings() -> str:
+    """The settings that matplotlib comes with, without its import."""
+    spec = find_spec("matplotlib")
+    assert spec is not None and spec.origin is not None
+    return str(Path(spec.origin).parent / "mpl-data" / "matplotlibrc")
+
+
+@contextmanager
+def _settings(**variables: str | None) -> Iterator[None]:
+    """Variables of the environment within; None: none."""
+    earlier = {name: os.environ.pop(name, None) for name in variables}
+    try:
+        os.environ.update({name: value for name, value in variables.items() if value is not None})
+        yield
+    finally:
+        for name, value in earlier.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def settle(figure: Figure) -> None:
