@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rocktok.errors import LogError, UsageError
-from rocktok.files import resolved, sync_directory, write_synced
+from rocktok.files import resolved
+from rocktok.publishing import sync_directory, write_synced
 from rocktok.temporary import abandoned, holding, remove, temporary_directory, temporary_name
 
 if TYPE_CHECKING:

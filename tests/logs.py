@@ -45,9 +45,12 @@ def sequence_rows(sequences: range | list[int], step: int = 0) -> dict[str, Any]
     }
 
 
-def write_log(path: Path, steps: tuple[int, ...] = (0, 10), sequences: int = 40) -> Path:
+def write_log(
+    path: Path, steps: tuple[int, ...] = (0, 10), sequences: int = 40, *, vocab: bool = True
+) -> Path:
     """A log as the writer makes it: `fixed` at some steps, one shard a step, `sequences`."""
-    with LogWriter(path, run=RUN, vocab=[(i, f"t{i}", b"t%d" % i) for i in range(50)]) as writer:
+    texts = [(i, f"t{i}", b"t%d" % i) for i in range(50)] if vocab else None
+    with LogWriter(path, run=RUN, vocab=texts) as writer:
         writer.write(sequence_rows(range(sequences)), table="sequences")
         for step in steps:
             writer.write(rows(step, range(sequences)), table="fixed")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import rocktok
-from rocktok import files
+from rocktok import files, publishing
 from rocktok.analyses.info.passes import info
 from rocktok.log import LogWriter
 from tests.logs import RUN, rows, write_log
@@ -26,9 +26,9 @@ def without(
         raise OSError(code, os.strerror(code))
 
     if link is not None:
-        monkeypatch.setattr(files.os, "link", lambda *_: refuse(link))
+        monkeypatch.setattr(publishing.os, "link", lambda *_: refuse(link))
     if rename is not None:
-        monkeypatch.setattr(files, "_rename_exclusive", lambda *_: refuse(rename))
+        monkeypatch.setattr(publishing, "_rename_exclusive", lambda *_: refuse(rename))
 
 
 @pytest.mark.parametrize("code", LACKING)
@@ -37,17 +37,17 @@ def test_without_links_and_rename_flags_a_claim_publishes(
 ) -> None:
     without(monkeypatch, link=code, rename=code)
     target = tmp_path / "x"
-    assert files.create_file(target, b"first") == "claim and rename"
+    assert publishing.create_file(target, b"first") == "claim and rename"
     with pytest.raises(FileExistsError):
-        files.create_file(target, b"second")
+        publishing.create_file(target, b"second")
     assert target.read_bytes() == b"first"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 def test_each_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert files.create_file(tmp_path / "a", b"") == "link"
+    assert publishing.create_file(tmp_path / "a", b"") == "link"
     without(monkeypatch, link=errno.ENOSYS)
-    assert files.create_file(tmp_path / "b", b"") == "exclusive rename"
+    assert publishing.create_file(tmp_path / "b", b"") == "exclusive rename"
 
 
 @pytest.mark.parametrize("call", ["link", "rename"])
@@ -56,7 +56,7 @@ def test_a_disk_that_fails_is_no_filesystem_that_lacks_something(
 ) -> None:
     without(monkeypatch, **{"link": errno.EPERM, call: errno.EIO})
     with pytest.raises(OSError, match="Input/output error"):
-        files.create_file(tmp_path / "x", b"data")
+        publishing.create_file(tmp_path / "x", b"data")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,7 +67,7 @@ def test_a_name_that_is_claimed_is_left_alone(
     claim = tmp_path / ".x.claim"
     claim.touch()
     with pytest.raises(OSError, match=r"another process is giving this name.*\.x\.claim") as error:
-        files.create_file(tmp_path / "x", b"data")
+        publishing.create_file(tmp_path / "x", b"data")
     assert not isinstance(error.value, FileExistsError)
     assert [p.name for p in tmp_path.iterdir()] == [".x.claim"]
 

@@ -26,6 +26,7 @@ BASE = {
     "files",
     "inputs",
     "kernel",
+    "publishing",
     "temporary",
 }
 
@@ -39,8 +40,9 @@ MAY_IMPORT = {
     "kernel": {"_types", "errors"},
     "folders": set(),
     "temporary": set(),
-    "files": {"errors", "folders", "temporary"},
-    "directories": {"errors", "files", "temporary"},
+    "publishing": {"temporary"},
+    "files": {"errors", "folders", "publishing", "temporary"},
+    "directories": {"errors", "files", "publishing", "temporary"},
     "inputs": {"errors", "_types", "files"},
     "stats": {"kernel", "hashing", "_types", "errors"},
     "pairs": {"kernel", "hashing", "_types", "errors"},

@@ -57,7 +57,7 @@ class Manifest:
     `steps`: for each table the steps that the rank has finished and published (also those for
     which it had no rows). `mismatches`: step → calls whose recorded loss was not the trainer's.
     `vocab`: vocab.parquet as it was when the attempt began (None: none was there, or not rank 0).
-    `publishing`: how the files got their names (see `rocktok.files`; None: not known).
+    `publishing`: how the files got their names (see `rocktok.publishing`; None: not known).
     """
 
     run_id: str

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rocktok.files import write_synced
+from rocktok.publishing import write_synced
 
 if TYPE_CHECKING:
     from rocktok.files import Place

@@ -269,7 +269,8 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writer.finish_step(step, "fixed")
             writer.flush()
     content = json.loads((path / "run.json").read_text())
-    (path / "run.json").write_text(json.dumps({**content, "created_at": EVIL + "\ud800"}))
+    changed = {**content, "created_at": EVIL + "\ud800", "crc32": None}
+    (path / "run.json").write_text(json.dumps(changed))
     return path
 
 

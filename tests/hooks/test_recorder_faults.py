@@ -82,11 +82,11 @@ class FailingDisk:
     """Makes publishing fail for a while, as `os.write` and `os.link` would."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-        from rocktok import files
+        from rocktok import publishing
 
         self.failing = False
         self.failures = 0
-        original = files._write_temporary
+        original = publishing._write_temporary
 
         def write(path: Path, data: bytes) -> Path:
             if self.failing:
@@ -94,7 +94,7 @@ class FailingDisk:
                 raise OSError(error, os.strerror(error), str(path))
             return original(path, data)
 
-        monkeypatch.setattr(files, "_write_temporary", write)
+        monkeypatch.setattr(publishing, "_write_temporary", write)
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO])

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import rocktok
-from rocktok import files
+from rocktok import publishing
 from rocktok.errors import RocktokWarning
 from rocktok.hooks.background import Background, StepRows
 from rocktok.log import LogWriter
@@ -180,7 +180,7 @@ def test_a_sequence_row_that_comes_twice_costs_its_step(tmp_path: Path) -> None:
 def test_no_step_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fsync that does not return: steps are taken as long as there is room, then counted."""
     go_on = threading.Event()
-    monkeypatch.setattr(files.os, "fsync", lambda descriptor: go_on.wait(LIMIT))
+    monkeypatch.setattr(publishing.os, "fsync", lambda descriptor: go_on.wait(LIMIT))
     rec = make_recorder(tmp_path, queue_steps=3)
     go_on.set()
     rec.start()
@@ -274,14 +274,14 @@ def test_the_room_for_the_manifest_is_given_back(
     assert rec._background is not None
     rec._background.settle(LIMIT)
     assert reserve.stat().st_size == 1 << 16
-    original = files._write_temporary
+    original = publishing._write_temporary
 
     def full(path: Path, data: bytes) -> Path:
         if reserve.exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return original(path, data)
 
-    monkeypatch.setattr(files, "_write_temporary", full)
+    monkeypatch.setattr(publishing, "_write_temporary", full)
     with (
         pytest.warns(RocktokWarning, match="2 buffered rows were dropped: the disk took no last"),
         pytest.warns(RocktokWarning, match="No space left on device"),

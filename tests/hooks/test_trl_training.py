@@ -257,16 +257,16 @@ def test_a_forward_redirection_that_fails_early_is_undone(
 def test_a_failing_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untouched: dict[str, Any]
 ) -> None:
-    from rocktok import files
+    from rocktok import publishing
 
-    original = files._write_temporary
+    original = publishing._write_temporary
 
     def write(path: Path, data: bytes) -> Path:
         if path.suffix == ".parquet" and "rollout" in str(path):
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
         return original(path, data)
 
-    monkeypatch.setattr(files, "_write_temporary", write)
+    monkeypatch.setattr(publishing, "_write_temporary", write)
     found = train_with_trouble(tmp_path, untouched, "Disk quota exceeded")
     assert {d["step"] for d in found["dropped"] if d["table"] == "rollout"} == set(range(6))
 

@@ -178,7 +178,7 @@ def test_an_attempt_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"no attempt 3; there are 0$"):
         rocktok.open(tmp_path, attempt=3)
     with pytest.raises(LogError, match=r"no attempt 0; there are none$"):
-        rocktok.open(write_by_hand(tmp_path / "by_hand"), attempt=0)
+        rocktok.open(write_by_hand(tmp_path / "by_hand", rows(0, range(4))), attempt=0)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rocktok
-from rocktok import files, schema
+from rocktok import files, publishing, schema
 from rocktok.errors import DamagedError, DataError, HookError, LogError
 from rocktok.log import LogWriter, manifest, opening, shard
 from rocktok.log.join import JoinedSteps
@@ -255,9 +255,9 @@ def test_a_hand_written_log_is_not_recorded_into(tmp_path: Path) -> None:
 
 def test_publishing_never_overwrites(tmp_path: Path) -> None:
     target = tmp_path / "x"
-    files.create_file(target, b"first")
+    publishing.create_file(target, b"first")
     with pytest.raises(FileExistsError):
-        files.create_file(target, b"second")
+        publishing.create_file(target, b"second")
     assert target.read_bytes() == b"first"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
@@ -266,11 +266,11 @@ def test_without_hard_links_an_exclusive_rename_publishes(tmp_path, monkeypatch)
     def no_link(*args: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(files.os, "link", no_link)
+    monkeypatch.setattr(publishing.os, "link", no_link)
     target = tmp_path / "x"
-    files.create_file(target, b"first")
+    publishing.create_file(target, b"first")
     with pytest.raises(FileExistsError):
-        files.create_file(target, b"second")
+        publishing.create_file(target, b"second")
     assert target.read_bytes() == b"first"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 

@@ -514,9 +514,7 @@ def test_a_log_without_gradient_sums(tmp_path: Path) -> None:
 
 
 def test_a_log_without_vocabulary(tmp_path: Path) -> None:
-    log = write_log(tmp_path)
-    (log / "vocab.parquet").unlink()
-    content, _ = _lacks(log)
+    content, _ = _lacks(write_log(tmp_path, vocab=False))
     assert "the texts of tokens, and what they are for" in {r["what"] for r in content["missing"]}
     assert content["tokens"][0]["token"].startswith("<id ")
 
