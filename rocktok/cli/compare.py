@@ -18,18 +18,22 @@ if TYPE_CHECKING:
 @click.command("compare")
 @options.attempt_option
 @click.argument("sources", nargs=-1, required=True, metavar="A B [C...]")
-@options.top_k_option
+@click.option(
+    "--top-k",
+    type=int,
+    help="Maximum number of rocks of each. Default: all tested ones, or the first 100 of others.",
+)
 @click.option("--by", type=click.Choice(["domain"]), help="Compare the domains of one LOG.")
 @options.rows_options
 @job_options(log=False)
 def compare_command(
-    job: Job, sources: tuple[str, ...], top_k: int, by: str | None, seed: int
+    job: Job, sources: tuple[str, ...], top_k: int | None, by: str | None, seed: int
 ) -> None:
     """Say whether logs agree on their rocks: overlap and rank correlation of every two.
 
     A, B, C are logs, which are searched with the defaults of `rocktok detect`, or its JSON files,
-    of which the first --top-k rocks count. Tokens are matched by id where the vocabularies are
-    the same, by text otherwise.
+    of which all rocks count, or the first --top-k. Tokens are matched by id where the vocabularies
+    are the same, by text otherwise.
     """
     from rocktok.analyses.compare.passes import compare
 

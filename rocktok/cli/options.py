@@ -192,13 +192,6 @@ def pre_and_post_options(function: F) -> F:
     return function
 
 
-def top_k_option(function: F) -> F:
-    """--top-k."""
-    return click.option(
-        "--top-k", type=int, default=100, show_default=True, help="Maximum number of rocks."
-    )(function)
-
-
 def top_options(function: F) -> F:
     """--top and --all of a command whose analysis takes them."""
     for option in (

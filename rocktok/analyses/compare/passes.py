@@ -9,6 +9,7 @@ from rocktok._types import Array
 from rocktok.analyses.compare.rankings import Ranking, compare_rankings
 from rocktok.analyses.compare.result import CompareResult
 from rocktok.analyses.detect.passes import detect
+from rocktok.analyses.detect.result import MOST_ROCKS
 from rocktok.analyses.run import LogOrPath, opened, public
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
@@ -21,7 +22,7 @@ from rocktok.log.sequences import load_domains, load_prompts
 @public
 def compare(
     *sources: LogOrPath,
-    top_k: int = 100,
+    top_k: int | None = None,
     by: str | None = None,
     seed: int = 0,
     engine: Engine | None = None,
@@ -30,7 +31,8 @@ def compare(
 
     Args:
         sources: logs, paths of logs, or JSON files of `rocktok detect`; with `by` one log.
-        top_k: rocks of each that are compared, at most.
+        top_k: rocks of each that are compared, at most; None: all that were tested, or the
+            first 100 of a list by Rock Score.
         by: "domain": compare the parts of one log.
         seed: of what `detect` draws.
         engine: what makes the passes; default: threads on the cores this process may use.
@@ -40,7 +42,7 @@ def compare(
         LogError: a source is damaged, or the lists cannot be compared.
     """
     engine = engine or Engine()
-    if top_k < 1:
+    if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}; it must be 1 or more", parameter="top_k")
     if by not in (None, "domain"):
         raise UsageError(f"by is {by!r}; it must be 'domain'", parameter="by")
@@ -53,7 +55,7 @@ def compare(
     return replace(result, notes=(*notes, *result.notes))
 
 
-def _ranking(source: LogOrPath, engine: Engine, top_k: int, seed: int) -> Ranking:
+def _ranking(source: LogOrPath, engine: Engine, top_k: int | None, seed: int) -> Ranking:
     if isinstance(source, Log):
         return _of_log(source.name, source, engine, top_k=top_k, seed=seed)
     name = os.fspath(source)
@@ -62,20 +64,25 @@ def _ranking(source: LogOrPath, engine: Engine, top_k: int, seed: int) -> Rankin
     return _of_log(name, opened(source), engine, top_k=top_k, seed=seed)
 
 
-def _of_file(path: str, top_k: int) -> Ranking:
+def _of_file(path: str, top_k: int | None) -> Ranking:
     try:
         content = load_detect(path)
         ranking, notes = Ranking.of(path, content), tuple(map(str, content.get("notes", ())))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise not_of_detect(path) from error
-    rocks = len(ranking.tokens)
-    if rocks < top_k and ranking.ranked_by != "score":
-        notes = (*notes, f"holds {rocks} rocks, fewer than the {top_k} that --top-k compares")
-    return replace(ranking, tokens=ranking.tokens[:top_k], notes=notes)
+    rocks, most = len(ranking.tokens), _most(ranking, top_k)
+    if most is not None and rocks < most and ranking.ranked_by != "score":
+        notes = (*notes, f"holds {rocks} rocks, fewer than the {most} that --top-k compares")
+    return replace(ranking, tokens=ranking.tokens[:most], notes=notes)
+
+
+def _most(ranking: Ranking, top_k: int | None) -> int | None:
+    """How many of a list are compared. None: all, as the set of tested rocks is one."""
+    return MOST_ROCKS if top_k is None and ranking.ranked_by != "score" else top_k
 
 
 def _of_log(
-    name: str, log: Log, engine: Engine, *, top_k: int, seed: int, only: Array | None = None
+    name: str, log: Log, engine: Engine, *, top_k: int | None, seed: int, only: Array | None = None
 ) -> Ranking:
     try:
         detected = detect(log, engine=engine, seed=seed, only=only, replication=False)
@@ -86,11 +93,11 @@ def _of_log(
         remedy = f"; run `rocktok detect {log.name}` with that option and give its JSON"
         raise LogError(f"{error}{remedy if '--' in str(error) else ''}") from error
     ranking = Ranking.of(name, detected.to_dict())
-    return replace(ranking, tokens=ranking.tokens[:top_k], notes=detected.notes)
+    return replace(ranking, tokens=ranking.tokens[: _most(ranking, top_k)], notes=detected.notes)
 
 
 def _domains(
-    sources: tuple[LogOrPath, ...], engine: Engine, top_k: int, seed: int
+    sources: tuple[LogOrPath, ...], engine: Engine, top_k: int | None, seed: int
 ) -> tuple[list[Ranking], tuple[str, ...]]:
     """Rocks of each domain of one log; notes."""
     if len(sources) != 1:

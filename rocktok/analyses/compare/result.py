@@ -34,7 +34,7 @@ class ComparedList(TypedDict, total=False):
 class CompareOptions(TypedDict):
     """Every option."""
 
-    top_k: int
+    top_k: int | None
     by: str | None
     seed: int
 

@@ -27,6 +27,9 @@ from rocktok.stats.tally import Tally, counted, run_starts
 #: Losses are summed in units of 2⁻³² nats, in an upper and a lower half: exactly, in any order.
 _LOSS_BITS = 32
 
+#: Nats above which a loss counts as so many: the sums of 2³² rows fit into 64 bits.
+_MOST_LOSS = 2.0**30
+
 
 def place_sums(
     batch: Batch, hard_N: Array, cluster_S: Array, clusters: int, *, compiled: bool
@@ -78,7 +81,8 @@ class HardSums:
             hard_S = np.add.reduceat(hard_N.astype(np.int64), starts)
             self.prompts.add(place_S, np.stack([rows_S, hard_S], axis=1))
         self.places.add(*places, distinct=True)
-        loss_M = np.rint(batch["loss_post"][hard_N].astype(np.float64) * 2**_LOSS_BITS)
+        loss_M = np.minimum(batch["loss_post"][hard_N].astype(np.float64), _MOST_LOSS)
+        loss_M = np.rint(loss_M * 2**_LOSS_BITS)
         upper_M = np.floor(loss_M / 2**_LOSS_BITS)
         sums = [np.ones(len(loss_M)), upper_M, loss_M - upper_M * 2**_LOSS_BITS]
         token_M = batch["token_id"][hard_N].astype(np.int64)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial, reduce
-
 import numpy as np
 
 from rocktok._types import Array
@@ -18,23 +16,28 @@ def shared_sequences(engine: Engine, sources: list[Source]) -> tuple[Array, int]
 
     Raises `LogError` where there are none, and where one is not the same text at every step.
     """
-    name, steps, texts = sources[0].log.name, [source.post for source in sources], []
+    name, steps = sources[0].log.name, [source.post for source in sources]
+    shared, text_S, most = np.zeros(0, np.int64), np.zeros(0, np.uint64), 0
     for source in sources:
         hashes = SequenceTexts()
         engine.run(source, hashes)
-        texts.append(hashes.result())
-    shared: Array = reduce(partial(np.intersect1d, assume_unique=True), (ids for ids, _ in texts))
-    if not len(shared):
-        raise LogError(
-            f"{name}: no sequence of fixed/ stands at all of the steps {steps[0]} to {steps[-1]}; "
-            "choose others by --pre and --post"
-        )
-    text_S, *others = (hash_S[np.searchsorted(ids, shared)] for ids, hash_S in texts)
-    for step, other_S in zip(steps[1:], others, strict=True):
+        ids, hash_S = hashes.result()
+        most = max(most, len(ids))
+        if source is sources[0]:
+            shared, text_S = ids, hash_S
+            continue
+        # What is not at this step need not be kept for the next ones.
+        shared, ours, here = np.intersect1d(shared, ids, assume_unique=True, return_indices=True)
+        text_S, other_S = text_S[ours], hash_S[here]
+        if not len(shared):
+            raise LogError(
+                f"{name}: no sequence of fixed/ stands at all of the steps {steps[0]} to "
+                f"{source.post}; choose others by --pre and --post"
+            )
         if (text_S != other_S).any():
             raise LogError(
-                f"{name}: sequence {shared[text_S != other_S][0]} at step {step} is not the text "
-                f"that it is at step {steps[0]}; a sequence_id in fixed/ must mean the same text "
-                "at every step"
+                f"{name}: sequence {shared[text_S != other_S][0]} at step {source.post} is not the "
+                f"text that it is at step {steps[0]}; a sequence_id in fixed/ must mean the same "
+                "text at every step"
             )
-    return shared, max(len(ids) for ids, _ in texts)
+    return shared, most

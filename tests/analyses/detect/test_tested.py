@@ -520,3 +520,15 @@ def test_tallies_add_up_as_they_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key.tolist() == np.unique(keys).tolist()
     assert sums[:, 0].tolist() == np.bincount(keys.ravel())[key].tolist()
     assert sums[:, 1].tolist() == np.where(key % 2 == 0, sums[:, 0], 0).tolist()
+
+
+def test_losses_of_any_size_keep_their_order() -> None:
+    """Sums of the largest float32 did not fit into 64 bits, and came out negative."""
+    batch = random_batch(3)
+    hard = HARD.chosen(batch)
+    largest, *others = np.unique(batch["token_id"][hard]).tolist()
+    huge = hard & (batch["token_id"] == largest)
+    batch["loss_post"] = np.where(huge, np.float32(3e38), batch["loss_post"])
+    expected = sums_of([batch]).expected()
+    loss_by_type = dict(zip(expected.token_T.tolist(), expected.loss_T.tolist(), strict=True))
+    assert all(loss_by_type[largest] > loss_by_type[other] > 0 for other in others)
