@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rocktok.analyses.attribute.table import verdict
+from rocktok.analyses.detect.table import opening
 from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stability.table import rock_answer
 from rocktok.analyses.stagnation.table import answer
@@ -51,6 +52,9 @@ def _are_there(result: ReportResult) -> Point:
             f"persist cannot be told: {log_reason(result)}."
         )
         return {"text": text, "numbers": numbers}
+    if detected.params["rule"] == "tested":
+        found = " ".join(map(_sentence, opening(detected)))
+        return {"text": found + _singled_out(rocks), "numbers": numbers}
     text = (
         f"{_how_many(result)} {_stay_hard(result, len(rocks) == 1)} in recurring contexts. "
         f"{_those(result)} {percent(positions)} of the "
@@ -74,6 +78,8 @@ def _none(result: ReportResult) -> str:
     no_null = next((row for row in result.missing if row["what"] == NO_NULL), None)
     if no_null is not None:
         return f"Whether any token type is a rock cannot be told: {no_null['why']}."
+    if result.detect.params["rule"] == "tested":
+        return " ".join(map(_sentence, opening(result.detect)))
     return (
         f"No token type is a rock: of {types}, none {_stay_hard(result, True)} in contexts that "
         "recur more than chance has it."
@@ -118,6 +124,9 @@ def _against_chance(permuted: Mapping[str, Any]) -> str:
 
 
 def _singled_out(rocks: Sequence[Mapping[str, Any]]) -> str:
+    """With lifts, and else nothing."""
+    if not any("singled_out" in row for row in rocks):
+        return ""
     answers = [row.get("singled_out") for row in rocks]
     yes, no, open_ = (sum(answer is value for answer in answers) for value in (True, False, None))
     return (
