@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import rocktok
+from rocktok.analyses.detect.table import opening
 from rocktok.cli import cli
 from rocktok.engine.passes import Engine
 from rocktok.errors import UsageError
