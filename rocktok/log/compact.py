@@ -239,7 +239,7 @@ def _describe(log: Log, target: Place, run_id: str, manifest: Manifest) -> None:
         data = log.place.read(vocabs.PATH)
         target.create(vocabs.PATH, data)
         manifest.vocab = FileSeal.of(data)
-    columns = log.attempts[-1].columns if log.attempts else None
-    attempt = Attempt(0, 0, 1, columns)
+    last = log.attempts[-1] if log.attempts else Attempt(0, 0, 1)
+    attempt = Attempt(0, 0, 1, last.columns, last.fingerprint)
     target.create(attempt.path, attempt.encode())
     target.create(manifest.path, manifest.encode())

@@ -12,6 +12,7 @@ import rocktok
 from rocktok.analyses.info.passes import info
 from rocktok.errors import HookError, LogError
 from rocktok.log import LogWriter
+from rocktok.log.compact import compact
 from rocktok.log.manifest import dump_json
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.processes import run_command
@@ -196,3 +197,11 @@ def test_commands_read_the_attempt_that_was_asked_for(tmp_path: Path, command: s
         code, _, error = run_command(command, "--attempt", 0, log, *more.get(command, []))
         assert code == 0
         assert "superseded" not in error
+
+
+def test_a_compacted_log_is_of_the_same_models(tmp_path: Path) -> None:
+    record(tmp_path / "log", (0,), fingerprint={"student.hidden_size": 32})
+    compact(rocktok.open(tmp_path / "log"), tmp_path / "out")
+    (attempt,) = rocktok.open(tmp_path / "out").attempts
+    assert attempt.fingerprint is not None
+    assert attempt.fingerprint["student.hidden_size"] == 32
