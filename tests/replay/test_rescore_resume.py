@@ -278,7 +278,7 @@ def test_damage_and_strangers(folder: Path, tmp_path: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[40] ^= 0xFF
     shard.write_bytes(data)
-    with pytest.raises(LogError, match=r"parquet: damaged .*; restore it from a copy"):
+    with pytest.raises(LogError, match=r"parquet: .*damaged .*; restore it from a copy"):
         score(folder, log)
     file = tmp_path / "file"
     file.write_text("")
