@@ -1,6 +1,7 @@
 """Sums by token type that have the same bits however the rows are cut and ordered.
 
-Array suffixes: N rows of a log; V token ids; S columns of a table, or as many as there are sums.
+Array suffixes: N rows of a log; B rows of a block; V token ids; S columns of a table, or as many as
+there are sums.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rocktok.stats import fixed_point
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.kernels import readonly
 
-#: Rows of a table that fit into a cache with what is made of them.
+#: Rows, of a batch or of a table, that fit into a cache with what is made of them.
 _BLOCK = 1 << 12
 
 
@@ -189,7 +190,7 @@ def _words(rows_VS: Array) -> Array:
 
 
 def _blocks(length: int) -> Iterator[slice]:
-    """Rows of a table that fit into a cache with what is made of them."""
+    """Rows, of a batch or of a table, in turn."""
     return (slice(at, min(length, at + _BLOCK)) for at in range(0, length, _BLOCK))
 
 
@@ -243,15 +244,19 @@ def sums_numpy(
     token_N: Array, values: Sequence[Array], table_VS: Array, *, squares: bool = False
 ) -> Array:
     """Twin of `sums_compiled`: the same bits, without compiled code."""
-    terms = summed(values, squares=squares)
-    fits_N = np.all([np.abs(x_N) < fixed_point.LIMIT for x_N in terms], axis=0)
-    if not fits_N.all():
-        token_N, terms = token_N[fits_N], [x_N[fits_N] for x_N in terms]
-    np.add.at(table_VS[:, -1], token_N, 1)
-    for s, x_N in enumerate(terms):
-        for w, word_N in enumerate(fixed_point.words(x_N)):
-            np.add.at(table_VS[:, w * len(terms) + s], token_N, word_N)
-    return np.flatnonzero(~fits_N)
+    beyond = [np.zeros(0, dtype=np.int64)]
+    for rows in _blocks(len(token_N)):
+        terms = summed([x_N[rows] for x_N in values], squares=squares)
+        fits_B = np.all([np.abs(x_B) < fixed_point.LIMIT for x_B in terms], axis=0)
+        token_B = token_N[rows].astype(np.intp)
+        if not fits_B.all():
+            beyond.append(rows.start + np.flatnonzero(~fits_B))
+            token_B, terms = token_B[fits_B], [x_B[fits_B] for x_B in terms]
+        np.add.at(table_VS[:, -1], token_B, 1)
+        for s, x_B in enumerate(terms):
+            for w, word_B in enumerate(fixed_point.words(x_B)):
+                np.add.at(table_VS[:, w * len(terms) + s], token_B, word_B)
+    return np.concatenate(beyond)
 
 
 def summed(values: Sequence[Array], *, squares: bool) -> list[Array]:
