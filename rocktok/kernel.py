@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -44,8 +45,9 @@ class Kernel:
     process alone; the first time warns with `RocktokWarning`.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *, packed: bool = False) -> None:
         self.function = function
+        self.packed = packed
         self._dispatcher: Any = None
         self._forms: set[Any] = set()
 
@@ -53,7 +55,7 @@ class Kernel:
         """Run it, without the interpreter lock."""
         form = _form(arguments)
         if form not in self._forms:
-            with _LOCK:
+            with _LOCK, _packing(self.packed):
                 self._compile(tuple(numba.typeof(argument) for argument in arguments))
                 self._forms.add(form)
         return self._dispatcher(*arguments)
@@ -86,6 +88,25 @@ class Kernel:
         except OSError:
             return False
         return bool(paths)
+
+
+def packed(function: Callable[..., Any]) -> Kernel:
+    """Decorator: a `Kernel` whose like statements on neighbours become one instruction.
+
+    Rounding stays as it is. For loops whose body is many of these: it costs time to compile.
+    """
+    return Kernel(function, packed=True)
+
+
+@contextmanager
+def _packing(wanted: bool) -> Iterator[None]:
+    # Numba has no option for it, and other packages' functions are not ours to change.
+    before = numba.config.SLP_VECTORIZE
+    numba.config.SLP_VECTORIZE = int(wanted or before)
+    try:
+        yield
+    finally:
+        numba.config.SLP_VECTORIZE = before
 
 
 def _form(arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -161,3 +161,19 @@ def test_an_error_in_the_code_is_no_matter_of_the_cache() -> None:
         warnings.simplefilter("error", RocktokWarning)
         with pytest.raises(TypingError):
             kernel.Kernel(broken)(np.zeros(1))
+
+
+def test_packing_is_of_our_loops_alone() -> None:
+    import numba
+
+    from rocktok import kernel
+
+    before: int = numba.config.SLP_VECTORIZE
+    during = []
+    for wanted in (True, False):
+        with kernel._packing(wanted):
+            during.append(numba.config.SLP_VECTORIZE)
+    assert during == [1, before]
+    with pytest.raises(ZeroDivisionError), kernel._packing(True):
+        _ = 1 / 0
+    assert before == numba.config.SLP_VECTORIZE

@@ -15,7 +15,7 @@ Array suffixes: T token types; H halves of the prompts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from rocktok._types import Array
 from rocktok.hashing import halves, hash_rows
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among, padded
+from rocktok.stats.exact_types import ExactTypeSums
 from rocktok.stats.group_names import CONTROL, HIGH_KL, RANDOM, ROCKS
 from rocktok.stats.matching import match
 from rocktok.stats.prompts import PromptFloor
@@ -88,13 +89,24 @@ class TypeFacts:
 
 
 class HalfFacts:
-    """Accumulates `TypeFacts`; needs prompts, and with `positions` the positions."""
+    """Accumulates `TypeFacts`; needs prompts, and with `positions` the positions.
 
-    def __init__(self, seed: int, *, positions: bool = False, compiled: bool = False) -> None:
+    `exact`: its sums have the same bits however the rows are cut.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        positions: bool = False,
+        exact: bool = False,
+        compiled: bool = False,
+    ) -> None:
         self.seed = seed
         columns = ("loss", "position") if positions else ("loss",)
         self.needs = ("token_id", "prompt", *columns)
-        self.sums = [TypeSums(columns, compiled=compiled) for _ in range(2)]
+        kind: Any = ExactTypeSums if exact else TypeSums
+        self.sums: list[Any] = [kind(columns, compiled=compiled) for _ in range(2)]
         self.floors = [PromptFloor(MIN_PROMPTS) for _ in range(2)]
 
     def update(self, batch: Batch) -> None:

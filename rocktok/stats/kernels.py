@@ -31,8 +31,8 @@ def type_sums(token_N: Array, values: Sequence[Array], table_VS: Array) -> None:
 
     # One type for all columns, so that few variants are compiled.
     single = all(x_N.dtype == np.float32 for x_N in values)
-    columns = [_readonly(x_N, np.float32 if single else np.float64) for x_N in values]
-    tokens = _readonly(token_N, np.int32)
+    columns = [readonly(x_N, np.float32 if single else np.float64) for x_N in values]
+    tokens = readonly(token_N, np.int32)
     if len(columns) not in (1, 2) or table_VS.shape[1] != 1 + 2 * len(columns):
         raise ValueError("type_sums takes one or two columns, and a table that fits them")
     if any(len(x_N) != len(tokens) for x_N in columns):
@@ -61,7 +61,7 @@ def histogram16(values_N: Array, prefix: int | None, count_B: Array) -> None:
     """
     from rocktok.stats import loops
 
-    bits_N = _readonly(values_N, np.float32).view(np.uint32)
+    bits_N = readonly(values_N, np.float32).view(np.uint32)
     if len(count_B) != 1 << 16:
         raise ValueError("count_B must have 65,536 bins")
     if prefix is None:
@@ -83,9 +83,9 @@ def sums_by_prompt(
     """
     from rocktok.stats import loops
 
-    places = _readonly(place_N, np.int64)
+    places = readonly(place_N, np.int64)
     loops.sum_prompts(
-        table_V, _readonly(token_N, np.int32), places, _readonly(loss_N, np.float32), sum_TP
+        table_V, readonly(token_N, np.int32), places, readonly(loss_N, np.float32), sum_TP
     )
 
 
@@ -113,7 +113,7 @@ def first_in_runs(table_V: Array, token_N: Array, prompt_N: Array, types: int) -
 
     row_N = np.empty(len(token_N), dtype=np.int64)
     run_T = np.full(types + 1, -1, dtype=np.int64)
-    tokens, prompts = _readonly(token_N, np.int32), _readonly(prompt_N, np.uint64)
+    tokens, prompts = readonly(token_N, np.int32), readonly(prompt_N, np.uint64)
     return row_N[: loops.first_in_runs(table_V, tokens, prompts, run_T, row_N)]
 
 
@@ -150,8 +150,8 @@ def weigh_numpy(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:
         sum_TW[q] += csr_matrix((values_E, (type_E, prompt_E)), shape=sums_TP.shape) @ weights_PW
 
 
-def _readonly(array: Array, dtype: Any) -> Array:
-    # Of one type for the compiler, whether it came from Arrow (read-only) or from NumPy.
+def readonly(array: Array, dtype: Any) -> Array:
+    """A view that is of one type for the compiler, whether it came from Arrow or from NumPy."""
     view = np.ascontiguousarray(array, dtype=dtype).view()
     view.flags.writeable = False
     return view

@@ -15,7 +15,8 @@ from rocktok.stats.arrays import distinct
 class TypeSums:
     """Per token type: the number of rows, and the sum of each column and of its square.
 
-    Sums are float64, in the order of the rows.
+    Sums are float64, rounded at each row, in their order. Those of `exact_types.ExactTypeSums` do
+    not depend on the order, and take longer.
 
     Args:
         columns: names, one or more.

@@ -37,6 +37,7 @@ from rocktok.engine.source import Source
 from rocktok.errors import LogError
 from rocktok.stats.adjusted import type_ratios, types_to_measure
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap
+from rocktok.stats.exact_types import ExactTypeSums
 from rocktok.stats.group_names import ROCKS
 from rocktok.stats.groups import (
     CALIPER,
@@ -48,7 +49,6 @@ from rocktok.stats.groups import (
     note_overlap,
 )
 from rocktok.stats.intervals import FEW_PROMPTS
-from rocktok.stats.sums import TypeSums
 from rocktok.stats.verdicts import GRADIENT, AdjustedComparison, compare_at_cutoffs
 
 #: Half of the prompts on which groups are chosen for the contrasts; these use the other.
@@ -181,7 +181,7 @@ class _Attribution:
         )
 
     def _facts(self) -> TypeFacts:
-        collect = HalfFacts(self.params.seed, compiled=self.source.large)
+        collect = HalfFacts(self.params.seed, exact=True, compiled=self.source.large)
         self.run.engine.run(self.source, collect)
         facts = collect.result()
         if not len(facts.token_T):
@@ -273,7 +273,7 @@ class _Attribution:
         """One pass over a step. At the reference step the types shown are drawn again as well."""
         source = replace(self.source, post=step)
         columns = [q for q in self.quantities if q and not q.endswith("²")]
-        sums = TypeSums(tuple(columns), compiled=source.large)
+        sums = ExactTypeSums(tuple(columns), squares=True, compiled=source.large)
         types = groups.all_ids
         if step == self.step:
             # The largest shares are known only afterwards, but the most loss finds nearly all.

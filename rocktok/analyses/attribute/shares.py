@@ -18,9 +18,9 @@ from rocktok._types import Array
 from rocktok.analyses.attribute.result import GroupContrast, ShareRow, Totals
 from rocktok.stats.bootstrap import PromptBootstrap, holm
 from rocktok.stats.contrasts import MIN_TYPES, contrast, ratio
+from rocktok.stats.exact_types import ExactTypeSums
 from rocktok.stats.groups import NAMES, Groups
 from rocktok.stats.intervals import FEW_PROMPTS, Estimate, ends
-from rocktok.stats.sums import TypeSums
 
 #: Share → the quantity it is a share of, as `PromptBootstrap` names it.
 SHARES = {
@@ -48,7 +48,7 @@ def quantities(columns: set[str]) -> tuple[str, ...]:
 class Shares:
     """Shares of every type at one step, and of chosen types under each replicate."""
 
-    def __init__(self, sums: TypeSums, bootstrap: PromptBootstrap) -> None:
+    def __init__(self, sums: ExactTypeSums, bootstrap: PromptBootstrap) -> None:
         self.count_V = sums.count_V
         self.sum_V = {"": self.count_V.astype(np.float64), **sums.sum_V}
         self.sum_V |= {f"{name}²": values for name, values in sums.square_V.items()}
