@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from rocktok.stats.verdicts import (
     SAME,
     AdjustedComparison,
 )
+from rocktok.tables.adjusted import adjusted_table
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.terminal import View
@@ -61,15 +61,6 @@ _TESTS = (
     Field("p Holm"),
     Field("p naive"),
 )
-_ADJUSTED = (
-    Field("cutoff", text=True),
-    Field("rocks"),
-    Field("supported"),
-    Field("ratio"),
-    Field("95%"),
-    Field("p Holm"),
-    Field("comparable"),
-)
 _GEOMETRY = (
     Field("group", text=True),
     Field("types"),
@@ -107,7 +98,9 @@ def render(result: AttributeResult, view: View | None = None) -> str:
         view.heading(f"Shares by group, step {step}"),
         render_table(_GROUPS, groups, view),
     ]
-    parts += _adjusted(result.adjusted)
+    parts += adjusted_table(
+        result.adjusted, view, what="Mean gradient norm of rocks", types="rocks", loss="loss"
+    )
     for measure, words in _MEASURES.items():
         rows = [row for row in result.tests if row["measure"] == measure]
         parts += [view.heading(f"Rocks less others: {words}"), *_tests(rows, view)]
@@ -171,34 +164,6 @@ def verdict(adjusted: AdjustedComparison | None) -> list[str]:
     if said == SAME:
         return [f"Given the loss as measured, the gradient of rocks is that of {like}."]
     return [f"Given the loss as measured, the gradient of rocks is {said} than that of {like}."]
-
-
-def _adjusted(row: Row | None) -> list[str]:
-    """The verdict, and what it rests on at each cutoff."""
-    if row is None:
-        return []
-    above = (
-        f"Mean gradient norm of rocks against others of like loss and frequency: {row['verdict']}",
-        f"loss {number(row['loss_first'])}, of others {number(row['loss_second'])}; supported: 5 "
-        "others are near it",
-    )
-    cells = (
-        (
-            f"{each['cutoff']:g}",
-            str(each["types"]),
-            f"{each['supported']}/{each['measured']}",
-            _factor(each["difference"]),
-            f"{_factor(each['low'])} to {_factor(each['high'])}",
-            p_value(each["p_holm"]) if each["p_holm"] is not None else "–",
-            "yes" if each["comparable"] else "no",
-        )
-        for each in row["cutoffs"]
-    )
-    return [*above, render_table(_ADJUSTED, cells)]
-
-
-def _factor(log: float | None) -> str:
-    return "–" if log is None else f"{math.exp(log):.2f}"
 
 
 def _where(first: Row, rows: Sequence[Row]) -> str:

@@ -99,8 +99,8 @@ def _detected(run: Run) -> tuple[int, ...]:
     ).rocks
     if not rows:
         raise LogError(
-            f"{run.log.name}: `detect` finds no rocks in {run.table}/ by its defaults; look for "
-            "some with other options (such as --context off), and give them by --rocks"
+            f"{run.log.name}: `detect` finds no rocks in {run.table}/ by its defaults, so none "
+            "has a control; give a list by --rocks, as of `rocktok detect --rule top-k -o FILE`"
         )
     return tuple(row["token_id"] for row in rows)
 

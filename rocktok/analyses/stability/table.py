@@ -112,7 +112,7 @@ def rock_answer(result: StabilityResult) -> list[str]:
     if rocks is None:
         return [f"Whether rocks are named again cannot be told: {result.no_rocks}."]
     if not rocks["tests"]:
-        return ["no rock tokens to be stable: 5 prompts or more hold no type, so none is tested."]
+        return ["No rock tokens to be stable: 5 prompts or more hold no type, so none is tested."]
     held = "hashed groups of prompts" if rocks["grouped"] else "prompts"
     each = f"{count(rocks['prompts'])} {held} each"
     others = (
@@ -123,7 +123,7 @@ def rock_answer(result: StabilityResult) -> list[str]:
     names = f"A half-sample names {number(rocks['mean_rocks'])} rocks on average, {others}"
     if not rocks["rocks"]:
         return [
-            "no rock tokens to be stable: with all prompts none of "
+            "No rock tokens to be stable: with all prompts none of "
             f"{count(rocks['tests'])} types is a rock",
             f"{names} ({count(rocks['samples'])} half-samples, {each}).",
         ]

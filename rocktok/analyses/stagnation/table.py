@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -11,6 +10,7 @@ from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.stats.group_names import CONTROL, LETTERS, LOSS_CONTROL, NAMES, ROCKS, legend
 from rocktok.stats.intervals import FEW_PROMPTS, WHY_NONE
 from rocktok.stats.verdicts import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME, AdjustedComparison
+from rocktok.tables.adjusted import adjusted_table
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.terminal import View
@@ -40,15 +40,6 @@ _MEDIANS = (
     Field("rank-bis."),
     Field("p Holm"),
     Field("naive"),
-)
-_ADJUSTED = (
-    Field("cutoff", text=True),
-    Field("types"),
-    Field("supported"),
-    Field("ratio"),
-    Field("95%"),
-    Field("p Holm"),
-    Field("comparable"),
 )
 _BALANCE = (
     Field("balance (SMD)", text=True),
@@ -93,7 +84,13 @@ def render(result: StagnationResult, view: View | None = None) -> str:
         view.aside("ratio: post over pre, 1: no learning"),
         view.aside("still: whether its 90% interval lies within a factor of 1.1 of 1"),
         "",
-        *_adjusted(result.adjusted, log["pre"], view),
+        *adjusted_table(
+            result.adjusted,
+            view,
+            what="Rocks" if log["first"] == ROCKS.name else "Types with the most loss",
+            types="types",
+            loss=f"loss at step {log['pre']}",
+        ),
         *_tests(result.tests, view),
         *_balance(result.members, log["first"], view),
         *_tokens(result, view),
@@ -221,35 +218,6 @@ def _group(row: Row) -> Sequence[str]:
         return (row["group"], str(row["types"]), "–", "–", "–", "–", "–", "–")
     types = str(row["types_at_both_ends"])
     return (row["group"], types, *_change(row), _STILL[row["does_not_learn"]])
-
-
-def _adjusted(row: Row | None, pre: int, view: View) -> list[str]:
-    """The verdict, and what it rests on at each cutoff."""
-    if row is None:
-        return []
-    name = "Rocks" if row["first"] == ROCKS.name else "Types with the most loss"
-    above = (
-        view.heading(f"{name} against others of like loss and frequency: {row['verdict']}"),
-        f"loss at step {pre} {number(row['loss_first'])}, of others "
-        f"{number(row['loss_second'])}; supported: 5 others are near it",
-    )
-    cells = (
-        (
-            f"{each['cutoff']:g}",
-            str(each["types"]),
-            f"{each['supported']}/{each['measured']}",
-            _factor(each["difference"]),
-            f"{_factor(each['low'])} to {_factor(each['high'])}",
-            p_value(each["p_holm"]) if each["p_holm"] is not None else "–",
-            "yes" if each["comparable"] else "no",
-        )
-        for each in row["cutoffs"]
-    )
-    return [*above, render_table(_ADJUSTED, cells, view)]
-
-
-def _factor(log: float | None) -> str:
-    return "–" if log is None else f"{math.exp(log):.2f}"
 
 
 def _tests(rows: Sequence[Row], view: View) -> list[str]:

@@ -289,8 +289,8 @@ def test_no_rocks_are_found(tmp_path: Path) -> None:
     assert run("controls", path) == (
         1,
         "",
-        f"rocktok: {path}: `detect` finds no rocks in fixed/ by its defaults; look for some with "
-        "other options (such as --context off), and give them by --rocks\n",
+        f"rocktok: {path}: `detect` finds no rocks in fixed/ by its defaults, so none has a "
+        "control; give a list by --rocks, as of `rocktok detect --rule top-k -o FILE`\n",
     )
 
 

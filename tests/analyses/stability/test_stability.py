@@ -429,7 +429,7 @@ def test_noise_has_no_rocks_to_be_stable(tmp_path: Path) -> None:
     assert code == 0
     lines = table.splitlines()
     assert re.match(
-        r"no rock tokens to be stable: with all prompts none of [\d,]+ types is a rock", lines[0]
+        r"No rock tokens to be stable: with all prompts none of [\d,]+ types is a rock", lines[0]
     )
     assert lines[1] == (
         "A half-sample names 0 rocks on average, no other type in 50% of them (200 half-samples, "
@@ -628,7 +628,7 @@ def test_prompts_of_one_half(tmp_path: Path, prompts: int) -> None:
     assert not any("replication" in note for note in result.notes)
     assert result.rocks is not None and result.rocks["halves"] is None
     assert result.answer() == [
-        "no rock tokens to be stable: 5 prompts or more hold no type, so none is tested."
+        "No rock tokens to be stable: 5 prompts or more hold no type, so none is tested."
     ]
     assert {row["jaccard_halves"] for row in result.scores} == {None}
     # Other halvings, with other seeds, part the prompts.
