@@ -8,6 +8,7 @@ History of the schema version (written into every shard's footer and into run.js
 1  first release: rollout/, fixed/, sequences/, gradients/.
 2  every JSON file carries a CRC32 of its content; manifests stand before the first shard, and vouch
    for each column chunk and for vocab.parquet; shards name their rank.
+3  more statistics of an occurrence; tables alternatives/ and contexts/.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: Since this version JSON files carry a checksum, and every shard of a rank has a manifest.
 SEALED_VERSION = 2
 
@@ -34,8 +35,11 @@ MAX_VOCABULARY = 1 << 22
 #: Tables of occurrences: the same columns; `rollout` is each step's own text, `fixed` the same
 #: text scored again.
 OCCURRENCE_TABLES = ("rollout", "fixed")
+#: Tables with more about the rows of `fixed`, by the same keys: what each model held likeliest at
+#: each step, and, as the teacher stays what it is, its hidden state at the first step alone.
+BESIDE_FIXED = ("alternatives", "contexts")
 #: Tables whose steps every rank must have finished before they are complete.
-STEP_TABLES = (*OCCURRENCE_TABLES, "gradients")
+STEP_TABLES = (*OCCURRENCE_TABLES, "gradients", *BESIDE_FIXED)
 TABLES = (*STEP_TABLES, "sequences")
 
 #: What a row of `gradients` sums over: one token type, all occurrences, or all occurrences, each
@@ -43,6 +47,14 @@ TABLES = (*STEP_TABLES, "sequences")
 GRADIENT_KINDS = ("type", "global", "balanced")
 
 EXACTNESS = ("exact", "topk", "truncated", "sampled")
+
+#: How many of each model's likeliest tokens `overlap`, the masses and `teachability` are about; the
+#: whole vocabulary where that has fewer.
+TOP_K = 16
+#: Likeliest tokens of each model that `alternatives` holds unless told.
+ALTERNATIVES = 5
+#: Bytes of a sketch in `contexts`: the signs of 256 projections.
+CONTEXT_BYTES = 32
 
 #: Reverse KL cannot be negative: an exact loss below this is no rounding error.
 EXACT_LOSS_FLOOR = -1e-4
@@ -73,6 +85,32 @@ OCCURRENCE_COLUMNS: tuple[Column, ...] = (
     Column("teacher_entropy", "float32", "nats", "−Σ q log q", False),
     Column("grad_norm", "float32", "nats/logit", "‖∂loss/∂(student logits)‖₂", False),
     Column("head_grad_norm", "float32", "nats/weight", "‖∂loss/∂(output head)‖₂", False),
+    Column("forward_kl", "float32", "nats", "Σ q·log(q/p)", False, 3),
+    Column("jsd", "float32", "nats", "½·KL(p‖m) + ½·KL(q‖m), m = ½·(p + q)", False, 3),
+    Column("overlap", "float32", "–", "|S ∩ T|/k: S, T the k = 16 likeliest of p, of q", False, 3),
+    Column("student_mass", "float32", "–", "Σ p over S ∩ T", False, 3),
+    Column("teacher_mass", "float32", "–", "Σ q over S ∩ T", False, 3),
+    Column("teachability", "float32", "–", "Σ q over S", False, 3),
+    Column("teacher_rank", "int32", "–", "rank of the token under q; 1 is the likeliest", False, 3),
+    Column("student_end", "float32", "–", "Σ p over the run's terminal ids", False, 3),
+    Column("teacher_end", "float32", "–", "Σ q over the run's terminal ids", False, 3),
+)
+
+ALTERNATIVES_COLUMNS: tuple[Column, ...] = (
+    Column("step", "int32", "optimizer steps", "as in fixed"),
+    Column("sequence_id", "int64", "–", "as in fixed"),
+    Column("position", "int32", "tokens", "as in fixed"),
+    Column("student_ids", "list<int32>", "–", "the student's likeliest tokens, likeliest first"),
+    Column("student_probs", "list<float16>", "–", "their probabilities"),
+    Column("teacher_ids", "list<int32>", "–", "the teacher's likeliest tokens, likeliest first"),
+    Column("teacher_probs", "list<float16>", "–", "their probabilities"),
+)
+
+CONTEXT_COLUMNS: tuple[Column, ...] = (
+    Column("step", "int32", "optimizer steps", "the first step at which the text was scored"),
+    Column("sequence_id", "int64", "–", "as in fixed"),
+    Column("position", "int32", "tokens", "as in fixed"),
+    Column("context", "binary[32]", "–", "256-bit SimHash of the teacher's final hidden state"),
 )
 
 SEQUENCE_COLUMNS: tuple[Column, ...] = (
@@ -107,9 +145,12 @@ OPTIONAL_STATISTICS = tuple(c.name for c in OCCURRENCE_COLUMNS if not c.required
 
 def columns_of(table: str) -> tuple[Column, ...]:
     """Columns of a table, required ones first."""
-    return {"sequences": SEQUENCE_COLUMNS, "gradients": GRADIENT_COLUMNS}.get(
-        table, OCCURRENCE_COLUMNS
-    )
+    return {
+        "sequences": SEQUENCE_COLUMNS,
+        "gradients": GRADIENT_COLUMNS,
+        "alternatives": ALTERNATIVES_COLUMNS,
+        "contexts": CONTEXT_COLUMNS,
+    }.get(table, OCCURRENCE_COLUMNS)
 
 
 def required_names(table: str) -> tuple[str, ...]:
@@ -137,6 +178,8 @@ def arrow_schema(table: str, optional: Iterable[str] = ()) -> Any:
         "bool": pa.bool_(),
         "list<int32>": pa.list_(pa.int32()),
         "list<float32>": pa.list_(pa.float32()),
+        "list<float16>": pa.list_(pa.float16()),
+        "binary[32]": pa.binary(CONTEXT_BYTES),
     }
     return pa.schema(
         [

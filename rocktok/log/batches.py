@@ -19,6 +19,7 @@ _CHECKED = {
     **dict.fromkeys(schema.OCCURRENCE_TABLES, ("step", "position", "token_id", "loss")),
     "sequences": ("step", "num_tokens"),
     "gradients": ("step",),
+    **dict.fromkeys(schema.BESIDE_FIXED, ("step", "position")),
 }
 
 
@@ -107,7 +108,10 @@ def _arrow(value: Any, field: Any, length: int, table: str) -> pa.Array:
     floating = pa.types.is_floating(field.type)
     vectors = pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type)
     try:
-        array = _lists(value) if _is_matrix(value) else pa.array(value)
+        if pa.types.is_fixed_size_binary(field.type) and _is_matrix(value):
+            array = _bytes(value)
+        else:
+            array = _lists(value) if _is_matrix(value) else pa.array(value)
         if isinstance(array, pa.ChunkedArray):
             array = array.combine_chunks()
         array = array.cast(field.type, safe=not (floating or vectors))
@@ -129,3 +133,10 @@ def _lists(values_NW: Any) -> pa.Array:
     rows, width = values_NW.shape
     offsets = np.arange(0, rows * width + 1, width) if width else np.zeros(rows + 1)
     return pa.ListArray.from_arrays(offsets.astype(np.int32), values_NW.ravel())
+
+
+def _bytes(values_NB: Any) -> pa.Array:
+    """The rows of a matrix of bytes as binary values of one size, not copied."""
+    values_NB = np.ascontiguousarray(values_NB, dtype=np.uint8)
+    rows, width = values_NB.shape
+    return pa.Array.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(values_NB)])

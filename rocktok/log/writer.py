@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from rocktok.log.shard import ShardEntry
 
 _ORDER = {
-    **dict.fromkeys(schema.OCCURRENCE_TABLES, ("step", "sequence_id", "position")),
+    **dict.fromkeys(
+        (*schema.OCCURRENCE_TABLES, *schema.BESIDE_FIXED), ("step", "sequence_id", "position")
+    ),
     "sequences": ("step", "sequence_id"),
     "gradients": ("step", "half", "token_id"),
 }
