@@ -169,7 +169,7 @@ def test_half_of_the_prompts_and_chosen_sequences_keep_their_rows(tmp_path: Path
     check(found, expected(words), "has_alternatives")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_by_hand_any_cut_and_order_of_shards(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

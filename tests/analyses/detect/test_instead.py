@@ -14,7 +14,7 @@ import pytest
 
 import rocktok
 from rocktok.analyses.detect import instead_passes
-from rocktok.analyses.detect.instead import Alternatives, Instead, Other, within
+from rocktok.analyses.detect.instead import Alternatives, Instead, InsteadRow, Other, within
 from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.table import encode, render
 from rocktok.engine.passes import Engine
@@ -411,4 +411,6 @@ def test_tables_hold_the_others_flat(shown: rocktok.DetectResult) -> None:
             text = read[f"instead_{place}_{name}"]
             assert (text == repr(value)) if name == "token" else (float(text) == value)
     assert "instead" not in parquet
-    assert json.loads(shown.to_json())["tokens"][at]["instead"] == row["instead"]
+    written = json.loads(shown.to_json())["tokens"][at]["instead"]
+    assert written == row["instead"]
+    assert list(written[0]) == list(InsteadRow.__annotations__)
