@@ -6,7 +6,8 @@ its sequences may stand in them, and what was read and not yet asked for waits. 
 are written in one order (the hooks' always are) no more waits than a row group; a hand-written log
 in another order costs the memory of what waits, never a wrong answer.
 
-Array suffixes: N rows of `fixed`; M rows beside; S sequences of a batch; C of a chunk; K wanted.
+Array suffixes: N rows of `fixed`; M rows beside; R runs of rows of a sequence; S sequences of a
+batch; C of a chunk; K wanted.
 """
 
 from __future__ import annotations
@@ -88,18 +89,26 @@ class BesideRows:
         Raises `DataError` for a position that `fixed` lacks; and as the reader does.
         """
         sequence_N, position_N = batch["sequence_id"], batch["position"]
-        sequence_S, index_N = np.unique(sequence_N, return_inverse=True)
+        run_R, length_R = _runs(sequence_N)
+        sequence_S, index_R = np.unique(run_R, return_inverse=True)
         taken = self._take(sequence_S)
+        if len(taken) == 1 and all(
+            np.array_equal(taken[0].rows[name], batch[name]) for name in ("sequence_id", "position")
+        ):
+            # The common case: the same rows, in the same order.
+            whole = {name: taken[0].rows[name] for name in self.columns}
+            return {**whole, MARKS[self.table]: np.ones(len(sequence_N), dtype=bool)}
         joined = {
             name: _empty(name, [p.rows[name] for p in taken], len(sequence_N))
             for name in self.columns
         }
         has_N = np.zeros(len(sequence_N), dtype=bool)
-        key_N = _keys(index_N, position_N)
+        key_N = _keys(np.repeat(index_R, length_R), position_N)
         order_N = None if (key_N[1:] > key_N[:-1]).all() else np.argsort(key_N)
         sorted_N = key_N if order_N is None else key_N[order_N]
         for part in taken:
-            index_M = np.searchsorted(sequence_S, part.rows["sequence_id"])
+            run_R, length_R = _runs(part.rows["sequence_id"])
+            index_M = np.repeat(np.searchsorted(sequence_S, run_R), length_R)
             key_M = _keys(index_M, part.rows["position"])
             at_M = np.minimum(np.searchsorted(sorted_N, key_M), len(sorted_N) - 1)
             lost_M = sorted_N[at_M] != key_M
@@ -238,6 +247,12 @@ class _Unit:
         """What was read and what was not, one after the other; it is then gone."""
         while self._chunks or self._pull():
             yield self._chunks.pop(0)
+
+
+def _runs(sequence_N: Array) -> tuple[Array, Array]:
+    """Sequences as they follow one another, and how many rows each has there."""
+    starts = sequence_starts(np.zeros_like(sequence_N), sequence_N)
+    return sequence_N[starts], np.diff(starts, append=len(sequence_N))
 
 
 def _keys(index_N: Array, position_N: Array) -> Array:
