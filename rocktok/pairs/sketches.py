@@ -87,18 +87,16 @@ def near_pairs(ours_MW: Array, theirs_TW: Array, most: int) -> Iterator[tuple[Ar
 
 
 def count_near(
-    ours_MW: Array,
-    label_M: Array,
-    theirs_TW: Array | None,
-    label_T: Array | None,
+    ours: tuple[Array, Array],
+    theirs: tuple[Array, Array] | None,
     most: int,
     jobs: int = 1,
 ) -> Array:
     """For each of our sketches, how many of theirs under other labels are near.
 
     Args:
-        ours_MW: (M, 4) uint64. label_M: (M,) uint64.
-        theirs_TW, label_T: the same, or both None: ours again.
+        ours: (M, 4) uint64, and their labels, (M,) uint64.
+        theirs: the same of T sketches; None: ours again.
         most: bits in which near sketches may differ; below 0: none is near.
         jobs: threads.
 
@@ -107,17 +105,16 @@ def count_near(
     """
     from rocktok.pairs import sketch_loops
 
-    mirrored = theirs_TW is None
-    ours, label_M = words_apart(ours_MW), _labels(label_M)
-    theirs, their_label_T = ours, label_M
-    if theirs_TW is not None:
-        assert label_T is not None
-        theirs, their_label_T = words_apart(theirs_TW), _labels(label_T)
+    mirrored = theirs is None
+    our_WM, label_M = words_apart(ours[0]), _labels(ours[1])
+    their_WT, label_T = our_WM, label_M
+    if theirs is not None:
+        their_WT, label_T = words_apart(theirs[0]), _labels(theirs[1])
     rows = len(label_M)
 
     if most < 0:
         return np.zeros(rows, dtype=np.int64)
-    if rows * len(their_label_T) < _SMALL:
+    if rows * len(label_T) < _SMALL:
         jobs = 1
     share = np.linspace(0, 1, (16 * jobs if jobs > 1 else 1) + 1)
     edges = (rows * (np.sqrt(share) if mirrored else share)).astype(int).tolist()
@@ -128,7 +125,7 @@ def count_near(
         near_M = np.zeros(rows, dtype=np.int64)
         for begin, end in ranges:
             sketch_loops.count_near(
-                ours, label_M, theirs, their_label_T, begin, end, most, mirrored, near_M
+                our_WM, label_M, their_WT, label_T, begin, end, most, mirrored, near_M
             )
         return near_M
 

@@ -47,8 +47,8 @@ def test_counts_are_those_of_the_bits(seed: int, most: int) -> None:
     rng = np.random.default_rng(seed)
     ours, theirs = (some_sketches(rng, int(rng.integers(0, 40))) for _ in range(2))
     expected = near_by_hand(ours, theirs, most)
-    assert sketches.count_near(*ours, *theirs, most).tolist() == expected
-    alone = sketches.count_near(*theirs, None, None, most)
+    assert sketches.count_near(ours, theirs, most).tolist() == expected
+    alone = sketches.count_near(theirs, None, most)
     assert alone.tolist() == near_by_hand(theirs, theirs, most)
     counts_M = np.zeros(len(ours[0]), np.int64)
     for row_E, other_E, different_E in sketches.near_pairs(ours[0], theirs[0], most):
@@ -69,10 +69,10 @@ def test_more_than_a_block_and_any_number_of_threads(
     near_MT = sketches.bits_different(ours[0], theirs[0]) <= 18
     expected = (near_MT & (ours[1][:, None] != theirs[1][None, :])).sum(axis=1)
     assert 0 < expected.sum() < near_MT.size / 2
-    assert sketches.count_near(*ours, *theirs, 18, jobs).tolist() == expected.tolist()
+    assert sketches.count_near(ours, theirs, 18, jobs).tolist() == expected.tolist()
     near_MM = sketches.bits_different(ours[0], ours[0]) <= 18
     expected = (near_MM & (ours[1][:, None] != ours[1][None, :])).sum(axis=1)
-    assert sketches.count_near(*ours, None, None, 18, jobs).tolist() == expected.tolist()
+    assert sketches.count_near(ours, None, 18, jobs).tolist() == expected.tolist()
 
 
 @slow_ok

@@ -13,7 +13,13 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.detect.clusters import Clusters
 from rocktok.analyses.detect.null import Null, null_threshold
-from rocktok.analyses.detect.persistence import Choice, PersistentWindows, of_type, sample_limits
+from rocktok.analyses.detect.persistence import (
+    Choice,
+    PersistentWindows,
+    needs_of,
+    of_type,
+    sample_limits,
+)
 from rocktok.analyses.detect.similarity import Similarity, Windows, labels, partner_counts
 from rocktok.analyses.detect.tested import ClusterCounts, context_counts
 from rocktok.stats.accumulator import Batch
@@ -222,8 +228,8 @@ class ContextRule:
         return replace(self, similarity=self.similarity.compiled(), clusters=None)
 
     def windows(self, rows: dict[str, Array]) -> Windows:
-        """Windows of persistent occurrences, with labels by the partner rule."""
-        return Windows(rows["window"], labels(rows, self.partners))
+        """Windows of persistent occurrences, or sketches, with labels by the partner rule."""
+        return Windows(rows[self.similarity.contents], labels(rows, self.partners))
 
     def _count(self, ours: Windows, theirs: Windows) -> Partners:
         similar_M = self.similarity.count_similar(ours, theirs)
@@ -257,8 +263,6 @@ class PartnerCounts:
     `similar`, `partners`: token id → int64 counts, one for each window in `compared`.
     """
 
-    needs = PersistentWindows.needs
-
     def __init__(
         self,
         choice: Choice,
@@ -267,6 +271,8 @@ class PartnerCounts:
         rule: ContextRule,
         compared: dict[int, Windows],
     ) -> None:
+        self.contents = (rule.similarity.contents,)
+        self.needs = needs_of(self.contents)
         self.choice, self.reach, self.seed = choice, reach, seed
         self.rule, self.compared = rule, compared
         self.similar, self.partners = (
@@ -281,7 +287,9 @@ class PartnerCounts:
     def update(self, batch: Batch) -> None:
         """Compare with the persistent occurrences of a joined batch."""
         limit_V = sample_limits(dict.fromkeys(self.compared, 0), 0, lambda _: False)
-        collect = PersistentWindows(self.choice, self.reach, self.seed, limit_V)
+        collect = PersistentWindows(
+            self.choice, self.reach, self.seed, limit_V, contents=self.contents
+        )
         collect.update(batch)
         rows = collect.result()
         for v in np.unique(rows["token"]).tolist():
