@@ -260,7 +260,8 @@ class PartnerCounts:
         rule: similarity (of one thread: the engine has its own) and partners.
         compared: token id → windows; shared by copies, never changed.
 
-    `similar`, `partners`: token id → int64 counts, one for each window in `compared`.
+    `similar`, `partners`: token id → int64 counts, one for each window in `compared`. `judgeable`:
+    token id → persistent occurrences, of which those compared are a sample.
     """
 
     def __init__(
@@ -278,6 +279,7 @@ class PartnerCounts:
         self.similar, self.partners = (
             {v: np.zeros(len(w), dtype=np.int64) for v, w in compared.items()} for _ in range(2)
         )
+        self.judgeable = dict.fromkeys(compared, 0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         same = type(self)(self.choice, self.reach, self.seed, self.rule, self.compared)
@@ -296,6 +298,7 @@ class PartnerCounts:
             ours, theirs = self.compared[v], self.rule.windows(of_type(rows, v))
             self.similar[v] += self.rule.similarity.count_similar(ours, theirs)
             self.partners[v] += partner_counts(ours, theirs)
+            self.judgeable[v] += len(theirs)
 
     def close(self) -> None:
         """Let go of what was compared."""
@@ -306,6 +309,7 @@ class PartnerCounts:
         for v in self.similar:
             self.similar[v] += other.similar[v]
             self.partners[v] += other.partners[v]
+            self.judgeable[v] += other.judgeable[v]
 
     def result(self, v: int, rows: slice) -> Partners:
         """Of some of the windows judged for a type."""

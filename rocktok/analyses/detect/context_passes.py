@@ -258,7 +258,9 @@ class Contexts:
             own = partners.result(v, slice(0, size))
             null = None if draws is None else partners.result(v, slice(size, None))
             distance = None if draws is None else draws[1]
-            by_token[v] = self.rule.conclude(rows, persistent[v], own, null, distance)
+            # Of hidden states those that have a sketch; of windows all that are persistent.
+            judgeable = partners.judgeable[v]
+            by_token[v] = self.rule.conclude(rows, judgeable, own, null, distance)
         return by_token
 
     def _draws(self, v: int) -> tuple[Windows, int] | None:

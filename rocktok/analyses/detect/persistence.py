@@ -13,6 +13,7 @@ from rocktok.analyses.detect.windows import (
     CONTENTS,
     SKETCH_COLUMNS,
     offsets,
+    sketched,
     sketches,
     smallest_below,
     window_tokens,
@@ -148,7 +149,7 @@ class PersistentWindows:
         """Add a joined batch of whole sequences."""
         chosen_N = self.choice.chosen(batch)
         if "sketch" in self.contents:
-            chosen_N = chosen_N & batch["has_context"]
+            chosen_N = chosen_N & sketched(batch)
         rows_M = np.flatnonzero(chosen_N)
         hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
         if self.limit_V is not None:

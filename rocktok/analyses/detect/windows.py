@@ -43,9 +43,24 @@ def contents_of(similarity: str) -> str:
     return "sketch" if similarity == "hidden" else "window"
 
 
+#: How far before an occurrence the hidden state is that stands for its context. The state at its
+#: own place says which token the teacher is about to write: of one type all are alike by that.
+BEFORE = 1
+
+
+def sketched(batch: Batch) -> Array:
+    """(N,) bool, which rows have a sketch of their context."""
+    has_N = batch["has_context"].copy()
+    if BEFORE:
+        key_N = _keys(batch)
+        has_N[BEFORE:] = has_N[:-BEFORE] & (key_N[BEFORE:] - key_N[:-BEFORE] == BEFORE)
+        has_N[:BEFORE] = False
+    return has_N
+
+
 def sketches(batch: Batch, rows_M: Array) -> Array:
     """(M, 4) uint64, the sketches of some rows, all of which have one."""
-    words_MW: Array = np.ascontiguousarray(batch["context"][rows_M]).view(np.uint64)
+    words_MW: Array = np.ascontiguousarray(batch["context"][rows_M - BEFORE]).view(np.uint64)
     return words_MW
 
 
@@ -124,7 +139,7 @@ class Pool:
     def offer(self, batch: Batch, rows_M: Array) -> None:
         """Offer some positions of a batch."""
         if self.sketched:
-            rows_M = rows_M[batch["has_context"][rows_M]]
+            rows_M = rows_M[sketched(batch)[rows_M]]
         self.seen += len(rows_M)
         hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
         limit = self.limit
