@@ -15,38 +15,40 @@ import pytest
 
 import rocktok
 from rocktok.analyses.detect import context_passes, gamma, windows
-from rocktok.cli.main import main
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.pairs.sketches import SIMILARITY
 from tests import twin
 from tests.analyses.detect.test_detect_twin import LAYOUTS, PARTNERS, RandomLog, assert_same
+from tests.processes import run_command
 
 Sketches = dict[tuple[int, int], int]
 
 
 def sketches_of(log: RandomLog, missing: float = 0.1) -> Sketches:
-    """Near one of four sketches, by what the text says; a share of the rows lacks one."""
+    """Near one sketch of what comes next, mostly; a share of the rows lacks one."""
     rng = random.Random(1)
-    centres = [rng.getrandbits(256) for _ in range(4)]
+    centres = [rng.getrandbits(256) for _ in range(60)]
     sketches: Sketches = {}
     keys = {(row.sequence_id, row.position): row.token_id for row in log.tables["fixed"]}
-    for key, token in sorted(keys.items()):
+    for key in sorted(keys):
+        following = keys.get((key[0], key[1] + 1), 0)
         if rng.random() >= missing:
             flips = sum(1 << rng.randrange(256) for _ in range(rng.randrange(60)))
-            sketches[key] = centres[token % 4] ^ (flips % 2**256)
+            sketches[key] = centres[following if rng.random() < 0.8 else rng.randrange(60)] ^ (
+                flips % 2**256
+            )
     return sketches
 
 
 def write_contexts(path: Path, log: RandomLog, sketches: Sketches) -> Path:
-    """Once for each text, at the first step at which it was scored; in two shards."""
+    """Once for each text, at the first step at which it was scored; dealt out to two shards."""
     first: dict[tuple[int, int], int] = {}
     for row in sorted(log.tables["fixed"]):
         first.setdefault((row.sequence_id, row.position), row.step)
     keys = [(first[key], *key) for key in sketches]
     (path / "contexts").mkdir()
-    for name, part in (("a", sorted(keys)[::2]), ("b", sorted(keys)[1::2])):
-        # Whole sequences to a shard: by their parity.
+    for name in "ab":
         part = sorted(key for key in keys if (key[1] % 2 == 0) == (name == "a"))
         rows = pa.table(
             {
@@ -96,9 +98,11 @@ def test_detect_agrees_with_its_twin(
     expected = twin.detect(log.tables, log.prompts, log.exactness, sketches=sketches, **given)
     found = run(path, **options)
     assert_same(found, expected, "result")
-    assert sum(token["retained"] or 0 for token in found["tokens"]) > 20
+    assert sum(token["retained"] or 0 for token in found["tokens"]) > 0
     assert found["params"]["gamma"] == options.get("gamma", "auto")
-    assert any("have no row in contexts/: their contexts are not judged" in n for n in found["notes"])
+    assert any(
+        "have no row in contexts/: their contexts are not judged" in n for n in found["notes"]
+    )
 
 
 def test_jobs_rounds_and_samples_change_nothing(
@@ -174,20 +178,19 @@ def test_the_sketch_is_that_of_the_place_before() -> None:
     assert found.tobytes() == batch["context"][[0, 2, 4]].tobytes()
 
 
-def test_a_log_without_contexts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_without_contexts(tmp_path: Path) -> None:
     log = RandomLog(8, positions=80)
     path = log.write(tmp_path / "log")
     with pytest.raises(LogError, match=r"log: has no contexts/ table; record with Recorder\(cont"):
         run(path)
-    assert main(["detect", str(path), "--similarity", "hidden"]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.count("\n") == 1
-    assert "or choose another similarity than 'hidden'" in printed.err
+    code, printed, said = run_command("detect", path, "--similarity", "hidden")
+    assert (code, printed, said.count("\n")) == (1, "", 1)
+    assert "or choose another similarity than 'hidden'" in said
     # Without an earlier step nothing is compared.
     assert run(path, context="off")["thresholds"]["gamma"] is None
-    write_contexts(path, log, {(77, 0): 1} if False else dict(list(sketches_of(log).items())[:0]))
-    with pytest.raises(LogError, match="contexts/"):
+    log.tables["fixed"].append(twin.Row(log.steps[0], 77, 0, 1, 1.0))
+    write_contexts(path, log, {(77, 0): 1})
+    with pytest.raises(LogError, match="contexts/ has no row for any of the positions in fixed/"):
         run(path)
 
 
