@@ -156,6 +156,74 @@ HIDDEN_NULLS = {
 }
 
 
+# --- hard anywhere -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HardAnywhere:
+    """Types that are hard in a third of their occurrences, anywhere: hard, but no context recurs.
+
+    20 types, 0.2% to 1% of the text each, in text without phrases. `stretches`: so are the three
+    places before and after those where they are hard. `own_topic`: each stands in prompts of one of
+    so many topics only; 0: anywhere.
+    """
+
+    mix: Mix
+    prompts: int = 100
+    stretches: bool = False
+    own_topic: int = 0
+
+    def sketched(self, seed: int) -> PlantedLog:
+        """A log of it; `kinds["decoy"]` are the types."""
+        rng = np.random.default_rng([seed, 14])
+        slots, topics = 800 // self.prompts, self.own_topic or 5
+        shape = worlds.Shape(self.prompts, slots=slots, topics=topics, phrases=0)
+        text, topic = worlds.text(rng, shape)
+        ids = list(range(planted.BACKGROUND, planted.BACKGROUND + 20))
+        shares = np.geomspace(0.002, 0.01, len(ids))
+        wanted = {v: round(s * len(text.token)) for v, s in zip(ids, shares, strict=True)}
+        hard = rng.random(text.place.max() + 1)[text.place] < 1 / 3
+        text.mark[:] = planted.PLAIN
+        for v, number in wanted.items():
+            over = planted.PLAIN
+            if self.own_topic:
+                over = 100
+                own = topic[text.prompt] == rng.choice(topic)
+                text.mark[own & (text.mark == planted.PLAIN)] = over
+            at = planted.scatter(rng, text, {v: number}, (over,), planted.DECOY)[v]
+            text.mark[text.mark == over] = planted.PLAIN
+            text.mark[at[hard[at]]] = planted.HARD
+        if self.stretches:
+            hard_at = np.flatnonzero(text.mark == planted.HARD)
+            near = (hard_at[:, None] + np.arange(-3, 4)).ravel()
+            text.mark[near[(near >= 0) & (near < len(text.mark))]] = planted.HARD
+        losses = planted.losses(rng, text, np.full(len(text.token), 2.0))
+        hidden_ND = hidden_states(
+            rng, text, self.mix, topic_N=topic[text.prompt], hard_N=text.mark == planted.HARD
+        )
+        log = planted.as_log(text, *losses, {"decoy": ids})
+        return replace(log, context=sketch(hidden_ND))
+
+
+HARD_ANYWHERE = {
+    "states independent of all": HardAnywhere(Mix(prompt=0.0, position=0.0)),
+    "states of the prompt": HardAnywhere(Mix(prompt=1.5)),
+    "the same, 20 prompts": HardAnywhere(Mix(prompt=1.5), prompts=20),
+    "states of prompt and topic": HardAnywhere(Mix(prompt=1.0, topic=1.0)),
+    "states of the position": HardAnywhere(Mix(position=2.0)),
+    "states of the type": HardAnywhere(Mix(token=1.0)),
+    "states of little but the type": HardAnywhere(Mix(token=3.0)),
+    "states tell how hard a place is": HardAnywhere(Mix(hard=2.0)),
+    "64 dimensions": HardAnywhere(Mix(dims=64, token=1.0)),
+}
+
+TOO_HARD = {
+    "hard stretches, and states tell of them": HardAnywhere(Mix(hard=1.0), stretches=True),
+    "a topic of its own for each type": HardAnywhere(Mix(topic=1.5), prompts=200, own_topic=25),
+}
+"""Where contexts recur in something that is no meaning: the rule takes it for one."""
+
+
 # --- planted rocks -----------------------------------------------------------------------------
 
 

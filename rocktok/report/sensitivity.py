@@ -117,7 +117,8 @@ class TypeShares:
     def share(self, setting: Setting) -> float | None:
         """Share of the judged occurrences that is retained; None: not judgeable."""
         found = self.recurrence[setting]
-        return found.hits / found.judged if found.judgeable else None
+        # Of hidden states a type may have none that are known.
+        return found.hits / max(1, found.judged) if found.judgeable else None
 
 
 def gammas_of(detection: Detection) -> tuple[float, ...]:

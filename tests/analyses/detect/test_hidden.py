@@ -18,8 +18,11 @@ from rocktok.analyses.detect import context_passes, gamma, windows
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.pairs.sketches import SIMILARITY
-from tests import twin
+from rocktok.report.passes import report
+from rocktok.tables.text import number
+from tests import hidden_worlds, twin
 from tests.analyses.detect.test_detect_twin import LAYOUTS, PARTNERS, RandomLog, assert_same
+from tests.evaluation import batch_of, evaluate
 from tests.processes import run_command
 
 Sketches = dict[tuple[int, int], int]
@@ -197,3 +200,47 @@ def test_a_log_without_contexts(tmp_path: Path) -> None:
 def test_a_window_is_none_of_its_options() -> None:
     with pytest.raises(UsageError, match="window has no meaning with similarity 'hidden'"):
         rocktok.detect("nowhere", similarity="hidden", window=4)
+
+
+def test_what_is_said_of_a_planted_log(tmp_path: Path) -> None:
+    """From the files to the terminal: rocks whose contexts recur in meaning, not in tokens."""
+    log = hidden_worlds.recurring_meanings(500_000, 40, 12)
+    path = log.write(tmp_path / "log")
+    found = rocktok.detect(path, similarity="hidden", replication=False)
+    real = {*log.kinds["common"], *log.kinds["rare"]}
+    rocks = {row["token_id"] for row in found.rocks}
+    assert len(rocks & real) >= 0.9 * len(real)
+    assert not rocks - real
+    assert rocks == set(evaluate(batch_of(log), similarity="hidden").rocks)
+    assert not rocktok.detect(path, replication=False).rocks
+    gamma_used = found.thresholds["gamma"]
+    assert gamma_used is not None
+    assert 0.1 < gamma_used < 0.5
+    code, printed, _ = run_command("detect", path, "--similarity", "hidden", "--no-replication")
+    assert code == 0
+    line = f"contexts: hidden states of the teacher, similar from {number(gamma_used)}, of 95%"
+    assert line in printed
+    given = rocktok.detect(path, similarity="hidden", gamma=gamma_used, replication=False)
+    assert (given.tokens, given.thresholds) == (found.tokens, found.thresholds)
+    assert (found.params["gamma"], given.params["gamma"]) == ("auto", gamma_used)
+    arguments = ["--similarity", "hidden", "--min-similarity", "0.9", "--format", "json"]
+    code, printed, _ = run_command("detect", path, "--no-replication", *arguments)
+    assert (code, json.loads(printed)["thresholds"]["gamma"]) == (0, 0.9)
+
+
+@pytest.mark.long
+def test_a_report_by_hidden_states(tmp_path: Path) -> None:
+    log = RandomLog(9, positions=600, tokens=40)
+    path = write_contexts(log.write(tmp_path / "log"), log, sketches_of(log))
+    result = report(
+        path, similarity="hidden", rule="top-k", quantile_pre=0.4, quantile_post=0.4, sequences=2,
+        replicates=100, lifts=True,
+    )  # fmt: skip
+    assert result.sensitivity is not None
+    used = result.detect.thresholds["gamma"]
+    cells = [cell for cell in result.sensitivity if cell["gamma"] == used]
+    at_use = next(c for c in cells if (c["eta"], c["null_distance"]) == ("auto", 16))
+    assert at_use["rocks"] == at_use["shared"] == len(result.rocks) > 0
+    assert len({cell["gamma"] for cell in result.sensitivity}) >= 4
+    assert any(each["examples"] for each in result.contexts.values())
+    assert result.detect.permuted is not None
