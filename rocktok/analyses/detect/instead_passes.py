@@ -45,7 +45,7 @@ def alternatives_of(
     return Alternatives(tokens, thresholds, recorded, compiled=source.large), notes
 
 
-def lacking(source: Source, alternatives: Alternatives) -> list[str]:
+def alternatives_coverage(source: Source, alternatives: Alternatives) -> list[str]:
     """A note where some positions have no alternatives, of alternatives that have been read."""
     if alternatives.lacking == 0:
         return []
