@@ -287,12 +287,14 @@ def test_what_a_log_lacks_is_said_with_the_remedy(tmp_path: Path) -> None:
         ("context", "contexts", r"Recorder\(contexts=True\)"),
     ):
         with pytest.raises(
-            LogError, match=rf"bare: there is no {table}/ table; record with {remedy}, or"
+            LogError, match=rf"bare: has no {table}/ table; record with {remedy}, or"
         ):
             read(source, column)
-    with pytest.raises(LogError, match="log: alternatives/ has nothing at step 20; record with"):
+    with pytest.raises(LogError, match="log: has nothing in alternatives/ at step 20; record with"):
         read(replace(source_of(tmp_path / "log"), post=20), "teacher_ids")
-    with pytest.raises(LogError, match="contexts/ is of the text in fixed/, not of rollout/"):
+    with pytest.raises(
+        LogError, match="log: has contexts/ for the text in fixed/ alone; choose table"
+    ):
         read(replace(source_of(tmp_path / "log"), table="rollout"), "context")
 
 
