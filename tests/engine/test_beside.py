@@ -271,6 +271,24 @@ def test_what_was_left_out_of_fixed_is_no_error_beside(tmp_path: Path) -> None:
     assert check(found, expected(words), "has_alternatives") == whole.lacking["alternatives"]
 
 
+@pytest.mark.parametrize("pre", [None, 0])
+def test_a_later_attempt_supersedes_rows_beside_as_well(pre: int | None, tmp_path: Path) -> None:
+    ids = range(6)
+    superseded, sketches = alternatives(rows(10, ids), seed=1), contexts(rows(0, ids))
+    again = alternatives(rows(10, ids), share=0.5)
+    for attempt, words in ((0, superseded), (1, again)):
+        with LogWriter(tmp_path, run=RUN, resume_step=10 * attempt) as writer:
+            if attempt == 0:
+                writer.write(sequence_rows(ids), table="sequences")
+                writer.write(rows(0, ids), table="fixed")
+                writer.write(sketches, table="contexts")
+            writer.write(rows(10, ids), table="fixed")
+            writer.write(words, table="alternatives")
+    found, _ = read(source_of(tmp_path, pre), *WORDS, "has_alternatives", "context", "has_context")
+    assert check(found, expected(again), "has_alternatives") > 0
+    assert check(found, expected(sketches), "has_context") == 0
+
+
 def test_contexts_of_text_that_is_no_longer_scored_are_no_error(tmp_path: Path) -> None:
     logs.write_by_hand(tmp_path, rows(10, range(3)))
     write_by_hand(tmp_path, contexts(rows(0, range(6))), "contexts")
@@ -292,9 +310,7 @@ def test_what_a_log_lacks_is_said_with_the_remedy(tmp_path: Path) -> None:
             read(source, column)
     with pytest.raises(LogError, match="log: has nothing in alternatives/ at step 20; record with"):
         read(replace(source_of(tmp_path / "log"), post=20), "teacher_ids")
-    with pytest.raises(
-        LogError, match="log: has contexts/ for the text in fixed/ alone; choose table"
-    ):
+    with pytest.raises(LogError, match="has contexts/ for the text in fixed/ alone; choose tab"):
         read(replace(source_of(tmp_path / "log"), table="rollout"), "context")
 
 
