@@ -292,6 +292,7 @@ def test_without_persistence_nothing_is_said_of_types_that_are_no_rocks(tmp_path
     assert all(set(row.values()) == {None} for row in columns_of(result).values())
 
 
+@pytest.mark.long
 def test_where_the_teacher_knows_nothing_of_the_text_it_says_its_marginal(tmp_path: Path) -> None:
     """Alternatives that do not depend on the position: rocks or not, all types say the same."""
     world = worlds.planted_rocks(500_010, 40, 12)
