@@ -111,14 +111,20 @@ _OPTIONS = (
         help="Occurrences that a context is compared with.",
     ),
     click.option(
-        "--gamma",
+        "--min-similarity",
+        "gamma",
+        cls=options.Renamed,
+        old="--gamma",
         type=float,
         default=0.5,
         show_default=True,
         help="Minimum similarity for two windows to match.",
     ),
     click.option(
-        "--eta",
+        "--min-partner-share",
+        "eta",
+        cls=options.Renamed,
+        old="--eta",
         type=NumberOr("auto"),
         default="auto",
         show_default=True,
@@ -136,7 +142,7 @@ _OPTIONS = (
         type=_choice("tested", "top-k"),
         help="Rule for rocks. tested: hard and recurring beyond chance. top-k: the first by "
         "context Rock Score. "
-        "Default: tested; top-k with --top-k, --tau-r or a number as --eta.",
+        "Default: tested; top-k with --top-k, --tau-r or a number as --min-partner-share.",
     ),
     click.option(
         "--fdr",
