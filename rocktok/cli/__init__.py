@@ -20,7 +20,6 @@ from rocktok.analyses import analyses
 from rocktok.cli.streams import ReaderGoneError, guard_streams
 from rocktok.errors import LogError, RocktokError, UsageError, printable
 
-
 #: Options that are not called as the parameter of the library is.
 _OPTIONS = {"gamma": "min-similarity", "eta": "min-partner-share"}
 
