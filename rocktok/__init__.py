@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rocktok.analyses.info.passes import info as info
     from rocktok.analyses.stability.passes import stability as stability
     from rocktok.analyses.stagnation.passes import stagnation as stagnation
+    from rocktok.analyses.summary.passes import summary as summary
     from rocktok.log import Log as Log
     from rocktok.log import LogWriter as LogWriter
     from rocktok.log import open_log as open  # noqa: F401

@@ -47,6 +47,8 @@ ANALYSES = (
     _entry("detect", "Which tokens are rocks: persistent loss in recurring contexts.",
            "analyses.detect.passes"),
     _entry("report", "Everything the log allows, as figures and one HTML page.", "report.passes"),
+    _entry("summary", "What came of each of several runs, one row a run.",
+           "analyses.summary.passes"),
     _entry("compare", "Whether logs agree on their rocks.", "analyses.compare.passes"),
     _entry("attribute",
            "Who takes the gradient: its norm by token and by group, and its directions.",

@@ -20,6 +20,9 @@ from rocktok.analyses import analyses
 from rocktok.cli.streams import ReaderGoneError, guard_streams
 from rocktok.errors import LogError, RocktokError, UsageError, printable
 
+#: Options that are not called as the parameter of the library is.
+_OPTIONS = {"gamma": "min-similarity", "eta": "min-partner-share"}
+
 
 class LazyGroup(click.Group):
     """Finds a command in `rocktok.cli.<name>` when it is asked for."""
@@ -130,7 +133,8 @@ def _as_options(error: RocktokError) -> str:
     """The library names parameters, the command line options."""
     text = str(error)
     if isinstance(error, UsageError) and error.parameter is not None:
-        return f"--{error.parameter.replace('_', '-')}{text.removeprefix(error.parameter)}"
+        option = _OPTIONS.get(error.parameter, error.parameter.replace("_", "-"))
+        return f"--{option}{text.removeprefix(error.parameter)}"
     return text
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
@@ -16,7 +17,18 @@ if TYPE_CHECKING:
     from rocktok.log import Log
 
 
-@click.command("attribute")
+@click.command(
+    "attribute",
+    cls=Command,
+    common=("rocks", "step", "top", "all_types", "group_size", "format_", "output", "jobs"),
+    examples=(
+        ("rocktok attribute runs/opd", "Shares of the gradient's norm at the last step."),
+        (
+            "rocktok attribute runs/opd --rocks rocks.json -o gradient.json",
+            "The same for the rocks of a file.",
+        ),
+    ),
+)
 @options.rocks_option()
 @options.controls_options
 @options.table_option

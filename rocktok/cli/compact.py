@@ -5,9 +5,14 @@ from __future__ import annotations
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 
 
-@click.command("compact")
+@click.command(
+    "compact",
+    cls=Command,
+    examples=(("rocktok compact runs/opd -o runs/opd-one", "A copy of the log in few shards."),),
+)
 @options.log_argument
 @click.option(
     "-o",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
 from rocktok.files import local_path
 
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
     from rocktok.engine.passes import Engine
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    cls=Command,
+    examples=(
+        ("rocktok compare runs/a runs/b", "Agreement of two runs on their rocks."),
+        ("rocktok compare runs/a --by domain", "Agreement of the domains of one run."),
+    ),
+)
 @options.attempt_option
 @click.argument("sources", nargs=-1, required=True, metavar="A B [C...]")
 @click.option(

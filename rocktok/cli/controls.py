@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
 _KINDS = ("frequency", "loss", "occurrence", "window")
 
 
-@click.command("controls")
+@click.command(
+    "controls",
+    cls=Command,
+    common=("rocks", "step", "kinds", "rows", "everything", "format_", "output", "jobs"),
+    examples=(
+        ("rocktok controls runs/opd", "Matched controls of each rock, and their balance."),
+        (
+            "rocktok controls runs/opd -o controls.json",
+            "A file that `attribute` and `stagnation` take as --controls.",
+        ),
+    ),
+)
 @options.rocks_option()
 @options.table_option
 @options.step_option("Step at which controls are matched. Default: the first complete one.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
 from rocktok.cli.rocks import rock_options
 
@@ -17,7 +18,22 @@ if TYPE_CHECKING:
     from rocktok.log import Log
 
 
-@click.command("detect")
+@click.command(
+    "detect",
+    cls=Command,
+    common=("pre", "post", "fdr", "rows", "all_types", "wide", "format_", "output", "jobs"),
+    examples=(
+        ("rocktok detect runs/opd", "The rocks of a run, as a table."),
+        (
+            "rocktok detect runs/opd --format json -o rocks.json",
+            "All of the result; other commands take it as --rocks.",
+        ),
+        (
+            "rocktok detect runs/opd --all -o types.parquet",
+            "Every token type, for pandas or DuckDB.",
+        ),
+    ),
+)
 @rock_options
 @click.option("--all", "all_types", is_flag=True, help="List every token type, not only the rocks.")
 @options.rows_option

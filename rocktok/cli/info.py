@@ -7,10 +7,18 @@ from pathlib import Path
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.cli.job import rendered, view_of
 
 
-@click.command("info")
+@click.command(
+    "info",
+    cls=Command,
+    examples=(
+        ("rocktok info runs/opd", "Steps, sequences, columns, gaps."),
+        ("rocktok info runs/opd --verify", "The same after reading every row."),
+    ),
+)
 @options.log_argument
 @click.option("--verify", is_flag=True, help="Read every row and check every rule.")
 @options.output_options("table", "json")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.cli.rocks import rock_options
 
 if TYPE_CHECKING:
@@ -34,7 +35,25 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     return chosen
 
 
-@click.command("report")
+@click.command(
+    "report",
+    cls=Command,
+    common=(
+        "compare",
+        "output",
+        "pre",
+        "post",
+        "fdr",
+        "formats",
+        "sequences",
+        "force",
+        "jobs",
+    ),
+    examples=(
+        ("rocktok report runs/opd -o report", "Figures, tables, and report/report.html."),
+        ("rocktok report --compare runs/a runs/b -o both", "Two runs side by side."),
+    ),
+)
 @options.attempt_option
 @click.argument("logs", nargs=-1, required=True, metavar="LOG | --compare A B [C...]")
 @click.option(

@@ -5,10 +5,21 @@ from __future__ import annotations
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.errors import RocktokError
 
 
-@click.command("rescore")
+@click.command(
+    "rescore",
+    cls=Command,
+    examples=(
+        (
+            "rocktok rescore --text runs/opd --student out/checkpoint-100 \\\n"
+            "      --student out/checkpoint-500 --teacher teacher/ -o runs/opd-fixed",
+            "Losses of the run's text under two checkpoints.",
+        ),
+    ),
+)
 @click.option(
     "--text",
     required=True,

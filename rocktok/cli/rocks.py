@@ -112,9 +112,10 @@ _OPTIONS = (
         help="Occurrences that a context is compared with.",
     ),
     click.option(
-        "--gamma",
         "--min-similarity",
         "gamma",
+        cls=options.Renamed,
+        old="--gamma",
         type=NumberOr("auto"),
         default="auto",
         show_default=True,
@@ -122,7 +123,10 @@ _OPTIONS = (
         "random pairs of positions do not exceed.",
     ),
     click.option(
-        "--eta",
+        "--min-partner-share",
+        "eta",
+        cls=options.Renamed,
+        old="--eta",
         type=NumberOr("auto"),
         default="auto",
         show_default=True,
@@ -140,7 +144,7 @@ _OPTIONS = (
         type=_choice("tested", "top-k"),
         help="Rule for rocks. tested: hard and recurring beyond chance. top-k: the first by "
         "context Rock Score. "
-        "Default: tested; top-k with --top-k, --tau-r or a number as --eta.",
+        "Default: tested; top-k with --top-k, --tau-r or a number as --min-partner-share.",
     ),
     click.option(
         "--fdr",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
@@ -15,7 +16,18 @@ if TYPE_CHECKING:
     from rocktok.log import Log
 
 
-@click.command("stability")
+@click.command(
+    "stability",
+    cls=Command,
+    common=("step", "sizes", "repeats", "top", "all_types", "format_", "output", "jobs"),
+    examples=(
+        ("rocktok stability runs/opd", "How often half of the prompts name each rock again."),
+        (
+            "rocktok stability runs/opd --repeats 1000 -o stability.json",
+            "The same with more half-samples.",
+        ),
+    ),
+)
 @options.table_option
 @options.step_option("Step to look at. Default: the last complete one.")
 @click.option(

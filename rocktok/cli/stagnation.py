@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
 from rocktok.errors import UsageError
 
@@ -18,7 +19,18 @@ if TYPE_CHECKING:
     from rocktok.log import Log
 
 
-@click.command("stagnation")
+@click.command(
+    "stagnation",
+    cls=Command,
+    common=("pre", "post", "rocks", "top", "all_types", "format_", "output", "jobs"),
+    examples=(
+        (
+            "rocktok stagnation runs/opd",
+            "Losses of rocks, of controls and of all text over the steps.",
+        ),
+        ("rocktok stagnation runs/opd --all -o curves.parquet", "The curve of every token type."),
+    ),
+)
 @options.rocks_option("rocks of half of the prompts at the first two steps")
 @options.controls_options
 @options.table_option

@@ -259,7 +259,7 @@ class _Report:
                 {
                     "what": NO_NULL,
                     "why": "too few positions are free of each type to draw a null from",
-                    "remedy": "record more sequences, or give --eta a number",
+                    "remedy": "record more sequences, or give --min-partner-share a number",
                 }
             )
             return {}

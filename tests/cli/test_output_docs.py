@@ -69,6 +69,7 @@ RESULTS: dict[str, Callable[[rocktok.Log], Any]] = {
     "attribute": lambda log: rocktok.attribute(log, replicates=100),
     "report": _Report,
     "stability": lambda log: rocktok.stability(log, repeats=2, replicates=100, k=(5, 20)),
+    "summary": rocktok.summary,
     "compare": _compared,
     "controls": rocktok.controls,
     "stagnation": lambda log: rocktok.stagnation(log, replicates=100),

@@ -253,7 +253,7 @@ class LogPasses:
         if self.params.eta == "auto" and thresholds is not None and rows < MIN_DRAWS:
             notes.append(
                 f"{rows} positions are too few to draw a null from ({MIN_DRAWS} are "
-                "needed), so no context was judged; give --eta a number"
+                "needed), so no context was judged; give --min-partner-share a number"
             )
         if thresholds is not None and (thresholds.change or 0.0) < 0:
             notes.append(

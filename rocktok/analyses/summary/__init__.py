@@ -1,0 +1,1 @@
+"""What came of each of several runs, one line a run."""

@@ -1,0 +1,79 @@
+"""`summary` as tables for people, CSV or Parquet."""
+
+from __future__ import annotations
+
+from rocktok.analyses.summary.result import RunRow, SummaryResult
+from rocktok.tables.encode import Form, encode_table, kinds_of
+from rocktok.tables.names import labels
+from rocktok.tables.terminal import View
+from rocktok.tables.text import Field, counted, number, percent, render_table
+
+_FIELDS = (
+    Field("run", text=True),
+    Field("step"),
+    Field("loss pre→post"),
+    Field("rocks"),
+    Field("of loss"),
+    Field("replicate"),
+    Field("rocks vs. others", text=True),
+)
+
+
+def opening(result: SummaryResult) -> list[str]:
+    """How many runs have rocks, and how many could not be read."""
+    read = [row for row in result.runs if row["error"] is None]
+    told = [row for row in read if row["rocks"] is not None]
+    some = [row for row in told if row["rocks"]]
+    answer = f"{len(some):,} of {counted(len(told), 'run')} with persistence have rock tokens."
+    if not told:
+        answer = f"None of {counted(len(read), 'run')} has the same text at two steps, so no rocks."
+    lines = [answer]
+    shares = [row["rocks_loss_share"] or 0.0 for row in some]
+    if shares:
+        low, high = percent(min(shares)), percent(max(shares))
+        lines.append(f"They carry {low if low == high else f'{low} to {high}'} of a run's loss.")
+    lines.append("One log is one training run: no interval says how far others would differ.")
+    if result.failed:
+        lines.append(f"{counted(len(result.failed), 'run')} could not be read (below).")
+    return lines
+
+
+def render(result: SummaryResult, view: View | None = None) -> str:
+    """Answer, runs, and those that could not be read."""
+    view = view or View.plain()
+    names = dict(
+        zip(range(len(result.runs)), labels([r["name"] for r in result.runs]), strict=True)
+    )
+    read = [(names[i], row) for i, row in enumerate(result.runs) if row["error"] is None]
+    shown = view.first(read)
+    parts = [*view.answer(opening(result)), ""]
+    if read:
+        table = render_table(_FIELDS, (_cells(*pair) for pair in shown), view).rstrip("\n")
+        parts += [table, *view.more(len(read) - len(shown), "--all", "runs")]
+    if result.failed:
+        parts += ["", view.heading("Not read")]
+        parts += [view.prose(str(row["error"]), indent=2) for row in result.failed]
+    parts += [
+        "",
+        view.aside("replicate: rocks of half of the prompts that are hard in the other half"),
+        view.aside("rocks vs. others: loss of rocks over the steps, given the first loss"),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _cells(name: str, row: RunRow) -> tuple[str, ...]:
+    pre, post = number(row["loss_pre"]), number(row["loss_post"])
+    return (
+        name,
+        "–" if row["post"] is None else str(row["post"]),
+        f"{pre} → {post}",
+        "–" if row["rocks"] is None else f"{row['rocks']:,}",
+        percent(row["rocks_loss_share"]),
+        percent(row["replication"]),
+        row["verdict"] or "–",
+    )
+
+
+def encode(result: SummaryResult, form: Form) -> bytes:
+    """The runs."""
+    return encode_table(result.runs, kinds_of(RunRow), form, result.about("runs"))
