@@ -354,10 +354,12 @@ def test_pairs_have_columns_as_they_are_at_both_steps(tmp_path: Path) -> None:
     log = rocktok.open(tmp_path)
     (task,) = joined_tasks(log, "fixed", 0, 9)
     columns = ["student_entropy"]
-    (batch,) = JoinedSteps(log.reader, "fixed", 0, 9, columns, task, columns)
-    np.testing.assert_array_equal(batch["student_entropy"], 2 * batch["loss_post"])
-    np.testing.assert_array_equal(batch["student_entropy_pre"], 2 * batch["loss_pre"])
-    assert not np.array_equal(batch["loss_pre"], batch["loss_post"])
+    batches = list(JoinedSteps(log.reader, "fixed", 0, 9, columns, task, columns))
+    assert sum(len(batch["loss_pre"]) for batch in batches) == 24
+    for batch in batches:
+        np.testing.assert_array_equal(batch["student_entropy"], 2 * batch["loss_post"])
+        np.testing.assert_array_equal(batch["student_entropy_pre"], 2 * batch["loss_pre"])
+        assert not np.array_equal(batch["loss_pre"], batch["loss_post"])
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:

@@ -1,0 +1,193 @@
+"""From the sums of a lens to what is said of it: shares, ratios, Jaccard, persistence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import numpy as np
+
+from rocktok.analyses.lenses.cells import HARD, KINDS, OF_TYPE, ROCK, LensSums
+from rocktok.analyses.lenses.result import ClassRow, LensRow, PersistenceRow
+from rocktok.stats.intervals import FEW_PROMPTS, Estimate, ends
+
+#: Standard deviations of the overlap by chance beyond which it is left out of its mean.
+_REACH = 12
+
+
+def expected_jaccard(positions: int, one: int, other: int) -> float | None:
+    """Mean Jaccard of a set with a random one, drawn without replacement from all positions.
+
+    None where both are empty.
+
+    >>> expected_jaccard(4, 2, 2)  # overlaps 0, 1, 2 with weights 1, 4, 1
+    0.3888888888888889
+    """
+    from scipy.stats import hypergeom
+
+    if one + other == 0:
+        return None
+    mean = one * other / positions
+    spread = math.sqrt(mean) + 1
+    low = max(0, one + other - positions, math.floor(mean - _REACH * spread))
+    high = min(one, other, math.ceil(mean + _REACH * spread))
+    overlap = np.arange(low, high + 1)
+    weight = hypergeom.pmf(overlap, positions, one, other)
+    return float((weight * overlap / (one + other - overlap)).sum() / weight.sum())
+
+
+def lens_row(sums: LensSums, *, rocks: bool, gradient: bool, level: float) -> LensRow:
+    """What is said of one lens.
+
+    Args:
+        sums: over all rows.
+        rocks: whether there are rock occurrences.
+        gradient: whether the gradient's norm was summed.
+        level: of the intervals of the ratios.
+    """
+    lens = sums.lens
+    classes = [
+        _class_row(sums, at, name, rocks=rocks, gradient=gradient)
+        for at, name in enumerate(lens.classes)
+    ]
+    moved = [] if sums.moved_C is None else [
+        _persistence_row(sums, at, name) for at, name in enumerate(lens.classes)
+    ]  # fmt: skip
+    ranks = lens.score is not None
+    row: dict[str, Any] = {
+        "name": lens.name,
+        "source": lens.source,
+        "ranked_by": lens.ranked_by,
+        "top_share": _value(sums.count(top=True) / sums.count()) if ranks else None,
+        **_comparison(sums, level=level, known=ranks and rocks),
+        "classes": classes,
+        "persistence": moved,
+    }
+    return cast(LensRow, row)
+
+
+def _comparison(sums: LensSums, *, level: float, known: bool) -> dict[str, Any]:
+    """The rock occurrences against the top 10%; all None where either is not `known`."""
+    ratios = ("over_chance", "over_hard", "over_type")
+    if not known:
+        names = ["rocks_share", "hard_share", "type_share", "jaccard_top10", *ratios]
+        ends_of = [name for name in names if not name.endswith(("hard_share", "type_share"))]
+        return {
+            **dict.fromkeys(names),
+            **{f"{name}_{end}": None for name in ends_of for end in ("low", "high")},
+            "jaccard_chance": None,
+            "singles_out": None,
+            FEW_PROMPTS: False,
+        }
+    among = {kind: _among(sums, [kind]) for kind in (ROCK, HARD, OF_TYPE)}
+    rocks, everywhere = among[ROCK], _among(sums, range(KINDS))
+    overlap, top, rock = (
+        sums.count(top=True, kinds=[ROCK]), sums.count(top=True), sums.count(kinds=[ROCK])
+    )  # fmt: skip
+    jaccard = overlap / _plus(top, rock, overlap)
+    others = dict(zip(ratios, (everywhere, among[HARD], among[OF_TYPE]), strict=True))
+    row = {
+        **_with_ends("rocks_share", rocks.inside, most=1.0),
+        "hard_share": _value(among[HARD].inside),
+        "type_share": _value(among[OF_TYPE].inside),
+        **_with_ends("jaccard_top10", jaccard, most=1.0),
+        "jaccard_chance": expected_jaccard(
+            *(int(number.value) for number in (sums.count(), top, rock))
+        ),
+    }
+    few = [jaccard, rocks.inside]
+    for name, other in others.items():
+        ratio = rocks.inside / other.inside
+        few.append(ratio)
+        row |= _with_ends(name, ratio, level=level)
+    above = [rocks.above(other, level) for other in others.values()]
+    # One that is not above decides, whatever is known of the others.
+    row["singles_out"] = False if False in above else None if None in above else True
+    row[FEW_PROMPTS] = any(bool(estimate.few_prompts) for estimate in few)
+    return row
+
+
+@dataclass(frozen=True)
+class _Among:
+    """Share of some positions that are in the top 10%, and share that are not."""
+
+    inside: Estimate
+    outside: Estimate
+
+    def above(self, other: Self, level: float) -> bool | None:
+        """Whether more of these than of others are inside, at a level; None: not known.
+
+        By the ratio of the shares inside; where few prompts carry one of these, by that of the
+        shares outside, which says the same.
+        """
+        ratio = self.inside / other.inside
+        inverse = other.outside / self.outside
+        if float(self.inside.value) <= float(other.inside.value):
+            return False
+        for each in (ratio, inverse):
+            low, _ = ends(each.interval(level))
+            if low is not None:
+                return low > 1
+        return None
+
+
+def _among(sums: LensSums, kinds: Iterable[int]) -> _Among:
+    everything = sums.count(kinds=kinds)
+    inside, outside = (sums.count(top=top, kinds=kinds) for top in (True, False))
+    return _Among(inside / everything, outside / everything)
+
+
+def _plus(top: Estimate, rock: Estimate, both: Estimate) -> Estimate:
+    """Size of the union, which no fewer prompts carry than the smaller of the two."""
+    return Estimate(
+        top.value + rock.value - both.value,
+        top.effect + rock.effect - both.effect,
+        np.minimum(top.prompts, rock.prompts),
+    )
+
+
+def _class_row(
+    sums: LensSums, at: int, name: str, *, rocks: bool, gradient: bool
+) -> ClassRow:  # fmt: skip
+    shares = {"share": sums.count([at]) / sums.count()}
+    shares["loss_share"] = sums.total("loss", [at]) / sums.total("loss")
+    if gradient:
+        shares["grad_share"] = sums.total("grad_norm", [at]) / sums.total("grad_norm")
+    if rocks:
+        shares["rocks_share"] = sums.count([at], kinds=[ROCK]) / sums.count(kinds=[ROCK])
+    row: dict[str, Any] = {"name": name, "positions": int(sums.count([at]).value)}
+    for share in ("share", "loss_share", "grad_share", "rocks_share"):
+        if share in shares:
+            row |= _with_ends(share, shares[share], most=1.0)
+        else:
+            row |= {share: None, f"{share}_low": None, f"{share}_high": None}
+    row[FEW_PROMPTS] = any(bool(share.few_prompts) for share in shares.values())
+    return cast(ClassRow, row)
+
+
+def _persistence_row(sums: LensSums, at: int, name: str) -> PersistenceRow:
+    everything = sums.moved(None, None)
+    after = sums.moved(None, at) / everything
+    stays = sums.moved(at, at) / sums.moved(at, None)
+    row: dict[str, Any] = {
+        "name": name,
+        "pre": _value(sums.moved(at, None) / everything),
+        "post": _value(after),
+        **_with_ends("stays", stays, most=1.0),
+        **_with_ends("ratio", stays / after),
+    }
+    return cast(PersistenceRow, row)
+
+
+def _value(estimate: Estimate) -> float | None:
+    value = float(estimate.value)
+    return value if math.isfinite(value) else None
+
+
+def _with_ends(
+    name: str, estimate: Estimate, *, level: float = 0.95, most: float = math.inf
+) -> dict[str, float | None]:
+    low, high = ends(estimate.interval(level, most=most))
+    return {name: _value(estimate), f"{name}_low": low, f"{name}_high": high}
