@@ -28,18 +28,15 @@ from rocktok.analyses.lenses.result import (
     LensRow,
     MissingRow,
 )
-from rocktok.analyses.lenses.shares import lens_row
+from rocktok.analyses.lenses.shares import lens_rows
 from rocktok.analyses.lenses.thresholds import CutsByEnding, Histograms, Quantiles
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
-from rocktok.engine.choose import REMEDY, PrePost
+from rocktok.engine.choose import PrePost
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
 from rocktok.log.catalogue import Log
 from rocktok.stats.bootstrap import REPLICATES
-
-#: Share of logs without any such lens in which some lens may be told to single out the rocks.
-ALPHA = 0.05
 
 #: Columns that the recorder writes unasked.
 _BY_DEFAULT = {"student_logprob", "teacher_logprob", "student_entropy", "teacher_entropy"}
@@ -73,19 +70,16 @@ def lenses(
 
     Raises:
         UsageError: options out of range.
-        LogError: the log is damaged, lacks what was asked, or has the columns of no lens.
+        LogError: the log is damaged, or lacks what was asked.
     """
     params = options_of(LensesParams, locals())
     if detected is not None:
         table, pre, post = detected.log["table"], detected.log["pre"], detected.log["post"]
     run = Run.begin(log, engine, table, seed)
+    # Without persistence there no earlier step is looked for here.
     context = "auto" if detected is None else detected.params["context"]
     steps = run.view.pre_post(pre, post, context)
     usable, missing = _usable(run.log, run.table)
-    if not usable:
-        raise LogError(
-            f"{run.log.name}: {run.table}/ has the columns of no lens; {missing[0]['remedy']}"
-        )
     return _Look(run, params, steps, usable, missing, rocks, detected).result()
 
 
@@ -178,7 +172,8 @@ class _Look:
     def _hard(self) -> _Hard:
         steps, none = self.steps, np.zeros(0, np.int64)
         if steps.pre is None:
-            return _Hard(None, none, f"{steps.no_context}; {REMEDY}")
+            why = steps.no_context if self.detected is None else self.detected.log["no_context"]
+            return _Hard(None, none, why)
         if self.detected is None and self.rocks is None:
             try:
                 found = run_detect(self.run.log, self._options, engine=self.run.engine).result
@@ -292,17 +287,13 @@ class _Look:
                 f"step {steps.post}; choose other steps with --pre and --post"
             )
         found = cells.result()
-        level = 1 - ALPHA / max(1, sum(sums.lens.score is not None for sums in found))
         kinds = found[0].count_C[:, 0].reshape(-1, 4).sum(axis=0).astype(int).tolist()
         persistent = None if hard.thresholds is None else kinds[2] + kinds[3]
         rock_occurrences = None if hard.thresholds is None else kinds[3]
         why = hard.no_rocks
         if why is None and not rock_occurrences:
             why = "no occurrence of the rocks is persistent here"
-        rows = [
-            lens_row(sums, rocks=why is None, gradient="grad_norm" in sums.value_C, level=level)
-            for sums in found
-        ]
+        rows = lens_rows(found, rocks=why is None, gradient="grad_norm" in found[0].value_C)
         log: LensesLog = {
             **run.log.identity(),
             "table": run.table,
@@ -315,6 +306,5 @@ class _Look:
             "no_rocks": why,
             "hard": persistent,
             "rock_occurrences": rock_occurrences,
-            "level": level,
         }
         return rows, log

@@ -47,8 +47,7 @@ class LensesLog(LogIdentity):
     """What was read, and the rocks.
 
     `no_context`: why there is no earlier step; `no_rocks`: why there are no rock occurrences.
-    `hard`: persistent occurrences of all types; `rock_occurrences`: those of the rocks. `level`: at
-    which the comparisons of one lens with others are intervals, so that all of them hold together.
+    `hard`: persistent occurrences of all types; `rock_occurrences`: those of the rocks.
     """
 
     table: str
@@ -61,7 +60,6 @@ class LensesLog(LogIdentity):
     no_rocks: str | None
     hard: int | None
     rock_occurrences: int | None
-    level: float
 
 
 class ClassRow(TypedDict):
@@ -113,10 +111,13 @@ class LensRow(TypedDict):
         top_share: share of positions in its top 10%, ties with the last included.
         rocks_share: share of rock occurrences in there; `hard_share`, `type_share`: of persistent
             occurrences of other types, and of the other occurrences of the rocks' types.
-        over_chance, over_hard, over_type: `rocks_share` over each of the three; ends at `level`.
+        over_chance, over_hard, over_type: `rocks_share` over each of the three.
         jaccard_top10: of the rock occurrences with the top 10%; `jaccard_chance`: mean of as many
             positions drawn at random.
-        singles_out: whether all three ratios are above 1, at `level`; None where one is not known.
+        p_value: the largest of those of the three ratios; None where one is not known.
+        p_holm: adjusted for all lenses.
+        singles_out: whether all three ratios are above 1, by their intervals and by `p_holm` at
+            0.05; None where one is not known.
         persistence: empty with one step, and where nothing can change.
     """
 
@@ -142,6 +143,8 @@ class LensRow(TypedDict):
     jaccard_top10_low: float | None
     jaccard_top10_high: float | None
     jaccard_chance: float | None
+    p_value: float | None
+    p_holm: float | None
     singles_out: bool | None
     few_prompts_carry_it: bool
     classes: list[ClassRow]
@@ -169,6 +172,7 @@ class LensTableRow(TypedDict):
     over_chance: float | None
     over_hard: float | None
     over_type: float | None
+    p_holm: float | None
     singles_out: bool | None
     name: str
     positions: int
@@ -234,6 +238,7 @@ class LensesResult(Result):
                     "over_chance": lens["over_chance"],
                     "over_hard": lens["over_hard"],
                     "over_type": lens["over_type"],
+                    "p_holm": lens["p_holm"],
                     "singles_out": lens["singles_out"],
                     **row,
                     "stays": stays and stays["stays"],

@@ -11,7 +11,11 @@ import numpy as np
 
 from rocktok.analyses.lenses.cells import HARD, KINDS, OF_TYPE, ROCK, LensSums
 from rocktok.analyses.lenses.result import ClassRow, LensRow, PersistenceRow
+from rocktok.stats.bootstrap import holm
 from rocktok.stats.intervals import FEW_PROMPTS, Estimate, ends
+
+#: Share of logs without any such lens in which some lens may be told to single out the rocks.
+ALPHA = 0.05
 
 #: Standard deviations of the overlap by chance beyond which it is left out of its mean.
 _REACH = 12
@@ -38,15 +42,25 @@ def expected_jaccard(positions: int, one: int, other: int) -> float | None:
     return float((weight * overlap / (one + other - overlap)).sum() / weight.sum())
 
 
-def lens_row(sums: LensSums, *, rocks: bool, gradient: bool, level: float) -> LensRow:
-    """What is said of one lens.
+def lens_rows(found: list[LensSums], *, rocks: bool, gradient: bool) -> list[LensRow]:
+    """What is said of each lens, and of all of them together.
 
     Args:
-        sums: over all rows.
+        found: sums of each over all rows.
         rocks: whether there are rock occurrences.
         gradient: whether the gradient's norm was summed.
-        level: of the intervals of the ratios.
     """
+    rows = [_lens_row(sums, rocks=rocks, gradient=gradient) for sums in found]
+    ranked = [row for row in rows if row["jaccard_top10"] is not None]
+    adjusted = holm([1.0 if row["p_value"] is None else row["p_value"] for row in ranked])
+    for row, p in zip(ranked, adjusted, strict=True):
+        if row["p_value"] is not None:
+            row["p_holm"] = p
+            row["singles_out"] = row["singles_out"] and p <= ALPHA
+    return rows
+
+
+def _lens_row(sums: LensSums, *, rocks: bool, gradient: bool) -> LensRow:
     lens = sums.lens
     classes = [
         _class_row(sums, at, name, rocks=rocks, gradient=gradient)
@@ -61,14 +75,14 @@ def lens_row(sums: LensSums, *, rocks: bool, gradient: bool, level: float) -> Le
         "source": lens.source,
         "ranked_by": lens.ranked_by,
         "top_share": _value(sums.count(top=True) / sums.count()) if ranks else None,
-        **_comparison(sums, level=level, known=ranks and rocks),
+        **_comparison(sums, known=ranks and rocks),
         "classes": classes,
         "persistence": moved,
     }
     return cast(LensRow, row)
 
 
-def _comparison(sums: LensSums, *, level: float, known: bool) -> dict[str, Any]:
+def _comparison(sums: LensSums, *, known: bool) -> dict[str, Any]:
     """The rock occurrences against the top 10%; all None where either is not `known`."""
     ratios = ("over_chance", "over_hard", "over_type")
     if not known:
@@ -77,8 +91,7 @@ def _comparison(sums: LensSums, *, level: float, known: bool) -> dict[str, Any]:
         return {
             **dict.fromkeys(names),
             **{f"{name}_{end}": None for name in ends_of for end in ("low", "high")},
-            "jaccard_chance": None,
-            "singles_out": None,
+            **dict.fromkeys(("jaccard_chance", "p_value", "p_holm", "singles_out")),
             FEW_PROMPTS: False,
         }
     among = {kind: _among(sums, [kind]) for kind in (ROCK, HARD, OF_TYPE)}
@@ -101,12 +114,24 @@ def _comparison(sums: LensSums, *, level: float, known: bool) -> dict[str, Any]:
     for name, other in others.items():
         ratio = rocks.inside / other.inside
         few.append(ratio)
-        row |= _with_ends(name, ratio, level=level)
-    above = [rocks.above(other, level) for other in others.values()]
+        row |= _with_ends(name, ratio)
+    tests = [rocks.above(other) for other in others.values()]
+    done = [test for test in tests if test is not None]
     # One that is not above decides, whatever is known of the others.
-    row["singles_out"] = False if False in above else None if None in above else True
+    least = [test for test in done if not test.above] or (done if done == tests else [])
+    row["p_value"] = max((test.p_value for test in least), default=None)
+    row["p_holm"] = None
+    row["singles_out"] = all(test.above for test in least) if least else None
     row[FEW_PROMPTS] = any(bool(estimate.few_prompts) for estimate in few)
     return row
+
+
+@dataclass(frozen=True)
+class _Test:
+    """Whether one share is above another by the 95% interval of their ratio, and its p-value."""
+
+    above: bool
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -116,21 +141,30 @@ class _Among:
     inside: Estimate
     outside: Estimate
 
-    def above(self, other: Self, level: float) -> bool | None:
-        """Whether more of these than of others are inside, at a level; None: not known.
+    def above(self, other: Self) -> _Test | None:
+        """Whether more of these than of others are inside; None: not known.
 
         By the ratio of the shares inside; where few prompts carry one of these, by that of the
         shares outside, which says the same.
         """
-        ratio = self.inside / other.inside
-        inverse = other.outside / self.outside
         if float(self.inside.value) <= float(other.inside.value):
-            return False
-        for each in (ratio, inverse):
-            low, _ = ends(each.interval(level))
+            return _Test(False, 1.0)
+        for ratio in (self.inside / other.inside, other.outside / self.outside):
+            low, _ = ends(ratio.interval())
             if low is not None:
-                return low > 1
+                return _Test(low > 1, _p_value(ratio.log()))
         return None
+
+
+def _p_value(log: Estimate) -> float:
+    """Two-sided, of a logarithm that is 0: Student's t with the effective prompts less 1."""
+    from scipy.special import stdtr
+
+    prompts = float(log.prompts)
+    variance = float((log.effect**2).mean()) * prompts / (prompts - 1)
+    if variance == 0:
+        return 0.0 if log.value else 1.0
+    return float(2 * stdtr(prompts - 1, -abs(float(log.value)) / math.sqrt(variance)))
 
 
 def _among(sums: LensSums, kinds: Iterable[int]) -> _Among:
@@ -186,8 +220,6 @@ def _value(estimate: Estimate) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _with_ends(
-    name: str, estimate: Estimate, *, level: float = 0.95, most: float = math.inf
-) -> dict[str, float | None]:
-    low, high = ends(estimate.interval(level, most=most))
+def _with_ends(name: str, estimate: Estimate, *, most: float = math.inf) -> dict[str, float | None]:
+    low, high = ends(estimate.interval(most=most))
     return {name: _value(estimate), f"{name}_low": low, f"{name}_high": high}

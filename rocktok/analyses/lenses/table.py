@@ -9,7 +9,7 @@ from rocktok.stats.intervals import WHY_NONE
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.terminal import View
-from rocktok.tables.text import Field, count, counted, number, percent, render_table
+from rocktok.tables.text import Field, count, counted, number, p_value, percent, render_table
 
 _LENSES = (
     Field("lens", text=True),
@@ -20,6 +20,7 @@ _LENSES = (
     Field("Jaccard"),
     Field("chance"),
     Field("", text=True),
+    Field("p Holm", extra=True),
     Field("95%", extra=True),
     Field("ranked by", text=True, extra=True),
     Field("source", text=True, extra=True),
@@ -166,6 +167,7 @@ def _lens_cells(row: LensRow) -> tuple[str, ...]:
         number(row["jaccard_top10"]),
         number(row["jaccard_chance"]),
         {True: "*", False: "", None: "?"}[row["singles_out"]],
+        p_value(row["p_holm"]),
         _between(row["rocks_share_low"], row["rocks_share_high"]),
         row["ranked_by"] or "–",
         row["source"],
