@@ -114,10 +114,11 @@ class LensRow(TypedDict):
         over_chance, over_hard, over_type: `rocks_share` over each of the three.
         jaccard_top10: of the rock occurrences with the top 10%; `jaccard_chance`: mean of as many
             positions drawn at random.
-        p_value: the largest of those of the three ratios; None where one is not known.
+        p_value: that `rocks_share` is one of the three shares, the largest of the three; None where
+            too few prompts hold the positions of one.
         p_holm: adjusted for all lenses.
-        singles_out: whether all three ratios are above 1, by their intervals and by `p_holm` at
-            0.05; None where one is not known.
+        singles_out: whether `rocks_share` is above all three, by intervals and by `p_holm` at 0.05;
+            None where `p_value` is.
         persistence: empty with one step, and where nothing can change.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -128,7 +128,7 @@ def _comparison(sums: LensSums, *, known: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Test:
-    """Whether one share is above another by the 95% interval of their ratio, and its p-value."""
+    """Whether one share is above another by the interval of their difference, and its p-value."""
 
     above: bool
     p_value: float
@@ -136,41 +136,38 @@ class _Test:
 
 @dataclass(frozen=True)
 class _Among:
-    """Share of some positions that are in the top 10%, and share that are not."""
+    """Share of some positions that are in the top 10%, and their number."""
 
     inside: Estimate
-    outside: Estimate
+    number: Estimate
 
     def above(self, other: Self) -> _Test | None:
-        """Whether more of these than of others are inside; None: not known.
+        """Whether more of these than of others are inside; None: too few prompts hold either.
 
-        By the ratio of the shares inside; where few prompts carry one of these, by that of the
-        shares outside, which says the same.
+        No position adds more to a share than any other, so it has no tail that few prompts could
+        carry: what counts is how many hold the positions, not how many hold those inside.
         """
-        if float(self.inside.value) <= float(other.inside.value):
-            return _Test(False, 1.0)
-        for ratio in (self.inside / other.inside, other.outside / self.outside):
-            low, _ = ends(ratio.interval())
-            if low is not None:
-                return _Test(low > 1, _p_value(ratio.log()))
-        return None
+        gap = self.inside - other.inside
+        prompts = np.minimum(self.number.prompts, other.number.prompts)
+        gap = replace(gap, prompts=np.asarray(prompts))
+        low, _ = ends(gap.interval(positive=False))
+        return None if low is None else _Test(low > 0, _p_value(gap))
 
 
-def _p_value(log: Estimate) -> float:
-    """Two-sided, of a logarithm that is 0: Student's t with the effective prompts less 1."""
+def _p_value(gap: Estimate) -> float:
+    """Two-sided, of a difference that is 0: Student's t with the effective prompts less 1."""
     from scipy.special import stdtr
 
-    prompts = float(log.prompts)
-    variance = float((log.effect**2).mean()) * prompts / (prompts - 1)
+    prompts = float(gap.prompts)
+    variance = float((gap.effect**2).mean()) * prompts / (prompts - 1)
     if variance == 0:
-        return 0.0 if log.value else 1.0
-    return float(2 * stdtr(prompts - 1, -abs(float(log.value)) / math.sqrt(variance)))
+        return 0.0 if gap.value else 1.0
+    return float(2 * stdtr(prompts - 1, -abs(float(gap.value)) / math.sqrt(variance)))
 
 
 def _among(sums: LensSums, kinds: Iterable[int]) -> _Among:
-    everything = sums.count(kinds=kinds)
-    inside, outside = (sums.count(top=top, kinds=kinds) for top in (True, False))
-    return _Among(inside / everything, outside / everything)
+    number = sums.count(kinds=kinds)
+    return _Among(sums.count(top=True, kinds=kinds) / number, number)
 
 
 def _plus(top: Estimate, rock: Estimate, both: Estimate) -> Estimate:
