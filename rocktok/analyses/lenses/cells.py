@@ -15,7 +15,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.lenses.lens import BY_NAME, Lens
-from rocktok.analyses.lenses.quantities import Correct, Cuts, Rows
+from rocktok.analyses.lenses.quantities import POST, PRE, SHUFFLED, Correct, Cuts, Rows, rows_at
 from rocktok.analyses.lenses.thresholds import needs
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among
@@ -38,6 +38,8 @@ class LensSums:
         count_C: rows by class, top 10% or not, and kind of position: (classes·2·4, 1 + B).
         value_C: quantity → its sums by class: (classes, 1 + B).
         largest: quantity → largest absolute value of a row.
+        dealt_C: with losses dealt out anew, rows that are no rock occurrences, those that are, and
+            those in the top 10%: (3, 1 + B).
         moved_C: rows by class at pre and class at post: (classes², 1 + B); None: one step.
     """
 
@@ -45,7 +47,13 @@ class LensSums:
     count_C: Array
     value_C: dict[str, Array]
     largest: dict[str, float]
+    dealt_C: Array
     moved_C: Array | None
+
+    def dealt(self, *, top: bool | None = None) -> Estimate:
+        """Rock occurrences with losses dealt out anew, in the top 10% or not (None: either)."""
+        at = [1, 2] if top is None else [2] if top else [1]
+        return _total(self.dealt_C[at].sum(axis=0), 1.0)
 
     def count(
         self, classes: Iterable[int] | None = None, *, top: bool | None = None,
@@ -83,11 +91,11 @@ class Cells:
     Args:
         lenses: names.
         columns: that they need, as they are at post.
-        cuts: ending → thresholds: of post (""), and with two steps of pre ("_pre").
+        cuts: ending → thresholds, of post, with two steps of pre, and of shuffled rows.
         thresholds: who is persistent; None without persistence.
         rocks: ascending token ids.
         quantities: columns to sum by class.
-        seed, replicates: of the weights.
+        seed, replicates: of the weights, and of the shuffle.
         correct: which sequences were right; None where no lens needs that.
     """
 
@@ -116,8 +124,9 @@ class Cells:
         self._moved = {
             name: np.zeros((k * k, width))
             for name, k in sizes.items()
-            if "_pre" in self.cuts and BY_NAME[name].moves
+            if PRE in self.cuts and BY_NAME[name].moves
         }
+        self._dealt = {name: np.zeros((3, width)) for name in sizes}
         # All lenses below one another: a row's value is taken apart once.
         self._start = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
         self._height = sum(sizes.values())
@@ -134,7 +143,7 @@ class Cells:
         prompt_P, place_N = places_of_prompts(batch)
         weight_PB = poisson_weights(self.seed, self.replicates, prompt_P)
         weight_PB = np.concatenate((np.ones((len(prompt_P), 1)), weight_PB), axis=1)
-        rows = Rows(batch, "", self.cuts[""], self.correct)
+        rows = self._rows_at(batch, POST)
         kind_N = self._kinds(batch)
         code_N = {name: BY_NAME[name].codes(rows) for name in self.lenses}
         for name, sums in self._count.items():
@@ -142,10 +151,16 @@ class Cells:
             cell_N = (code_N[name] * 2 + top_N) * KINDS + kind_N
             sums += _by_cell(place_N, cell_N, len(sums), weight_PB)
         if self._moved:
-            early = Rows(batch, "_pre", self.cuts["_pre"], self.correct)
+            early = self._rows_at(batch, PRE)
             for name, sums in self._moved.items():
                 lens = BY_NAME[name]
                 cell_N = lens.codes(early) * len(lens.classes) + code_N[name]
+                sums += _by_cell(place_N, cell_N, len(sums), weight_PB)
+        if self.thresholds is not None:
+            dealt = self._rows_at(batch, SHUFFLED)
+            rock_N = self._kinds(dealt.batch) == ROCK
+            for name, sums in self._dealt.items():
+                cell_N = rock_N.astype(np.int64) * (1 + BY_NAME[name].top(dealt))
                 sums += _by_cell(place_N, cell_N, len(sums), weight_PB)
         for quantity, exact in self._values.items():
             values_N = batch[quantity].astype(np.float64)
@@ -153,6 +168,9 @@ class Cells:
             for number, digit_N in enumerate(exact.split(values_N)):
                 if digit_N is not None:
                     exact.add(number, self._stacked(place_N, code_N, weight_PB, digit_N))
+
+    def _rows_at(self, batch: Batch, ending: str) -> Rows:
+        return rows_at(batch, ending, self.cuts, correct=self.correct, seed=self.seed)
 
     def _stacked(
         self, place_N: Array, code_N: Mapping[str, Array], weight_PB: Array, digit_N: Array
@@ -174,6 +192,8 @@ class Cells:
         self.rows += other.rows
         for name, sums in other._count.items():
             self._count[name] += sums
+        for name, sums in other._dealt.items():
+            self._dealt[name] += sums
         for name, sums in other._moved.items():
             self._moved[name] += sums
         for name, exact in other._values.items():
@@ -192,7 +212,14 @@ class Cells:
             mine = slice(start, start + len(lens.classes))
             of_class = {quantity: whole[mine] for quantity, whole in values.items()}
             found.append(
-                LensSums(lens, self._count[name], of_class, self.largest, self._moved.get(name))
+                LensSums(
+                    lens,
+                    self._count[name],
+                    of_class,
+                    self.largest,
+                    self._dealt[name],
+                    self._moved.get(name),
+                )
             )
         return found
 

@@ -19,7 +19,7 @@ from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.analyses.lenses.cells import Cells
 from rocktok.analyses.lenses.correct_passes import load_correct
 from rocktok.analyses.lenses.lens import LENSES, Lens, cuts_of
-from rocktok.analyses.lenses.quantities import Correct
+from rocktok.analyses.lenses.quantities import POST, PRE, SHUFFLED, Correct
 from rocktok.analyses.lenses.result import (
     LensesLog,
     LensesOptions,
@@ -237,17 +237,16 @@ class _Look:
     def _cells(self, hard: _Hard) -> Cells:
         """All passes but those of `detect`."""
         lenses, correct, source = self._lenses, self._correct(), self._source
-        wanted = [("", name, q) for name, q in cuts_of(lenses)]
+        wanted = [(POST, name, q) for name, q in cuts_of(lenses)]
         if source.pre is not None:
             early = {cut for lens in lenses if lens.moves for cut in lens.cuts}
-            wanted += [("_pre", name, q) for name, q in sorted(early)]
+            wanted += [(PRE, name, q) for name, q in sorted(early)]
         cuts = self._quantiles(Quantiles(wanted), {}, correct)
-        cuts.setdefault("", {})
-        later = [("", name, q) for name, q in cuts_of(lenses, later=True)]
-        if later:
-            cuts[""] |= self._quantiles(Quantiles(later), cuts, correct)[""]
-        if source.pre is not None:
-            cuts.setdefault("_pre", {})
+        endings = [POST] if hard.thresholds is None else [POST, SHUFFLED]
+        later = [(end, name, q) for end in endings for name, q in cuts_of(lenses, later=True)]
+        scaled = self._quantiles(Quantiles(later), cuts, correct)
+        steps = [POST] if source.pre is None else [POST, PRE]
+        cuts = {end: {**cuts.get(end, {}), **scaled.get(end, {})} for end in (*steps, *endings[1:])}
         gradient = ("grad_norm",) if "grad_norm" in self.run.log.columns(self.run.table) else ()
         cells = Cells(
             self.usable, self._columns, cuts=cuts, thresholds=hard.thresholds, rocks=hard.rocks,
@@ -268,11 +267,21 @@ class _Look:
             return {}
         source, engine, columns = self._source, self.run.engine, self._columns
         upper = Histograms(
-            quantiles.upper(), columns, cuts=cuts, correct=correct, compiled=source.large
+            quantiles.upper(),
+            columns,
+            cuts=cuts,
+            correct=correct,
+            seed=self.params.seed,
+            compiled=source.large,
         )
         engine.run(source, upper)
         lower = Histograms(
-            quantiles.lower(upper), columns, cuts=cuts, correct=correct, compiled=source.large
+            quantiles.lower(upper),
+            columns,
+            cuts=cuts,
+            correct=correct,
+            seed=self.params.seed,
+            compiled=source.large,
         )
         engine.run(source, lower)
         return quantiles.values(upper, lower)

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
 
 #: Tokens that follow, of which `future_gap` is a mean.
@@ -43,6 +44,44 @@ class Correct:
             self.sequence_S[at_S] == sequence_S, self.correct_S[at_S].astype(np.int8), np.int8(-1)
         )
         return found_S
+
+
+#: Endings of the columns at post and at pre, and what stands for rows at post with losses dealt
+#: out anew among those of a sequence.
+POST, PRE, SHUFFLED = "", "_pre", "shuffled"
+
+#: Columns that are dealt out.
+_DEALT = ("loss", "loss_pre", "loss_post")
+
+
+def rows_at(
+    batch: Batch,
+    ending: str,
+    cuts: Mapping[str, Cuts],
+    *,
+    correct: Correct | None,
+    seed: int,
+) -> Rows:
+    """Rows of a batch of whole sequences at post, at pre, or `SHUFFLED` by a seed.
+
+    `cuts`: ending → thresholds; those of shuffled rows that it lacks are those of post.
+    """
+    if ending != SHUFFLED:
+        return Rows(batch, ending, cuts.get(ending), correct)
+    own = {**cuts.get(POST, {}), **cuts.get(SHUFFLED, {})}
+    return Rows(shuffled(batch, seed), POST, own, correct)
+
+
+def shuffled(batch: Batch, seed: int) -> Batch:
+    """The batch with the losses of each sequence dealt out among its rows, of both steps alike.
+
+    In the order of a hash of (seed, sequence, position): the same however rows are cut.
+    """
+    rows = Rows(batch)
+    hash_N = hash_rows(seed, batch["sequence_id"], batch["position"])
+    order_N = np.lexsort((hash_N, rows.of_rows(np.arange(len(rows.start_S)))))
+    dealt = {name: batch[name][order_N] for name in _DEALT if name in batch}
+    return {**batch, **dealt}
 
 
 class Rows:

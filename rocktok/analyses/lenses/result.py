@@ -110,14 +110,16 @@ class LensRow(TypedDict):
         ranked_by: what ranks positions; None: the lens ranks none, and has no top 10%.
         top_share: share of positions in its top 10%, ties with the last included.
         rocks_share: share of rock occurrences in there; `hard_share`, `type_share`: of persistent
-            occurrences of other types, and of the other occurrences of the rocks' types.
-        over_chance, over_hard, over_type: `rocks_share` over each of the three.
+            occurrences of other types, and of the other occurrences of the rocks' types;
+            `shuffled_share`: of the rock occurrences there would be, in the top 10% there would be,
+            were the losses of each sequence dealt out among its positions.
+        over_chance, over_hard, over_type, over_shuffled: `rocks_share` over each of the four.
         jaccard_top10: of the rock occurrences with the top 10%; `jaccard_chance`: mean of as many
             positions drawn at random.
-        p_value: that `rocks_share` is one of the three shares, the largest of the three; None where
+        p_value: that `rocks_share` is one of the four shares, the largest of the four; None where
             too few prompts hold the positions of one.
         p_holm: adjusted for all lenses.
-        singles_out: whether `rocks_share` is above all three, by intervals and by `p_holm` at 0.05;
+        singles_out: whether `rocks_share` is above all four, by intervals and by `p_holm` at 0.05;
             None where `p_value` is.
         persistence: empty with one step, and where nothing can change.
     """
@@ -131,6 +133,7 @@ class LensRow(TypedDict):
     rocks_share_high: float | None
     hard_share: float | None
     type_share: float | None
+    shuffled_share: float | None
     over_chance: float | None
     over_chance_low: float | None
     over_chance_high: float | None
@@ -140,6 +143,9 @@ class LensRow(TypedDict):
     over_type: float | None
     over_type_low: float | None
     over_type_high: float | None
+    over_shuffled: float | None
+    over_shuffled_low: float | None
+    over_shuffled_high: float | None
     jaccard_top10: float | None
     jaccard_top10_low: float | None
     jaccard_top10_high: float | None
@@ -173,6 +179,7 @@ class LensTableRow(TypedDict):
     over_chance: float | None
     over_hard: float | None
     over_type: float | None
+    over_shuffled: float | None
     p_holm: float | None
     singles_out: bool | None
     name: str
@@ -239,6 +246,7 @@ class LensesResult(Result):
                     "over_chance": lens["over_chance"],
                     "over_hard": lens["over_hard"],
                     "over_type": lens["over_type"],
+                    "over_shuffled": lens["over_shuffled"],
                     "p_holm": lens["p_holm"],
                     "singles_out": lens["singles_out"],
                     **row,

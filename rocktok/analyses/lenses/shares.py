@@ -84,12 +84,12 @@ def _lens_row(sums: LensSums, *, rocks: bool, gradient: bool) -> LensRow:
 
 def _comparison(sums: LensSums, *, known: bool) -> dict[str, Any]:
     """The rock occurrences against the top 10%; all None where either is not `known`."""
-    ratios = ("over_chance", "over_hard", "over_type")
+    ratios = ("over_chance", "over_hard", "over_type", "over_shuffled")
     if not known:
-        names = ["rocks_share", "hard_share", "type_share", "jaccard_top10", *ratios]
-        ends_of = [name for name in names if not name.endswith(("hard_share", "type_share"))]
+        others_share = ("hard_share", "type_share", "shuffled_share")
+        ends_of = ("rocks_share", "jaccard_top10", *ratios)
         return {
-            **dict.fromkeys(names),
+            **dict.fromkeys((*others_share, *ends_of)),
             **{f"{name}_{end}": None for name in ends_of for end in ("low", "high")},
             **dict.fromkeys(("jaccard_chance", "p_value", "p_holm", "singles_out")),
             FEW_PROMPTS: False,
@@ -100,11 +100,13 @@ def _comparison(sums: LensSums, *, known: bool) -> dict[str, Any]:
         sums.count(top=True, kinds=[ROCK]), sums.count(top=True), sums.count(kinds=[ROCK])
     )  # fmt: skip
     jaccard = overlap / _plus(top, rock, overlap)
-    others = dict(zip(ratios, (everywhere, among[HARD], among[OF_TYPE]), strict=True))
+    dealt = _Among(sums.dealt(top=True) / sums.dealt(), sums.dealt())
+    others = dict(zip(ratios, (everywhere, among[HARD], among[OF_TYPE], dealt), strict=True))
     row = {
         **_with_ends("rocks_share", rocks.inside, most=1.0),
         "hard_share": _value(among[HARD].inside),
         "type_share": _value(among[OF_TYPE].inside),
+        "shuffled_share": _value(dealt.inside),
         **_with_ends("jaccard_top10", jaccard, most=1.0),
         "jaccard_chance": expected_jaccard(
             *(int(number.value) for number in (sums.count(), top, rock))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from rocktok._types import Array
-from rocktok.analyses.lenses.quantities import Correct, Cuts, Rows
+from rocktok.analyses.lenses.quantities import POST, SHUFFLED, Correct, Cuts, Rows, rows_at
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.quantiles import Histogram, quantile_rank, value_of
 
@@ -26,6 +26,7 @@ class Histograms:
         columns: that the quantities need, as they are at post.
         cuts: by ending, thresholds that scale some of the quantities.
         correct: which sequences were right; None where none needs that.
+        seed: of the shuffle.
         compiled: use the compiled loops.
 
     Half a megabyte each while rows are read; a finished task carries only the bins in use.
@@ -38,6 +39,7 @@ class Histograms:
         *,
         cuts: Mapping[str, Cuts] | None = None,
         correct: Correct | None = None,
+        seed: int = 0,
         compiled: bool = False,
     ) -> None:
         self._by_key = {
@@ -45,7 +47,7 @@ class Histograms:
         }
         endings = sorted({ending for ending, _, _ in self._by_key})
         self.needs = needs(columns, endings)
-        self._cuts, self._correct = dict(cuts or {}), correct
+        self._cuts, self._correct, self._seed = dict(cuts or {}), correct, seed
         self._closed: dict[Key, dict[str, Any]] | None = None
 
     def update(self, batch: Batch) -> None:
@@ -55,7 +57,9 @@ class Histograms:
         rows: dict[str, Rows] = {}
         for (ending, name, _), histogram in self._by_key.items():
             if ending not in rows:
-                rows[ending] = Rows(batch, ending, self._cuts.get(ending), self._correct)
+                rows[ending] = rows_at(
+                    batch, ending, self._cuts, correct=self._correct, seed=self._seed
+                )
             histogram.update({name: rows[ending].of(name)})
 
     def close(self) -> None:
@@ -84,6 +88,7 @@ class Histograms:
 def needs(columns: Iterable[str], endings: Iterable[str]) -> tuple[str, ...]:
     """Names of columns in a batch, as they are at the steps with these endings; and of its keys."""
     keys = ("sequence_id", "position")
+    endings = sorted({POST if ending == SHUFFLED else ending for ending in endings})
     return (*keys, *(f"{column}{ending}" for column in columns for ending in endings))
 
 
