@@ -65,9 +65,10 @@ def render(result: LensesResult, view: View | None = None) -> str:
             render_table(_LENSES, map(_lens_cells, ranked), view).rstrip("\n"),
             view.aside(
                 "× hard, × type: times as often as other hard positions, and as other occurrences "
-                "of the rocks' types"
+                "of the rocks' types; × shuf.: as rock occurrences if losses are shuffled within "
+                "sequences"
             ),
-            view.aside("*  singled out: above chance and both, for all lenses together"),
+            view.aside("*  singled out: above all four, for all lenses together"),
             "",
         ]
     parts += [
@@ -141,7 +142,7 @@ def _how_sure(result: LensesResult) -> str:
     basis = (
         f"{count(log['rock_occurrences'])} rock occurrences of {counted(len(log['rocks']), 'type')}"
     )
-    beyond = "beyond chance, beyond how hard they are and beyond their types"
+    beyond = "beyond chance, how hard they are, their types, and the two together"
     words = (
         f"At 95% for all lenses together {_names(told)} {'single' if len(told) > 1 else 'singles'} "
         f"the rocks out {beyond}"

@@ -20,7 +20,7 @@ class LensShares(TypedDict):
     """Shares of positions in the top 10% of a lens: of all, of rock occurrences, of others.
 
     `hard_share`: of hard positions of other types; `type_share`: of other occurrences of the
-    rocks' types.
+    rocks' types; `shuffled_share`: of rock occurrences if losses are shuffled within sequences.
     """
 
     lens: str
@@ -30,6 +30,7 @@ class LensShares(TypedDict):
     rocks_share_high: float | None
     hard_share: float | None
     type_share: float | None
+    shuffled_share: float | None
     singles_out: bool | None
 
 
@@ -60,6 +61,7 @@ def _numbers_of(result: LensesResult) -> LensesNumbers:
             "rocks_share_high": row["rocks_share_high"],
             "hard_share": row["hard_share"],
             "type_share": row["type_share"],
+            "shuffled_share": row["shuffled_share"],
             "singles_out": row["singles_out"],
         }
         for row in ranked
@@ -75,6 +77,7 @@ _AGAINST = (
     ("top_share", "all positions", "#000000", "|"),
     ("type_share", "rocks' types elsewhere", "#56B4E9", "^"),
     ("hard_share", "other hard positions", "#0072B2", "s"),
+    ("shuffled_share", "losses shuffled", "#009E73", "D"),
 )
 
 
@@ -113,10 +116,11 @@ lenses = Figure(
     "lenses",
     "Rocks through the lenses of other papers",
     "Of the rock occurrences, with 95% intervals over prompts, the share that is in the top 10% of "
-    "each lens; beside it those of all positions, of hard positions of other types, and of the "
-    "other occurrences of the rocks' types. Rocks are hard by definition, so a lens that looks at "
-    "the loss is far beyond all positions: the other hard ones are what tells. * is beyond all "
-    "three, for all lenses together.",
+    "each lens; beside it those of all positions, of hard positions of other types, of the other "
+    "occurrences of the rocks' types, and of the rock occurrences there would be if losses were "
+    "shuffled within sequences. Rocks are hard by definition, so a lens that looks at the loss is "
+    "far beyond all positions: the others are what tells. * is beyond all four, for all lenses "
+    "together.",
     rests_on=(LensesResult,),
     numbers_of=_numbers_of,
     draw=_draw,
