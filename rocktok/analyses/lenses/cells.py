@@ -19,7 +19,7 @@ from rocktok.analyses.lenses.quantities import POST, PRE, SHUFFLED, Correct, Cut
 from rocktok.analyses.lenses.thresholds import needs
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among
-from rocktok.stats.bootstrap import numbered, places_of_prompts, poisson_weights
+from rocktok.stats.bootstrap import places_of_prompts, poisson_weights
 from rocktok.stats.exact import ExactSums
 from rocktok.stats.intervals import Estimate
 
@@ -227,11 +227,8 @@ class Cells:
 def _by_cell(
     place_N: Array, cell_N: Array, cells: int, weight_PB: Array, values_N: Array | None = None
 ) -> Array:
-    """Weighted sums by cell, (C, 1 + B): exact, as values and weights are on a grid."""
-    from scipy.sparse import csr_matrix
-
-    key_E, pair_N = numbered(place_N * np.int64(cells) + cell_N, len(weight_PB) * cells)
-    sum_E = np.bincount(pair_N, values_N, minlength=len(key_E)).astype(np.float64)
-    shape = cells, len(weight_PB)
-    weighted: Array = csr_matrix((sum_E, (key_E % cells, key_E // cells)), shape) @ weight_PB
+    """Weighted sums by cell, (C, 1 + B): exact in any order, as values and weights are on grids."""
+    prompts = len(weight_PB)
+    sum_E = np.bincount(place_N * np.int64(cells) + cell_N, values_N, minlength=prompts * cells)
+    weighted: Array = sum_E.astype(np.float64).reshape(prompts, cells).T @ weight_PB
     return weighted
