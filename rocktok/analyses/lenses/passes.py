@@ -34,7 +34,6 @@ from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.choose import PrePost
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
-from rocktok.errors import LogError
 from rocktok.log.catalogue import Log
 from rocktok.stats.bootstrap import REPLICATES
 
@@ -184,8 +183,7 @@ class _Look:
         else:
             return self._given()
         tau = found.thresholds
-        if tau["tau_pre"] is None:
-            return _Hard(None, none, "`detect` was run without persistence")
+        assert tau["tau_pre"] is not None
         thresholds = Thresholds(tau["tau_pre"], tau["tau_post"], tau["tau_change"])
         rocks = np.array(sorted(row["token_id"] for row in found.rocks), dtype=np.int64)
         why = None if len(rocks) else "`detect` finds no rocks"
@@ -290,11 +288,6 @@ class _Look:
 
     def _rows(self, cells: Cells, hard: _Hard) -> tuple[list[LensRow], LensesLog]:
         run, steps = self.run, self.steps
-        if cells.rows == 0:
-            raise LogError(
-                f"{run.log.name}: no sequence of {run.table}/ stands at both step {steps.pre} and "
-                f"step {steps.post}; choose other steps with --pre and --post"
-            )
         found = cells.result()
         kinds = found[0].count_C[:, 0].reshape(-1, 4).sum(axis=0).astype(int).tolist()
         persistent = None if hard.thresholds is None else kinds[2] + kinds[3]

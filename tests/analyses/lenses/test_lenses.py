@@ -303,6 +303,14 @@ def test_one_step_has_classes_and_no_rocks(tmp_path: Path) -> None:
             assert [ours[n] for n in names] == [theirs[n] for n in names]  # type: ignore[literal-required]
 
 
+@pytest.mark.parametrize("rocks", [None, ROCKS])
+def test_no_text_at_both_steps(tmp_path: Path, rocks: tuple[int, ...] | None) -> None:
+    rows, _ = frames()
+    rows[10]["sequence_id"] += 1000
+    with pytest.raises(LogError, match="no sequence of fixed/ stands at both step 0 and step 10"):
+        looked(write(tmp_path / "log", rows, None), rocks=rocks)
+
+
 def test_rollouts_alone(tmp_path: Path) -> None:
     rows, listed = frames()
     result = looked(write(tmp_path / "log", {10: rows[10]}, listed, table="rollout"))
