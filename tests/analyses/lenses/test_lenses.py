@@ -66,7 +66,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("lenses") / "log", *frames())
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_every_lens_is_its_definition(tmp_path: Path, seed: int) -> None:
     rows, listed = frames(seed)
     result = looked(write(tmp_path / "log", rows, listed))
@@ -278,7 +278,10 @@ def test_the_log_ratio_stands_for_both_logprobs(tmp_path: Path) -> None:
             assert ours["share"] == pytest.approx(theirs["share"], abs=2e-3)
 
 
-@pytest.mark.parametrize("exactness", ["sampled", "topk", "truncated"])
+@pytest.mark.parametrize(
+    "exactness",
+    ["sampled", *(pytest.param(word, marks=pytest.mark.long) for word in ("topk", "truncated"))],
+)
 def test_a_log_of_estimates_has_no_lens_of_distributions(tmp_path: Path, exactness: str) -> None:
     result = looked(write(tmp_path / "log", *frames(), exactness=exactness))
     assert [row["name"] for row in result.lenses] == ["scope", "position", "iw_opd"]
