@@ -38,7 +38,7 @@ def lenses_command(
     Each lens sorts positions into classes and ranks them: by entropies, divergences, their place,
     the future. Shares of positions, loss, gradient and rock occurrences in each class; how often a
     position stays in it; and the rock occurrences in the top 10% of each lens, against chance,
-    against other hard positions, and against other occurrences of the same types.
+    other hard positions, other occurrences of the same types, and shuffled losses.
     """
     from rocktok.analyses.lenses.passes import lenses
     from rocktok.inputs import load_rocks

@@ -14,7 +14,7 @@ from rocktok.tables.text import Field, count, counted, number, p_value, percent,
 _LENSES = (
     Field("lens", text=True),
     Field("rocks"),
-    Field("chance"),
+    Field("all"),
     Field("× hard"),
     Field("× type"),
     Field("× shuf."),
@@ -64,7 +64,8 @@ def render(result: LensesResult, view: View | None = None) -> str:
             view.heading("Rock occurrences in the top 10% of each lens"),
             render_table(_LENSES, map(_lens_cells, ranked), view).rstrip("\n"),
             view.aside(
-                "× hard, × type: times as often as other hard positions, and as other occurrences "
+                "rocks, all: share of rock occurrences, and of all positions, in the top 10%; × hard, "
+                "× type: times as often as other hard positions, and as other occurrences "
                 "of the rocks' types; × shuf.: as rock occurrences if losses are shuffled within "
                 "sequences"
             ),
