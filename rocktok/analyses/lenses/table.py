@@ -64,8 +64,8 @@ def render(result: LensesResult, view: View | None = None) -> str:
             view.heading("Rock occurrences in the top 10% of each lens"),
             render_table(_LENSES, map(_lens_cells, ranked), view).rstrip("\n"),
             view.aside(
-                "rocks, all: share of rock occurrences, and of all positions, in the top 10%; × hard, "
-                "× type: times as often as other hard positions, and as other occurrences "
+                "rocks, all: share of rock occurrences, and of all positions, in the top 10%; "
+                "× hard, × type: times as often as other hard positions, and as other occurrences "
                 "of the rocks' types; × shuf.: as rock occurrences if losses are shuffled within "
                 "sequences"
             ),
