@@ -60,6 +60,8 @@ ANALYSES = (
     _entry("stability",
            "How sure the rocks are: whether half of the prompts would name the same.",
            "analyses.stability.passes"),
+    Analysis("lenses", "Whether rocks are the tokens that other papers call important.",
+             "rocktok.analyses.lenses.passes:lenses"),
 )  # fmt: skip
 
 
