@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
 
 if TYPE_CHECKING:
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
     from rocktok.log import Log
 
 
-@click.command("lenses")
+@click.command(
+    "lenses",
+    cls=Command,
+    common=("rocks", "pre", "post", "rows", "everything", "wide", "format_", "output", "jobs"),
+    examples=(
+        ("rocktok lenses runs/opd", "Where rocks fall among entropies, divergences, places."),
+        ("rocktok lenses runs/opd --format json -o lenses.json", "The same with every class."),
+    ),
+)
 @options.rocks_option()
 @options.table_option
 @options.pre_and_post_options
