@@ -13,7 +13,7 @@ import os
 import pickle
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -43,12 +43,13 @@ CONNECT_TIMEOUT = 20
 
 @dataclass
 class Partial:
-    """What one task came to."""
+    """What one task, or a whole pass, came to; the counts are those of `Reading`."""
 
     accumulators: Sequence[Accumulator]
     unpaired: int
     unlisted: int
     runs: SequenceRuns
+    lacking: Counter[str]
 
 
 @dataclass
@@ -77,7 +78,9 @@ def make_partial(source: TaskSource, task: Task, prototypes: Prototypes) -> Part
     for accumulator in accumulators:
         if isinstance(accumulator, Closing):
             accumulator.close()
-    return Partial(accumulators, reading.unpaired, reading.unlisted, reading.runs)
+    return Partial(
+        accumulators, reading.unpaired, reading.unlisted, reading.runs, Counter(reading.lacking)
+    )
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -118,9 +121,9 @@ class Engine(AbstractContextManager["Engine"]):
         reader does; the accumulators are then of no use.
         """
         self.passes += 1
-        tasks = source.tasks()
+        tasks = source.tasks({name for a in accumulators for name in a.needs})
         total, done = sum(t.rows for t in tasks), 0
-        whole = Partial(accumulators, 0, 0, SequenceRuns())
+        whole = Partial(accumulators, 0, 0, SequenceRuns(), Counter())
         prototypes = self._share(Prototypes(copy.deepcopy(accumulators)))
         calls = ((source.for_task(task), task, prototypes) for task in tasks)
         for task, part in zip(tasks, self.map(make_partial, calls), strict=True):
@@ -129,6 +132,7 @@ class Engine(AbstractContextManager["Engine"]):
             whole.unpaired += part.unpaired
             whole.unlisted += part.unlisted
             whole.runs.merge(part.runs)
+            whole.lacking.update(part.lacking)
             done += task.rows
             if self._progress is not None:
                 self._progress(done, total)

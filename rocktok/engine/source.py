@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok._types import Array
+from rocktok.errors import LogError
 from rocktok.hashing import halves
+from rocktok.log.beside import TABLE_OF, BesideRows
 from rocktok.log.catalogue import Log
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.join import JoinedSteps
@@ -32,6 +34,14 @@ DERIVABLE = {name: parts[0] for name, parts in _DERIVED.items() if not parts[0].
 #: Rows of a joined pass carry these, whatever is needed: the text is compared on the way.
 _JOINED = {"sequence_id", "position", "token_id", "loss", "loss_pre", "loss_post"}
 
+#: Table beside `fixed` → what gives it to a log.
+REMEDIES = {
+    "alternatives": "record with Recorder(alternatives=5), or score saved checkpoints with "
+    "`rocktok rescore`",
+    "contexts": "record with Recorder(contexts=True), or score saved checkpoints with "
+    "`rocktok rescore`",
+}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -42,6 +52,11 @@ class Source:
     within rounding of 0 set to 0); `prompt` (uint64), and what follows from these. `half`: only
     rows whose prompt is in that half (0 or 1), the halves cut by `seed`. `only`: ascending ids of
     the sequences that count.
+
+    Rows of `fixed` can be had with what tables beside it say of them, as matrices. `student_ids`,
+    `student_probs`, `teacher_ids`, `teacher_probs` (N, k): the alternatives at post, ids −1 and
+    probabilities NaN in rows that `has_alternatives` (N,) says have none. `context` (N, 32) uint8:
+    whichever step holds it, zeros in rows without one by `has_context` (N,).
     """
 
     log: Log
@@ -63,11 +78,43 @@ class Source:
         """Whether compiled loops pay."""
         return self.rows >= LARGE
 
-    def tasks(self) -> list[Task]:
-        """How a pass over these rows is shared out."""
-        if self.pre is None:
+    def tasks(self, needs: Collection[str] = ()) -> list[Task]:
+        """How a pass over these rows, with these columns, is shared out.
+
+        Raises `LogError` for columns of a table that the log lacks, or lacks at post.
+        """
+        beside = self._beside(needs)
+        if self.pre is None and not beside:
             return step_tasks(self.log, self.table, self.post)
-        return joined_tasks(self.log, self.table, self.pre, self.post)
+        return joined_tasks(self.log, self.table, self.pre, self.post, beside=beside)
+
+    def _beside(self, needs: Collection[str]) -> dict[str, list[int]]:
+        """Table beside these rows → its steps to read, where columns of it are needed."""
+        steps = {}
+        for table in sorted({TABLE_OF[name] for name in needs if name in TABLE_OF}):
+            missing = self.lacks(table)
+            if missing is not None:
+                raise LogError(f"{self.log.name}: {missing}")
+            recorded = [step.step for step in self.log.steps(table)]
+            # The student's words are those of its step; the teacher does not change.
+            steps[table] = [self.post] if table == "alternatives" else recorded
+        return steps
+
+    def lacks(self, table: str) -> str | None:
+        """Why a table beside `fixed` says nothing of these rows, and the remedy; None: it does."""
+        if self.table != "fixed":
+            return f"{table}/ is of the text in fixed/, not of {self.table}/; {REMEDIES[table]}"
+        if not self.log.shards(table):
+            return f"has no {table}/ table; {REMEDIES[table]}"
+        if table == "alternatives" and not self.log.holders(table, self.post):
+            return f"{table}/ has nothing at step {self.post}; {REMEDIES[table]}"
+        return None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row that was recorded at post is here: what has none is then wrong."""
+        skipped = any(shard.table == self.table for shard in self.log.skipped)
+        return self.log.is_complete(self.table, self.post) and not skipped
 
     def for_task(self, task: Task) -> TaskSource:
         """What a worker must have of this source to read the rows of a task."""
@@ -78,8 +125,9 @@ class Source:
             only = only[start : None if high is None else int(np.searchsorted(only, high))]
         prompts = self.prompts.within(low, high)
         return TaskSource(
-            self.log.reader, self.table, self.pre, self.post, prompts, self.half, self.seed, only
-        )
+            self.log.reader, self.table, self.pre, self.post, prompts, self.half, self.seed, only,
+            self.whole,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,6 +142,7 @@ class TaskSource:
     half: int | None
     seed: int
     only: npt.NDArray[np.int64] | None
+    whole: bool
 
 
 @dataclass
@@ -101,7 +150,8 @@ class Reading:
     """The rows of one task, with the columns that are needed. Iterate; then the counts are known.
 
     `unpaired`: sequences that only one of two joined steps has; `unlisted`: those that are not in
-    sequences/ (where sequence_id is read); `runs`: what finds duplicates.
+    sequences/ (where sequence_id is read); `runs`: what finds duplicates; `lacking`: for each table
+    beside `fixed` that is read, rows that it says nothing of.
     """
 
     source: TaskSource
@@ -110,10 +160,15 @@ class Reading:
     unpaired: int = field(default=0, init=False)
     unlisted: int = field(default=0, init=False)
     runs: SequenceRuns = field(default_factory=SequenceRuns, init=False)
+    lacking: dict[str, int] = field(default_factory=dict, init=False)
+    _alone: frozenset[int] = field(default=frozenset(), init=False)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         prompts, exact = self.source.prompts, self.source.reader.rules.exactness == "exact"
+        beside = self._beside()
         for batch in self._joined() if self.source.pre is not None else self._single():
+            for table in beside:
+                batch.update(table.attach(batch))
             for name in ("loss", "loss_pre", "loss_post"):
                 if name in batch and exact and batch[name].min(initial=0) < 0:
                     batch[name] = np.maximum(batch[name], np.float32(0))
@@ -122,6 +177,21 @@ class Reading:
             if "prompt" in self.needs or self.source.half is not None:
                 batch["prompt"] = prompts.of(batch["sequence_id"])
             yield self._with_derived(self._selected(batch))
+        for table in beside:
+            table.finish(self._alone)
+            self.lacking[table.table] = table.lacking
+
+    def _beside(self) -> list[BesideRows]:
+        columns: dict[str, list[str]] = {}
+        for name in sorted(self.needs & set(TABLE_OF)):
+            wanted = columns.setdefault(TABLE_OF[name], [])
+            # A mark is known from the keys.
+            wanted += [name] if not name.startswith("has_") else []
+        strict = {"alternatives": self.source.whole, "contexts": False}
+        return [
+            BesideRows(self.source.reader, self.task, table, wanted, strict[table])
+            for table, wanted in sorted(columns.items())
+        ]
 
     def _selected(self, batch: dict[str, Array]) -> dict[str, Array]:
         half, only = self.source.half, self.source.only
@@ -138,7 +208,9 @@ class Reading:
         """Columns to read, by their names in the table (loss is that at post)."""
         columns = set()
         for name in self.needs:
-            columns |= set(_DERIVED.get(name, (name,)))
+            # By the keys a row beside finds its own.
+            beside = ("sequence_id", "position") if name in TABLE_OF else (name,)
+            columns |= set(_DERIVED.get(name, beside))
         if "prompt" in columns or self.source.half is not None or self.source.only is not None:
             columns.add("sequence_id")
         if "sequence_id" in columns:
@@ -150,7 +222,9 @@ class Reading:
         source = self.source
         wanted = self._stored()
         for shard in self.task.shards[0]:
-            for part in source.reader.scan_shard(shard, wanted, [source.post], self.runs):
+            for part in source.reader.scan_shard(
+                shard, wanted, [source.post], self.runs, self.task.span
+            ):
                 yield dict(part.columns)
 
     def _joined(self) -> Iterator[dict[str, Array]]:
@@ -161,7 +235,7 @@ class Reading:
             source.reader, source.table, source.pre, source.post, columns, self.task
         )
         yield from joined
-        self.unpaired = joined.unpaired
+        self.unpaired, self._alone = joined.unpaired, joined.alone
 
     def _with_derived(self, batch: dict[str, Array]) -> dict[str, Array]:
         if "loss" in self.needs and "loss_post" in batch:

@@ -32,7 +32,7 @@ class JoinedSteps:
 
     Batches are mappings of equally long arrays: sequence_id, position, token_id, `loss_pre`,
     `loss_post`, and the asked columns as they are at post. After an iteration `unpaired` is the
-    number of sequences that only one of the steps has.
+    number of sequences that only one of the steps has, and `alone` holds those that `post` has.
     """
 
     reader: Reader
@@ -42,6 +42,7 @@ class JoinedSteps:
     columns: Sequence[str]
     task: Task
     unpaired: int = field(default=0, init=False)
+    alone: frozenset[int] = field(default=frozenset(), init=False)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         waiting: tuple[dict[int, Part], dict[int, Part]] = ({}, {})
@@ -61,6 +62,7 @@ class JoinedSteps:
             if ready:
                 yield self._match([(waiting[0].pop(key), waiting[1].pop(key)) for key in ready])
         self.unpaired = len(waiting[0]) + len(waiting[1])
+        self.alone = frozenset(waiting[1])
         for check in checks:
             check.check()
 

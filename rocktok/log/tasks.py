@@ -16,19 +16,34 @@ from rocktok.log.selection import Span
 from rocktok.log.shard import Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 #: Rows of the later step that a task of a join holds at least, where the log can be cut so.
 TASK_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
+class Beside:
+    """One step of a shard of a table beside `fixed`: rows of sequences from `first` to `last`."""
+
+    table: str
+    shard: Shard
+    step: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Task:
-    """What one partial result is made from: for each step its shards, and the ids to keep."""
+    """What one partial result is made from: for each step its shards, and the ids to keep.
+
+    `beside`: what tables beside `fixed` hold of these ids, by table, step and shard.
+    """
 
     shards: tuple[tuple[Shard, ...], ...]
     span: Span
     rows: int
+    beside: tuple[Beside, ...] = ()
 
 
 def step_tasks(log: Log, table: str, step: int) -> list[Task]:
@@ -58,23 +73,39 @@ def span_tasks(log: Log, table: str, step: int) -> list[Task]:
 
 
 def joined_tasks(
-    log: Log, table: str, pre: int, post: int, task_rows: int | None = None
+    log: Log,
+    table: str,
+    pre: int | None,
+    post: int,
+    task_rows: int | None = None,
+    beside: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Task]:
     """Tasks that join two steps on ranges of sequence ids; together they cover all ids.
 
     A range ends where no row group of either step straddles, so that each is read once. Shards
     whose ids are interleaved stay in one task.
+
+    Args:
+        log, table: what is read.
+        pre, post: the steps; `pre` None: one step alone, which is not joined to another.
+        task_rows: rows of the first of these steps that a task holds at least.
+        beside: table beside `fixed` → steps of it that are read, too, where row groups end alike.
     """
     task_rows = TASK_ROWS if task_rows is None else task_rows
-    early, late = (_groups(log, table, step) for step in (pre, post))
+    sides = [_groups(log, table, step) for step in ((post,) if pre is None else (pre, post))]
+    parts = [
+        (name, step, _groups(log, name, step))
+        for name, steps in (beside or {}).items()
+        for step in steps
+    ]
+    others = [group for side in (*sides[1:], *(groups for _, _, groups in parts)) for group in side]
     tasks = []
-    for span in _spans([*early, *late], [g.rows for g in early] + [0] * len(late), task_rows):
-        sides = tuple(
-            tuple({g.shard.path: g.shard for g in side if span.touches(g.first, g.last)}.values())
-            for side in (early, late)
-        )
-        rows = sum(g.rows for g in early + late if span.touches(g.first, g.last))
-        tasks.append(Task(sides, span, rows))
+    weights = [group.rows for group in sides[0]] + [0] * len(others)
+    for span in _spans([*sides[0], *others], weights, task_rows):
+        touched = [[g for g in side if span.touches(g.first, g.last)] for side in sides]
+        shards = tuple(tuple({g.shard.path: g.shard for g in side}.values()) for side in touched)
+        rows = sum(group.rows for side in touched for group in side)
+        tasks.append(Task(shards, span, rows, _beside(parts, span)))
     return tasks
 
 
@@ -109,6 +140,20 @@ def _groups(log: Log, table: str, step: int) -> list[_Group]:
             count = opened.file.metadata.row_group(group).num_rows
             row_groups.append(_Group(shard, ids[0], ids[1], count))
     return row_groups
+
+
+def _beside(parts: Sequence[tuple[str, int, Sequence[_Group]]], span: Span) -> tuple[Beside, ...]:
+    """What tables beside `fixed` hold of a range of ids, each shard once for each of its steps."""
+    found = []
+    for table, step, groups in parts:
+        of_shard: dict[str, list[_Group]] = {}
+        for group in groups:
+            if span.touches(group.first, group.last):
+                of_shard.setdefault(group.shard.path, []).append(group)
+        for same in of_shard.values():
+            first, last = min(g.first for g in same), max(g.last for g in same)
+            found.append(Beside(table, same[0].shard, step, first, last))
+    return tuple(found)
 
 
 def _spans(groups: Sequence[_Group], weights: Sequence[int], target: int) -> list[Span]:
