@@ -73,7 +73,9 @@ class Log:
     later_attempts: int = 0
 
     def __repr__(self) -> str:
-        lines = [f"  {label:<9}  {printable(text)}" for label, text in self._overview()]
+        overview = self._overview()
+        width = max((9, *(len(label) for label, _ in overview)))
+        lines = [f"  {label:<{width}}  {printable(text)}" for label, text in overview]
         return "\n".join([f"Log {self.name!r}", *lines])
 
     def _repr_html_(self) -> str:

@@ -20,9 +20,9 @@ from rocktok.log import vocab as vocabs
 from rocktok.log.batches import as_table
 from rocktok.log.buffers import Buffer, IdRuns, StepKeys
 from rocktok.log.checks import numpy_view
+from rocktok.log.encoding import encode_shard, entry_of
 from rocktok.log.manifest import Dropped, FileSeal, Manifest, remove_strays, shard_prefix
 from rocktok.log.reserve import Reserve
-from rocktok.log.shard import encode_shard, entry_of
 
 if TYPE_CHECKING:
     import os
