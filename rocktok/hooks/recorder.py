@@ -10,16 +10,18 @@ import atexit
 import os
 from typing import TYPE_CHECKING, Any
 
+import rocktok.schema as schema
 from rocktok.errors import HookError
 from rocktok.hooks import words
-from rocktok.hooks.arguments import DEFAULT_COLUMNS, check_columns, check_counts
+from rocktok.hooks.arguments import alternatives_of, check_columns, check_counts
 from rocktok.hooks.background import Background, StepRows, describe
 from rocktok.hooks.fixed_set import FixedSet, Inherited, encode_kept, kept_path
 from rocktok.hooks.gradient_request import gradient_request
 from rocktok.hooks.notices import Warned, say
-from rocktok.hooks.pending import PendingStep
+from rocktok.hooks.pending import PendingSteps
 from rocktok.hooks.rollouts import sequence_columns, sequence_ids
 from rocktok.hooks.signals import TerminationHandler
+from rocktok.hooks.sketching import Sketching
 from rocktok.hooks.start import start_attempt
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rocktok.hooks.contexts import Projections
     from rocktok.hooks.gradient_request import GradientTypes
     from rocktok.hooks.gradients import GradientSums
     from rocktok.hooks.rollouts import Rollout
@@ -63,7 +66,13 @@ class Recorder:
         every: optimizer steps between records of the rollouts.
         fixed_sequences: prompts of which text is kept and scored again (0: none).
         fixed_every: optimizer steps between those scorings; 10 × `every` unless told.
-        columns: statistics beside the loss, from `rocktok.schema.OPTIONAL_STATISTICS`.
+        columns: statistics beside the loss: a preset, "default", "lenses" (what `rocktok lenses`
+            reads) or "all", or names from `rocktok.schema.OPTIONAL_STATISTICS`.
+        alternatives: how many of each model's likeliest tokens are recorded at each position of
+            the kept texts, with their probabilities (0: none).
+        contexts: whether the teacher's hidden state is sketched at each position of the kept texts,
+            once, for `--similarity hidden`. Takes 1 KiB a position of host memory while they are
+            scored, and is left out above 1 GiB.
         fixed_rollouts: texts that are kept of each prompt.
         fixed_at_start: whether these texts are generated when training begins, and scored before
             its first step; else they are the first rollouts of training. None: wherever the
@@ -90,8 +99,10 @@ class Recorder:
         every: int = 10,
         fixed_sequences: int = 256,
         fixed_every: int | None = None,
-        columns: Iterable[str] | None = None,
+        columns: str | Iterable[str] = "default",
         *,
+        alternatives: int = schema.ALTERNATIVES,
+        contexts: bool = True,
         fixed_rollouts: int = 1,
         fixed_at_start: bool | None = None,
         gradient_types: GradientTypes | None = None,
@@ -108,7 +119,8 @@ class Recorder:
         self.every = every
         self.fixed_sequences = fixed_sequences
         self.fixed_every = 10 * every if fixed_every is None else fixed_every
-        self.columns = tuple(DEFAULT_COLUMNS if columns is None else columns)
+        self.columns = check_columns(columns)
+        self.alternatives, self.contexts = alternatives, contexts
         self.fixed_rollouts = fixed_rollouts
         self.fixed_at_start = fixed_at_start
         self.queue_steps = queue_steps
@@ -116,20 +128,23 @@ class Recorder:
         self.supersede, self.quiet = supersede, quiet
         check_counts(1, every=every, fixed_every=self.fixed_every, queue_steps=queue_steps)
         check_counts(1, fixed_rollouts=fixed_rollouts)
-        check_counts(0, fixed_sequences=fixed_sequences)
-        check_columns(self.columns)
+        check_counts(0, fixed_sequences=fixed_sequences, alternatives=alternatives)
         self.gradients = gradient_request(
             gradient_types, gradient_sketch, gradient_seed, fixed_sequences
         )
         self.vocab_size: int | None = None
+        #: Of the run, once it has started; and `alternatives`, cut to the vocabulary.
+        self.terminal_ids: tuple[int, ...] = ()
+        self.likeliest = 0
         self.rank, self.world_size, self.attempt = 0, 1, -1
         self.finished_steps = 0
         self.fixed = FixedSet(0, self.fixed_every)
+        self.sketching = Sketching(self.fixed)
         self._background: Background | None = None
         self._signals: TerminationHandler | None = None
-        self._pending: dict[tuple[str, int], PendingStep] = {}
+        self._pending = PendingSteps()
         self._with_domain = False
-        self._exact = True
+        self._all_gather: Callable[[Any], Sequence[Any]] = _alone
         self._counter = 0
         self._process = os.getpid()
         self._warned = Warned()
@@ -164,7 +179,7 @@ class Recorder:
         Args:
             rank, world_size: of this process.
             resume_step: optimizer steps that the student has taken already.
-            run: for run.json (vocab_size, loss, sampling, …).
+            run: for run.json (vocab_size, loss, terminal_ids, sampling, …).
             vocab: (token_id, text, bytes) rows; only rank 0's are used.
             fingerprint: settings of the models, by name: all attempts must have the same.
             all_gather: exchanges a picklable object between all ranks, in rank order.
@@ -174,7 +189,8 @@ class Recorder:
 
         Raises:
             HookError: on every rank, if the log cannot be written, holds another run or a finished
-                one, or the gradients asked for cannot be had of this vocabulary.
+                one, or what is asked for cannot be had of this vocabulary, or without terminal
+                ids.
         """
         if self.running:
             raise HookError("this recorder runs already; close it first")
@@ -182,9 +198,10 @@ class Recorder:
         self.vocab_size = (run or {}).get("vocab_size")
         if self.gradients is not None and self.vocab_size is not None:
             self.gradients.check_vocabulary(self.vocab_size)
-        self._with_domain = with_domain
-        self._exact = ((run or {}).get("loss") or {}).get("exactness", "exact") == "exact"
-        writer, inherited = start_attempt(
+        self.likeliest = alternatives_of(self.alternatives, self.vocab_size)
+        self._with_domain, self._all_gather = with_domain, all_gather
+        self._pending.exact = ((run or {}).get("loss") or {}).get("exactness", "exact") == "exact"
+        writer, inherited, self.terminal_ids = start_attempt(
             self.log_dir,
             columns=self.columns,
             rank=rank,
@@ -203,6 +220,7 @@ class Recorder:
         self.fixed = FixedSet(
             self.fixed_sequences, self.fixed_every, inherited, self.fixed_rollouts
         )
+        self.sketching = Sketching(self.fixed, world_size, self.contexts)
         if self.fixed.kept:
             self.store_fixed()
             self.flush()
@@ -214,8 +232,9 @@ class Recorder:
     def _describe(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json says."""
         named = {"student": self.student, "teacher": self.teacher}
+        sketched = self.contexts and self.fixed_sequences > 0
         return {
-            **run,
+            **{key: value for key, value in run.items() if sketched or key != "contexts"},
             **{key: value for key, value in named.items() if value is not None},
             "every": self.every,
             "fixed_every": self.fixed_every,
@@ -292,19 +311,47 @@ class Recorder:
         Args:
             step: optimizer steps that the scored student has taken.
             columns: arrays of one length (NumPy arrays or tensors): `sequence_id`, `position`,
-                `token_id`, `loss` and the recorder's `columns`.
-            table: "rollout" for the step's own text, "fixed" for kept text scored again.
+                `token_id`, `loss` and the recorder's `columns`; for "fixed" also the `student_ids`,
+                `student_probs`, `teacher_ids`, `teacher_probs` that `token_statistics` gives, each
+                (rows, alternatives), which go to the table "alternatives".
+            table: "rollout" for the step's own text, "fixed" for kept text scored again;
+                "alternatives" and "contexts" for more about rows of "fixed", with columns as in
+                docs/log-format.md. The two are finished with "fixed".
             rollouts: the sequences, where the log does not have them yet.
         """
-        pending = self._pending.setdefault((table, step), PendingStep(exact=self._exact))
+        self._pending.add(table, step, columns, self.columns, rollouts)
+
+    def open_step(self, step: int, *, table: str) -> None:
+        """Say that this rank will finish a step, also if no row comes."""
+        self._pending.at(table, step)
+
+    def begin_contexts(self) -> Projections | None:
+        """What takes projections of the teacher's hidden states at a scoring of kept text.
+
+        None where none are needed. The same answer on every rank.
+        """
+        return self.sketching.begin(self.trouble)
+
+    def record_contexts(self, step: int, projections: Projections) -> None:
+        """Add the contexts of a step, unless a rank could not record it; the next one tries again.
+
+        Every rank calls this at the same time, before it finishes the step of "fixed".
+        """
+        pending = self._pending.get(("fixed", step))
+        obstacle = projections.fault or (pending.dropped if pending is not None else None)
+        if obstacle is None and self._background is not None and not self._background.has_room:
+            obstacle = "queue full"
         try:
-            pending.add(step, columns, self.columns, rollouts)
+            rows = self.sketching.finish(projections, obstacle, self._all_gather)
         except Exception as error:
-            pending.drop(describe(error))
+            self.drop(step, describe(error), table="contexts")
+        else:
+            if rows is not None:
+                self.record(step, rows, table="contexts")
 
     def record_gradients(self, step: int, sums: GradientSums) -> None:
         """Add the sums of gradients that this rank has made at a step of the kept texts."""
-        pending = self._pending.setdefault(("gradients", step), PendingStep())
+        pending = self._pending.at("gradients", step)
         try:
             pending.add_sums(step, sums.columns())
         except Exception as error:
@@ -312,7 +359,7 @@ class Recorder:
 
     def drop(self, step: int, reason: str, *, table: str = "rollout", rows: int = 0) -> None:
         """Give a step up: whatever of it was or will be recorded is left out, and counted."""
-        self._pending.setdefault((table, step), PendingStep(exact=self._exact)).drop(reason, rows)
+        self._pending.at(table, step).drop(reason, rows)
 
     def mismatch(self, step: int, message: str) -> None:
         """Count a call whose recorded loss was not what the trainer returned; warn of the first."""
@@ -322,7 +369,7 @@ class Recorder:
 
     def finish_step(self, step: int, *, table: str = "rollout") -> None:
         """All rows of the step are here (perhaps none): hand them to the writer thread."""
-        pending = self._pending.pop((table, step), None) or PendingStep(exact=self._exact)
+        pending, beside = self._pending.take(table, step)
         if not self.running or self._background is None:
             return
         self.finished_steps += 1
@@ -330,18 +377,29 @@ class Recorder:
             sequences = None
             if pending.rollouts:
                 sequences = sequence_columns(pending.rollouts, self._with_domain)
-            rows = StepRows(table, step, pending.rows, pending.batches, sequences)
+            also = [StepRows(name, step, more.rows, more.batches)
+                    for name, more in beside.items() if more.dropped is None]  # fmt: skip
+            rows = StepRows(table, step, pending.rows, pending.batches, sequences, also)
             if not self._background.offer(rows):
                 pending.dropped = "queue full: the disk is slower than training"
         if pending.dropped is not None:
-            self._background.drop(table, step, pending.rows, pending.dropped)
+            self._lose(self._background, table, step, pending.rows, pending.dropped)
             self._write_kept_of(pending.rollouts)
-            self._warn(
-                pending.dropped.partition(":")[0],
-                f"{self.log_dir}: step {step} of {table} was not recorded: {pending.dropped}. "
-                "Training goes on; the log counts what it lacks, and this is said once",
-            )
+        for name, more in beside.items():
+            if pending.dropped is not None:
+                self._background.drop(name, step, more.rows, pending.dropped)
+            elif more.dropped is not None:
+                self._lose(self._background, name, step, more.rows, more.dropped)
         self._report(self._background)
+
+    def _lose(self, background: Background, table: str, step: int, rows: int, why: str) -> None:
+        """Count a step that is given up, and warn of it."""
+        background.drop(table, step, rows, why)
+        self._warn(
+            why.partition(":")[0],
+            f"{self.log_dir}: step {step} of {table} was not recorded: {why}. "
+            "Training goes on; the log counts what it lacks, and this is said once",
+        )
 
     # --- kept text -----------------------------------------------------------------------------
 

@@ -37,6 +37,19 @@ from torch import Tensor
 from rocktok.errors import RocktokWarning
 from rocktok.hooks.statistics import tiles
 
+# What it computes; other columns ask for the tiles.
+COLUMNS = frozenset(
+    (
+        "loss",
+        "log_ratio",
+        "student_logprob",
+        "teacher_logprob",
+        "student_entropy",
+        "teacher_entropy",
+        "grad_norm",
+        "head_grad_norm",
+    )
+)
 _given_up = False
 
 

@@ -19,6 +19,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from rocktok.hooks.statistics import likeliest
+
 Part = TypeVar("Part")
 
 # Extra memory is promised in tiles of this many float32 rows of the vocabulary: at most two.
@@ -26,8 +28,8 @@ TILE_ROWS = 512
 # Rows projected at once. Two models' take half of the two tiles; fewer rows would read and convert
 # the heads more often, more would leave no room for the rest.
 PROJECTED_ROWS = 256
-# Rows in work at any time, by all workers. Six copies of 64 are three eighths of the two tiles.
-MOST_BLOCK_ROWS = 64
+# Rows in work at any time, by all workers. Twelve copies of 32 are three eighths of the two tiles.
+MOST_BLOCK_ROWS = 32
 # Above this many, workers wait for each other's turn in the interpreter.
 MOST_WORKERS = 16
 # Elements per block on the CPU: few enough to stay in cache, enough that workers seldom wait for
@@ -46,6 +48,11 @@ FLOOR = -60.0
 MASK = -1e15
 # How far below its row's largest an excluded logit is put, so that FLOOR takes it.
 EXCLUDED = 200.0
+
+# Statistics of some tokens of a row: first weights, exp() of logits counted from the largest.
+_OF_SOME = frozenset(
+    ("student_end", "teacher_end", "student_probs", "teacher_probs", "teacher_probs_of_student")
+)
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,9 @@ class Block:
     teacher: Model
     temperature: float
     columns: frozenset[str]
+    # How many of each model's likeliest tokens are told.
+    top: int = 0
+    ends_M: Tensor | None = None  # terminal ids
     # Where the teacher gives -inf, a row's loss comes out inf or NaN. To say inf only where the
     # loss is infinite takes more time and memory: this does.
     excluded: bool = False
@@ -186,6 +196,12 @@ class Block:
         slope = self.student.slope(student_NV, self.temperature) if with_gradient else 1.0
         student_NV = self.student.final_logits(student_NV, self.temperature, space[0])
         teacher_NV = self.teacher.final_logits(teacher_NV, self.temperature, space[1])
+        # Orders are of the logits as they are: counting them from the largest makes new ties.
+        if self.top:
+            result["student_ids"] = likeliest.ids(student_NV, self.top)
+            result["teacher_ids"] = likeliest.ids(teacher_NV, self.top)
+        if "teacher_rank" in self.columns:
+            result["teacher_rank"] = likeliest.ranks(teacher_NV, token_N)
         if self.excluded:
             student_NV, teacher_NV, infinite_N = _without_excluded(student_NV, teacher_NV)
         # Logits from here on count from their row's largest: exp() of one is at most 1.
@@ -199,12 +215,21 @@ class Block:
         student_NV = torch.sub(student_NV, student_NV.amax(-1, keepdim=True), out=space[0])
         result["student_logprob"] = _gather(student_NV, token_N)
         result["teacher_logprob"] = _gather(teacher_NV, token_N) - sum_q_N.log()
+        self._add_weights_of_some(result, student_NV, teacher_NV)
+        if "forward_kl" in self.columns:
+            beyond_N = _beyond_floor(student_NV, teacher_NV)
         if masked:
             _floor_where_both_are_low(student_NV, teacher_NV)
         weight_NV = torch.exp(student_NV.clamp_min_(FLOOR), out=space[2])
         sum_p_N = weight_NV.sum(-1)
         result["student_logprob"] -= sum_p_N.log()
         result["log_ratio"] = result["student_logprob"] - result["teacher_logprob"]
+        for name in _OF_SOME & result.keys():
+            sum_N = sum_p_N if name.startswith("student") else sum_q_N
+            weight = result[name]
+            result[name] = weight / (sum_N if weight.dim() == 1 else sum_N.unsqueeze(1))
+        if "teacher_rank" in result:
+            result["teacher_rank"].masked_fill_(result["teacher_logprob"].isnan(), 0)
         shift_N1 = (sum_p_N.log() - sum_q_N.log()).unsqueeze(1)
         excess_NV = teacher_NV.sub_(student_NV).add_(shift_N1)  # log q - log p
         if "student_entropy" in self.columns:
@@ -213,6 +238,13 @@ class Block:
         # p·log p/q its terms are never negative, so nothing cancels where p and q nearly agree.
         terms_NV = torch.expm1(excess_NV, out=space[0]).sub_(excess_NV).mul_(weight_NV)
         result["loss"] = terms_NV.sum(-1).div_(sum_p_N).clamp_min_(0)
+        if "forward_kl" in self.columns:
+            terms_NV = _forward(excess_NV, space[0]).mul_(weight_NV)
+            forward_N = terms_NV.sum(-1).div_(sum_p_N).add_(beyond_N.div_(sum_q_N))
+            result["forward_kl"] = forward_N.clamp_min_(0)
+        if "jsd" in self.columns:
+            terms_NV = _jensen_shannon(excess_NV, space[0]).mul_(weight_NV)
+            result["jsd"] = terms_NV.sum(-1).div_(sum_p_N).clamp_(0, math.log(2))
         if with_gradient:
             excess_NV.add_(result["loss"].unsqueeze(1))
             descent_NV, scale = _descent(excess_NV, weight_NV, sum_p_N, slope, space[0])
@@ -226,6 +258,44 @@ class Block:
             _clear(descent_NV, ~result["loss"].isfinite())
             take(descent_NV)
         return result
+
+    def _add_weights_of_some(
+        self, result: dict[str, Tensor], student_NV: Tensor, teacher_NV: Tensor
+    ) -> None:
+        """Add weights of the likeliest tokens and of the terminal ones, by counted logits."""
+        if self.top:
+            student_ids, teacher_ids = result["student_ids"], result["teacher_ids"]
+            result["student_probs"] = student_NV.gather(1, student_ids).exp_()
+            result["teacher_probs"] = teacher_NV.gather(1, teacher_ids).exp_()
+            result["teacher_probs_of_student"] = teacher_NV.gather(1, student_ids).exp_()
+        for name, logits_NV in (("student_end", student_NV), ("teacher_end", teacher_NV)):
+            if name in self.columns and self.ends_M is not None:
+                result[name] = logits_NV.index_select(1, self.ends_M).exp_().sum(-1)
+
+
+def _beyond_floor(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:
+    """What FLOOR takes from Σ q·log(q/p), times the sum of the teacher's weights (N,)."""
+    lost_NV = (FLOOR - student_NV).clamp_min_(0)
+    # exp() of the teacher's may be 0 where q is not, and both 0 where neither counts.
+    absent_NV = lost_NV == math.inf
+    lost_NV.mul_(teacher_NV.exp()).masked_fill_(absent_NV, math.inf)
+    return lost_NV.masked_fill_(absent_NV & (teacher_NV == -math.inf), 0.0).sum(-1)
+
+
+def _forward(excess_NV: Tensor, out_NV: Tensor) -> Tensor:
+    """(1 + E)·d - E, E = expm1(d): q·log(q/p) - q + p, over p; never negative."""
+    torch.expm1(excess_NV, out=out_NV)
+    return torch.addcmul(excess_NV - out_NV, out_NV, excess_NV, out=out_NV)
+
+
+def _jensen_shannon(excess_NV: Tensor, out_NV: Tensor) -> Tensor:
+    """½·(E·d/2 - (2 + E)·log cosh(d/2)): what a token adds to the divergence, over p."""
+    # Below, what is added is log(2)/2 but for 1e-21.
+    half_NV = excess_NV.clamp_min(-50.0).mul_(0.5)
+    cosh_NV = half_NV.sinh().square_().log1p_().mul_(0.5)
+    torch.expm1(half_NV * 2, out=out_NV)
+    half_NV.mul_(out_NV)
+    return out_NV.add_(2).mul_(cosh_NV).neg_().add_(half_NV).mul_(0.5)
 
 
 def _floor_where_both_are_low(student_NV: Tensor, teacher_NV: Tensor) -> None:
