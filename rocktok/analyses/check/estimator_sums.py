@@ -48,6 +48,11 @@ class Name:
         return self.kind if self.k is None else f"{self.kind}_{self.k}"
 
 
+def log_ratio_known(columns: Sequence[str]) -> bool:
+    """Whether a table with these columns tells log p(x) − log q(x)."""
+    return "log_ratio" in columns or set(LOGPROBS) <= set(columns)
+
+
 def log_ratio_of(batch: Batch) -> Array:
     """log p(x) − log q(x) of each row, float64: as recorded, or from both log-probabilities."""
     if "log_ratio" in batch:
@@ -58,8 +63,7 @@ def log_ratio_of(batch: Batch) -> Array:
 
 
 def _columns(name: Name, loss_N: Array, least_N: Array, most_N: Array, known_N: Array) -> Batch:
-    """What is summed of an estimator: ends, differences from the exact loss, smallest and largest
-    error."""
+    """What is summed of an estimator: its ends, its smallest and its largest error."""
     low_N, high_N = least_N - loss_N, most_N - loss_N
     inside_N = (low_N <= 0) & (high_N >= 0)
     small_N, large_N = np.minimum(abs(low_N), abs(high_N)), np.maximum(abs(low_N), abs(high_N))
@@ -67,8 +71,6 @@ def _columns(name: Name, loss_N: Array, least_N: Array, most_N: Array, known_N: 
     return {
         f"{column}_least": least_N,
         f"{column}_most": most_N,
-        f"{column}_low": low_N,
-        f"{column}_high": high_N,
         f"{column}_small": np.where(inside_N, 0.0, small_N),
         f"{column}_large": large_N,
         f"{column}_known": known_N.astype(np.float64),
@@ -90,24 +92,32 @@ class _OneSample:
 @dataclass(frozen=True)
 class _TopK:
     names: tuple[Name, ...]
+    recorded: int
 
     def __call__(self, batch: Batch) -> Batch:
-        there_N = batch["teacher_ids"][:, 0] >= 0
+        # A part of the log with fewer alternatives than the rest says nothing of the largest K.
+        widths = [batch[name].shape[1] for name in TOLD[::2]]
+        there_N = batch["has_alternatives"].copy()
+        for name, width in zip(TOLD[::2], widths, strict=True):
+            there_N &= batch[name][:, self.recorded - 1] >= 0 if width >= self.recorded else False
         rows = {name: values[there_N] for name, values in batch.items()}
+        rows |= {name: rows[name][:, : self.recorded] for name in TOLD}
         loss_N = rows["loss"].astype(np.float64)
-        known_q = "teacher_logprob" in rows
+        logprob_N = rows.get("teacher_logprob")
+        teacher_N = None if logprob_N is None else np.exp(logprob_N.astype(np.float64))
         told = Alternatives(
-            *(rows[name] for name in TOLD),
+            student_ids_NK=rows["student_ids"],
+            student_probs_NK=rows["student_probs"],
+            teacher_ids_NT=rows["teacher_ids"],
+            teacher_probs_NT=rows["teacher_probs"],
             token_N=rows["token_id"],
-            teacher_probability_N=np.exp(rows["teacher_logprob"].astype(np.float64))
-            if known_q
-            else None,
+            teacher_probability_N=teacher_N,
             loss_N=loss_N,
         )
-        for name in self.names:
-            assert name.k is not None
-            found = told.top_k(name.k, name.kind)
-            rows |= _columns(name, loss_N, found.least_N, found.most_N, found.known_N)
+        for one in self.names:
+            assert one.k is not None
+            found = told.top_k(one.k, one.kind)
+            rows |= _columns(one, loss_N, found.least_N, found.most_N, found.known_N)
         return rows
 
 
@@ -117,6 +127,7 @@ class EstimatorSums:
     Args:
         names: of one-sample estimates (k1, k3), or of top-K ones.
         columns: of the table, those beside `TOLD`.
+        recorded: of top-K, how many alternatives a row has.
         seed, replicates: of the bootstrap.
         compiled: use the compiled loops.
     """
@@ -128,21 +139,22 @@ class EstimatorSums:
         seed: int,
         replicates: int,
         *,
+        recorded: int = 0,
         compiled: bool = False,
     ) -> None:
         self.names = tuple(names)
         top_k = self.names[0].k is not None
         quantities = ["", "loss"]
         for name in self.names:
-            parts = ("low", "high", "small²", "large²", "known")
+            parts = ("least", "most", "small²", "large²", "known")
             quantities += [f"{name.column}_{part}" for part in parts]
         self._all = PromptBootstrap(np.zeros(0, np.int64), tuple(quantities), seed, replicates)
         ends_of = [f"{name.column}_{end}" for name in self.names for end in ("least", "most")]
         # Of one sample both ends are the same.
         by_type = ends_of if top_k else ends_of[::2]
         self._types = ExactTypeSums(("loss", *by_type), compiled=compiled)
-        derive = _TopK(self.names) if top_k else _OneSample()
-        extra = TOLD if top_k else ()
+        derive = _TopK(self.names, recorded) if top_k else _OneSample()
+        extra = ("has_alternatives", *TOLD) if top_k else ()
         more = ("teacher_logprob",) if top_k else ("log_ratio", *LOGPROBS)
         if not top_k and "log_ratio" in columns:
             more = ("log_ratio",)
@@ -173,20 +185,19 @@ class EstimatorSums:
         """Mean exact loss."""
         return self._all.of("loss") / self._all.of("")
 
-    def bias(self, name: Name) -> Estimate:
-        """Mean of an estimator, its least values, less the mean exact loss."""
-        return self._all.of(f"{name.column}_low") / self._all.of("")
+    def mean(self, name: Name, end: str = "least") -> Estimate:
+        """Mean of an estimator; `end`: least or most."""
+        return self._all.of(f"{name.column}_{end}") / self._all.of("")
 
     def rows(self, table: str, step: int, rocks: Array | None) -> list[EstimatorRow]:
         """One row for each estimator; `rocks`: ascending token ids, None: not known."""
-        count = self._all.of("")
-        if not self.occurrences:
+        n = self.occurrences
+        if not n:
             return []
-        n = float(count.value)
-        exact = float(self._all.of("loss").value) / n
+        exact = float(self.loss.value)
         found: list[EstimatorRow] = []
         for name in self.names:
-            low, high = (self._all.of(f"{name.column}_{end}") / count for end in ("low", "high"))
+            low, high = (self.mean(name, end) - self.loss for end in ("least", "most"))
             square = [float(self._all.of(f"{name.column}_{e}²").value) for e in ("small", "large")]
             ranks = [self._ranks(name, end, rocks) for end in ("least", "most")]
             ranked, in_exact = self._ranked(rocks)
@@ -196,11 +207,11 @@ class EstimatorSums:
                     "step": step,
                     "estimator": name.kind,
                     "k": name.k,
-                    "occurrences": self.occurrences,
+                    "occurrences": n,
                     "known": float(self._all.of(f"{name.column}_known").value) / n,
                     "exact_mean": exact,
-                    "mean": exact + float(low.value),
-                    "mean_most": exact + float(high.value),
+                    "mean": float(self.mean(name).value),
+                    "mean_most": float(self.mean(name, "most").value),
                     "bias_low": ends(low.interval(positive=False))[0],
                     "bias_high": ends(high.interval(positive=False))[1],
                     "error_sd": float(np.sqrt(square[0] / n)),

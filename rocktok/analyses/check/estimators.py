@@ -67,6 +67,8 @@ class Alternatives:
         token_N: token ids of the text.
         teacher_probability_N: q of these; None: not known.
         loss_N: exact reverse KL, in nats; what bounds an estimate from above.
+        rounded: whether the probabilities have been through float16, as in a log. Bounds then leave
+            room for what that can have taken away.
     """
 
     student_ids_NK: Array
@@ -76,6 +78,7 @@ class Alternatives:
     token_N: Array
     teacher_probability_N: Array | None
     loss_N: Array
+    rounded: bool = True
 
     @property
     def most(self) -> int:
@@ -93,7 +96,7 @@ class Alternatives:
             raise ValueError(f"k is {k}; it must be from 1 to {self.most}")
         p_NK = self.student_probs_NK[:, :k].astype(np.float64)
         q_NK = self._teacher_at(self.student_ids_NK[:, :k])
-        known_N = ~np.isnan(q_NK).any(axis=1)
+        known_N: Array = np.logical_not(np.isnan(q_NK).any(axis=1))
         loss_N = np.maximum(self.loss_N.astype(np.float64), 0.0)
         p_S_N = p_NK.sum(axis=1)
         if kind == "tail":
@@ -165,7 +168,7 @@ class Alternatives:
             among_N = (self.teacher_ids_NT == self.token_N[:, None]).any(axis=1)
             told_N = told_N + np.where(among_N, 0.0, self.teacher_probability_N)
         left_N = np.maximum(0.0, 1.0 - told_N)
-        if self.teacher_probs_NT.dtype == np.float16:
+        if self.rounded:
             smallest_N = smallest_N * (1 + 2.0**-11) + TINY / 2
             left_N = left_N + told_N * 2.0**-11 + told_NT.shape[1] * TINY / 2
         return smallest_N, left_N
@@ -188,7 +191,8 @@ def _renormalised(p_NK: Array, q_NK: Array) -> Array:
 def _terms(p: Array, q: Array) -> Array:
     """p·log(p/q); 0 where p is."""
     positive = p > 0
-    ratio = np.divide(p, np.maximum(q, np.finfo(np.float64).tiny), out=np.ones_like(p), where=positive)
+    over = np.maximum(q, np.finfo(np.float64).tiny)
+    ratio = np.divide(p, over, out=np.ones_like(p), where=positive)
     terms: Array = p * np.log(ratio)
     return terms
 
@@ -196,4 +200,5 @@ def _terms(p: Array, q: Array) -> Array:
 def _ratio(over_N: Array, under_N: Array, default: float = np.inf) -> Array:
     """Quotient; `default` where the second is 0."""
     out = np.full(np.shape(over_N), default)
-    return np.divide(over_N, under_N, out=out, where=under_N > 0)
+    quotient_N: Array = np.divide(over_N, under_N, out=out, where=under_N > 0)
+    return quotient_N

@@ -18,6 +18,7 @@ from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Accumulator, Batch, Closing
 from rocktok.stats.arrays import is_among
 from rocktok.stats.bootstrap import PromptBootstrap
+from rocktok.stats.exact_types import ExactTypeSums
 
 #: Positions at the beginning of a text that are told apart.
 OPENING = 5
@@ -104,8 +105,8 @@ def _sequences(batch: Batch) -> tuple[Array, Array]:
     return starts_S, np.diff(np.append(starts_S, len(sequence_N)))
 
 
-def _texts(batch: Batch, starts_S: Array) -> dict[str, Array]:
-    """One row a sequence, all of one class."""
+def text_rows(batch: Batch, starts_S: Array) -> dict[str, Array]:
+    """Keys of some rows, one a sequence, all of one class."""
     return {
         "token_id": np.zeros(len(starts_S), np.int64),
         "sequence_id": batch["sequence_id"][starts_S],
@@ -115,7 +116,7 @@ def _texts(batch: Batch, starts_S: Array) -> dict[str, Array]:
 
 def _means(batch: Batch) -> Batch:
     starts_S, length_S = _sequences(batch)
-    rows = _texts(batch, starts_S)
+    rows = text_rows(batch, starts_S)
     if len(starts_S):
         sum_S = np.add.reduceat(batch["loss"].astype(np.float64), starts_S)
         rows |= {"mean": sum_S / length_S}
@@ -179,7 +180,7 @@ def repeats(window_SW: Array, block: int = LOOP_BLOCK) -> Array:
 
 def _loops(batch: Batch) -> Batch:
     starts_S, length_S = _sequences(batch)
-    rows = _texts(batch, starts_S)
+    rows = text_rows(batch, starts_S)
     loop_S, judged_S = np.zeros(len(starts_S)), np.zeros(len(starts_S))
     last_S = starts_S + length_S
     # The token that ends a text is none of its loop.
@@ -221,3 +222,50 @@ class Stopped:
         ended_S = (self.sequence_S[at_S] == id_S) & (self.last_S[at_S] == batch["position"][end_S])
         rows: Array = end_S[ended_S]
         return rows
+
+
+# --- ids that are no token -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Untold:
+    known_V: Array
+
+    def __call__(self, batch: Batch) -> Batch:
+        at = np.flatnonzero(batch["has_alternatives"])
+        rows = {"sequence_id": batch["sequence_id"][at], "token_id": np.zeros(len(at), np.int64)}
+        for model in ("student", "teacher"):
+            ids = batch[f"{model}_ids"][at]
+            probs = np.nan_to_num(batch[f"{model}_probs"][at].astype(np.float64))
+            no_token = (ids >= 0) & ~self.known_V[np.clip(ids, 0, len(self.known_V) - 1)]
+            rows[model] = np.where(no_token, probs, 0.0).sum(axis=1)
+        return rows
+
+
+class UntoldMass:
+    """Mass that each model puts on ids that are no token, as far as its likeliest tokens tell.
+
+    `known_V`: which ids are tokens; its last element stands for all ids beyond.
+    """
+
+    def __init__(self, known_V: Array) -> None:
+        self._sums = ExactTypeSums(("student", "teacher"))
+        needs = ["sequence_id", "has_alternatives"]
+        needs += [f"{m}_{part}" for m in ("student", "teacher") for part in ("ids", "probs")]
+        self._derived = Derived(tuple(needs), _Untold(known_V), self._sums)
+        self.needs = self._derived.needs
+
+    def update(self, batch: Batch) -> None:
+        """Add a batch of whole sequences."""
+        self._derived.update(batch)
+
+    def merge(self, other: Self) -> None:
+        """Add another's."""
+        self._derived.merge(other._derived)
+
+    def result(self) -> dict[str, float]:
+        """Model → mean mass over the positions that have alternatives; none without any."""
+        count_V = self._sums.count_V
+        if not len(count_V):
+            return {}
+        return {model: float(sum_V[0] / count_V[0]) for model, sum_V in self._sums.sum_V.items()}

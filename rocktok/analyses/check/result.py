@@ -199,7 +199,7 @@ def _no_finding(name: str) -> Finding:
 
 def rank_of(severity: str) -> int:
     """How bad: 0 for "ok"; −1 for "unknown"."""
-    return SEVERITIES.index(severity) if severity in SEVERITIES else -1  # type: ignore[arg-type]
+    return SEVERITIES.index(severity) if severity in SEVERITIES else -1
 
 
 def ordered(findings: list[Finding]) -> tuple[Finding, ...]:

@@ -1,0 +1,302 @@
+"""Findings from numbers: each with the thresholds that docs/definitions.md gives reasons for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rocktok._types import Array
+from rocktok.analyses.check.estimator_sums import EstimatorSums, Name
+from rocktok.analyses.check.grading import (
+    Levels,
+    Number,
+    finding,
+    grade,
+    percent,
+    plain,
+    unknown,
+)
+from rocktok.analyses.check.measures import BEGINNING, OPENING, REST, SPECIAL, SequenceSample
+from rocktok.analyses.check.result import EstimatorRow, Finding, Severity
+from rocktok.analyses.check.said import Said
+from rocktok.stats.bootstrap import PromptBootstrap
+from rocktok.stats.intervals import Estimate
+
+SPECIAL_LEVELS: Levels = {"note": 0.05, "warning": 0.2, "problem": 0.5}
+#: How many times its share of the positions a share of the loss must be.
+SPECIAL_RATIO = 3.0
+OPENING_LEVELS: Levels = {"note": 3.0, "warning": 10.0, "problem": 30.0}
+CUT_LEVELS: Levels = {"note": 0.05, "warning": 0.2, "problem": 0.5}
+CUT_RISE: Levels = {"warning": 0.1}
+LOOP_LEVELS: Levels = {"note": 0.01, "warning": 0.05, "problem": 0.2}
+#: Bias of k1 on rollouts, as a share of the loss; at 99%, for the exact loss must come out.
+ON_POLICY, ON_POLICY_LEVEL = 0.05, 0.99
+NORMALISATION: Levels = {"note": 0.1, "warning": 0.5}
+#: Change of the loss over the last third that counts as none, as a share of it.
+FLAT = 0.05
+RANKS = 0.9
+
+_NO_LOSS = "There is no loss at that step."
+
+
+def special_tokens(said: Said, sums: PromptBootstrap) -> Finding:
+    """How much of the loss special tokens take."""
+    measure = "share of the loss on special tokens"
+    if said.special is None:
+        return unknown(
+            "special_tokens", "run.json does not say which tokens are special.",
+            "record with the TRL hook of this version, or write special_ids into run.json",
+            measure=measure,
+        )  # fmt: skip
+    share = sums.of("loss", SPECIAL) / sums.of("loss")
+    of_rows = sums.of("", SPECIAL) / sums.of("")
+    number, times = Number.of(share, most=1.0), Number.of(share / of_rows)
+    if number.value is None:
+        return unknown("special_tokens", _NO_LOSS, "give another --step", measure=measure)
+    severity = grade(number, SPECIAL_LEVELS)
+    if grade(times, {"note": SPECIAL_RATIO}) == "ok" or times.value is None:
+        severity = "ok"
+    text = (
+        f"Special tokens take {percent(number.value)} of the loss, and are "
+        f"{percent(float(of_rows.value))} of the positions."
+    )
+    return finding(
+        "special_tokens", severity, text, number=number, measure=measure,
+        remedy="look at how both models end and open their texts (terminal_ids, end_token, "
+        "template), or leave special tokens out of the loss",
+        position_share=float(of_rows.value), ratio=times.value,
+    )  # fmt: skip
+
+
+def opening(sums: PromptBootstrap) -> Finding:
+    """Whether the loss stands at the beginning of the texts."""
+    measure = f"mean loss of the first {OPENING} positions over that of the others"
+    begun = sums.of("loss", BEGINNING) / sums.of("", BEGINNING)
+    later = sums.of("loss", REST) / sums.of("", REST)
+    number = Number.of(begun / later)
+    if number.value is None:
+        why = f"No text has a loss beyond its first {OPENING} positions."
+        return unknown("opening", why, "record longer texts", measure=measure)
+    share = sums.of("loss", BEGINNING) / sums.of("loss")
+    of_rows = sums.of("", BEGINNING) / sums.of("")
+    each = [np.array([2 * at, 2 * at + 1]) for at in range(OPENING)]
+    means = [sums.of("loss", at) / sums.of("", at) for at in each]
+    text = (
+        f"The first {OPENING} positions take {percent(float(share.value))} of the loss, and are "
+        f"{percent(float(of_rows.value))} of the positions: {plain(number.value)} times the mean "
+        "loss of the others."
+    )
+    return finding(
+        "opening", grade(number, OPENING_LEVELS), text, number=number, measure=measure,
+        remedy="compare what both models were tuned to see before the first token: chat template, "
+        "system prompt, thinking mode, blanks at the end of the prompt",
+        loss_share=float(share.value), position_share=float(of_rows.value),
+        mean_losses=[float(one.value) if np.isfinite(one.value) else None for one in means],
+    )  # fmt: skip
+
+
+def truncated(overall: Number, now: Number, rise: Number, sequences: int, said: Said) -> Finding:
+    """How many texts were cut; `now`: in the last third of the steps of generation."""
+    measure = "share of sequences that were cut, in the last third of the steps"
+    severity = max(
+        (grade(now, CUT_LEVELS), grade(rise, CUT_RISE) if rise.value is not None else "ok"),
+        key=_rank,
+    )
+    limit = said.max_completion_length
+    at = f" at {limit:,} tokens" if limit else " at the maximum length"
+    text = f"{percent(now.value)} of the sequences were cut{at}"
+    text += f", {_points(rise.value)} than in the first third." if rise.value is not None else "."
+    return finding(
+        "truncated", severity, text, number=now, measure=measure,
+        remedy="raise max_completion_length; where the share rises, the student has unlearned to "
+        "end: see terminal_ids, end_token and loops",
+        overall=overall.value, rise=rise.value, rise_low=rise.low, rise_high=rise.high,
+        sequences=sequences, max_completion_length=limit,
+    )  # fmt: skip
+
+
+def loops(sums: PromptBootstrap, window: int, block: int) -> Finding:
+    """How many texts end in a loop."""
+    measure = "share of sequences that end in a loop"
+    number = Number.of(sums.of("loop") / sums.of(""), most=1.0)
+    judged = int(sums.of("judged").value)
+    text = (
+        f"{percent(number.value)} of the sequences end in a loop: their last {window} tokens "
+        f"repeat a block of {block} or fewer."
+    )
+    if not judged:
+        text = f"No sequence has {window} tokens, so none ends in a loop of so many."
+    return finding(
+        "loops", grade(number, LOOP_LEVELS), text, number=number, measure=measure,
+        remedy="sample with a repetition penalty or a lower maximum, or leave looping texts out of "
+        "the loss; the loss on a loop is small and says nothing",
+        sequences=int(sums.of("").value), long_enough=judged,
+    )  # fmt: skip
+
+
+def normalisation(sums: PromptBootstrap, means: PromptBootstrap, sample: SequenceSample) -> Finding:
+    """How far the means of the loss are apart that trainers minimise."""
+    measure = "mean by sequence less mean by token, share of the latter"
+    by_token = sums.of("loss") / sums.of("")
+    by_sequence = means.of("mean") / means.of("")
+    number = Number.of((by_sequence - by_token) / by_token, positive=False)
+    if number.value is None:
+        return unknown("normalisation", _NO_LOSS, "give another --step", measure=measure)
+    # Of a difference either sign is as bad.
+    size = number if number.value >= 0 else Number(-number.value, *_turned(number))
+    text = (
+        f"The mean loss is {plain(float(by_token.value))} nats by token, "
+        f"{plain(float(by_sequence.value))} by sequence ({number.value:+.0%}); means of micro-"
+        "batches lie between."
+    )
+    return finding(
+        "normalisation", grade(size, NORMALISATION), text, number=number, measure=measure,
+        remedy="say which mean is trained, and compare runs by the same; a mean of micro-batch "
+        "means depends on how sequences are batched",
+        by_token=float(by_token.value), by_sequence=float(by_sequence.value),
+        **{f"micro_batch_{m}": sample.micro_batches(m) for m in (2, 4, 8, 16)},
+    )  # fmt: skip
+
+
+def on_policy(said: Said, sums: EstimatorSums, step: int) -> Finding:
+    """Whether the rollouts were drawn from the student that was scored."""
+    measure = "mean log p − log q less the mean loss, share of the loss, on rollouts"
+    bias = sums.mean(Name("k1")) - sums.loss
+    # A loss that is small beside its own error has no share.
+    number = Number.of(bias / sums.loss, level=ON_POLICY_LEVEL, positive=False)
+    if number.value is None:
+        return unknown("on_policy", _NO_LOSS, "record more rollouts", measure=measure)
+    apart = number.low is not None and number.high is not None and (
+        number.low > 0 or number.high < 0)  # fmt: skip
+    why = unlike_sampling(said)
+    severity: Severity = "ok"
+    text = f"On the rollouts of step {step} the log ratio comes to the exact loss, as it must."
+    if apart and abs(number.value) >= ON_POLICY:
+        severity = "note" if why else "warning"
+        text = (
+            f"On the rollouts of step {step} the mean log ratio is {number.value:+.0%} off the "
+            "exact loss: the tokens were not drawn from the student that was scored"
+        )
+        text += f" ({why})." if why else "."
+    elif number.low is None:
+        text = f"On the rollouts of step {step} too few prompts carry the loss to tell."
+    return finding(
+        "on_policy", severity, text, number=number, measure=measure,
+        remedy="compare the sampler's log-probabilities with the trainer's: temperature, top-p and "
+        "top-k, weights that lag behind, another precision",
+        log_ratio=float(sums.mean(Name("k1")).value), loss=float(sums.loss.value), step=step,
+    )  # fmt: skip
+
+
+def unlike_sampling(said: Said) -> str:
+    """Which settings of the sampling make it another distribution than the loss's; "": none."""
+    sampling = said.sampling or {}
+    found = []
+    for name, neutral in (("top_p", (1, None)), ("top_k", (0, -1, None)), ("min_p", (0, None)),
+                          ("repetition_penalty", (1, None))):  # fmt: skip
+        value = sampling.get(name)
+        if value not in neutral:
+            found.append(f"{name}={value}")
+    drawn = sampling.get("temperature")
+    if drawn is not None and said.temperature is not None and drawn != said.temperature:
+        found.append(f"temperature={drawn}, the loss's {said.temperature}")
+    return ", ".join(found)
+
+
+def cheaper(name: str, rows: Sequence[EstimatorRow], why: str, remedy: str) -> Finding:
+    """What a run that logs a cheaper estimate alone would have got wrong; `rows`: the estimates."""
+    measure = "rank correlation of mean losses by type with the exact ones, of the best estimate"
+    ranked = [row for row in rows if row["rank_correlation"] is not None]
+    if not ranked:
+        return unknown(name, why, remedy, measure=measure)
+    best = max(ranked, key=_correlation)
+    number = Number(_correlation(best))
+    kind = f"top-{best['k']} ({best['estimator']})" if best["k"] else best["estimator"]
+    text = (
+        f"{kind}, the best of them, ranks {best['types']:,} types as the exact loss does to "
+        f"{plain(number.value)} (rank correlation); a token's error is "
+        f"{plain(best['error_sd'])} nats (rms) where the loss is {plain(best['exact_mean'])}"
+    )
+    if best["rocks"]:
+        text += f"; {best['rocks_in_top']} of {best['rocks']} rocks are at its top"
+        text += f", {best['rocks_in_top_exact']} by the exact loss"
+    severity: Severity = "ok" if (number.value or 0) >= RANKS else "note"
+    return finding(
+        name, severity, f"{text}.", number=number, measure=measure,
+        remedy="rank types by the exact loss: a log of this estimate alone names other tokens",
+        estimator=best["estimator"], k=best["k"], table=best["table"], step=best["step"],
+    )  # fmt: skip
+
+
+def _correlation(row: EstimatorRow) -> float:
+    """The lower one of both ends."""
+    both = (row["rank_correlation"], row["rank_correlation_most"])
+    return min(one for one in both if one is not None)
+
+
+def saturation(means: Mapping[int, Estimate], steps: int) -> Finding:
+    """Whether the loss of the kept text falls still; `means`: of the last third of the steps."""
+    measure = "change of the mean loss over the last third of the steps, share of it"
+    if steps < 3 or len(means) < 2:
+        return unknown(
+            "saturation", "The kept text was scored at fewer than three steps.",
+            "record kept text (fixed_sequences, fixed_every), or run `rocktok rescore`",
+            measure=measure,
+        )  # fmt: skip
+    step_T = np.array(sorted(means), dtype=np.float64)
+    weight_T = (step_T - step_T.mean()) / np.square(step_T - step_T.mean()).sum()
+    span = step_T[-1] - step_T[0]
+    change = _combined(list(dict(sorted(means.items())).values()), weight_T * span)
+    level = _combined(list(means.values()), np.full(len(means), 1 / len(means)))
+    number = Number.of(change / level, positive=False)
+    if number.value is None:
+        return unknown("saturation", _NO_LOSS, "give another --step", measure=measure)
+    first, last = int(step_T[0]), int(step_T[-1])
+    severity: Severity = "ok"
+    verdict = "which few prompts carry"
+    if number.low is not None and number.high is not None:
+        if number.low > 0:
+            severity, verdict = "warning", "it rises"
+        elif number.low >= -FLAT and number.high <= FLAT:
+            severity, verdict = "note", "it has stopped falling"
+        elif number.high < 0:
+            verdict = "it falls still"
+        else:
+            verdict = "which may be chance"
+    text = (
+        f"From step {first} to {last} the loss of the kept text changed by {number.value:+.1%}: "
+        f"{verdict}."
+    )
+    return finding(
+        "saturation", severity, text, number=number, measure=measure,
+        remedy="where it rises, look at the learning rate and at the ends; where it has stopped, "
+        "more of the same text teaches nothing (see `rocktok stagnation`)",
+        first_step=first, last_step=last, steps=len(means),
+        slope=float(change.value) / float(span), mean_loss=float(level.value),
+    )  # fmt: skip
+
+
+def _combined(parts: list[Estimate], weight_T: Array) -> Estimate:
+    """A weighted sum of estimates."""
+    weights = weight_T.tolist()
+    value = sum(w * part.value for part, w in zip(parts, weights, strict=True))
+    effect = sum(w * part.effect for part, w in zip(parts, weights, strict=True))
+    prompts = np.asarray(np.min([part.prompts for part in parts], axis=0))
+    return replace(parts[0], value=np.asarray(value), effect=np.asarray(effect), prompts=prompts)
+
+
+def _turned(number: Number) -> tuple[float | None, float | None]:
+    """Ends of the interval of the number's negative."""
+    low, high = number.low, number.high
+    return (None, None) if low is None or high is None else (-high, -low)
+
+
+def _points(value: float | None) -> str:
+    assert value is not None
+    return f"{abs(100 * value):.1f} percentage points {'more' if value >= 0 else 'fewer'}"
+
+
+def _rank(severity: Severity) -> int:
+    return ("unknown", "ok", "note", "warning", "problem").index(severity)
