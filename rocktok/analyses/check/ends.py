@@ -86,7 +86,11 @@ class _Ends:
                     most = np.maximum(least, most)
             else:
                 least, most = rows[f"{model}_on"], np.ones(len(at))
-            rows |= {f"{model}_least": least, f"{model}_most": most}
+            for end, mass in (("least", least), ("most", most)):
+                # Sums of their own: where one is small, few texts carry it, but all carry the rest.
+                rows[f"{model}_{end}"], rows[f"{model}_rest_{end}"] = mass, 1 - mass
+                if logprob_N is not None:
+                    rows[f"{model}_other_{end}"] = np.maximum(0.0, mass - rows[f"{model}_on"])
         return rows
 
 
@@ -118,8 +122,8 @@ class Ends:
         needs |= {f"{model}_logprob" for model in self.on}
         quantities = [""]
         for model, how in self.known.items():
-            quantities += [f"{model}_least", f"{model}_most"]
-            quantities += [f"{model}_on"] if model in self.on else []
+            parts = ["", "rest_", *(["other_"] if model in self.on else [])]
+            quantities += [f"{model}_{part}{end}" for part in parts for end in ("least", "most")]
             needs |= {f"{model}_end"} if how == "exact" else set()
             if how == "bounds":
                 needs |= {"has_alternatives", f"{model}_ids", f"{model}_probs"}
@@ -142,7 +146,8 @@ class Ends:
         return int(self._sums.of("").value)
 
     def sum(self, quantity: str) -> Estimate:
-        """Sum of `student_on`, `teacher_least`, … over the texts."""
+        """Sum over the texts: of a model's end mass (`teacher_least`, `teacher_most`), of what is
+        left of 1 (`teacher_rest_…`), of the part on other tokens than the text's (`…_other_…`)."""
         return self._sums.of(quantity)
 
     def mean(self, quantity: str) -> Estimate:

@@ -15,8 +15,8 @@ from rocktok.analyses.check.grading import (
 from rocktok.analyses.check.result import Finding
 
 TEACHER_END: Levels = {"note": 0.5, "warning": 0.1, "problem": 0.01}
-END_TOKEN: Levels = {"warning": 0.5, "problem": 0.1}
-STUDENT_END: Levels = {"note": 0.5, "warning": 0.1}
+END_TOKEN: Levels = {"warning": 0.5, "problem": 0.9}
+STUDENT_END: Levels = {"warning": 0.5, "problem": 0.1}
 
 _ENDS = "record the columns student_end and teacher_end (Recorder(columns='lenses'))"
 
@@ -25,10 +25,10 @@ def teacher_end(ends: Ends) -> Finding:
     """Whether the teacher would end where the student did."""
     measure = "the teacher's mean end mass at the last token of texts that stopped"
     how = ends.known.get("teacher")
-    least = Number.of(ends.mean("teacher_least"), most=1.0) if how else NOTHING
+    least = _mean(ends, "least") if how else NOTHING
     if least.value is None:
         return _no_ends("teacher_end", ends, measure)
-    most = Number.of(ends.mean("teacher_most"), most=1.0)
+    most = _mean(ends, "most")
     severity = grade(most, TEACHER_END, below=True)
     said = percent(least.value)
     if how != "exact":
@@ -48,33 +48,44 @@ def teacher_end(ends: Ends) -> Finding:
     )  # fmt: skip
 
 
+def _mean(ends: Ends, end: str) -> Number:
+    """Mean end mass of the teacher. Its interval is that of the rest: where the mass is small, few
+    texts carry it."""
+    value = ends.mean(f"teacher_{end}")
+    found = Number.of(ends.mean(f"teacher_rest_{end}"), most=1.0)
+    if found.low is None or found.high is None:
+        return Number.of(value, most=1.0)
+    return Number(float(value.value), 1 - found.high, 1 - found.low)
+
+
 def end_token(ends: Ends) -> Finding:
     """Whether the teacher ends its texts with the token that the student wrote."""
-    measure = "share of the teacher's end mass on the token that ended the text, at most"
+    measure = "share of the teacher's end mass on other tokens than the one that ended the text"
     how = ends.known.get("teacher")
     if how in (None, "token") or "teacher" not in ends.on or not ends.texts:
         return _no_ends("end_token", ends, measure)
-    on = ends.sum("teacher_on")
-    best, worst = (
-        Number.of(on / ends.sum(f"teacher_{end}"), most=1.0) for end in ("least", "most")
+    least, most = (
+        Number.of(ends.sum(f"teacher_other_{end}") / ends.sum(f"teacher_{end}"), most=1.0)
+        for end in ("least", "most")
     )
-    if best.value is None:
+    if least.value is None:
         return _no_ends("end_token", ends, measure)
-    severity = grade(best, END_TOKEN, below=True)
-    if severity == "ok" and grade(worst, END_TOKEN, below=True) != "ok":
+    severity = grade(least, END_TOKEN)
+    if severity == "ok" and grade(most, END_TOKEN) != "ok":
         return unknown(
             "end_token", "The log does not tell enough of the teacher's end tokens.", _ENDS,
             measure=measure,
         )  # fmt: skip
+    at_least = "" if how == "exact" else "at least "
     text = (
-        f"Of the mass with which the teacher ends a text where the student did, "
-        f"{percent(best.value)} is on the token that the student wrote."
+        f"Where the student ended its text, {at_least}{percent(least.value)} of the mass with "
+        "which the teacher would have ended it is on another token than the one that was written."
     )
     return finding(
-        "end_token", severity, text, number=best, measure=measure,
+        "end_token", severity, text, number=least, measure=measure,
         remedy="the teacher ends its texts with another token: give both models one EOS, or count "
         "the teacher's end tokens as one",
-        least=worst.value, known=how,
+        most=most.value, known=how,
     )  # fmt: skip
 
 
@@ -101,7 +112,7 @@ def student_end(
     )
     if table == "fixed":
         # Whoever wrote a text is surer of it than anyone after: it falls without any harm.
-        severity = "note" if severity == "warning" else severity
+        severity = "ok" if severity == "ok" else "note"
         text += ", of the same texts, which the student of the former wrote"
     return finding(
         "student_end", severity, f"{text}.", number=number, measure=measure,

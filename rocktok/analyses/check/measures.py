@@ -93,6 +93,18 @@ def loss_places(special: Array, seed: int, replicates: int) -> tuple[Derived, Pr
     return Derived(needs, _Places(special), sums), sums
 
 
+def _surprisal(batch: Batch) -> Batch:
+    return {**batch, "surprisal": -batch["student_logprob"].astype(np.float64)}
+
+
+def surprisals(seed: int, replicates: int) -> tuple[Derived, PromptBootstrap]:
+    """Rows, −log p of their tokens, and what that is on average: the student's entropy."""
+    nothing = np.zeros(0, np.int64)
+    sums = PromptBootstrap(nothing, ("", "surprisal", "student_entropy"), seed, replicates)
+    needs = ("token_id", "sequence_id", "prompt", "student_logprob", "student_entropy")
+    return Derived(needs, _surprisal, sums), sums
+
+
 # --- texts -------------------------------------------------------------------------------------
 
 

@@ -176,8 +176,8 @@ class _Look:
     def _on_policy(self, there: Measured) -> Finding:
         why, remedy = "The log has no complete step of rollouts.", "record rollouts (every=…)"
         if there.table == "rollout":
-            if there.k1 is not None and there.k1.occurrences:
-                return judged.on_policy(self.said, there.k1, there.step)
+            if there.surprisal is not None or there.k1 is not None:
+                return judged.on_policy(self.said, there.surprisal, there.k1, there.step)
             why, remedy = self._no_estimates(there.table)
         return unknown("on_policy", why, remedy)
 

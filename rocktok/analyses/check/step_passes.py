@@ -16,6 +16,7 @@ from rocktok.analyses.check.measures import (
     loops,
     loss_places,
     sequence_means,
+    surprisals,
 )
 from rocktok.analyses.check.said import Used
 from rocktok.analyses.run import Run
@@ -81,6 +82,7 @@ class Measured:
         loops: sequences, and those that end in a loop.
         ends: last tokens of texts that stopped.
         k1: estimates from one sample.
+        surprisal: of the text's tokens, beside the student's entropy.
         top_k: estimates from the likeliest tokens.
         no_alternatives: why there are none, and the remedy.
         losses: of the step that is looked at.
@@ -92,6 +94,7 @@ class Measured:
     ends: Ends
     k1: EstimatorSums | None
     top_k: EstimatorSums | None
+    surprisal: PromptBootstrap | None
     no_alternatives: str | None
     losses: Told | None
 
@@ -113,10 +116,13 @@ def measure(run: Run, table: str, step: int, request: Request) -> Measured:
     ends = Ends(request.stopped, request.terminal, columns, alternatives=bool(recorded), **draws)
     in_loop, loop_sums = loops(**draws)
     todo: list[Accumulator] = [in_loop, ends]
-    k1 = top_k = None
+    k1 = top_k = surprisal = None
     if exact and log_ratio_known(columns):
         k1 = EstimatorSums([Name("k1"), Name("k3")], columns, compiled=source.large, **draws)
         todo.append(k1)
+    if exact and {"student_logprob", "student_entropy"} <= set(columns):
+        of_tokens, surprisal = surprisals(**draws)
+        todo.append(of_tokens)
     told = None
     if request.losses:
         if exact and recorded:
@@ -130,7 +136,7 @@ def measure(run: Run, table: str, step: int, request: Request) -> Measured:
         told = Told(places, means, SequenceSample(request.seed), types, untold)
         todo += [by_place, by_sequence, told.sample, types, *([untold] if untold else [])]
     run.engine.run(source, *todo)
-    return Measured(table, step, loop_sums, ends, k1, top_k, lacking, told)
+    return Measured(table, step, loop_sums, ends, k1, top_k, surprisal, lacking, told)
 
 
 def _recorded(log: Log, step: int) -> int:

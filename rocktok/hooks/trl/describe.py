@@ -7,6 +7,7 @@ from typing import Any
 
 from rocktok.hooks.contexts import describe_contexts
 from rocktok.hooks.terminals import special_ids, terminal_ids
+from rocktok.hooks.trl.agreement import tokenizer_facts
 
 #: What tells one architecture from another, by its name in the configurations of transformers.
 _SIZES = (
@@ -30,6 +31,7 @@ def describe_run(trainer: Any) -> dict[str, Any]:
     import trl
 
     student, teacher = _models(trainer)
+    theirs = teacher_tokenizer(trainer)
     output = Path(trainer.args.output_dir).name
     sampling = {
         "temperature": trainer.temperature,
@@ -42,7 +44,7 @@ def describe_run(trainer: Any) -> dict[str, Any]:
     return {
         "student": _path(student) or output,
         "teacher": _path(teacher) or f"teacher of {output}",
-        "vocab_size": int(student.config.get_text_config().vocab_size),
+        "vocab_size": _width(student),
         "loss": {
             "divergence": "reverse_kl",
             "trained": trainer.beta == 1,
@@ -56,8 +58,9 @@ def describe_run(trainer: Any) -> dict[str, Any]:
             "student": terminal_ids(
                 trainer._tokenizer, _declared(student), list(trainer.eos_token_ids)
             ),
-            "teacher": terminal_ids(teacher_tokenizer(trainer), _declared(teacher)),
+            "teacher": terminal_ids(theirs, _declared(teacher)),
         },
+        "tokenizers": tokenizer_facts(trainer._tokenizer, theirs, *map(_width, (student, teacher))),
         "special_ids": special_ids(trainer._tokenizer),
         "max_completion_length": trainer.args.max_completion_length,
         "contexts": describe_contexts(_hidden_size(teacher)),
@@ -104,6 +107,11 @@ def _models(trainer: Any) -> tuple[Any, Any]:
 def _declared(model: Any) -> Any:
     """The ids that end what a model generates, as its generation configuration says."""
     return getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+
+
+def _width(model: Any) -> int:
+    """Width of a model's logits."""
+    return int(model.config.get_text_config().vocab_size)
 
 
 def _hidden_size(model: Any) -> int | None:
