@@ -9,18 +9,14 @@ import pyarrow as pa
 
 import rocktok.schema as schema
 from rocktok.errors import DataError
-from rocktok.log.checks import Rules, Where, check_values, numpy_view
+from rocktok.log.checks import ListCheck, Rules, Where, check_values, to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: Columns whose values the rules of the format bind; `gradients` marks sums with token id −1.
-_CHECKED = {
-    **dict.fromkeys(schema.OCCURRENCE_TABLES, ("step", "position", "token_id", "loss")),
-    "sequences": ("step", "num_tokens"),
-    "gradients": ("step",),
-    **dict.fromkeys(schema.BESIDE_FIXED, ("step", "position")),
-}
+#: Columns whose values the rules of the format bind, where it is not all of them; `gradients`
+#: marks sums with token id −1.
+_CHECKED = {"sequences": ("step", "num_tokens"), "gradients": ("step",)}
 
 
 class _InBatch(Where):
@@ -61,8 +57,10 @@ def as_table(
     length = max((len(v) for v in values.values() if not _is_scalar(v)), default=1)
     arrays = [_arrow(values[field.name], field, length, table) for field in wanted]
     rows = pa.Table.from_arrays(arrays, schema=wanted)
-    checked = {name: numpy_view(rows[name].combine_chunks()) for name in _CHECKED[table]}
-    check_values(checked, rules, _InBatch(table, 0))
+    where = _InBatch(table, 0)
+    checked = {n: to_numpy(rows[n], n, where) for n in _CHECKED.get(table, rows.schema.names)}
+    check_values(checked, rules, where)
+    ListCheck().check(checked, where)
     return rows
 
 
@@ -106,7 +104,8 @@ def _arrow(value: Any, field: Any, length: int, table: str) -> pa.Array:
     if _is_scalar(value):
         value = [value] * length
     floating = pa.types.is_floating(field.type)
-    vectors = pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type)
+    lists = pa.types.is_list(field.type)
+    vectors = lists and pa.types.is_floating(field.type.value_type)
     try:
         if pa.types.is_fixed_size_binary(field.type) and _is_matrix(value):
             array = _bytes(value)
@@ -121,7 +120,9 @@ def _arrow(value: Any, field: Any, length: int, table: str) -> pa.Array:
         raise DataError(f"{table}: column {field.name} has {len(array)} rows, others {length}")
     if array.null_count and not field.nullable:
         raise DataError(f"{table}: column {field.name}: nulls are not allowed")
-    numbers = array.flatten() if vectors else array
+    numbers = array.flatten() if lists else array
+    if lists and numbers.null_count and not field.nullable:
+        raise DataError(f"{table}: column {field.name}: nulls are not allowed in lists")
     if (floating or vectors) and not np.isfinite(np.asarray(numbers)).all():
         raise DataError(f"{table}: column {field.name}: NaN or infinite values")
     return array
@@ -137,6 +138,8 @@ def _lists(values_NW: Any) -> pa.Array:
 
 def _bytes(values_NB: Any) -> pa.Array:
     """The rows of a matrix of bytes as binary values of one size, not copied."""
-    values_NB = np.ascontiguousarray(values_NB, dtype=np.uint8)
+    if values_NB.dtype != np.uint8:
+        raise TypeError(f"bytes as {values_NB.dtype}; they must be uint8")
+    values_NB = np.ascontiguousarray(values_NB)
     rows, width = values_NB.shape
     return pa.Array.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(values_NB)])

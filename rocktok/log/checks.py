@@ -14,13 +14,25 @@ import pyarrow as pa
 
 import rocktok.schema as schema
 from rocktok.errors import DataError
+from rocktok.log.lists import byte_matrix, flat
+from rocktok.log.ranges import bounds_of, wrong_lists
 from rocktok.log.shard import sequence_starts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rocktok._types import Array
 
 _TYPES = {c.name: c.type for table in schema.TABLES for c in schema.columns_of(table)}
-_NUMPY = {"int32": np.int32, "int64": np.int64, "float32": np.float32, "float64": np.float64}
+#: Probabilities are float16 on disk alone: sums of them are not.
+_NUMPY = {
+    "int32": np.int32,
+    "int64": np.int64,
+    "float32": np.float32,
+    "float64": np.float64,
+    "float16": np.float32,
+}
+_LISTS = tuple(c.name for c in schema.ALTERNATIVES_COLUMNS if c.type.startswith("list"))
 
 
 @dataclass(frozen=True)
@@ -45,8 +57,12 @@ class Rules:
 
 
 def to_numpy(column: Any, name: str, where: Where) -> Array:
-    """A column in the format's own type; nulls, and values that do not fit, are a `DataError`."""
-    wanted = _NUMPY[_TYPES[name]]
+    """A column in the format's own type; nulls, and values that do not fit, are a `DataError`.
+
+    (N,), or (N, K) of a column whose rows are lists of K numbers (float16 as float32), or (N, B)
+    uint8 of one of B bytes a row.
+    """
+    wanted = _TYPES[name]
     array = column
     if isinstance(column, pa.ChunkedArray):
         array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
@@ -57,17 +73,31 @@ def to_numpy(column: Any, name: str, where: Where) -> Array:
         raise DataError(f"{where.at(row, name)}: null or NaN; every row must have a value")
     if pa.types.is_null(array.type):
         raise DataError(f"{where.name}: has no rows, and columns without a type; remove it")
+    if wanted.startswith("binary"):
+        return byte_matrix(array, schema.CONTEXT_BYTES, name, wanted, where)
+    if not wanted.startswith("list"):
+        return _cast(_numbers(array, name, where), wanted, name, where)
+    values, width = flat(array, name, wanted, where)
+    matrix_NK = _numbers(values, name, where).reshape(len(array), width)
+    return _cast(matrix_NK, wanted.removeprefix("list<").removesuffix(">"), name, where)
+
+
+def _numbers(array: Any, name: str, where: Where) -> Array:
     if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
         raise DataError(
             f"{where.name}: column {name}: type {array.type}; it must be {_TYPES[name]}"
         )
-    values = numpy_view(array)
-    if values.dtype == wanted:
+    return numpy_view(array)
+
+
+def _cast(values: Array, wanted: str, name: str, where: Where) -> Array:
+    dtype = _NUMPY[wanted]
+    if values.dtype == dtype:
         return values
     with np.errstate(over="ignore", invalid="ignore"):
-        cast = values.astype(wanted)
-    if np.issubdtype(wanted, np.integer):
-        _refuse(cast != values, values, name, where, f"does not fit {_TYPES[name]}")
+        cast = values.astype(dtype)
+    if np.issubdtype(dtype, np.integer):
+        _refuse(cast != values, values, name, where, f"does not fit {wanted}")
     else:
         _refuse(~np.isfinite(cast) & np.isfinite(values), values, name, where, "overflows float32")
     return cast
@@ -83,39 +113,62 @@ def numpy_view(array: Any) -> Array:
 
 
 def _refuse(bad: Array, values: Array, name: str, where: Where, why: str) -> None:
+    """`bad` and `values`: by row, or by row and place in a list."""
     if bad.any():
-        row = int(np.argmax(bad))
-        raise DataError(f"{where.at(row, name)}: {values[row]} {why}")
+        at = np.unravel_index(int(np.argmax(bad)), bad.shape)
+        raise DataError(f"{where.at(int(at[0]), name)}: {values[at]} {why}")
 
 
-def check_values(columns: dict[str, Array], rules: Rules, where: Where) -> None:
+def check_values(columns: Mapping[str, Array], rules: Rules, where: Where) -> None:
     """Finiteness and ranges of every column that was read. Raises `DataError`."""
     for name, values in columns.items():
         if len(values) == 0:
             continue
-        if values.dtype == np.float32:
+        bounds = bounds_of(name, rules.exactness, rules.vocab_size)
+        if bounds or values.dtype == np.float32:
             # Extremes are cheap to find, and NaN is both; what is wrong is looked for after.
             low, high = values.min(), values.max()
             if not np.isfinite(low) or not np.isfinite(high):
                 _refuse(~np.isfinite(values), values, name, where, "is not a finite number")
-            if name == "loss" and rules.exactness == "exact" and low < schema.EXACT_LOSS_FLOOR:
-                why = (
-                    "is below −0.0001: an exact reverse KL is never negative; if the losses are "
-                    "not exact, say in run.json how they were had: "
-                    '{"loss": {"exactness": "sampled"}}, topk or truncated'
+            for bound in bounds:
+                if low < bound.low:
+                    _refuse(values < bound.low, values, name, where, bound.below)
+                if high > bound.high:
+                    _refuse(values > bound.high, values, name, where, bound.above)
+        if values.ndim == 2 and name in _LISTS:
+            _check_lists(name, values, rules, where)
+
+
+def _check_lists(name: str, values_NK: Array, rules: Rules, where: Where) -> None:
+    width, size = values_NK.shape[1], rules.vocab_size
+    if size is not None and width > size:
+        raise DataError(
+            f"{where.at(0, name)}: {width} values, more than the vocabulary of {size} (run.json)"
+        )
+    wrong = wrong_lists(name, values_NK)
+    if wrong is not None:
+        row = int(np.argmax(wrong[0]))
+        shown = np.array2string(values_NK[row], separator=", ", threshold=8, edgeitems=4)
+        raise DataError(f"{where.at(row, name)}: {' '.join(shown.split())} {wrong[1]}")
+
+
+class ListCheck:
+    """The lists of a shard are equally long, in all its columns and row groups."""
+
+    def __init__(self) -> None:
+        self._first: tuple[str, int] | None = None
+
+    def check(self, rows: Mapping[str, Array], where: Where) -> None:
+        """Check one row group. Raises `DataError`."""
+        for name, values in rows.items():
+            if name not in _LISTS or not len(values):
+                continue
+            first, width = self._first = self._first or (name, values.shape[1])
+            if values.shape[1] != width:
+                raise DataError(
+                    f"{where.at(0, name)}: {values.shape[1]} values where {first} has {width}; "
+                    "the lists of a shard must be equally long"
                 )
-                _refuse(values < schema.EXACT_LOSS_FLOOR, values, name, where, why)
-        elif name in ("step", "position", "rollout", "num_tokens") and values.min() < 0:
-            _refuse(values < 0, values, name, where, "is negative")
-        elif name == "token_id":
-            if values.min() < 0:
-                _refuse(values < 0, values, name, where, "is negative; padding is never recorded")
-            if rules.vocab_size is not None and values.max() >= rules.vocab_size:
-                why = f"is outside the vocabulary of {rules.vocab_size} (run.json)"
-                _refuse(values >= rules.vocab_size, values, name, where, why)
-            if values.max() >= schema.MAX_VOCABULARY:
-                why = f"is no token id: these are below {schema.MAX_VOCABULARY:,}"
-                _refuse(values >= schema.MAX_VOCABULARY, values, name, where, why)
 
 
 class OrderCheck:

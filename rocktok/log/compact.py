@@ -21,11 +21,12 @@ from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
 from rocktok.log.catalogue import Log
 from rocktok.log.checks import SequenceRuns, Where, numpy_view
+from rocktok.log.encoding import encode_shard, entry_of
 from rocktok.log.gradients import checked_rows
 from rocktok.log.manifest import Attempt, FileSeal, Manifest, dump_json
 from rocktok.log.opening import open_log
 from rocktok.log.sequences import cast_sequences
-from rocktok.log.shard import ShardEntry, encode_shard, entry_of, sequence_starts
+from rocktok.log.shard import ShardEntry, sequence_starts
 from rocktok.log.tasks import span_tasks
 from rocktok.temporary import temporary_directory
 

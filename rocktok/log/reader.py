@@ -9,7 +9,15 @@ import numpy as np
 
 import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
-from rocktok.log.checks import OrderCheck, Rules, SequenceRuns, Where, check_values, to_numpy
+from rocktok.log.checks import (
+    ListCheck,
+    OrderCheck,
+    Rules,
+    SequenceRuns,
+    Where,
+    check_values,
+    to_numpy,
+)
 from rocktok.log.chunks import REMEDY
 from rocktok.log.manifest import manifest_path
 from rocktok.log.selection import EVERYWHERE, KEY, Selection, Span
@@ -25,7 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardRows:
-    """Rows of whole sequences, in order, from the shard `name`: equally long columns."""
+    """Rows of whole sequences, in order, from the shard `name`: equally long columns.
+
+    Of `alternatives` ids and probabilities are matrices, (N, k) int32 and float32; the context of
+    `contexts` is one of bytes, (N, 32) uint8.
+    """
 
     columns: dict[str, Array]
     name: str
@@ -177,7 +189,7 @@ class Reader:
         self, opened: OpenShard, wanted: Sequence[str], select: Selection
     ) -> Iterator[dict[str, Array]]:
         """Rows of a shard of our writer, which never breaks a sequence over row groups."""
-        order = OrderCheck()
+        order, lists = OrderCheck(), ListCheck()
         for group, _ in opened.groups():
             plan = select.plan(opened, group)
             if plan is None:
@@ -186,6 +198,7 @@ class Reader:
             for where, rows in self._read(opened, group, columns):
                 if set(KEY) <= set(rows):
                     order.check(rows["step"], rows["sequence_id"], rows["position"], where)
+                lists.check(rows, where)
                 kept = select.keep(rows, plan)
                 if len(kept[wanted[0]]):
                     yield {name: kept[name] for name in wanted}
@@ -194,10 +207,13 @@ class Reader:
         self, opened: OpenShard, wanted: Sequence[str], select: Selection
     ) -> Iterator[dict[str, Array]]:
         """Rows of a hand-written shard, with their keys: whole sequences in order."""
-        order, carry = OrderCheck(), None
+        order, lists, carry = OrderCheck(), ListCheck(), None
         for group, _ in opened.groups():
             for where, rows in self._read(opened, group, wanted):
+                if not len(rows["step"]):
+                    continue
                 order.check(rows["step"], rows["sequence_id"], rows["position"], where)
+                lists.check(rows, where)
                 rows = select.keep(rows, KEY)
                 if carry is not None:
                     rows = {name: np.concatenate((carry[name], rows[name])) for name in rows}

@@ -16,8 +16,9 @@ import numpy as np
 
 import rocktok.schema as schema
 from rocktok.errors import LogError
+from rocktok.log.encoding import entry_of
 from rocktok.log.manifest import Manifest, load_manifest, shard_prefix
-from rocktok.log.shard import Shard, ShardEntry, entry_of, open_shard
+from rocktok.log.shard import Shard, ShardEntry, open_shard
 from rocktok.temporary import clear_below, lock
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""One Parquet shard: how it is encoded, and how it is opened without being trusted.
+"""One Parquet shard: how it is opened without being trusted, and read.
 
 Parquet has a checksum for the data of a page, and none for its header or for the footer. A flipped
 bit in a footer renames columns, loses row groups or crashes the reader; one in a header loses the
@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
-from rocktok.log.chunks import REMEDY, CheckedFile, checksums, chunk_crc32, plausible
+from rocktok.log.chunks import REMEDY, CheckedFile, checksums, plausible
+from rocktok.log.lists import entries, is_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,16 +29,12 @@ if TYPE_CHECKING:
     from rocktok._types import Array
     from rocktok.files import Place
 
-ROW_GROUP_ROWS = 1 << 20
-#: Numbers in the vectors of a row group of gradients/: what a reader holds at once.
-ROW_GROUP_NUMBERS = 1 << 24
-_DICTIONARIES = ("step", "sequence_id", "prompt_id", "kind", "vocab_size", "sketch_dims", "seed")
-
 #: Rows of a piece of a row group, where sequences need not be whole: hand-written ones may be huge.
 STREAM_ROWS = 1 << 20
 _MAGIC = b"PAR1"
 _END = 1 << 15
-_TAIL = 8  # four bytes of footer length, four of magic
+#: Bytes at the end of a file: four of footer length, four of magic.
+TAIL = 8
 
 #: What Arrow raises for bytes that make no sense, or that claim more than there is memory for.
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
@@ -108,17 +105,21 @@ class OpenShard:
             raise self._damaged(group, self._bad_column(group, columns), _reason(error)) from error
         for column in columns:
             self._check_count(group, column, len(table[column]))
+        self._check_entries(group, table)
         return table
 
     def stream_group(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """As `read_group`, in pieces of `STREAM_ROWS`."""
         self._check_claims(group, columns)
         rows = 0
+        held = dict.fromkeys(self._entries(group), 0)
         try:
             for piece in self.file.iter_batches(
                 STREAM_ROWS, row_groups=[group], columns=list(columns), use_threads=False
             ):
                 rows += piece.num_rows
+                for column in held.keys() & set(columns):
+                    held[column] += entries(piece[column])
                 yield piece
         except _UNREADABLE:
             self.read_group(group, columns)  # says which column is damaged
@@ -126,6 +127,7 @@ class OpenShard:
         if rows != self.file.metadata.row_group(group).num_rows:
             self.read_group(group, columns)
             self._check_count(group, ", ".join(columns), rows)
+        self._check_held(group, {column: held[column] for column in held if column in columns})
 
     def _check_claims(self, group: int, columns: Sequence[str]) -> None:
         """Row group and column chunks must agree in their rows, where nothing vouches for them."""
@@ -137,6 +139,38 @@ class OpenShard:
             chunk = row_group.column(index)
             if flat and chunk.path_in_schema in columns:
                 self._check_count(group, chunk.path_in_schema, chunk.num_values)
+            elif not flat and chunk.path_in_schema.split(".")[0] in columns:
+                # An empty list, and a null, are one value each.
+                least = min(chunk.num_values, row_group.num_rows)
+                self._check_count(group, chunk.path_in_schema.split(".")[0], least)
+
+    def _entries(self, group: int) -> dict[str, int]:
+        """Column of lists of numbers → how many values a row group has of it, by the footer."""
+        row_group = self.file.metadata.row_group(group)
+        counts = {}
+        for index in range(row_group.num_columns):
+            chunk = row_group.column(index)
+            name = chunk.path_in_schema.split(".")[0]
+            if self.file.schema.column(index).max_repetition_level != 1:
+                continue
+            type_ = self.file.schema_arrow.field(name).type
+            if is_list(type_) and pa.types.is_primitive(type_.value_type):
+                counts[name] = chunk.num_values
+        return counts
+
+    def _check_entries(self, group: int, table: pa.Table) -> None:
+        """The rows of a column with lists may all be there, and values of the last one not."""
+        if any(is_list(field.type) for field in table.schema):
+            names = self._entries(group).keys() & set(table.schema.names)
+            self._check_held(group, {name: entries(table[name]) for name in sorted(names)})
+
+    def _check_held(self, group: int, held: dict[str, int]) -> None:
+        for column, count in held.items():
+            expected = self._entries(group)[column]
+            if count != expected:
+                raise self._damaged(
+                    group, column, f"{count:,} values where its footer claims {expected:,}"
+                )
 
     def _check_count(self, group: int, column: str, rows: int) -> None:
         expected = self.file.metadata.row_group(group).num_rows
@@ -172,89 +206,12 @@ class OpenShard:
         return None
 
 
-def encode_shard(
-    table: pa.Table,
-    *,
-    run_id: str,
-    attempt: int,
-    rank: int = 0,
-    row_group_rows: int = ROW_GROUP_ROWS,
-) -> bytes:
-    """Bytes of a shard for a table that is in canonical order.
-
-    A sequence at a step never straddles a row group. LZ4; dictionary encoding for step and
-    sequence_id, delta encoding for position; a checksum in every page.
-    """
-    names = table.schema.names
-    encoded = table.replace_schema_metadata(
-        {
-            schema.KEY_VERSION: str(schema.SCHEMA_VERSION).encode(),
-            schema.KEY_RUN_ID: run_id.encode(),
-            schema.KEY_ATTEMPT: str(attempt).encode(),
-            schema.KEY_RANK: str(rank).encode(),
-        }
-    )
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        encoded.schema,
-        compression="lz4",
-        use_dictionary=[name for name in _DICTIONARIES if name in names],
-        column_encoding={"position": "DELTA_BINARY_PACKED"} if "position" in names else None,
-        write_page_checksum=True,
-    ) as writer:
-        for start, stop in _row_groups(encoded, row_group_rows):
-            writer.write_table(encoded.slice(start, stop - start), row_group_size=stop - start)
-    return bytes(sink.getvalue())
-
-
-def _row_groups(table: pa.Table, target: int) -> Iterator[tuple[int, int]]:
-    rows = table.num_rows
-    if "vector" in table.schema.names:
-        numbers = sum(len(chunk.flatten()) for chunk in table["vector"].chunks)
-        target = max(1, ROW_GROUP_NUMBERS * rows // max(1, numbers))
-        yield from ((start, min(start + target, rows)) for start in range(0, rows, target))
-        return
-    if "position" not in table.schema.names or rows <= target:
-        yield 0, rows
-        return
-    step, sequence = (np.asarray(table[name]) for name in ("step", "sequence_id"))
-    bounds = np.append(sequence_starts(step, sequence), rows)
-    start = 0
-    while start < rows:
-        # The last boundary within the target, or the next one if one sequence is larger than it.
-        index = int(np.searchsorted(bounds, start + target, side="right")) - 1
-        if bounds[index] <= start:
-            index += 1
-        yield start, int(bounds[index])
-        start = int(bounds[index])
-
-
 def sequence_starts(step_N: Array, sequence_N: Array) -> npt.NDArray[np.int64]:
     """Rows at which a new (step, sequence) begins; the first row included."""
     if len(step_N) == 0:
         return np.zeros(0, dtype=np.int64)
     new = (step_N[1:] != step_N[:-1]) | (sequence_N[1:] != sequence_N[:-1])
     return np.concatenate(([0], np.flatnonzero(new) + 1)).astype(np.int64)
-
-
-def footer_crc32(data: bytes) -> int:
-    """CRC32 over a Parquet file's footer: metadata, its length and the closing magic."""
-    length = int.from_bytes(data[-_TAIL:-4], "little")
-    return zlib.crc32(data[-(length + _TAIL) :])
-
-
-def entry_of(path: str, data: bytes, step_N: Array) -> ShardEntry:
-    """The manifest's entry for a shard that has just been encoded."""
-    steps, counts = np.unique(step_N, return_counts=True)
-    return ShardEntry(
-        path=path,
-        rows=len(step_N),
-        size=len(data),
-        footer_crc32=footer_crc32(data),
-        steps={int(s): int(n) for s, n in zip(steps, counts, strict=True)},
-        chunk_crc32=chunk_crc32(data),
-    )
 
 
 def open_shard(where: Place, shard: Shard, required: Iterable[str] = ()) -> OpenShard:
@@ -325,14 +282,14 @@ def _checked_footer(source: Any, shard: Shard, name: str) -> bytes:
         )
     # One read for most footers.
     end = _read_at(source, max(size - _END, 0), min(size, _END), name)
-    if size < 2 * _TAIL or end[-4:] != _MAGIC:
+    if size < 2 * TAIL or end[-4:] != _MAGIC:
         raise DamagedError(f"{name}: no Parquet footer at the end: truncated; {REMEDY}")
-    length = int.from_bytes(end[-_TAIL:-4], "little")
-    if length + _TAIL > size:
+    length = int.from_bytes(end[-TAIL:-4], "little")
+    if length + TAIL > size:
         raise DamagedError(f"{name}: damaged footer (longer than the file); {REMEDY}")
-    footer = end[-(length + _TAIL) :]
-    if length + _TAIL > len(end):
-        footer = _read_at(source, size - length - _TAIL, length + _TAIL, name)
+    footer = end[-(length + TAIL) :]
+    if length + TAIL > len(end):
+        footer = _read_at(source, size - length - TAIL, length + TAIL, name)
     if entry is not None and zlib.crc32(footer) != entry.footer_crc32:
         raise DamagedError(f"{name}: damaged footer (its CRC32 is not the manifest's); {REMEDY}")
     return footer

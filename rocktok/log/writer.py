@@ -20,9 +20,9 @@ from rocktok.log import vocab as vocabs
 from rocktok.log.batches import as_table
 from rocktok.log.buffers import Buffer, IdRuns, StepKeys
 from rocktok.log.checks import numpy_view
+from rocktok.log.encoding import encode_shard, entry_of
 from rocktok.log.manifest import Dropped, FileSeal, Manifest, remove_strays, shard_prefix
 from rocktok.log.reserve import Reserve
-from rocktok.log.shard import encode_shard, entry_of
 
 if TYPE_CHECKING:
     import os
@@ -108,6 +108,7 @@ class LogWriter:
                 raise HookError("only rank 0 starts an attempt; give the others its attempt")
             if texts is not None:
                 vocabs.refuse_others(self.place, texts)
+            runs.run_facts(run, self.place.show(runs.PATH))
             run_id = runs.start_run(self.place, dict(run or {}))
             attempt = runs.start_attempt(
                 self.place,

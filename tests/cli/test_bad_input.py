@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rocktok.log import LogWriter
+from rocktok.schema import SCHEMA_VERSION as LATEST
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
 from tests.processes import run_command as run
 
@@ -97,14 +98,21 @@ def newer_shard(path: Path) -> str:
     target.parent.mkdir(parents=True)
     table = pa.Table.from_pandas(pd.DataFrame(rows(0, [0])), preserve_index=False)
     pq.write_table(table.replace_schema_metadata({"rocktok.schema_version": "7"}), target)
-    return f"{target}: schema version 7, but this rocktok reads versions up to 2; upgrade rocktok"
+    return _newer(target, 7)
 
 
 def newer_run(path: Path) -> str:
     target = write_log(path / "nowhere") / "run.json"
-    newer = {**json.loads(target.read_text()), "schema_version": 3, "crc32": None}
+    newer = {**json.loads(target.read_text()), "schema_version": LATEST + 1, "crc32": None}
     target.write_text(json.dumps(newer))
-    return f"{target}: schema version 3, but this rocktok reads versions up to 2; upgrade rocktok"
+    return _newer(target, LATEST + 1)
+
+
+def _newer(target: Path, version: int) -> str:
+    return (
+        f"{target}: schema version {version}, but this rocktok reads versions up to {LATEST}; "
+        "upgrade rocktok"
+    )
 
 
 def _by_hand(path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> Path:

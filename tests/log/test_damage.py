@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import rocktok
+from rocktok import schema
 from rocktok.analyses.info.passes import info
 from rocktok.errors import DamagedError, LogError
 from rocktok.log import LogWriter, opening
@@ -23,7 +24,7 @@ from rocktok.log.manifest import dump_json
 from tests.faults.campaign import page_headers
 from tests.logs import RUN, rows, shards, write_by_hand, write_log
 
-VERSION_1 = Path(__file__).parent / "version_1"
+VERSIONS = [Path(__file__).parent / f"version_{number}" for number in (1, 2)]
 
 
 def resumed(path: Path) -> Path:
@@ -194,7 +195,7 @@ def test_the_crc_of_a_json_file_is_that_of_its_content(tmp_path: Path) -> None:
     write_log(tmp_path)
     for path in tmp_path.rglob("*.json"):
         content = json.loads(path.read_text())
-        assert content["schema_version"] == 2
+        assert content["schema_version"] == schema.SCHEMA_VERSION
         crc = content.pop("crc32")
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         assert crc == zlib.crc32(canonical.encode())
@@ -461,11 +462,12 @@ def test_token_ids_beyond_every_vocabulary_ask_for_no_memory(tmp_path: Path) -> 
         rocktok.detect(tmp_path)
 
 
-# -- version 1 -------------------------------------------------------------------------------
+# -- older versions ---------------------------------------------------------------------------
 
 
-def test_a_log_of_version_1_is_read_as_before() -> None:
-    log = rocktok.open(VERSION_1)
+@pytest.mark.parametrize("old", VERSIONS, ids=lambda path: path.name)
+def test_a_log_of_an_older_version_is_read_as_before(old: Path) -> None:
+    log = rocktok.open(old)
     result = info(log, verify=True)
     assert result.damage == ()
     assert [(s.step, s.rows) for s in log.steps("fixed")] == [(0, 80), (10, 80), (20, 80), (30, 80)]
@@ -478,9 +480,10 @@ def test_a_log_of_version_1_is_read_as_before() -> None:
     np.testing.assert_array_equal(norm_N, expected_N * 2)
 
 
-def test_a_log_of_version_1_is_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("old", VERSIONS, ids=lambda path: path.name)
+def test_a_log_of_an_older_version_is_gone_on_with(old: Path, tmp_path: Path) -> None:
     path = tmp_path / "log"
-    shutil.copytree(VERSION_1, path)
+    shutil.copytree(old, path)
     with LogWriter(path, run=RUN, resume_step=30, columns=["grad_norm"]) as writer:
         batch = rows(30, range(10), tokens=8)
         writer.write({**batch, "grad_norm": batch["loss"]}, table="fixed")
@@ -494,14 +497,15 @@ def test_a_log_of_version_1_is_gone_on_with(tmp_path: Path) -> None:
         assert rocktok.open(path).vocab
 
 
-def test_compact_makes_version_2_of_version_1(tmp_path: Path) -> None:
-    rocktok.compact(VERSION_1, tmp_path / "out")
+@pytest.mark.parametrize("old", VERSIONS, ids=lambda path: path.name)
+def test_compact_makes_the_latest_version_of_an_older_one(old: Path, tmp_path: Path) -> None:
+    rocktok.compact(old, tmp_path / "out")
     for path in (tmp_path / "out").rglob("*.json"):
         content = json.loads(path.read_text())
-        assert content["schema_version"] == 2
+        assert content["schema_version"] == schema.SCHEMA_VERSION
         assert path.read_bytes() == dump_json(content)
-    old, new = rocktok.open(VERSION_1), rocktok.open(tmp_path / "out")
-    assert new.steps("fixed") == old.steps("fixed")
+    new = rocktok.open(tmp_path / "out")
+    assert new.steps("fixed") == rocktok.open(old).steps("fixed")
     assert info(new, verify=True).damage == ()
     assert all(entry.chunk_crc32 for m in new.manifests for entry in m.shards)
 

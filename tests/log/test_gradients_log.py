@@ -16,7 +16,7 @@ import rocktok
 from rocktok import schema
 from rocktok.analyses.attribute.geometry_passes import geometry_at
 from rocktok.errors import DamagedError, DataError, LogError
-from rocktok.log import LogWriter, StepGradients, compact, load_gradients, shard
+from rocktok.log import LogWriter, StepGradients, compact, encoding, load_gradients
 from tests.logs import rows as fixed_rows
 from tests.logs import shards, write_by_hand
 from tests.paths import ROOT
@@ -117,7 +117,7 @@ def test_any_order_of_ranks_gives_the_same(tmp_path: Path) -> None:
 
 
 def test_shards_are_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard, "ROW_GROUP_NUMBERS", 3 * WIDTH)
+    monkeypatch.setattr(encoding, "ROW_GROUP_NUMBERS", 3 * WIDTH)
     write(tmp_path, [[table(10, BOTH[::-1])]])
     (path,) = shards(tmp_path, "gradients")
     assert (

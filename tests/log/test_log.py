@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import rocktok
 from rocktok import files, publishing, schema
 from rocktok.errors import DamagedError, DataError, HookError, LogError
-from rocktok.log import LogWriter, manifest, opening, shard
+from rocktok.log import LogWriter, encoding, manifest, opening
 from rocktok.log.join import JoinedSteps
 from rocktok.log.sequences import load_prompts
 from rocktok.log.tasks import joined_tasks
@@ -83,7 +83,7 @@ def test_files_on_disk_are_as_documented(tmp_path: Path) -> None:
         "vocab.parquet",
     ]
     metadata = pq.read_metadata(shards(tmp_path)[0])
-    assert metadata.metadata[schema.KEY_VERSION] == b"2"
+    assert metadata.metadata[schema.KEY_VERSION] == str(schema.SCHEMA_VERSION).encode()
     assert metadata.metadata[schema.KEY_RANK] == b"0"
     assert metadata.metadata[schema.KEY_ATTEMPT] == b"0"
     columns = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)]
@@ -109,7 +109,7 @@ def test_no_sequence_straddles_a_row_group(lengths: list[int], target: int) -> N
     table = pd.DataFrame({"step": 0, "sequence_id": sequence, "position": position})
     import pyarrow as pa
 
-    data = shard.encode_shard(
+    data = encoding.encode_shard(
         pa.Table.from_pandas(table, preserve_index=False),
         run_id="r",
         attempt=0,
