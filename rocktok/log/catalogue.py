@@ -14,6 +14,7 @@ import rocktok.schema as schema
 from rocktok._types import LogIdentity
 from rocktok._version import __version__
 from rocktok.errors import printable
+from rocktok.log.run import PATH, RunFacts, run_facts
 from rocktok.log.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ class Log:
     def run_id(self) -> str | None:
         """Identity of the run, None for a hand-written log."""
         return None if self.run is None else self.run.get("run_id")
+
+    @cached_property
+    def facts(self) -> RunFacts:
+        """Terminal and special tokens, and limits, of the run. Raises `LogError`."""
+        return run_facts(self.run, self.place.show(PATH))
 
     @cached_property
     def vocab(self) -> Vocab:

@@ -109,5 +109,5 @@ def entry_of(path: str, data: bytes, step_N: Array) -> ShardEntry:
 def row_numbers(table: pa.Table) -> int:
     """Numbers that stand in the lists of a row, on average, rounded up."""
     lists = [chunk for column in table.columns for chunk in column.chunks if is_list(chunk.type)]
-    numbers: int = sum(len(chunk.flatten()) for chunk in lists)
-    return -(-numbers // max(1, table.num_rows))
+    numbers = sum(len(chunk.flatten()) for chunk in lists)
+    return int(-(-numbers // max(1, table.num_rows)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import rocktok.schema as schema
@@ -20,7 +22,7 @@ from rocktok.log.manifest import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from rocktok.files import Place
 
@@ -61,6 +63,97 @@ def rules_of(run: Mapping[str, Any] | None, name: str) -> Rules:
             f"{name}: vocab_size is {size}; the largest that is read is {schema.MAX_VOCABULARY}"
         )
     return Rules(exactness_of(run, name), size)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What run.json says of the run's tokens and limits; each None where it does not.
+
+    Attributes:
+        terminal_student, terminal_teacher: ids that end a text or a turn, ascending.
+        special: ids of the special tokens, ascending.
+        max_completion_length: tokens at which a completion is cut.
+        tokenizers: in what the teacher's tokenizer differs from the student's.
+        context_seed: seed of the projection behind contexts/.
+        context_hidden_size: width of the hidden states that were projected.
+    """
+
+    terminal_student: tuple[int, ...] | None = None
+    terminal_teacher: tuple[int, ...] | None = None
+    special: tuple[int, ...] | None = None
+    max_completion_length: int | None = None
+    tokenizers: Mapping[str, Any] | None = None
+    context_seed: int | None = None
+    context_hidden_size: int | None = None
+
+    @property
+    def terminal(self) -> tuple[int, ...] | None:
+        """Terminal ids of either model, as `student_end` and `teacher_end` sum over them."""
+        known = [ids for ids in (self.terminal_student, self.terminal_teacher) if ids is not None]
+        return tuple(sorted({id_ for ids in known for id_ in ids})) if known else None
+
+
+def run_facts(run: Mapping[str, Any] | None, name: str) -> RunFacts:
+    """The facts in run.json, or in what becomes one; None, as of a hand-written log, has none.
+
+    Args:
+        run: its content.
+        name: the file's name, for messages.
+
+    Raises `LogError` for a key that is not of its type.
+    """
+    facts = _Keys(run or {}, name)
+    terminal, contexts = facts.inner("terminal_ids"), facts.inner("contexts")
+    bits = contexts.number("bits", 1)
+    if bits not in (None, 8 * schema.CONTEXT_BYTES):
+        raise LogError(
+            f"{name}: contexts.bits is {bits}; this rocktok reads {8 * schema.CONTEXT_BYTES}"
+        )
+    return RunFacts(
+        terminal.ids("student"),
+        terminal.ids("teacher"),
+        facts.ids("special_ids"),
+        facts.number("max_completion_length", 1),
+        facts.inner("tokenizers").content or None,
+        contexts.number("seed", 0),
+        contexts.number("hidden_size", 1),
+    )
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """Keys of an object in run.json, each None where absent or null."""
+
+    content: Mapping[str, Any]
+    name: str
+    above: str = ""
+
+    def inner(self, key: str) -> _Keys:
+        value = self.content.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise self._wrong(key, value, "an object")
+        return _Keys(value or {}, self.name, f"{key}.")
+
+    def ids(self, key: str) -> tuple[int, ...] | None:
+        value = self.content.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, (list, tuple)) or not all(map(_is_token_id, value)):
+            raise self._wrong(key, value, "a list of token ids")
+        return tuple(sorted(set(value)))
+
+    def number(self, key: str, least: int) -> int | None:
+        value = self.content.get(key)
+        if value is not None and (type(value) is not int or value < least):
+            raise self._wrong(key, value, f"an integer, {least} or more")
+        return value
+
+    def _wrong(self, key: str, value: Any, wanted: str) -> LogError:
+        return LogError(f"{self.name}: {self.above}{key} is {value!r}; it must be {wanted}")
+
+
+def _is_token_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value < schema.MAX_VOCABULARY
 
 
 def new_run_id() -> str:
@@ -152,10 +245,15 @@ def _refuse_others(
     where: Place, other: Attempt, columns: Sequence[str], fingerprint: Mapping[str, Any]
 ) -> None:
     if other.columns is not None and set(other.columns) != set(columns):
+        lacks = [name for name in other.columns if name not in columns]
+        more = [name for name in columns if name not in other.columns]
+        apart = [f"lacks {', '.join(lacks)}"] if lacks else []
+        apart += [f"has {', '.join(more)} beside them"] if more else []
         raise HookError(
             f"{where.show(other.path)}: this log records the columns "
             f"{', '.join(other.columns) or '(none)'}, this attempt wants "
-            f"{', '.join(columns) or '(none)'}; ask for the same or record elsewhere"
+            f"{', '.join(columns) or '(none)'} (it {' and '.join(apart)}); ask for the same or "
+            "record elsewhere"
         )
     # As the file holds it: tuples are lists there.
     mine = json.loads(dump_json(dict(fingerprint)))

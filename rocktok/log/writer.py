@@ -108,6 +108,7 @@ class LogWriter:
                 raise HookError("only rank 0 starts an attempt; give the others its attempt")
             if texts is not None:
                 vocabs.refuse_others(self.place, texts)
+            runs.run_facts(run, self.place.show(runs.PATH))
             run_id = runs.start_run(self.place, dict(run or {}))
             attempt = runs.start_attempt(
                 self.place,

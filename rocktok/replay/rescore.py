@@ -8,14 +8,24 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+import rocktok.schema as schema
+from rocktok._types import Array
 from rocktok.errors import LogError, UsageError
 from rocktok.files import local_path, place
+from rocktok.hooks.arguments import END_COLUMNS, columns_of
+from rocktok.hooks.contexts import (
+    MOST_POSITIONS,
+    Projections,
+    describe_contexts,
+    mean_projection,
+)
+from rocktok.hooks.terminals import special_ids, terminal_ids
 from rocktok.hooks.vocabulary import vocabulary
 from rocktok.log import Log, LogWriter
 from rocktok.log.resume import only_writer
@@ -23,6 +33,7 @@ from rocktok.replay.models import (
     check_device,
     check_tokens,
     check_widths,
+    declared_ends,
     fingerprint,
     load_config,
     load_model,
@@ -31,7 +42,16 @@ from rocktok.replay.models import (
     token_texts,
 )
 from rocktok.replay.resume_state import Standing, standing
-from rocktok.replay.scoring import NORMS, Outside, Scorer, batches, most_tokens, score, scorer
+from rocktok.replay.scoring import (
+    Outside,
+    Scorer,
+    Wanted,
+    batches,
+    most_tokens,
+    score,
+    scorer,
+    sketch,
+)
 from rocktok.replay.texts import Texts, load_texts
 
 #: A shard that takes longer is published as far as it is, in seconds.
@@ -65,7 +85,8 @@ class Rescored:
 class _Job:
     """What is asked for, checked; `students` in the order of their steps.
 
-    `weights`: model → its fingerprint. `shared`: number of ids that all models have.
+    `weights`: model → its fingerprint. `shared`: number of ids that all models have. `facts`: what
+    run.json says of the tokens.
     """
 
     output: str
@@ -78,6 +99,10 @@ class _Job:
     batch_tokens: int
     shard_rows: int
     shared: int
+    columns: tuple[str, ...]
+    alternatives: int
+    contexts: bool
+    facts: dict[str, Any]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -89,7 +114,22 @@ class _Job:
             "weights": self.weights,
             "dtype": self.dtype,
             "temperature": self.texts.temperature,
+            "columns": list(self.columns),
+            "alternatives": self.alternatives,
+            "contexts": self.contexts,
+            "terminal_ids": self.facts["terminal_ids"],
         }
+
+    def wanted(self, columns: tuple[str, ...]) -> Wanted:
+        """What is recorded, of the columns that the log has."""
+        ends = any(name in columns for name in END_COLUMNS)
+        return Wanted(columns, self.terminal_ids if ends else (), self.alternatives)
+
+    @property
+    def terminal_ids(self) -> list[int]:
+        """Of all models, among the ids that all have."""
+        found = {number for ids in self.facts["terminal_ids"].values() for number in ids}
+        return sorted(number for number in found if number < self.shared)
 
     def load(self, name: str) -> Scorer:
         """A model, ready to score."""
@@ -115,6 +155,9 @@ def rescore(
     dtype: str = "auto",
     batch_tokens: int = 16_384,
     shard_rows: int = 1 << 20,
+    columns: str | Iterable[str] = "default",
+    alternatives: int = schema.ALTERNATIVES,
+    contexts: bool = True,
     progress: Progress | None = None,
 ) -> Rescored:
     """Score text with each student against the teacher, one student at a time.
@@ -130,6 +173,10 @@ def rescore(
         batch_tokens: padded tokens in a batch.
         shard_rows: positions after which a shard is published. One is also published after ten
             minutes, and at the end of each step.
+        columns: statistics beside the loss, as of `rocktok.hooks.Recorder`: a preset or names.
+        alternatives: likeliest tokens of each model to record at each position (0: none).
+        contexts: whether the teacher's hidden states are sketched, at the first step. Takes 1 KiB a
+            position of memory while that is scored, and is left out above 1 GiB.
 
     Raises:
         UsageError: no step, or one twice; options out of range.
@@ -142,35 +189,52 @@ def rescore(
                         ("sequences", 1 if sequences is None else sequences)):  # fmt: skip
         if value < 1:
             raise UsageError(f"{name} is {value}; it must be 1 or more", parameter=name)
+    names = _columns(columns)
+    if alternatives < 0:
+        message = f"alternatives is {alternatives}; it must be 0 or more"
+        raise UsageError(message, parameter="alternatives")
     device = _device(device)
     by_step = dict(sorted(zip(step_numbers, students, strict=True)))
     configs = {name: load_config(name) for name in (*by_step.values(), teacher)}
     texts = load_texts(text.name if isinstance(text, Log) else os.fspath(text), sequences)
     for name, config in configs.items():
         _check_model(name, config, texts)
-    vocab, without = _vocab(texts, tuple(configs))
+    tokenizers = {name: load_tokenizer(name) for name in configs}
+    vocab, without = _vocab(texts, tokenizers)
     notes = tuple(f"{name}: brings no tokenizer; its tokens are taken on trust" for name in without)
     widths = {name: int(config.vocab_size) for name, config in configs.items()}
     shared = _shared(widths, vocab, without)
     weights = {name: fingerprint(name) for name in configs}
+    ends = {name: terminal_ids(tokenizers[name], *declared_ends(name)) for name in configs}
+    students_end = sorted({number for name in by_step.values() for number in ends[name]})
+    with_tokens = [tokenizer for tokenizer in tokenizers.values() if tokenizer is not None]
+    facts = {
+        "terminal_ids": {"student": students_end, "teacher": ends[teacher]},
+        **({"special_ids": special_ids(with_tokens[0])} if with_tokens else {}),
+    }
     job = _Job(
-        output, texts, by_step, teacher, weights, dtype, device, batch_tokens, shard_rows, shared
-    )
+        output, texts, by_step, teacher, weights, dtype, device, batch_tokens, shard_rows, shared,
+        names, _alternatives(alternatives, shared), contexts, facts
+    )  # fmt: skip
+    _check_ends(job)
     stands = standing(output, job.identity)
     todo = tuple(step for step in by_step if step not in stands.steps)
-    columns, kept, kept_rows = stands.columns, stands.steps, stands.rows
-    outside = Outside()
+    recorded, kept, kept_rows = stands.columns, stands.steps, stands.rows
+    outside, problems = Outside(), list[str]()
     if todo or stands.unmarked:
-        columns = _write(job, stands, todo, vocab, outside, progress)
+        recorded = _write(job, stands, todo, vocab, outside, problems, progress)
     if outside.positions:
         notes += (
             f"heads are of unlike width, and compared over the {shared:,} ids that all have; the "
             f"others took {outside.total / outside.positions:.2g} of the wider model's probability "
             f"in the mean, {outside.largest:.2g} at most",
         )
-    if columns is not None and not set(NORMS) <= set(columns):
-        notes += (f"{' and '.join(NORMS)} are left out: the output head is not a plain one",)
-    notes = (*texts.notes, *notes)
+    lacking = [name for name in names if recorded is not None and name not in recorded]
+    if lacking:
+        verb = "is" if len(lacking) == 1 else "are"
+        said = f"{' and '.join(lacking)} {verb} left out: the output head is not a plain one"
+        notes += (said,)
+    notes = (*texts.notes, *problems, *notes)
     return Rescored(todo, kept, len(texts), texts.rows, kept_rows, notes)
 
 
@@ -180,14 +244,18 @@ def _write(
     todo: tuple[int, ...],
     vocab: list[tuple[int, str, bytes]] | None,
     outside: Outside,
+    problems: list[str],
     progress: Progress | None,
 ) -> tuple[str, ...]:
-    """Score what is missing; returns the columns that the log has."""
+    """Score what is missing; returns the columns that the log has. `problems`: for notes."""
     loaded: list[Scorer] = []
     if todo:
         # Before anything is written; the first student tells which columns can be had.
         loaded = [job.load(job.teacher), job.load(job.students[todo[0]])]
-    columns = stands.columns or loaded[-1].columns
+    columns = stands.columns
+    if columns is None:
+        columns = loaded[-1].columns(job.columns)
+    projections = _projections(job, stands, loaded, problems)
     where = place(job.output)
     with where.asking(), only_writer(where):
         if standing(job.output, job.identity).state != stands.state:
@@ -198,12 +266,35 @@ def _write(
             for step in todo:
                 student = loaded.pop() if len(loaded) > 1 else job.load(job.students[step])
                 _check_student(student, columns)
-                todo_S = ~np.isin(job.texts.sequence_S, stands.at(step))
-                _score_step(job, writer, step, (student, loaded[0]), columns, todo_S, outside, tell)
+                models, wanted = (student, loaded[0]), job.wanted(columns)
+                _score_step(job, writer, step, models, wanted, stands, projections, outside, tell)
+                projections = None
                 # The next one takes its place: models hold cycles, which only this collects.
-                del student
+                del student, models
                 gc.collect()
     return columns
+
+
+def _projections(
+    job: _Job, stands: Standing, loaded: list[Scorer], problems: list[str]
+) -> Projections | None:
+    """What takes projections at the first step that is scored; None where none are needed."""
+    known = frozenset(stands.sketched.tolist())
+    if not job.contexts or not loaded or known >= set(job.texts.sequence_S.tolist()):
+        return None
+    if loaded[0].head is None:
+        problems.append(
+            "contexts are left out: what enters the teacher's output head is not known, as the "
+            "head is not a plain one"
+        )
+        return None
+    if job.texts.rows > MOST_POSITIONS:
+        problems.append(
+            f"contexts are left out: the text has {job.texts.rows:,} positions, and more than "
+            f"{MOST_POSITIONS:,} would take more than 1 GiB of memory; score fewer sequences"
+        )
+        return None
+    return Projections(known)
 
 
 def _score_step(
@@ -211,25 +302,72 @@ def _score_step(
     writer: LogWriter,
     step: int,
     models: tuple[Scorer, Scorer],
-    columns: tuple[str, ...],
-    todo_S: Any,
+    wanted: Wanted,
+    stands: Standing,
+    projections: Projections | None,
     outside: Outside,
     tell: _Told,
 ) -> None:
-    """Score a step but for the sequences that stand, in whole shards."""
+    """Score a step but for the sequences that stand, in whole shards; then its contexts."""
     texts, published = job.texts, time.monotonic()
+    missing = _Missing(texts.sequence_S, stands, step, wanted.alternatives > 0)
     most = most_tokens(job.batch_tokens, *models)
     for batch_B, ends in batches(texts, most, job.shard_rows):
         tell(int(texts.completions.length_S[batch_B].sum()))
-        left_B = batch_B[todo_S[batch_B]]
+        left_B = batch_B[missing.any_S[batch_B]]
         if len(left_B):
-            rows = score(texts, left_B, *models, columns, outside)
-            writer.write({"step": step, **rows}, table="fixed")
+            rows, beside = score(texts, left_B, *models, wanted, outside, projections)
+            missing.write(writer, "fixed", rows)
+            missing.write(writer, "alternatives", beside)
+        rest_B = batch_B[~missing.any_S[batch_B]]
+        if projections is not None and len(rest_B):
+            sketch(texts, rest_B, models[1], projections)
         if ends or time.monotonic() - published >= SHARD_SECONDS:
             writer.flush(whole=True)
             published = time.monotonic()
+    if projections is not None:
+        rows = projections.rows(mean_projection([projections.sums()]))
+        writer.write({"step": step, **rows}, table="contexts")
+        writer.finish_step(step, "contexts")
+    if wanted.alternatives:
+        writer.finish_step(step, "alternatives")
+    # Last: by it the step is known to be done.
     writer.finish_step(step, "fixed")
     writer.flush()
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """The sequences, of S, whose rows do not stand yet at a step; a kill leaves either without."""
+
+    sequence_S: Array
+    stands: Standing
+    step: int
+    with_alternatives: bool
+    by_table: dict[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        stand = {"fixed": self.stands.at(self.step)}
+        if self.with_alternatives:
+            stand["alternatives"] = self.stands.alternatives_at(self.step)
+        for table, id_S in stand.items():
+            self.by_table[table] = ~np.isin(self.sequence_S, id_S)
+
+    @property
+    def any_S(self) -> Array:
+        """(S,) whether a row is missing in either table."""
+        any_S: Array = np.logical_or.reduce(list(self.by_table.values()))
+        return any_S
+
+    def write(self, writer: LogWriter, table: str, rows: dict[str, Any]) -> None:
+        """Write those of some rows that are missing in a table."""
+        if table not in self.by_table:
+            return
+        missing_S = self.sequence_S[self.by_table[table]]
+        due_N = np.isin(rows["sequence_id"], missing_S)
+        if not due_N.all():
+            rows = {name: values[due_N] for name, values in rows.items()}
+        writer.write({"step": self.step, **rows}, table=table)
 
 
 class _Told:
@@ -289,8 +427,37 @@ def _check_model(name: str, config: Any, texts: Texts) -> None:
         )
 
 
+def _columns(asked: str | Iterable[str]) -> tuple[str, ...]:
+    try:
+        return columns_of(asked)
+    except ValueError as error:
+        message = str(error)
+        if not message.startswith("columns "):
+            message = f"columns: {message}"
+        raise UsageError(message, parameter="columns") from error
+
+
+def _alternatives(asked: int, vocabulary_size: int) -> int:
+    """As many, the default cut to the vocabulary. Raises `UsageError` for more than that."""
+    if asked <= vocabulary_size or asked == schema.ALTERNATIVES:
+        return min(asked, vocabulary_size)
+    message = f"alternatives is {asked}, more than the vocabulary of {vocabulary_size:,}"
+    raise UsageError(message, parameter="alternatives")
+
+
+def _check_ends(job: _Job) -> None:
+    """Raise `UsageError` where columns are sums over terminal ids, and none are known."""
+    wanted = [name for name in END_COLUMNS if name in job.columns]
+    if wanted and not job.terminal_ids:
+        message = (
+            f"columns has {' and '.join(wanted)}, which need terminal ids; neither the models' "
+            "generation_config.json nor their tokenizers name one: leave the columns out"
+        )
+        raise UsageError(message, parameter="columns")
+
+
 def _check_student(student: Scorer, columns: tuple[str, ...]) -> None:
-    missing = [name for name in columns if name not in student.columns]
+    missing = [name for name in columns if name not in student.columns(columns)]
     if missing:
         raise LogError(
             f"{student.name}: has no plain output head, as the students before it; the log records "
@@ -299,13 +466,12 @@ def _check_student(student: Scorer, columns: tuple[str, ...]) -> None:
 
 
 def _vocab(
-    texts: Texts, models: tuple[str, ...]
+    texts: Texts, tokenizers: dict[str, Any]
 ) -> tuple[list[tuple[int, str, bytes]] | None, tuple[str, ...]]:
     """The tokens, the same in the text and in all models that bring a tokenizer; the others."""
     first = None if texts.vocab is None else (texts.name, texts.vocab)
     tokens, without = None, []
-    for name in models:
-        tokenizer = load_tokenizer(name)
+    for name, tokenizer in tokenizers.items():
         if tokenizer is None:
             without.append(name)
             continue
@@ -367,8 +533,12 @@ def _writer(
         "teacher": job.teacher,
         "vocab_size": job.shared,
         "loss": {**loss, **dict.fromkeys(both, job.texts.temperature)},
+        **job.facts,
         "extra": {"rescore": job.identity, "text": job.texts.name},
     }
+    if job.contexts:
+        hidden_size = getattr(loaded[0].model.config.get_text_config(), "hidden_size", None)
+        run["contexts"] = describe_contexts(hidden_size)
     return LogWriter(job.output, columns=columns, run=run, vocab=vocab)
 
 

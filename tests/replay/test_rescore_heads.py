@@ -155,11 +155,14 @@ def test_a_head_that_is_not_plain(
     monkeypatch.setattr(
         scoring, "_padded", lambda *a: (sizes.append(original(*a)[0].numel()), original(*a))[-1]
     )
-    done = score(tmp_path, text, "checkpoint-1", "checkpoint-2")
+    done = score(tmp_path, text, "checkpoint-1", "checkpoint-2", columns="all")
     assert max(sizes) <= 40
-    assert done.notes[-1] == (
-        "grad_norm and head_grad_norm are left out: the output head is not a plain one"
+    assert done.notes[-2:] == (
+        "contexts are left out: what enters the teacher's output head is not known, as the head is "
+        "not a plain one",
+        "grad_norm and head_grad_norm are left out: the output head is not a plain one",
     )
+    assert not (tmp_path / "log/contexts").exists()
     columns = pq.read_schema(next((tmp_path / "log/fixed").rglob("*.parquet"))).names
     assert "loss" in columns and not set(scoring.NORMS) & set(columns)
     # Those of the whole forward pass, all the same.

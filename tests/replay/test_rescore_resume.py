@@ -80,7 +80,7 @@ def shards(output: Path, step: int | None = None) -> dict[str, tuple[int, int]]:
 
 
 def same_rows(one: Path, other: Path) -> None:
-    columns = ["grad_norm", "head_grad_norm", "student_entropy", "teacher_logprob"]
+    columns = ["grad_norm", "student_entropy", "teacher_logprob"]
     a, b = read_table(one, "fixed", columns), read_table(other, "fixed", columns)
     for name, values in a.items():
         np.testing.assert_array_equal(values, b[name])
