@@ -118,8 +118,7 @@ class BesideRows:
         """Rows of ascending sequences, of each at the first step at which it stands."""
         taken: list[_Part] = []
         for units in self._units:
-            # What is open first: where sequences are in one order, the others stay closed.
-            for unit in sorted(units, key=lambda unit: not unit.open):
+            for unit in units:
                 parts, sequence_S = unit.take(sequence_S)
                 taken += parts
                 if len(sequence_S) == 0:
@@ -201,11 +200,6 @@ class _Unit:
         self._ended = False
 
     @property
-    def open(self) -> bool:
-        """Whether something of it was read."""
-        return bool(self._chunks) or self._ended
-
-    @property
     def spent(self) -> bool:
         """Whether all of it was asked for."""
         return self._ended and not self._chunks
@@ -216,6 +210,7 @@ class _Unit:
         number = 0
         while len(sequence_K):
             if number == len(self._chunks):
+                # Sequences that stand nowhere must not make it read on: what is read waits.
                 ahead_K = (sequence_K > self._reach) & (sequence_K <= self._last)
                 if not ahead_K.any() or not self._pull():
                     break
