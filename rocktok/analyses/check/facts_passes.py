@@ -8,76 +8,43 @@ from rocktok.analyses.check.said import Said
 from rocktok.errors import LogError
 from rocktok.log.catalogue import Log
 
-_FORMAT = "as in docs/log-format.md"
-
 
 def said_of(log: Log) -> Said:
     """What is said of the run. Raises `LogError` for a value of another kind."""
-    run = log.run or {}
-    loss, sampling, extra = (
-        _object(log, run.get(key), key) for key in ("loss", "sampling", "extra")
-    )
-    terminal = _object(log, run.get("terminal_ids"), "terminal_ids")
+    facts, run = log.facts, log.run or {}
+    loss, sampling, extra = (_object(log, key) for key in ("loss", "sampling", "extra"))
+    temperature = loss.get("student_temperature")
     return Said(
-        terminal={
-            model: _ids(log, terminal.get(model), f"terminal_ids.{model}")
-            for model in ("student", "teacher")
-        },
-        special=_ids(log, run.get("special_ids"), "special_ids"),
-        tokenizers=_object(log, run.get("tokenizers"), "tokenizers") or None,
-        max_completion_length=_whole(log, run.get("max_completion_length")),
+        terminal={"student": facts.terminal_student, "teacher": facts.terminal_teacher},
+        special=facts.special,
+        tokenizers=facts.tokenizers,
+        max_completion_length=facts.max_completion_length,
         sampling=sampling,
-        temperature=_number(loss.get("student_temperature")),
+        temperature=temperature if isinstance(temperature, int | float) else None,
         trained=loss.get("trained") is True,
         compares=str(extra.get("trainer", "")).startswith("trl."),
-        mismatches=_mismatches(log),
+        mismatches=_mismatches(log) if run else None,
         vocab_size=log.rules.vocab_size,
     )
 
 
 def _mismatches(log: Log) -> int | None:
-    """Calls whose recorded loss was not the trainer's, at steps that count."""
+    """Calls whose recorded loss was not the trainer's, at steps that count; None: not known."""
     if not log.manifests:
         return None
     found = 0
     for manifest in log.manifests:
         limit = log.limit_of(manifest.attempt)
-        found += sum(
-            calls
-            for step, calls in manifest.mismatches.items()
-            if limit is None or step < limit
-        )  # fmt: skip
+        counts = (n for step, n in manifest.mismatches.items() if limit is None or step < limit)
+        found += sum(counts)
     return found
 
 
-def _object(log: Log, value: object, key: str) -> Mapping[str, object]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise LogError(f"{log.name}: run.json: {key} is {value!r}; it must be an object, {_FORMAT}")
-    return value
-
-
-def _ids(log: Log, value: object, key: str) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(type(one) is int and one >= 0 for one in value):
+def _object(log: Log, key: str) -> Mapping[str, object]:
+    value = (log.run or {}).get(key)
+    if value is not None and not isinstance(value, dict):
         raise LogError(
-            f"{log.name}: run.json: {key} is {value!r}; it must be a list of token ids, {_FORMAT}"
+            f"{log.name}: run.json: {key} is {value!r}; it must be an object, as in "
+            "docs/log-format.md"
         )
-    return tuple(sorted(set(value)))
-
-
-def _whole(log: Log, value: object) -> int | None:
-    if value is None:
-        return None
-    if type(value) is not int or value < 1:
-        raise LogError(
-            f"{log.name}: run.json: max_completion_length is {value!r}; it must be a positive "
-            f"integer, {_FORMAT}"
-        )
-    return value
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    return value or {}

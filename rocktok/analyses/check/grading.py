@@ -11,11 +11,12 @@ from rocktok.stats.intervals import Estimate, ends
 
 
 class Number(NamedTuple):
-    """A number with its 95% interval, whose ends are None where there is none."""
+    """A number with its interval, of a level; ends are None where there is none."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
+    level: float = 0.95
 
     @classmethod
     def of(
@@ -30,7 +31,8 @@ class Number(NamedTuple):
         value = float(estimate.value)
         if not math.isfinite(value):
             return NOTHING
-        return cls(value, *ends(estimate.interval(level, positive=positive, most=most)))
+        found = ends(estimate.interval(level, positive=positive, most=most))
+        return cls(value, *found, level)
 
 
 NOTHING = Number(None)
@@ -75,6 +77,7 @@ def finding(
         "value": number.value,
         "low": number.low,
         "high": number.high,
+        "level": None if number.low is None else number.level,
         "measure": measure,
         "text": text,
         "remedy": None if severity == "ok" else remedy,

@@ -20,7 +20,7 @@ from rocktok.analyses.check.grading import (
     unknown,
 )
 from rocktok.analyses.check.measures import BEGINNING, OPENING, REST, SPECIAL, SequenceSample
-from rocktok.analyses.check.result import EstimatorRow, Finding, Severity
+from rocktok.analyses.check.result import EstimatorRow, Finding, Severity, rank_of
 from rocktok.analyses.check.said import Said
 from rocktok.stats.bootstrap import PromptBootstrap
 from rocktok.stats.intervals import Estimate
@@ -102,10 +102,10 @@ def opening(sums: PromptBootstrap) -> Finding:
 def truncated(overall: Number, now: Number, rise: Number, sequences: int, said: Said) -> Finding:
     """How many texts were cut; `now`: in the last third of the steps of generation."""
     measure = "share of sequences that were cut, in the last third of the steps"
-    severity = max(
-        (grade(now, CUT_LEVELS), grade(rise, CUT_RISE) if rise.value is not None else "ok"),
-        key=_rank,
-    )
+    # Where few prompts carry the last third, all steps together may tell.
+    sure = now if now.low is not None else overall
+    of_rise: Severity = "ok" if rise.value is None else grade(rise, CUT_RISE)
+    severity = max((grade(sure, CUT_LEVELS), of_rise), key=rank_of)
     limit = said.max_completion_length
     at = f" at {limit:,} tokens" if limit else " at the maximum length"
     text = f"{percent(now.value)} of the sequences were cut{at}"
@@ -318,6 +318,3 @@ def _points(value: float | None) -> str:
     assert value is not None
     return f"{abs(100 * value):.1f} percentage points {'more' if value >= 0 else 'fewer'}"
 
-
-def _rank(severity: Severity) -> int:
-    return ("unknown", "ok", "note", "warning", "problem").index(severity)

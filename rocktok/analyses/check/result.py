@@ -75,8 +75,8 @@ class CheckLog(LogIdentity):
 class Finding(TypedDict):
     """One check.
 
-    `value` is the number that `measure` names, with its 95% interval where it is an estimate;
-    None where it is not known. `details` holds further numbers by name.
+    `value` is the number that `measure` names, where it is an estimate with an interval that covers
+    it with a probability of `level`; None where it is not known. `details` holds further numbers by name.
     """
 
     name: str
@@ -84,6 +84,7 @@ class Finding(TypedDict):
     value: float | None
     low: float | None
     high: float | None
+    level: float | None
     measure: str
     text: str
     remedy: str | None
@@ -98,6 +99,7 @@ class FindingRow(TypedDict):
     value: float | None
     low: float | None
     high: float | None
+    level: float | None
     measure: str
     text: str
     remedy: str | None
@@ -172,6 +174,7 @@ class CheckResult(Result):
                 "value": one["value"],
                 "low": one["low"],
                 "high": one["high"],
+                "level": one["level"],
                 "measure": one["measure"],
                 "text": one["text"],
                 "remedy": one["remedy"],

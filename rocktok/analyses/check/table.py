@@ -50,8 +50,9 @@ def render(result: CheckResult, view: View | None = None) -> str:
 
 def _sentence(one: Finding) -> str:
     interval = ""
-    if one["low"] is not None and one["high"] is not None and one["severity"] != "ok":
-        interval = f" [95%: {one['low']:.3g} to {one['high']:.3g}]"
+    low, high, level = one["low"], one["high"], one["level"]
+    if low is not None and high is not None and level is not None and one["severity"] != "ok":
+        interval = f" [{level:.0%}: {low:.3g} to {high:.3g}]"
     text = f"{one['text']}{interval}"
     return f"{text} → {one['remedy']}" if one["remedy"] else text
 
