@@ -1,4 +1,4 @@
-"""Tiny models that have learnt to answer and to end, so that a run with them is healthy: seconds."""
+"""Tiny models that have learnt to answer and to end, so that a run with them is healthy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from tests.trl_models import PROMPTS, make_tokenizer
 

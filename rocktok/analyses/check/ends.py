@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.check.estimators import ABSOLUTE, RELATIVE
 from rocktok.analyses.check.measures import Derived, Stopped, text_rows
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among
@@ -26,9 +27,6 @@ MODELS = ("student", "teacher")
 
 #: How the mass of the terminal ids is known.
 Known = Literal["exact", "bounds", "token"]
-
-#: What stores probabilities rounds them by no more than this, relatively and absolutely.
-_ROUNDING = 2.0**-11, 2.0**-25
 
 
 def how_known(model: str, columns: list[str], alternatives: bool, terminal: Array) -> Known | None:
@@ -51,10 +49,10 @@ def end_mass(ids_NK: Array, probs_NK: Array, terminal: Array) -> tuple[Array, Ar
     probs_NK = probs_NK.astype(np.float64)
     end_NK = is_among(ids_NK, terminal)
     told_N = np.where(end_NK, probs_NK, 0.0).sum(axis=1)
-    relative, absolute = _ROUNDING
-    left_N = np.maximum(0.0, 1 - probs_NK.sum(axis=1) * (1 - relative) + absolute)
+    rounded = probs_NK.shape[1] * ABSOLUTE
+    left_N = np.maximum(0.0, 1 - probs_NK.sum(axis=1) * (1 - RELATIVE) + rounded)
     untold_N = len(terminal) - end_NK.sum(axis=1)
-    each_N = probs_NK[:, -1] * (1 + relative) + absolute
+    each_N = probs_NK[:, -1] * (1 + RELATIVE) + ABSOLUTE
     return told_N, np.minimum(1.0, told_N + np.minimum(left_N, untold_N * each_N))
 
 

@@ -28,8 +28,12 @@ from rocktok._types import Array
 
 KINDS = ("renormalised", "tail")
 
+#: By how much float16, as a log holds probabilities, may be off: of a number, and in any case.
+RELATIVE, ABSOLUTE = 2.0**-11, 2.0**-25
+
 #: Least probability that is told apart from 0: the smallest float16 above it.
 TINY = 2.0**-24
+_SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 def k1(log_ratio_N: Array) -> Array:
@@ -49,7 +53,7 @@ def k3(log_ratio_N: Array) -> Array:
 class TopK:
     """A top-K estimate at each position, as an interval: `least_N` to `most_N`, in nats.
 
-    `known_N`: whether q is known at all K tokens; both ends are then the same.
+    `known_N`: whether q is known at all K tokens; both ends are then the same, but for rounding.
     """
 
     least_N: Array
@@ -67,8 +71,8 @@ class Alternatives:
         token_N: token ids of the text.
         teacher_probability_N: q of these; None: not known.
         loss_N: exact reverse KL, in nats; what bounds an estimate from above.
-        rounded: whether the probabilities have been through float16, as in a log. Bounds then leave
-            room for what that can have taken away.
+        rounded: whether the probabilities have been through float16, as in a log. The ends then
+            leave room for that: where almost all mass is told, what is outside is lost in it.
     """
 
     student_ids_NK: Array
@@ -97,17 +101,20 @@ class Alternatives:
         p_NK = self.student_probs_NK[:, :k].astype(np.float64)
         q_NK = self._teacher_at(self.student_ids_NK[:, :k])
         known_N: Array = np.logical_not(np.isnan(q_NK).any(axis=1))
-        loss_N = np.maximum(self.loss_N.astype(np.float64), 0.0)
-        p_S_N = p_NK.sum(axis=1)
-        if kind == "tail":
-            value_N = _with_tail(p_NK, self._least_favourable(p_NK, q_NK, tail=True))
-            cap_N = loss_N
-        else:
-            value_N = _renormalised(p_NK, self._least_favourable(p_NK, q_NK, tail=False))
-            cap_N = loss_N / np.maximum(p_S_N, TINY)
-        # What is below 0 or above the cap is rounding of the stored probabilities.
-        least_N = np.clip(value_N, 0.0, cap_N)
-        return TopK(least_N, np.where(known_N, least_N, cap_N), known_N)
+        cap_N = np.maximum(self.loss_N.astype(np.float64), 0.0)
+        if kind == "renormalised":
+            cap_N = cap_N / np.maximum((p_NK - self._off(p_NK)).sum(axis=1), TINY)
+        filled_NK = self._least_favourable(p_NK, q_NK, tail=kind == "tail")
+        off = (self._off(p_NK), self._off(filled_NK))
+        least_N, most_N = (_with_tail if kind == "tail" else _renormalised)(p_NK, filled_NK, *off)
+        least_N = np.clip(least_N, 0.0, cap_N)
+        most_N = np.where(known_N, np.clip(most_N, least_N, cap_N), cap_N)
+        return TopK(least_N, most_N, known_N)
+
+    def _off(self, probs_NK: Array) -> Array:
+        """By how much stored probabilities may be off."""
+        off_NK: Array = (probs_NK * RELATIVE + ABSOLUTE) * self.rounded
+        return off_NK
 
     def _teacher_at(self, ids_NK: Array) -> Array:
         """q at some tokens (N, K); NaN where it is not known, or too small for what stores it."""
@@ -147,6 +154,7 @@ class Alternatives:
                 scale_N = np.where(p_fixed_N > 0, scale_N, TINY)
             room_N = np.maximum(0.0, left_N - capped_N)
             scale_N = np.minimum(scale_N, _ratio(room_N, p_free_N))
+            scale_N = np.where(p_free_N > 0, scale_N, 0.0)
             filled_NK = np.where(free_NK, scale_N[:, None] * p_NK, fixed_NK)
             filled_NK = np.where(capped_NK, cap_N[:, None], filled_NK)
             above_NK = free_NK & (filled_NK > cap_N[:, None])
@@ -169,30 +177,57 @@ class Alternatives:
             told_N = told_N + np.where(among_N, 0.0, self.teacher_probability_N)
         left_N = np.maximum(0.0, 1.0 - told_N)
         if self.rounded:
-            smallest_N = smallest_N * (1 + 2.0**-11) + TINY / 2
-            left_N = left_N + told_N * 2.0**-11 + told_NT.shape[1] * TINY / 2
+            smallest_N = smallest_N * (1 + RELATIVE) + ABSOLUTE
+            left_N = left_N + told_N * RELATIVE + told_NT.shape[1] * ABSOLUTE
         return smallest_N, left_N
 
 
-def _with_tail(p_NK: Array, q_NK: Array) -> Array:
-    p_tail_N, q_tail_N = (np.maximum(0.0, 1.0 - x_NK.sum(axis=1)) for x_NK in (p_NK, q_NK))
-    value_N: Array = _terms(p_NK, q_NK).sum(axis=1) + _terms(p_tail_N, q_tail_N)
-    return value_N
+Ends = tuple[Array, Array]
 
 
-def _renormalised(p_NK: Array, q_NK: Array) -> Array:
+def _with_tail(p_NK: Array, q_NK: Array, p_off_NK: Array, q_off_NK: Array) -> Ends:
+    """Least and largest KL with a tail, of probabilities that are off by so much at most."""
+    low_N, high_N = _terms_within(p_NK, q_NK, p_off_NK, q_off_NK)
+    p_N, q_N = (np.maximum(0.0, 1.0 - x_NK.sum(axis=1)) for x_NK in (p_NK, q_NK))
+    p_off_N, q_off_N = p_off_NK.sum(axis=1), q_off_NK.sum(axis=1)
+    p_low_N, p_high_N = np.maximum(0.0, p_N - p_off_N), p_N + p_off_N
+    q_low_N, q_high_N = np.maximum(0.0, q_N - q_off_N), q_N + q_off_N
+    # x·log(x/c) is convex, and least at c/e.
+    at_N = np.clip(q_high_N / np.e, p_low_N, p_high_N)
+    most_N = np.maximum(_terms(p_low_N, q_low_N), _terms(p_high_N, q_low_N))
+    return low_N + _terms(at_N, q_high_N), high_N + most_N
+
+
+def _renormalised(p_NK: Array, q_NK: Array, p_off_NK: Array, q_off_NK: Array) -> Ends:
+    """The same of a KL in which both are renormalised."""
+    low_N, high_N = _terms_within(p_NK, q_NK, p_off_NK, q_off_NK)
     p_N, q_N = p_NK.sum(axis=1), q_NK.sum(axis=1)
-    value_N: Array = _ratio(_terms(p_NK, q_NK).sum(axis=1), p_N) - np.where(
-        p_N > 0, np.log(_ratio(p_N, q_N, 1.0)), 0.0
+    p_off_N, q_off_N = p_off_NK.sum(axis=1), q_off_NK.sum(axis=1)
+    # Σ p·log(p/q) / Σp − log(Σp/Σq), each part at its ends.
+    scale_low_N, scale_high_N = (
+        np.log(_ratio(p_N + sign * p_off_N, np.maximum(q_N - sign * q_off_N, _SMALLEST), 1.0))
+        for sign in (1, -1)
     )
-    return value_N
+    quotients = [
+        _ratio(x_N, p_N + sign * p_off_N, 0.0) for x_N in (low_N, high_N) for sign in (1, -1)
+    ]
+    least_N = np.minimum(quotients[0], quotients[1]) - scale_low_N
+    return least_N, np.maximum(quotients[2], quotients[3]) - scale_high_N
+
+
+def _terms_within(p_NK: Array, q_NK: Array, p_off_NK: Array, q_off_NK: Array) -> Ends:
+    """Least and largest Σ p·log(p/q), (N,) each."""
+    q_low_NK, q_high_NK = np.maximum(0.0, q_NK - q_off_NK), q_NK + q_off_NK
+    ends_of_p = np.maximum(0.0, p_NK - p_off_NK), p_NK + p_off_NK
+    at_NK = np.clip(q_high_NK / np.e, *ends_of_p)
+    most_NK = np.maximum(*(_terms(x_NK, q_low_NK) for x_NK in ends_of_p))
+    return _terms(at_NK, q_high_NK).sum(axis=1), most_NK.sum(axis=1)
 
 
 def _terms(p: Array, q: Array) -> Array:
     """p·log(p/q); 0 where p is."""
     positive = p > 0
-    over = np.maximum(q, np.finfo(np.float64).tiny)
-    ratio = np.divide(p, over, out=np.ones_like(p), where=positive)
+    ratio = np.divide(p, np.maximum(q, _SMALLEST), out=np.ones_like(p), where=positive)
     terms: Array = p * np.log(ratio)
     return terms
 

@@ -11,12 +11,16 @@ from rocktok.stats.intervals import Estimate, ends
 
 
 class Number(NamedTuple):
-    """A number with its interval, of a level; ends are None where there is none."""
+    """A number with its interval, of a level; ends are None where there is none.
+
+    `few`: whether that is because few prompts carry it.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     level: float = 0.95
+    few: bool = False
 
     @classmethod
     def of(
@@ -32,7 +36,7 @@ class Number(NamedTuple):
         if not math.isfinite(value):
             return NOTHING
         found = ends(estimate.interval(level, positive=positive, most=most))
-        return cls(value, *found, level)
+        return cls(value, *found, level, few=found[0] is None)
 
 
 NOTHING = Number(None)
@@ -71,6 +75,8 @@ def finding(
     **details: object,
 ) -> Finding:
     """A finding; what is fine needs no remedy."""
+    if severity == "note" and number.few:
+        text += " Few prompts carry this number: it is no more than a note."
     return {
         "name": name,
         "severity": severity,

@@ -317,4 +317,3 @@ def _turned(number: Number) -> tuple[float | None, float | None]:
 def _points(value: float | None) -> str:
     assert value is not None
     return f"{abs(100 * value):.1f} percentage points {'more' if value >= 0 else 'fewer'}"
-

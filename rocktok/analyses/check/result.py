@@ -76,7 +76,7 @@ class Finding(TypedDict):
     """One check.
 
     `value` is the number that `measure` names, where it is an estimate with an interval that covers
-    it with a probability of `level`; None where it is not known. `details` holds further numbers by name.
+    it with a probability of `level`; None where it is not known. `details`: more numbers by name.
     """
 
     name: str
