@@ -95,5 +95,5 @@ def check_terminal_ids(columns: Sequence[str], terminal_ids: Collection[int]) ->
         raise HookError(
             f"Recorder: {' and '.join(wanted)} need the run's terminal ids, and terminal_ids names "
             'none; give start(run={"terminal_ids": {"student": [ids], "teacher": [ids]}, …}), or '
-            "other columns"
+            "name the columns without these"
         )

@@ -10,13 +10,13 @@ from rocktok.files import place
 from rocktok.hooks.arguments import check_terminal_ids
 from rocktok.hooks.background import describe
 from rocktok.hooks.fixed_set import Inherited, inherit
-from rocktok.hooks.terminals import terminal_ids_of
-from rocktok.log.run import load_run
+from rocktok.log.run import PATH, load_run, run_facts
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from rocktok.files import Place
     from rocktok.log import LogWriter
 
 
@@ -69,7 +69,7 @@ def start_attempt(
             # Before the attempt exists: creating it voids rows, so all else must be in order.
             where = place(log_dir)
             inherited = inherit(where, resume_step)
-            terminal_ids = terminal_ids_of(load_run(where)) or terminal_ids_of(run)
+            terminal_ids = _terminal_ids(where, run)
             check_terminal_ids(columns, terminal_ids)
             writer = create(run=run, vocab=vocab, fingerprint=fingerprint, supersede=supersede)
             opened = _Opened(writer.attempt, writer.run_id, inherited, terminal_ids)
@@ -85,6 +85,14 @@ def start_attempt(
     if errors or writer is None or opened is None:
         raise HookError(errors[0])
     return writer, opened.inherited, opened.terminal_ids
+
+
+def _terminal_ids(where: Place, run: Mapping[str, Any]) -> tuple[int, ...]:
+    """Those that the log names, else the attempt; within the vocabulary. Raises `LogError`."""
+    recorded = load_run(where)
+    named = run_facts(recorded, where.show(PATH)).terminal or run_facts(run, "run").terminal or ()
+    size = run.get("vocab_size")
+    return tuple(number for number in named if size is None or number < size)
 
 
 def _say(log_dir: str | os.PathLike[str], problem: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 #: What an assistant says in the conversation that the chat template is tried on.
 _ANSWER = "Seventeen."
@@ -24,14 +24,6 @@ def terminal_ids(tokenizer: Any | None, *declared: Any) -> list[int]:
         found.update(_numbers(getattr(tokenizer, "eos_token_id", None)))
         found.update(_numbers(end_of_turn(tokenizer)))
     return sorted(found)
-
-
-def terminal_ids_of(run: Mapping[str, Any] | None) -> tuple[int, ...]:
-    """Ascending terminal ids that run.json names, of both models, within the vocabulary."""
-    named, size = ((run or {}).get(key) for key in ("terminal_ids", "vocab_size"))
-    lists = named.values() if isinstance(named, dict) else ()
-    found = {number for ids in lists for number in _numbers(ids)}
-    return tuple(sorted(n for n in found if size is None or n < size))
 
 
 def end_of_turn(tokenizer: Any) -> int | None:

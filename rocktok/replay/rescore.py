@@ -229,12 +229,13 @@ def rescore(
             f"others took {outside.total / outside.positions:.2g} of the wider model's probability "
             f"in the mean, {outside.largest:.2g} at most",
         )
+    notes += tuple(problems)
     lacking = [name for name in names if recorded is not None and name not in recorded]
     if lacking:
         verb = "is" if len(lacking) == 1 else "are"
         said = f"{' and '.join(lacking)} {verb} left out: the output head is not a plain one"
         notes += (said,)
-    notes = (*texts.notes, *problems, *notes)
+    notes = (*texts.notes, *notes)
     return Rescored(todo, kept, len(texts), texts.rows, kept_rows, notes)
 
 
@@ -451,7 +452,7 @@ def _check_ends(job: _Job) -> None:
     if wanted and not job.terminal_ids:
         message = (
             f"columns has {' and '.join(wanted)}, which need terminal ids; neither the models' "
-            "generation_config.json nor their tokenizers name one: leave the columns out"
+            "generation_config.json nor their tokenizers name one: name the columns without these"
         )
         raise UsageError(message, parameter="columns")
 
