@@ -105,7 +105,7 @@ class Source:
         if self.table != "fixed":
             return f"{table}/ is of the text in fixed/, not of {self.table}/; {REMEDIES[table]}"
         if not self.log.shards(table):
-            return f"has no {table}/ table; {REMEDIES[table]}"
+            return f"there is no {table}/ table; {REMEDIES[table]}"
         if table == "alternatives" and not self.log.holders(table, self.post):
             return f"{table}/ has nothing at step {self.post}; {REMEDIES[table]}"
         return None

@@ -21,12 +21,14 @@ class Field:
         text: whether it holds text (left, cut where it must be) or numbers.
         dim: whether it is an aside.
         extra: whether it is left out where it does not fit, unless all columns are asked for.
+        least: columns of the screen below which its text is not cut.
     """
 
     heading: str
     text: bool = False
     dim: bool = False
     extra: bool = False
+    least: int = 8
 
 
 def render_table(
@@ -51,7 +53,8 @@ def lay_out(
         for column, field in enumerate(fields)
     ]
     least = [
-        min(wide, 8) if field.text else wide for field, wide in zip(fields, widest, strict=True)
+        min(wide, field.least) if field.text else wide
+        for field, wide in zip(fields, widest, strict=True)
     ]
     shown = _shown(fields, widest, least, view)
     blocks = []

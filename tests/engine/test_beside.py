@@ -287,7 +287,7 @@ def test_what_a_log_lacks_is_said_with_the_remedy(tmp_path: Path) -> None:
         ("context", "contexts", r"Recorder\(contexts=True\)"),
     ):
         with pytest.raises(
-            LogError, match=rf"bare: has no {table}/ table; record with {remedy}, or"
+            LogError, match=rf"bare: there is no {table}/ table; record with {remedy}, or"
         ):
             read(source, column)
     with pytest.raises(LogError, match="log: alternatives/ has nothing at step 20; record with"):

@@ -17,6 +17,7 @@ from rocktok.analyses.detect.context_passes import (
 )
 from rocktok.analyses.detect.density import Density, density_of
 from rocktok.analyses.detect.hard_sums import HardSums
+from rocktok.analyses.detect.instead import Alternatives
 from rocktok.analyses.detect.neighbours import Neighbours, RockFlags
 from rocktok.analyses.detect.null import MIN_DRAWS
 from rocktok.analyses.detect.persistence import Thresholds
@@ -149,9 +150,10 @@ class LogPasses:
         shown: Array,
         thresholds: Thresholds | None,
         hardness: Hardness | None,
+        alternatives: Alternatives | None = None,
     ) -> tuple[Density, dict[int, int], RockFlags | None]:
         """The last pass over the same rows: density, the prompts of the types shown (indices), and
-        what stands beside the rocks, where these were tested.
+        what stands beside the rocks, where these were tested. `alternatives` is fed, too.
         """
         density = density_of(types, rocks, thresholds, self.params.seed)
         prompts = PromptCounts(types.token_T[shown], compiled=self.source.large)
@@ -160,7 +162,8 @@ class LogPasses:
             assert thresholds is not None
             tokens, large = types.token_T[rocks], self.source.large
             beside = Neighbours(thresholds, hardness.expected, tokens, compiled=large)
-        self.run.engine.run(self.source, density, prompts, *([] if beside is None else [beside]))
+        more = [part for part in (beside, alternatives) if part is not None]
+        self.run.engine.run(self.source, density, prompts, *more)
         return density, prompts.result(), None if beside is None else beside.result()
 
     def judged(self, embeddings: Array | None) -> TypeTable:

@@ -7,7 +7,7 @@
    the prompts;
 4. the windows of the likeliest types, and a null for types too frequent for the shared pool (a
    small log: only where there are such types; a large one: a pass for each round of windows);
-5. density, what stands beside the rocks, and their prompts;
+5. density, what stands beside the rocks, their prompts, and what the teacher wrote instead;
 6. what the late student itself still writes, where that was recorded;
 7. for the replication 1 to 4 on one half of the prompts, and 1 to 3 on the other; lifts are of the
    rocks of the one half, and take a pass over the other.
@@ -26,6 +26,7 @@ from rocktok.analyses.detect.context_passes import (
     judge_contexts,
 )
 from rocktok.analyses.detect.detection import Detection
+from rocktok.analyses.detect.instead_passes import alternatives_of, lacking
 from rocktok.analyses.detect.lift_passes import CHOSEN_ON, permuted
 from rocktok.analyses.detect.lift_passes import lifts as lifts_of
 from rocktok.analyses.detect.log_passes import LogPasses
@@ -198,9 +199,14 @@ def run_detect(
     rocks = order[is_rock]
     shown = np.arange(len(order)) if params.all_types else _shown(types, order, is_rock)
     hardness = None if contexts is None else contexts.hardness
-    density, prompts, flags = passes.last(types, rocks, order[shown], thresholds, hardness)
+    alternatives, of_alternatives = alternatives_of(source, types, order[shown], thresholds)
+    density, prompts, flags = passes.last(
+        types, rocks, order[shown], thresholds, hardness, alternatives
+    )
     types, rollout_step = passes.with_rollouts(types)
     notes, replicated, both_lifts = passes.notes(thresholds, counts), None, None
+    notes += of_alternatives
+    notes += [] if alternatives is None else lacking(source, alternatives)
     wanted = counts.sizes.rows <= MOST_REPLICATED if replicate == "auto" else replicate
     wanted = bool(wanted and half is None and types.tested is not None)
     chosen, why = None, ""
@@ -256,6 +262,7 @@ def run_detect(
         density=density.result(),
         text=run.log.vocab.text,
         lifts=both_lifts,
+        instead=None if alternatives is None else alternatives.result(),
     )
     return Detection(
         run=run,

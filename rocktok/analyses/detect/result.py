@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, NotRequired, TypedDict
 
 from rocktok._types import LogIdentity
+from rocktok.analyses.detect.instead import InsteadColumns, instead_text
 from rocktok.analyses.detect.lifts import LiftColumns
 from rocktok.analyses.detect.similarity import PARTNERS, SIMILARITIES
 from rocktok.analyses.result import Result
@@ -318,7 +319,13 @@ class ExtraColumns(TypedDict):
 
 
 class DetectRow(
-    ScoreColumns, PersistenceColumns, ContextColumns, TestedColumns, ExtraColumns, LiftColumns
+    ScoreColumns,
+    PersistenceColumns,
+    ContextColumns,
+    TestedColumns,
+    ExtraColumns,
+    InsteadColumns,
+    LiftColumns,
 ):
     """One type; the columns of lifts only where these were asked for."""
 
@@ -367,11 +374,12 @@ class DetectResult(Result):
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The tokens as a pandas DataFrame, one row per type; flags joined by commas."""
+        """The tokens as a pandas DataFrame, one row per type; flags and others in one text."""
         import pandas as pd
 
         frame = pd.DataFrame(list(self.tokens), columns=self.columns)
         frame["flags"] = [",".join(row["flags"]) for row in self.tokens]
+        frame["instead"] = [instead_text(row) for row in self.tokens]
         return frame
 
     @property

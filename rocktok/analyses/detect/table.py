@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rocktok.analyses.detect.instead import NAMED, InsteadRow, instead_text
 from rocktok.analyses.detect.result import DetectResult, DetectRow, PermutedRow
 from rocktok.stats.intervals import FEW_PROMPTS, MIN_EFFECTIVE
 from rocktok.tables.encode import Form, encode_table, kinds_of
@@ -76,9 +77,15 @@ def _tokens(result: DetectResult, view: View) -> list[str]:
     everything = result.params["all_types"] and view.top is None
     rows = view.first(result.tokens, everything=everything)
     names, more = _layout(result)
+    told = _INSTEAD in more
     columns = [_COLUMNS[name] for name in (*names, *more)]
     fields = [
-        Field(_HEADINGS.get(name, name), text=name == "token", extra=name in more)
+        Field(
+            _heading(name, view),
+            text=name in ("token", _INSTEAD),
+            extra=name in more,
+            least=12 if name == _INSTEAD else 8,
+        )
         for name in (*names, *more)
     ]
     cells = [(*(cell(row) for cell in columns), _marks(row)) for row in rows]
@@ -90,7 +97,18 @@ def _tokens(result: DetectResult, view: View) -> list[str]:
     if hidden:
         parts.append(view.aside(f"… {counted(hidden, 'more column')} (--wide)"))
     legend = [f"{mark}  {why}" for flag, (mark, why) in _MARKS.items() if flag in used]
+    if told and _heading(_INSTEAD, view) in table:
+        legend.append(
+            f"{_heading(_INSTEAD, view)}  likeliest others by the teacher where it is persistently "
+            "hard: mean probabilities, at least"
+        )
     return [*parts, *map(view.aside, legend), ""]
+
+
+def _heading(name: str, view: View) -> str:
+    if name == _INSTEAD and view.width < _ROOMY and not view.wide:
+        return "instead"
+    return _HEADINGS.get(name, name)
 
 
 def _layout(result: DetectResult) -> tuple[list[str], list[str]]:
@@ -113,6 +131,10 @@ def _layout(result: DetectResult) -> tuple[list[str], list[str]]:
                           ("p teacher", "teacher_probability"))
         if some.get(key) is not None
     ]  # fmt: skip
+    if any(row["instead"] is not None for row in result.tokens):
+        # The change can be seen in what stands before it.
+        names, rest = [name for name in names if name != "change"], [_INSTEAD, "change", *rest]
+        own += ["q on token", "p on token"]
     rest = [*rest, "rank", "Rock Score", "coverage", "prompts", *own]
     return names, [name for name in dict.fromkeys(rest) if name not in names]
 
@@ -224,6 +246,15 @@ def _with_interval(value: float | None, low: float | None, high: float | None) -
     return f"{text} ({number(low, 2)}–{number(high, 2)})"
 
 
+#: What the teacher held likeliest in the place of a rock: the first column to go for want of room.
+_INSTEAD = "teacher wrote instead"
+
+#: Others that stand in a cell.
+_OTHERS = 2
+
+#: Columns of a screen from which there is room for its whole heading.
+_ROOMY = 100
+
 #: Name of a column → its cells.
 _COLUMNS: dict[str, Callable[[DetectRow], str]] = {
     "rank": lambda row: str(row["rank"]),
@@ -258,6 +289,9 @@ _COLUMNS: dict[str, Callable[[DetectRow], str]] = {
     "log ratio": lambda row: number(row["mean_log_ratio"]),
     "p student": lambda row: number(row["student_probability"]),
     "p teacher": lambda row: number(row["teacher_probability"]),
+    _INSTEAD: lambda row: instead_text(row, _OTHERS) or "–",
+    "q on token": lambda row: number(row["teacher_on_token"]),
+    "p on token": lambda row: number(row["student_on_token"]),
 }
 #: Where a name is too wide for its cells.
 _HEADINGS = {"pre → post": "loss pre→post", "hardness": "hard"}
@@ -266,6 +300,29 @@ _CONTEXT = ["token", "freq", "loss", "share", "persist", "retain", "CCR", "R_ctx
 
 
 def encode(result: DetectResult, form: Form) -> bytes:
-    """All columns of `DetectResult.table`."""
-    kinds = kinds_of(DetectRow, result.columns)
-    return encode_table(result.tokens, kinds, form, result.about("tokens"))
+    """All columns of `DetectResult.table`, but four for each of the other tokens."""
+    at = result.columns.index("instead")
+    before, after = result.columns[:at], result.columns[at + 1 :]
+    kinds = {
+        **kinds_of(DetectRow, before),
+        **{
+            f"instead_{place}_{name}": kind
+            for place in range(1, NAMED + 1)
+            for name, kind in kinds_of(InsteadRow).items()
+        },
+        **kinds_of(DetectRow, after),
+    }
+    return encode_table([_flat(row) for row in result.tokens], kinds, form, result.about("tokens"))
+
+
+def _flat(row: DetectRow) -> dict[str, object]:
+    """The row with a column for everything that is known of another token."""
+    others = row["instead"] or []
+    return {
+        **row,
+        **{
+            f"instead_{place}_{name}": value
+            for place, other in enumerate(others, start=1)
+            for name, value in other.items()
+        },
+    }

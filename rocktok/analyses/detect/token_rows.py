@@ -10,6 +10,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect.context import Context
+from rocktok.analyses.detect.instead import Instead, InsteadColumns, InsteadRow
 from rocktok.analyses.detect.lifts import LiftColumns, Lifts
 from rocktok.analyses.detect.neighbours import RockFlags
 from rocktok.analyses.detect.persistence import Thresholds
@@ -56,11 +57,12 @@ def make_result(
     density: DensityRow,
     text: Callable[[int], str],
     lifts: tuple[dict[int, Lifts], PermutedRow] | None = None,
+    instead: dict[int, Instead] | None = None,
 ) -> DetectResult:
     """Put the numbers of `detect` together. `order` and `is_rock` are as `ranking` gives them.
 
     `shown`: places of the order. `flags`: of the rocks, where these were tested. `lifts`: by token
-    id, and what permuted labels gave.
+    id, and what permuted labels gave. `instead`: by token id, where alternatives are known.
     """
     total = float(types.loss_T.sum())
     excluded_T = types.excluded_T(params)
@@ -87,6 +89,7 @@ def make_result(
             **_context(types, index, context),
             **_tested(types, index, beside.get(v)),
             **_extra(types, index),
+            **_instead(types, index, instead, text),
             "flags": [
                 *_flags(types, index, context, bool(excluded_T[index])),
                 *(beside[v].flags if v in beside else ()),
@@ -268,6 +271,33 @@ def _extra(types: TypeTable, index: int) -> ExtraColumns:
         ExtraColumns,
         {name: None if v is None else v[index].item() for name, v in values_T.items()},
     )
+
+
+def _instead(
+    types: TypeTable, index: int, instead: dict[int, Instead] | None, text: Callable[[int], str]
+) -> InsteadColumns:
+    row = cast(InsteadColumns, dict.fromkeys(InsteadColumns.__annotations__))
+    if instead is None or types.persistent_T is None:
+        return row
+    found = instead.get(int(types.token_T[index]))
+    if found is None:
+        # Not summed: for want of occurrences, or of memory.
+        return row if types.persistent_T[index] else {**row, "instead_occurrences": 0}
+    others: list[InsteadRow] = [
+        {
+            "token_id": other.token_id,
+            "token": text(other.token_id),
+            "teacher": other.teacher,
+            "student": other.student,
+        }
+        for other in found.others
+    ]
+    return {
+        "instead": others if found.occurrences else None,
+        "instead_occurrences": found.occurrences,
+        "teacher_on_token": found.teacher,
+        "student_on_token": found.student,
+    }
 
 
 def _flags(types: TypeTable, index: int, context: Context | None, excluded: bool) -> list[str]:
