@@ -58,6 +58,7 @@ class World:
     run: bool = True
     finish: bool = True
     fixed: bool = True
+    pieces: int = 1
 
     def student(self, step: int) -> Array:
         """Rows of the student of a step: (WIDTH, WIDTH)."""
@@ -95,41 +96,43 @@ class World:
             found[1] /= found[1].sum(axis=1, keepdims=True)
         return found[0], found[1]
 
-    def text(self, step: int, rng: np.random.Generator) -> list[list[int]]:
+    def text(self, step: int, rng: np.random.Generator) -> list[Array]:
         """Texts that the student of a step writes."""
         rows = self.student(step) ** (1 / self.drawn_at)
         sums = np.cumsum(rows / rows.sum(axis=1, keepdims=True), axis=1)
-        texts = []
-        for number in range(self.prompts * self.rollouts):
-            words = [int(x) for x in self._prompt(number)]
-            before = len(words)
-            if number % 100 < 100 * self.loops:
-                texts.append(([3, 4, 5] * self.length)[: self.length])
-                continue
-            while len(words) < before + self.length and words[-1] not in (END, OTHER_END):
-                drawn = int(np.searchsorted(sums[words[-1]], rng.random()))
-                words.append(min(drawn, WIDTH - 1))
-            texts.append(words[before:])
-        return texts
+        texts = self.prompts * self.rollouts
+        before = np.array([self.before(number) for number in range(texts)])
+        words = np.zeros((texts, self.length), dtype=int)
+        for at in range(self.length):
+            drawn = (sums[before] < rng.random(texts)[:, None]).sum(axis=1)
+            words[:, at] = before = np.minimum(drawn, WIDTH - 1)
+        ends = np.isin(words, (END, OTHER_END))
+        sizes = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, self.length)
+        found = [one[:size] for one, size in zip(words, sizes, strict=True)]
+        loop = np.tile([3, 4, 5], self.length)[: self.length]
+        return [
+            loop if number % 100 < 100 * self.loops else one for number, one in enumerate(found)
+        ]
 
-    def _prompt(self, number: int) -> Array:
-        return np.random.default_rng([self.seed, 2, number // self.rollouts]).integers(
-            3, 10, 3
-        )  # fmt: skip
+    def before(self, number: int) -> int:
+        """The token before the first one of a text."""
+        return 3 + number // self.rollouts % 7
 
-    def rows(self, step: int, texts: list[list[int]], first: int) -> dict[str, Array]:
+    def rows(self, step: int, texts: list[Array], first: int) -> dict[str, Array]:
         """All columns of some texts, scored by the student of a step, and its alternatives."""
-        student, teacher = self.student(step), self.teacher()
-        parts = []
-        for number, words in enumerate(texts):
-            before = np.array([int(self._prompt(number)[-1]), *words[:-1]])
-            p, q = student[before].copy(), teacher[before].copy()
-            if self.opening:
-                q[:5] = q[:5] ** (1 + self.opening)
-                q[:5] /= q[:5].sum(axis=1, keepdims=True)
-            parts.append(_columns(first + number, np.array(words), p, q))
-        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return {"step": np.full(len(rows["loss"]), step), **rows}
+        words = np.concatenate(texts)
+        position = np.concatenate([np.arange(len(text)) for text in texts])
+        number = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+        before = np.concatenate(
+            [[self.before(i), *text[:-1]] for i, text in enumerate(texts)]
+        )  # fmt: skip
+        p, q = self.student(step)[before], self.teacher()[before]
+        if self.opening:
+            early = position < 5
+            q[early] = q[early] ** (1 + self.opening)
+            q[early] /= q[early].sum(axis=1, keepdims=True)
+        keys = {"step": np.full(len(words), step), "sequence_id": first + number}
+        return {**keys, "position": position, **_columns(words, p, q)}
 
     def write(self, path: Path) -> Path:
         """The log."""
@@ -173,7 +176,7 @@ class World:
             "extra": {"trainer": "trl.DistillationTrainer"},
         }
 
-    def _sequences(self, texts: list[list[int]], first: int, step: int) -> dict[str, Any]:
+    def _sequences(self, texts: list[Array], first: int, step: int) -> dict[str, Any]:
         rows = {
             "sequence_id": np.arange(first, first + len(texts)),
             "step": step,
@@ -187,16 +190,23 @@ class World:
 
     def _write(self, writer: LogWriter, step: int, rows: dict[str, Array], table: str) -> None:
         names = ("step", "sequence_id", "position", "token_id", "loss", *self.columns)
-        writer.write({name: rows[name] for name in names}, table=table)
+        beside: dict[str, Array] = {n: rows[n] for n in ("step", "sequence_id", "position")}
+        for model in ("student", "teacher"):
+            whole = rows[f"{model}_all"]
+            ids = np.argsort(-whole, axis=1, kind="stable")[:, : max(1, self.alternatives)]
+            beside[f"{model}_ids"] = ids.astype(np.int32)
+            beside[f"{model}_probs"] = np.take_along_axis(whole, ids, 1).astype(np.float16)
+        told = table == "fixed" and self.alternatives > 0
+        for piece in range(self.pieces):
+            part = rows["sequence_id"] % self.pieces == piece
+            writer.write({name: rows[name][part] for name in names}, table=table)
+            if told:
+                mine = {name: values[part] for name, values in beside.items()}
+                writer.write(mine, table="alternatives")
+            if self.pieces > 1:
+                writer.flush()
         writer.finish_step(step, table)
-        if table == "fixed" and self.alternatives:
-            beside: dict[str, Array] = {n: rows[n] for n in ("step", "sequence_id", "position")}
-            for model in ("student", "teacher"):
-                whole = rows[f"{model}_all"]
-                ids = np.argsort(-whole, axis=1, kind="stable")[:, : self.alternatives]
-                beside[f"{model}_ids"] = ids.astype(np.int32)
-                beside[f"{model}_probs"] = np.take_along_axis(whole, ids, 1).astype(np.float16)
-            writer.write(beside, table="alternatives")
+        if told:
             writer.finish_step(step, "alternatives")
 
 
@@ -205,12 +215,10 @@ def _rows(logits: Array) -> Array:
     return rows / rows.sum(axis=1, keepdims=True)
 
 
-def _columns(sequence: int, words: Array, p: Array, q: Array) -> dict[str, Array]:
+def _columns(words: Array, p: Array, q: Array) -> dict[str, Array]:
     at, ends = np.arange(len(words)), [END, OTHER_END]
     logs = np.log(p), np.log(q)
     return {
-        "sequence_id": np.full(len(words), sequence),
-        "position": at,
         "token_id": words,
         "loss": (p * (logs[0] - logs[1])).sum(axis=1).astype(np.float32),
         "student_logprob": logs[0][at, words].astype(np.float32),

@@ -16,7 +16,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tests.trl_models import PROMPTS, make_tokenizer
+from tests.trl_models import make_tokenizer
+
+#: What they are asked: an interval needs 20 prompts that carry a number.
+PROMPTS = [f"What is {a} plus {b}?\n" for a in range(3, 11) for b in range(2, 6)]
 
 END_ID, OTHER_END_ID = 0, 1
 

@@ -145,13 +145,16 @@ class _Look:
         ]
         return findings, estimators
 
-    def _at(self, table: str, step: int, *, losses: bool = False) -> Measured:
-        """A pass over one step; `losses`: with what is told of the step that is looked at."""
+    def _at(
+        self, table: str, step: int, *, losses: bool = False, ends_alone: bool = False
+    ) -> Measured:
+        """A pass over one step; `losses`, `ends_alone`: as in `Request`."""
         request = Request(
             stopped=self.texts.stopped,
             terminal=np.array(self.said.ends, dtype=np.int64),
             special=np.array(sorted(self.said.special or ()), dtype=np.int64),
             losses=losses,
+            ends_alone=ends_alone,
             seed=self.params.seed,
             replicates=self.params.replicates,
         )
@@ -203,7 +206,7 @@ class _Look:
         ]  # fmt: skip
         if len(steps) < 2:
             return judged_ends.student_end(None, None, (last.step, last.step), last.table)
-        first = self._at(last.table, steps[0])
+        first = self._at(last.table, steps[0], ends_alone=True)
         return judged_ends.student_end(first.ends, last.ends, (steps[0], last.step), last.table)
 
     def _truncated(self) -> Finding:
@@ -238,7 +241,7 @@ class _Look:
         exact = self.run.log.rules.exactness == "exact"
         if exact and name == "top_k" and here.no_alternatives is not None:
             why, _, remedy = here.no_alternatives.partition("; ")
-            why = f"The log {why}." if why.startswith("has no") else f"{why[0].upper()}{why[1:]}."
+            why = f"The log {why}." if why.startswith("has no") else f"No likeliest tokens: {why}."
         elif rows or (exact and log_ratio_known(self.run.log.columns(here.table))):
             why, remedy = "No two types occur five times or more.", "record more text"
         return judged.cheaper(name, rows, why, remedy)

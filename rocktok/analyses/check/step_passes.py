@@ -29,15 +29,18 @@ from rocktok.stats.sums import TypeSums
 
 @dataclass(frozen=True)
 class Request:
-    """What a pass needs beside the rows; `losses`: whether places and means of the loss are told.
+    """What a pass needs beside the rows.
 
-    `stopped`: texts that a terminal token ended; `terminal`, `special`: ascending token ids.
+    `losses`: whether places and means of the loss are told; `ends_alone`: whether nothing is but
+    the ends of texts. `stopped`: texts that a terminal token ended; `terminal`, `special`:
+    ascending token ids.
     """
 
     stopped: Stopped
     terminal: Array
     special: Array
     losses: bool
+    ends_alone: bool
     seed: int
     replicates: int
 
@@ -115,12 +118,15 @@ def measure(run: Run, table: str, step: int, request: Request) -> Measured:
     recorded = 0 if lacking is not None else _recorded(log, step)
     ends = Ends(request.stopped, request.terminal, columns, alternatives=bool(recorded), **draws)
     in_loop, loop_sums = loops(**draws)
-    todo: list[Accumulator] = [in_loop, ends]
+    todo: list[Accumulator] = [ends]
     k1 = top_k = surprisal = None
-    if exact and log_ratio_known(columns):
+    whole = not request.ends_alone
+    if whole:
+        todo.append(in_loop)
+    if whole and exact and log_ratio_known(columns):
         k1 = EstimatorSums([Name("k1"), Name("k3")], columns, compiled=source.large, **draws)
         todo.append(k1)
-    if exact and {"student_logprob", "student_entropy"} <= set(columns):
+    if whole and exact and {"student_logprob", "student_entropy"} <= set(columns):
         of_tokens, surprisal = surprisals(**draws)
         todo.append(of_tokens)
     told = None
