@@ -39,6 +39,8 @@ NORMALISATION: Levels = {"note": 0.1, "warning": 0.5}
 MICRO_BATCHES = (2, 4, 8, 16)
 #: Change of the loss over the last third that counts as none, as a share of it.
 FLAT = 0.05
+#: Share of the pace before that counts as having stopped.
+SLOWED = 0.1
 
 _NO_LOSS = "There is no loss at that step."
 
@@ -257,46 +259,56 @@ def _correlation(row: EstimatorRow) -> float:
     return min(one for one in both if one is not None)
 
 
-def saturation(means: Mapping[int, Estimate], steps: int) -> Finding:
-    """Whether the loss of the kept text falls still; `means`: of the last third of the steps."""
+def saturation(means: Mapping[int, Estimate], first: int) -> Finding:
+    """Whether the loss of the kept text falls still.
+
+    Args:
+        means: step → mean loss, of the last third of the steps, and of the first one.
+        first: the first of all steps; means has one or none where there are fewer than three.
+    """
     measure = "change of the mean loss over the last third of the steps, share of it"
-    if steps < 3 or len(means) < 2:
+    course = {step: mean for step, mean in sorted(means.items()) if step != first}
+    if len(course) < 2:
         return unknown(
             "saturation", "The kept text was scored at fewer than three steps.",
             "record kept text (fixed_sequences, fixed_every), or run `rocktok rescore`",
             measure=measure,
         )  # fmt: skip
-    step_T = np.array(sorted(means), dtype=np.float64)
+    step_T = np.array(list(course), dtype=np.float64)
     weight_T = (step_T - step_T.mean()) / np.square(step_T - step_T.mean()).sum()
     span = step_T[-1] - step_T[0]
-    change = _combined(list(dict(sorted(means.items())).values()), weight_T * span)
-    level = _combined(list(means.values()), np.full(len(means), 1 / len(means)))
+    change = _combined(list(course.values()), weight_T * span)
+    level = _combined(list(course.values()), np.full(len(course), 1 / len(course)))
     number = Number.of(change / level, positive=False)
     if number.value is None:
         return unknown("saturation", _NO_LOSS, "give another --step", measure=measure)
-    first, last = int(step_T[0]), int(step_T[-1])
-    severity: Severity = "ok"
-    verdict = "which few prompts carry"
-    if number.low is not None and number.high is not None:
-        if number.low > 0:
-            severity, verdict = "warning", "it rises"
-        elif number.low >= -FLAT and number.high <= FLAT:
-            severity, verdict = "note", "it has stopped falling"
-        elif number.high < 0:
-            verdict = "it falls still"
-        else:
-            verdict = "which may be chance"
+    start, end = int(step_T[0]), int(step_T[-1])
+    fell = float(means[start].value - means[first].value) / (start - first)
+    severity, verdict = _course(number, fell * span / float(level.value))
     text = (
-        f"From step {first} to {last} the loss of the kept text changed by {number.value:+.1%}: "
+        f"From step {start} to {end} the loss of the kept text changed by {number.value:+.1%}: "
         f"{verdict}."
     )
     return finding(
         "saturation", severity, text, number=number, measure=measure,
         remedy="where it rises, look at the learning rate and at the ends; where it has stopped, "
         "more of the same text teaches nothing (see `rocktok stagnation`)",
-        first_step=first, last_step=last, steps=len(means),
-        slope=float(change.value) / float(span), mean_loss=float(level.value),
+        first_step=start, last_step=end, steps=len(course), slope=float(change.value) / float(span),
+        slope_before=fell, mean_loss=float(level.value),
     )  # fmt: skip
+
+
+def _course(number: Number, before: float) -> tuple[Severity, str]:
+    """Severity and verdict; `before`: the change at the pace before, as a share, too."""
+    if number.low is None or number.high is None:
+        return "ok", "which few prompts carry"
+    if number.low > 0:
+        return "warning", "it rises"
+    flat = number.low >= -FLAT and number.high <= FLAT
+    # A run of few steps has changed little without having stopped.
+    if flat and number.low > SLOWED * before and before < 0:
+        return "note", "it has stopped falling"
+    return "ok", "it falls still" if number.high < 0 else "which may be chance"
 
 
 def _combined(parts: list[Estimate], weight_T: Array) -> Estimate:

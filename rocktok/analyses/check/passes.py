@@ -222,14 +222,14 @@ class _Look:
 
     def _saturation(self, here: Measured) -> Finding:
         steps = self.run.log.complete_steps("fixed")
-        last = steps[-max(2, -(-len(steps) // 3)) :] if len(steps) > 2 else []
+        chosen = [steps[0], *steps[-max(2, -(-len(steps) // 3)) :]] if len(steps) > 2 else []
         means: dict[int, Estimate] = {}
-        for step in last:
+        for step in chosen:
             sums = here.told.places
             if (here.table, here.step) != ("fixed", step):
                 sums = self._losses("fixed", step)
             means[step] = sums.of("loss") / sums.of("")
-        return judged.saturation(means, len(steps))
+        return judged.saturation(means, steps[0] if steps else 0)
 
     def _losses(self, table: str, step: int) -> PromptBootstrap:
         sums = PromptBootstrap(np.zeros(0, np.int64), ("", "loss"), **self._draws)

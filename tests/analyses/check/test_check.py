@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import rocktok
+from rocktok.analyses.check.judged import saturation
 from rocktok.analyses.check.result import NAMES, CheckResult
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.log import tasks
+from rocktok.log.compact import compact
+from rocktok.stats.intervals import Estimate
 from tests.check_worlds import END, OTHER_END, World
 from tests.processes import run_command as run
 
@@ -179,6 +182,28 @@ def test_a_slope_is_that_of_least_squares(tmp_path: Path) -> None:
     slope = np.polyfit(steps[-3:], means, 1)[0]
     assert one["details"]["slope"] == pytest.approx(slope, rel=1e-4)
     assert one["value"] == pytest.approx(slope * 35 / np.mean(means), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("losses", "severity", "verdict"),
+    [
+        ([3.0, 2.0, 1.5], "ok", "it falls still"),
+        ([3.0, 1.51, 1.5], "note", "it has stopped falling"),
+        ([3.0, 1.5, 1.8], "warning", "it rises"),
+        # Two steps of a long run: little has changed, and nothing has stopped.
+        ([1.55, 1.525, 1.5], "ok", "it falls still"),
+        ([1.5, 1.5, 1.5], "ok", "which may be chance"),
+    ],
+)
+def test_what_is_said_of_a_course(losses: list[float], severity: str, verdict: str) -> None:
+    rng = np.random.default_rng(0)
+    means = {
+        10 * at: Estimate(np.array(loss), 1e-3 * rng.standard_normal(500), np.array(60.0))
+        for at, loss in enumerate(losses)
+    }
+    found = saturation(means, 0)
+    assert found["severity"] == severity
+    assert found["text"].endswith(f": {verdict}.")
 
 
 def test_whether_texts_are_the_students_own(healthy: Path, found: CheckResult) -> None:
@@ -446,9 +471,11 @@ def test_the_same_numbers_however_the_log_is_cut(
     whole = check(tmp_path / "whole").to_dict()
     monkeypatch.setattr(tasks, "TASK_ROWS", 100)
     replace(TINY, pieces=3).write(tmp_path / "cut")
-    cut = check(tmp_path / "cut").to_dict()
-    assert whole["findings"] == cut["findings"]
-    assert whole["estimators"] == cut["estimators"]
+    compact(tmp_path / "cut", tmp_path / "compact")
+    for name in ("cut", "compact"):
+        other = check(tmp_path / name).to_dict()
+        assert whole["findings"] == other["findings"]
+        assert whole["estimators"] == other["estimators"]
 
 
 def test_rocks_are_held_against_estimates(healthy: Path) -> None:
