@@ -62,10 +62,22 @@ def write_by_hand(path: Path, rows: Rows, table: str, name: str = "a", **options
     """One shard by pyarrow, as someone without our writer would make it."""
     target = path / table / f"{name}.parquet"
     target.parent.mkdir(parents=True, exist_ok=True)
-    fields = {field.name: field.type for field in schema.arrow_schema(table)}
-    arrays = {
-        name: pa.array([bytes(v) if name == "context" else v for v in values], fields[name])
-        for name, values in rows.items()
+    fields = {
+        field.name: field.type for field in schema.arrow_schema(table, _optional(table, rows))
     }
+    arrays = {name: _arrow(values, fields[name]) for name, values in rows.items()}
     pq.write_table(pa.table(arrays), target, **options)
     return path
+
+
+def _optional(table: str, rows: Rows) -> list[str]:
+    return [name for name in rows if name not in schema.required_names(table)]
+
+
+def _arrow(values: np.ndarray[Any, Any], kind: Any) -> Any:
+    if values.ndim == 1:
+        return pa.array(values, kind)
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.array([bytes(value) for value in values], kind)
+    flat = pa.array(values.ravel(), kind.value_type)
+    return pa.ListArray.from_arrays(np.arange(0, values.size + 1, values.shape[1]), flat)

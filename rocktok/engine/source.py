@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rocktok._types import Array
 from rocktok.errors import LogError
 from rocktok.hashing import halves
-from rocktok.log.beside import TABLE_OF, BesideRows
+from rocktok.log.attach import TABLE_OF, BesideRows
 from rocktok.log.catalogue import Log
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.join import JoinedSteps

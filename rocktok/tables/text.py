@@ -79,6 +79,8 @@ def _shown(
             used += _GAP + least[column]
             if used > view.width:
                 break
+            # What follows does not cut a text.
+            used = min(used + widest[column] - least[column], view.width)
             own.append(column)
     return sorted(own)
 

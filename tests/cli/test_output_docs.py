@@ -12,6 +12,7 @@ import pytest
 
 import rocktok
 from rocktok.analyses.compare.rankings import Ranking, compare_rankings
+from rocktok.analyses.detect.instead import InsteadRow
 from rocktok.report.page.files import render_report
 from rocktok.stats import group_names
 from tests.paths import ROOT
@@ -39,9 +40,11 @@ ELSEWHERE = {
 }  # fmt: skip
 GROUPS = {f"members.{name}" for name in group_names.NAMES}
 
-#: Keys that a result has only where it has no numbers, or with analyses of one's own.
+#: Keys that a result has only where it has no numbers, with analyses of one's own, or of a log with
+#: alternatives (tests/analyses/detect/test_instead.py).
 RARE = {"groups[].skipped", "tests[].skipped", "geometry.comparisons[].skipped", "analyses",
-        "analyses.<analysis>", "missing[].what", "missing[].why", "missing[].remedy"}  # fmt: skip
+        "analyses.<analysis>", "missing[].what", "missing[].why", "missing[].remedy",
+        *(f"tokens[].instead[].{name}" for name in InsteadRow.__annotations__)}  # fmt: skip
 
 
 def _compared(log: rocktok.Log) -> Any:

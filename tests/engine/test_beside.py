@@ -15,7 +15,7 @@ import rocktok
 from rocktok.engine.passes import Engine, Partial
 from rocktok.engine.source import Source
 from rocktok.errors import DataError, LogError
-from rocktok.log import LogWriter, beside, tasks
+from rocktok.log import LogWriter, attach, tasks
 from rocktok.log.reader import Reader
 from rocktok.log.sequences import load_prompts
 from rocktok.stats.accumulator import Batch
@@ -74,7 +74,7 @@ def check(found: Collected, by_key: dict[tuple[int, int], dict[str, Any]], mark:
     """Compare with the twin; returns the rows that have none beside."""
     without = 0
     for name in found.batches[0]:
-        if beside.TABLE_OF.get(name) != beside.TABLE_OF[mark]:
+        if attach.TABLE_OF.get(name) != attach.TABLE_OF[mark]:
             continue
         for key, value in found.by_key(name).items():
             row = by_key.get(key)
@@ -169,7 +169,7 @@ def test_half_of_the_prompts_and_chosen_sequences_keep_their_rows(tmp_path: Path
     check(found, expected(words), "has_alternatives")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_by_hand_any_cut_and_order_of_shards(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -310,7 +310,7 @@ def test_no_more_waits_than_a_row_group_where_both_tables_are_in_one_order(
         write(tmp_path, 5, share=1.0)
     waiting: dict[int, int] = {}
     most = [0]
-    methods = {name: getattr(beside._Unit, name) for name in ("_pull", "take")}
+    methods = {name: getattr(attach._Unit, name) for name in ("_pull", "take")}
 
     def counting(name: str) -> Any:
         def counted(unit: Any, *arguments: Any) -> Any:
@@ -322,7 +322,7 @@ def test_no_more_waits_than_a_row_group_where_both_tables_are_in_one_order(
         return counted
 
     for name in methods:
-        monkeypatch.setattr(beside._Unit, name, counting(name))
+        monkeypatch.setattr(attach._Unit, name, counting(name))
     # One task, as where shards are interleaved.
     monkeypatch.setattr(tasks, "TASK_ROWS", 1 << 30)
     read(source_of(tmp_path), *WORDS)

@@ -25,6 +25,7 @@ from rocktok.errors import DamagedError, RocktokError, UsageError
 from rocktok.log import LogWriter, tasks
 from rocktok.log.sequences import load_prompts
 from rocktok.report.passes import report
+from tests.beside_logs import alternatives
 from tests.gradient_logs import frame, write
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
 from tests.processes import LIMIT, run_command, wait_until
@@ -34,7 +35,7 @@ distributed = pytest.importorskip("distributed")
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight shards a step; the second step is cut otherwise than the first."""
+    """Eight shards a step; the second step is cut otherwise than the first, alternatives again."""
     path = tmp_path_factory.mktemp("engine") / "log"
     with LogWriter(path, run=RUN) as writer:
         writer.write(sequence_rows(range(160)), table="sequences")
@@ -50,6 +51,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 part.write(rows(step, ids, tokens=40), table="fixed")
                 part.finish_step(step, "fixed")
                 part.flush()
+            for half in (ids[:7], ids[7:]):
+                part.write(alternatives(rows(10, half, tokens=40), share=0.7), "alternatives")
+                part.flush(whole=True)
     return path
 
 
@@ -82,6 +86,12 @@ def test_what_goes_with_a_task_does_not_grow_with_the_log(log: Path, tmp_path: P
         return len(pickle.dumps(whole.for_task(whole.tasks()[0])))
 
     assert size(log) < size(tmp_path / "small") + 500
+
+
+def test_the_answer_holds_what_the_teacher_wrote_instead(log: Path) -> None:
+    rows = json.loads(answer(log, Engine(1)))["tokens"]
+    assert all(row["instead_occurrences"] < row["persistent"] for row in rows)
+    assert all(len(row["instead"]) == 3 for row in rows)
 
 
 @pytest.mark.parametrize("jobs", [2, 3, 16])

@@ -319,14 +319,9 @@ class ExtraColumns(TypedDict):
 
 
 class DetectRow(
-    ScoreColumns,
-    PersistenceColumns,
-    ContextColumns,
-    TestedColumns,
-    ExtraColumns,
-    InsteadColumns,
+    ScoreColumns, PersistenceColumns, ContextColumns, TestedColumns, ExtraColumns, InsteadColumns,
     LiftColumns,
-):
+):  # fmt: skip
     """One type; the columns of lifts only where these were asked for."""
 
     flags: list[str]

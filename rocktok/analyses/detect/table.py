@@ -84,7 +84,8 @@ def _tokens(result: DetectResult, view: View) -> list[str]:
             _heading(name, view),
             text=name in ("token", _INSTEAD),
             extra=name in more,
-            least=12 if name == _INSTEAD else 8,
+            # With all columns, no text is cut.
+            least=8 if name != _INSTEAD else 80 if view.wide else 12,
         )
         for name in (*names, *more)
     ]
@@ -132,8 +133,9 @@ def _layout(result: DetectResult) -> tuple[list[str], list[str]]:
         if some.get(key) is not None
     ]  # fmt: skip
     if any(row["instead"] is not None for row in result.tokens):
-        # The change can be seen in what stands before it.
-        names, rest = [name for name in names if name != "change"], [_INSTEAD, "change", *rest]
+        # Room for it: the change can be seen in what stands before that.
+        moved = [name for name in names if name == "change"]
+        names, rest = [name for name in names if name not in moved], [_INSTEAD, *moved, *rest]
         own += ["q on token", "p on token"]
     rest = [*rest, "rank", "Rock Score", "coverage", "prompts", *own]
     return names, [name for name in dict.fromkeys(rest) if name not in names]
