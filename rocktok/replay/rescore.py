@@ -280,7 +280,7 @@ def _projections(
     job: _Job, stands: Standing, loaded: list[Scorer], problems: list[str]
 ) -> Projections | None:
     """What takes projections at the first step that is scored; None where none are needed."""
-    known = frozenset(stands.sketched.tolist())
+    known = stands.sketched
     if not job.contexts or not loaded or known >= set(job.texts.sequence_S.tolist()):
         return None
     if loaded[0].head is None:
@@ -329,6 +329,7 @@ def _score_step(
     if projections is not None:
         rows = projections.rows(mean_projection([projections.sums()]))
         writer.write({"step": step, **rows}, table="contexts")
+    if projections is not None or step in stands.contexts:
         writer.finish_step(step, "contexts")
     if wanted.alternatives:
         writer.finish_step(step, "alternatives")
