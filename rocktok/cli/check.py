@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -21,10 +22,11 @@ _SEVERITIES = ("note", "warning", "problem")
 @click.command("check")
 @options.table_option
 @options.step_option("Step at which losses are looked at. Default: the last complete one.")
+@options.rocks_option()
 @click.option(
-    "--rocks/--no-rocks",
-    default=True,
-    help="Find the rocks, and say how many a cheaper estimate of the loss would have named.",
+    "--no-rocks",
+    is_flag=True,
+    help="Look for no rocks, which takes most of the time: estimates are held against types alone.",
 )
 @options.replicates_option()
 @fail_if_option(
@@ -36,7 +38,8 @@ def check_command(
     job: Job,
     table: str,
     step: int | None,
-    rocks: bool,
+    rocks: Path | None,
+    no_rocks: bool,
     replicates: int,
     fail_if: tuple[str, ...],
     seed: int,
@@ -50,14 +53,20 @@ def check_command(
     from rocktok.analyses.check.passes import check
     from rocktok.analyses.check.result import rank_of
     from rocktok.cli.limits import Limit
-    from rocktok.errors import LimitError
+    from rocktok.errors import LimitError, UsageError
+    from rocktok.inputs import load_rocks
 
+    if rocks is not None and no_rocks:
+        raise UsageError("--rocks and --no-rocks contradict each other; give one of them")
     limits = parse_limits(fail_if, or_one_of=_SEVERITIES)
     results: list[CheckResult] = []
 
     def analyse(log: Log, engine: Engine) -> CheckResult:
+        token_ids: tuple[int, ...] | None = () if no_rocks else None
+        if rocks is not None:
+            token_ids = load_rocks(rocks, log.vocab.identity)
         results.append(
-            check(log, table=table, step=step, rocks=rocks, replicates=replicates, seed=seed,
+            check(log, rocks=token_ids, table=table, step=step, replicates=replicates, seed=seed,
                   engine=engine)
         )  # fmt: skip
         return results[0]

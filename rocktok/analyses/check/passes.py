@@ -27,6 +27,7 @@ from rocktok.analyses.check.said import Said
 from rocktok.analyses.check.step_passes import Measured, Request, measure
 from rocktok.analyses.check.texts_passes import Texts, cut_shares, load_texts
 from rocktok.analyses.detect.passes import detect
+from rocktok.analyses.detect.result import DetectResult, DetectRow
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
@@ -39,10 +40,11 @@ from rocktok.stats.intervals import Estimate
 def check(
     log: LogOrPath,
     *,
+    rocks: tuple[int, ...] | None = None,
+    detected: DetectResult | None = None,
     engine: Engine | None = None,
     table: str = "auto",
     step: int | None = None,
-    rocks: bool = True,
     replicates: int = 1_000,
     seed: int = 0,
 ) -> CheckResult:
@@ -50,11 +52,12 @@ def check(
 
     Args:
         log: an open log, or the path of one.
+        rocks: token ids that cheaper estimates of the loss are held against; None: what `detect`
+            finds with its default options; none (): they are not.
+        detected: what `detect` found here, where that is known already.
         engine: what makes the passes; default: threads on the cores this process may use.
         table: "fixed", "rollout", or "auto": fixed text where there is any.
         step: at which losses are looked at; None: the last complete one.
-        rocks: whether cheaper estimates of the loss are held against the rocks, too, which takes
-            `detect`.
         replicates: of the bootstrap over prompts.
         seed: of that, and of all draws.
 
@@ -65,7 +68,7 @@ def check(
     params = options_of(CheckParams, locals())
     run = Run.begin(log, engine, table, seed)
     at, _, notes = run.view.reference(step)
-    look = _Look(run, params, at)
+    look = _Look(run, params, at, rocks, detected)
     findings, estimators = look.result()
     return CheckResult(
         log={
@@ -73,6 +76,7 @@ def check(
             "table": run.table,
             "step": at,
             "rollout_step": look.rollout_steps[-1] if look.rollout_steps else None,
+            "rocks": None if look.rocks is None else look.rocks.tolist(),
             "passes": run.passes,
         },
         params=cast(CheckOptions, asdict(params)),
@@ -89,6 +93,8 @@ class _Look:
     run: Run
     params: CheckParams
     step: int
+    given: tuple[int, ...] | None
+    detected: DetectResult | None
 
     @cached_property
     def said(self) -> Said:
@@ -116,12 +122,11 @@ class _Look:
         there = here
         if table == "fixed" and self.rollout_steps:
             there = self._at("rollout", self.rollout_steps[-1])
-        rocks = self._rocks() if self.params.rocks and (here.k1 or here.top_k) else None
         estimators: list[EstimatorRow] = []
         for found in (here,) if there is here else (here, there):
             for sums in (found.k1, found.top_k):
                 if sums is not None:
-                    estimators += sums.rows(found.table, found.step, rocks)
+                    estimators += sums.rows(found.table, found.step, self.rocks)
         # Alternatives are of fixed text alone; else what is trained is what counts.
         ends = here.ends if here.ends.known.get("teacher") == "bounds" else there.ends
         findings = [
@@ -160,11 +165,20 @@ class _Look:
         )
         return measure(self.run, table, step, request)
 
-    def _rocks(self) -> Array | None:
-        """Rocks by the defaults of `detect`; None where it finds none, or the log has no pre."""
+    @cached_property
+    def rocks(self) -> Array | None:
+        """Rocks, ascending; None where there are none, or the log has no earlier step."""
+        ids = self.given
+        if ids is None:
+            ids = tuple(row["token_id"] for row in self._found())
+        return np.array(sorted(set(ids)), dtype=np.int64) if ids else None
+
+    def _found(self) -> tuple[DetectRow, ...]:
+        if self.detected is not None:
+            return tuple(self.detected.rocks)
         run = self.run
-        if run.table != "fixed":
-            return None
+        if run.table != "fixed" or run.log.rules.exactness != "exact":
+            return ()
         try:
             found = detect(
                 run.log, engine=run.engine, table=run.table, seed=run.seed, replication=False
@@ -172,9 +186,8 @@ class _Look:
         except (DamagedError, DataError):
             raise
         except LogError:
-            return None
-        ids = sorted(row["token_id"] for row in found.rocks)
-        return np.array(ids, dtype=np.int64) if ids else None
+            return ()
+        return tuple(found.rocks)
 
     def _on_policy(self, there: Measured) -> Finding:
         why, remedy = "The log has no complete step of rollouts.", "record rollouts (every=…)"

@@ -39,11 +39,10 @@ NAMES = (
 
 @dataclass(frozen=True)
 class CheckParams:
-    """Options of `check`. `rocks`: whether estimates are held against the rocks."""
+    """Options of `check`."""
 
     table: str = "auto"
     step: int | None = None
-    rocks: bool = True
     replicates: int = 1_000
     seed: int = 0
 
@@ -58,17 +57,21 @@ class CheckOptions(TypedDict):
 
     table: str
     step: int | None
-    rocks: bool
     replicates: int
     seed: int
 
 
 class CheckLog(LogIdentity):
-    """What was read. `rollout_step`: None where no step of rollouts is complete."""
+    """What was read.
+
+    `rollout_step`: None where no step of rollouts is complete. `rocks`: which estimates are held
+    against; None: there are none, or they were not looked for.
+    """
 
     table: str
     step: int
     rollout_step: int | None
+    rocks: list[int] | None
     passes: int
 
 

@@ -39,7 +39,7 @@ def found(healthy: Path) -> CheckResult:
 
 
 def check(log: Path, **options: Any) -> CheckResult:
-    return rocktok.check(log, **{"replicates": 200, "rocks": False, **options})
+    return rocktok.check(log, **{"replicates": 200, "rocks": (), **options})
 
 
 def severities(result: CheckResult, *besides: str) -> dict[str, str]:
@@ -479,8 +479,13 @@ def test_the_same_numbers_however_the_log_is_cut(
 
 
 def test_rocks_are_held_against_estimates(healthy: Path) -> None:
-    result = check(healthy, rocks=True)
-    rocks = {row["token_id"] for row in rocktok.detect(healthy).rocks}
+    result = check(healthy, rocks=None)
+    detected = rocktok.detect(healthy)
+    rocks = {row["token_id"] for row in detected.rocks}
+    assert result.log["rocks"] == (sorted(rocks) or None)
+    assert check(healthy, rocks=None, detected=detected).findings == result.findings
+    one = check(healthy, rocks=(3, 4, 5)).estimators[0]
+    assert (one["rocks"], one["rocks_in_top_exact"] in range(4)) == (3, True)
     for row in result.estimators:
         assert row["rocks"] is None if not rocks else 0 <= row["rocks"] <= len(rocks)
         if row["rocks"] is not None:

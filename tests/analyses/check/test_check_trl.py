@@ -32,7 +32,7 @@ def train(folder: Path, student: Any, teacher: Any, **options: Any) -> CheckResu
     with attach(trainer, recorder):
         trainer.train()
     assert rocktok.info(folder / "log", verify=True).damage == ()
-    return rocktok.check(folder / "log", replicates=200, rocks=False)
+    return rocktok.check(folder / "log", replicates=200, rocks=())
 
 
 def bad(result: CheckResult) -> dict[str, str]:
