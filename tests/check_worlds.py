@@ -105,7 +105,8 @@ class World:
         words = np.zeros((texts, self.length), dtype=int)
         for at in range(self.length):
             drawn = (sums[before] < rng.random(texts)[:, None]).sum(axis=1)
-            words[:, at] = before = np.minimum(drawn, WIDTH - 1)
+            # The sums end a little below 1.
+            words[:, at] = before = np.minimum(drawn, (WIDTH if self.padding else PADDED) - 1)
         ends = np.isin(words, (END, OTHER_END))
         sizes = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, self.length)
         found = [one[:size] for one, size in zip(words, sizes, strict=True)]
