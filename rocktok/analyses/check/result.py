@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypedDict
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict
 
 from rocktok._types import LogIdentity
 from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Severity = Literal["ok", "note", "warning", "problem", "unknown"]
 
@@ -194,9 +198,24 @@ class CheckResult(Result):
             for one in self.findings
         }  # fmt: skip
 
-    def shown(self) -> tuple[str, list[FindingRow]]:
-        """The findings."""
-        return "", self.rows()
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The findings as a pandas DataFrame, without details."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
+    def shown(self) -> tuple[str, list[dict[str, str]]]:
+        """The findings in words."""
+        return "", [
+            {
+                "severity": one["severity"],
+                "check": one["name"],
+                "finding": one["text"],
+                "remedy": one["remedy"] or "",
+            }
+            for one in self.findings
+        ]
 
 
 def _no_finding(name: str) -> Finding:

@@ -492,6 +492,14 @@ def test_rocks_are_held_against_estimates(healthy: Path) -> None:
             assert 0 <= row["rocks_in_top"] <= row["rocks"]
 
 
+def test_in_python(found: CheckResult) -> None:
+    assert list(found.table["name"]) == [f["name"] for f in found.findings]
+    assert list(found.table.columns)[:3] == ["name", "severity", "value"]
+    html = found._repr_html_()
+    assert html.startswith("<p>No findings.<br>17 of 17 checks are ok.</p>")
+    assert "<th>finding</th>" in html
+
+
 def test_as_a_command(healthy: Path, tmp_path: Path, found: CheckResult) -> None:
     code, printed, said = run("check", healthy, "--no-rocks", "--replicates", "200")
     assert (code, said) == (0, "")
