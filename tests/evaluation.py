@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -43,6 +43,9 @@ def batch_of(log: PlantedLog) -> Batch:
     number_S, first = names.factorize()
     hashes = np.array([prompt_hash(str(name)) for name in first], dtype=np.uint64)
     prompt = hashes[number_S[np.searchsorted(known, batch["sequence_id"])]]
+    if log.context is not None:
+        batch["context"] = log.context
+        batch["has_context"] = np.ones(len(log.context), dtype=bool)
     return {**batch, "prompt": prompt, "loss_pre": loss[~post], "loss_post": loss[post]}
 
 
@@ -126,6 +129,8 @@ def evaluate(
     fdr: float = 0.05,
     halves_too: bool = False,
     seed: int = 0,
+    similarity: str = "surprisal",
+    gamma: float | Literal["auto"] = "auto",
 ) -> Evaluation:
     """Thresholds, sums, tests, the contexts of what may pass, rocks and their flags."""
     params = DetectParams(
@@ -134,6 +139,8 @@ def evaluate(
         seed=seed,
         fdr=fdr,
         all_types=all_types,
+        similarity=similarity,
+        gamma=gamma,
     )
     thresholds = _thresholds(batch, quantile_of_losses)
     source, count_V, clusters = _sources(batch, seed, most)
@@ -172,7 +179,8 @@ def _judged(
     batch: Batch, types: TypeTable, contexts: Contexts
 ) -> dict[int, tuple[Array, Array] | None]:
     """Of each type judged: prompts of its persistent occurrences, and which are retained."""
-    windows = PersistentWindows(contexts.thresholds, contexts.params.window, contexts.params.seed)
+    params, contents = contexts.params, (contexts.rule.similarity.contents,)
+    windows = PersistentWindows(contexts.thresholds, params.window, params.seed, contents=contents)
     windows.update(batch)
     rule, held = contexts.rule, windows.result()
     judged: dict[int, tuple[Array, Array] | None] = {}

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 Array = np.ndarray[Any, Any]
 Unit = tuple[Array, Array]
@@ -47,17 +49,28 @@ class Text:
 
 @dataclass
 class PlantedLog:
-    """A log in memory: the rows of `fixed/`, the sequences, and what was planted."""
+    """A log in memory: the rows of `fixed/`, the sequences, and what was planted.
+
+    `context`: (N, 32) uint8, sketches of the positions in their order, if there are any.
+    """
 
     rows: pd.DataFrame
     sequences: pd.DataFrame
     kinds: dict[str, list[int]]
+    context: Array | None = None
 
     def write(self, root: Path) -> Path:
         """The log as anybody can write it, without rocktok."""
         for name, frame in (("fixed", self.rows), ("sequences", self.sequences)):
             (root / name).mkdir(parents=True)
             frame.to_parquet(root / name / "all.parquet", index=False)
+        if self.context is not None:
+            first = self.rows[self.rows["step"] == self.rows["step"].min()]
+            keys = first[["step", "sequence_id", "position"]]
+            rows = pa.Table.from_pandas(keys, preserve_index=False)
+            values = pa.array([row.tobytes() for row in self.context], pa.binary(32))
+            (root / "contexts").mkdir()
+            pq.write_table(rows.append_column("context", values), root / "contexts/all.parquet")
         return root
 
 

@@ -114,9 +114,16 @@ class Similarity:
     """sim(c, c') for one way of comparing; `similar` applies gamma."""
 
     def __init__(
-        self, kind: str, w: int, gamma: float, frequency: dict[int, int], embeddings: Any
+        self,
+        kind: str,
+        w: int,
+        gamma: float,
+        frequency: dict[int, int],
+        embeddings: Any,
+        sketches: dict[tuple[int, int], int] | None = None,
     ) -> None:
         self.kind, self.w, self.gamma = kind, w, gamma
+        self.sketches = sketches or {}
         self.embeddings = embeddings
         n = sum(frequency.values())
         self.weight = {u: -math.log(n_u / n) for u, n_u in frequency.items()}
@@ -137,8 +144,19 @@ class Similarity:
                 mean[d] += c * float(self.embeddings[u][d]) / len(win)
         return mean
 
-    def value(self, a: Window, b: Window) -> float | None:
-        """The similarity of two windows; None where it is not defined."""
+    def context(self, texts: dict[int, dict[int, int]], o: Occurrence) -> Any:
+        """What of an occurrence is compared: its window, or the sketch of the place before it;
+        None: it has none.
+        """
+        if self.kind == "hidden":
+            before = o.sequence_id, o.position - 1
+            return self.sketches.get(before) if before[1] in texts[o.sequence_id] else None
+        return window(texts[o.sequence_id], o.position, self.w)
+
+    def value(self, a: Any, b: Any) -> float | None:
+        """The similarity of two windows, or sketches; None where it is not defined."""
+        if self.kind == "hidden":
+            return math.cos(math.pi * (a ^ b).bit_count() / 256)
         if not a or not b:
             return None
         if self.kind == "jaccard":
@@ -151,7 +169,7 @@ class Similarity:
                 self.vectors[win] = self.vector(win)
         return cosine(self.vectors[a], self.vectors[b])
 
-    def similar(self, a: Window, b: Window) -> bool:
+    def similar(self, a: Any, b: Any) -> bool:
         if (a, b) not in self.verdicts:
             s = self.value(a, b)
             self.verdicts[a, b] = s is not None and s >= self.gamma - 1e-9
@@ -188,9 +206,10 @@ def detect(
     window: int = 8,
     similarity: str = "surprisal",
     partners: str = "other-prompt",
-    gamma: float = 0.5,
+    gamma: float | None = None,
     eta: float | str = "auto",
     embeddings: Any = None,
+    sketches: dict[tuple[int, int], int] | None = None,
     top_k: int = 100,
     tau_r: float | None = None,
     min_frequency: int = 1,
@@ -290,7 +309,12 @@ def detect(
                 o.position,
             ),
         )
-        similar = Similarity(similarity, window, gamma, frequency, embeddings)
+        similar = Similarity(similarity, window, gamma or 0.5, frequency, embeddings, sketches)
+        # What has no context is neither judged nor drawn.
+        drawn_in_order = [o for o in drawn_in_order if similar.context(texts, o) is not None]
+        if similarity == "hidden" and gamma is None:
+            similar.gamma = gamma_of(drawn_in_order, texts, similar, partners)
+        thresholds["gamma"] = similar.gamma
         for v in frequency:
             found, kept = context_of_type(
                 v, persistent.get(v, []), drawn_in_order, texts, similar, partners, eta
@@ -299,7 +323,13 @@ def detect(
             tokens[v] |= found
             tokens[v] |= {
                 "persistence_lift": lift(v, corpus, persistent.get(v, []), thresholds, persistence),
-                "persistent_prompts": len({o.prompt for o in persistent.get(v, [])}),
+                "persistent_prompts": len(
+                    {
+                        o.prompt
+                        for o in persistent.get(v, [])
+                        if similar.context(texts, o) is not None
+                    }
+                ),
                 "ccr": None,
                 "retained_loss": None,
                 "context_rock_score": None,
@@ -448,6 +478,27 @@ def lift(
     return None if a * b == 0 else len(o_ph) * len(mine) / (a * b)
 
 
+def gamma_of(
+    drawn_in_order: list[Occurrence],
+    texts: dict[int, dict[int, int]],
+    similarity: Similarity,
+    partners: str,
+) -> float:
+    """The 0.95 quantile of the similarities of random pairs of positions that may be partners."""
+    values: list[float] = []
+    n = len(drawn_in_order)
+    for apart in range(1, (n - 1) // 2 + 1):
+        if len(values) >= 65536 or (apart - 1) * n >= 8 * 65536:
+            break
+        for i, a in enumerate(drawn_in_order):
+            b = drawn_in_order[(i + apart) % n]
+            if may_be_partners(partners, a, b):
+                value = similarity.value(similarity.context(texts, a), similarity.context(texts, b))
+                assert value is not None
+                values.append(value)
+    return max(quantile(values, 0.95), math.cos(math.pi * 127 / 256)) if values else 1.0
+
+
 def null_draws(
     v: int, drawn_in_order: list[Occurrence], texts: dict[int, dict[int, int]], w: int
 ) -> tuple[list[Occurrence], int | None]:
@@ -487,14 +538,15 @@ def context_of_type(
     }
     if not o_ph:
         return row, []
-    if len(o_ph) < 20 or len({o.prompt for o in o_ph}) < 5:
+    w, few = similarity.w, len(o_ph) < 20
+    o_ph = [o for o in o_ph if similarity.context(texts, o) is not None]
+    if few or len({o.prompt for o in o_ph}) < 5:
         row["flags"].add("low_power")
-    w = similarity.w
-    windows = {o: window(texts[o.sequence_id], o.position, w) for o in o_ph}
+    windows = {o: similarity.context(texts, o) for o in o_ph}
 
     def similar_partners(o: Occurrence) -> tuple[int, float]:
         """How many of o's partners have a window like o's: the number, and the share."""
-        mine = window(texts[o.sequence_id], o.position, w)
+        mine = similarity.context(texts, o)
         others = [other for other in o_ph if may_be_partners(partners, o, other)]
         number = sum(similarity.similar(mine, windows[other]) for other in others)
         return number, number / len(others) if others else 0.0

@@ -289,14 +289,24 @@ def shuffled_within_types(
 
 
 def planted_rocks(seed: int, prompts: int, rocks: int) -> PlantedLog:
+    """A log of `rocks_in_text`."""
+    return rocks_in_text(np.random.default_rng([seed, prompts, rocks, 7]), prompts, rocks)[0]
+
+
+def rocks_in_text(
+    rng: np.random.Generator, prompts: int, rocks: int, noise: float | None = None
+) -> tuple[PlantedLog, Text, Array]:
     """Hard rocks (`planted.LEVELS`), so many, and as many types as could be taken for them.
 
     `common`: one type in ten of the rocks (at most 3), 2% of all positions, in six phrases of its
     own; `rare`: the others, each in a phrase with 10 to 20 uses. `decoy`: hard in a quarter of
-    their occurrences, anywhere; `learned`: in phrases, hard at the first step only.
+    their occurrences, anywhere; `learned`: in phrases, hard at the first step only. `noise`: share
+    of a phrase's ordinary tokens that are drawn anew at each use.
+
+    Returns the log, its text, and of each position the phrase that it is in, or −1.
     """
-    rng = np.random.default_rng([seed, prompts, rocks, 7])
     how = planted.LEVELS["hard"]
+    noise = how.noise if noise is None else noise
     ids = iter(range(planted.BACKGROUND, planted.BACKGROUND + 1000))
     common = min(3, rocks // 10)
     sizes = {"common": common, "rare": rocks - common, "decoy": 10, "learned": 10}
@@ -305,20 +315,28 @@ def planted_rocks(seed: int, prompts: int, rocks: int) -> PlantedLog:
     slots = max(10, round(2.5 * 15 * (rocks + 10) / (prompts * 1.9)))
     numbers = planted.plan(rng, prompts, 4, slots, share=0.7)
     units: list[Unit] = []
+    phrase_of: list[int] = []
     for token in kinds["common"]:
+        first = max(phrase_of, default=-1) + 1
         phrases = [
             planted.put(rng, planted.template(rng, 16), token, planted.HARD, 4) for _ in range(6)
         ]
         uses = round(0.02 * 15 / 4 * (numbers.max() + 1))
-        units += [planted.use(rng, phrases[k % 6], how.noise, how.stays_hard) for k in range(uses)]
+        units += [planted.use(rng, phrases[k % 6], noise, how.stays_hard) for k in range(uses)]
+        phrase_of += [first + k % 6 for k in range(uses)]
     for kind, mark in (("rare", planted.HARD), ("learned", planted.LEARNED)):
         for token in kinds[kind]:
             words = planted.template(rng, int(rng.integers(12, 19)))
             phrase = planted.put(rng, words, token, mark, 1)
             uses = int(rng.integers(*how.rare_uses, endpoint=True))
-            units += [planted.use(rng, phrase, how.noise, how.stays_hard) for _ in range(uses)]
+            units += [planted.use(rng, phrase, noise, how.stays_hard) for _ in range(uses)]
+            phrase_of += [max(phrase_of, default=-1) + 1] * uses
     units += planted.chunks(rng, numbers.max() + 1 - len(units))
-    words = planted.lay_out(numbers, [units[k] for k in rng.permutation(len(units))])
+    phrase_of += [-1] * (len(units) - len(phrase_of))
+    order = rng.permutation(len(units)).tolist()
+    words = planted.lay_out(numbers, [units[k] for k in order])
+    sizes = [len(units[k][0]) for k in order]
+    phrase_N = np.repeat(np.array(phrase_of)[order], sizes)[words.place]
     wanted = {
         token: round(share * len(words.token))
         for token, share in zip(kinds["decoy"], np.geomspace(0.004, 0.016, 10), strict=True)
@@ -337,7 +355,8 @@ def planted_rocks(seed: int, prompts: int, rocks: int) -> PlantedLog:
     nats = np.ones(planted.BACKGROUND + 1000)
     nats[kinds["common"] + kinds["rare"]] = rng.uniform(1.0, 2.0, rocks)
     nats[kinds["decoy"]], nats[kinds["learned"]] = 2.5, 2.0
-    return planted.as_log(words, *planted.losses(rng, words, nats[words.token]), kinds)
+    log = planted.as_log(words, *planted.losses(rng, words, nats[words.token]), kinds)
+    return log, words, phrase_N
 
 
 def many_short_prompts(seed: int, prompts: int = 5_000, rocks: int = 8) -> PlantedLog:

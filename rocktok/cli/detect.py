@@ -44,7 +44,7 @@ def detect_command(
     window: int,
     similarity: str,
     partners: str,
-    gamma: float,
+    gamma: float | Literal["auto"],
     eta: float | Literal["auto"],
     embeddings: Array | None,
     rule: str | None,

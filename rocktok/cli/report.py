@@ -113,7 +113,7 @@ def report_command(
     window: int,
     similarity: str,
     partners: str,
-    gamma: float,
+    gamma: float | Literal["auto"],
     eta: float | Literal["auto"],
     embeddings: Array | None,
     rule: str | None,

@@ -98,10 +98,11 @@ _OPTIONS = (
     ),
     click.option(
         "--similarity",
-        type=_choice("surprisal", "bag", "jaccard", "positional", "embedding"),
+        type=_choice("surprisal", "bag", "jaccard", "positional", "embedding", "hidden"),
         default="surprisal",
         show_default=True,
-        help="Similarity of two windows; surprisal: cosine, weighted by rarity.",
+        help="Similarity of two contexts. surprisal: cosine of windows, weighted by rarity. "
+        "hidden: of the hidden states by which the teacher predicted the tokens.",
     ),
     click.option(
         "--partners",
@@ -112,10 +113,13 @@ _OPTIONS = (
     ),
     click.option(
         "--gamma",
-        type=float,
-        default=0.5,
+        "--min-similarity",
+        "gamma",
+        type=NumberOr("auto"),
+        default="auto",
         show_default=True,
-        help="Minimum similarity for two windows to match.",
+        help="Minimum similarity for two contexts to match. auto: 0.5; for hidden, what 95% of "
+        "random pairs of positions do not exceed.",
     ),
     click.option(
         "--eta",

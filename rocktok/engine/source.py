@@ -101,16 +101,19 @@ class Source:
         return steps
 
     def lacks(self, table: str) -> str | None:
-        """Why a table beside `fixed` says nothing of these rows, and the remedy; None: it does."""
-        if self.table != "fixed":
-            return f"{table}/ is of the text in fixed/, not of {self.table}/; {REMEDIES[table]}"
+        """What the log lacks of a table beside `fixed` for these rows; None: nothing.
+
+        In words that go on from the log's name, with the remedy.
+        """
         if not self.log.shards(table):
-            return f"there is no {table}/ table; {REMEDIES[table]}"
+            return f"has no {table}/ table; {REMEDIES[table]}"
+        if self.table != "fixed":
+            return f"has {table}/ for the text in fixed/ alone; choose table fixed"
         if table == "alternatives" and not self.log.holders(table, self.post):
-            return f"{table}/ has nothing at step {self.post}; {REMEDIES[table]}"
+            return f"has nothing in {table}/ at step {self.post}; {REMEDIES[table]}"
         return None
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether every row that was recorded at post is here: what has none is then wrong."""
         skipped = any(shard.table == self.table for shard in self.log.skipped)

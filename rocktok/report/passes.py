@@ -21,7 +21,7 @@ from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.log_passes import ZeroThresholdError
 from rocktok.analyses.detect.passes import run_detect
-from rocktok.analyses.detect.persistence import PersistentWindows, of_type, sample_limits
+from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
 from rocktok.analyses.stability.passes import run_stability
@@ -48,11 +48,13 @@ from rocktok.report.sensitivity import (
     RockContexts,
     SensitivityRow,
     TypeShares,
+    gammas_of,
     grid_rows,
     judge_types,
     likely_rocks,
     setting_of,
     typical,
+    windows_of,
 )
 from rocktok.report.sequences import DrawnSequences
 from rocktok.report.text_view import Texts, sequence_texts
@@ -84,7 +86,7 @@ def report(
     window: int = 8,
     similarity: str = "surprisal",
     partners: str = "other-prompt",
-    gamma: float = 0.5,
+    gamma: float | Literal["auto"] = "auto",
     eta: float | Literal["auto"] = "auto",
     rule: str | None = None,
     fdr: float = 0.05,
@@ -236,7 +238,7 @@ class _Report:
 
     def _look(self, likely: list[int]) -> _Look:
         detection = self.detection
-        source, types, seed = detection.source, detection.types, detection.params.seed
+        source, seed = detection.source, detection.params.seed
         earlier = () if source.pre is None else ("loss_pre",)
         present = detection.run.log.columns(source.table)
         gradient = ("grad_norm",) if "grad_norm" in present else ()
@@ -246,12 +248,7 @@ class _Report:
         drawn = DrawnSequences(seed, self.params.sequences)
         collect = []
         if likely:
-            assert detection.thresholds is not None
-            assert types.persistent_T is not None
-            counts = {int(types.token_T[i]): int(types.persistent_T[i]) for i in likely}
-            limit_V = sample_limits(counts, MOST, lambda n: n > MOST)
-            window = detection.params.window
-            collect = [PersistentWindows(detection.thresholds, window, seed, limit_V)]
+            collect = [windows_of(detection, likely)]
         detection.run.engine.run(source, sums, positions, drawn, *collect)
         return _Look(sums, positions, collect[0].result() if collect else {}, drawn)
 
@@ -272,7 +269,9 @@ class _Report:
     def _sensitivity(self, shares: dict[int, TypeShares]) -> tuple[SensitivityRow, ...] | None:
         if not shares:
             return None
-        return tuple(grid_rows(self.detection.types, self.detection.params, shares))
+        detection = self.detection
+        gammas = gammas_of(detection)
+        return tuple(grid_rows(detection.types, detection.params, shares, gammas))
 
     def _contexts(
         self, shares: dict[int, TypeShares], windows: dict[str, Array]

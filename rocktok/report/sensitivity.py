@@ -18,19 +18,22 @@ from rocktok._types import Array
 from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.context import Partners, retention
 from rocktok.analyses.detect.detection import Detection
+from rocktok.analyses.detect.gamma import gamma_of, random_pairs
 from rocktok.analyses.detect.null import distances
-from rocktok.analyses.detect.persistence import of_type
+from rocktok.analyses.detect.persistence import PersistentWindows, of_type, sample_limits
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.similarity import EPSILON, Similarity, Windows, partner_counts
 from rocktok.analyses.detect.tested import MIN_RETAINED, Recurrence, context_counts
 from rocktok.analyses.detect.tested import judge_types as tested_types
-from rocktok.analyses.detect.windows import MISSING
+from rocktok.analyses.detect.windows import CONTENTS, MISSING, contents_of
 
 Eta = float | Literal["auto"]
 
-#: γ, and η as a number; "auto" is judged at each distance of the null, too.
+#: γ, and η as a number; "auto" is judged at each distance of the null, too. Of hidden states γ is
+#: what such shares of random pairs do not exceed.
 GAMMAS = (0.3, 0.4, 0.5, 0.6, 0.7)
+GAMMA_SHARES = (0.8, 0.9, 0.95, 0.98, 0.99)
 ETAS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 #: Persistent occurrences of a type that are judged here, at most.
@@ -114,12 +117,24 @@ class TypeShares:
     def share(self, setting: Setting) -> float | None:
         """Share of the judged occurrences that is retained; None: not judgeable."""
         found = self.recurrence[setting]
-        return found.hits / found.judged if found.judgeable else None
+        # Of hidden states a type may have none that are known.
+        return found.hits / max(1, found.judged) if found.judgeable else None
 
 
-def settings(gamma: float, eta: Eta, distances: tuple[int, ...]) -> list[Setting]:
+def gammas_of(detection: Detection) -> tuple[float, ...]:
+    """γ of the grid."""
+    contexts = detection.contexts
+    if contexts is None or contexts.null is None or detection.params.similarity != "hidden":
+        return GAMMAS
+    bits_E = random_pairs(contexts.null.pool, detection.params.partners)
+    return tuple(gamma_of(bits_E, share) for share in GAMMA_SHARES)
+
+
+def settings(
+    gamma: float, eta: Eta, distances: tuple[int, ...], gammas: tuple[float, ...] = GAMMAS
+) -> list[Setting]:
     """The grid, with the γ and η in use among its values; nulls in their order."""
-    gammas = sorted({*GAMMAS, gamma})
+    gammas = tuple(sorted({*gammas, gamma}))
     etas = sorted({*ETAS, *(() if eta == "auto" else (eta,))})
     return [
         Setting(g, e, d)
@@ -131,7 +146,13 @@ def settings(gamma: float, eta: Eta, distances: tuple[int, ...]) -> list[Setting
 def setting_of(params: DetectParams) -> Setting:
     """The one that `detect` itself used."""
     far = distances(params.window)[0] if params.eta == "auto" else None
-    return Setting(params.gamma, params.eta, far)
+    return Setting(_gamma(params), params.eta, far)
+
+
+def _gamma(params: DetectParams) -> float:
+    """γ, as a finished `detect` has it."""
+    assert params.min_similarity is not None
+    return params.min_similarity
 
 
 def likely_rocks(detection: Detection) -> list[int]:
@@ -156,6 +177,20 @@ def likely_rocks(detection: Detection) -> list[int]:
     ]
 
 
+def windows_of(detection: Detection, indices: list[int]) -> PersistentWindows:
+    """Collects the persistent occurrences of some types, at most `MOST` or a few more of each."""
+    types, params = detection.types, detection.params
+    assert detection.thresholds is not None
+    assert types.persistent_T is not None
+    counts = {int(types.token_T[i]): int(types.persistent_T[i]) for i in indices}
+    limit_V = sample_limits(counts, MOST, lambda n: n > MOST)
+    # The texts around are shown, whatever is compared.
+    contents = tuple(sorted({CONTENTS[0], contents_of(params.similarity)}))
+    return PersistentWindows(
+        detection.thresholds, params.window, params.seed, limit_V, contents=contents
+    )
+
+
 def judge_types(
     detection: Detection, indices: list[int], windows: dict[str, Array]
 ) -> dict[int, TypeShares]:
@@ -164,8 +199,9 @@ def judge_types(
         return {}
     rule, null, params = detection.contexts.rule, detection.contexts.null, detection.params
     near = distances(params.window)
-    grid, own = settings(params.gamma, params.eta, near), setting_of(params)
-    similarity = rule.similarity.at(min(*GAMMAS, params.gamma))
+    grid = settings(_gamma(params), params.eta, near, gammas_of(detection))
+    own, least = setting_of(params), min(setting.gamma for setting in grid)
+    similarity = rule.similarity.at(least)
     by_index = {}
     for index in indices:
         v = int(detection.types.token_T[index])
@@ -235,7 +271,10 @@ def _recurrence(retained_M: Array | None, judged: int, cluster_M: Array | None) 
 
 
 def grid_rows(
-    types: TypeTable, params: DetectParams, shares: dict[int, TypeShares]
+    types: TypeTable,
+    params: DetectParams,
+    shares: dict[int, TypeShares],
+    gammas: tuple[float, ...] = GAMMAS,
 ) -> list[SensitivityRow]:
     """How many rocks each setting gives, and how many of them are those in use.
 
@@ -245,10 +284,11 @@ def grid_rows(
     Args:
         types: as `detect` left them; its contexts give the rocks in use.
         shares: index into the types → its shares.
+        gammas: of the grid.
     """
     in_use, own = _rocks(types, params, analysis.scores(types)), setting_of(params)
     rows: list[SensitivityRow] = []
-    for setting in settings(params.gamma, params.eta, distances(params.window)):
+    for setting in settings(_gamma(params), params.eta, distances(params.window), gammas):
         rocks = in_use if setting == own else rocks_at(setting, types, params, shares)
         untested = types.tested is not None and setting.eta != "auto"
         union = len(rocks | in_use)

@@ -1,6 +1,9 @@
 """Similar pairs of the windows of one type: our kernel, SciPy, and float32 products with torch.
 
-Run it as `python tests/benchmarks/similar_pairs.py [--sizes 5000 60000] [--repeats 3]`. Every way
+And of 256-bit sketches: our kernel, NumPy, and products of ±1 with torch.
+
+Run it as `python tests/benchmarks/similar_pairs.py [--sizes 5000 60000] [--repeats 3]`, with
+`--sketches` for these alone. Every way
 starts from token ids and ends with the number of similar partners (cosine of surprisals ≥ 0.5, from
 other prompts) of each window; ways take turns, so that each ratio is of runs side by side.
 
@@ -28,6 +31,7 @@ import scipy
 import torch
 
 from rocktok.analyses.detect.similarity import Similarity, Windows
+from rocktok.pairs import sketches
 from rocktok.pairs.count import count_similar
 from rocktok.pairs.rows import PairRule, window_rows
 
@@ -134,6 +138,61 @@ def by_torch(height: int, width: int, *, half: bool = False) -> Callable[..., An
     return count
 
 
+def sketch_corpus(count: int) -> tuple[Any, Any]:
+    """Sketches, a third of them near one of 300; and their prompts."""
+    rng = np.random.default_rng(0)
+    sketch_MW = rng.integers(0, 2**64, (count, 4), dtype=np.uint64)
+    copies = sketch_MW[rng.integers(0, 300, count // 3)]
+    noise = rng.integers(0, 2**64, (3, *copies.shape), dtype=np.uint64)
+    sketch_MW[-len(copies) :] = copies ^ np.bitwise_and.reduce(noise)
+    return sketch_MW, rng.integers(0, 2_000, count).astype(np.uint64)
+
+
+#: Bits of 256 in which similar sketches may differ: γ of random ones.
+MOST = 115
+
+
+def sketches_by_kernel(sketch_MW: Any, prompt_M: Any) -> Any:
+    """Ours."""
+    return sketches.count_near((sketch_MW, prompt_M), None, MOST, jobs=CORES)
+
+
+def sketches_by_numpy(sketch_MW: Any, prompt_M: Any) -> Any:
+    """The twin."""
+    counts = np.zeros(len(sketch_MW), dtype=np.int64)
+    for row_E, other_E, _ in sketches.near_pairs(sketch_MW, sketch_MW, MOST):
+        partner_E = prompt_M[row_E] != prompt_M[other_E]
+        counts += np.bincount(row_E[partner_E], minlength=len(counts))
+    return counts
+
+
+def sketches_by_torch(kind: torch.dtype) -> Callable[..., Any]:
+    """Products of ±1, tile by tile: exact, as all sums are whole and at most 256."""
+
+    def count(sketch_MW: Any, prompt_M: Any) -> Any:
+        bits = np.unpackbits(sketch_MW.view(np.uint8), axis=1)
+        signs = torch.from_numpy(bits.astype(np.float32) * 2 - 1).to(kind)
+        prompts = torch.from_numpy(prompt_M.astype(np.int64))
+        least = sketches.BITS - 2 * MOST
+        counts = torch.zeros(len(sketch_MW), dtype=torch.int64)
+        for start in range(0, len(signs), 1024):
+            ours = slice(start, start + 1024)
+            near = (signs[ours] @ signs.T) >= least
+            near &= prompts[ours, None] != prompts[None, :]
+            counts[ours] = near.sum(1)
+        return counts.numpy()
+
+    return count
+
+
+SKETCH_WAYS: dict[str, Callable[..., Any]] = {
+    "kernel": sketches_by_kernel,
+    "numpy": sketches_by_numpy,
+    "torch float32": sketches_by_torch(torch.float32),
+    "torch bfloat16": sketches_by_torch(torch.bfloat16),
+}
+
+
 WAYS: dict[str, Callable[..., Any]] = {
     "kernel": by_kernel,
     "scipy": by_scipy,
@@ -143,25 +202,33 @@ WAYS: dict[str, Callable[..., Any]] = {
 }
 
 
-def measure(count: int, vocabulary: int, templates: float, repeats: int) -> None:
+def measure(
+    title: str, data: tuple[Any, ...], functions: dict[str, Callable[..., Any]], repeats: int
+) -> None:
     """Print one line: seconds of each way, and the paired ratios to ours."""
-    data = corpus(count, vocabulary, templates)
-    ways = [w for w in WAYS if w != "scipy" or count <= 10_000]
+    count = len(data[0])
+    ways = [w for w in functions if w not in ("scipy", "numpy") or count <= 10_000]
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     counts = {}
     for _ in range(repeats):
         for way in ways:
             began = time.perf_counter()
-            counts[way] = WAYS[way](*data)
+            counts[way] = functions[way](*data)
             seconds[way].append(time.perf_counter() - began)
-    print(f"{count:>7,} windows, {vocabulary:,} types, {templates:.0%} from templates: ", end="")
+    print(f"{count:>7,} {title}: ", end="")
     print(f"{counts['kernel'].sum() / count**2:.2%} of pairs similar")
     for way in ways:
         ratios = [t / ours for t, ours in zip(seconds[way], seconds["kernel"], strict=True)]
         wrong = int((counts[way] != counts["kernel"]).sum())
         print(f"    {way:14} {statistics.median(seconds[way]):8.3f} s", end="")
         print(f"   {statistics.median(ratios):6.1f} × the kernel", end="")
-        print(f" ({min(ratios):.1f} to {max(ratios):.1f}); {wrong} windows differ")
+        print(f" ({min(ratios):.1f} to {max(ratios):.1f}); {wrong} counts differ")
+
+
+def measure_windows(count: int, vocabulary: int, templates: float, repeats: int) -> None:
+    """Windows of a corpus."""
+    title = f"windows, {vocabulary:,} types, {templates:.0%} from templates"
+    measure(title, corpus(count, vocabulary, templates), WAYS, repeats)
 
 
 def conditions() -> str:
@@ -185,16 +252,23 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 10_000, 20_000, 60_000])
     parser.add_argument("--corpora-size", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sketches", action="store_true")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
     torch.set_num_threads(CORES)
     print(conditions())
+    for way in SKETCH_WAYS.values():
+        way(*sketch_corpus(2_000))
+    for size in options.sizes:
+        measure("sketches", sketch_corpus(size), SKETCH_WAYS, options.repeats)
+    if options.sketches:
+        return
     for way in WAYS.values():
         way(*corpus(2_000, 500, 0.3))
     for size in options.sizes:
-        measure(size, *CORPORA[0], options.repeats)
+        measure_windows(size, *CORPORA[0], options.repeats)
     for case in CORPORA[1:]:
-        measure(options.corpora_size, *case, options.repeats)
+        measure_windows(options.corpora_size, *case, options.repeats)
 
 
 if __name__ == "__main__":

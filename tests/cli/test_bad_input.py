@@ -347,7 +347,10 @@ def test_an_unknown_step_lists_those_there_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gamma", "2"], "rocktok: --gamma is 2.0; it must be above 0 and at most 1\n"),
+        (
+            ["--gamma", "2"],
+            "rocktok: --gamma is 2.0; it must be 'auto', or above 0 and at most 1\n",
+        ),
         (["--eta", "7"], "rocktok: --eta is 7.0; it must be 'auto', or from 0 to 1\n"),
         (
             ["--pre", "10", "--post", "0"],

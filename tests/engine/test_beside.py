@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -119,14 +121,29 @@ def write(path: Path, cuts: int = 1, share: float = 0.5) -> tuple[Rows, Rows]:
     return joined([part for part in words if (part["step"] == 10).all()]), joined(sketches)
 
 
+Made = Callable[[int], tuple[Path, Rows, Rows]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """`write`, once for each number of cuts, for tests that change nothing of it."""
+
+    @cache
+    def once(cuts: int) -> tuple[Path, Rows, Rows]:
+        path = tmp_path_factory.mktemp("made")
+        return path, *write(path, cuts)
+
+    return once
+
+
 @pytest.mark.parametrize("pre", [None, 0])
 @pytest.mark.parametrize("cuts", [1, 4])
 def test_rows_beside_stand_with_theirs(
-    pre: int | None, cuts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pre: int | None, cuts: int, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks, "TASK_ROWS", 100)
-    words, sketches = write(tmp_path, cuts)
-    source = source_of(tmp_path, pre)
+    path, words, sketches = made(cuts)
+    source = source_of(path, pre)
     found, whole = read(source, *WORDS, "has_alternatives", "context", "has_context")
     assert len(found.by_key("token_id")) == 720
     without = check(found, expected(words), "has_alternatives")
@@ -142,27 +159,27 @@ def test_rows_beside_stand_with_theirs(
 
 @pytest.mark.parametrize("pre", [None, 0])
 def test_any_number_of_threads_reads_the_same(
-    pre: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pre: int | None, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks, "TASK_ROWS", 100)
-    write(tmp_path, 3)
-    one, many = (read(source_of(tmp_path, pre), *WORDS, jobs=n)[0] for n in (1, 4))
+    path, _, _ = made(4)
+    one, many = (read(source_of(path, pre), *WORDS, jobs=n)[0] for n in (1, 4))
     assert len(one.batches) == len(many.batches) > 1
     for alone, shared in zip(one.batches, many.batches, strict=True):
         for name, values in alone.items():
             np.testing.assert_array_equal(shared[name], values)
 
 
-def test_the_mark_alone_needs_no_other_column(tmp_path: Path) -> None:
-    words, _ = write(tmp_path)
-    found, _ = read(source_of(tmp_path), "has_alternatives")
+def test_the_mark_alone_needs_no_other_column(made: Made) -> None:
+    path, words, _ = made(1)
+    found, _ = read(source_of(path), "has_alternatives")
     assert sum(map(bool, found.by_key("has_alternatives").values())) == len(words["step"])
     assert not set(found.batches[0]) & set(WORDS)
 
 
-def test_half_of_the_prompts_and_chosen_sequences_keep_their_rows(tmp_path: Path) -> None:
-    words, _ = write(tmp_path)
-    source = replace(source_of(tmp_path, 0), half=1, only=np.arange(7, 40))
+def test_half_of_the_prompts_and_chosen_sequences_keep_their_rows(made: Made) -> None:
+    path, words, _ = made(4)
+    source = replace(source_of(path, 0), half=1, only=np.arange(7, 40))
     found, _ = read(source, *WORDS, "has_alternatives")
     sequences = {sequence for sequence, _ in found.by_key("token_id")}
     assert 0 < len(sequences) < 33
@@ -271,6 +288,24 @@ def test_what_was_left_out_of_fixed_is_no_error_beside(tmp_path: Path) -> None:
     assert check(found, expected(words), "has_alternatives") == whole.lacking["alternatives"]
 
 
+@pytest.mark.parametrize("pre", [None, 0])
+def test_a_later_attempt_supersedes_rows_beside_as_well(pre: int | None, tmp_path: Path) -> None:
+    ids = range(6)
+    superseded, sketches = alternatives(rows(10, ids), seed=1), contexts(rows(0, ids))
+    again = alternatives(rows(10, ids), share=0.5)
+    for attempt, words in ((0, superseded), (1, again)):
+        with LogWriter(tmp_path, run=RUN, resume_step=10 * attempt) as writer:
+            if attempt == 0:
+                writer.write(sequence_rows(ids), table="sequences")
+                writer.write(rows(0, ids), table="fixed")
+                writer.write(sketches, table="contexts")
+            writer.write(rows(10, ids), table="fixed")
+            writer.write(words, table="alternatives")
+    found, _ = read(source_of(tmp_path, pre), *WORDS, "has_alternatives", "context", "has_context")
+    assert check(found, expected(again), "has_alternatives") > 0
+    assert check(found, expected(sketches), "has_context") == 0
+
+
 def test_contexts_of_text_that_is_no_longer_scored_are_no_error(tmp_path: Path) -> None:
     logs.write_by_hand(tmp_path, rows(10, range(3)))
     write_by_hand(tmp_path, contexts(rows(0, range(6))), "contexts")
@@ -278,8 +313,8 @@ def test_contexts_of_text_that_is_no_longer_scored_are_no_error(tmp_path: Path) 
     assert check(found, expected(contexts(rows(0, range(3)))), "has_context") == 0
 
 
-def test_what_a_log_lacks_is_said_with_the_remedy(tmp_path: Path) -> None:
-    write(tmp_path / "log")
+def test_what_a_log_lacks_is_said_with_the_remedy(made: Made, tmp_path: Path) -> None:
+    path, _, _ = made(1)
     logs.write_log(tmp_path / "bare")
     source = source_of(tmp_path / "bare")
     for column, table, remedy in (
@@ -287,13 +322,13 @@ def test_what_a_log_lacks_is_said_with_the_remedy(tmp_path: Path) -> None:
         ("context", "contexts", r"Recorder\(contexts=True\)"),
     ):
         with pytest.raises(
-            LogError, match=rf"bare: there is no {table}/ table; record with {remedy}, or"
+            LogError, match=rf"bare: has no {table}/ table; record with {remedy}, or"
         ):
             read(source, column)
-    with pytest.raises(LogError, match="log: alternatives/ has nothing at step 20; record with"):
-        read(replace(source_of(tmp_path / "log"), post=20), "teacher_ids")
-    with pytest.raises(LogError, match="contexts/ is of the text in fixed/, not of rollout/"):
-        read(replace(source_of(tmp_path / "log"), table="rollout"), "context")
+    with pytest.raises(LogError, match="has nothing in alternatives/ at step 20; record with"):
+        read(replace(source_of(path), post=20), "teacher_ids")
+    with pytest.raises(LogError, match="has contexts/ for the text in fixed/ alone; choose tab"):
+        read(replace(source_of(path), table="rollout"), "context")
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
@@ -329,12 +364,12 @@ def test_no_more_waits_than_a_row_group_where_both_tables_are_in_one_order(
     assert 1 <= most[0] <= 2
 
 
-def test_a_worker_gets_no_more_than_its_task(tmp_path: Path) -> None:
-    write(tmp_path, 5)
-    source = source_of(tmp_path, 0)
-    made = tasks.joined_tasks(
+def test_a_worker_gets_no_more_than_its_task(made: Made) -> None:
+    path, _, _ = made(4)
+    source = source_of(path, 0)
+    shared = tasks.joined_tasks(
         source.log, "fixed", 0, 10, task_rows=100, beside={"alternatives": [10]}
     )
-    assert len(made) == 2
-    assert [len(task.beside) for task in made] == [5, 5]
-    assert isinstance(source.for_task(made[0]).reader, Reader)
+    assert len(shared) == 2
+    assert [len(task.beside) for task in shared] == [4, 4]
+    assert isinstance(source.for_task(shared[0]).reader, Reader)

@@ -13,7 +13,13 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.detect.clusters import Clusters
 from rocktok.analyses.detect.null import Null, null_threshold
-from rocktok.analyses.detect.persistence import Choice, PersistentWindows, of_type, sample_limits
+from rocktok.analyses.detect.persistence import (
+    Choice,
+    PersistentWindows,
+    needs_of,
+    of_type,
+    sample_limits,
+)
 from rocktok.analyses.detect.similarity import Similarity, Windows, labels, partner_counts
 from rocktok.analyses.detect.tested import ClusterCounts, context_counts
 from rocktok.stats.accumulator import Batch
@@ -222,8 +228,8 @@ class ContextRule:
         return replace(self, similarity=self.similarity.compiled(), clusters=None)
 
     def windows(self, rows: dict[str, Array]) -> Windows:
-        """Windows of persistent occurrences, with labels by the partner rule."""
-        return Windows(rows["window"], labels(rows, self.partners))
+        """Windows of persistent occurrences, or sketches, with labels by the partner rule."""
+        return Windows(rows[self.similarity.contents], labels(rows, self.partners))
 
     def _count(self, ours: Windows, theirs: Windows) -> Partners:
         similar_M = self.similarity.count_similar(ours, theirs)
@@ -254,10 +260,9 @@ class PartnerCounts:
         rule: similarity (of one thread: the engine has its own) and partners.
         compared: token id → windows; shared by copies, never changed.
 
-    `similar`, `partners`: token id → int64 counts, one for each window in `compared`.
+    `similar`, `partners`: token id → int64 counts, one for each window in `compared`. `judgeable`:
+    token id → persistent occurrences, of which those compared are a sample.
     """
-
-    needs = PersistentWindows.needs
 
     def __init__(
         self,
@@ -267,11 +272,14 @@ class PartnerCounts:
         rule: ContextRule,
         compared: dict[int, Windows],
     ) -> None:
+        self.contents = (rule.similarity.contents,)
+        self.needs = needs_of(self.contents)
         self.choice, self.reach, self.seed = choice, reach, seed
         self.rule, self.compared = rule, compared
         self.similar, self.partners = (
             {v: np.zeros(len(w), dtype=np.int64) for v, w in compared.items()} for _ in range(2)
         )
+        self.judgeable = dict.fromkeys(compared, 0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         same = type(self)(self.choice, self.reach, self.seed, self.rule, self.compared)
@@ -281,13 +289,16 @@ class PartnerCounts:
     def update(self, batch: Batch) -> None:
         """Compare with the persistent occurrences of a joined batch."""
         limit_V = sample_limits(dict.fromkeys(self.compared, 0), 0, lambda _: False)
-        collect = PersistentWindows(self.choice, self.reach, self.seed, limit_V)
+        collect = PersistentWindows(
+            self.choice, self.reach, self.seed, limit_V, contents=self.contents
+        )
         collect.update(batch)
         rows = collect.result()
         for v in np.unique(rows["token"]).tolist():
             ours, theirs = self.compared[v], self.rule.windows(of_type(rows, v))
             self.similar[v] += self.rule.similarity.count_similar(ours, theirs)
             self.partners[v] += partner_counts(ours, theirs)
+            self.judgeable[v] += len(theirs)
 
     def close(self) -> None:
         """Let go of what was compared."""
@@ -298,6 +309,7 @@ class PartnerCounts:
         for v in self.similar:
             self.similar[v] += other.similar[v]
             self.partners[v] += other.partners[v]
+            self.judgeable[v] += other.judgeable[v]
 
     def result(self, v: int, rows: slice) -> Partners:
         """Of some of the windows judged for a type."""

@@ -19,6 +19,7 @@ from rocktok.analyses.detect import judging
 from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.clusters import Clusters
 from rocktok.analyses.detect.context import Context, ContextRule, PartnerCounts
+from rocktok.analyses.detect.gamma import gamma_of, random_pairs
 from rocktok.analyses.detect.hard_sums import HardSums
 from rocktok.analyses.detect.null import DRAWS, Null, distances, scarce_types
 from rocktok.analyses.detect.permute import DrawLimits, Drawn
@@ -35,9 +36,10 @@ from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.similarity import Similarity, Windows
 from rocktok.analyses.detect.tested import HardTests, hard_tests
 from rocktok.analyses.detect.votes import Expected, OccurrenceSums, TwoPassExpected
-from rocktok.analyses.detect.windows import FreePools, Pool
+from rocktok.analyses.detect.windows import FreePools, Pool, SketchCount, contents_of
 from rocktok.engine.passes import Engine
-from rocktok.engine.source import Source
+from rocktok.engine.source import REMEDIES, Source
+from rocktok.errors import LogError
 from rocktok.stats.arrays import padded
 
 #: Windows held at once, of about 100 bytes each.
@@ -66,10 +68,12 @@ class Contexts:
 
     Attributes:
         source: rows of both steps. engine: what makes the passes.
+        params: options, with γ as it is used.
         thresholds: who is persistent.
         rule: what similar, and enough of it, means.
         null: what η "auto" draws from; None where η is a number.
         hardness: what the tested rule knows of how hard types are; None by the other.
+        unsketched: positions that similarity "hidden" cannot judge, as they have no sketch.
     """
 
     source: Source
@@ -79,6 +83,7 @@ class Contexts:
     rule: ContextRule
     null: Null | None
     hardness: Hardness | None = None
+    unsketched: int = 0
 
     def permuted(self, types: TypeTable) -> TypeTable:
         """The types judged anew, as many occurrences of each drawn at random as are persistent.
@@ -197,7 +202,13 @@ class Contexts:
         counts_T = types.persistent_T[ahead]
         persistent = dict(zip(types.token_T[ahead].tolist(), counts_T.tolist(), strict=True))
         limit_V = sample_limits(persistent, self._sample_size, self._is_sampled)
-        collect = PersistentWindows(choice, self.params.window, self.params.seed, limit_V)
+        collect = PersistentWindows(
+            choice,
+            self.params.window,
+            self.params.seed,
+            limit_V,
+            contents=(self.rule.similarity.contents,),
+        )
         self.engine.run(self.source, collect, *(() if unfilled is None else (unfilled,)))
         return collect.result()
 
@@ -247,7 +258,9 @@ class Contexts:
             own = partners.result(v, slice(0, size))
             null = None if draws is None else partners.result(v, slice(size, None))
             distance = None if draws is None else draws[1]
-            by_token[v] = self.rule.conclude(rows, persistent[v], own, null, distance)
+            # Of hidden states those that have a sketch; of windows all that are persistent.
+            judgeable = partners.judgeable[v]
+            by_token[v] = self.rule.conclude(rows, judgeable, own, null, distance)
         return by_token
 
     def _draws(self, v: int) -> tuple[Windows, int] | None:
@@ -280,19 +293,29 @@ def judge_contexts(
         clusters: prompts that vote on each type, where rocks are tested; None: they are not.
         null: whether positions are drawn for the null, whatever η is.
     """
-    draw, rows = null or params.eta == "auto", int(count_V.sum())
+    rows, sketched = int(count_V.sum()), params.similarity == "hidden"
+    draw = null or params.eta == "auto"
     hard = HardCounts(thresholds)
-    pool = Pool(params.seed, 2 * params.window, total=rows)
-    collect = PersistentWindows(thresholds, params.window, params.seed)
+    pool = Pool(params.seed, 2 * params.window, total=rows, sketched=sketched)
+    collect = PersistentWindows(
+        thresholds, params.window, params.seed, contents=(contents_of(params.similarity),)
+    )
+    sketches = SketchCount()
     small = rows <= ROUND_WINDOWS
     sums = None if clusters is None else HardSums(thresholds, clusters, compiled=source.large)
     engine.run(
         source,
         hard,
-        *([pool] if draw else []),
+        *([pool] if draw or params.min_similarity is None else []),
         *([collect] if small else []),
         *([] if sums is None else [sums]),
+        *([sketches] if sketched else []),
     )
+    if sketched and sketches.missing == sketches.rows:
+        raise LogError(
+            f"{source.log.name}: contexts/ has no row for any of the positions in "
+            f"{source.table}/; {REMEDIES['contexts']}"
+        )
     length = len(count_V)
     both, pre, post = (
         padded(hard.count_V[name], length)[types.token_T] for name in ("both", "pre", "post")
@@ -307,9 +330,12 @@ def judge_contexts(
         unfilled = None
     else:
         unfilled = free
+    gamma = params.min_similarity
+    if gamma is None:
+        gamma = gamma_of(random_pairs(pool.result(), params.partners))
     similarity = Similarity(
         params.similarity,
-        params.gamma,
+        gamma,
         2 * params.window,
         contexts.surprisal(count_V),
         embeddings,
@@ -322,11 +348,12 @@ def judge_contexts(
     judged = Contexts(
         source,
         engine,
-        params,
+        replace(params, gamma=gamma),
         thresholds,
         ContextRule(similarity, params.partners, params.eta, clusters),
         null_pool,
         hardness,
+        sketches.missing,
     )
     if small:
         return judged.judged(types, thresholds, collect.result()), judged
@@ -356,4 +383,11 @@ def _free_pools(types: TypeTable, params: DetectParams, pool: Pool) -> FreePools
     if not scarce_T.any():
         return None
     near = distances(params.window)
-    return FreePools(params.seed, 2 * params.window, types.token_T[scarce_T].tolist(), near, DRAWS)
+    return FreePools(
+        params.seed,
+        2 * params.window,
+        types.token_T[scarce_T].tolist(),
+        near,
+        DRAWS,
+        sketched=params.similarity == "hidden",
+    )

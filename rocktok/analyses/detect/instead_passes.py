@@ -30,7 +30,7 @@ def alternatives_of(
         return None, []
     missing = source.lacks("alternatives")
     if missing is not None:
-        return None, [f"what the teacher wrote instead is not known: {missing}"]
+        return None, [f"what the teacher wrote instead is not known: the log {missing}"]
     vocabulary = source.log.rules.vocab_size or MAX_VOCABULARY
     most = within(types.persistent_T[shown], vocabulary, _LISTED, MOST_PAIRS)
     notes = []
@@ -45,7 +45,7 @@ def alternatives_of(
     return Alternatives(tokens, thresholds, recorded, compiled=source.large), notes
 
 
-def lacking(source: Source, alternatives: Alternatives) -> list[str]:
+def alternatives_coverage(source: Source, alternatives: Alternatives) -> list[str]:
     """A note where some positions have no alternatives, of alternatives that have been read."""
     if alternatives.lacking == 0:
         return []

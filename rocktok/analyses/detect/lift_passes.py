@@ -52,7 +52,11 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
         counts = dict(zip(token_T.tolist(), count_T.tolist(), strict=True))
         # About half of them are in the half that is measured.
         limit_V = sample_limits(counts, 2 * LIFT_SAMPLE, lambda n: n > 2 * LIFT_SAMPLE)
-        both.append(PersistentWindows(choice, params.window, params.seed, limit_V))
+        both.append(
+            PersistentWindows(
+                choice, params.window, params.seed, limit_V, contents=(rule.similarity.contents,)
+            )
+        )
     contexts.engine.run(contexts.source, hard, *both)
     occurrences = [windows.result() for windows in both]
     count_T = hard.each("").value

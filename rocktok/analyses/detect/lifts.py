@@ -183,8 +183,9 @@ def context_lift(
         np.concatenate((persistent["prompt"], other["prompt"])), return_inverse=True
     )
     cut = len(persistent["prompt"])
-    ours = Windows(persistent["window"], labels(persistent, partners)), place[:cut]
-    theirs = Windows(other["window"], labels(other, partners)), place[cut:]
+    contents = similarity.contents
+    ours = Windows(persistent[contents], labels(persistent, partners)), place[:cut]
+    theirs = Windows(other[contents], labels(other, partners)), place[cut:]
     both, one = (pair_sums(similarity, ours, rows, len(prompt_P)) for rows in (ours, theirs))
     if not both.share or not one.share:
         value = 0.0 if both.share == 0 and one.share else None

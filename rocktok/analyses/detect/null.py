@@ -38,7 +38,8 @@ class Null:
     """What the nulls of all types are drawn from.
 
     Attributes:
-        pool: positions, as `windows.Pool.result` gives them, with 2·window tokens on each side.
+        pool: positions, as `windows.Pool.result` gives them, with 2·window tokens on each side; if
+            they have sketches, these are what is compared.
         free: pools of their own, for types that leave too few positions of `pool` free.
         window: tokens on each side of a window.
         partners: rule of the labels.
@@ -93,6 +94,8 @@ class Null:
         return self._windows({name: values[rows] for name, values in positions.items()})
 
     def _windows(self, rows: dict[str, Array]) -> Windows:
+        if "sketch" in rows:
+            return Windows(rows["sketch"], labels(rows, self.partners))
         places = [2 * self.window + k for k in offsets(self.window).tolist()]
         return Windows(rows["around"][:, places], labels(rows, self.partners))
 

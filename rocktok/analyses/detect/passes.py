@@ -26,7 +26,7 @@ from rocktok.analyses.detect.context_passes import (
     judge_contexts,
 )
 from rocktok.analyses.detect.detection import Detection
-from rocktok.analyses.detect.instead_passes import alternatives_of, lacking
+from rocktok.analyses.detect.instead_passes import alternatives_coverage, alternatives_of
 from rocktok.analyses.detect.lift_passes import CHOSEN_ON, permuted
 from rocktok.analyses.detect.lift_passes import lifts as lifts_of
 from rocktok.analyses.detect.log_passes import LogPasses
@@ -58,7 +58,7 @@ def detect(
     window: int = 8,
     similarity: str = "surprisal",
     partners: str = "other-prompt",
-    gamma: float = 0.5,
+    gamma: float | Literal["auto"] = "auto",
     eta: float | Literal["auto"] = "auto",
     rule: str | None = None,
     fdr: float = 0.05,
@@ -93,10 +93,12 @@ def detect(
         tau_pre, tau_post: thresholds in nats instead; tau_post "same": that of pre.
         persistence: "high": hard at both steps; "recalcitrant": hard at pre, and hardly better.
         window: tokens on each side of a context window.
-        similarity: "surprisal", "bag", "jaccard", "positional" or "embedding".
+        similarity: of windows "surprisal", "bag", "jaccard", "positional" or "embedding"; "hidden":
+            of the hidden states by which the teacher predicted the tokens, from contexts/.
         partners: occurrences that a context is compared with: "other-prompt", "other-sequence" or
             "all".
-        gamma: minimum similarity for two windows to match.
+        gamma: minimum similarity for two contexts to match; "auto": 0.5 for windows, and for hidden
+            states what 95% of random pairs of positions do not exceed.
         eta: minimum share of partners that match; "auto": what 95% of positions without the token
             do not exceed.
         rule: "tested": rocks are harder than their prompts and places let expect, in contexts that
@@ -185,6 +187,9 @@ def run_detect(
     if lifts is True and steps.pre is None:
         raise LogError(f"{run.log.name}: lifts need persistence, but {steps.no_context}; {REMEDY}")
     source = run.source(steps.post, steps.pre, half=half, only=only)
+    lacking = source.lacks("contexts") if params.similarity == "hidden" else None
+    if steps.pre is not None and lacking is not None:
+        raise LogError(f"{run.log.name}: {lacking}, or choose another similarity than 'hidden'")
     passes = LogPasses(run, params, steps, source)
     counts = passes.count()
     types, thresholds, contexts = counts.types, None, None
@@ -206,7 +211,7 @@ def run_detect(
     types, rollout_step = passes.with_rollouts(types)
     notes, replicated, both_lifts = passes.notes(thresholds, counts), None, None
     notes += of_alternatives
-    notes += [] if alternatives is None else lacking(source, alternatives)
+    notes += [] if alternatives is None else alternatives_coverage(source, alternatives)
     wanted = counts.sizes.rows <= MOST_REPLICATED if replicate == "auto" else replicate
     wanted = bool(wanted and half is None and types.tested is not None)
     chosen, why = None, ""
@@ -215,6 +220,11 @@ def run_detect(
             chosen = passes.rocks_of_half(CHOSEN_ON, embeddings)
         except LogError as error:
             why = str(error)
+    if contexts is not None and contexts.unsketched:
+        notes.append(
+            f"{contexts.unsketched:,} of {counts.sizes.rows:,} positions have no row in contexts/: "
+            "their contexts are not judged"
+        )
     if wanted:
         try:
             replicated = None if chosen is None else passes.replication(chosen)
@@ -250,6 +260,7 @@ def run_detect(
         params=params,
         notes=notes,
         thresholds=thresholds,
+        gamma=None if contexts is None else contexts.rule.similarity.gamma,
         sizes=counts.sizes,
         unpaired=None if steps.pre is None else counts.unpaired,
         types=types,
@@ -266,7 +277,7 @@ def run_detect(
     )
     return Detection(
         run=run,
-        params=params,
+        params=params if contexts is None else contexts.params,
         steps=steps,
         source=source,
         embeddings=embeddings,

@@ -9,7 +9,15 @@ from typing import Protocol, Self
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.detect.windows import offsets, smallest_below, window_tokens
+from rocktok.analyses.detect.windows import (
+    CONTENTS,
+    SKETCH_COLUMNS,
+    offsets,
+    sketched,
+    sketches,
+    smallest_below,
+    window_tokens,
+)
 from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import add_counts
@@ -101,8 +109,14 @@ def sample_limits(persistent: dict[int, int], size: int, sampled: Callable[[int]
     return limit_V
 
 
+def needs_of(contents: tuple[str, ...]) -> tuple[str, ...]:
+    """Columns that `PersistentWindows` needs."""
+    needs = ("token_id", "sequence_id", "position", "prompt", "loss_pre", "loss_post")
+    return (*needs, *(SKETCH_COLUMNS if "sketch" in contents else ()))
+
+
 class PersistentWindows:
-    """Collects persistent occurrences with the tokens around them.
+    """Collects persistent occurrences with what they are compared by.
 
     Args:
         choice: which rows; `Thresholds` chooses the persistent ones.
@@ -110,11 +124,21 @@ class PersistentWindows:
         seed: of the hash of (sequence_id, position) by which samples are taken.
         limit_V: by token id, the largest hash to keep (`sample_limits`), the last for ids beyond;
             None: keep all.
+        contents: "window": the tokens around; "sketch": of the hidden state, and rows without one
+            are left out.
     """
 
-    needs = ("token_id", "sequence_id", "position", "prompt", "loss_pre", "loss_post")
-
-    def __init__(self, choice: Choice, reach: int, seed: int, limit_V: Array | None = None) -> None:
+    def __init__(
+        self,
+        choice: Choice,
+        reach: int,
+        seed: int,
+        limit_V: Array | None = None,
+        *,
+        contents: tuple[str, ...] = CONTENTS[:1],
+    ) -> None:
+        self.contents = contents
+        self.needs = needs_of(contents)
         self.choice = choice
         self.offset_K = offsets(reach)
         self.seed = seed
@@ -123,24 +147,29 @@ class PersistentWindows:
 
     def update(self, batch: Batch) -> None:
         """Add a joined batch of whole sequences."""
-        rows_M = np.flatnonzero(self.choice.chosen(batch))
+        chosen_N = self.choice.chosen(batch)
+        if "sketch" in self.contents:
+            chosen_N = chosen_N & sketched(batch)
+        rows_M = np.flatnonzero(chosen_N)
         hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
         if self.limit_V is not None:
             limit_M = self.limit_V[np.minimum(batch["token_id"][rows_M], len(self.limit_V) - 1)]
             below_M = (hash_M <= limit_M) & (limit_M > 0)
             rows_M, hash_M = rows_M[below_M], hash_M[below_M]
-        self._parts.append(
-            {
-                "sequence": batch["sequence_id"][rows_M],
-                "position": batch["position"][rows_M],
-                "prompt": batch["prompt"][rows_M],
-                "token": batch["token_id"][rows_M],
-                "loss": batch["loss_post"][rows_M],
-                "loss_pre": batch["loss_pre"][rows_M],
-                "hash": hash_M,
-                "window": window_tokens(batch, rows_M, self.offset_K),
-            }
-        )
+        rows = {
+            "sequence": batch["sequence_id"][rows_M],
+            "position": batch["position"][rows_M],
+            "prompt": batch["prompt"][rows_M],
+            "token": batch["token_id"][rows_M],
+            "loss": batch["loss_post"][rows_M],
+            "loss_pre": batch["loss_pre"][rows_M],
+            "hash": hash_M,
+        }
+        if "window" in self.contents:
+            rows["window"] = window_tokens(batch, rows_M, self.offset_K)
+        if "sketch" in self.contents:
+            rows["sketch"] = sketches(batch, rows_M)
+        self._parts.append(rows)
 
     def merge(self, other: Self) -> None:
         """Append another's rows."""
@@ -150,7 +179,7 @@ class PersistentWindows:
         """All rows, sorted by token (stable: within a type in the order of the log).
 
         sequence, position, prompt (uint64), token, loss (at post), loss_pre, hash (uint64): (N,);
-        window: (N, 2w).
+        window: (N, 2w); sketch: (N, 4) uint64.
         """
         if not self._parts:
             return {}

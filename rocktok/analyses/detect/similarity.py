@@ -1,4 +1,4 @@
-"""How alike two context windows are, and how many partners of a window are like it.
+"""How alike two contexts are, and how many partners of one are like it.
 
 The paper leaves the similarity open; these are ours (definitions.md, "Context consistency").
 Sums run in ascending token id in float64, and s ≥ γ means s ≥ γ − 1e-9, so that every
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.detect.windows import MISSING
+from rocktok.analyses.detect.windows import MISSING, contents_of
 from rocktok.errors import DataError
+from rocktok.pairs import sketches
 from rocktok.pairs.count import count_similar
 from rocktok.pairs.few import PartnersByType, count_by_type
 from rocktok.pairs.rows import PairRule, window_rows
 
-SIMILARITIES = ("surprisal", "bag", "jaccard", "positional", "embedding")
+SIMILARITIES = ("surprisal", "bag", "jaccard", "positional", "embedding", "hidden")
 PARTNERS = ("other-prompt", "other-sequence", "all")
 
 #: Slack of the comparison with γ, against the last bits of a float64 sum.
@@ -44,7 +45,8 @@ MANY = 3_000_000
 class Windows:
     """Windows of M rows: token ids (M, 2w), and labels: rows under the same one are no partners.
 
-    A label (uint64) is of the row's prompt, of its sequence, or the row's own.
+    For similarity "hidden" sketches, (M, 4) uint64, stand in place of the ids. A label (uint64) is
+    of the row's prompt, of its sequence, or the row's own.
     """
 
     window_MK: Array
@@ -90,7 +92,7 @@ class _Side:
 
 @dataclass(frozen=True)
 class Similarity:
-    """One way to compare windows of 2w offsets.
+    """One way to compare windows of 2w offsets, or sketches of hidden states.
 
     Attributes:
         kind: one of `SIMILARITIES`.
@@ -115,6 +117,11 @@ class Similarity:
         """What a similarity must reach."""
         return self.gamma - EPSILON
 
+    @property
+    def contents(self) -> str:
+        """What is compared: "window" or "sketch"."""
+        return contents_of(self.kind)
+
     def compiled(self) -> Similarity:
         """The same with compiled loops for any but a few pairs, on one thread."""
         return replace(self, jobs=1, loaded=True)
@@ -132,6 +139,10 @@ class Similarity:
             MANY // 100 if self.loaded else MANY
         ):
             return self.count_similar_scipy(ours, theirs)
+        if self.kind == "hidden":
+            most = sketches.most_different(self.threshold)
+            others = None if theirs is ours else (theirs.window_MK, theirs.label_M)
+            return sketches.count_near((ours.window_MK, ours.label_M), others, most, self.jobs)
         rule = PairRule(self.kind, self.threshold, self.offsets)
         our_rows = window_rows(ours.window_MK, self.kind, self.weight_V)
         their_rows = None
@@ -147,6 +158,15 @@ class Similarity:
 
         Compiled; not for "embedding". Twins: `count_similar_scipy`, `partner_counts`.
         """
+        if self.kind == "hidden":
+            return sketches.count_near_by_type(
+                [windows.window_MK for windows in types],
+                [windows.label_M for windows in types],
+                draws.window_MK,
+                draws.label_M,
+                picks,
+                sketches.most_different(self.threshold),
+            )
         ours = np.concatenate([windows.window_MK for windows in types])
         return count_by_type(
             window_rows(ours, self.kind, self.weight_V),
@@ -160,7 +180,7 @@ class Similarity:
         )
 
     def count_similar_scipy(self, ours: Windows, theirs: Windows) -> Array:
-        """Twin of the compiled loops, block by block of sparse matrix products."""
+        """Twin of the compiled loops, block by block, of sparse matrix products or in NumPy."""
         counts_M = np.zeros(len(ours), dtype=np.int64)
         for row_E, _ in self.similar_pairs(ours, theirs):
             counts_M += np.bincount(row_E, minlength=len(ours))
@@ -176,6 +196,15 @@ class Similarity:
     ) -> Iterator[tuple[Array, Array, Array]]:
         """(row of ours, row of theirs, similarity) of every pair of similar partners, by blocks."""
         if len(theirs) == 0 or len(ours) == 0:
+            return
+        if self.kind == "hidden":
+            most = sketches.most_different(self.threshold)
+            for row_E, other_E, bits_E in sketches.near_pairs(
+                ours.window_MK, theirs.window_MK, most
+            ):
+                partner_E = ours.label_M[row_E] != theirs.label_M[other_E]
+                alike_E = sketches.SIMILARITY[bits_E[partner_E]]
+                yield row_E[partner_E], other_E[partner_E], alike_E
             return
         our_side, their_side = self._sides(ours.window_MK, theirs.window_MK)
         block = max(1, _BLOCK // len(theirs))

@@ -206,10 +206,20 @@ def _occurrences(result: DetectResult) -> list[str]:
     return lines
 
 
+def _similar(result: DetectResult) -> list[str]:
+    """What contexts are, where they are no windows, and when two are similar."""
+    gamma = result.thresholds.get("gamma")  # older files have none
+    if result.params["similarity"] != "hidden" or gamma is None:
+        return []
+    chosen = ", of 95% of random pairs" if result.params["gamma"] == "auto" else ""
+    return [f"contexts: hidden states of the teacher, similar from {number(gamma)}{chosen}"]
+
+
 def _provenance(result: DetectResult) -> list[str]:
     log, totals = result.log, result.totals
     steps = f"{log['post']}" if log["pre"] is None else f"{log['pre']} to {log['post']}"
     return [
+        *_similar(result),
         f"{log['table']}/, step {steps}: {counted(totals['sequences'], 'sequence')}, "
         f"{counted(totals['positions'], 'position')}, {number(totals['loss'], 4)} nats; "
         f"{log['passes']} passes",

@@ -45,6 +45,7 @@ def make_result(
     params: DetectParams,
     notes: list[str],
     thresholds: Thresholds | None,
+    gamma: float | None,
     sizes: SequenceCounts,
     unpaired: int | None,
     types: TypeTable,
@@ -63,6 +64,7 @@ def make_result(
 
     `shown`: places of the order. `flags`: of the rocks, where these were tested. `lifts`: by token
     id, and what permuted labels gave. `instead`: by token id, where alternatives are known.
+    `gamma`: minimum similarity of contexts.
     """
     total = float(types.loss_T.sum())
     excluded_T = types.excluded_T(params)
@@ -105,7 +107,7 @@ def make_result(
     return DetectResult(
         log=log,
         params=_options(params, lifts=lifts is not None),
-        thresholds=_thresholds(thresholds),
+        thresholds=_thresholds(thresholds, gamma),
         totals={
             "sequences": sizes.sequences,
             "positions": sizes.rows,
@@ -133,6 +135,7 @@ def make_result(
 def _options(params: DetectParams, *, lifts: bool) -> DetectOptions:
     options = cast(DetectOptions, asdict(params))
     options["quantile_post"] = params.second_quantile
+    options["gamma"] = "auto" if params.min_similarity is None else params.min_similarity
     options["rule"] = "tested" if params.tests else "top-k"
     options["top_k"] = None if params.tests else params.most_rocks
     if lifts:
@@ -140,15 +143,22 @@ def _options(params: DetectParams, *, lifts: bool) -> DetectOptions:
     return options
 
 
-def _thresholds(thresholds: Thresholds | None) -> ThresholdRow:
+def _thresholds(thresholds: Thresholds | None, gamma: float | None) -> ThresholdRow:
     if thresholds is None:
-        return {"tau_pre": None, "tau_post": None, "tau_change": None, "ratio": None}
+        return {
+            "tau_pre": None,
+            "tau_post": None,
+            "tau_change": None,
+            "ratio": None,
+            "gamma": None,
+        }
     ratio = None if thresholds.post is None else thresholds.post / thresholds.pre
     return {
         "tau_pre": thresholds.pre,
         "tau_post": thresholds.post,
         "tau_change": thresholds.change,
         "ratio": ratio,
+        "gamma": gamma,
     }
 
 

@@ -1,4 +1,6 @@
-"""Context windows: the tokens around an occurrence, by position, within its completion."""
+"""Contexts of an occurrence: the tokens around it, by position, within its completion; or a sketch
+of the hidden state by which the teacher predicted it, from contexts/.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,39 @@ def smallest_below(size: int, total: int | None) -> np.uint64:
         return _LARGEST
     share = (size + 6.0 * np.sqrt(size)) / total
     return np.uint64(min(2**64 - 1, int(share * 2**64)))
+
+
+#: Columns of a batch that hold a sketch, and say whether there is one.
+SKETCH_COLUMNS = ("context", "has_context")
+
+#: What an occurrence is compared by: "window", or for similarity "hidden" "sketch".
+CONTENTS = ("window", "sketch")
+
+
+def contents_of(similarity: str) -> str:
+    """What of `CONTENTS` a similarity compares."""
+    return "sketch" if similarity == "hidden" else "window"
+
+
+#: How far before an occurrence the hidden state is that stands for its context. The state at its
+#: own place says which token the teacher is about to write: of one type all are alike by that.
+BEFORE = 1
+
+
+def sketched(batch: Batch) -> Array:
+    """(N,) bool, which rows have a sketch of their context."""
+    has_N = batch["has_context"].copy()
+    if BEFORE:
+        key_N = _keys(batch)
+        has_N[BEFORE:] = has_N[:-BEFORE] & (key_N[BEFORE:] - key_N[:-BEFORE] == BEFORE)
+        has_N[:BEFORE] = False
+    return has_N
+
+
+def sketches(batch: Batch, rows_M: Array) -> Array:
+    """(M, 4) uint64, the sketches of some rows, all of which have one."""
+    words_MW: Array = np.ascontiguousarray(batch["context"][rows_M - BEFORE]).view(np.uint64)
+    return words_MW
 
 
 def offsets(reach: int) -> Array:
@@ -72,15 +107,25 @@ class Pool:
     tokens around each (offsets −reach … +reach, the position itself in the middle).
 
     `total`: how many positions will be offered in all, where that is known: few of those that
-    cannot be among the smallest are then carried along.
+    cannot be among the smallest are then carried along. `sketched`: of the positions that have a
+    sketch, with it.
     """
 
-    needs = ("token_id", "sequence_id", "position", "prompt")
+    needs: tuple[str, ...] = ("token_id", "sequence_id", "position", "prompt")
 
     def __init__(
-        self, seed: int, reach: int, size: int = POOL_SIZE, total: int | None = None
+        self,
+        seed: int,
+        reach: int,
+        size: int = POOL_SIZE,
+        total: int | None = None,
+        *,
+        sketched: bool = False,
     ) -> None:
         self.seed = seed
+        self.sketched = sketched
+        if sketched:
+            self.needs = (*Pool.needs, *SKETCH_COLUMNS)
         self.size = size
         self.limit = smallest_below(size, total)
         self.offset_K = np.arange(-reach, reach + 1)
@@ -93,6 +138,8 @@ class Pool:
 
     def offer(self, batch: Batch, rows_M: Array) -> None:
         """Offer some positions of a batch."""
+        if self.sketched:
+            rows_M = rows_M[sketched(batch)[rows_M]]
         self.seen += len(rows_M)
         hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
         limit = self.limit
@@ -104,15 +151,16 @@ class Pool:
         if len(rows_M) > self.size:
             near_M = np.sort(np.argpartition(hash_M, self.size - 1)[: self.size])
             rows_M, hash_M = rows_M[near_M], hash_M[near_M]
-        self._join(
-            {
-                "hash": hash_M,
-                "sequence": batch["sequence_id"][rows_M],
-                "position": batch["position"][rows_M],
-                "prompt": batch["prompt"][rows_M],
-                "around": window_tokens(batch, rows_M, self.offset_K),
-            }
-        )
+        rows = {
+            "hash": hash_M,
+            "sequence": batch["sequence_id"][rows_M],
+            "position": batch["position"][rows_M],
+            "prompt": batch["prompt"][rows_M],
+            "around": window_tokens(batch, rows_M, self.offset_K),
+        }
+        if self.sketched:
+            rows["sketch"] = sketches(batch, rows_M)
+        self._join(rows)
 
     def merge(self, other: Self) -> None:
         """Keep the smallest hashes of both."""
@@ -129,10 +177,12 @@ class Pool:
     @property
     def complete(self) -> bool:
         """Whether every position that was offered is in the pool."""
-        return self.seen <= self.size
+        return self.seen <= self.size and (self.limit == _LARGEST or not self.sketched)
 
     def result(self) -> dict[str, Array]:
-        """hash, sequence, position, prompt: (P,); around: (P, 2·reach + 1) int32."""
+        """hash, sequence, position, prompt: (P,); around: (P, 2·reach + 1) int32; where asked for
+        sketch: (P, 4) uint64.
+        """
         return self._rows
 
 
@@ -142,14 +192,22 @@ class FreePools:
     One small pool for each (type, distance).
     """
 
-    needs = Pool.needs
-
     def __init__(
-        self, seed: int, reach: int, types: list[int], distances: tuple[int, ...], draws: int
+        self,
+        seed: int,
+        reach: int,
+        types: list[int],
+        distances: tuple[int, ...],
+        draws: int,
+        *,
+        sketched: bool = False,
     ) -> None:
         self.reach = reach
+        self.needs = (*Pool.needs, *(SKETCH_COLUMNS if sketched else ()))
         self.pools = {
-            (v, distance): Pool(seed, reach, draws) for v in types for distance in distances
+            (v, distance): Pool(seed, reach, draws, sketched=sketched)
+            for v in types
+            for distance in distances
         }
 
     def size(self, v: int, distance: int) -> int:
@@ -165,6 +223,26 @@ class FreePools:
         """Merge pool by pool."""
         for key, pool in self.pools.items():
             pool.merge(other.pools[key])
+
+
+class SketchCount:
+    """Rows, and those among them without a sketch."""
+
+    needs = ("has_context",)
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.missing = 0
+
+    def update(self, batch: Batch) -> None:
+        """Count a batch."""
+        self.rows += len(batch["has_context"])
+        self.missing += int((~batch["has_context"]).sum())
+
+    def merge(self, other: Self) -> None:
+        """Add another's counts."""
+        self.rows += other.rows
+        self.missing += other.missing
 
 
 def far_from(batch: Batch, v: int, distance: int) -> Array:

@@ -314,6 +314,7 @@ def test_the_twin_by_hand() -> None:
         "tau_post": 2.0,
         "tau_change": None,
         "ratio": 0.5,
+        "gamma": 0.5,
     }
     assert (nine["token_id"], nine["persistent"], nine["retained"]) == (9, 4, 3)
     assert (nine["rock_score"], nine["ccr"], nine["context_rock_score"]) == (8.0, 0.75, 6.0)

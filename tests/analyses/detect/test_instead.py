@@ -262,8 +262,8 @@ def test_a_log_without_alternatives_says_what_gives_them(tmp_path: Path) -> None
     result = detect(write(tmp_path, None))
     assert all(set(row.values()) == {None} for row in columns_of(result).values())
     assert result.notes[-1] == (
-        "what the teacher wrote instead is not known: there is no alternatives/ table; record with "
-        "Recorder(alternatives=5), or score saved checkpoints with `rocktok rescore`"
+        "what the teacher wrote instead is not known: the log has no alternatives/ table; record "
+        "with Recorder(alternatives=5), or score saved checkpoints with `rocktok rescore`"
     )
     assert "instead" not in render(result)
 
@@ -277,7 +277,9 @@ def test_a_step_dropped_in_alternatives_alone(tmp_path: Path) -> None:
         writer.drop_step(10, 480, "full", "alternatives")
     result = detect(path)
     assert all(set(row.values()) == {None} for row in columns_of(result).values())
-    assert any("alternatives/ has nothing at step 10; record" in note for note in result.notes)
+    assert any(
+        "the log has nothing in alternatives/ at step 10; record" in note for note in result.notes
+    )
 
 
 def test_without_persistence_nothing_is_said_of_types_that_are_no_rocks(tmp_path: Path) -> None:
@@ -290,6 +292,7 @@ def test_without_persistence_nothing_is_said_of_types_that_are_no_rocks(tmp_path
     assert all(set(row.values()) == {None} for row in columns_of(result).values())
 
 
+@pytest.mark.long
 def test_where_the_teacher_knows_nothing_of_the_text_it_says_its_marginal(tmp_path: Path) -> None:
     """Alternatives that do not depend on the position: rocks or not, all types say the same."""
     world = worlds.planted_rocks(500_010, 40, 12)

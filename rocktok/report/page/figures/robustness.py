@@ -136,9 +136,10 @@ def _sensitivity_of(result: ReportResult) -> SensitivityNumbers:
         raise AbsentError("no contexts were judged")
     if not any(cell["rocks"] for cell in result.sensitivity):
         raise AbsentError("no rocks under any setting")
-    params = result.detect.params
+    params, gamma = result.detect.params, result.detect.thresholds["gamma"]
+    assert gamma is not None
     return {"cells": cast("list[Setting]", list(result.sensitivity)),
-            "in_use": {"gamma": params["gamma"], "eta": params["eta"],
+            "in_use": {"gamma": gamma, "eta": params["eta"],
                        "rocks": len(result.rocks),
                        "top_k": None if params["tau_r"] else params["top_k"],
                        "fdr": params["fdr"] if params["rule"] == "tested" else None}}  # fmt: skip
@@ -183,7 +184,7 @@ def _draw_sensitivity(ax: Axes, numbers: SensitivityNumbers) -> None:
         range(len(columns)),
         [f"auto\n{distance}" if eta == "auto" else f"{eta:g}" for eta, distance in columns],
     )
-    ax.set_yticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
+    ax.set_yticks(range(len(gammas)), [f"{gamma:.3g}" for gamma in gammas])
     fdr = in_use.get("fdr")
     untested = "" if fdr is None else "; a number: untested"
     ax.set_xlabel(f"η (auto: distance of its null, tokens{untested})")
