@@ -205,8 +205,7 @@ def _rows(
     The kernel keeps no gradients: a sink asks for PyTorch's operations.
     """
     models = block.student, block.teacher
-    known = block.columns <= fused.COLUMNS and not block.top
-    if sink is None and known and fused.usable(*models):
+    if sink is None and fused.usable(*models):
         try:
             return _blocks(fused.tile, block, positions, token_N)
         except fused.KernelError as error:
