@@ -405,7 +405,7 @@ def test_one_step_and_rollouts_alone(tmp_path: Path) -> None:
         "student_end", "saturation", "top_k",
     }  # fmt: skip
     assert result.log["table"] == "rollout"
-    assert "alternatives/ is of the text in fixed/" in result["top_k"]["text"]
+    assert result["top_k"]["text"] == "The log has no alternatives/ table."
     with pytest.raises(LogError, match="rollout/ has no step 5; --step must be one of 4"):
         check(tmp_path / "log", step=5)
 
