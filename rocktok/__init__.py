@@ -15,6 +15,7 @@ from rocktok.analyses import analyses as _analyses
 
 if TYPE_CHECKING:
     from rocktok.analyses.attribute.passes import attribute as attribute
+    from rocktok.analyses.check.passes import check as check
     from rocktok.analyses.compare.passes import compare as compare
     from rocktok.analyses.controls.passes import controls as controls
     from rocktok.analyses.detect.passes import detect as detect

@@ -26,6 +26,7 @@ NAMED = {
 }  # fmt: skip
 #: Of one command: each option of `detect` is named; report.json holds parts of other outputs.
 NAMED_BY = {
+    "check": {**NAMED, "findings[].details": "<number>"},
     "detect": {name: word for name, word in NAMED.items() if name != "params"},
     "report": {
         **NAMED, "log.passes": "<analysis>", "params.detect": "<option>",
@@ -66,6 +67,7 @@ class _Report:
 
 
 RESULTS: dict[str, Callable[[rocktok.Log], Any]] = {
+    "check": lambda log: rocktok.check(log, replicates=100),
     "detect": lambda log: rocktok.detect(log, lifts=True),
     "attribute": lambda log: rocktok.attribute(log, replicates=100),
     "report": _Report,
