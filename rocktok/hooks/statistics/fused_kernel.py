@@ -14,6 +14,7 @@ from rocktok.hooks.statistics.fused_terms import (
     count_likelier,
     divergences,
     logits_of,
+    row_of,
 )
 
 # Columns in work at once, by WARPS warps: eight per thread, so that bfloat16 comes in loads of 16
@@ -21,8 +22,6 @@ from rocktok.hooks.statistics.fused_terms import (
 BLOCK = 1024
 WARPS = 4
 STAGES = 3
-# Elements that the starts of all rows must be a multiple of for such loads.
-ALIGNMENT = 16
 # What each row yields, in the order in which it is stored. Weights are exp(logit - row's largest).
 SUMS = (
     "student_sum",  # Σ w, w the student's weight
@@ -47,7 +46,6 @@ _FLOOR = tl.constexpr(tiles.FLOOR)
 _LOWEST = tl.constexpr(-1e38)
 _LARGEST = tl.constexpr(3.4e38)
 _INFINITE = tl.constexpr(float("inf"))
-_ALIGNMENT = tl.constexpr(ALIGNMENT)
 
 
 @triton.jit
@@ -158,14 +156,6 @@ def _second_sweep(
 
 
 @triton.jit
-def _row(logits, row_N, row, ALIGNED: tl.constexpr):
-    start = tl.load(row_N + row)
-    if ALIGNED:
-        start = tl.multiple_of(start, _ALIGNMENT)
-    return logits + start
-
-
-@triton.jit
 def token_sums(
     student_logits,
     teacher_logits,
@@ -222,8 +212,8 @@ def token_sums(
         DEPTH: blocks of columns on their way from memory.
     """
     row = tl.program_id(0)
-    student_V = _row(student_logits, student_row_N, row, STUDENT_ALIGNED)
-    teacher_V = _row(teacher_logits, teacher_row_N, row, TEACHER_ALIGNED)
+    student_V = row_of(student_logits, student_row_N, row, STUDENT_ALIGNED)
+    teacher_V = row_of(teacher_logits, teacher_row_N, row, TEACHER_ALIGNED)
     whole = vocabulary // WIDTH
     lane_B = tl.arange(0, WIDTH)
     last_B = whole * WIDTH + lane_B
