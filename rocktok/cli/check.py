@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rocktok.cli import options
+from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
 from rocktok.cli.limits import fail_if_option, parse_limits
 
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
 _SEVERITIES = ("note", "warning", "problem")
 
 
-@click.command("check")
+@click.command(
+    "check",
+    cls=Command,
+    common=("step", "no_rocks", "fail_if", "format_", "output", "force", "quiet", "jobs"),
+    examples=(
+        ("rocktok check runs/opd", "Findings, the worst first."),
+        ("rocktok check runs/opd --fail-if warning", "Exit code 3 if anything needs a look."),
+    ),
+)
 @options.table_option
 @options.step_option("Step at which losses are looked at. Default: the last complete one.")
 @options.rocks_option()
