@@ -14,10 +14,11 @@ from typing import Any
 import click
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 import rocktok
 from rocktok import schema
-from rocktok.log import Log, LogWriter
+from rocktok.log import Log, LogWriter, vocab
 
 #: Columns that others give: log_ratio is a difference of two, and head_grad_norm is read by no
 #: analysis that grad_norm does not serve.
@@ -123,9 +124,7 @@ def sequences(log: Log, wanted: set[int]) -> Iterator[dict[str, Any]]:
 
 def vocabulary(log: Log) -> list[tuple[int, str, bytes]]:
     """The rows of vocab.parquet."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(log.place.path / "vocab.parquet")
+    table = pq.read_table(pa.BufferReader(log.place.read(vocab.PATH)))
     return [tuple(row.values()) for row in table.to_pylist()]
 
 
