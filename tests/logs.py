@@ -35,6 +35,35 @@ def rows(
     }
 
 
+def alternatives_rows(
+    step: int, sequences: range | list[int], tokens: int = 12, k: int = 5, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Rows of alternatives/ beside `rows`: k of 50 tokens, by probability, at every position."""
+    keys = _keys(step, sequences, tokens)
+    rng = np.random.default_rng([seed, step])
+    n = len(keys["step"])
+    for model in ("student", "teacher"):
+        prob_NV = rng.dirichlet(np.full(50, 0.1), n)
+        likeliest_NK = np.argsort(-prob_NV, axis=1)[:, :k]
+        keys[f"{model}_ids"] = likeliest_NK.astype(np.int32)
+        keys[f"{model}_probs"] = np.take_along_axis(prob_NV, likeliest_NK, 1).astype(np.float32)
+    return keys
+
+
+def context_rows(
+    step: int, sequences: range | list[int], tokens: int = 12, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Rows of contexts/ beside `rows`: random signs, the same for a text at any step."""
+    keys = _keys(step, sequences, tokens)
+    signs = [np.random.default_rng([seed, s]).integers(0, 256, (tokens, 32)) for s in sequences]
+    return {**keys, "context": np.concatenate(signs).astype(np.uint8)}
+
+
+def _keys(step: int, sequences: range | list[int], tokens: int) -> dict[str, np.ndarray]:
+    batch = rows(step, sequences, tokens)
+    return {name: batch[name] for name in ("step", "sequence_id", "position")}
+
+
 def sequence_rows(sequences: range | list[int], step: int = 0) -> dict[str, Any]:
     """Rows for sequences/: three rollouts to a prompt."""
     return {

@@ -10,6 +10,7 @@ import pyarrow as pa
 import rocktok.schema as schema
 from rocktok.errors import DataError
 from rocktok.log.checks import ListCheck, Rules, Where, check_values, to_numpy
+from rocktok.log.lists import from_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,7 +28,11 @@ class _InBatch(Where):
 
 
 def as_table(
-    batch: Mapping[str, Any] | Any, table: str, statistics: Iterable[str], rules: Rules
+    batch: Mapping[str, Any] | Any,
+    table: str,
+    statistics: Iterable[str],
+    rules: Rules,
+    lists: ListCheck,
 ) -> pa.Table:
     """A batch for one of the tables, in the format's own types.
 
@@ -36,9 +41,10 @@ def as_table(
         table: where it is to go.
         statistics: optional columns that `rollout` and `fixed` must have.
         rules: what the log promises of its values.
+        lists: what earlier batches had for the length of their lists.
 
-    Raises `DataError` for missing or unknown columns, values that do not fit, nulls, NaN, unequal
-    lengths, negative steps or positions, token ids outside the vocabulary.
+    Raises `DataError` for missing or unknown columns, values that do not fit or that break a rule
+    of the format, nulls, NaN, unequal lengths.
     """
     if table not in schema.TABLES:
         raise DataError(f"no table {table!r}; choose from {', '.join(schema.TABLES)}")
@@ -60,7 +66,7 @@ def as_table(
     where = _InBatch(table, 0)
     checked = {n: to_numpy(rows[n], n, where) for n in _CHECKED.get(table, rows.schema.names)}
     check_values(checked, rules, where)
-    ListCheck().check(checked, where)
+    lists.check(checked, where)
     return rows
 
 
@@ -107,10 +113,7 @@ def _arrow(value: Any, field: Any, length: int, table: str) -> pa.Array:
     lists = pa.types.is_list(field.type)
     vectors = lists and pa.types.is_floating(field.type.value_type)
     try:
-        if pa.types.is_fixed_size_binary(field.type) and _is_matrix(value):
-            array = _bytes(value)
-        else:
-            array = _lists(value) if _is_matrix(value) else pa.array(value)
+        array = from_matrix(value, field.type) if _is_matrix(value) else pa.array(value)
         if isinstance(array, pa.ChunkedArray):
             array = array.combine_chunks()
         array = array.cast(field.type, safe=not (floating or vectors))
@@ -126,20 +129,3 @@ def _arrow(value: Any, field: Any, length: int, table: str) -> pa.Array:
     if (floating or vectors) and not np.isfinite(np.asarray(numbers)).all():
         raise DataError(f"{table}: column {field.name}: NaN or infinite values")
     return array
-
-
-def _lists(values_NW: Any) -> pa.Array:
-    """The rows of a matrix as lists, not copied."""
-    values_NW = np.ascontiguousarray(values_NW)
-    rows, width = values_NW.shape
-    offsets = np.arange(0, rows * width + 1, width) if width else np.zeros(rows + 1)
-    return pa.ListArray.from_arrays(offsets.astype(np.int32), values_NW.ravel())
-
-
-def _bytes(values_NB: Any) -> pa.Array:
-    """The rows of a matrix of bytes as binary values of one size, not copied."""
-    if values_NB.dtype != np.uint8:
-        raise TypeError(f"bytes as {values_NB.dtype}; they must be uint8")
-    values_NB = np.ascontiguousarray(values_NB)
-    rows, width = values_NB.shape
-    return pa.Array.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(values_NB)])

@@ -10,6 +10,8 @@ from rocktok.errors import DataError
 from rocktok.log.checks import numpy_view
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import pyarrow as pa
 
     from rocktok._types import Array
@@ -27,9 +29,13 @@ class Buffer:
         self._parts.setdefault(step, []).append(part)
         self.bytes += part.nbytes
 
-    def parts(self, but: int | None = None) -> list[pa.Table]:
-        """All parts, in order of arrival; `but`: not of this step."""
-        return [part for step, parts in self._parts.items() if step != but for part in parts]
+    def parts(self, but: Collection[int] = ()) -> list[pa.Table]:
+        """All parts, in order of arrival; `but`: not of these steps."""
+        return [part for step, parts in self._parts.items() if step not in but for part in parts]
+
+    def rows(self, step: int) -> int:
+        """The rows that are held of a step."""
+        return sum(part.num_rows for part in self._parts.get(step, []))
 
     def drop(self, step: int) -> int:
         """Forget a step; returns the rows that were held of it."""
@@ -37,9 +43,9 @@ class Buffer:
         self.bytes -= sum(part.nbytes for part in parts)
         return sum(part.num_rows for part in parts)
 
-    def clear(self, but: int | None = None) -> dict[int, int]:
-        """Forget everything `but` one step; returns the rows that were held of each step."""
-        return {step: self.drop(step) for step in list(self._parts) if step != but}
+    def clear(self, but: Collection[int] = ()) -> dict[int, int]:
+        """Forget everything `but` some steps; returns the rows that were held of each step."""
+        return {step: self.drop(step) for step in list(self._parts) if step not in but}
 
 
 class IdRuns:
@@ -140,3 +146,27 @@ def _distinct(id_N: Array) -> Array:
     if (changes < 0).any():
         return np.unique(id_N)
     return id_N[np.concatenate(([True], changes != 0))] if len(id_N) else id_N
+
+
+class ContextIds:
+    """The sequences that have had their contexts, by the step, to refuse what comes again."""
+
+    def __init__(self) -> None:
+        self._by_step: dict[int, IdRuns] = {}
+
+    def add(self, step: int, sequence_N: Array) -> None:
+        """Note rows of a step. Raises `DataError` for a sequence that had some at another one."""
+        id_S = _distinct(sequence_N)
+        for other, had in self._by_step.items():
+            again_S = had.holds(id_S)
+            if other != step and again_S.any():
+                raise DataError(
+                    f"contexts: sequence {id_S[np.argmax(again_S)]} at step {step} has been "
+                    f"written at step {other}; write the contexts of a text once"
+                )
+        here = self._by_step.setdefault(step, IdRuns())
+        here.add(id_S[~here.holds(id_S)])
+
+    def drop(self, step: int) -> None:
+        """Forget a step that was given up."""
+        self._by_step.pop(step, None)

@@ -282,6 +282,10 @@ class Log:
         }
         return done >= set(range(owner.world_size))
 
+    def has_lost(self, table: str, step: int) -> bool:
+        """Whether a shard with rows of the step was left out under `allow_missing`."""
+        return (table, step) in self._skipped_steps
+
     @cached_property
     def _skipped_steps(self) -> set[tuple[str, int]]:
         return {(shard.table, step) for shard in self.skipped for step in shard.steps}

@@ -153,21 +153,25 @@ def _check_lists(name: str, values_NK: Array, rules: Rules, where: Where) -> Non
 
 
 class ListCheck:
-    """The lists of a shard are equally long, in all its columns and row groups."""
+    """The lists of a shard are equally long, in all its columns and row groups.
 
-    def __init__(self) -> None:
+    So are those of a step, in all its shards; `within` says what is checked.
+    """
+
+    def __init__(self, within: str = "shard") -> None:
+        self._within = within
         self._first: tuple[str, int] | None = None
 
     def check(self, rows: Mapping[str, Array], where: Where) -> None:
-        """Check one row group. Raises `DataError`."""
+        """Check more rows. Raises `DataError`."""
         for name, values in rows.items():
             if name not in _LISTS or not len(values):
                 continue
-            first, width = self._first = self._first or (name, values.shape[1])
+            first, width = self._first = self._first or (f"{where.name}, {name},", values.shape[1])
             if values.shape[1] != width:
                 raise DataError(
-                    f"{where.at(0, name)}: {values.shape[1]} values where {first} has {width}; "
-                    "the lists of a shard must be equally long"
+                    f"{where.name}: column {name}: {values.shape[1]} values in a row where "
+                    f"{first} has {width}; the lists of a {self._within} must be equally long"
                 )
 
 
@@ -261,4 +265,22 @@ class SequenceRuns:
             raise DataError(
                 f"{one} and {other}: both hold sequence {sequence} at step {step}; "
                 "keep each sequence of a step in one shard, its rows once"
+            )
+
+    def check_once(self, table: str) -> None:
+        """Raise `DataError` for a sequence that stands at two steps, where it may at one alone."""
+        if not self._parts:
+            return
+        runs = np.concatenate(self._parts)
+        runs = runs[np.lexsort((runs[:, 0], runs[:, 1]))]
+        before, after = runs[:-1], runs[1:]
+        clash = (after[:, 1] <= before[:, 2]) & (before[:, 0] != after[:, 0])
+        if clash.any():
+            row = int(np.argmax(clash))
+            (one, name), (two, other) = sorted(
+                (int(r[row, 0]), self._names[int(r[row, 3])]) for r in (before, after)
+            )
+            raise DataError(
+                f"{other}: holds sequence {int(after[row, 1])} at step {two}, {name} at step "
+                f"{one}; a sequence stands at one step of {table}/ alone: remove the later rows"
             )

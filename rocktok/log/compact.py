@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,10 @@ from rocktok.files import Place, place, resolved
 from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
 from rocktok.log.catalogue import Log
-from rocktok.log.checks import SequenceRuns, Where, numpy_view
-from rocktok.log.encoding import encode_shard, entry_of
+from rocktok.log.checks import ListCheck, SequenceRuns, Where, numpy_view
+from rocktok.log.encoding import ROW_GROUP_NUMBERS, encode_shard, entry_of, row_numbers
 from rocktok.log.gradients import checked_rows
+from rocktok.log.lists import from_matrix
 from rocktok.log.manifest import Attempt, FileSeal, Manifest, dump_json
 from rocktok.log.opening import open_log
 from rocktok.log.sequences import cast_sequences
@@ -33,7 +34,9 @@ from rocktok.temporary import temporary_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Rows of a full shard: two full row groups.
+    from rocktok._types import Array
+
+#: Rows of a full shard: two full row groups. (Of `alternatives` fewer: as many as their lists.)
 SHARD_ROWS = 1 << 21
 
 
@@ -48,12 +51,19 @@ class _Sink:
     publishing: str | None = None
     _parts: list[pa.Table] = field(default_factory=list)
     _rows: int = 0
+    _numbers: int = 0
+    _target: int = 0
 
     def add(self, rows: pa.Table) -> None:
         """Add whole sequences that follow those before."""
+        numbers = row_numbers(rows) if self.table in schema.BESIDE_FIXED else 0
+        if numbers != self._numbers:
+            self.publish()  # the lists of a shard are equally long
+            self._numbers = numbers
+        self._target = min(SHARD_ROWS, 2 * ROW_GROUP_NUMBERS // max(1, numbers)) or 1
         self._parts.append(rows)
         self._rows += rows.num_rows
-        while self._rows > SHARD_ROWS and (cut := self._last_bound()):
+        while self._rows > self._target and (cut := self._last_bound()):
             rows = pa.concat_tables(self._parts)
             self._parts, self._rows = [rows.slice(0, cut)], cut
             self.publish()
@@ -67,11 +77,11 @@ class _Sink:
         """
         rows = pa.concat_tables(self._parts)
         if "position" not in rows.schema.names:
-            return SHARD_ROWS
+            return self._target
         step_N, sequence_N = (np.asarray(rows[name]) for name in ("step", "sequence_id"))
         start_S = sequence_starts(step_N, sequence_N)
-        within_S = start_S[(start_S > 0) & (start_S <= SHARD_ROWS)]
-        longer_S = start_S[start_S > SHARD_ROWS]
+        within_S = start_S[(start_S > 0) & (start_S <= self._target)]
+        longer_S = start_S[start_S > self._target]
         return int(within_S[-1] if len(within_S) else longer_S[0] if len(longer_S) else 0)
 
     def publish(self) -> None:
@@ -189,21 +199,25 @@ def _occurrences(log: Log, table: str) -> Iterator[pa.Table]:
     columns = log.columns(table)
     wanted = schema.arrow_schema(table, [c for c in columns if c in schema.OPTIONAL_STATISTICS])
     for step in log.steps(table):
+        lists = ListCheck("step")
         for task in span_tasks(log, table, step.step):
-            check = SequenceRuns()
-            parts = [
-                part.columns
-                for shard in task.shards[0]
-                for part in log.reader.scan_shard(shard, columns, [step.step], check, task.span)
-            ]
+            check, parts = SequenceRuns(), []
+            for shard in task.shards[0]:
+                for part in log.reader.scan_shard(shard, columns, [step.step], check, task.span):
+                    lists.check(part.columns, Where(part.name, 0))
+                    parts.append(part.columns)
             check.check()
             if not parts:
                 continue
             rows = {name: np.concatenate([p[name] for p in parts]) for name in wanted.names}
             order = np.lexsort((rows["position"], rows["sequence_id"]))
             yield pa.Table.from_arrays(
-                [pa.array(rows[f.name][order], f.type) for f in wanted], schema=wanted
+                [_array(rows[f.name][order], f.type) for f in wanted], schema=wanted
             )
+
+
+def _array(values: Array, type_: Any) -> pa.Array:
+    return pa.array(values, type_) if values.ndim == 1 else from_matrix(values, type_).cast(type_)
 
 
 def _sequences(log: Log) -> Iterator[pa.Table]:

@@ -90,3 +90,18 @@ def entries(column: Any) -> int:
     """How many values Parquet counts of a column of lists: one also for an empty or a null one."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     return sum(int(np.maximum(lengths(chunk), 1).sum()) for chunk in chunks)
+
+
+def from_matrix(values: Array, type_: Any) -> pa.Array:
+    """The rows of a matrix as lists, or as strings of bytes where `type_` is of such; not copied.
+
+    Raises `TypeError` for bytes that are not uint8.
+    """
+    values = np.ascontiguousarray(values)
+    rows, width = values.shape
+    if pa.types.is_fixed_size_binary(type_):
+        if values.dtype != np.uint8:
+            raise TypeError(f"bytes as {values.dtype}; they must be uint8")
+        return pa.Array.from_buffers(pa.binary(width), rows, [None, pa.py_buffer(values)])
+    offsets = np.arange(0, rows * width + 1, width) if width else np.zeros(rows + 1)
+    return pa.ListArray.from_arrays(offsets.astype(np.int32), values.ravel())

@@ -18,8 +18,8 @@ from rocktok.files import place
 from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
 from rocktok.log.batches import as_table
-from rocktok.log.buffers import Buffer, IdRuns, StepKeys
-from rocktok.log.checks import numpy_view
+from rocktok.log.buffers import Buffer, ContextIds, IdRuns, StepKeys
+from rocktok.log.checks import ListCheck, numpy_view
 from rocktok.log.encoding import encode_shard, entry_of
 from rocktok.log.manifest import Dropped, FileSeal, Manifest, remove_strays, shard_prefix
 from rocktok.log.reserve import Reserve
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from rocktok.log.shard import ShardEntry
 
+#: Tables with rows of positions.
+_POSITIONS = (*schema.OCCURRENCE_TABLES, *schema.BESIDE_FIXED)
 _ORDER = {
-    **dict.fromkeys(
-        (*schema.OCCURRENCE_TABLES, *schema.BESIDE_FIXED), ("step", "sequence_id", "position")
-    ),
+    **dict.fromkeys(_POSITIONS, ("step", "sequence_id", "position")),
     "sequences": ("step", "sequence_id"),
     "gradients": ("step", "half", "token_id"),
 }
@@ -129,6 +129,8 @@ class LogWriter:
         self._buffers = {table: Buffer() for table in schema.TABLES}
         self._keys: dict[str, StepKeys] = {}
         self._sequences = IdRuns()
+        self._contexts = ContextIds()
+        self._lists = ListCheck()
         self._open: dict[str, int] = {}
         self._newest: dict[str, int] = {}
         self._finished: dict[str, set[int]] = {
@@ -169,15 +171,16 @@ class LogWriter:
         """Add rows: a mapping of arrays (scalars are repeated) or a DataFrame.
 
         `rollout` and `fixed` take step, sequence_id, position, token_id, loss and the columns
-        the writer was opened with; `sequences` and `gradients` take their own (see
-        docs/log-format.md; `vector` may be an array of two dimensions). Rows of
+        the writer was opened with; the other tables take their own (see docs/log-format.md;
+        lists of numbers may be an array of two dimensions, contexts one of uint8). Rows of
         one sequence at one step may come in several calls, in any order; a batch of another
-        step finishes the one before.
+        step finishes the one before. `alternatives` and `contexts` may be written at some steps
+        only, at positions of `fixed` there, and the contexts of a text once.
 
         Raises `DataError` for missing or unknown columns, wrong types, nulls, unequal lengths,
         token ids outside the vocabulary, steps that descend, and what has been written before.
         """
-        rows = as_table(batch, table, self.columns, self._rules)
+        rows = as_table(batch, table, self.columns, self._rules, self._lists)
         if rows.num_rows == 0:
             return
         if table == "sequences":
@@ -190,7 +193,9 @@ class LogWriter:
         for step in steps:
             self._enter_step(table, step)
             part = rows if len(steps) == 1 else rows.filter(pa.array(step_N == step))
-            if table in schema.OCCURRENCE_TABLES:
+            if table == "contexts":
+                self._contexts.add(step, numpy_view(part["sequence_id"].combine_chunks()))
+            if table in _POSITIONS:
                 self._keys.setdefault(table, StepKeys(table, step)).add(part)
             self._buffers[table].add(step, part)
 
@@ -250,14 +255,36 @@ class LogWriter:
 
         Args:
             step, table: what is given up; what is buffered of it goes, unless it was finished:
-                then what it had stays.
+                then what it had stays. With a step of `fixed` go its alternatives and contexts.
             rows: how many rows the log lacks for it.
             reason: why.
         """
         if step not in self._finished[table]:
-            self._leave_step(table, step)
-            self._buffers[table].drop(step)
+            if table == "fixed":
+                self._drop_beside(step, reason)
+            elif table in schema.BESIDE_FIXED and self._is_dropped(table, step):
+                return  # it went with the step of `fixed`, and is counted
+            self._forget(table, step)
         self._give_up(Dropped(table, step, rows, reason))
+
+    def _drop_beside(self, step: int, reason: str) -> None:
+        """Give up what is about positions that are given up."""
+        for table in schema.BESIDE_FIXED:
+            held = self._buffers[table].rows(step)
+            self._forget(table, step)
+            self._finished[table].discard(step)
+            self._given_up.add((table, step))
+            if held:
+                self._give_up(Dropped(table, step, held, reason))
+
+    def _is_dropped(self, table: str, step: int) -> bool:
+        return any((d.table, d.step) == (table, step) for d in self._manifest.dropped)
+
+    def _forget(self, table: str, step: int) -> None:
+        self._leave_step(table, step)
+        self._buffers[table].drop(step)
+        if table == "contexts":
+            self._contexts.drop(step)
 
     def _give_up(self, dropped: Dropped) -> None:
         if dropped.table in self._finished:
@@ -280,7 +307,7 @@ class LogWriter:
         lost = 0
         for table in (*schema.STEP_TABLES, *(("sequences",) if sequences else ())):
             for step, count in sorted(self._buffers[table].clear().items()):
-                self._leave_step(table, step)
+                self._forget(table, step)
                 self._give_up(Dropped(table, step, count, reason))
                 lost += count
         return lost
@@ -294,7 +321,7 @@ class LogWriter:
         Raises `OSError` if the disk fails; what was not published stays buffered.
         """
         for table in ("sequences", *schema.STEP_TABLES):
-            unfinished = None if whole else self._open.get(table)
+            unfinished = () if whole else self._unfinished(table)
             parts = self._buffers[table].parts(unfinished)
             if parts:
                 entry = self._publish(table, pa.concat_tables(parts, promote_options="default"))
@@ -306,6 +333,11 @@ class LogWriter:
         self._last_flush = time.monotonic()
         if self._manifest_stale:
             self._write_manifest()
+
+    def _unfinished(self, table: str) -> set[int]:
+        """Steps that a flush leaves out: no row beside `fixed` may come before its own."""
+        tables = (table, "fixed") if table in schema.BESIDE_FIXED else (table,)
+        return {self._open[name] for name in tables if name in self._open}
 
     def close(self, final: bool = True) -> None:
         """Flush, and with `final` mark this rank as done."""

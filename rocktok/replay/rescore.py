@@ -9,16 +9,13 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 import rocktok.schema as schema
-from rocktok._types import Array
 from rocktok.errors import LogError, UsageError
-from rocktok.files import local_path, place
-from rocktok.hooks.arguments import END_COLUMNS, columns_of
+from rocktok.files import place
+from rocktok.hooks.arguments import END_COLUMNS
 from rocktok.hooks.contexts import (
     MOST_POSITIONS,
     Projections,
@@ -26,22 +23,29 @@ from rocktok.hooks.contexts import (
     mean_projection,
 )
 from rocktok.hooks.terminals import special_ids, terminal_ids
-from rocktok.hooks.vocabulary import vocabulary
 from rocktok.log import Log, LogWriter
 from rocktok.log.resume import only_writer
+from rocktok.replay.checks import (
+    alternatives_asked,
+    check_ends,
+    check_model,
+    check_student,
+    columns_asked,
+    expanded,
+    shared_ids,
+    usable_device,
+    vocab_of,
+)
 from rocktok.replay.models import (
-    check_device,
-    check_tokens,
-    check_widths,
     declared_ends,
     fingerprint,
     load_config,
     load_model,
     load_tokenizer,
     steps_of,
-    token_texts,
 )
 from rocktok.replay.resume_state import Standing, standing
+from rocktok.replay.rows import Missing, write_sequences
 from rocktok.replay.scoring import (
     Outside,
     Scorer,
@@ -56,8 +60,6 @@ from rocktok.replay.texts import Texts, load_texts
 
 #: A shard that takes longer is published as far as it is, in seconds.
 SHARD_SECONDS = 600.0
-#: Sequences written to sequences/ at once.
-_SEQUENCE_ROWS = 100_000
 
 Progress = Callable[[int, int], None]
 
@@ -183,27 +185,27 @@ def rescore(
         LogError: text or checkpoints lack something, tokens differ, `output` holds another run or
             is being written by another process.
     """
-    students, teacher = tuple(map(_expanded, students)), _expanded(teacher)
+    students, teacher = tuple(map(expanded, students)), expanded(teacher)
     step_numbers = steps_of(students, steps)
     for name, value in (("batch_tokens", batch_tokens), ("shard_rows", shard_rows),
                         ("sequences", 1 if sequences is None else sequences)):  # fmt: skip
         if value < 1:
             raise UsageError(f"{name} is {value}; it must be 1 or more", parameter=name)
-    names = _columns(columns)
+    names = columns_asked(columns)
     if alternatives < 0:
         message = f"alternatives is {alternatives}; it must be 0 or more"
         raise UsageError(message, parameter="alternatives")
-    device = _device(device)
+    device = usable_device(device)
     by_step = dict(sorted(zip(step_numbers, students, strict=True)))
     configs = {name: load_config(name) for name in (*by_step.values(), teacher)}
     texts = load_texts(text.name if isinstance(text, Log) else os.fspath(text), sequences)
     for name, config in configs.items():
-        _check_model(name, config, texts)
+        check_model(name, config, texts)
     tokenizers = {name: load_tokenizer(name) for name in configs}
-    vocab, without = _vocab(texts, tokenizers)
+    vocab, without = vocab_of(texts, tokenizers)
     notes = tuple(f"{name}: brings no tokenizer; its tokens are taken on trust" for name in without)
     widths = {name: int(config.vocab_size) for name, config in configs.items()}
-    shared = _shared(widths, vocab, without)
+    shared = shared_ids(widths, vocab, without)
     weights = {name: fingerprint(name) for name in configs}
     ends = {name: terminal_ids(tokenizers[name], *declared_ends(name)) for name in configs}
     students_end = sorted({number for name in by_step.values() for number in ends[name]})
@@ -214,9 +216,9 @@ def rescore(
     }
     job = _Job(
         output, texts, by_step, teacher, weights, dtype, device, batch_tokens, shard_rows, shared,
-        names, _alternatives(alternatives, shared), contexts, facts
+        names, alternatives_asked(alternatives, shared), contexts, facts
     )  # fmt: skip
-    _check_ends(job)
+    check_ends(names, job.terminal_ids)
     stands = standing(output, job.identity)
     todo = tuple(step for step in by_step if step not in stands.steps)
     recorded, kept, kept_rows = stands.columns, stands.steps, stands.rows
@@ -262,11 +264,11 @@ def _write(
         if standing(job.output, job.identity).state != stands.state:
             raise LogError(f"{job.output}: another process has just written to it; start again")
         with _writer(job, stands, columns, loaded, vocab) as writer:
-            _write_sequences(writer, job.texts, stands)
+            write_sequences(writer, job.texts, stands)
             tell = _Told(progress, job.texts.rows * len(todo))
             for step in todo:
                 student = loaded.pop() if len(loaded) > 1 else job.load(job.students[step])
-                _check_student(student, columns)
+                check_student(student, columns)
                 models, wanted = (student, loaded[0]), job.wanted(columns)
                 _score_step(job, writer, step, models, wanted, stands, projections, outside, tell)
                 projections = None
@@ -280,7 +282,7 @@ def _projections(
     job: _Job, stands: Standing, loaded: list[Scorer], problems: list[str]
 ) -> Projections | None:
     """What takes projections at the first step that is scored; None where none are needed."""
-    known = frozenset(stands.sketched.tolist())
+    known = stands.sketched
     if not job.contexts or not loaded or known >= set(job.texts.sequence_S.tolist()):
         return None
     if loaded[0].head is None:
@@ -311,7 +313,7 @@ def _score_step(
 ) -> None:
     """Score a step but for the sequences that stand, in whole shards; then its contexts."""
     texts, published = job.texts, time.monotonic()
-    missing = _Missing(texts.sequence_S, stands, step, wanted.alternatives > 0)
+    missing = Missing(texts.sequence_S, stands, step, wanted.alternatives > 0)
     most = most_tokens(job.batch_tokens, *models)
     for batch_B, ends in batches(texts, most, job.shard_rows):
         tell(int(texts.completions.length_S[batch_B].sum()))
@@ -329,46 +331,13 @@ def _score_step(
     if projections is not None:
         rows = projections.rows(mean_projection([projections.sums()]))
         writer.write({"step": step, **rows}, table="contexts")
+    if projections is not None or step in stands.contexts:
         writer.finish_step(step, "contexts")
     if wanted.alternatives:
         writer.finish_step(step, "alternatives")
     # Last: by it the step is known to be done.
     writer.finish_step(step, "fixed")
     writer.flush()
-
-
-@dataclass(frozen=True)
-class _Missing:
-    """The sequences, of S, whose rows do not stand yet at a step; a kill leaves either without."""
-
-    sequence_S: Array
-    stands: Standing
-    step: int
-    with_alternatives: bool
-    by_table: dict[str, Array] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        stand = {"fixed": self.stands.at(self.step)}
-        if self.with_alternatives:
-            stand["alternatives"] = self.stands.alternatives_at(self.step)
-        for table, id_S in stand.items():
-            self.by_table[table] = ~np.isin(self.sequence_S, id_S)
-
-    @property
-    def any_S(self) -> Array:
-        """(S,) whether a row is missing in either table."""
-        any_S: Array = np.logical_or.reduce(list(self.by_table.values()))
-        return any_S
-
-    def write(self, writer: LogWriter, table: str, rows: dict[str, Any]) -> None:
-        """Write those of some rows that are missing in a table."""
-        if table not in self.by_table:
-            return
-        missing_S = self.sequence_S[self.by_table[table]]
-        due_N = np.isin(rows["sequence_id"], missing_S)
-        if not due_N.all():
-            rows = {name: values[due_N] for name, values in rows.items()}
-        writer.write({"step": self.step, **rows}, table=table)
 
 
 class _Told:
@@ -381,132 +350,6 @@ class _Told:
         self._done += rows
         if self._progress is not None:
             self._progress(self._done, self._total)
-
-
-# -- checks ----------------------------------------------------------------------------------
-
-
-def _expanded(name: str) -> str:
-    """A checkpoint's name; `~` is the user's home."""
-    return str(local_path(name)) if name.startswith("~") else name
-
-
-def _device(device: str | None) -> str:
-    import torch
-
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(device)
-    return device
-
-
-def _check_model(name: str, config: Any, texts: Texts) -> None:
-    """Raise `LogError` where, by its configuration, a model cannot score the texts."""
-    size = int(config.vocab_size)
-    prompt_S = texts.prompts.length_S
-    if not prompt_S.all():
-        sequence = texts.sequence_S[int(np.argmin(prompt_S))]
-        raise LogError(
-            f"{texts.name}: sequence {sequence} has no prompt; its first token needs one: leave "
-            "the sequence out"
-        )
-    for part in (texts.prompts, texts.completions):
-        bad_T = (part.value_T < 0) | (part.value_T >= size)
-        if bad_T.any():
-            at = int(np.argmax(bad_T))
-            row = int(np.searchsorted(part.start_S, at, side="right")) - 1
-            raise LogError(
-                f"{texts.name}: sequence {texts.sequence_S[row]} has token {part.value_T[at]}, "
-                f"{name} has {size:,} logits; give text and models of one tokenizer"
-            )
-    most, longest = getattr(config, "max_position_embeddings", None), int(texts.length_S.max())
-    if isinstance(most, int) and longest > most > 0:
-        sequence = texts.sequence_S[int(np.argmax(texts.length_S))]
-        raise LogError(
-            f"{texts.name}: sequence {sequence} has {longest:,} tokens, {name} takes {most:,}; "
-            "leave the sequence out"
-        )
-
-
-def _columns(asked: str | Iterable[str]) -> tuple[str, ...]:
-    try:
-        return columns_of(asked)
-    except ValueError as error:
-        message = str(error)
-        if not message.startswith("columns "):
-            message = f"columns: {message}"
-        raise UsageError(message, parameter="columns") from error
-
-
-def _alternatives(asked: int, vocabulary_size: int) -> int:
-    """As many, the default cut to the vocabulary. Raises `UsageError` for more than that."""
-    if asked <= vocabulary_size or asked == schema.ALTERNATIVES:
-        return min(asked, vocabulary_size)
-    message = f"alternatives is {asked}, more than the vocabulary of {vocabulary_size:,}"
-    raise UsageError(message, parameter="alternatives")
-
-
-def _check_ends(job: _Job) -> None:
-    """Raise `UsageError` where columns are sums over terminal ids, and none are known."""
-    wanted = [name for name in END_COLUMNS if name in job.columns]
-    if wanted and not job.terminal_ids:
-        message = (
-            f"columns has {' and '.join(wanted)}, which need terminal ids; neither the models' "
-            "generation_config.json nor their tokenizers name one: name the columns without these"
-        )
-        raise UsageError(message, parameter="columns")
-
-
-def _check_student(student: Scorer, columns: tuple[str, ...]) -> None:
-    missing = [name for name in columns if name not in student.columns(columns)]
-    if missing:
-        raise LogError(
-            f"{student.name}: has no plain output head, as the students before it; the log records "
-            f"{', '.join(missing)}: score this one into another -o"
-        )
-
-
-def _vocab(
-    texts: Texts, tokenizers: dict[str, Any]
-) -> tuple[list[tuple[int, str, bytes]] | None, tuple[str, ...]]:
-    """The tokens, the same in the text and in all models that bring a tokenizer; the others."""
-    first = None if texts.vocab is None else (texts.name, texts.vocab)
-    tokens, without = None, []
-    for name, tokenizer in tokenizers.items():
-        if tokenizer is None:
-            without.append(name)
-            continue
-        mine = name, token_texts(tokenizer)
-        if first is not None:
-            check_tokens(first, mine)
-        first = first or mine
-        tokens = tokens or list(vocabulary(tokenizer))
-    return tokens, tuple(without)
-
-
-def _shared(
-    widths: dict[str, int], vocab: list[tuple[int, str, bytes]] | None, without: tuple[str, ...]
-) -> int:
-    """Number of ids that all models have: all, or those of tokens where heads are padded.
-
-    Raises `LogError` for heads of unlike width where a model brings no tokenizer, or where a token
-    lies beyond the narrowest.
-    """
-    narrow, wide = (which(widths.items(), key=lambda one: one[1]) for which in (min, max))
-    if narrow[1] == wide[1]:
-        return narrow[1]
-    if without or vocab is None:
-        check_widths(narrow, wide)
-    beyond = [token_id for token_id, *_ in vocab or () if token_id >= narrow[1]]
-    if beyond:
-        raise LogError(
-            f"{narrow[0]} has {narrow[1]:,} logits, {wide[0]} has {wide[1]:,}, and token "
-            f"{beyond[0]} is one of the others; give models of one tokenizer"
-        )
-    return narrow[1]
-
-
-# -- writing ---------------------------------------------------------------------------------
 
 
 def _writer(
@@ -541,23 +384,3 @@ def _writer(
         hidden_size = getattr(loaded[0].model.config.get_text_config(), "hidden_size", None)
         run["contexts"] = describe_contexts(hidden_size)
     return LogWriter(job.output, columns=columns, run=run, vocab=vocab)
-
-
-def _write_sequences(writer: LogWriter, texts: Texts, stands: Standing) -> None:
-    """The sequences/ that do not stand yet, in parts."""
-    missing_S = np.flatnonzero(~np.isin(texts.sequence_S, stands.listed))
-    left = texts if len(missing_S) == len(texts) else texts.take(missing_S)
-    for first in range(0, len(left), _SEQUENCE_ROWS):
-        last = min(first + _SEQUENCE_ROWS, len(left))
-        facts = left.facts.slice(first, last - first).combine_chunks()
-        writer.write(
-            {
-                **{name: facts[name].combine_chunks() for name in facts.column_names},
-                "sequence_id": left.sequence_S[first:last],
-                "num_tokens": left.completions.length_S[first:last],
-                "prompt_id": left.prompt_id_S[first:last],
-                "prompt_token_ids": left.prompts.to_lists(first, last),
-            },
-            table="sequences",
-        )
-        writer.flush()

@@ -29,7 +29,7 @@ class Standing:
         columns: that it records.
         sequences: step that is not finished → ids that stand at it.
         alternatives: likewise, of the table of that name.
-        sketched: ids in contexts/.
+        contexts: step → ids in contexts/.
         listed: ids in sequences/.
     """
 
@@ -37,7 +37,7 @@ class Standing:
     columns: tuple[str, ...] | None = None
     sequences: dict[int, Array] = field(default_factory=dict)
     alternatives: dict[int, Array] = field(default_factory=dict)
-    sketched: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    contexts: dict[int, Array] = field(default_factory=dict)
     listed: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
@@ -64,6 +64,11 @@ class Standing:
     def at(self, step: int) -> Array:
         """Ids that stand at a step that is not finished."""
         return self.sequences.get(step, np.zeros(0, dtype=np.int64))
+
+    @property
+    def sketched(self) -> frozenset[int]:
+        """Ids in contexts/."""
+        return frozenset(_all_of(self.contexts).tolist())
 
     def alternatives_at(self, step: int) -> Array:
         """As `at`, in alternatives/."""
@@ -111,7 +116,7 @@ def _standing(where: Place, run_id: str) -> Standing:
         attempts[0].columns,
         published_sequences(where, manifest, "fixed", open_steps),
         published_sequences(where, manifest, "alternatives", open_steps),
-        _all_of(published_sequences(where, manifest, "contexts")),
+        published_sequences(where, manifest, "contexts"),
         _all_of(published_sequences(where, manifest, "sequences")),
     )
 

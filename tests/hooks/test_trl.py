@@ -104,7 +104,9 @@ def recomputed(model: Any, teacher: Any, row: dict[str, Any], temperature: float
     columns["jsd"] = 0.5 * (
         (p * (logp - middle.log())).sum(-1) + (q * (logq - middle.log())).sum(-1)
     )
-    ours, theirs = (torch.zeros_like(p).scatter(1, d.topk(schema.TOP_K).indices, 1.0) for d in (p, q))
+    ours, theirs = (
+        torch.zeros_like(p).scatter(1, d.topk(schema.TOP_K).indices, 1.0) for d in (p, q)
+    )
     both = ours * theirs
     columns["overlap"] = both.sum(-1) / schema.TOP_K
     columns["student_mass"], columns["teacher_mass"] = (p * both).sum(-1), (q * both).sum(-1)

@@ -88,10 +88,13 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_training_is_bit_identical(tmp_path: Path, untouched: dict[str, Any]) -> None:
     trainer = busy_trainer(tmp_path)
-    with attach(trainer, Recorder(tmp_path / "log", every=1, fixed_sequences=6, fixed_every=2)):
+    settings: dict[str, Any] = {"fixed_sequences": 6, "fixed_every": 2, "columns": "all"}
+    with attach(trainer, Recorder(tmp_path / "log", every=1, **settings)):
         trainer.train()
     assert_same(outcome(trainer), untouched)
-    assert np.unique(read_table(tmp_path / "log", "fixed")["step"]).tolist() == [0, 2, 4, 6]
+    steps = manifest(tmp_path / "log")["steps"]
+    assert steps["fixed"] == steps["alternatives"] == [0, 2, 4, 6]
+    assert steps["contexts"] == [0]
 
 
 @pytest.mark.long

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 import rocktok.schema as schema
+from rocktok.analyses.info.beside_passes import coverage, misfits, uneven
 from rocktok.analyses.info.result import (
     AttemptInfo,
+    Coverage,
     DroppedInfo,
     LogInfo,
     RankInfo,
@@ -24,6 +26,9 @@ from rocktok.log.gradients import checked_rows
 from rocktok.log.sequences import cast_sequences, load_prompts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rocktok._types import Array
     from rocktok.log.catalogue import Log
     from rocktok.log.reader import Reader
     from rocktok.log.shard import OpenShard, Shard
@@ -42,7 +47,13 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
     """
     log = opened(log)
     damage = _damage(log, verify, engine or Engine())
-    tables = {} if damage else {t: _table(log, t) for t in schema.STEP_TABLES if log.shards(t)}
+    covered: dict[str, Coverage] = {}
+    try:
+        covered = {} if damage else coverage(log)
+    except LogError as error:
+        damage = [str(error)]
+    there = [table for table in schema.STEP_TABLES if log.shards(table)]
+    tables = {} if damage else {table: _table(log, table, covered.get(table)) for table in there}
     sequences, prompts = (None, None) if damage else _sequences(log)
     dropped = [
         cast(DroppedInfo, {"rank": m.rank, "attempt": m.attempt, **asdict(d)})
@@ -75,7 +86,11 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
         damage=tuple(damage),
         verified=verify,
         temporary_files=tuple(temporary),
-        notes=(*log.warnings(), *(_unfinished(name) for name in temporary)),
+        notes=(
+            *log.warnings(),
+            *_uncovered(covered.get("contexts")),
+            *(_unfinished(name) for name in temporary),
+        ),
     )
 
 
@@ -86,7 +101,17 @@ def _unfinished(name: str) -> str:
     )
 
 
-def _table(log: Log, table: str) -> TableInfo:
+def _uncovered(contexts: Coverage | None) -> list[str]:
+    if contexts is None or not contexts.texts_without:
+        return []
+    return [
+        f"contexts/ lacks texts that fixed/ has at step {contexts.step} "
+        f"({contexts.texts_without:,}): what compares contexts leaves their positions out; "
+        "`rocktok rescore` writes those of every text"
+    ]
+
+
+def _table(log: Log, table: str, covered: Coverage | None) -> TableInfo:
     superseded = 0
     for shard in log.shards(table):
         limit = log.limit_of(log.attempt_of(shard))
@@ -101,6 +126,7 @@ def _table(log: Log, table: str) -> TableInfo:
         steps=tuple(cast(StepInfo, asdict(step)) for step in steps),
         incomplete_steps=tuple(log.incomplete_steps(table)),
         superseded_rows=superseded,
+        coverage=covered,
     )
 
 
@@ -115,48 +141,80 @@ def _damage(log: Log, verify: bool, engine: Engine) -> list[str]:
     """One line for each thing that is wrong; without `verify`, as far as footers show it."""
     problems = []
     for table in log.tables():
-        runs = SequenceRuns()
+        seen = _Seen()
         shards = log.shards(table)
         # Handing out shards one by one costs as much as looking at a small one.
         size = 1 if verify else 64
         parts = (shards[i : i + size] for i in range(0, len(shards), size))
-        for part_problems, part_runs in engine.map(
+        for part_problems, part_seen in engine.map(
             _check_shards, ((log.reader, table, part, verify) for part in parts)
         ):
             problems += part_problems
-            runs.merge(part_runs)
+            seen.merge(part_seen)
         try:
-            runs.check()
+            seen.runs.check()
+            if table == "contexts":
+                seen.runs.check_once(table)
             if verify and table == "sequences":
                 load_prompts(log)
         except LogError as error:
             problems += [str(error)] if str(error) not in problems else []
+        problems += uneven(seen.widths)
+    if verify and not problems:
+        problems += misfits(log, engine)
     return problems
+
+
+class _Seen:
+    """What rows of several shards must be checked for together.
+
+    `runs`: their sequences; `widths`: step → (length of its lists, shard)s.
+    """
+
+    def __init__(self) -> None:
+        self.runs = SequenceRuns()
+        self.widths: dict[int, list[tuple[int, str]]] = {}
+
+    def add(self, name: str, rows: Mapping[str, Array]) -> None:
+        """Note rows of a shard that count, in order."""
+        self.runs.add(name, rows["step"], rows["sequence_id"])
+        if "student_ids" in rows:
+            for step in np.unique(rows["step"]).tolist():
+                here = (rows["student_ids"].shape[1], name)
+                known = self.widths.setdefault(step, [])
+                if here not in known:
+                    known.append(here)
+
+    def merge(self, other: _Seen) -> None:
+        """Add what another one has noted, of later shards."""
+        self.runs.merge(other.runs)
+        for step, found in other.widths.items():
+            self.widths.setdefault(step, []).extend(found)
 
 
 def _check_shards(
     reader: Reader, table: str, shards: tuple[Shard, ...], verify: bool
-) -> tuple[list[str], SequenceRuns]:
-    """What is wrong with some shards, and the sequences in them. Runs on a worker."""
-    runs, problems = SequenceRuns(), []
+) -> tuple[list[str], _Seen]:
+    """What is wrong with some shards, and what is in them. Runs on a worker."""
+    seen, problems = _Seen(), []
     for shard in shards:
         try:
             opened = reader.open(shard, schema.required_names(table))
             if verify:
-                _read_everything(reader, table, opened, runs)
+                _read_everything(reader, table, opened, seen)
         except LogError as error:
             problems.append(str(error))
-    return problems, runs
+    return problems, seen
 
 
-def _read_everything(reader: Reader, table: str, opened: OpenShard, runs: SequenceRuns) -> None:
-    if table in schema.OCCURRENCE_TABLES:
+def _read_everything(reader: Reader, table: str, opened: OpenShard, seen: _Seen) -> None:
+    if table in (*schema.OCCURRENCE_TABLES, *schema.BESIDE_FIXED):
         columns = [c.name for c in schema.columns_of(table) if c.name in opened.columns]
         limit = reader.limit_of(opened.attempt)
         for rows in reader.scan_shard(opened.shard, columns, superseded=True):
-            step_N, sequence_N = rows.columns["step"], rows.columns["sequence_id"]
-            counts = slice(None) if limit is None else step_N < limit
-            runs.add(rows.name, step_N[counts], sequence_N[counts])
+            counts = slice(None) if limit is None else rows.columns["step"] < limit
+            noted = [n for n in ("step", "sequence_id", "student_ids") if n in rows.columns]
+            seen.add(rows.name, {name: rows.columns[name][counts] for name in noted})
         return
     for group, _ in opened.groups():
         if table == "gradients":

@@ -59,8 +59,28 @@ class Question(TypedDict):
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """What a table beside `fixed` says of it.
+
+    `covered` of the `positions` of fixed/ at `step`, its last complete one (of those that
+    `alternatives` has, if any), are there, and rows at `steps` of the `fixed_steps` steps.
+    `texts_without`: texts at `step` without contexts; None for `alternatives`.
+    """
+
+    step: int
+    steps: int
+    fixed_steps: int
+    positions: int
+    covered: int
+    texts_without: int | None
+
+
+@dataclass(frozen=True)
 class TableInfo:
-    """One table: rows that count, by step, and rows that a later attempt has superseded."""
+    """One table: rows that count, by step, and rows that a later attempt has superseded.
+
+    `coverage`: of a table beside `fixed`, what it says of that.
+    """
 
     shards: int
     rows: int
@@ -68,6 +88,7 @@ class TableInfo:
     steps: tuple[StepInfo, ...]
     incomplete_steps: tuple[int, ...]
     superseded_rows: int
+    coverage: Coverage | None = None
 
 
 @dataclass(frozen=True)

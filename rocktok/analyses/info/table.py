@@ -9,7 +9,7 @@ from rocktok.tables.terminal import View
 from rocktok.tables.text import count, counted
 
 if TYPE_CHECKING:
-    from rocktok.analyses.info.result import LogInfo, TableInfo
+    from rocktok.analyses.info.result import Coverage, LogInfo, TableInfo
 
 
 def opening(info: LogInfo) -> list[str]:
@@ -76,6 +76,8 @@ def _table(name: str, table: TableInfo) -> list[tuple[str, str]]:
         ),
         ("  columns", ", ".join(table.columns)),
     ]
+    if table.coverage is not None:
+        facts.append(("  covers", _covered(table.coverage)))
     if incomplete:
         shown = ", ".join(map(str, table.incomplete_steps[:12]))
         facts.append(
@@ -86,6 +88,18 @@ def _table(name: str, table: TableInfo) -> list[tuple[str, str]]:
             ("  superseded", f"{count(table.superseded_rows)} rows of earlier attempts, not read")
         )
     return facts
+
+
+def _covered(covered: Coverage) -> str:
+    share = 100 * covered.covered / max(1, covered.positions)
+    there = (
+        f"{count(covered.covered)} of {counted(covered.positions, 'position')} of fixed/ at step "
+        f"{covered.step} ({share:.0f}%)"
+    )
+    if covered.texts_without is not None:
+        # Contexts are written once, and stand for all steps.
+        return there
+    return f"{there}; {count(covered.steps)} of its {counted(covered.fixed_steps, 'step')}"
 
 
 def _attempts(info: LogInfo) -> list[tuple[str, str]]:

@@ -7,9 +7,7 @@ any point.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import overload
 
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rocktok.hooks.gradient_sinks import Delivery, GradientSink
-from rocktok.hooks.statistics import fused, likeliest, tiles
+from rocktok.hooks.statistics import compiled, fused, likeliest, operations, tiles
 from rocktok.schema import OPTIONAL_STATISTICS, TOP_K
 
 COLUMNS = ("loss", *OPTIONAL_STATISTICS)
@@ -202,27 +200,43 @@ def _all_blocks(
 def _rows(
     block: tiles.Block, positions: tiles.Positions, token_N: Tensor, sink: GradientSink | None
 ) -> dict[str, Tensor]:
-    """Every column that the logits give, by the kernel where there is one, else by the tiles.
+    """Every column that the logits give: compiled on the CPU, by the kernel where there is one.
 
-    The kernel keeps no gradients: a sink asks for the tiles.
+    The kernel keeps no gradients: a sink asks for PyTorch's operations.
     """
-    known = block.columns <= fused.COLUMNS and not block.top
-    if sink is None and known and fused.usable(block.student, block.teacher):
+    models = block.student, block.teacher
+    if sink is None and fused.usable(*models):
         try:
             return _blocks(fused.tile, block, positions, token_N)
         except fused.KernelError as error:
             fused.give_up(error)
-    deliver = None if sink is None else Delivery(sink, range(len(positions)))
-    result = _blocks(partial(_tile, deliver), block, positions, token_N)
+    if compiled.usable(*models):
+        return _by(compiled.statistics, compiled.COPIES, block, positions, token_N, sink)
+    result = _by(operations.statistics, operations.COPIES, block, positions, token_N, sink)
     # One question for all rows: asking block by block would make an accelerator wait each time.
     odd_M = (~result["loss"].isfinite()).nonzero().squeeze(1)
     if len(odd_M):
-        careful = replace(block, excluded=True)
-        deliver = None if sink is None else Delivery(sink, odd_M.tolist())
-        again = _blocks(partial(_tile, deliver), careful, positions.subset(odd_M), token_N[odd_M])
+        careful = partial(operations.statistics, excluded=True)
+        odd = positions.subset(odd_M), token_N[odd_M]
+        again = _by(careful, operations.COPIES, block, *odd, sink, odd_M.tolist())
         for name in _SUMMED & result.keys():
             result[name][odd_M] = again[name]
     return result
+
+
+def _by(
+    statistics: tiles.Statistics,
+    copies: int,
+    block: tiles.Block,
+    positions: tiles.Positions,
+    token_N: Tensor,
+    sink: GradientSink | None,
+    rows: Sequence[int] | None = None,
+) -> dict[str, Tensor]:
+    """One pass by the given arithmetic; `rows` are numbers of its positions, if not all are in."""
+    deliver = None if sink is None else Delivery(sink, rows or range(len(positions)))
+    tile = partial(tiles.tile, statistics, copies, deliver)
+    return _blocks(tile, block, positions, token_N)
 
 
 def _blocks(
@@ -236,38 +250,6 @@ def _blocks(
     for start in range(0, max(1, count), step):
         parts += tile(block, positions, token_N, start, min(start + step, count))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _tile(
-    deliver: Delivery | None,
-    block: tiles.Block,
-    positions: tiles.Positions,
-    token_N: Tensor,
-    start: int,
-    stop: int,
-) -> list[dict[str, Tensor]]:
-    """The blocks of one tile, whose logits are gone when this returns."""
-    student_rows = block.student.tile(positions, start, stop)
-    teacher_rows = block.teacher.tile(positions, start, stop)
-    device = block.student.device
-    step = min(tiles.block_rows(block.student.vocabulary, device), max(1, stop - start))
-
-    def worker() -> Callable[[int, int], dict[str, Tensor]]:
-        buffers = block.workspace(step)
-
-        def work(first: int, last: int) -> dict[str, Tensor]:
-            space = buffers[:, : last - first]
-            with nullcontext() if deliver is None else deliver.block(first, last) as take:
-                student_NV = student_rows(first, last, space[0])
-                teacher_NV = teacher_rows(first, last, space[1])
-                return block.statistics(student_NV, teacher_NV, token_N[first:last], space, take)
-
-        return work
-
-    # Even without positions, one empty block says which columns there are.
-    firsts = range(start, max(stop, start + 1), step)
-    blocks = [(first, min(first + step, stop)) for first in firsts]
-    return tiles.each_block(worker, blocks, tiles.workers(device))
 
 
 def _hidden_norms(student: tiles.Model, positions: tiles.Positions) -> Tensor:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -37,19 +38,8 @@ from torch import Tensor
 from rocktok.errors import RocktokWarning
 from rocktok.hooks.statistics import tiles
 
-# What it computes; other columns ask for the tiles.
-COLUMNS = frozenset(
-    (
-        "loss",
-        "log_ratio",
-        "student_logprob",
-        "teacher_logprob",
-        "student_entropy",
-        "teacher_entropy",
-        "grad_norm",
-        "head_grad_norm",
-    )
-)
+# Columns that the kernel computes only when asked.
+_DIVERGENCES = frozenset(("forward_kl", "jsd"))
 _given_up = False
 
 
@@ -97,15 +87,54 @@ def tile(
     """
     count = stop - start
     token_N = token_N[start:stop]
-    sums_CN = torch.empty(len(_kernel().SUMS), count, device=token_N.device)
+    kernel = _kernel()
+    sums_CN = torch.empty(len(kernel.SUMS), count, device=token_N.device)
+    top = _Top.empty(block.top, count, block.student.vocabulary, token_N.device)
     if count:
         student = _rows(block.student, positions, start, stop)
         teacher = _rows(block.teacher, positions, start, stop)
-        _launch(block, student, teacher, token_N, sums_CN)
-    sums = dict(zip(_kernel().SUMS, sums_CN, strict=True))
+        _launch(block, student, teacher, token_N, sums_CN, top)
+    sums = dict(zip(kernel.SUMS, sums_CN, strict=True))
     # What a soft cap changes about the slope is in the sum.
     columns = _columns(sums, block.student.logit_scale / block.temperature)
-    return [{name: values for name, values in columns.items() if name in block.columns}]
+    result = {name: values for name, values in columns.items() if name in block.columns}
+    if block.top:
+        result |= top.columns(sums["student_sum"], sums["teacher_sum"])
+    return [result]
+
+
+@dataclass(frozen=True)
+class _Top:
+    """Each model's likeliest tokens, (2, N, K): the student's, then the teacher's."""
+
+    highest_ND: Tensor  # (N, 2, D), each block's largest logit
+    ids: Tensor
+    logits: Tensor  # of the model itself
+    other_logits: Tensor  # of the other model
+
+    @classmethod
+    def empty(cls, top: int, count: int, vocabulary: int, device: torch.device) -> _Top:
+        blocks = vocabulary // _kernel().BLOCK + 1 if top else 0
+        shape = 2, count, top
+        return cls(
+            torch.empty(count, 2, blocks, device=device),
+            torch.empty(shape, dtype=torch.int64, device=device),
+            torch.empty(shape, device=device),
+            torch.empty(shape, device=device),
+        )
+
+    def columns(self, student_sum_N: Tensor, teacher_sum_N: Tensor) -> dict[str, Tensor]:
+        """Ids and probabilities, as `tiles.LIKELIEST` has them."""
+        student_NK, teacher_NK = self.logits
+        of_student_NK = self.other_logits[0]
+        student_high_N1, teacher_high_N1 = student_NK[:, :1], teacher_NK[:, :1]
+        values = (
+            *self.ids,
+            (student_NK - student_high_N1).exp() / student_sum_N.unsqueeze(1),
+            (teacher_NK - teacher_high_N1).exp() / teacher_sum_N.unsqueeze(1),
+            (of_student_NK - teacher_high_N1).exp() / teacher_sum_N.unsqueeze(1),
+        )
+        return dict(zip(tiles.LIKELIEST, values, strict=True))
 
 
 def _columns(sums: dict[str, Tensor], slope: float) -> dict[str, Tensor]:
@@ -117,6 +146,8 @@ def _columns(sums: dict[str, Tensor], slope: float) -> dict[str, Tensor]:
     norm = sums["gradient"].sqrt() * slope / total_p
     finite_N = total_p.isfinite() & total_q.isfinite()
     infinite = finite_N & ~sums["drift"].isfinite()
+    # 0 where the teacher has no distribution.
+    rank = (sums["likelier"] + 1).masked_fill_(~total_q.isfinite(), 0)
     return {
         "loss": loss.masked_fill_(infinite, math.inf),
         "log_ratio": student_logprob - teacher_logprob,
@@ -125,6 +156,11 @@ def _columns(sums: dict[str, Tensor], slope: float) -> dict[str, Tensor]:
         "student_entropy": _entropy(sums["student_moment"], total_p),
         "teacher_entropy": _entropy(sums["teacher_moment"], total_q),
         "grad_norm": norm.masked_fill_(infinite, math.inf),
+        "forward_kl": sums["forward"] / total_p + sums["lost"] / total_q,
+        "jsd": (sums["between"] / total_p).clamp_max_(math.log(2)),
+        "teacher_rank": rank.to(torch.int32),
+        "student_end": (sums["student_end"] / total_p).clamp_max_(1),
+        "teacher_end": (sums["teacher_end"] / total_q).clamp_max_(1),
     }
 
 
@@ -157,12 +193,15 @@ def _launch(
     teacher: tuple[Tensor, Tensor, bool],
     token_N: Tensor,
     sums_CN: Tensor,
+    top: _Top,
 ) -> None:
     kernel = _kernel()
     (student_logits, student_begin_N, student_aligned) = student
     (teacher_logits, teacher_begin_N, teacher_aligned) = teacher
     student_shape, *student_factors = _shape(block.student, block.temperature)
     teacher_shape, *teacher_factors = _shape(block.teacher, block.temperature)
+    vocabulary = block.student.vocabulary
+    ends = 0 if block.ends_M is None else len(block.ends_M)
     # Triton starts kernels on the current device, whatever device their tensors are on. (-1, the
     # CPU in the interpreter, changes nothing.)
     with torch.cuda.device(sums_CN.get_device()):
@@ -173,15 +212,21 @@ def _launch(
                 student_begin_N,
                 teacher_begin_N,
                 token_N,
+                token_N if block.ends_M is None else block.ends_M,
                 sums_CN,
+                top.highest_ND,
                 len(token_N),
-                block.student.vocabulary,
+                vocabulary,
+                ends,
                 *student_factors,
                 *teacher_factors,
                 STUDENT=student_shape,
                 TEACHER=teacher_shape,
                 STUDENT_ALIGNED=student_aligned,
                 TEACHER_ALIGNED=teacher_aligned,
+                RANK="teacher_rank" in block.columns,
+                DIVERGENCES=bool(_DIVERGENCES & block.columns),
+                TOP=block.top > 0,
                 WIDTH=kernel.BLOCK,
                 DEPTH=kernel.STAGES,
                 num_warps=kernel.WARPS,
@@ -189,6 +234,36 @@ def _launch(
                 # the largest logit would no longer be exactly 0 away from itself.
                 enable_fp_fusion=False,
             )
+            if not block.top:
+                return
+            models = (
+                (student_logits, student_begin_N, student_shape, student_factors),
+                (teacher_logits, teacher_begin_N, teacher_shape, teacher_factors),
+            )
+            for second in (0, 1):
+                logits, begin_N, shape, factors = models[second]
+                other_logits, other_begin_N, other_shape, other_factors = models[1 - second]
+                kernel.likeliest[(len(token_N),)](
+                    logits,
+                    other_logits,
+                    begin_N,
+                    other_begin_N,
+                    top.highest_ND,
+                    top.ids[second],
+                    top.logits[second],
+                    top.other_logits[second],
+                    vocabulary,
+                    block.top,
+                    *factors,
+                    *other_factors,
+                    MODEL=shape,
+                    OTHER=other_shape,
+                    SECOND=second,
+                    BLOCKS=1 << (top.highest_ND.shape[2] - 1).bit_length(),
+                    WIDTH=kernel.BLOCK,
+                    num_warps=kernel.WARPS,
+                    enable_fp_fusion=False,
+                )
         # Triton has no common error: a missing C compiler, an old driver and a card that lacks
         # bfloat16 all look different, and none may stop a training run.
         except Exception as error:

@@ -1,8 +1,10 @@
-"""The Triton kernel of `fused`: everything a row's statistics are made of, in two sweeps over it.
+"""The Triton kernels of `fused`: what a row's statistics are made of, in two sweeps over it.
 
 Importing this imports Triton. Shape suffixes: N rows (scored positions), V vocabulary, B columns of
-a row in work at once, C sums of a row.
+a row in work at once, C sums of a row, M terminal ids, D blocks of a row, K likeliest tokens.
 """
+
+import math
 
 import triton
 import triton.language as tl
@@ -27,6 +29,12 @@ SUMS = (
     "divergence",  # Σ w·(expm1(log q - log p) - (log q - log p))
     "gradient",  # Σ (w·slope·(log q - log p + loss))², slope that of a soft cap
     "drift",  # Σ w·(log q - log p, counted from its value at the student's largest)
+    "student_end",  # Σ w of the terminal ids
+    "teacher_end",
+    "likelier",  # how many tokens the teacher holds likelier than the token id
+    "forward",  # Σ w·((1 + E)·d - E), d = log q - log p, E = expm1(d)
+    "between",  # Σ w·½·(E·d/2 - (2 + E)·log cosh(d/2))
+    "lost",  # Σ of the teacher's weight times what FLOOR takes from d
 )
 
 # How a model's logits come about: as they are, times a scale, or by a soft cap.
@@ -39,6 +47,12 @@ _FLOOR = tl.constexpr(tiles.FLOOR)
 _LOWEST = tl.constexpr(-1e38)
 _LARGEST = tl.constexpr(3.4e38)
 _EXCLUDED = tl.constexpr(-float("inf"))
+_INFINITE = tl.constexpr(float("inf"))
+# Below, what a token adds to a divergence no longer changes.
+_LEAST = tl.constexpr(-87.0)
+_LOG2 = tl.constexpr(math.log(2))
+# The key of nothing: below that of every number.
+_NOTHING = tl.constexpr(-(2**31))
 _ALIGNMENT = tl.constexpr(ALIGNMENT)
 
 
@@ -50,6 +64,43 @@ def _beyond_linear(x):
     y = tl.fma(x, y, 1.0 / 6)
     y = tl.fma(x, y, 0.5)
     return tl.where(tl.abs(x) < 0.25, x * x * y, tl.exp(x) - 1.0 - x)
+
+
+@triton.jit
+def _divergences(d):
+    """What a token adds to KL(q‖p) and the Jensen-Shannon divergence, over its p.
+
+    `compiled_kernel` says why these formulas: where d is large, u = exp(-|d|) has the place of E.
+    """
+    d = tl.where(d < _LEAST, _LEAST, d)
+    near = tl.abs(d) < 0.25
+    beyond = _beyond_linear(d)
+    grown = tl.exp(d)
+    e = tl.where(near, d + beyond, grown - 1.0)
+    forward = tl.where(near, d * e - beyond, grown * d - e)
+    square = d * d
+    y = tl.fma(square, -17.0 / 645120, 1.0 / 2880)
+    y = tl.fma(square, y, -1.0 / 192)
+    log_cosh = square * tl.fma(square, y, 1.0 / 8)
+    above = d > 0
+    part = tl.where(above, 1.0, grown)
+    z = part / (part + tl.where(above, 2.0 * grown, 2.0))
+    zz = z * z
+    y = tl.fma(zz, 1.0 / 11, 1.0 / 9)
+    y = tl.fma(zz, y, 1.0 / 7)
+    y = tl.fma(zz, y, 1.0 / 5)
+    y = tl.fma(zz, y, 1.0 / 3)
+    log1p = 2.0 * z * tl.fma(zz, y, 1.0)
+    nearby = 0.25 * d * e - 0.5 * (2.0 + e) * log_cosh
+    far = 0.5 * ((1.0 + grown) * (_LOG2 - log1p) - tl.abs(d) * part)
+    return forward, tl.where(near, nearby, far)
+
+
+@triton.jit
+def _key(x):
+    """An integer in the order of the numbers; -0.0 and 0.0 have the same."""
+    bits = (x + 0.0).to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
@@ -93,10 +144,21 @@ def _first_sweep(
     student_moment_B,
     teacher_moment_B,
     drift_B,
+    highest_D,
+    block,
+    blocks,
+    TOP: tl.constexpr,
 ):
     """Add a block to the sums that count from the largest logits, which it may move."""
-    # One question for both models, as asking all lanes costs more than all else here.
-    if tl.max(tl.maximum(student_B - student_high, teacher_B - teacher_high)) > 0:
+    if TOP:
+        student_most, teacher_most = tl.max(student_B), tl.max(teacher_B)
+        tl.store(highest_D + block, student_most)
+        tl.store(highest_D + blocks + block, teacher_most)
+        higher = (student_most > student_high) | (teacher_most > teacher_high)
+    else:
+        # One question for both models, as asking all lanes costs more than all else here.
+        higher = tl.max(tl.maximum(student_B - student_high, teacher_B - teacher_high)) > 0
+    if higher:
         high = tl.maximum(student_high, tl.max(student_B))
         new_peak = tl.max(tl.where(student_B == high, teacher_B, _EXCLUDED))
         new_peak = tl.where(high > student_high, new_peak, peak)
@@ -140,17 +202,48 @@ def _first_sweep(
 
 
 @triton.jit
-def _second_sweep(student_B, teacher_B, slope_B, peak, shift, mean, divergence_B, gradient_B):
-    """Add a block, of logits that count from their row's largest, to divergence and gradient."""
+def _second_sweep(
+    student_B,
+    teacher_B,
+    slope_B,
+    peak,
+    shift,
+    mean,
+    divergence_B,
+    gradient_B,
+    forward_B,
+    between_B,
+    lost_B,
+    DIVERGENCES: tl.constexpr,
+):
+    """Add a block, of logits that count from their row's largest, to the sums that need others."""
     low_B = student_B < _FLOOR
+    if DIVERGENCES:  # noqa: SIM102 (what is constant leaves no code)
+        if tl.max(low_B.to(tl.int32)) > 0:
+            below_B = tl.where(low_B, tl.exp(teacher_B) * (_FLOOR - student_B), 0.0)
+            absent_B = student_B == _EXCLUDED
+            below_B = tl.where(absent_B, _INFINITE, below_B)
+            lost_B += tl.where(absent_B & (teacher_B == _EXCLUDED), 0.0, below_B)
     # Written so, and not as maxima, NaN stays NaN.
     student_B = tl.where(low_B, _FLOOR, student_B)
     teacher_B = tl.where(low_B & (teacher_B < _FLOOR), _FLOOR, teacher_B)
     weight_B = tl.exp(student_B)
-    away_B = (teacher_B - student_B) - peak
+    away_B = teacher_B - student_B
     divergence_B = tl.fma(weight_B, _beyond_linear(away_B + shift), divergence_B)
-    pull_B = weight_B * slope_B * (away_B - mean)
-    return divergence_B, tl.fma(pull_B, pull_B, gradient_B)
+    pull_B = weight_B * slope_B * ((away_B - peak) - mean)
+    gradient_B = tl.fma(pull_B, pull_B, gradient_B)
+    if DIVERGENCES:
+        adds_forward_B, adds_between_B = _divergences(away_B + shift)
+        forward_B = tl.fma(weight_B, adds_forward_B, forward_B)
+        between_B = tl.fma(weight_B, adds_between_B, between_B)
+    return divergence_B, gradient_B, forward_B, between_B, lost_B
+
+
+@triton.jit
+def _likelier(teacher_B, own, column_B, token, likelier_B):
+    """Count the tokens that come before `token` in the teacher's order."""
+    ahead_B = (teacher_B > own) | ((teacher_B == own) & (column_B < token))
+    return likelier_B + ahead_B.to(tl.int32)
 
 
 @triton.jit
@@ -168,9 +261,12 @@ def token_sums(
     student_row_N,
     teacher_row_N,
     token_N,
+    end_M,
     sums_CN,
+    highest_ND,
     rows,
     vocabulary,
+    ends,
     student_scale,
     student_cap,
     teacher_scale,
@@ -179,6 +275,9 @@ def token_sums(
     TEACHER: tl.constexpr,
     STUDENT_ALIGNED: tl.constexpr,
     TEACHER_ALIGNED: tl.constexpr,
+    RANK: tl.constexpr,
+    DIVERGENCES: tl.constexpr,
+    TOP: tl.constexpr,
     WIDTH: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
@@ -190,9 +289,13 @@ def token_sums(
         student_row_N: int64, the element of `student_logits` with which each row begins.
         teacher_row_N: the same of the teacher.
         token_N: int64 token ids, in the vocabulary.
+        end_M: int64 terminal ids, in the vocabulary.
         sums_CN: float32, contiguous; where the sums go.
+        highest_ND: float32, contiguous (N, 2, D); where each block's largest logit goes, of the
+            student and of the teacher.
         rows: N.
         vocabulary: V.
+        ends: M.
         student_scale: factor on the raw logits; under a soft cap, of the tangent's argument.
         student_cap: factor on the hyperbolic tangent.
         teacher_scale: the same of the teacher.
@@ -201,6 +304,9 @@ def token_sums(
         TEACHER: the same of the teacher.
         STUDENT_ALIGNED: whether all of `student_row_N` are multiples of ALIGNMENT.
         TEACHER_ALIGNED: the same of the teacher.
+        RANK: whether `likelier` is wanted; else it is 0.
+        DIVERGENCES: whether `forward`, `between` and `lost` are wanted; else they are 0.
+        TOP: whether `highest_ND` is wanted; else it is not touched.
         WIDTH: columns in work at once, a power of two.
         DEPTH: blocks of columns on their way from memory.
     """
@@ -210,6 +316,11 @@ def token_sums(
     whole = vocabulary // WIDTH
     lane_B = tl.arange(0, WIDTH)
     last_B = whole * WIDTH + lane_B
+    blocks = whole + 1
+    highest_D = highest_ND + row.to(tl.int64) * 2 * blocks
+    if RANK:
+        token = tl.load(token_N + row)
+        own, _ = _logits(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
 
     student_high = tl.full((), _LOWEST, tl.float32)
     teacher_high = tl.full((), _LOWEST, tl.float32)
@@ -220,6 +331,7 @@ def token_sums(
     student_moment_B = tl.zeros((WIDTH,), tl.float32)
     teacher_moment_B = tl.zeros((WIDTH,), tl.float32)
     drift_B = tl.zeros((WIDTH,), tl.float32)
+    likelier_B = tl.zeros((WIDTH,), tl.int32)
     for block in tl.range(whole, num_stages=DEPTH):
         column_B = block * WIDTH + lane_B
         student_B, _ = _logits(
@@ -248,7 +360,13 @@ def token_sums(
             student_moment_B,
             teacher_moment_B,
             drift_B,
+            highest_D,
+            block,
+            blocks,
+            TOP,
         )
+        if RANK:
+            likelier_B = _likelier(teacher_B, own, column_B, token, likelier_B)
     student_B, _ = _logits(
         student_V, last_B, vocabulary, student_scale, student_cap, STUDENT, False
     )
@@ -275,7 +393,13 @@ def token_sums(
         student_moment_B,
         teacher_moment_B,
         drift_B,
+        highest_D,
+        whole,
+        blocks,
+        TOP,
     )
+    if RANK:
+        likelier_B = _likelier(teacher_B, own, last_B, token, likelier_B)
 
     # A model that excludes every token has no distribution.
     student_sum = tl.where(student_high > _LOWEST, tl.sum(student_sum_B), float("nan"))
@@ -283,19 +407,22 @@ def token_sums(
     drift = tl.sum(drift_B)
     mean = drift / student_sum
     peak -= teacher_high
-    # What turns log-ratios counted from that at the peak into log q - log p.
-    shift = tl.log(student_sum) - tl.log(teacher_sum) + peak
+    # What turns differences of logits that count from the largest into log q - log p.
+    shift = tl.log(student_sum) - tl.log(teacher_sum)
 
     # Backwards, as this first meets what the first sweep left in the cache.
     divergence_B = tl.zeros((WIDTH,), tl.float32)
     gradient_B = tl.zeros((WIDTH,), tl.float32)
+    forward_B = tl.zeros((WIDTH,), tl.float32)
+    between_B = tl.zeros((WIDTH,), tl.float32)
+    lost_B = tl.zeros((WIDTH,), tl.float32)
     student_B, slope_B = _logits(
         student_V, last_B, vocabulary, student_scale, student_cap, STUDENT, False
     )
     teacher_B, _ = _logits(
         teacher_V, last_B, vocabulary, teacher_scale, teacher_cap, TEACHER, False
     )
-    divergence_B, gradient_B = _second_sweep(
+    divergence_B, gradient_B, forward_B, between_B, lost_B = _second_sweep(
         student_B - student_high,
         teacher_B - teacher_high,
         slope_B,
@@ -304,6 +431,10 @@ def token_sums(
         mean,
         divergence_B,
         gradient_B,
+        forward_B,
+        between_B,
+        lost_B,
+        DIVERGENCES,
     )
     for block in tl.range(whole, num_stages=DEPTH):
         column_B = (whole - 1 - block) * WIDTH + lane_B
@@ -313,7 +444,7 @@ def token_sums(
         teacher_B, _ = _logits(
             teacher_V, column_B, vocabulary, teacher_scale, teacher_cap, TEACHER, True
         )
-        divergence_B, gradient_B = _second_sweep(
+        divergence_B, gradient_B, forward_B, between_B, lost_B = _second_sweep(
             student_B - student_high,
             teacher_B - teacher_high,
             slope_B,
@@ -322,8 +453,20 @@ def token_sums(
             mean,
             divergence_B,
             gradient_B,
+            forward_B,
+            between_B,
+            lost_B,
+            DIVERGENCES,
         )
 
+    student_end = tl.full((), 0.0, tl.float32)
+    teacher_end = tl.full((), 0.0, tl.float32)
+    for m in range(ends):
+        end = tl.load(end_M + m)
+        logit, _ = _logits(student_V, end, vocabulary, student_scale, student_cap, STUDENT, True)
+        student_end += tl.exp(logit - student_high)
+        logit, _ = _logits(teacher_V, end, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
+        teacher_end += tl.exp(logit - teacher_high)
     token = tl.load(token_N + row)
     student_B, _ = _logits(student_V, token, vocabulary, student_scale, student_cap, STUDENT, True)
     teacher_B, _ = _logits(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
@@ -338,3 +481,90 @@ def token_sums(
     tl.store(sum_N + 6 * rows, tl.sum(divergence_B))
     tl.store(sum_N + 7 * rows, tl.sum(gradient_B))
     tl.store(sum_N + 8 * rows, drift)
+    tl.store(sum_N + 9 * rows, student_end)
+    tl.store(sum_N + 10 * rows, teacher_end)
+    # Exact: vocabularies are smaller than 2²⁴.
+    tl.store(sum_N + 11 * rows, tl.sum(likelier_B).to(tl.float32))
+    tl.store(sum_N + 12 * rows, tl.sum(forward_B))
+    tl.store(sum_N + 13 * rows, tl.sum(between_B))
+    tl.store(sum_N + 14 * rows, tl.sum(lost_B))
+
+
+@triton.jit
+def likeliest(
+    logits,
+    other_logits,
+    row_N,
+    other_row_N,
+    highest_ND,
+    id_NK,
+    logit_NK,
+    other_logit_NK,
+    vocabulary,
+    count,
+    scale,
+    cap,
+    other_scale,
+    other_cap,
+    MODEL: tl.constexpr,
+    OTHER: tl.constexpr,
+    SECOND: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Store the likeliest tokens of row `program_id(0)` of a model, likeliest first.
+
+    Again and again, of the block whose largest logit not yet taken is largest (the first of those),
+    it takes that token (the one of smallest id).
+
+    Args:
+        logits: raw logits of the model.
+        other_logits: raw logits of the other model.
+        row_N: int64, the element of `logits` with which each row begins.
+        other_row_N: the same of `other_logits`.
+        highest_ND: as `token_sums` stores it.
+        id_NK: int64, contiguous; where the ids go.
+        logit_NK: float32, contiguous; where their logits go, at the loss temperature.
+        other_logit_NK: the same of the other model.
+        vocabulary: V.
+        count: K, at most V.
+        scale: factor on the raw logits; under a soft cap, of the tangent's argument.
+        cap: factor on the hyperbolic tangent.
+        other_scale: the same of the other model.
+        other_cap: the same of the other model.
+        MODEL: RAW, SCALED or CAPPED.
+        OTHER: the same of the other model.
+        SECOND: whether the model is the second in `highest_ND`: the teacher.
+        BLOCKS: D, or the next power of two.
+        WIDTH: columns of a block, as for `token_sums`.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    row_V = logits + tl.load(row_N + row)
+    other_row_V = other_logits + tl.load(other_row_N + row)
+    blocks = vocabulary // WIDTH + 1
+    lane_B = tl.arange(0, WIDTH)
+    block_D = tl.arange(0, BLOCKS)
+    start = (2 * row + SECOND) * blocks
+    highest_D = tl.load(highest_ND + start + block_D, mask=block_D < blocks, other=_EXCLUDED)
+    # By keys, as there is no number below -inf.
+    highest_D = tl.where(block_D < blocks, _key(highest_D), _NOTHING)
+    taken_key = tl.full((), 0x7FFFFFFF, tl.int32)
+    taken = tl.full((), -1, tl.int32)
+    for k in range(count):
+        best = tl.max(highest_D)
+        block = tl.min(tl.where(highest_D == best, block_D, BLOCKS - 1))
+        column_B = block * WIDTH + lane_B
+        logit_B, _ = _logits(row_V, column_B, vocabulary, scale, cap, MODEL, False)
+        key_B = _key(logit_B)
+        left_B = (key_B < taken_key) | ((key_B == taken_key) & (column_B > taken))
+        key_B = tl.where(left_B & (column_B < vocabulary), key_B, _NOTHING)
+        taken_key = tl.max(key_B)
+        # With NaN in the row nothing may be left of this block: any token will do.
+        taken = tl.min(tl.where(key_B == taken_key, column_B, vocabulary - 1))
+        rest = tl.max(tl.where(column_B == taken, _NOTHING, key_B))
+        highest_D = tl.where(block_D == block, rest, highest_D)
+        logit, _ = _logits(row_V, taken, vocabulary, scale, cap, MODEL, True)
+        other, _ = _logits(other_row_V, taken, vocabulary, other_scale, other_cap, OTHER, True)
+        tl.store(id_NK + row * count + k, taken.to(tl.int64))
+        tl.store(logit_NK + row * count + k, logit)
+        tl.store(other_logit_NK + row * count + k, other)
