@@ -3,14 +3,16 @@
     python tests/faults/campaign.py                everything; see --help for parts of it
     python tests/faults/campaign.py --by-hand      headers of a log that no manifest vouches for
 
-Each damaged log is read by `detect`, `attribute`, `stagnation` and `info --verify`. A command must
-refuse it, in a line that names the damaged file, or answer with the same bytes as before.
+Each damaged log is read by `detect`, `attribute`, `stagnation` and `info --verify`, and row by row
+(`Log.scan`). Each must refuse it, in a line that names the damaged file, or answer with the same
+bytes as before.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import logging
 import random
@@ -33,14 +35,24 @@ from rocktok.errors import RocktokError
 from rocktok.log import LogWriter, opening
 from rocktok.log.chunks import chunks_of
 from rocktok.log.pages import pages_of
-from tests.logs import RUN, rows, sequence_rows, write_by_hand
+from tests.logs import (
+    RUN,
+    alternatives_rows,
+    context_rows,
+    rows,
+    sequence_rows,
+    write_by_hand,
+)
 
 SEQUENCES = 40
 TOKENS = 12
 
 
 def write_small(path: Path) -> Path:
-    """Two attempts of one run, the second of which does a step again; every table but rollout."""
+    """Two attempts of one run, the second of which does a step again; every table but rollout.
+
+    Alternatives stand at half of the positions of the last step, contexts at the first.
+    """
     vocab = [(i, f"t{i}", b"t%d" % i) for i in range(50)]
     for resume, steps in ((0, (0, 20)), (20, (20,))):
         with LogWriter(
@@ -51,8 +63,13 @@ def write_small(path: Path) -> Path:
             for step in steps:
                 writer.write(_scored(step, resume), table="fixed")
                 writer.finish_step(step, "fixed")
+                if step == 0:
+                    writer.write(context_rows(0, range(SEQUENCES), TOKENS), table="contexts")
+                    writer.finish_step(0, "contexts")
                 writer.flush()
             if resume:
+                writer.write(_half(20), table="alternatives")
+                writer.finish_step(20, "alternatives")
                 writer.write(_sums(20), table="gradients")
                 writer.finish_step(20, "gradients")
     return path
@@ -62,6 +79,11 @@ def write_small_by_hand(path: Path) -> Path:
     """The same rows as pandas writes them: no manifest, no checksum of pages."""
     for step in (0, 20):
         write_by_hand(path, _scored(step, step), f"step-{step}")
+    lists = {name: list(v) if v.ndim == 2 else v for name, v in _half(20).items()}
+    write_by_hand(path, lists, "all", table="alternatives")
+    contexts = context_rows(0, range(SEQUENCES), TOKENS)
+    as_bytes = [row.tobytes() for row in contexts["context"]]
+    write_by_hand(path, {**contexts, "context": as_bytes}, "all", table="contexts")
     return write_by_hand(path, sequence_rows(range(SEQUENCES)), "all", table="sequences")
 
 
@@ -71,6 +93,11 @@ def _scored(step: int, resume: int) -> dict[str, np.ndarray]:
     batch["loss"] = batch["loss"] + np.float32(3 + resume / 10) * (batch["token_id"] < 5)
     batch["grad_norm"] = batch["loss"] * np.float32(0.5)
     return batch
+
+
+def _half(step: int) -> dict[str, np.ndarray]:
+    whole = alternatives_rows(step, range(SEQUENCES), TOKENS)
+    return {name: values[::2] for name, values in whole.items()}
 
 
 def _sums(step: int) -> dict[str, np.ndarray]:
@@ -219,6 +246,14 @@ READERS: dict[str, Callable[[Path], str]] = {
     "attribute": lambda log: rocktok.attribute(log).to_json(),
     "stagnation": lambda log: rocktok.stagnation(log).to_json(),
     "info --verify": lambda log: _verified(log),
+    "scan": lambda log: _scanned(log),
+}
+
+#: What `scan` reads beside the keys.
+_READ = {
+    "fixed": ("token_id", "loss"),
+    "alternatives": ("student_ids", "student_probs", "teacher_ids", "teacher_probs"),
+    "contexts": ("context",),
 }
 
 
@@ -228,6 +263,17 @@ def _verified(log: Path) -> str:
     if result.damage:
         raise RocktokError("\n".join(result.damage))
     return result.to_json()
+
+
+def _scanned(path: Path) -> str:
+    """A digest of every row that counts."""
+    log = rocktok.open(path)
+    digest = hashlib.blake2b()
+    for table, columns in _READ.items():
+        for part in log.scan(table, columns):
+            for values in part.columns.values():
+                digest.update(np.ascontiguousarray(values))
+    return digest.hexdigest()
 
 
 @dataclass

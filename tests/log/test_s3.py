@@ -11,12 +11,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rocktok
 from rocktok.errors import LogError
 from rocktok.log import LogWriter
-from tests.logs import RUN, rows, sequence_rows
+from tests.logs import RUN, alternatives_rows, context_rows, rows, sequence_rows
 from tests.processes import run_command, wait_until
 
 pytest.importorskip("moto.server")
@@ -77,6 +78,23 @@ def test_written_to_and_read_from_a_bucket(bucket: str, tmp_path: Path) -> None:
     options = {"all_types": True, "quantile_pre": 0.5}
     a, b = (rocktok.detect(log, **options) for log in (far, near))
     assert a.tokens == b.tokens
+
+
+def test_the_tables_beside_fixed_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+    with LogWriter(bucket % "beside", run=RUN) as writer:
+        writer.write(rows(0, range(4)), table="fixed")
+        writer.write(alternatives_rows(0, range(4)), table="alternatives")
+        writer.write(context_rows(0, range(4)), table="contexts")
+    rocktok.compact(bucket % "beside", tmp_path / "near")
+    far, near = rocktok.open(bucket % "beside"), rocktok.open(tmp_path / "near")
+    for table, columns in (
+        ("alternatives", ["teacher_ids", "teacher_probs"]),
+        ("contexts", ["context"]),
+    ):
+        (one,), (other,) = (list(log.scan(table, columns)) for log in (far, near))
+        for name in columns:
+            np.testing.assert_array_equal(one.columns[name], other.columns[name])
+    assert rocktok.info(far, verify=True).damage == ()
 
 
 def test_the_command_line_reads_an_address(bucket: str) -> None:
