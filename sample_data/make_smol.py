@@ -37,6 +37,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import DistillationConfig
 
 import rocktok
+from rocktok.errors import RocktokError
 from rocktok.hooks import Recorder
 from rocktok.hooks.trl import attach
 
@@ -69,7 +70,7 @@ class Settings:
     batch: int = 16
     tokens: int = 64
     prompts: int = 1440
-    kept: int = 704
+    kept: int = 960
     record_every: int = 5
     fixed_every: int = 50
     save_every: int = 10
@@ -178,15 +179,37 @@ class TimeLeft(TrainerCallback):
         return seconds
 
 
+def is_recorded(log: Path, step: int, settings: Settings) -> bool:
+    """Whether the log holds all that comes before a checkpoint; at the last, whether it ended.
+
+    Records reach the disk a moment after the checkpoint that they belong to: a kill between the
+    two leaves a checkpoint from which a run cannot go on without a gap.
+    """
+    try:
+        opened = rocktok.open(log)
+    except RocktokError:
+        return False
+    if step == settings.steps:
+        return opened.manifests[-1].final
+    wanted = {
+        "rollout": range(0, step, settings.record_every),
+        "fixed": range(0, step, settings.fixed_every),
+        "alternatives": range(0, step, settings.fixed_every),
+        "contexts": range(1),
+    }
+    return all(set(steps) <= set(opened.complete_steps(name)) for name, steps in wanted.items())
+
+
 def distil(work: Path, run: Path, settings: Settings) -> None:
     """Train and record, from the last checkpoint where there is one."""
     output, log = run / "trainer", run / "log"
-    found = smol_models.checkpoints(output)
+    found = {
+        step: path
+        for step, path in smol_models.checkpoints(output).items()
+        if is_recorded(log, step, settings)
+    }
     if settings.steps in found:
-        if all(manifest.final for manifest in rocktok.open(log).manifests[-1:]):
-            return
-        # Killed between the last checkpoint and the end of the log.
-        del found[settings.steps]
+        return
     smol_models.remove_others(output, found.values())
     models = work / "models"
     student = smol_models.load_model(

@@ -27,26 +27,28 @@ IMPLIED = ("log_ratio", "head_grad_norm")
 
 @dataclass(frozen=True)
 class Extract:
-    """What of a log is kept, beside the kept text's rows, sequences, contexts and vocabulary.
+    """What of a log is kept, beside the vocabulary.
 
     Attributes:
         rollouts_every: recorded steps of rollouts are kept whose number this divides.
         without: optional columns that are left out.
         alternatives: how many of the likeliest tokens are kept of each model.
+        positions: kept texts are taken, in order, until they hold so many; None: all of them.
     """
 
     rollouts_every: int
     without: tuple[str, ...]
     alternatives: int
+    positions: int | None = None
 
 
 #: From the most to the least.
 EXTRACTS = (
     Extract(10, (), 5),
     Extract(10, IMPLIED, 5),
-    Extract(20, IMPLIED, 5),
-    Extract(20, IMPLIED, 3),
-    Extract(40, (*IMPLIED, "student_mass", "teacher_mass", "forward_kl"), 3),
+    Extract(20, IMPLIED, 5, 40_000),
+    Extract(20, (*IMPLIED, "forward_kl"), 3, 40_000),
+    Extract(40, (*IMPLIED, "forward_kl", "student_mass", "teacher_mass"), 3, 40_000),
 )
 
 
@@ -78,19 +80,34 @@ def write_extract(log: Log, target: Path, extract: Extract) -> None:
     steps = {table: log.complete_steps(table) for table in schema.STEP_TABLES}
     steps["rollout"] = [step for step in steps["rollout"] if step % extract.rollouts_every == 0]
     steps["alternatives"] = sorted({*steps["alternatives"][:1], *steps["alternatives"][-1:]})
+    texts = kept_texts(log, steps["fixed"][0], extract.positions)
     identity = {name: value for name, value in (log.run or {}).items() if name != "run_id"}
+    identity |= {"every": extract.rollouts_every, "fixed_sequences": len(texts)}
     with LogWriter(
         target, columns=columns, run=identity, vocab=vocabulary(log), flush_bytes=1 << 30
     ) as writer:
-        wanted: set[int] = set()
+        wanted = set(texts.tolist())
         for table in (*schema.OCCURRENCE_TABLES, *schema.BESIDE_FIXED):
             for step in steps[table]:
                 for rows in read(log, table, step, columns):
-                    wanted |= set(np.unique(rows["sequence_id"]).tolist())
+                    if table == "rollout":
+                        wanted |= set(np.unique(rows["sequence_id"]).tolist())
+                    else:
+                        listed_N = np.isin(rows["sequence_id"], texts)
+                        rows = {name: values[listed_N] for name, values in rows.items()}
                     writer.write(cut(rows, extract.alternatives), table=table)
                 writer.finish_step(step, table)
         for rows in sequences(log, wanted):
             writer.write(rows, table="sequences")
+
+
+def kept_texts(log: Log, step: int, positions: int | None) -> Any:
+    """Ids of the first kept texts that hold so many positions, or of all, ascending."""
+    parts = [part.columns["sequence_id"] for part in log.scan("fixed", ["sequence_id"], [step])]
+    id_S, count_S = np.unique(np.concatenate(parts), return_counts=True)
+    if positions is None:
+        return id_S
+    return id_S[: int(np.searchsorted(np.cumsum(count_S), positions)) + 1]
 
 
 def read(log: Log, table: str, step: int, columns: list[str]) -> Iterator[dict[str, Any]]:

@@ -137,12 +137,25 @@ def test_an_extract_lists_the_sequences_of_its_rows_and_verifies(log: Path, tmp_
     assert code == 0, error
 
 
+def test_as_many_texts_are_kept_as_hold_the_positions(log: Path, tmp_path: Path):
+    # 12 positions a text: 37 positions take four texts, 36 take three.
+    for positions, texts in ((36, 3), (37, 4), (10_000, 12)):
+        target = tmp_path / str(positions)
+        smol_slim.write_extract(rocktok.open(log), target, smol_slim.Extract(10, (), 5, positions))
+        slim = rocktok.open(target)
+        for table in ("fixed", "alternatives", "contexts"):
+            found = everything(target, table, slim.complete_steps(table), [])
+            assert set(found["sequence_id"]) == set(KEPT[:texts]), table
+        assert slim.run is not None and slim.run["fixed_sequences"] == texts
+        assert run_command("info", target, "--verify")[0] == 0
+
+
 def test_the_largest_extract_within_the_limit_is_taken(log: Path, tmp_path: Path):
     sizes = []
     for number, extract in enumerate(smol_slim.EXTRACTS):
         smol_slim.write_extract(rocktok.open(log), tmp_path / str(number), extract)
         sizes.append(smol_slim.size_of(tmp_path / str(number)))
-    assert sizes == sorted(sizes, reverse=True)
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes[:2])) == 2
     assert smol_slim.slim(log, tmp_path / "slim", sizes[0] + 100) == smol_slim.EXTRACTS[0]
     assert smol_slim.slim(log, tmp_path / "slim", sizes[1] + 100) == smol_slim.EXTRACTS[1]
     with pytest.raises(click.ClickException, match="keep fewer texts"):
