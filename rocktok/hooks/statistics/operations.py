@@ -129,6 +129,8 @@ def _beyond_floor(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:
 
 def _forward(excess_NV: Tensor, out_NV: Tensor) -> Tensor:
     """(1 + E)·d - E, E = expm1(d): q·log(q/p) - q + p, over p; never negative."""
+    # Far below, the terms are 1 and would cancel.
+    excess_NV = excess_NV.clamp_min(-87.0)
     torch.expm1(excess_NV, out=out_NV)
     return torch.addcmul(excess_NV - out_NV, out_NV, excess_NV, out=out_NV)
 
