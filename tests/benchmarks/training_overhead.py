@@ -5,7 +5,9 @@ layers, hidden size 256, whose head (vocabulary 16,384) is a third of its parame
 0.6-billion-parameter model is a quarter, from a teacher of the same vocabulary. Runs without a
 recorder and with one that records every other step take turns; each step's time is divided by that
 of the same step, which does the same work, of the run without. Then one scoring of fixed text, with
-and without gradient sums, is timed by itself.
+and without gradient sums, is timed by itself; and what each preset of columns, likeliest tokens and
+sketches add to such scorings, as ratios to those with the default columns alone, in turns, with the
+bytes that they take in the log. `--scorings` prints these alone.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
+import rocktok
 from rocktok.hooks import Recorder
-from rocktok.hooks.trl import attach
+from rocktok.hooks.trl import attach, callback
+from rocktok.hooks.trl.fixed import score_fixed
 from tests import trl_models
 
 VOCABULARY = 16_384
@@ -104,13 +108,74 @@ def train(every: int | None, steps: int, **options: Any) -> np.ndarray:
     return clock.seconds
 
 
+#: What is recorded at the scorings that are compared; the first is what the others are held to.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default columns alone": {"alternatives": 0, "contexts": False},
+    "+ alternatives": {"contexts": False},
+    "+ contexts": {"alternatives": 0},
+    "+ both (the default)": {},
+    "lenses, both": {"columns": "lenses"},
+    "all, both": {"columns": "all"},
+}
+
+
+def scorings(**options: Any) -> tuple[np.ndarray, dict[str, float]]:
+    """(3, 2) clock and processor seconds of each scoring of 32 texts; bytes a row by table."""
+    seconds = []
+
+    def timed(*args: Any) -> None:
+        began = np.array([time.perf_counter(), time.process_time()])
+        score_fixed(*args)
+        seconds.append(np.array([time.perf_counter(), time.process_time()]) - began)
+
+    callback.score_fixed = timed
+    with tempfile.TemporaryDirectory() as name:
+        made, _ = trainer(Path(name), 2)
+        settings = {"fixed_sequences": 32, "fixed_every": 1, **options}
+        with attach(made, Recorder(Path(name) / "log", every=1_000, **settings)):
+            made.train()
+        log = rocktok.open(Path(name) / "log")
+        sizes = {
+            table: sum(s.size for s in log.shards(table)) / sum(s.rows for s in log.steps(table))
+            for table in log.tables()
+            if table in ("fixed", "alternatives", "contexts")
+        }
+    callback.score_fixed = score_fixed
+    return np.stack(seconds), sizes
+
+
+def compare_scorings(rounds: int) -> None:
+    """Print what each variant costs: of the first scoring, which makes contexts, and of others."""
+    scorings()
+    found: dict[str, list[np.ndarray]] = {name: [] for name in VARIANTS}
+    sizes: dict[str, dict[str, float]] = {}
+    for _ in range(rounds):
+        base = None
+        for name, options in VARIANTS.items():
+            seconds, sizes[name] = scorings(**options)
+            base = seconds if base is None else base
+            found[name].append(seconds / base)
+    for name, ratios in found.items():
+        ratio = np.stack(ratios)  # (rounds, scorings, kinds of time)
+        first, others = np.median(ratio[:, 0], axis=0), np.median(ratio[:, 1:], axis=(0, 1))
+        taken = ", ".join(f"{table} {size:.1f}" for table, size in sizes[name].items())
+        print(
+            f"{name}: first scoring {first[0]:.2f} of the clock, {first[1]:.2f} of the processor; "
+            f"others {others[0]:.2f}, {others[1]:.2f}; bytes a row: {taken}"
+        )
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=22)
+    parser.add_argument("--scorings", action="store_true")
     asked = parser.parse_args()
     print(f"{THREADS} threads, {platform.machine()}, torch {torch.__version__}")
+    if asked.scorings:
+        compare_scorings(asked.rounds)
+        return
     train(1, 3)
     pairs = []
     for _ in range(asked.rounds):
@@ -130,6 +195,7 @@ def main() -> None:
         usual = float(np.median(seconds))
         extra = float(seconds.max()) - usual
         print(f"scoring 32 fixed sequences{label}: {extra:.2f} s ({extra / usual:.2f} steps)")
+    compare_scorings(asked.rounds)
 
 
 if __name__ == "__main__":

@@ -422,7 +422,8 @@ def test_a_kernel_that_cannot_be_built_is_left_alone(falling_back: pytest.Monkey
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from rocktok.hooks.statistics import fused_kernel as kernel
+from rocktok.hooks.statistics import fused_kernel as kernel, fused_terms as terms
+from rocktok.hooks.statistics.fused_likeliest import likeliest
 
 pointers = dict(student_row_N="*i64", teacher_row_N="*i64", token_N="*i64", end_M="*i64",
                 row_N="*i64", other_row_N="*i64", sums_CN="*fp32", highest_ND="*fp32",
@@ -441,15 +442,15 @@ def build(function, arch, dtype, **constants):
 
 # Of an integer that is 1, Triton makes a constant.
 for arch, dtype, shape, more, ones in (
-    (80, "fp32", kernel.SCALED, False, {}),
-    (90, "bf16", kernel.RAW, True, {}),
-    (90, "fp16", kernel.CAPPED, True, dict(rows=1, vocabulary=1, ends=1)),
+    (80, "fp32", terms.SCALED, False, {}),
+    (90, "bf16", terms.RAW, True, {}),
+    (90, "fp16", terms.CAPPED, True, dict(rows=1, vocabulary=1, ends=1)),
 ):
     build(kernel.token_sums, arch, dtype, STUDENT=shape, TEACHER=shape, STUDENT_ALIGNED=True,
           TEACHER_ALIGNED=False, RANK=more, DIVERGENCES=more, TOP=more, WIDTH=kernel.BLOCK,
           DEPTH=kernel.STAGES, **ones)
     ones = dict(count=1) if ones else {}
-    build(kernel.likeliest, arch, dtype, MODEL=shape, OTHER=kernel.RAW, SECOND=int(more),
+    build(likeliest, arch, dtype, MODEL=shape, OTHER=terms.RAW, SECOND=int(more),
           BLOCKS=256, WIDTH=kernel.BLOCK, **ones)
 """
 

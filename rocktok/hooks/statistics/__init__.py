@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rocktok.hooks.gradient_sinks import Delivery, GradientSink
-from rocktok.hooks.statistics import compiled, fused, likeliest, operations, tiles
+from rocktok.hooks.statistics import compiled, fused, operations, tiles
 from rocktok.schema import OPTIONAL_STATISTICS, TOP_K
 
 COLUMNS = ("loss", *OPTIONAL_STATISTICS)
@@ -161,23 +161,18 @@ def token_statistics(
     _check_positive("temperature", temperature)
     ends = _checked_ends(terminal_ids, student.vocabulary)
     wanted = _wanted_columns(columns, student.hidden is not None, bool(ends))
-    top = _checked_top(alternatives, bool(wanted & _OF_TOP), student.vocabulary)
+    agreement = min(TOP_K, student.vocabulary) if wanted & _OF_TOP else 0
+    _check_alternatives(alternatives, student.vocabulary)
     positions = _scored_positions(token_ids, _plain(mask), student.device)
     token_N = _checked_tokens(token_ids, positions, student.vocabulary)
     # The norm of the head's gradient is made from that of the logits' at the end.
     with_norm = "head_grad_norm" in wanted or gradients is not None
     inner = wanted | {"grad_norm"} if with_norm else wanted
     ends_M = torch.tensor(ends, dtype=torch.int64, device=student.device) if ends else None
-    block = tiles.Block(student, teacher, float(temperature), inner, top, ends_M)
+    sizes = agreement, alternatives
+    block = tiles.Block(student, teacher, float(temperature), inner, ends_M, *sizes)
     with torch.autocast(student.device.type, enabled=False):
         result = _all_blocks(block, positions, token_N, gradients)
-    if wanted & _OF_TOP:
-        k = min(TOP_K, student.vocabulary)
-        names = (*_ALTERNATIVES[::2], *_ALTERNATIVES[1::2], "teacher_probs_of_student")
-        result |= likeliest.agreement(*(result[name][:, :k] for name in names))
-    for name in _ALTERNATIVES if alternatives else ():
-        dtype = torch.int32 if name.endswith("ids") else torch.float32
-        result[name] = result[name][:, :alternatives].to(dtype).contiguous()
     names = (
         *(name for name in COLUMNS if name in wanted),
         *(_ALTERNATIVES if alternatives else ()),
@@ -360,13 +355,11 @@ def _checked_ends(terminal_ids: Collection[int], vocabulary: int) -> list[int]:
     return sorted({int(token) for token in terminal_ids})
 
 
-def _checked_top(alternatives: int, agreement: bool, vocabulary: int) -> int:
-    """How many likeliest tokens of each model are needed."""
+def _check_alternatives(alternatives: int, vocabulary: int) -> None:
     if not 0 <= alternatives <= vocabulary:
         raise ValueError(
             f"alternatives is {alternatives}; a vocabulary of {vocabulary} has from 0 to that many"
         )
-    return max(alternatives, min(TOP_K, vocabulary) if agreement else 0)
 
 
 def _scored_positions(

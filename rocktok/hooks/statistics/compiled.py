@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rocktok.hooks.statistics import tiles
+from rocktok.hooks.statistics import likeliest, tiles
 
 # Buffers (N, V) that `statistics` is given.
 COPIES = 3
@@ -65,6 +65,7 @@ def statistics(
         slope,
         *_arrays(token_N, ends_M),
         bool(_DIVERGENCES & block.columns),
+        max(1, block.agreement),
         *_arrays(statistic_NS, *arrays),
     )
     if take is not None:
@@ -73,9 +74,7 @@ def statistics(
     result = {name: values for name, values in columns.items() if name in block.columns}
     if "teacher_rank" in result:
         result["teacher_rank"] = result["teacher_rank"].to(torch.int32)
-    if block.top:
-        result |= dict(zip(tiles.LIKELIEST, (*ids, *probs), strict=True))
-    return result
+    return result | likeliest.alternatives(block.alternatives, *ids, *probs[:2])
 
 
 def _arrays(*tensors: Tensor) -> tuple[Any, ...]:

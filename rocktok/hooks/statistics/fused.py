@@ -25,6 +25,7 @@ Shape suffixes: N rows (scored positions), V vocabulary, C sums of a row.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import warnings
@@ -36,7 +37,7 @@ import torch
 from torch import Tensor
 
 from rocktok.errors import RocktokWarning
-from rocktok.hooks.statistics import tiles
+from rocktok.hooks.statistics import likeliest, tiles
 
 # Columns that the kernel computes only when asked.
 _DIVERGENCES = frozenset(("forward_kl", "jsd"))
@@ -99,7 +100,7 @@ def tile(
     columns = _columns(sums, block.student.logit_scale / block.temperature)
     result = {name: values for name, values in columns.items() if name in block.columns}
     if block.top:
-        result |= top.columns(sums["student_sum"], sums["teacher_sum"])
+        result |= top.columns(block, sums["student_sum"], sums["teacher_sum"])
     return [result]
 
 
@@ -123,18 +124,20 @@ class _Top:
             torch.empty(shape, device=device),
         )
 
-    def columns(self, student_sum_N: Tensor, teacher_sum_N: Tensor) -> dict[str, Tensor]:
-        """Ids and probabilities, as `tiles.LIKELIEST` has them."""
+    def columns(
+        self, block: tiles.Block, student_sum_N: Tensor, teacher_sum_N: Tensor
+    ) -> dict[str, Tensor]:
+        """What is wanted of the likeliest tokens."""
         student_NK, teacher_NK = self.logits
         of_student_NK = self.other_logits[0]
         student_high_N1, teacher_high_N1 = student_NK[:, :1], teacher_NK[:, :1]
-        values = (
-            *self.ids,
+        probs = (
             (student_NK - student_high_N1).exp() / student_sum_N.unsqueeze(1),
             (teacher_NK - teacher_high_N1).exp() / teacher_sum_N.unsqueeze(1),
             (of_student_NK - teacher_high_N1).exp() / teacher_sum_N.unsqueeze(1),
         )
-        return dict(zip(tiles.LIKELIEST, values, strict=True))
+        ids = self.ids[0], self.ids[1]
+        return likeliest.columns(block.agreement, block.alternatives, *ids, *probs)
 
 
 def _columns(sums: dict[str, Tensor], slope: float) -> dict[str, Tensor]:
@@ -243,7 +246,7 @@ def _launch(
             for second in (0, 1):
                 logits, begin_N, shape, factors = models[second]
                 other_logits, other_begin_N, other_shape, other_factors = models[1 - second]
-                kernel.likeliest[(len(token_N),)](
+                _kernel("fused_likeliest").likeliest[(len(token_N),)](
                     logits,
                     other_logits,
                     begin_N,
@@ -272,18 +275,17 @@ def _launch(
 
 def _shape(model: tiles.Model, temperature: float) -> tuple[int, float, float]:
     """How the model's logits come about, what the raw ones are multiplied by, and the cap."""
-    kernel = _kernel()
+    terms = _kernel("fused_terms")
     if model.softcap is not None:
-        return kernel.CAPPED, model.logit_scale / model.softcap, model.softcap / temperature
+        return terms.CAPPED, model.logit_scale / model.softcap, model.softcap / temperature
     scale = model.logit_scale / temperature
-    return (kernel.RAW if scale == 1 else kernel.SCALED), scale, 0.0
+    return (terms.RAW if scale == 1 else terms.SCALED), scale, 0.0
 
 
 @cache
-def _kernel() -> Any:
-    """The kernel's module, imported when first needed, as it imports Triton."""
+def _kernel(name: str = "fused_kernel") -> Any:
+    """A module of kernels, imported when first needed, as it imports Triton."""
     try:
-        from rocktok.hooks.statistics import fused_kernel
+        return importlib.import_module(f"rocktok.hooks.statistics.{name}")
     except Exception as error:
         raise KernelError(f"{type(error).__name__}: {error}") from error
-    return fused_kernel

@@ -1,15 +1,20 @@
-"""The Triton kernels of `fused`: what a row's statistics are made of, in two sweeps over it.
+"""The Triton kernel of `fused`: what a row's statistics are made of, in two sweeps over it.
 
 Importing this imports Triton. Shape suffixes: N rows (scored positions), V vocabulary, B columns of
-a row in work at once, C sums of a row, M terminal ids, D blocks of a row, K likeliest tokens.
+a row in work at once, C sums of a row, M terminal ids, D blocks of a row.
 """
-
-import math
 
 import triton
 import triton.language as tl
 
 from rocktok.hooks.statistics import tiles
+from rocktok.hooks.statistics.fused_terms import (
+    EXCLUDED,
+    beyond_linear,
+    count_likelier,
+    divergences,
+    logits_of,
+)
 
 # Columns in work at once, by WARPS warps: eight per thread, so that bfloat16 comes in loads of 16
 # bytes, while what a thread holds of each fits its registers. STAGES blocks are on their way.
@@ -37,99 +42,12 @@ SUMS = (
     "lost",  # Σ of the teacher's weight times what FLOOR takes from d
 )
 
-# How a model's logits come about: as they are, times a scale, or by a soft cap.
-RAW, SCALED, CAPPED = 0, 1, 2
-
-_RAW = tl.constexpr(RAW)
-_CAPPED = tl.constexpr(CAPPED)
 _FLOOR = tl.constexpr(tiles.FLOOR)
 # Below every logit that is meant to be one: where the search for the largest starts.
 _LOWEST = tl.constexpr(-1e38)
 _LARGEST = tl.constexpr(3.4e38)
-_EXCLUDED = tl.constexpr(-float("inf"))
 _INFINITE = tl.constexpr(float("inf"))
-# Below, what a token adds to a divergence no longer changes.
-_LEAST = tl.constexpr(-87.0)
-_LOG2 = tl.constexpr(math.log(2))
-# The key of nothing: below that of every number.
-_NOTHING = tl.constexpr(-(2**31))
 _ALIGNMENT = tl.constexpr(ALIGNMENT)
-
-
-@triton.jit
-def _beyond_linear(x):
-    """expm1(x) - x, which cancels near zero if it is computed so; off by less than 1e-5 of it."""
-    y = tl.fma(x, 1.0 / 720, 1.0 / 120)
-    y = tl.fma(x, y, 1.0 / 24)
-    y = tl.fma(x, y, 1.0 / 6)
-    y = tl.fma(x, y, 0.5)
-    return tl.where(tl.abs(x) < 0.25, x * x * y, tl.exp(x) - 1.0 - x)
-
-
-@triton.jit
-def _divergences(d):
-    """What a token adds to KL(q‖p) and the Jensen-Shannon divergence, over its p.
-
-    `compiled_kernel` says why these formulas: where d is large, u = exp(-|d|) has the place of E.
-    """
-    d = tl.where(d < _LEAST, _LEAST, d)
-    near = tl.abs(d) < 0.25
-    beyond = _beyond_linear(d)
-    grown = tl.exp(d)
-    e = tl.where(near, d + beyond, grown - 1.0)
-    forward = tl.where(near, d * e - beyond, grown * d - e)
-    square = d * d
-    y = tl.fma(square, -17.0 / 645120, 1.0 / 2880)
-    y = tl.fma(square, y, -1.0 / 192)
-    log_cosh = square * tl.fma(square, y, 1.0 / 8)
-    above = d > 0
-    part = tl.where(above, 1.0, grown)
-    z = part / (part + tl.where(above, 2.0 * grown, 2.0))
-    zz = z * z
-    y = tl.fma(zz, 1.0 / 11, 1.0 / 9)
-    y = tl.fma(zz, y, 1.0 / 7)
-    y = tl.fma(zz, y, 1.0 / 5)
-    y = tl.fma(zz, y, 1.0 / 3)
-    log1p = 2.0 * z * tl.fma(zz, y, 1.0)
-    nearby = 0.25 * d * e - 0.5 * (2.0 + e) * log_cosh
-    far = 0.5 * ((1.0 + grown) * (_LOG2 - log1p) - tl.abs(d) * part)
-    return forward, tl.where(near, nearby, far)
-
-
-@triton.jit
-def _key(x):
-    """An integer in the order of the numbers; -0.0 and 0.0 have the same."""
-    bits = (x + 0.0).to(tl.int32, bitcast=True)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-@triton.jit
-def _tanh(x):
-    """tanh(x) and its derivative, neither of which cancels, near zero or far from it."""
-    twice = -2.0 * tl.abs(x)
-    falling = tl.exp(twice)
-    fallen = tl.where(twice > -0.25, twice + _beyond_linear(twice), falling - 1.0)
-    size = -fallen / (1.0 + falling)
-    return tl.where(x < 0, -size, size), 4.0 * falling / ((1.0 + falling) * (1.0 + falling))
-
-
-@triton.jit
-def _logits(row_V, column_B, vocabulary, scale, cap, SHAPE: tl.constexpr, WHOLE: tl.constexpr):
-    """Float32 logits at the loss temperature, -inf past the row's end, and a soft cap's slope."""
-    if WHOLE:
-        logit_B = tl.load(row_V + column_B).to(tl.float32)
-    else:
-        inside_B = column_B < vocabulary
-        logit_B = tl.load(row_V + column_B, mask=inside_B, other=_EXCLUDED).to(tl.float32)
-    slope_B = 1.0
-    if SHAPE != _RAW:
-        logit_B *= scale
-    if SHAPE == _CAPPED:
-        logit_B, slope_B = _tanh(logit_B)
-        logit_B *= cap
-        if not WHOLE:
-            logit_B = tl.where(inside_B, logit_B, _EXCLUDED)
-    return logit_B, slope_B
 
 
 @triton.jit
@@ -160,7 +78,7 @@ def _first_sweep(
         higher = tl.max(tl.maximum(student_B - student_high, teacher_B - teacher_high)) > 0
     if higher:
         high = tl.maximum(student_high, tl.max(student_B))
-        new_peak = tl.max(tl.where(student_B == high, teacher_B, _EXCLUDED))
+        new_peak = tl.max(tl.where(student_B == high, teacher_B, EXCLUDED))
         new_peak = tl.where(high > student_high, new_peak, peak)
         step = student_high - high
         fall = tl.exp(step)
@@ -221,29 +139,22 @@ def _second_sweep(
     if DIVERGENCES:  # noqa: SIM102 (what is constant leaves no code)
         if tl.max(low_B.to(tl.int32)) > 0:
             below_B = tl.where(low_B, tl.exp(teacher_B) * (_FLOOR - student_B), 0.0)
-            absent_B = student_B == _EXCLUDED
+            absent_B = student_B == EXCLUDED
             below_B = tl.where(absent_B, _INFINITE, below_B)
-            lost_B += tl.where(absent_B & (teacher_B == _EXCLUDED), 0.0, below_B)
+            lost_B += tl.where(absent_B & (teacher_B == EXCLUDED), 0.0, below_B)
     # Written so, and not as maxima, NaN stays NaN.
     student_B = tl.where(low_B, _FLOOR, student_B)
     teacher_B = tl.where(low_B & (teacher_B < _FLOOR), _FLOOR, teacher_B)
     weight_B = tl.exp(student_B)
     away_B = teacher_B - student_B
-    divergence_B = tl.fma(weight_B, _beyond_linear(away_B + shift), divergence_B)
+    divergence_B = tl.fma(weight_B, beyond_linear(away_B + shift), divergence_B)
     pull_B = weight_B * slope_B * ((away_B - peak) - mean)
     gradient_B = tl.fma(pull_B, pull_B, gradient_B)
     if DIVERGENCES:
-        adds_forward_B, adds_between_B = _divergences(away_B + shift)
+        adds_forward_B, adds_between_B = divergences(away_B + shift)
         forward_B = tl.fma(weight_B, adds_forward_B, forward_B)
         between_B = tl.fma(weight_B, adds_between_B, between_B)
     return divergence_B, gradient_B, forward_B, between_B, lost_B
-
-
-@triton.jit
-def _likelier(teacher_B, own, column_B, token, likelier_B):
-    """Count the tokens that come before `token` in the teacher's order."""
-    ahead_B = (teacher_B > own) | ((teacher_B == own) & (column_B < token))
-    return likelier_B + ahead_B.to(tl.int32)
 
 
 @triton.jit
@@ -320,7 +231,7 @@ def token_sums(
     highest_D = highest_ND + row.to(tl.int64) * 2 * blocks
     if RANK:
         token = tl.load(token_N + row)
-        own, _ = _logits(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
+        own, _ = logits_of(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
 
     student_high = tl.full((), _LOWEST, tl.float32)
     teacher_high = tl.full((), _LOWEST, tl.float32)
@@ -334,10 +245,10 @@ def token_sums(
     likelier_B = tl.zeros((WIDTH,), tl.int32)
     for block in tl.range(whole, num_stages=DEPTH):
         column_B = block * WIDTH + lane_B
-        student_B, _ = _logits(
+        student_B, _ = logits_of(
             student_V, column_B, vocabulary, student_scale, student_cap, STUDENT, True
         )
-        teacher_B, _ = _logits(
+        teacher_B, _ = logits_of(
             teacher_V, column_B, vocabulary, teacher_scale, teacher_cap, TEACHER, True
         )
         (
@@ -366,11 +277,11 @@ def token_sums(
             TOP,
         )
         if RANK:
-            likelier_B = _likelier(teacher_B, own, column_B, token, likelier_B)
-    student_B, _ = _logits(
+            likelier_B = count_likelier(teacher_B, own, column_B, token, likelier_B)
+    student_B, _ = logits_of(
         student_V, last_B, vocabulary, student_scale, student_cap, STUDENT, False
     )
-    teacher_B, _ = _logits(
+    teacher_B, _ = logits_of(
         teacher_V, last_B, vocabulary, teacher_scale, teacher_cap, TEACHER, False
     )
     (
@@ -399,7 +310,7 @@ def token_sums(
         TOP,
     )
     if RANK:
-        likelier_B = _likelier(teacher_B, own, last_B, token, likelier_B)
+        likelier_B = count_likelier(teacher_B, own, last_B, token, likelier_B)
 
     # A model that excludes every token has no distribution.
     student_sum = tl.where(student_high > _LOWEST, tl.sum(student_sum_B), float("nan"))
@@ -416,10 +327,10 @@ def token_sums(
     forward_B = tl.zeros((WIDTH,), tl.float32)
     between_B = tl.zeros((WIDTH,), tl.float32)
     lost_B = tl.zeros((WIDTH,), tl.float32)
-    student_B, slope_B = _logits(
+    student_B, slope_B = logits_of(
         student_V, last_B, vocabulary, student_scale, student_cap, STUDENT, False
     )
-    teacher_B, _ = _logits(
+    teacher_B, _ = logits_of(
         teacher_V, last_B, vocabulary, teacher_scale, teacher_cap, TEACHER, False
     )
     divergence_B, gradient_B, forward_B, between_B, lost_B = _second_sweep(
@@ -438,10 +349,10 @@ def token_sums(
     )
     for block in tl.range(whole, num_stages=DEPTH):
         column_B = (whole - 1 - block) * WIDTH + lane_B
-        student_B, slope_B = _logits(
+        student_B, slope_B = logits_of(
             student_V, column_B, vocabulary, student_scale, student_cap, STUDENT, True
         )
-        teacher_B, _ = _logits(
+        teacher_B, _ = logits_of(
             teacher_V, column_B, vocabulary, teacher_scale, teacher_cap, TEACHER, True
         )
         divergence_B, gradient_B, forward_B, between_B, lost_B = _second_sweep(
@@ -463,13 +374,17 @@ def token_sums(
     teacher_end = tl.full((), 0.0, tl.float32)
     for m in range(ends):
         end = tl.load(end_M + m)
-        logit, _ = _logits(student_V, end, vocabulary, student_scale, student_cap, STUDENT, True)
+        logit, _ = logits_of(student_V, end, vocabulary, student_scale, student_cap, STUDENT, True)
         student_end += tl.exp(logit - student_high)
-        logit, _ = _logits(teacher_V, end, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
+        logit, _ = logits_of(teacher_V, end, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
         teacher_end += tl.exp(logit - teacher_high)
     token = tl.load(token_N + row)
-    student_B, _ = _logits(student_V, token, vocabulary, student_scale, student_cap, STUDENT, True)
-    teacher_B, _ = _logits(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
+    student_B, _ = logits_of(
+        student_V, token, vocabulary, student_scale, student_cap, STUDENT, True
+    )
+    teacher_B, _ = logits_of(
+        teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True
+    )
     # In the order of SUMS.
     sum_N = sums_CN + row
     tl.store(sum_N, student_sum)
@@ -488,83 +403,3 @@ def token_sums(
     tl.store(sum_N + 12 * rows, tl.sum(forward_B))
     tl.store(sum_N + 13 * rows, tl.sum(between_B))
     tl.store(sum_N + 14 * rows, tl.sum(lost_B))
-
-
-@triton.jit
-def likeliest(
-    logits,
-    other_logits,
-    row_N,
-    other_row_N,
-    highest_ND,
-    id_NK,
-    logit_NK,
-    other_logit_NK,
-    vocabulary,
-    count,
-    scale,
-    cap,
-    other_scale,
-    other_cap,
-    MODEL: tl.constexpr,
-    OTHER: tl.constexpr,
-    SECOND: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    """Store the likeliest tokens of row `program_id(0)` of a model, likeliest first.
-
-    Again and again, of the block whose largest logit not yet taken is largest (the first of those),
-    it takes that token (the one of smallest id).
-
-    Args:
-        logits: raw logits of the model.
-        other_logits: raw logits of the other model.
-        row_N: int64, the element of `logits` with which each row begins.
-        other_row_N: the same of `other_logits`.
-        highest_ND: as `token_sums` stores it.
-        id_NK: int64, contiguous; where the ids go.
-        logit_NK: float32, contiguous; where their logits go, at the loss temperature.
-        other_logit_NK: the same of the other model.
-        vocabulary: V.
-        count: K, at most V.
-        scale: factor on the raw logits; under a soft cap, of the tangent's argument.
-        cap: factor on the hyperbolic tangent.
-        other_scale: the same of the other model.
-        other_cap: the same of the other model.
-        MODEL: RAW, SCALED or CAPPED.
-        OTHER: the same of the other model.
-        SECOND: whether the model is the second in `highest_ND`: the teacher.
-        BLOCKS: D, or the next power of two.
-        WIDTH: columns of a block, as for `token_sums`.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    row_V = logits + tl.load(row_N + row)
-    other_row_V = other_logits + tl.load(other_row_N + row)
-    blocks = vocabulary // WIDTH + 1
-    lane_B = tl.arange(0, WIDTH)
-    block_D = tl.arange(0, BLOCKS)
-    start = (2 * row + SECOND) * blocks
-    highest_D = tl.load(highest_ND + start + block_D, mask=block_D < blocks, other=_EXCLUDED)
-    # By keys, as there is no number below -inf.
-    highest_D = tl.where(block_D < blocks, _key(highest_D), _NOTHING)
-    taken_key = tl.full((), 0x7FFFFFFF, tl.int32)
-    taken = tl.full((), -1, tl.int32)
-    for k in range(count):
-        best = tl.max(highest_D)
-        block = tl.min(tl.where(highest_D == best, block_D, BLOCKS - 1))
-        column_B = block * WIDTH + lane_B
-        logit_B, _ = _logits(row_V, column_B, vocabulary, scale, cap, MODEL, False)
-        key_B = _key(logit_B)
-        left_B = (key_B < taken_key) | ((key_B == taken_key) & (column_B > taken))
-        key_B = tl.where(left_B & (column_B < vocabulary), key_B, _NOTHING)
-        taken_key = tl.max(key_B)
-        # With NaN in the row nothing may be left of this block: any token will do.
-        taken = tl.min(tl.where(key_B == taken_key, column_B, vocabulary - 1))
-        rest = tl.max(tl.where(column_B == taken, _NOTHING, key_B))
-        highest_D = tl.where(block_D == block, rest, highest_D)
-        logit, _ = _logits(row_V, taken, vocabulary, scale, cap, MODEL, True)
-        other, _ = _logits(other_row_V, taken, vocabulary, other_scale, other_cap, OTHER, True)
-        tl.store(id_NK + row * count + k, taken.to(tl.int64))
-        tl.store(logit_NK + row * count + k, logit)
-        tl.store(other_logit_NK + row * count + k, other)

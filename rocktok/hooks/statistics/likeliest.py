@@ -52,33 +52,64 @@ def ranks(logits_NV: Tensor, token_N: Tensor) -> Tensor:
     return above_N + (earlier_NV & (logits_NV == own_N1)).sum(-1, dtype=torch.int32) + 1
 
 
-def agreement(
+def columns(
+    agreement: int,
+    count: int,
     student_ids_NK: Tensor,
     teacher_ids_NK: Tensor,
     student_prob_NK: Tensor,
     teacher_prob_NK: Tensor,
     teacher_prob_of_student_NK: Tensor,
 ) -> dict[str, Tensor]:
-    """What the K likeliest tokens of both models have in common, (N,) float32.
+    """What both models' likeliest tokens have in common, (N,), and the likeliest themselves.
 
     Args:
+        agreement: how many of each overlap, masses and teachability are about; 0: they are not
+            given.
+        count: how many alternatives to give.
         student_ids_NK: the student's likeliest tokens.
         teacher_ids_NK: the teacher's.
         student_prob_NK: p of the student's likeliest tokens.
         teacher_prob_NK: q of the teacher's.
         teacher_prob_of_student_NK: q of the student's.
     """
-    same_NKK = student_ids_NK.unsqueeze(2) == teacher_ids_NK.unsqueeze(1)
-    count = max(1, student_ids_NK.shape[1])
-    columns = {
-        "overlap": same_NKK.sum((1, 2)).to(torch.float32) / count,
+    result = alternatives(count, student_ids_NK, teacher_ids_NK, student_prob_NK, teacher_prob_NK)
+    if not agreement:
+        return result
+    student_prob_NK, teacher_prob_NK = (
+        student_prob_NK[:, :agreement],
+        teacher_prob_NK[:, :agreement],
+    )
+    same_NKK = student_ids_NK[:, :agreement].unsqueeze(2) == teacher_ids_NK[
+        :, :agreement
+    ].unsqueeze(1)
+    shares = {
+        "overlap": same_NKK.sum((1, 2)).to(torch.float32) / agreement,
         "student_mass": (student_prob_NK * same_NKK.any(2)).sum(-1),
         "teacher_mass": (teacher_prob_NK * same_NKK.any(1)).sum(-1),
-        "teachability": teacher_prob_of_student_NK.sum(-1),
+        "teachability": teacher_prob_of_student_NK[:, :agreement].sum(-1),
     }
     # A row without one of the distributions has NaN here, as in every other column.
     nothing_N = 0 * (student_prob_NK.sum(-1) + teacher_prob_NK.sum(-1))
-    return {name: values_N.clamp_max_(1) + nothing_N for name, values_N in columns.items()}
+    return result | {name: share_N.clamp_max_(1) + nothing_N for name, share_N in shares.items()}
+
+
+def alternatives(
+    count: int,
+    student_ids_NK: Tensor,
+    teacher_ids_NK: Tensor,
+    student_prob_NK: Tensor,
+    teacher_prob_NK: Tensor,
+) -> dict[str, Tensor]:
+    """The first `count` of the likeliest tokens, as `token_statistics` gives them."""
+    if not count:
+        return {}
+    return {
+        "student_ids": student_ids_NK[:, :count].to(torch.int32),
+        "student_probs": student_prob_NK[:, :count].contiguous(),
+        "teacher_ids": teacher_ids_NK[:, :count].to(torch.int32),
+        "teacher_probs": teacher_prob_NK[:, :count].contiguous(),
+    }
 
 
 def _largest(value_NM: Tensor, id_NM: Tensor, count: int, vocabulary: int | None = None) -> Tensor:

@@ -15,8 +15,6 @@ from rocktok.hooks.statistics import likeliest, tiles
 
 # Buffers (N, V) that `statistics` is given.
 COPIES = 3
-# Statistics of some tokens of a row: first weights, exp() of logits counted from the largest.
-_OF_SOME = frozenset(("student_end", "teacher_end", *tiles.LIKELIEST[2:]))
 
 
 @torch.no_grad()  # again, because it holds per thread
@@ -42,8 +40,8 @@ def statistics(
     teacher_NV = block.teacher.final_logits(teacher_NV, block.temperature, space[1])
     # Orders are of the logits as they are: counting them from the largest makes new ties.
     if block.top:
-        result["student_ids"] = likeliest.ids(student_NV, block.top)
-        result["teacher_ids"] = likeliest.ids(teacher_NV, block.top)
+        student_ids_NK = likeliest.ids(student_NV, block.top)
+        teacher_ids_NK = likeliest.ids(teacher_NV, block.top)
     if "teacher_rank" in block.columns:
         result["teacher_rank"] = likeliest.ranks(teacher_NV, token_N)
     if excluded:
@@ -59,7 +57,15 @@ def statistics(
     student_NV = torch.sub(student_NV, student_NV.amax(-1, keepdim=True), out=space[0])
     result["student_logprob"] = _gather(student_NV, token_N)
     result["teacher_logprob"] = _gather(teacher_NV, token_N) - sum_q_N.log()
-    _add_weights_of_some(block, result, student_NV, teacher_NV)
+    if block.top:
+        weights = [
+            student_NV.gather(1, student_ids_NK).exp_(),
+            teacher_NV.gather(1, teacher_ids_NK).exp_(),
+            teacher_NV.gather(1, student_ids_NK).exp_(),
+        ]
+    for name, logits_NV in (("student_end", student_NV), ("teacher_end", teacher_NV)):
+        if name in block.columns and block.ends_M is not None:
+            result[name] = logits_NV.index_select(1, block.ends_M).exp_().sum(-1)
     if "forward_kl" in block.columns:
         beyond_N = _beyond_floor(student_NV, teacher_NV)
     if masked:
@@ -68,10 +74,16 @@ def statistics(
     sum_p_N = weight_NV.sum(-1)
     result["student_logprob"] -= sum_p_N.log()
     result["log_ratio"] = result["student_logprob"] - result["teacher_logprob"]
-    for name in _OF_SOME & result.keys():
-        sum_N = sum_p_N if name.startswith("student") else sum_q_N
-        weight = result[name]
-        result[name] = weight / (sum_N if weight.dim() == 1 else sum_N.unsqueeze(1))
+    for name, sum_N in (("student_end", sum_p_N), ("teacher_end", sum_q_N)):
+        if name in result:
+            result[name] = (result[name] / sum_N).clamp_max_(1)
+    if block.top:
+        probs = (
+            weight_NK / sum_N.unsqueeze(1)
+            for weight_NK, sum_N in zip(weights, (sum_p_N, sum_q_N, sum_q_N), strict=True)
+        )
+        ids = student_ids_NK, teacher_ids_NK
+        result |= likeliest.columns(block.agreement, block.alternatives, *ids, *probs)
     if "teacher_rank" in result:
         result["teacher_rank"].masked_fill_(result["teacher_logprob"].isnan(), 0)
     shift_N1 = (sum_p_N.log() - sum_q_N.log()).unsqueeze(1)
@@ -102,20 +114,6 @@ def statistics(
         _clear(descent_NV, ~result["loss"].isfinite())
         take(descent_NV)
     return result
-
-
-def _add_weights_of_some(
-    block: tiles.Block, result: dict[str, Tensor], student_NV: Tensor, teacher_NV: Tensor
-) -> None:
-    """Add weights of the likeliest tokens and of the terminal ones, by counted logits."""
-    if block.top:
-        student_ids, teacher_ids = result["student_ids"], result["teacher_ids"]
-        result["student_probs"] = student_NV.gather(1, student_ids).exp_()
-        result["teacher_probs"] = teacher_NV.gather(1, teacher_ids).exp_()
-        result["teacher_probs_of_student"] = teacher_NV.gather(1, student_ids).exp_()
-    for name, logits_NV in (("student_end", student_NV), ("teacher_end", teacher_NV)):
-        if name in block.columns and block.ends_M is not None:
-            result[name] = logits_NV.index_select(1, block.ends_M).exp_().sum(-1)
 
 
 def _beyond_floor(student_NV: Tensor, teacher_NV: Tensor) -> Tensor:

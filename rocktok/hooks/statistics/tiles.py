@@ -47,15 +47,6 @@ FLOOR = -60.0
 MASK = -1e15
 # How far below its row's largest an excluded logit is put, so that it adds nothing.
 EXCLUDED = 200.0
-# What a pass gives of each model's likeliest tokens: their ids, p of the student's, q of the
-# teacher's, and q of the student's.
-LIKELIEST = (
-    "student_ids",
-    "teacher_ids",
-    "student_probs",
-    "teacher_probs",
-    "teacher_probs_of_student",
-)
 
 
 @dataclass(frozen=True)
@@ -168,8 +159,14 @@ class Block:
     teacher: Model
     temperature: float
     columns: frozenset[str]
-    top: int = 0  # how many of each model's likeliest tokens
     ends_M: Tensor | None = None  # terminal ids
+    agreement: int = 0  # of how many likeliest tokens overlap and masses are wanted
+    alternatives: int = 0  # how many likeliest tokens are
+
+    @property
+    def top(self) -> int:
+        """How many of each model's likeliest tokens must be found."""
+        return max(self.agreement, self.alternatives)
 
 
 # What computes the columns (N,) of a block: from the block, raw logits (N, V) of both models,
