@@ -15,11 +15,11 @@ class Analysis:
     """One command of `rocktok`, which is one function of the package, too.
 
     Attributes:
-        name: of both. The command is `rocktok.cli.<name>:<name>_command`.
-        help: what it is about, in one line.
+        name: name of both. The command is `rocktok.cli.<name>:<name>_command`.
+        help: its subject, a noun phrase in one line.
         function: "module:function"; nothing is imported until it is used.
-        section: whether a report shows it in a section made from its result; False for what is
-            built into the report, and for what is no analysis of one log.
+        section: whether a report makes a section from its result. False for analyses built into
+            the report, and for commands that do not analyse one log.
     """
 
     name: str
@@ -39,30 +39,31 @@ def _entry(name: str, help_: str, module: str) -> Analysis:
 
 #: In the order in which users meet them.
 ANALYSES = (
-    _entry("info", "What is in a log: steps, sequences, columns, gaps, damage.",
+    _entry("info", "Contents of a log: steps, sequences, columns, gaps, damage.",
            "analyses.info.passes"),
-    Analysis("check", "Whether the run is healthy: ends, templates, cut or looping texts, losses.",
+    Analysis("check", "Health of the run: end tokens, templates, cut or looping texts, losses.",
              "rocktok.analyses.check.passes:check"),
-    _entry("compact", "Many small shards into few ordered ones.", "log.compact"),
-    _entry("rescore", "Score kept text with saved checkpoints, into a log with fixed text.",
+    _entry("compact", "Copy of a log in few, sorted shards.", "log.compact"),
+    _entry("rescore", "Losses of recorded text under saved checkpoints, as a log with fixed text.",
            "replay.rescore"),
-    _entry("detect", "Which tokens are rocks: persistent loss in recurring contexts.",
+    _entry("detect", "Rock tokens: token types whose loss persists in recurring contexts.",
            "analyses.detect.passes"),
-    _entry("report", "Everything the log allows, as figures and one HTML page.", "report.passes"),
-    _entry("summary", "What came of each of several runs, one row a run.",
+    _entry("report", "All analyses of a log, as figures, tables and one HTML page.",
+           "report.passes"),
+    _entry("summary", "Results of several runs in one table, one row per run.",
            "analyses.summary.passes"),
-    _entry("compare", "Whether logs agree on their rocks.", "analyses.compare.passes"),
+    _entry("compare", "Agreement of logs on their rocks.", "analyses.compare.passes"),
     _entry("attribute",
-           "Who takes the gradient: its norm by token and by group, and its directions.",
+           "Gradient norm by token type and by group, and gradient directions.",
            "analyses.attribute.passes"),
-    _entry("stagnation", "Whether rocks learn: losses over the steps, fairly chosen and compared.",
+    _entry("stagnation", "Loss of rocks over the steps, against other types of similar loss.",
            "analyses.stagnation.passes"),
-    _entry("controls", "What rocks are fairly compared with, and how well it is balanced.",
+    _entry("controls", "Matched controls for rocks, and the balance of the matches.",
            "analyses.controls.passes"),
     _entry("stability",
-           "How sure the rocks are: whether half of the prompts would name the same.",
+           "Stability of the rocks: how often half of the prompts name the same ones.",
            "analyses.stability.passes"),
-    Analysis("lenses", "Whether rocks are the tokens that other papers call important.",
+    Analysis("lenses", "Overlap of rocks with the tokens that other papers call important.",
              "rocktok.analyses.lenses.passes:lenses"),
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ from rocktok.analyses import analyses
 from rocktok.cli.streams import ReaderGoneError, guard_streams
 from rocktok.errors import LogError, RocktokError, UsageError, printable
 
-#: Options that are not called as the parameter of the library is.
+#: Options whose name differs from the parameter of the library.
 _OPTIONS = {"gamma": "min-similarity", "eta": "min-partner-share"}
 
 
@@ -57,7 +57,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="rocktok %(version)s")
 def cli() -> None:
-    """Find the tokens that stay hard in on-policy distillation, and what they cost."""
+    """Find tokens whose loss persists in on-policy distillation, and measure their share of it."""
 
 
 class _Stopped(BaseException):
@@ -130,7 +130,7 @@ def run() -> NoReturn:
 
 
 def _as_options(error: RocktokError) -> str:
-    """The library names parameters, the command line options."""
+    """The error's message, with the option in place of the library's parameter."""
     text = str(error)
     if isinstance(error, UsageError) and error.parameter is not None:
         option = _OPTIONS.get(error.parameter, error.parameter.replace("_", "-"))

@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     cls=Command,
     common=("rocks", "step", "top", "all_types", "group_size", "format_", "output", "jobs"),
     examples=(
-        ("rocktok attribute runs/opd", "Shares of the gradient's norm at the last step."),
+        ("rocktok attribute runs/opd", "Shares of the gradient norm at the last step."),
         (
             "rocktok attribute runs/opd --rocks rocks.json -o gradient.json",
-            "The same for the rocks of a file.",
+            "The same for rocks from a file.",
         ),
     ),
 )
 @options.rocks_option()
 @options.controls_options
 @options.table_option
-@options.step_option("Step of the table of tokens. Default: the last complete one.")
+@options.step_option("Step to analyse. Default: the last complete step.")
 @options.top_options
 @click.option(
     "--group-size",
     type=int,
     metavar="N",
-    help="Types in each other group. Default: as many as there are rocks.",
+    help="Number of types in each other group. Default: the number of rocks.",
 )
 @options.replicates_option()
 @job_options()
@@ -55,10 +55,10 @@ def attribute_command(
     replicates: int,
     seed: int,
 ) -> None:
-    """Say which tokens of LOG take the gradient, and whether rocks take more than their share.
+    """Measure the gradient norm of the tokens of LOG, and whether rocks exceed their share.
 
-    Shares of the summed norms, by token type and by group, with intervals from a bootstrap over
-    prompts; and, where the log has gradients/, which way the types' mean gradients point.
+    Shares of the summed gradient norm by token type and by group, with bootstrap intervals over
+    prompts. If the log has gradients/, also the directions of the types' mean gradients.
     """
     from rocktok.analyses.attribute.passes import attribute
 

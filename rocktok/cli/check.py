@@ -25,22 +25,25 @@ _SEVERITIES = ("note", "warning", "problem")
     cls=Command,
     common=("step", "no_rocks", "fail_if", "format_", "output", "force", "quiet", "jobs"),
     examples=(
-        ("rocktok check runs/opd", "Findings, the worst first."),
-        ("rocktok check runs/opd --fail-if warning", "Exit code 3 if anything needs a look."),
+        ("rocktok check runs/opd", "All findings, the worst first."),
+        (
+            "rocktok check runs/opd --fail-if warning",
+            "Exit code 3 if there is a warning or a problem.",
+        ),
     ),
 )
 @options.table_option
-@options.step_option("Step at which losses are looked at. Default: the last complete one.")
+@options.step_option("Step whose losses are checked. Default: the last complete step.")
 @options.rocks_option()
 @click.option(
     "--no-rocks",
     is_flag=True,
-    help="Look for no rocks, which takes most of the time: estimates are held against types alone.",
+    help="Skip the search for rocks, which takes most of the time.",
 )
 @options.replicates_option()
 @fail_if_option(
-    "Exit with code 3 for a finding as bad as `note`, `warning` or `problem`, or for a comparison "
-    "such as 'truncated.value > 0.2'; may be given several times."
+    "Exit with code 3 if a finding reaches `note`, `warning` or `problem`, or if a comparison such "
+    "as 'truncated.value > 0.2' is true; may be given several times."
 )
 @job_options()
 def check_command(
@@ -53,11 +56,11 @@ def check_command(
     fail_if: tuple[str, ...],
     seed: int,
 ) -> None:
-    """Say whether the run of LOG is healthy, the worst first.
+    """Check whether the run of LOG is healthy, and list the worst findings first.
 
-    Looks for what commonly goes wrong in distillation: end tokens and templates that differ, texts
-    that are cut or loop, losses that are not the trainer's, text that the scored student did not
-    write, a loss that has stopped falling; and says what cheaper estimates of the loss would miss.
+    Covers common failures of distillation: end tokens or chat templates that differ, texts that are
+    cut off or loop, losses that differ from the trainer's, text that the scored student did not
+    generate, a loss that has stopped falling. Also compares cheaper estimates of the loss with it.
     """
     from rocktok.analyses.check.passes import check
     from rocktok.analyses.check.result import rank_of

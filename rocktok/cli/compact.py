@@ -20,14 +20,14 @@ from rocktok.cli.help import Command
     required=True,
     callback=options.output_directory,
     metavar="OUT",
-    help="Directory to write, outside the log.",
+    help="Output directory, outside the log.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print no notes on stderr.")
 @options.allow_missing_option
 def compact_command(log: str, output: str, quiet: bool, allow_missing: bool) -> None:
-    """Write LOG's rows to OUT in few, ordered shards.
+    """Copy the rows of LOG to OUT in few, sorted shards.
 
-    Rows are the same; those that a later attempt superseded are left behind.
+    Rows keep their content. Rows superseded by a later attempt are left out.
     """
     from rocktok import schema
     from rocktok.cli.progress import progress_bar
@@ -39,17 +39,17 @@ def compact_command(log: str, output: str, quiet: bool, allow_missing: bool) -> 
         written = compact(opened, output, progress=tell)
     before = sum(len(opened.shards(table)) for table in opened.tables())
     rows = sum(step.rows for table in schema.OCCURRENCE_TABLES for step in opened.steps(table))
-    whole = "Every row that counts was read, checked and written"
+    whole = "Every current row was read, checked and written"
     left_out = len(opened.skipped)
     if left_out:
-        whole += f", but those of {counted(left_out, 'damaged or missing shard')}"
+        whole += f", except those of {counted(left_out, 'damaged or missing shard')}"
     became = f"{counted(before, 'shard')} became {written:,}, with the same {rows:,} positions."
     if written >= before:
-        became = f"{log} was compact already: its {became}"
+        became = f"{log} was already compact: its {became}"
     options.say(
         [
             became,
-            f"{whole}; rows that a later attempt superseded were left behind.",
+            f"{whole}; rows superseded by a later attempt were left out.",
             output,
         ]
     )

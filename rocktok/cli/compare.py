@@ -29,24 +29,28 @@ if TYPE_CHECKING:
 @click.option(
     "--top-k",
     type=int,
-    help="Maximum number of rocks of each. Default: all tested ones, or the first 100 of others.",
+    help="Maximum number of rocks per list. Default: all if they are tested, else 100.",
 )
-@click.option("--by", type=click.Choice(["domain"]), help="Compare the domains of one LOG.")
+@click.option(
+    "--by",
+    type=click.Choice(["domain"]),
+    help="Field of sequences/ whose values are compared within one LOG.",
+)
 @options.rows_options
 @job_options(log=False)
 def compare_command(
     job: Job, sources: tuple[str, ...], top_k: int | None, by: str | None, seed: int
 ) -> None:
-    """Say whether logs agree on their rocks: overlap and rank correlation of every two.
+    """Measure how far logs agree on their rocks: overlap and rank correlation of each pair.
 
-    A, B, C are logs, which are searched with the defaults of `rocktok detect`, or its JSON files,
-    of which all rocks count, or the first --top-k. Tokens are matched by id where the vocabularies
-    are the same, by text otherwise.
+    A, B, C are logs or JSON files of `rocktok detect`. Logs are searched with the default options
+    of `detect`. Files count with all their rocks, or the first --top-k. Token types are matched by
+    id if the vocabularies are equal, otherwise by text.
     """
     from rocktok.analyses.compare.passes import compare
 
     def analyse(engine: Engine) -> CompareResult:
-        # Logs are opened as the options say; a file of `detect` is none.
+        # A JSON file of `detect` is no log, and is passed on by its name.
         logs = [job.open(s) if by or not _is_file(s) else s for s in sources]
         return compare(*logs, top_k=top_k, by=by, seed=seed, engine=engine)
 
@@ -54,5 +58,5 @@ def compare_command(
 
 
 def _is_file(source: str) -> bool:
-    """Whether it is what `rocktok detect` writes, not a log."""
+    """Whether the source is a JSON file of `rocktok detect`, not a log."""
     return source.endswith(".json") and not local_path(source).is_dir()

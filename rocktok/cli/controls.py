@@ -33,7 +33,7 @@ _KINDS = ("frequency", "loss", "occurrence", "window")
 )
 @options.rocks_option()
 @options.table_option
-@options.step_option("Step at which controls are matched. Default: the first complete one.")
+@options.step_option("Step at which controls are matched. Default: the first complete step.")
 @click.option(
     "--kind",
     "kinds",
@@ -64,10 +64,10 @@ def controls_command(
     window: int,
     seed: int,
 ) -> None:
-    """Find what the rocks of LOG are fairly compared with, and say how fair it is.
+    """Match the rocks of LOG with controls, and report the balance of the matches.
 
-    Types of like frequency or like loss, occurrences of like place and loss, windows of like length
-    and token frequency; each with its balance, and with what could not be matched.
+    Kinds of control: types of similar frequency or loss, occurrences of similar position and loss,
+    windows of similar length and token frequency. Lists the balance and the unmatched of each kind.
     """
     from rocktok.analyses.controls.passes import controls
     from rocktok.inputs import load_rocks

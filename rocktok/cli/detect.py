@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         ("rocktok detect runs/opd", "The rocks of a run, as a table."),
         (
             "rocktok detect runs/opd --format json -o rocks.json",
-            "All of the result; other commands take it as --rocks.",
+            "The complete result; other commands read it as --rocks.",
         ),
         (
             "rocktok detect runs/opd --all -o types.parquet",
@@ -35,16 +35,22 @@ if TYPE_CHECKING:
     ),
 )
 @rock_options
-@click.option("--all", "all_types", is_flag=True, help="List every token type, not only the rocks.")
+@click.option(
+    "--all", "all_types", is_flag=True, help="List every token type instead of the rocks only."
+)
 @options.rows_option
 @click.option("--wide", is_flag=True, help="Show all columns of the terminal table.")
 @click.option(
     "--replication/--no-replication",
     default=None,
-    help="Measure how many rocks of one half of the prompts are hard in the other. Default: in "
-    "logs of up to 10 million positions.",
+    help="Measure how many rocks of one half of the prompts are hard in the other half. Default: "
+    "in logs of up to 10 million positions.",
 )
-@click.option("--lifts", is_flag=True, help="Test whether the loss singles contexts out; slower.")
+@click.option(
+    "--lifts",
+    is_flag=True,
+    help="Test whether hard occurrences share contexts more than others of their type; slower.",
+)
 @job_options()
 def detect_command(
     job: Job,
@@ -77,10 +83,11 @@ def detect_command(
     lifts: bool,
     seed: int,
 ) -> None:
-    """Find the tokens of LOG whose loss persists in recurring contexts, beyond chance.
+    """Find the token types of LOG whose loss persists in recurring contexts, beyond chance.
 
-    A rock is hard at both steps in more of its prompts than these and its places let expect, and
-    in contexts that recur in other prompts; both are tested, at one false discovery rate.
+    A rock has a high loss at both steps, in more prompts than the difficulty of its prompts and
+    positions predicts, and its contexts recur in other prompts. Both conditions are tested at one
+    false discovery rate.
     """
     from rocktok.analyses.detect.passes import detect
 

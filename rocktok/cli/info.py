@@ -16,11 +16,11 @@ from rocktok.cli.job import rendered, view_of
     cls=Command,
     examples=(
         ("rocktok info runs/opd", "Steps, sequences, columns, gaps."),
-        ("rocktok info runs/opd --verify", "The same after reading every row."),
+        ("rocktok info runs/opd --verify", "The same, after a check of every row."),
     ),
 )
 @options.log_argument
-@click.option("--verify", is_flag=True, help="Read every row and check every rule.")
+@click.option("--verify", is_flag=True, help="Read and check every row.")
 @options.output_options("table", "json")
 @options.allow_missing_option
 @options.engine_options
@@ -35,9 +35,9 @@ def info_command(
     jobs: int | None,
     dask: str | None,
 ) -> None:
-    """Say what is in LOG: steps, sequences, shards, columns, gaps, damage.
+    """Show the contents of LOG: steps, sequences, shards, columns, gaps, damage.
 
-    Exit code 1 if anything is damaged; without --verify as far as manifests and footers show it.
+    Exit code 1 if anything is damaged. Without --verify only manifests and footers are checked.
     """
     from rocktok.analyses.info.passes import info
     from rocktok.errors import DamagedError

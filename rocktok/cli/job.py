@@ -1,4 +1,4 @@
-"""What every analysis command does around its analysis: options, log, engine, output, notes."""
+"""The frame of every analysis command: options, log, engine, output, notes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Job:
     """One run of a command, with the options that all analyses share.
 
-    `log`: LOG, if it has one. `rows`, `everything`, `wide`: of what is printed, where a command has
-    such options.
+    `log`: LOG, if the command has one. `rows`, `everything`, `wide`: options of the terminal table,
+    for commands that have them.
     """
 
     log: str | None
@@ -45,13 +45,13 @@ class Job:
         self.perform(lambda engine: analyse(self.open(log), engine))
 
     def open(self, log: str) -> Log:
-        """Open a log as the options say."""
+        """Open a log with --attempt and --allow-missing."""
         return options.open_named(log, allow_missing=self.allow_missing)
 
     def perform(self, analyse: Callable[[Engine], Result]) -> None:
-        """Analyse, and deliver the result as the module `table` beside it renders it.
+        """Analyse, and deliver the result in the chosen format.
 
-        What would be refused at the end is refused before anything is read.
+        An output that cannot be written is refused before anything is read.
         """
         chosen = options.chosen_format(self.format_, self.output)
         options.check_output(self.output, force=self.force)
@@ -61,13 +61,13 @@ class Job:
         options.notes(getattr(result, "notes", ()), quiet=self.quiet)
 
     def _view(self) -> View:
-        """How a table is printed: in a file as in a pipe."""
+        """Width, colour and rows of a table; a file is written like a pipe."""
         view = view_of(self.output)
         return replace(view, top=self.rows, everything=self.everything, wide=self.wide)
 
 
 def view_of(output: Path | None) -> View:
-    """How a table is printed, where there are no options for it."""
+    """Width and colour of a table, for commands without options for it."""
     from rocktok.tables.terminal import View
 
     return View.of(sys.stdout) if output is None else View()

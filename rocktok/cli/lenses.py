@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     cls=Command,
     common=("rocks", "pre", "post", "rows", "everything", "wide", "format_", "output", "jobs"),
     examples=(
-        ("rocktok lenses runs/opd", "Where rocks fall among entropies, divergences, places."),
+        ("rocktok lenses runs/opd", "Share of rock occurrences in the classes of each lens."),
         ("rocktok lenses runs/opd --format json -o lenses.json", "The same with every class."),
     ),
 )
@@ -42,12 +42,13 @@ def lenses_command(
     replicates: int,
     seed: int,
 ) -> None:
-    """Say whether the rocks of LOG are the tokens that other papers call important.
+    """Test whether the rocks of LOG are the tokens that other papers call important.
 
-    Each lens sorts positions into classes and ranks them: by entropies, divergences, their place,
-    the future. Shares of positions, loss, gradient and rock occurrences in each class; how often a
-    position stays in it; and the rock occurrences in the top 10% of each lens, against chance,
-    other hard positions, other occurrences of the same types, and shuffled losses.
+    A lens ranks positions and sorts them into classes, by entropy, divergence, position or the
+    tokens that follow. Reports the share of positions, loss, gradient and rock occurrences in each
+    class, and how often a position stays in its class. The rock occurrences in the top 10% of each
+    lens are compared with chance, with other hard positions, with other occurrences of the same
+    types, and with shuffled losses.
     """
     from rocktok.analyses.lenses.passes import lenses
     from rocktok.inputs import load_rocks

@@ -1,4 +1,4 @@
-"""`--fail-if`: limits on what a result says, for scripts: exit code 3 where one does not hold."""
+"""`--fail-if`: limits on the values of a result, for scripts; exit code 3 if one is exceeded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Limit:
-    """`NAME.KEY OPERATOR NUMBER`, which must not be so."""
+    """A comparison `NAME.KEY OPERATOR NUMBER` that must be false."""
 
     text: str
     name: str
@@ -33,7 +33,7 @@ class Limit:
 
     @classmethod
     def parse(cls, text: str) -> Limit | None:
-        """None for what is no comparison. Raises `UsageError` for one without a number."""
+        """The limit, or None if the text is no comparison. Raises `UsageError` without a number."""
         match = _COMPARISON.fullmatch(text)
         if match is None:
             return None
@@ -42,14 +42,14 @@ class Limit:
             return cls(text.strip(), name, key, sign, float(number))
         except ValueError:
             raise UsageError(
-                f"--fail-if {text!r}: {number!r} is no number; write NAME.KEY > NUMBER"
+                f"--fail-if {text!r}: {number!r} is not a number; write NAME.KEY > NUMBER"
             ) from None
 
     def check(self, said: Mapping[str, Mapping[str, object]]) -> None:
-        """Hold it against what a result says: name → key → value.
+        """Compare the values of a result, name → key → value, with the limit.
 
-        Raises `LimitError` where it is so, `LogError` where the value is not known, `UsageError`
-        for a name or a key that there is not.
+        Raises `LimitError` if the comparison is true, `LogError` if the value is unknown,
+        `UsageError` if the name or the key does not exist.
         """
         if self.name not in said:
             raise UsageError(f"--fail-if {self.text!r}: there is no {self.name!r}; choose from "
@@ -60,10 +60,10 @@ class Limit:
                              f"{', '.join(keys)}")  # fmt: skip
         value = keys[self.key]
         if value is None:
-            raise LogError(f"--fail-if {self.text!r}: {self.name}.{self.key} is not known of this "
-                           "log; the output says what it lacks")  # fmt: skip
+            raise LogError(f"--fail-if {self.text!r}: {self.name}.{self.key} is unknown for "
+                           "this log; the output names what the log lacks")  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"--fail-if {self.text!r}: {self.name}.{self.key} is no number")
+            raise UsageError(f"--fail-if {self.text!r}: {self.name}.{self.key} is not a number")
         if _OPERATORS[self.sign](value, self.number):
             raise LimitError(f"--fail-if {self.text!r}: {self.name}.{self.key} is {value:g}")
 
@@ -74,9 +74,9 @@ def fail_if_option(words: str) -> Callable[[F], F]:
 
 
 def parse_limits(texts: Sequence[str], *, or_one_of: Sequence[str] = ()) -> list[Limit | str]:
-    """Limits as they were given; words of `or_one_of` are kept as they are.
+    """Limits in the given order; words of `or_one_of` are kept.
 
-    Raises `UsageError` for what is neither, before anything is read.
+    Raises `UsageError` for any other text, before a log is read.
     """
     limits: list[Limit | str] = []
     for text in texts:

@@ -25,7 +25,7 @@ _SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 class Renamed(click.Option):
-    """An option with a value that had another name, `old`, which works still but is not shown."""
+    """An option whose former name, `old`, still works but is not shown."""
 
     def __init__(self, declarations: Sequence[str], *, old: str, **attributes: Any) -> None:
         super().__init__(declarations, **attributes)
@@ -62,21 +62,21 @@ class OutputFile(click.Path):
         if value == "-" or descriptor_of(value) == 1:
             return None
         if "://" in os.fspath(value):
-            self.fail(f"{value}: is an address; outputs are written to local paths", param, ctx)
+            self.fail(f"{value}: is an address; give a local path for the output", param, ctx)
         return super().convert(local_path(value), param, ctx)
 
 
 def output_directory(_: click.Context, parameter: click.Parameter, name: str) -> str:
     """Callback of an option that takes a directory to write, or an address; never stdout."""
     if name == "-" or descriptor_of(name) is not None:
-        raise click.BadParameter(f"{name}: a directory is written; give the name of one")
+        raise click.BadParameter(f"{name}: the output is a directory; give its name")
     return name
 
 
 def local_directory(context: click.Context, parameter: click.Parameter, name: str) -> Path:
     """Callback of an option that takes a local directory to write."""
     if "://" in output_directory(context, parameter, name):
-        raise click.BadParameter(f"{name}: is an address; outputs are written to local paths")
+        raise click.BadParameter(f"{name}: is an address; give a local path for the output")
     return local_path(name)
 
 
@@ -96,7 +96,7 @@ def attempt_option(function: F) -> F:
         metavar="N",
         expose_value=False,
         callback=lambda context, _, value: context.meta.update({_ATTEMPT: value}),
-        help="Read the log as attempt N left it. Default: the latest.",
+        help="Read the log as attempt N left it. Default: the latest attempt.",
     )(function)
 
 
@@ -111,13 +111,13 @@ def output_options(*formats: str) -> Callable[[F], F]:
                 "-o",
                 "--output",
                 type=OutputFile(),
-                help="Write to this file; it appears whole or not at all.",
+                help="Output file; it appears whole or not at all.",
             ),
             click.option(
                 "--format",
                 "format_",
                 type=click.Choice(formats),
-                help="Output format. Default: by the suffix of the output file, else table.",
+                help="Output format. Default: from the suffix of the output file, else table.",
             ),
         ):
             function = option(function)
@@ -131,7 +131,7 @@ def allow_missing_option(function: F) -> F:
     return click.option(
         "--allow-missing",
         is_flag=True,
-        help="Go on without damaged or missing shards; every output counts them.",
+        help="Skip damaged or missing shards; every output states their number.",
     )(function)
 
 
@@ -153,7 +153,7 @@ def engine_options(function: F) -> F:
 
 @contextmanager
 def engine(jobs: int | None, dask: str | None, *, quiet: bool) -> Iterator[Engine]:
-    """The engine that the options ask for, with a progress bar if stderr is a terminal."""
+    """The engine of --jobs and --dask, with a progress bar if stderr is a terminal."""
     from rocktok.cli.progress import progress_bar
     from rocktok.engine.passes import Engine
 
@@ -175,7 +175,7 @@ def table_option(function: F) -> F:
         type=click.Choice(["auto", "fixed", "rollout"]),
         default="auto",
         show_default=True,
-        help="Table of the log to read; auto: fixed text where there is any.",
+        help="Table of the log to read. auto: fixed if the log has it, else rollout.",
     )(function)
 
 
@@ -187,7 +187,7 @@ def step_option(words: str) -> Callable[[F], F]:
 def pre_and_post_options(function: F) -> F:
     """--pre and --post."""
     for name, which, default in (("post", "Later", "last"), ("pre", "Earlier", "first")):
-        words = f"{which} step. Default: {default} complete one."
+        words = f"{which} step. Default: the {default} complete step."
         function = click.option(f"--{name}", type=int, metavar="STEP", help=words)(function)
     return function
 
@@ -223,22 +223,22 @@ def rows_option(function: F) -> F:
         type=int,
         callback=_one_or_more,
         metavar="N",
-        help="Maximum rows of a list in the terminal table. Default: 20. Files hold all.",
+        help="Maximum number of rows per list in the terminal table. Default: 20. Files hold all.",
     )(function)
 
 
 def rows_options(function: F) -> F:
     """--top and --all of a command whose files hold everything, as `Job.rows` and `.everything`."""
     option = click.option(
-        "--all", "everything", is_flag=True, help="Show whole lists in the terminal table."
+        "--all", "everything", is_flag=True, help="Show complete lists in the terminal table."
     )
     return rows_option(option(function))
 
 
 def replicates_option(
-    default: int = 1000, text: str = "Replicates of the bootstrap over prompts."
+    default: int = 1000, text: str = "Number of bootstrap replicates over prompts."
 ) -> Callable[[F], F]:
-    """--replicates; `text`: what they are of."""
+    """--replicates; `text`: its help."""
     return click.option(
         "--replicates",
         type=int,
@@ -248,13 +248,13 @@ def replicates_option(
     )
 
 
-def rocks_option(default: str = "what it finds here, by its defaults") -> Callable[[F], F]:
-    """--rocks FILE; `default`: what is taken without it."""
+def rocks_option(default: str = "rocks of this log by its default options") -> Callable[[F], F]:
+    """--rocks FILE; `default`: the rocks without it."""
     return click.option(
         "--rocks",
         type=InputFile(),
         metavar="FILE",
-        help=f"JSON of `rocktok detect`. Default: {default}.",
+        help=f"JSON file of `rocktok detect`. Default: {default}.",
     )
 
 
@@ -266,13 +266,13 @@ def controls_options(function: F) -> F:
             type=click.Choice(["frequency", "loss"]),
             default="frequency",
             show_default=True,
-            help="Kind of controls to take from FILE.",
+            help="Kind of control to read from the file of --controls.",
         ),
         click.option(
             "--controls",
             type=InputFile(),
             metavar="FILE",
-            help="JSON of `rocktok controls`: its rocks, and their controls.",
+            help="JSON file of `rocktok controls`: rocks and their controls.",
         ),
     ):
         function = option(function)
@@ -282,16 +282,16 @@ def controls_options(function: F) -> F:
 def rocks_and_pairs(
     rocks: Path | None, controls: Path | None, control_kind: str, vocab: str | None = None
 ) -> tuple[tuple[int, ...] | None, tuple[tuple[int, int], ...] | None]:
-    """(rocks, pairs of a rock and its control) out of the files; None: of no file.
+    """(rocks, pairs of a rock and its control) from the files; None without a file.
 
-    `vocab`: identity of the log's vocabulary, of which they must be where both are known.
+    `vocab`: identity of the log's vocabulary; the files must have the same if both are known.
 
-    Raises `UsageError` for both files, `LogError` for one that is not what it must be.
+    Raises `UsageError` for both files at once, `LogError` for a file of another kind.
     """
     from rocktok.inputs import load_controls, load_rocks
 
     if rocks is not None and controls is not None:
-        raise UsageError("--controls brings its own rocks; leave out --rocks")
+        raise UsageError("--controls names its own rocks; leave out --rocks")
     if controls is not None:
         return load_controls(controls, control_kind, vocab)
     return (None if rocks is None else load_rocks(rocks, vocab)), None
@@ -301,12 +301,12 @@ def chosen_format(format_: str | None, output: Path | None) -> str:
     """The format asked for, or that of the output's suffix. Raises `UsageError`."""
     chosen = format_ or (_SUFFIXES.get(output.suffix, "table") if output else "table")
     if chosen == "parquet" and output is None and sys.stdout.isatty():
-        raise UsageError("Parquet is not for a terminal; give -o FILE or a pipe")
+        raise UsageError("Parquet cannot be shown in a terminal; give -o FILE or a pipe")
     return chosen
 
 
 def check_output(output: Path | None, *, force: bool) -> None:
-    """Refuse before the work is done what would be refused after it. Raises `UsageError`."""
+    """Refuse an existing output before any work is done. Raises `UsageError`."""
     if output is not None and output.exists() and not force and not writes_into(output):
         raise UsageError(f"{output}: exists already; give --force to replace it")
 
@@ -324,7 +324,7 @@ def deliver(data: bytes | str, output: Path | None, *, force: bool) -> None:
 
 
 def open_named(log: str, *, allow_missing: bool) -> Log:
-    """Open LOG; waiting for a file is said on stderr."""
+    """Open LOG; stderr tells when it waits for a file."""
     from rocktok.log import open_log
 
     def notice(line: str) -> None:
@@ -341,11 +341,11 @@ def numbers(_: click.Context, parameter: click.Parameter, text: str | None) -> A
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no list of numbers such as 50,100,200") from None
+        raise click.BadParameter(f"{text!r} is not a list of numbers such as 50,100,200") from None
 
 
 def say(lines: Sequence[str]) -> None:
-    """What a command that writes elsewhere prints: answer, how sure, where to."""
+    """Print the lines of a command that writes elsewhere: answer, certainty, output path."""
     from rocktok.tables.terminal import View
 
     text = "\n".join([*View.of(sys.stdout).answer(lines), ""])
@@ -354,12 +354,12 @@ def say(lines: Sequence[str]) -> None:
 
 
 def say_path(path: Path) -> None:
-    """A path that was written, on stdout: as it is, which need not be UTF-8, but on a terminal."""
+    """Print the path of an output: its bytes, or printable text on a terminal."""
     shown = printable(str(path)).encode() if sys.stdout.isatty() else bytes(path)
     deliver(shown + b"\n", None, force=False)
 
 
 def notes(lines: list[str] | tuple[str, ...], *, quiet: bool) -> None:
-    """Say on stderr what a reader of the result must know."""
+    """Print the notes of a result on stderr."""
     for line in () if quiet else lines:
         click.echo(f"rocktok: note: {printable(line)}", err=True)

@@ -13,7 +13,7 @@ PATIENCE = 1.0
 
 @contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A function to tell (rows done, rows of the pass), or None where nobody looks."""
+    """A callback (rows done, rows of the pass), or None if stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return

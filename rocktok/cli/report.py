@@ -31,7 +31,9 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     chosen = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     wrong = [part for part in chosen if part not in _FORMATS]
     if wrong:
-        raise click.BadParameter(f"{wrong[0]!r} is none of {', '.join(_FORMATS)}")
+        raise click.BadParameter(
+            f"{wrong[0]!r} is not a figure format; choose from {', '.join(_FORMATS)}"
+        )
     return chosen
 
 
@@ -62,9 +64,9 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     required=True,
     callback=options.local_directory,
     metavar="DIR",
-    help="Directory to write; it appears whole or not at all.",
+    help="Output directory; it appears whole or not at all.",
 )
-@click.option("--compare", is_flag=True, help="Show several logs, their figures side by side.")
+@click.option("--compare", is_flag=True, help="Show the figures of several logs side by side.")
 @click.option(
     "--figure-format",
     "formats",
@@ -94,20 +96,21 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     type=int,
     default=500,
     show_default=True,
-    help="Maximum rows in the table of tokens; rocks are always in it.",
+    help="Maximum number of rows in the table of token types; rocks are always included.",
 )
 @options.replicates_option()
 @click.option(
     "--lifts/--no-lifts",
     default=True,
     show_default=True,
-    help="Test whether the loss singles contexts out, and count rocks under permuted labels.",
+    help="Test whether hard occurrences share contexts more than others of their type, and count "
+    "rocks under permuted labels.",
 )
 @click.option(
     "--clusters",
     type=options.InputFile(),
     metavar="FILE",
-    help="JSON file of functional clusters (name → patterns), tried before the built-in ones.",
+    help="JSON file of functional clusters (name → patterns), matched before the built-in ones.",
 )
 @options.seed_option
 @options.engine_options
@@ -158,8 +161,8 @@ def report_command(
 ) -> None:
     """Write all analyses of LOG as figures, tables and one HTML page.
 
-    The page answers: are there rocks, which, where do they sit in the text, do they learn, what do
-    they cost. What the log lacks is named in it, with the remedy.
+    The page shows which rocks there are, where they occur, whether they learn, and their share of
+    loss and gradient. It names the data that the log lacks, with the remedy.
     """
     from rocktok.directories import check_directory, write_directory
     from rocktok.report.page.drawing import Drawing
@@ -210,7 +213,7 @@ def report_command(
         opened = [options.open_named(log, allow_missing=allow_missing) for log in logs]
         make = _comparison if compare else _page
         answer, notes, files = make(opened, partial(analyse, engine=engine), formats, drawing)
-    # Once more: another may have written there since.
+    # Check again: another process may have written there since.
     write_directory(check(), files, marker=MARKER)
     options.notes(list(dict.fromkeys(notes)), quiet=quiet)
     options.say(answer)
@@ -222,9 +225,9 @@ def _check_logs(logs: tuple[str, ...], *, compare: bool) -> None:
     from rocktok.errors import UsageError
 
     if len(logs) > 1 and not compare:
-        raise UsageError(f"{len(logs)} logs were given; --compare takes several")
+        raise UsageError(f"{len(logs)} logs were given; add --compare to show several")
     if compare and len(logs) < 2:
-        raise UsageError("--compare takes two logs or more")
+        raise UsageError("--compare needs two logs or more")
 
 
 def _patterns(clusters: Path | None) -> dict[str, list[str]] | None:
@@ -252,7 +255,7 @@ def _comparison(
     formats: tuple[str, ...],
     drawing: Drawing,
 ) -> tuple[list[str], list[str], dict[str, bytes]]:
-    """(answer, notes, files) of several; no texts are shown."""
+    """(answer, notes, files) of several logs; the page shows no texts."""
     from rocktok.report.page.comparison import render_comparison
 
     _check_comparable(logs)
@@ -263,7 +266,7 @@ def _comparison(
 
 
 def _notes(results: list[ReportResult]) -> list[str]:
-    """What the analyses say, and what there is no analysis of."""
+    """Notes of the analyses, and one per analysis that the log does not allow."""
     from rocktok.report.page.files import missing
 
     return [

@@ -39,16 +39,18 @@ def _columns(_: click.Context, __: click.Parameter, text: str) -> str | tuple[st
     required=True,
     multiple=True,
     metavar="CKPT",
-    help="Student checkpoint; give the option once for each step.",
+    help="Student checkpoint; give the option once per step.",
 )
-@click.option("--teacher", required=True, metavar="MODEL", help="Teacher model, a directory.")
+@click.option(
+    "--teacher", required=True, metavar="MODEL", help="Teacher model: a directory or a name."
+)
 @click.option(
     "-o",
     "--output",
     required=True,
     callback=options.output_directory,
     metavar="LOG",
-    help="Log to write.",
+    help="Output log.",
 )
 @click.option(
     "--steps",
@@ -59,7 +61,7 @@ def _columns(_: click.Context, __: click.Parameter, text: str) -> str | tuple[st
 @click.option(
     "--sequences", type=int, metavar="N", help="Number of sequences to score. Default: all."
 )
-@click.option("--device", help="Device to run on. Default: cuda where there is one, else cpu.")
+@click.option("--device", help="Device to run on. Default: cuda if available, else cpu.")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
@@ -72,14 +74,14 @@ def _columns(_: click.Context, __: click.Parameter, text: str) -> str | tuple[st
     type=int,
     default=16_384,
     show_default=True,
-    help="Maximum padded tokens in a batch.",
+    help="Maximum number of tokens per batch, padding included.",
 )
 @click.option(
     "--shard-rows",
     type=int,
     default=1 << 20,
     show_default=True,
-    help="Positions in a shard; finished shards are kept when a run is stopped.",
+    help="Positions per shard; an interrupted command keeps its finished shards.",
 )
 @click.option(
     "--columns",
@@ -87,7 +89,7 @@ def _columns(_: click.Context, __: click.Parameter, text: str) -> str | tuple[st
     default="default",
     show_default=True,
     metavar="PRESET",
-    help="Statistics beside the loss: default, lenses, all, or names with commas between them.",
+    help="Statistics beside the loss: default, lenses, all, or comma-separated names.",
 )
 @click.option(
     "--alternatives",
@@ -95,13 +97,13 @@ def _columns(_: click.Context, __: click.Parameter, text: str) -> str | tuple[st
     default=5,
     show_default=True,
     metavar="K",
-    help="Number of each model's likeliest tokens to record at each position; 0 for none.",
+    help="Number of likeliest tokens of each model to record per position; 0 for none.",
 )
 @click.option(
     "--contexts/--no-contexts",
     default=True,
     show_default=True,
-    help="Record sketches of the teacher's hidden states, for --similarity hidden.",
+    help="Record sketches of the teacher's hidden states, for `detect --similarity hidden`.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print no notes on stderr.")
 def rescore_command(
@@ -120,9 +122,9 @@ def rescore_command(
     contexts: bool,
     quiet: bool,
 ) -> None:
-    """Score the same text with saved checkpoints, into a log that `detect` reads with context.
+    """Score the same text with saved checkpoints, and write a log with fixed text for `detect`.
 
-    Started again with the same options, it goes on: no finished shard is scored again.
+    The same command continues an interrupted one: finished shards are not scored again.
     """
     from rocktok.cli.progress import progress_bar
 
@@ -150,13 +152,13 @@ def rescore_command(
             progress=tell,
         )
     options.notes(done.notes, quiet=quiet)
-    kept = f"; {done.kept_rows:,} positions stood already" if done.kept_rows else ""
+    kept = f"; {done.kept_rows:,} positions were scored before" if done.kept_rows else ""
     scored = ", ".join(map(str, done.steps)) or "none"
     options.say(
         [
             f"Steps {scored} scored: {done.sequences:,} sequences, {done.rows:,} positions "
             f"each{kept}.",
-            "Exact losses, of the whole vocabulary in float32, of the same text at each step.",
+            "Losses are exact (whole vocabulary, float32), of the same text at each step.",
             output,
         ]
     )

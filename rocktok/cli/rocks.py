@@ -1,4 +1,4 @@
-"""Options that say what a rock is, as `detect` and `report` take them."""
+"""Options that define a rock, for `detect` and `report`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ else:
 
 
 class NumberOr(_NumberOrWord):
-    """A number, or one word that stands for a rule."""
+    """A number, or one word that names a rule."""
 
     def __init__(self, word: str) -> None:
         self.word = word
@@ -61,33 +61,34 @@ _OPTIONS = (
         default=0.8,
         show_default=True,
         metavar="Q",
-        help="Quantile of the losses that sets the earlier threshold.",
+        help="Loss quantile that is the threshold at the earlier step.",
     ),
     click.option(
         "--quantile-post",
         type=float,
         metavar="Q",
-        help="Quantile that sets the later threshold. Default: 0.8 (recalcitrant: 0.2).",
+        help="Loss quantile that is the threshold at the later step. Default: 0.8. For persistence "
+        "recalcitrant: quantile of the loss decreases, 0.2.",
     ),
     click.option(
         "--tau-pre",
         type=float,
         metavar="NATS",
-        help="Earlier threshold in nats, instead of a quantile.",
+        help="Threshold at the earlier step in nats, instead of a quantile.",
     ),
     click.option(
         "--tau-post",
         type=NumberOr("same"),
         metavar="NATS|same",
-        help="Later threshold in nats, instead of a quantile; same: the earlier one.",
+        help="Threshold at the later step in nats, instead of a quantile. same: the earlier one.",
     ),
     click.option(
         "--persistence",
         type=_choice("high", "recalcitrant"),
         default="high",
         show_default=True,
-        help="Meaning of persistent. high: hard at both steps. recalcitrant: hard at the earlier "
-        "step, and hardly better later.",
+        help="Definition of persistent. high: loss above the threshold at both steps. "
+        "recalcitrant: above it at the earlier step, and hardly lower at the later one.",
     ),
     click.option(
         "--window",
@@ -101,8 +102,8 @@ _OPTIONS = (
         type=_choice("surprisal", "bag", "jaccard", "positional", "embedding", "hidden"),
         default="surprisal",
         show_default=True,
-        help="Similarity of two contexts. surprisal: cosine of windows, weighted by rarity. "
-        "hidden: of the hidden states by which the teacher predicted the tokens.",
+        help="Similarity of two contexts. surprisal: cosine of windows, weighted by token rarity. "
+        "hidden: cosine of the teacher's hidden states before the tokens.",
     ),
     click.option(
         "--partners",
@@ -119,8 +120,8 @@ _OPTIONS = (
         type=NumberOr("auto"),
         default="auto",
         show_default=True,
-        help="Minimum similarity for two contexts to match. auto: 0.5; for hidden, what 95% of "
-        "random pairs of positions do not exceed.",
+        help="Minimum similarity for two contexts to match. auto: 0.5; for hidden, the 95% "
+        "quantile of random pairs of positions.",
     ),
     click.option(
         "--min-partner-share",
@@ -130,20 +131,20 @@ _OPTIONS = (
         type=NumberOr("auto"),
         default="auto",
         show_default=True,
-        help="Minimum share of similar partners; auto: above what positions without the token "
-        "reach.",
+        help="Minimum share of similar partners for a context to recur. auto: the share that 95% "
+        "of positions away from the token do not exceed.",
     ),
     click.option(
         "--embeddings",
         type=options.InputFile(exists=True),
         callback=_matrix,
-        help="NumPy .npy matrix, a row for each token id; for --similarity embedding.",
+        help="NumPy .npy matrix with one row per token id, for --similarity embedding.",
     ),
     click.option(
         "--rule",
         type=_choice("tested", "top-k"),
-        help="Rule for rocks. tested: hard and recurring beyond chance. top-k: the first by "
-        "context Rock Score. "
+        help="Rule that selects rocks. tested: hard and recurring beyond chance. top-k: the first "
+        "by context Rock Score. "
         "Default: tested; top-k with --top-k, --tau-r or a number as --min-partner-share.",
     ),
     click.option(
@@ -160,7 +161,7 @@ _OPTIONS = (
         default=1.5,
         show_default=True,
         metavar="X",
-        help="Minimum hardness of a tested rock, as a multiple of what is expected.",
+        help="Minimum hardness of a tested rock, as a multiple of its expected value.",
     ),
     click.option(
         "--top-k",
@@ -180,7 +181,7 @@ _OPTIONS = (
         default=1,
         show_default=True,
         metavar="N",
-        help="Leave out types with fewer occurrences.",
+        help="Leave out types with fewer than N occurrences.",
     ),
     click.option(
         "--exclude-most-frequent",
@@ -196,14 +197,14 @@ _OPTIONS = (
         default=50_000,
         show_default=True,
         metavar="N",
-        help="Judge a sample of a type's contexts, with an interval, above N of them.",
+        help="Maximum number of contexts per type; above it a sample is judged, with an interval.",
     ),
-    click.option("--exact", is_flag=True, help="Judge every context, however many there are."),
+    click.option("--exact", is_flag=True, help="Judge every context, without a cap."),
 )
 
 
 def rock_options(function: F) -> F:
-    """What `rocktok.detect` takes but `seed` and `all_types`; embeddings as a file."""
+    """The parameters of `rocktok.detect` except `seed` and `all_types`; embeddings as a file."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function

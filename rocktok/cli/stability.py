@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     ),
 )
 @options.table_option
-@options.step_option("Step to look at. Default: the last complete one.")
+@options.step_option("Step to analyse. Default: the last complete step.")
 @click.option(
     "--sizes",
     callback=options.numbers,
     metavar="N,N,…",
-    help="Numbers of prompts in nested subsamples. Default: 10, 20, 40, 60 and 80% of them.",
+    help="Numbers of prompts in nested subsamples. Default: 10, 20, 40, 60 and 80% of all prompts.",
 )
 @click.option(
     "--repeats",
     type=int,
     default=40,
     show_default=True,
-    help="Number of random halvings, and of draws of each size.",
+    help="Number of random splits into halves, and of samples of each size.",
 )
 @click.option(
     "--k",
@@ -49,24 +49,24 @@ if TYPE_CHECKING:
     default="5,10,20,50,100,200,500",
     show_default=True,
     metavar="K,K,…",
-    help="Cutoffs K of the ranking.",
+    help="Cutoffs K of the ranking by Rock Score.",
 )
 @click.option(
     "--with",
     "other",
     metavar="LOG2",
-    help="Second log, for scores that take the smaller of two. Default: halves of the prompts.",
+    help="Second log, for scores that are the smaller of two. Default: halves of the prompts.",
 )
 @click.option(
     "--context",
     type=click.Choice(["auto", "off"]),
     default="auto",
     show_default=True,
-    help="`off` leaves out `detect`: tested rocks, and its rankings.",
+    help="`off` skips `detect`: no tested rocks, and no rankings by context.",
 )
 @options.top_options
 @options.replicates_option(
-    200, "Replicates of the bootstrap over prompts, and half-samples that name rocks again."
+    200, "Number of bootstrap replicates over prompts, and of half-samples of the prompts."
 )
 @job_options()
 def stability_command(
@@ -83,11 +83,11 @@ def stability_command(
     replicates: int,
     seed: int,
 ) -> None:
-    """Say how sure the rocks of LOG are: whether half of its prompts would name the same.
+    """Measure the stability of the rocks of LOG: how often half of its prompts name the same ones.
 
     Share of half-samples of the prompts that name each rock again, and replication in the other
-    half; then, for lists by Rock Score, the overlap of samples, the loss covered, and twelve scores
-    compared.
+    half. For lists ranked by Rock Score: overlap between samples of prompts, share of the loss, and
+    a comparison of twelve scores.
     """
     from rocktok.analyses.stability.passes import stability
 

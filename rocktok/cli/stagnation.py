@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     examples=(
         (
             "rocktok stagnation runs/opd",
-            "Losses of rocks, of controls and of all text over the steps.",
+            "Losses of rocks, controls and all text over the steps.",
         ),
         ("rocktok stagnation runs/opd --all -o curves.parquet", "The curve of every token type."),
     ),
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     old="--first",
     type=int,
     metavar="STEP",
-    help="First step to follow. Default: the first complete one.",
+    help="First step to follow. Default: the first complete step.",
 )
 @click.option(
     "--post",
@@ -48,27 +48,27 @@ if TYPE_CHECKING:
     old="--last",
     type=int,
     metavar="STEP",
-    help="Last step to follow. Default: the last complete one.",
+    help="Last step to follow. Default: the last complete step.",
 )
 @click.option(
     "--select-at",
     type=click.Choice(["first", "last"]),
     default="first",
     show_default=True,
-    help="Step at which groups are chosen. `last` is descriptive: conditioned on the outcome.",
+    help="Step at which groups are chosen. `last` conditions on the outcome: descriptive only.",
 )
 @click.option(
     "--top-k",
     type=int,
     default=100,
     show_default=True,
-    help="Maximum number of types in the group high_loss where there are no rocks.",
+    help="Maximum number of types in the group high_loss, which stands in if there are no rocks.",
 )
 @click.option(
     "--group-size",
     type=int,
     metavar="N",
-    help="Types in the groups high_kl and random. Default: as many as there are rocks.",
+    help="Number of types in the groups high_kl and random. Default: the number of rocks.",
 )
 @options.top_options
 @options.replicates_option()
@@ -89,10 +89,10 @@ def stagnation_command(
     replicates: int,
     seed: int,
 ) -> None:
-    """Say whether the hard tokens of LOG learn less than tokens like them.
+    """Test whether the loss of rocks falls less than that of other types of similar loss.
 
-    Rocks are found at the first two steps of fixed text on one half of the prompts, and their
-    losses followed from the second step on the other half, with intervals over prompts.
+    Rocks are chosen at the first two steps of fixed text, on one half of the prompts. Their losses
+    are measured from the second step on, on the other half, with intervals over prompts.
     """
     from rocktok.analyses.stagnation.passes import stagnation
 
@@ -135,7 +135,7 @@ def _check(rocks: Path | None, controls: Path | None) -> None:
         return source(name) is ParameterSource.COMMANDLINE
 
     if asked("control_kind") and controls is None:
-        raise UsageError("--control-kind chooses among the controls of --controls; give that too")
+        raise UsageError("--control-kind needs a file of controls; give --controls too")
     if asked("top_k") and (rocks or controls):
         by = "--rocks" if rocks else "--controls"
-        raise UsageError(f"--top-k is for logs without rocks; {by} gives some")
+        raise UsageError(f"--top-k applies only without rocks, and {by} names some; leave out one")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     "summary",
     cls=Command,
     examples=(
-        ("rocktok summary runs/*", "One row a run."),
-        ("rocktok summary runs/* --format csv -o runs.csv", "The same for a spreadsheet."),
+        ("rocktok summary runs/*", "One row per run."),
+        ("rocktok summary runs/* --format csv -o runs.csv", "The same as CSV, for a spreadsheet."),
     ),
 )
 @click.argument("logs", nargs=-1, required=True, metavar="LOG...")
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 @options.rows_options
 @job_options(log=False)
 def summary_command(job: Job, logs: tuple[str, ...], fdr: float, seed: int) -> None:
-    """Say in one row each what came of several runs: losses, rocks, whether they replicate.
+    """Summarise several runs, one row per run: losses, rocks, replication, health.
 
-    Exit code 1 if a run could not be read; the others are shown all the same.
+    Exit code 1 if a run could not be read; the other runs are still shown.
     """
     from rocktok.analyses.summary.passes import summary
 

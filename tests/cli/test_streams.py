@@ -210,7 +210,7 @@ def test_a_directory_is_no_stream(command: str, name: str, log: Path, tmp_path: 
     words = ["--text", log, "--student", "s", "--teacher", "t"] if command == "rescore" else [log]
     code, out, error = run_command(command, *words, "-o", name, cwd=tmp_path)
     assert (code, out) == (2, "")
-    assert f"{name}: a directory is written; give the name of one" in error
+    assert f"{name}: the output is a directory; give its name" in error
     assert list(tmp_path.iterdir()) == []
 
 

@@ -97,7 +97,7 @@ def test_a_compact_log_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
     source = many_shards(tmp_path / "log")
     compact.compact(source, tmp_path / "once")
     code, said, _ = run_command("compact", tmp_path / "once", "-o", tmp_path / "twice")
-    already = f"{tmp_path}/once was compact already: its 11 shards became 11, with the same "
+    already = f"{tmp_path}/once was already compact: its 11 shards became 11, with the same "
     assert (code, said.startswith(already)) == (0, True)
     for path in (tmp_path / "once").rglob("*"):
         if path.is_file():
@@ -125,8 +125,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert (code, said) == (0, "")
     assert printed.splitlines() == [
         "3 shards became 2, with the same 960 positions.",
-        "Every row that counts was read, checked and written; rows that a later attempt superseded "
-        "were left behind.",
+        "Every current row was read, checked and written; rows superseded by a later attempt "
+        "were left out.",
         f"{tmp_path}/out",
     ]
     refusal = f"rocktok: {tmp_path}/out: exists already; give a new directory\n"

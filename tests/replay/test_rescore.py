@@ -414,7 +414,7 @@ def test_the_command(checkpoints: Path, text: Path, tmp_path: Path) -> None:
                        "--no-contexts")  # fmt: skip
     printed = [
         "Steps 10, 20 scored: 12 sequences, 111 positions each.",
-        "Exact losses, of the whole vocabulary in float32, of the same text at each step.",
+        "Losses are exact (whole vocabulary, float32), of the same text at each step.",
         str(tmp_path / "log"),
     ]
     assert (done[0], done[1].splitlines(), done[2]) == (0, printed, "")

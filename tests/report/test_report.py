@@ -620,9 +620,9 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log")
     out = tmp_path / "out"
     code, text = _refused(log, log, "-o", out)
-    assert (code, "2 logs were given; --compare takes several" in text) == (2, True)
+    assert (code, "2 logs were given; add --compare to show several" in text) == (2, True)
     code, text = _refused("--compare", log, "-o", out)
-    assert (code, "--compare takes two logs or more" in text) == (2, True)
+    assert (code, "--compare needs two logs or more" in text) == (2, True)
     code, text = _refused(log, "-o", out, "--figure-format", "png,jpg")
     assert (code, "'jpg' is none of png, pdf, svg" in text) == (2, True)
     code, text = _refused(log)

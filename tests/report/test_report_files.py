@@ -162,7 +162,7 @@ def test_checking_leaves_nothing(tmp_path: Path) -> None:
 def test_addresses_are_no_outputs(tmp_path: Path, command: str) -> None:
     code, out, error = run(command, SAMPLE, "-o", "s3://bucket/x", cwd=tmp_path)
     assert (code, out) == (2, "")
-    assert "s3://bucket/x: is an address; outputs are written to local paths" in error
+    assert "s3://bucket/x: is an address; give a local path for the output" in error
     assert names(tmp_path) == []
 
 

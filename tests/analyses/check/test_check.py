@@ -523,7 +523,7 @@ FAIL: list[tuple[list[str], int, str]] = [
     (["opening.value > 0.1"], 3, "rocktok: --fail-if 'opening.value > 0.1': opening.value is "),
     (["problem", "loops.long_enough != -1"], 3, "rocktok: --fail-if 'loops.long_enough != -1'"),
     (["bad"], 2, "rocktok: --fail-if 'bad': must be note, warning, problem, or NAME.KEY > NUMBER"),
-    (["loops.value > x"], 2, "rocktok: --fail-if 'loops.value > x': 'x' is no number; write "),
+    (["loops.value > x"], 2, "rocktok: --fail-if 'loops.value > x': 'x' is not a number; write "),
     (["loop.value > 1"], 2, "rocktok: --fail-if 'loop.value > 1': there is no 'loop'; choose "),
     (["loops.share > 1"], 2, "rocktok: --fail-if 'loops.share > 1': loops has no 'share'; it has "),
     (["teacher_end.known > 1"], 2, "rocktok: --fail-if 'teacher_end.known > 1': teacher_end.known"),

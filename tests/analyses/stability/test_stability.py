@@ -558,7 +558,7 @@ def test_the_command_with_two_logs(tmp_path: Path) -> None:
         (("--step", "7"), "fixed/ has no step 7; --step must be one of 0, 10"),
         (("--step", "x"), "'x' is not a valid integer"),
         (("--sizes", "0,5"), "--sizes is [0, 5]; give one number or more, each 1 or more"),
-        (("--sizes", "5,"), "'5,' is no list of numbers such as 50,100,200"),
+        (("--sizes", "5,"), "'5,' is not a list of numbers such as 50,100,200"),
         (("--repeats", "1"), "--repeats is 1; it must be 2 or more"),
         (("--k", "0"), "--k is [0]; give one number or more, each 1 or more"),
         (("--context", "on"), "'on' is not one of 'auto', 'off'"),

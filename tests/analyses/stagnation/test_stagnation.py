@@ -552,7 +552,7 @@ def test_the_command_takes_controls(tmp_path: Path) -> None:
     code, table, _ = run(SAMPLE, "--controls", file, "--replicates", 100)
     assert "rocks and control given, others chosen at step 8, measured on all prompts" in table
     assert run(SAMPLE, "--controls", file, "--rocks", file) == (
-        2, "", "rocktok: --controls brings its own rocks; leave out --rocks\n"
+        2, "", "rocktok: --controls names its own rocks; leave out --rocks\n"
     )  # fmt: skip
 
 
@@ -561,13 +561,13 @@ def test_options_that_would_do_nothing(tmp_path: Path) -> None:
     assert run(SAMPLE, "--control-kind", "loss") == (
         2,
         "",
-        "rocktok: --control-kind chooses among the controls of --controls; give that too\n",
+        "rocktok: --control-kind needs a file of controls; give --controls too\n",
     )
     for by in ("--rocks", "--controls"):
         assert run(SAMPLE, by, file, "--top-k", "5") == (
             2,
             "",
-            f"rocktok: --top-k is for logs without rocks; {by} gives some\n",
+            f"rocktok: --top-k applies only without rocks, and {by} names some; leave out one\n",
         )
 
 
