@@ -27,7 +27,7 @@ HIGH_LOSS = GroupName("high_loss", "high loss", "H", "the types with the most lo
 HIGH_KL = GroupName("high_kl", "high KL", "k", "the hardest types that are not rocks")
 RANDOM = GroupName("random", "random", "r", "random types")
 CONTROL = GroupName("control", "control", "c", "their controls")
-LOSS_CONTROL = GroupName("loss_control", "loss control", "l", "types of like loss")
+LOSS_CONTROL = GroupName("loss_control", "loss control", "l", "types of similar loss")
 
 #: What analyses compare: groups that are asked about, then what they are held against.
 COMPARED = (ROCKS, HIGH_LOSS, HIGH_KL, RANDOM, CONTROL, LOSS_CONTROL)

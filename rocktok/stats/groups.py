@@ -235,8 +235,8 @@ def note_overlap(members: dict[str, tuple[int, ...]]) -> list[str]:
     high, drawn = (set(members[name]) for name in ("high_kl", "random"))
     if not high or high != drawn:
         return []
-    few = "1 type stands" if len(high) == 1 else f"{len(high)} types stand"
+    few = "1 type occurs" if len(high) == 1 else f"{len(high)} types occur"
     return [
-        f"only {few} in enough prompts beside the rocks, so that "
-        "high_kl and random are the same; give a smaller --group-size"
+        f"only {few} in enough prompts beside the rocks, so high_kl and "
+        "random are the same; give a smaller --group-size"
     ]

@@ -37,10 +37,10 @@ def adjusted_table(
         for each in row["cutoffs"]
     )
     return [
-        view.heading(f"{what} against others of like loss and frequency: {row['verdict']}"),
+        view.heading(f"{what} against others of similar loss and frequency: {row['verdict']}"),
         view.prose(
             f"{loss} {number(row['loss_first'])}, of others {number(row['loss_second'])}; "
-            "supported: 5 others are near it"
+            "supported: 5 other types have a similar loss"
         ),
         render_table((Field("cutoff", text=True), *map(Field, names)), cells, view),
     ]

@@ -330,8 +330,8 @@ def test_most_losses_zero(tmp_path: Path) -> None:
     code, _, said = run("detect", log, "-q")
     assert code == 1
     assert said == (
-        f"rocktok: {log}: a share of 0.8 of the losses at step 0 is zero or less, so the "
-        "threshold would be too; raise --quantile-pre or give --tau-pre\n"
+        f"rocktok: {log}: a share of 0.8 of the losses at step 0 is zero or less, and so "
+        "is the threshold; raise --quantile-pre or give --tau-pre\n"
     )
 
 
@@ -361,7 +361,8 @@ def test_an_unknown_step_lists_those_there_are(tmp_path: Path) -> None:
         ),
         (
             ["--similarity", "embedding"],
-            "rocktok: --embeddings: similarity 'embedding' and an embedding matrix go together\n",
+            "rocktok: --embeddings: give both similarity 'embedding' and an embedding matrix, or "
+            "neither\n",
         ),
     ],
 )

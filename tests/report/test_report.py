@@ -376,7 +376,7 @@ def test_the_summary_answers_with_the_numbers_of_the_results(sample: ReportResul
     assert sample.stagnation is not None and sample.stagnation.adjusted is not None
     adjusted = sample.stagnation.adjusted
     assert adjusted["verdict"] == "not comparable"
-    support = f"{adjusted['supported']} of {adjusted['measured']} have five others"
+    support = f"{adjusted['supported']} of {adjusted['measured']} have five other types"
     assert f"The rocks are not comparable with other types: {support}" in points[3]["text"]
 
 
@@ -590,7 +590,7 @@ def test_figures_that_too_little_was_recorded_for_are_named(tmp_path: Path) -> N
     figures = {r["what"]: r for r in content["missing"] if r["what"].startswith("the figure")}
     assert figures["the figure “Change of the loss”"]["remedy"] == "record more prompts"
     assert "delta_kl" not in content["figures"]
-    said = "Whether the types with the most loss learn cannot be told: no type is in it."
+    said = "It is unknown whether the types with the most loss learn: the group is empty."
     assert any(said in s["text"] for s in content["summary"])
 
 

@@ -124,9 +124,9 @@ class Geometry:
         return Difference(
             None,
             bound,
-            f"not distinguishable: {measure} differs by {abs(ours - theirs):.2g}, the sketch of "
-            f"{self.sketch_dims:,} dimensions is good to {bound:.2g}; record exact vectors of "
-            "these types (gradient_types), or a wider sketch",
+            f"not distinguishable: {measure} differs by {abs(ours - theirs):.2g}, the error "
+            f"bound of the sketch of {self.sketch_dims:,} dimensions is {bound:.2g}; record "
+            "exact vectors of these types (gradient_types), or a wider sketch",
         )
 
     def _known(self, token_ids: Sequence[int], values_T: Array) -> Array:
@@ -134,7 +134,7 @@ class Geometry:
         wanted = np.asarray(token_ids, dtype=np.int64)
         missing = wanted[~np.isin(wanted, self.token_T)]
         if len(missing):
-            raise UsageError(f"there are no gradient sums of type {missing[0]} at this step")
+            raise UsageError(f"type {missing[0]} has no gradient sums at this step")
         at = np.searchsorted(self.token_T, wanted)
         defined: Array = at[~np.isnan(values_T[at])]
         return defined

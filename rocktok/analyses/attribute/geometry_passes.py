@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def geometry_at(log: Log, step: int | None = None) -> tuple[int, Geometry]:
-    """The step (by default the last complete one that has sums) and its geometry.
+    """The step (by default the last complete step that has sums) and its geometry.
 
     Raises as `rocktok.log.load_gradients` does.
     """

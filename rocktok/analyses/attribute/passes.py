@@ -72,27 +72,27 @@ def attribute(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> AttributeResult:
-    """Shares of the gradient's norm by token type and by group, with bootstrap intervals.
+    """Shares of the gradient norm by token type and by group, with bootstrap intervals.
 
     Args:
         log: an open log that records `grad_norm`, or the path of one.
-        rocks: token ids; None: what `detect` finds with its default options.
-        pairs: (rock, control), in place of types of like frequency; with `rocks`.
-        detected: what `detect` found here, where that is known already: it is then not run again
-            over all prompts; on half of them it is run with the same options.
-        embeddings: the matrix that `detected` rests on, if any.
-        engine: what makes the passes; default: threads on the cores this process may use.
-        table: "fixed", "rollout", or "auto": fixed text where there is any.
-        step: of the tokens; None: the last complete one.
-        top: types to give; None: 100, of which the terminal table has 20.
-        all_types: give every type.
-        group_size: types in the other groups; None: as many as there are rocks.
-        replicates: of the bootstrap over prompts.
-        seed: of halves, groups and replicates.
+        rocks: token ids; None: the rocks of `detect` with its default options.
+        pairs: (rock, control), in place of types of similar frequency; with `rocks`.
+        detected: the result of `detect` on this log, if known. `detect` then runs only on half of
+            the prompts, with the same options.
+        embeddings: embedding matrix of `detected`, if any.
+        engine: runs the passes; default: threads on the available cores.
+        table: "fixed", "rollout", or "auto": fixed if the log has it, else rollout.
+        step: step to analyse; None: the last complete step.
+        top: number of types in the result; None: 100, of which the terminal table shows 20.
+        all_types: include every type.
+        group_size: number of types in each other group; None: the number of rocks.
+        replicates: number of bootstrap replicates over prompts.
+        seed: random seed of halves, groups and replicates.
 
     Raises:
-        UsageError: options out of range.
-        LogError: the log is damaged, lacks what was asked, or has no gradient columns.
+        UsageError: an option is out of range.
+        LogError: the log is damaged, lacks the table or step, or has no gradient columns.
     """
     params = options_of(AttributeParams, locals())
     run = Run.begin(log, engine, table, seed)
@@ -200,17 +200,17 @@ class _Attribution:
         notes = []
         if self.rocks is not None:
             notes.append(
-                "the rocks were given: where they were chosen on these prompts, the tests are "
-                "conditioned on the outcome"
+                "the rocks were given: if they were chosen on these prompts, the tests condition "
+                "on the outcome"
             )
         notes += note_overlap(groups.members)
         if groups.unmatched:
             alone = len(groups.unmatched)
             have = "rock has" if alone == 1 else "rocks have"
-            notes.append(f"{alone} {have} no control: no other type is as frequent")
+            notes.append(f"{alone} {have} no control: no other type has a similar frequency")
         if no_geometry:
             notes.append(
-                "no gradient sums in this log, so no directions: record them with "
+                "no gradient directions: the log has no gradient sums; record them with "
                 "Recorder(gradient_types=…) or Recorder(gradient_sketch=…)"
             )
         return notes
@@ -221,12 +221,12 @@ class _Attribution:
             return []
         pre, post = self._chosen_at
         if adjusted is None:
-            return [f"no rocks for contrasts on half of the prompts at steps {pre} and {post}"]
+            return [f"no rocks for the contrasts on half of the prompts at steps {pre} and {post}"]
         if self.step in (pre, post):
             return [
                 f"contrasts: rocks are chosen on half of the prompts at steps {pre} and {post} and "
-                f"measured on the other half at one of these, step {self.step}; later steps of "
-                "fixed text would show them after more of the training"
+                f"measured on the other half at one of these steps, {self.step}; record later "
+                "steps of fixed text to measure them after more training"
             ]
         return []
 

@@ -71,13 +71,13 @@ _GEOMETRY = (
     Field("coherence"),
 )
 _MEASURES = {
-    "mean_grad_norm": "mean gradient norm of a type, medians",
-    "grad_norm_per_nat": "gradient norm per nat of loss of a type, medians",
+    "mean_grad_norm": "mean gradient norm, median over types",
+    "grad_norm_per_nat": "gradient norm per nat of loss, median over types",
 }
 
 
 def opening(result: AttributeResult) -> list[str]:
-    """What rocks take of the gradient, and how sure that is."""
+    """The share of the gradient norm on rocks, and its certainty."""
     step = result.log["step"]
     rocks = next(r for r in result.groups if (r["step"], r["group"]) == (step, "rocks"))
     return [
@@ -103,13 +103,13 @@ def render(result: AttributeResult, view: View | None = None) -> str:
     )
     for measure, words in _MEASURES.items():
         rows = [row for row in result.tests if row["measure"] == measure]
-        parts += [view.heading(f"Rocks less others: {words}"), *_tests(rows, view)]
+        parts += [view.heading(f"Rocks minus others: {words}"), *_tests(rows, view)]
     if result.geometry is not None:
         parts += _geometry(result.geometry, view)
     top, everything = result.params["top"], result.params["all_types"]
     shown = view.first(result.tokens, top, everything=everything)
     parts += [
-        view.heading(f"Tokens, largest share of the gradient first, step {step}"),
+        view.heading(f"Tokens by share of the gradient norm, step {step}"),
         render_table(_TOKENS, map(_token, shown), view).rstrip("\n"),
         *view.more(result.totals["types"] - len(shown), "--all"),
         *map(view.aside, _few((*result.groups, *shown))),
@@ -130,47 +130,47 @@ def _few(rows: Sequence[Row]) -> list[str]:
 
 def _answer(rocks: Row, tokens: Sequence[Row]) -> str:
     if not tokens or rocks["grad_share"] is None:
-        return "No position has a gradient, so nothing takes a share of it."
+        return "No position has a gradient, so there are no shares."
     if not rocks["types"]:
         first = tokens[0]
         return (
-            f"No rock types; the largest share of the gradient norm is that of "
-            f"{token(first['token'])}, {percent(first['grad_share'])}."
+            f"No rock types; {token(first['token'])} has the largest share of the gradient norm, "
+            f"{percent(first['grad_share'])}."
         )
     low, high = rocks["grad_share_low"], rocks["grad_share_high"]
     sure = "no interval" if low is None else f"95% interval {100 * low:.0f} to {percent(high, 0)}"
     return (
-        f"{counted(rocks['types'], 'rock type')} take{'s' if rocks['types'] == 1 else ''} "
+        f"{counted(rocks['types'], 'rock type')} {'carries' if rocks['types'] == 1 else 'carry'} "
         f"{percent(rocks['grad_share'], 0)} of the gradient norm at "
         f"{percent(rocks['position_share'], 0)} of the positions ({sure})."
     )
 
 
 def verdict(adjusted: AdjustedComparison | None) -> list[str]:
-    """Whether rocks have a larger gradient than their loss lets expect; [] where not asked."""
+    """Whether rocks have a larger gradient than types of similar loss; [] without a contrast."""
     if adjusted is None:
         return []
-    like, said = "other types of like loss and frequency", adjusted["verdict"]
+    like, said = "other types of similar loss and frequency", adjusted["verdict"]
     if said == NOT_COMPARABLE:
         return [
             f"The gradient of rocks is not comparable with that of other types: "
-            f"{adjusted['supported']} of {adjusted['measured']} rocks have five others of like "
-            f"loss (theirs {number(adjusted['loss_first'])} nats, others "
+            f"{adjusted['supported']} of {adjusted['measured']} rocks have five other types "
+            f"of similar loss (mean loss of rocks {number(adjusted['loss_first'])} nats, of others "
             f"{number(adjusted['loss_second'])})."
         ]
     if said in (DEPENDS, INCONCLUSIVE):
-        how = "depends on the cutoff" if said == DEPENDS else "is open"
+        how = "depends on the cutoff" if said == DEPENDS else "is undecided"
         return [f"Whether the gradient of rocks is larger or smaller than that of {like} {how}."]
     if said == SAME:
-        return [f"Given the loss as measured, the gradient of rocks is that of {like}."]
-    return [f"Given the loss as measured, the gradient of rocks is {said} than that of {like}."]
+        return [f"Given the measured loss, the gradient of rocks equals that of {like}."]
+    return [f"Given the measured loss, the gradient of rocks is {said} than that of {like}."]
 
 
 def _where(first: Row, rows: Sequence[Row]) -> str:
-    """How sure: of the shares, and of the contrasts."""
+    """Certainty of the shares and of the contrasts."""
     intervals = "Intervals are over prompts"
     if first["grad_share_low"] is None:
-        intervals = f"No interval: fewer than {MIN_EFFECTIVE} effective prompts carry its gradient"
+        intervals = f"No interval: fewer than {MIN_EFFECTIVE} effective prompts carry the share"
     reasons = {row.get("skipped") for row in rows}
     if len(reasons) == 1 and None not in reasons:
         return f"{intervals}; no contrasts."

@@ -76,7 +76,7 @@ def finding(
 ) -> Finding:
     """A finding; what is fine needs no remedy."""
     if severity == "note" and number.few:
-        text += " Few prompts carry this number: it is no more than a note."
+        text += " Few prompts carry this number, so it is at most a note."
     return {
         "name": name,
         "severity": severity,

@@ -63,13 +63,13 @@ def special_tokens(said: Said, sums: PromptBootstrap) -> Finding:
     if grade(times, {"note": SPECIAL_RATIO}) == "ok" or times.value is None:
         severity = "ok"
     text = (
-        f"Special tokens take {percent(number.value)} of the loss, and are "
+        f"Special tokens carry {percent(number.value)} of the loss at "
         f"{percent(float(of_rows.value))} of the positions."
     )
     return finding(
         "special_tokens", severity, text, number=number, measure=measure,
-        remedy="look at how both models end and open their texts (terminal_ids, end_token, "
-        "template), or leave special tokens out of the loss",
+        remedy="check how both models begin and end their texts (terminal_ids, end_token, "
+        "template), or exclude special tokens from the loss",
         position_share=float(of_rows.value), ratio=times.value,
     )  # fmt: skip
 
@@ -88,21 +88,21 @@ def opening(sums: PromptBootstrap) -> Finding:
     each = [np.array([2 * at, 2 * at + 1]) for at in range(OPENING)]
     means = [sums.of("loss", at) / sums.of("", at) for at in each]
     text = (
-        f"The first {OPENING} positions take {percent(float(share.value))} of the loss, and are "
+        f"The first {OPENING} positions carry {percent(float(share.value))} of the loss at "
         f"{percent(float(of_rows.value))} of the positions: {plain(number.value)} times the mean "
-        "loss of the others."
+        "loss of the other positions."
     )
     return finding(
         "opening", grade(number, OPENING_LEVELS), text, number=number, measure=measure,
-        remedy="compare what both models were tuned to see before the first token: chat template, "
-        "system prompt, thinking mode, blanks at the end of the prompt",
+        remedy="compare the prompt format that both models were tuned on: chat template, system "
+        "prompt, thinking mode, blanks at the end of the prompt",
         loss_share=float(share.value), position_share=float(of_rows.value),
         mean_losses=[float(one.value) if np.isfinite(one.value) else None for one in means],
     )  # fmt: skip
 
 
 def truncated(overall: Number, now: Number, rise: Number, sequences: int, said: Said) -> Finding:
-    """How many texts were cut; `now`: in the last third of the steps of generation."""
+    """How many texts were truncated; `now`: in the last third of the steps of generation."""
     measure = "share of sequences that were cut, in the last third of the steps"
     # Where few prompts carry the last third, all steps together may tell.
     sure = now if now.low is not None else overall
@@ -114,8 +114,8 @@ def truncated(overall: Number, now: Number, rise: Number, sequences: int, said: 
     text += f", {_points(rise.value)} than in the first third." if rise.value is not None else "."
     return finding(
         "truncated", severity, text, number=now, measure=measure,
-        remedy="raise max_completion_length; where the share rises, the student has unlearned to "
-        "end: see terminal_ids, end_token and loops",
+        remedy="raise max_completion_length; if the share rises, the student no longer ends its "
+        "texts: see terminal_ids, end_token and loops",
         overall=overall.value, rise=rise.value, rise_low=rise.low, rise_high=rise.high,
         sequences=sequences, max_completion_length=limit,
     )  # fmt: skip
@@ -131,18 +131,18 @@ def loops(sums: PromptBootstrap, window: int, block: int) -> Finding:
         f"repeat a block of {block} or fewer."
     )
     if not judged:
-        text = f"No sequence has {window} tokens, so none ends in a loop of so many."
+        text = f"No sequence has {window} tokens, so none can end in a loop of that length."
     return finding(
         "loops", grade(number, LOOP_LEVELS), text, number=number, measure=measure,
-        remedy="sample with a repetition penalty or a lower maximum, or leave looping texts out of "
-        "the loss; the loss on a loop is small and says nothing",
+        remedy="sample with a repetition penalty or a lower maximum length, or exclude looping "
+        "texts from the loss; the loss on a loop is small and uninformative",
         sequences=int(sums.of("").value), long_enough=judged,
     )  # fmt: skip
 
 
 def normalisation(sums: PromptBootstrap, means: PromptBootstrap, sample: SequenceSample) -> Finding:
     """How far the means of the loss are apart that trainers minimise."""
-    measure = "mean by sequence less mean by token, share of the latter"
+    measure = "mean by sequence minus mean by token, as a share of the latter"
     by_token = sums.of("loss") / sums.of("")
     by_sequence = means.of("mean") / means.of("")
     number = Number.of((by_sequence - by_token) / by_token, positive=False)
@@ -159,8 +159,8 @@ def normalisation(sums: PromptBootstrap, means: PromptBootstrap, sample: Sequenc
         text += f", {plain(micro['micro_batch_8'])} by random micro-batches of 8"
     return finding(
         "normalisation", grade(size, NORMALISATION), f"{text}.", number=number, measure=measure,
-        remedy="say which mean is trained, and compare runs by the same; a mean of micro-batch "
-        "means depends on how sequences are batched",
+        remedy="state which mean is trained, and compare runs by the same mean; a mean of "
+        "micro-batch means depends on how sequences are batched",
         by_token=float(by_token.value), by_sequence=float(by_sequence.value),
         **micro,
     )  # fmt: skip
@@ -175,12 +175,12 @@ def on_policy(
     the sharper test.
     """
     number, details = NOTHING, {"by": "entropy", "step": step}
-    measure = "mean −log p of the tokens of rollouts over the student's mean entropy, less 1"
+    measure = "mean −log p of the tokens of rollouts over the student's mean entropy, minus 1"
     if surprisal is not None:
         number = _excess(*(surprisal.of(n) / surprisal.of("") for n in _DRAWN))
         details |= {n: float((surprisal.of(n) / surprisal.of("")).value) for n in _DRAWN}
     elif k1 is not None and k1.occurrences:
-        measure = "mean log p − log q of rollouts over the mean loss, less 1"
+        measure = "mean log p − log q of rollouts over the mean loss, minus 1"
         number = _excess(k1.mean(Name("k1")), k1.loss)
         details["by"] = "loss"
     if number.value is None:
@@ -189,20 +189,20 @@ def on_policy(
     apart = apart and not (number.low or 0) <= 0 <= (number.high or 0)
     why = unlike_sampling(said)
     severity: Severity = "ok"
-    text = f"The rollouts of step {step} look drawn from the student that was scored."
+    text = f"The rollouts of step {step} are consistent with samples from the scored student."
     if apart and abs(number.value) >= ON_POLICY:
         severity = "note" if why else "warning"
         text = (
-            f"The rollouts of step {step} were not drawn from the student that was scored: "
+            f"The rollouts of step {step} were not sampled from the scored student: "
             f"{measure} is {number.value:+.0%}"
         )
         text += f" ({why})." if why else "."
     elif number.low is None:
-        text = f"Of the rollouts of step {step} too few prompts carry the mean to tell."
+        text = f"Too few prompts carry the mean of the rollouts of step {step} to decide."
     return finding(
         "on_policy", severity, text, number=number, measure=measure,
         remedy="compare the sampler's log-probabilities with the trainer's: temperature, top-p and "
-        "top-k, weights that lag behind, another precision", **details,
+        "top-k, stale weights, different precision", **details,
     )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def unlike_sampling(said: Said) -> str:
 
 def cheaper(name: str, rows: Sequence[EstimatorRow], why: str, remedy: str) -> Finding:
     """What a run that logs a cheaper estimate alone would have got wrong; `rows`: the estimates."""
-    measure = "rank correlation of mean losses by type with the exact ones, of the best estimate"
+    measure = "rank correlation of mean losses by type with the exact ones, for the best estimate"
     ranked = [row for row in rows if row["rank_correlation"] is not None]
     if not ranked:
         return unknown(name, why, remedy, measure=measure)
@@ -239,13 +239,13 @@ def cheaper(name: str, rows: Sequence[EstimatorRow], why: str, remedy: str) -> F
     number = Number(_correlation(best))
     kind = f"top-{best['k']} ({best['estimator']})" if best["k"] else best["estimator"]
     text = (
-        f"{kind}, the best of them, ranks {best['types']:,} types as the exact loss does to "
-        f"{plain(number.value)} (rank correlation); a token's error is "
-        f"{plain(best['error_sd'])} nats (rms) where the loss is {plain(best['exact_mean'])}"
+        f"{kind}, the best estimate, has a rank correlation of {plain(number.value)} with the "
+        f"exact loss over {best['types']:,} types; its error per token is "
+        f"{plain(best['error_sd'])} nats (rms) at a mean loss of {plain(best['exact_mean'])}"
     )
     if best["rocks"]:
-        text += f"; {best['rocks_in_top']} of {best['rocks']} rocks are at its top"
-        text += f", {best['rocks_in_top_exact']} by the exact loss"
+        text += f"; it ranks {best['rocks_in_top']} of {best['rocks']} rocks at the top"
+        text += f", the exact loss {best['rocks_in_top_exact']}"
     # The log has the exact loss: this is no fault of the run.
     return finding(
         name, "ok", f"{text}.", number=number, measure=measure,
@@ -260,13 +260,13 @@ def _correlation(row: EstimatorRow) -> float:
 
 
 def saturation(means: Mapping[int, Estimate], first: int) -> Finding:
-    """Whether the loss of the kept text falls still.
+    """Whether the loss of the kept text is still falling.
 
     Args:
         means: step → mean loss, of the last third of the steps, and of the first one.
         first: the first of all steps; means has one or none where there are fewer than three.
     """
-    measure = "change of the mean loss over the last third of the steps, share of it"
+    measure = "change of the mean loss over the last third of the steps, as a share of it"
     course = {step: mean for step, mean in sorted(means.items()) if step != first}
     if len(course) < 2:
         return unknown(
@@ -291,8 +291,8 @@ def saturation(means: Mapping[int, Estimate], first: int) -> Finding:
     )
     return finding(
         "saturation", severity, text, number=number, measure=measure,
-        remedy="where it rises, look at the learning rate and at the ends; where it has stopped, "
-        "more of the same text teaches nothing (see `rocktok stagnation`)",
+        remedy="if it rises, check the learning rate and the end tokens; if it has stopped "
+        "falling, more of the same text brings nothing (see `rocktok stagnation`)",
         first_step=start, last_step=end, steps=len(course), slope=float(change.value) / float(span),
         slope_before=fell, mean_loss=float(level.value),
     )  # fmt: skip
@@ -301,14 +301,14 @@ def saturation(means: Mapping[int, Estimate], first: int) -> Finding:
 def _course(number: Number, before: float) -> tuple[Severity, str]:
     """Severity and verdict; `before`: the change at the pace before, as a share, too."""
     if number.low is None or number.high is None:
-        return "ok", "which few prompts carry"
+        return "ok", "too few prompts carry it to decide"
     if number.low > 0:
         return "warning", "it rises"
     flat = number.low >= -FLAT and number.high <= FLAT
     # A run of few steps has changed little without having stopped.
     if flat and number.low > SLOWED * before and before < 0:
         return "note", "it has stopped falling"
-    return "ok", "it falls still" if number.high < 0 else "which may be chance"
+    return "ok", "it is still falling" if number.high < 0 else "this may be chance"
 
 
 def _combined(parts: list[Estimate], weight_T: Array) -> Estimate:

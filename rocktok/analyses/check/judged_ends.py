@@ -36,14 +36,15 @@ def teacher_end(ends: Ends) -> Finding:
         # Bounds that are wide are no reason to call it fine.
         if severity == "ok" and grade(least, TEACHER_END, below=True) != "ok":
             return unknown(
-                "teacher_end", f"The teacher would end where the student did with {said}, as far "
-                "as the log tells.", _ENDS, measure=measure,
+                "teacher_end", f"Where the student ended its text, the log gives the teacher an "
+                "end "
+                f"probability of {said}.", _ENDS, measure=measure,
             )  # fmt: skip
-    text = f"Where the student ended its text, the teacher would have ended it with {said}."
+    text = f"Where the student ended its text, the teacher's end probability is {said} on average."
     return finding(
         "teacher_end", severity, text, number=least, measure=measure,
-        remedy="see terminal_ids and end_token; where they agree, the student ends its texts too "
-        "early, or at places the teacher does not",
+        remedy="see terminal_ids and end_token; if they agree, the student ends its texts too "
+        "early, or where the teacher would continue",
         most=most.value, known=how, texts=ends.texts,
     )  # fmt: skip
 
@@ -60,7 +61,7 @@ def _mean(ends: Ends, end: str) -> Number:
 
 def end_token(ends: Ends) -> Finding:
     """Whether the teacher ends its texts with the token that the student wrote."""
-    measure = "share of the teacher's end mass on other tokens than the one that ended the text"
+    measure = "share of the teacher's end mass on tokens other than the one that ended the text"
     how = ends.known.get("teacher")
     if how in (None, "token") or "teacher" not in ends.on or not ends.texts:
         return _no_ends("end_token", ends, measure)
@@ -73,18 +74,18 @@ def end_token(ends: Ends) -> Finding:
     severity = grade(least, END_TOKEN)
     if severity == "ok" and grade(most, END_TOKEN) != "ok":
         return unknown(
-            "end_token", "The log does not tell enough of the teacher's end tokens.", _ENDS,
+            "end_token", "The log has too few probabilities of the teacher's end tokens.", _ENDS,
             measure=measure,
         )  # fmt: skip
     at_least = "" if how == "exact" else "at least "
     text = (
-        f"Where the student ended its text, {at_least}{percent(least.value)} of the mass with "
-        "which the teacher would have ended it is on another token than the one that was written."
+        f"Where the student ended its text, {at_least}{percent(least.value)} of the "
+        "teacher's end probability is on another token than the one that was written."
     )
     return finding(
         "end_token", severity, text, number=least, measure=measure,
-        remedy="the teacher ends its texts with another token: give both models one EOS, or count "
-        "the teacher's end tokens as one",
+        remedy="the teacher ends its texts with another token: give both models the same EOS, or "
+        "sum the probabilities of the teacher's end tokens",
         most=most.value, known=how,
     )  # fmt: skip
 
@@ -106,17 +107,17 @@ def student_end(
     number = Number.of(after / before)
     severity = grade(number, STUDENT_END, below=True)
     text = (
-        "At the end of texts that stopped the student's end mass was "
-        f"{percent(float(before.value))} at step {steps[0]}, and is {percent(float(after.value))} "
+        "At the end of texts that stopped, the student's mean end probability is "
+        f"{percent(float(before.value))} at step {steps[0]} and {percent(float(after.value))} "
         f"at step {steps[1]}"
     )
     if table == "fixed":
         # Whoever wrote a text is surer of it than anyone after: it falls without any harm.
         severity = "ok" if severity == "ok" else "note"
-        text += ", of the same texts, which the student of the former wrote"
+        text += ", on the same texts, which an earlier student wrote"
     return finding(
         "student_end", severity, f"{text}.", number=number, measure=measure,
-        remedy="the student unlearns to end: see terminal_ids, end_token and truncated",
+        remedy="the student learns not to end its texts: see terminal_ids, end_token and truncated",
         before=float(before.value), after=float(after.value), first_step=steps[0],
         last_step=steps[1], table=table,
     )  # fmt: skip
@@ -126,5 +127,5 @@ def _no_ends(name: str, ends: Ends, measure: str) -> Finding:
     if not ends.texts:
         why = "No text that stopped was recorded, or the log has no finish_reason."
         return unknown(name, why, "write finish_reason into sequences/", measure=measure)
-    why = "The log tells too little of the probabilities at the end of texts."
+    why = "The log has too few probabilities at the end of texts."
     return unknown(name, why, _ENDS, measure=measure)

@@ -48,22 +48,22 @@ def check(
     replicates: int = 1_000,
     seed: int = 0,
 ) -> CheckResult:
-    """Whether a run is healthy: findings, the worst first.
+    """Findings on the health of a run, the worst first.
 
     Args:
         log: an open log, or the path of one.
-        rocks: token ids that cheaper estimates of the loss are held against; None: what `detect`
-            finds with its default options; none (): they are not.
-        detected: what `detect` found here, where that is known already.
-        engine: what makes the passes; default: threads on the cores this process may use.
-        table: "fixed", "rollout", or "auto": fixed text where there is any.
-        step: at which losses are looked at; None: the last complete one.
-        replicates: of the bootstrap over prompts.
-        seed: of that, and of all draws.
+        rocks: token ids with which cheaper estimates of the loss are compared; None: the rocks of
+            `detect` with its default options; (): no rocks.
+        detected: a result of `detect` on this log, if known.
+        engine: runs the passes; default: threads on the available cores.
+        table: "fixed", "rollout", or "auto": fixed if the log has it, else rollout.
+        step: step whose losses are checked; None: the last complete step.
+        replicates: number of bootstrap replicates over prompts.
+        seed: random seed.
 
     Raises:
-        UsageError: options out of range.
-        LogError: the log is damaged, or lacks what was asked.
+        UsageError: an option is out of range.
+        LogError: the log is damaged, or lacks the table, step or columns.
     """
     params = options_of(CheckParams, locals())
     run = Run.begin(log, engine, table, seed)
@@ -202,12 +202,12 @@ class _Look:
         exactness = self.run.log.rules.exactness
         if exactness != "exact":
             return (
-                f"The recorded losses are {exactness} themselves: there is nothing exact to "
-                "hold estimates against.",
+                f"The recorded losses are {exactness}, so there is no exact loss to compare "
+                "estimates with.",
                 "score the text exactly with `rocktok rescore`",
             )
         return (
-            f"{table}/ tells no log-probabilities of its tokens.",
+            f"{table}/ has no log-probabilities of its tokens.",
             "record the columns student_logprob and teacher_logprob, which are among the defaults",
         )
 

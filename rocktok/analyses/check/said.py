@@ -54,7 +54,7 @@ class Said:
 
 def terminal_ids(said: Said) -> Finding:
     """Whether both models end their texts with the same tokens."""
-    measure = "terminal ids of one model alone"
+    measure = "terminal ids of only one model"
     student, teacher = (said.terminal.get(model) for model in ("student", "teacher"))
     if not student or not teacher:
         who = "either model" if not student and not teacher else (
@@ -77,8 +77,8 @@ def terminal_ids(said: Said) -> Finding:
         text,
         number=number,
         measure=measure,
-        remedy="give both models one EOS: set generation_config.eos_token_id of both to the same "
-        "ids, and use the chat template that the teacher was tuned with",
+        remedy="give both models the same EOS: set generation_config.eos_token_id of both to the "
+        "same ids, and use the chat template that the teacher was tuned with",
         student=list(student),
         teacher=list(teacher),
     )
@@ -86,12 +86,12 @@ def terminal_ids(said: Said) -> Finding:
 
 def tokenizer(said: Said) -> Finding:
     """Whether a token id means the same to both models."""
-    measure = "token ids that mean another text"
+    measure = "token ids with different texts"
     state, differ = said.part("teacher_tokenizer"), said.part("tokens_differ")
     if state != "found" or not isinstance(differ, int):
-        why = "The teacher's tokenizer was not at hand when recording began."
+        why = "The teacher's tokenizer was not available when recording began."
         if said.tokenizers is None:
-            why = "run.json does not say how the tokenizers agree."
+            why = "run.json does not say whether the tokenizers agree."
         remedy = (
             "load the teacher from a local folder that holds its tokenizer, and record with the "
             "TRL hook of this version"
@@ -102,7 +102,7 @@ def tokenizer(said: Said) -> Finding:
     severity: Severity = "problem" if differ else "warning" if names else "ok"
     text = "Both tokenizers give every id the same text."
     if differ:
-        text = f"{differ:,} token ids mean another text to the teacher than to the student."
+        text = f"{differ:,} token ids have different texts for teacher and student."
     elif names:
         text = f"The tokenizers' special tokens differ: {_few(names)}."
     return finding(
@@ -111,7 +111,7 @@ def tokenizer(said: Said) -> Finding:
         text,
         number=Number(float(differ)),
         measure=measure,
-        remedy="use a teacher with the student's tokenizer; losses of ids that differ mean nothing",
+        remedy="use a teacher with the student's tokenizer; losses on other ids are meaningless",
         special_differ=names,
     )
 
@@ -123,7 +123,7 @@ def template(said: Said) -> Finding:
     if not isinstance(same, bool):
         why = "run.json does not say whether the chat templates agree."
         if said.part("teacher_tokenizer") == "absent":
-            why = "The teacher's tokenizer was not at hand, so nor was its chat template."
+            why = "The teacher's tokenizer and chat template were not available."
         elif said.tokenizers is not None:
             why = "The chat templates could not be compared: one of the models has none."
         remedy = (
@@ -132,10 +132,10 @@ def template(said: Said) -> Finding:
         )
         return unknown("template", why, remedy, measure=measure)
     difference = said.part("template", "first_difference")
-    text = "Both chat templates write one conversation alike."
+    text = "Both chat templates render a test conversation identically."
     if not same:
         where = f": {difference}" if difference else ""
-        text = f"The teacher's chat template writes one conversation otherwise{where}."
+        text = f"The teacher's chat template renders a test conversation differently{where}."
     return finding(
         "template",
         "ok" if same else "warning",
@@ -172,7 +172,7 @@ BEYOND = 0.01
 
 def vocabulary(said: Said, used: Used) -> Finding:
     """Whether the widths agree, and whether ids that are no token are used."""
-    measure = "share of positions whose id is no token"
+    measure = "share of positions whose id is not a token"
     widths = {m: said.part("vocab_width", m) for m in ("student", "teacher")}
     if widths["student"] is None:
         widths["student"] = said.vocab_size
@@ -190,8 +190,8 @@ def vocabulary(said: Said, used: Used) -> Finding:
         "heads to its size"
     )
     if used.known is None and not apart:
-        why = "The log has no vocab.parquet, so which ids are tokens is not known."
-        give = "record with the tokenizer at hand, or write vocab.parquet (token_id, token)"
+        why = "The log has no vocab.parquet, so it is unknown which ids are tokens."
+        give = "record with the tokenizer, or write vocab.parquet (token_id, token)"
         return unknown("vocabulary", why, give, measure=measure)
     share = used.beyond / used.positions if used.known is not None else None
     mass = max(used.mass.values(), default=0.0)
@@ -199,20 +199,20 @@ def vocabulary(said: Said, used: Used) -> Finding:
     text = "Every id in the text is a token."
     if isinstance(student, int) and used.known is not None and student > used.known:
         text = (
-            f"{student - used.known:,} of {student:,} ids are no token (padding), and none of them "
-            "stands in the text."
+            f"{student - used.known:,} of {student:,} ids are not tokens (padding), and none of "
+            "them occurs in the text."
         )
     if used.beyond:
         severity = "warning" if (share or 0) >= BEYOND else "note"
-        text = f"{percent(share)} of the positions hold an id that is no token (padding)."
+        text = f"{percent(share)} of the positions have an id that is not a token (padding)."
     elif mass >= BEYOND:
         severity = "warning"
-        text = f"A model puts at least {percent(mass)} of its mass on ids that are no token."
+        text = f"A model puts at least {percent(mass)} of its mass on ids that are not tokens."
     if apart:
         severity = "warning"
         text = f"The student's logits are {student:,} wide, the teacher's {teacher:,}; " + (
-            text[0].lower() + text[1:] if used.known is not None else "which ids are tokens is "
-            "not known."
+            text[0].lower() + text[1:] if used.known is not None else "it is unknown which ids "
+            "are tokens."
         )  # fmt: skip
     return finding(
         "vocabulary",
@@ -227,7 +227,7 @@ def vocabulary(said: Said, used: Used) -> Finding:
 
 def loss_mismatch(said: Said) -> Finding:
     """Whether the recorded losses are those that the trainer computed."""
-    measure = "calls whose recorded loss is not the trainer's"
+    measure = "calls whose recorded loss differs from the trainer's"
     if said.mismatches:
         calls = "1 call" if said.mismatches == 1 else f"{said.mismatches:,} calls"
         text = f"In {calls} the recorded losses do not sum to the trainer's own loss."
@@ -237,16 +237,16 @@ def loss_mismatch(said: Said) -> Finding:
             text,
             number=Number(float(said.mismatches)),
             measure=measure,
-            remedy="do not trust this log before you know why; the recorder's warning names the "
-            "first call",
+            remedy="do not trust this log until the cause is known; the recorder's warning names "
+            "the first call",
         )
     if said.mismatches is None or not said.compares:
         why = "The log was not recorded by a hook that knows the trainer's own loss."
         remedy = "record with the TRL hook, or compare a step's mean loss with what your loop logs"
         return unknown("loss_mismatch", why, remedy, measure=measure)
     if said.trained is not True:
-        why = "Another divergence than the recorded reverse KL was trained: nothing was compared."
-        remedy = "train with beta=1 to have the recorded loss held against the trainer's"
+        why = "The trained divergence is not the recorded reverse KL: losses were not compared."
+        remedy = "train with beta=1 to compare the recorded loss with the trainer's"
         return unknown("loss_mismatch", why, remedy, measure=measure)
     text = "Every recorded call sums to the trainer's own loss."
     return finding("loss_mismatch", "ok", text, number=Number(0.0), measure=measure)

@@ -27,18 +27,17 @@ def compare(
     seed: int = 0,
     engine: Engine | None = None,
 ) -> CompareResult:
-    """Whether logs agree on their rocks: overlap and rank correlation of every two.
+    """Agreement of logs on their rocks: overlap and rank correlation of each pair.
 
     Args:
         sources: logs, paths of logs, or JSON files of `rocktok detect`; with `by` one log.
-        top_k: rocks of each that are compared, at most; None: all that were tested, or the
-            first 100 of a list by Rock Score.
-        by: "domain": compare the parts of one log.
-        seed: of what `detect` draws.
-        engine: what makes the passes; default: threads on the cores this process may use.
+        top_k: maximum number of rocks per list; None: all if they are tested, else 100.
+        by: "domain": compare the domains of one log.
+        seed: random seed of `detect`.
+        engine: runs the passes; default: threads on the available cores.
 
     Raises:
-        UsageError: options out of range, or fewer than two sources.
+        UsageError: an option is out of range, or fewer than two sources.
         LogError: a source is damaged, or the lists cannot be compared.
     """
     engine = engine or Engine()
@@ -102,14 +101,14 @@ def _domains(
     """Rocks of each domain of one log; notes."""
     if len(sources) != 1:
         raise UsageError(
-            f"--by domain compares the parts of one log, but {len(sources)} were given"
+            f"--by domain compares the domains of one log, but {len(sources)} were given"
         )
     log = opened(sources[0])
     domains = load_domains(log)
     if len(domains) == 1:
         raise LogError(
-            f"{log.name}: all its sequences are of one domain, {next(iter(domains))!r}; two or "
-            "more can be compared"
+            f"{log.name}: all sequences have the domain {next(iter(domains))!r}; a comparison "
+            "needs two or more domains"
         )
     rankings = []
     for name, ids in domains.items():
@@ -118,5 +117,5 @@ def _domains(
         except LogError as error:
             raise LogError(f"domain {name!r}: {error}") from error
     without = len(load_prompts(log).sequence_S) - sum(map(len, domains.values()))
-    notes = (f"{without:,} sequences have no domain, and are left out",) if without else ()
+    notes = (f"{without:,} sequences have no domain and are left out",) if without else ()
     return rankings, notes

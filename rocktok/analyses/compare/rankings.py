@@ -99,7 +99,9 @@ def check_lists(rankings: Sequence[Ranking]) -> tuple[bool, list[str]]:
     Raises as `compare_rankings` does.
     """
     if len(rankings) < 2:
-        raise UsageError("compare needs two or more; give logs, or JSON files of `rocktok detect`")
+        raise UsageError(
+            "compare needs two sources or more; give logs or JSON files of `rocktok detect`"
+        )
     _check_losses(rankings)
     return _matched_by_id(rankings)
 
@@ -111,7 +113,7 @@ def _check_losses(rankings: Sequence[Ranking]) -> None:
         if exactness != stated[0][1]:
             raise LogError(
                 f"{name}: its losses are {exactness!r}, those of {stated[0][0]} {stated[0][1]!r}; "
-                "give logs that measure them alike"
+                "give logs of the same exactness"
             )
 
 
@@ -129,12 +131,12 @@ def _matched_by_id(rankings: Sequence[Ranking]) -> tuple[bool, list[str]]:
     sizes = {ranking.about.get("vocab_size") for ranking in rankings}
     if len(vocabs - {None}) > 1 or len(sizes) > 1 or None in sizes:
         raise LogError(
-            f"{without}: has no vocabulary, so that its tokens have no text, and nothing says that "
-            "its ids mean what the others' do; give logs that record one"
+            f"{without}: has no vocabulary, so its tokens can be matched with the others by "
+            "neither id nor text; give logs that record one"
         )
     return True, [
-        f"{without}: has no vocabulary: tokens are matched by id, and only the equal sizes of the "
-        "vocabularies say that ids mean the same"
+        f"{without}: has no vocabulary: tokens are matched by id, and only the equal vocabulary "
+        "sizes suggest that ids mean the same"
     ]
 
 
@@ -203,10 +205,10 @@ def _union(keyed: list[dict[Key, _Place]]) -> list[ListedToken]:
 def _notes(rankings: Sequence[Ranking], *, by_id: bool) -> list[str]:
     notes = []
     if not by_id:
-        notes.append("the vocabularies are not one file: tokens are matched by their text")
+        notes.append("the vocabularies are different files: tokens are matched by text")
     if len({ranking.ranked_by for ranking in rankings}) > 1:
         notes.append(
-            "some lists rank by context Rock Score and some by Rock Score alone: they measure "
+            "some lists rank by context Rock Score and some by Rock Score only, which measure "
             "different things"
         )
     notes += [f"{r.name}: no rocks" for r in rankings if not r.tokens]

@@ -56,7 +56,7 @@ def render(result: CompareResult, view: View | None = None) -> str:
         render_table(_PAIRS, (_pair(*pair) for pair in pairs), view).rstrip("\n"),
         *view.more(len(result.pairs) - len(pairs), "--all"),
         "",
-        view.heading("Ranks of the tokens, those in most lists first"),
+        view.heading("Ranks of the tokens, sorted by number of lists"),
         render_table(fields, cells, view).rstrip("\n"),
         *view.more(len(result.tokens) - len(shown), "--all"),
         "",
@@ -71,7 +71,7 @@ def _letters(result: CompareResult) -> list[str]:
 
 def _answer(result: CompareResult, letters: Sequence[str]) -> str:
     if not result.tokens:
-        return f"None of the {len(letters)} lists has a rock, so there is nothing to agree on."
+        return f"None of the {len(letters)} lists has a rock, so there is no agreement to measure."
     if len(letters) == 2:
         (pair,) = result.pairs
         first, second = pair["rocks_first"], pair["rocks_second"]
@@ -86,7 +86,7 @@ def _answer(result: CompareResult, letters: Sequence[str]) -> str:
     in_all = sum(row["lists"] == len(letters) for row in result.tokens)
     return (
         f"{in_all:,} of {len(result.tokens):,} rocks are in all {len(letters)} lists; Jaccard of "
-        f"two {min(shared):.2f} to {max(shared):.2f}."
+        f"pairs {min(shared):.2f} to {max(shared):.2f}."
     )
 
 

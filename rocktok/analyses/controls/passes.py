@@ -46,22 +46,22 @@ def controls(
     window: int = 8,
     seed: int = 0,
 ) -> ControlsResult:
-    """Types, occurrences and windows that rocks can be compared with.
+    """Matched controls for rocks: types, occurrences and windows.
 
     Args:
         log: an open log, or the path of one.
-        rocks: token ids; None: what `detect` finds with its default options.
-        engine: what makes the passes; default: threads on the cores this process may use.
-        table: "fixed", "rollout", or "auto": fixed text where there is any.
-        step: at which is matched; None: the first complete one, before learning.
-        kinds: which of "frequency", "loss", "occurrence", "window".
-        occurrences: of rocks, that are matched.
-        window: tokens on each side.
-        seed: of the samples.
+        rocks: token ids; None: the rocks of `detect` with its default options.
+        engine: runs the passes; default: threads on the available cores.
+        table: "fixed", "rollout", or "auto": fixed if the log has it, else rollout.
+        step: step at which controls are matched; None: the first complete step, before learning.
+        kinds: kinds of control, of "frequency", "loss", "occurrence", "window".
+        occurrences: number of rock occurrences to match.
+        window: number of tokens on each side of an occurrence.
+        seed: random seed of the samples.
 
     Raises:
-        UsageError: options out of range.
-        LogError: the log is damaged, lacks what was asked, or holds none of the rocks.
+        UsageError: an option is out of range.
+        LogError: the log is damaged, lacks the table or step, or contains none of the rocks.
     """
     params = options_of(ControlsParams, locals())
     run = Run.begin(log, engine, table, seed)
@@ -71,7 +71,7 @@ def controls(
     facts, count_V = _facts(run, source)
     if not np.isin(rock_V, np.flatnonzero(count_V)).any():
         raise LogError(
-            f"{run.log.name}: none of the {len(rock_V)} rocks stands in {run.table}/ at step "
+            f"{run.log.name}: none of the {len(rock_V)} rocks occurs in {run.table}/ at step "
             f"{source.post}; give rocks of this log, or another --step"
         )
     matching = _Matching(run, params, source, facts, count_V, rock_V)
@@ -99,8 +99,9 @@ def _detected(run: Run) -> tuple[int, ...]:
     ).rocks
     if not rows:
         raise LogError(
-            f"{run.log.name}: `detect` finds no rocks in {run.table}/ by its defaults, so none "
-            "has a control; give a list by --rocks, as of `rocktok detect --rule top-k -o FILE`"
+            f"{run.log.name}: `detect` finds no rocks in {run.table}/ with its default options, "
+            "so there is nothing to match; give --rocks, as from `rocktok detect --rule top-k -o "
+            "FILE`"
         )
     return tuple(row["token_id"] for row in rows)
 
@@ -170,7 +171,7 @@ class _Matching:
     def _no_type(self) -> str:
         others_T = self.facts.common_T() & ~np.isin(self.facts.token_T, self.rock_V)
         if not others_T.any():
-            return f"no type but the rocks stands {FLOORS}"
+            return f"no type except the rocks occurs {FLOORS}"
         return "nothing could be matched within the caliper"
 
 
@@ -180,5 +181,5 @@ def _no_occurrence(rocks: Sampled, candidates: Sampled) -> str:
     if not len(ours):
         return "no occurrence of a rock has a loss at this step, so there is nothing to match"
     if not len(others):
-        return "no occurrence of another type has a loss like the rocks'"
+        return "no occurrence of another type has a loss similar to that of the rocks"
     return "nothing could be matched within the caliper"

@@ -17,7 +17,7 @@ _BALANCE = (
     Field("kind", text=True),
     Field("covariate", text=True),
     Field("pairs"),
-    Field("alone"),
+    Field("no match"),
     Field("before"),
     Field("after"),
     Field("", text=True, dim=True),
@@ -28,7 +28,7 @@ UNBALANCED = 0.1
 
 
 def opening(result: ControlsResult) -> list[str]:
-    """How many rocks can be compared with something, and how fairly."""
+    """The number of matched rocks, and the balance of the matches."""
     return [_answer(result), _how_sure(result)]
 
 
@@ -54,9 +54,11 @@ def render(result: ControlsResult, view: View | None = None) -> str:
     parts = [
         *view.answer(opening(result)),
         "",
-        view.heading("Standardised mean differences, rocks less others, before and after matching"),
+        view.heading(
+            "Standardised mean differences, rocks minus others, before and after matching"
+        ),
         render_table(_BALANCE, cells, view).rstrip("\n"),
-        view.aside(f"! unbalanced: beyond ±{UNBALANCED}  alone: no like within the caliper"),
+        view.aside(f"! unbalanced: beyond ±{UNBALANCED}  no match: none within the caliper"),
     ]
     for kind, found in result.kinds.items():
         alone = found["unmatched"]
@@ -64,7 +66,7 @@ def render(result: ControlsResult, view: View | None = None) -> str:
             shown = view.first(alone)
             parts += [
                 "",
-                view.heading(f"{kind}: nothing like {_WHAT[kind]}"),
+                view.heading(f"{kind}: no match for {_WHAT[kind]}"),
                 filled((_one(place, result) for place in shown), view),
                 *view.more(len(alone) - len(shown), "--all"),
             ]
@@ -80,7 +82,7 @@ def render(result: ControlsResult, view: View | None = None) -> str:
 
 
 def _answer(result: ControlsResult) -> str:
-    """How many rocks, and how many of their occurrences, can be compared with something."""
+    """The number of matched rocks, and of matched occurrences."""
     parts: list[str] = []
     for kinds, what in (
         (("frequency", "loss"), "rocks"),
@@ -97,12 +99,12 @@ def _answer(result: ControlsResult) -> str:
     return f"There are controls for {', and for '.join(parts)}."
 
 
-_LIKE = {"frequency": "frequency", "loss": "loss", "occurrence": "place and loss",
+_LIKE = {"frequency": "frequency", "loss": "loss", "occurrence": "position and loss",
          "window": "window"}  # fmt: skip
 
 
 def _how_sure(result: ControlsResult) -> str:
-    """Which covariates differ still between rocks and their controls."""
+    """The covariates that differ between rocks and their controls after matching."""
     if not any(matched["pairs"] for matched in result.kinds.values()):
         return "Nothing was matched; the notes say why."
     apart = [
@@ -112,8 +114,8 @@ def _how_sure(result: ControlsResult) -> str:
         if row["smd_after"] is not None and abs(row["smd_after"]) > UNBALANCED
     ]
     if not apart:
-        return f"All pairs are alike on average: within ±{UNBALANCED} standard deviations."
-    return f"Not alike still, in standard deviations: {', '.join(apart)}."
+        return f"All covariates are balanced, within ±{UNBALANCED} standard deviations."
+    return f"Not balanced, in standard deviations: {', '.join(apart)}."
 
 
 _WHAT = {

@@ -313,7 +313,7 @@ def judge_contexts(
     )
     if sketched and sketches.missing == sketches.rows:
         raise LogError(
-            f"{source.log.name}: contexts/ has no row for any of the positions in "
+            f"{source.log.name}: contexts/ has no rows for the positions in "
             f"{source.table}/; {REMEDIES['contexts']}"
         )
     length = len(count_V)

@@ -30,7 +30,7 @@ def alternatives_of(
         return None, []
     missing = source.lacks("alternatives")
     if missing is not None:
-        return None, [f"what the teacher wrote instead is not known: the log {missing}"]
+        return None, [f"what the teacher wrote instead is unknown: the log {missing}"]
     vocabulary = source.log.rules.vocab_size or MAX_VOCABULARY
     most = within(types.persistent_T[shown], vocabulary, _LISTED, MOST_PAIRS)
     notes = []

@@ -79,7 +79,7 @@ class LogPasses:
         read = self.run.engine.run(self.source, sums, sizes, *listed, *upper.values())
         if sizes.rows == 0:
             raise LogError(
-                f"{self.run.log.name}: no sequence of {self.run.table}/ stands at both step "
+                f"{self.run.log.name}: no sequence of {self.run.table}/ is scored at both step "
                 f"{self.steps.pre} and step {self.steps.post}; choose other steps with --pre and "
                 "--post"
             )
@@ -139,7 +139,7 @@ class LogPasses:
                 step = getattr(self.steps, option)
                 raise ZeroThresholdError(
                     f"{self.run.log.name}: a share of {self._quantiles()[name]:g} of the losses at "
-                    f"step {step} is zero or less, so the threshold would be too; raise "
+                    f"step {step} is zero or less, and so is the threshold; raise "
                     f"--quantile-{option} or give --tau-{option}"
                 )
 
@@ -237,28 +237,28 @@ class LogPasses:
             return []
         options = " and ".join(f"--{name.replace('_', '-')}" for name in implied)
         return [
-            f"rocks are by the rule 'top-k', because of {options}: the first by their scores, on "
-            "noise as well; without it they are tested"
+            f"rocks follow the rule 'top-k' because of {options}: the largest scores, untested; "
+            "leave it out for tested rocks"
         ]
 
     def notes(self, thresholds: Thresholds | None, counts: Counts) -> list[str]:
-        """What a reader of the numbers must know."""
+        """Notes on the numbers of the result."""
         notes, rows = [*self._rule_notes(), *self.steps.notes], counts.sizes.rows
         if counts.unlisted:
             notes.append(
                 f"{counts.unlisted} sequences are not in sequences/: each counts as its own prompt"
             )
         if self.steps.pre is not None and counts.unpaired:
-            notes.append(f"{counts.unpaired} sequences stand at one of the steps only")
+            notes.append(f"{counts.unpaired} sequences are scored at only one of the two steps")
         if self.params.eta == "auto" and thresholds is not None and rows < MIN_DRAWS:
             notes.append(
-                f"{rows} positions are too few to draw a null from ({MIN_DRAWS} are "
+                f"{rows} positions are too few for a null ({MIN_DRAWS} are "
                 "needed), so no context was judged; give --min-partner-share a number"
             )
         if thresholds is not None and (thresholds.change or 0.0) < 0:
             notes.append(
-                f"tau_change is {thresholds.change:.3g}: a fifth of the positions got worse, and "
-                "these are the ones that 'recalcitrant' selects"
+                f"tau_change is {thresholds.change:.3g}: the loss rose at a fifth of the "
+                "positions, and 'recalcitrant' selects only these"
             )
         if thresholds is not None and thresholds.post is not None:
             ratio = thresholds.post / thresholds.pre
@@ -266,6 +266,6 @@ class LogPasses:
             if ratio < 0.5 and quantiles:
                 notes.append(
                     f"tau_post is {ratio:.2f} of tau_pre: losses fell, and quantiles hide "
-                    "learning that is uniform; compare with --tau-post same"
+                    "uniform learning; compare with --tau-post same"
                 )
         return notes

@@ -78,60 +78,61 @@ def detect(
     lifts: bool = False,
     replication: bool | Literal["auto"] = "auto",
 ) -> DetectResult:
-    """Find the tokens whose loss persists in recurring contexts, beyond chance.
+    """Find the token types whose loss persists in recurring contexts, beyond chance.
 
     docs/definitions.md defines what is computed.
 
     Args:
         log: an open log (`rocktok.open`), or the path of one.
-        pre, post: earlier and later step; None: the first and the last complete one.
-        table: "fixed", "rollout", or "auto": fixed text where there is any.
-        context: "auto": persistence and contexts where the same text stands at two steps;
-            "required": an error without it; "off": the Rock Score alone.
-        quantile_pre, quantile_post: of the losses at pre and at post, which are the thresholds;
-            quantile_post None: 0.8, or with persistence "recalcitrant" 0.2, of the change.
+        pre, post: earlier and later step; None: the first and the last complete step.
+        table: "fixed", "rollout", or "auto": fixed if the log has it, else rollout.
+        context: "auto": persistence and contexts if the log has the same text at two steps;
+            "required": an error without it; "off": the Rock Score only.
+        quantile_pre, quantile_post: loss quantiles that are the thresholds at pre and at post;
+            quantile_post None: 0.8, or with persistence "recalcitrant" 0.2, of the loss decrease.
         tau_pre, tau_post: thresholds in nats instead; tau_post "same": that of pre.
-        persistence: "high": hard at both steps; "recalcitrant": hard at pre, and hardly better.
-        window: tokens on each side of a context window.
-        similarity: of windows "surprisal", "bag", "jaccard", "positional" or "embedding"; "hidden":
-            of the hidden states by which the teacher predicted the tokens, from contexts/.
+        persistence: "high": hard at both steps; "recalcitrant": hard at pre, and hardly lower at
+            post.
+        window: number of tokens on each side of a context window.
+        similarity: "surprisal", "bag", "jaccard", "positional" or "embedding" of windows, or
+            "hidden": of the teacher's hidden states before the tokens, from contexts/.
         partners: occurrences that a context is compared with: "other-prompt", "other-sequence" or
             "all".
         gamma: minimum similarity for two contexts to match; "auto": 0.5 for windows, and for hidden
-            states what 95% of random pairs of positions do not exceed.
-        eta: minimum share of partners that match; "auto": what 95% of positions without the token
-            do not exceed.
-        rule: "tested": rocks are harder than their prompts and places let expect, in contexts that
+            states the 95% quantile of random pairs of positions.
+        eta: minimum share of partners that match; "auto": the share that 95% of positions away
+            from the token do not exceed.
+        rule: "tested": rocks are harder than their prompts and positions predict, in contexts that
             recur beyond chance; "top-k": the first by context Rock Score, as in the paper. None:
-            "top-k" where top_k, tau_r or a number as eta is given, else "tested".
+            "top-k" if top_k, tau_r or a number as eta is given, else "tested".
         fdr: false discovery rate of the tested rocks.
-        min_hardness: how many times as hard as expected a tested rock must be.
-        top_k: rocks at most, by the rule "top-k"; None: 100.
+        min_hardness: minimum hardness of a tested rock, as a multiple of its expected value.
+        top_k: maximum number of rocks under the rule "top-k"; None: 100.
         tau_r: minimum score of a rock in nats, instead of `top_k`.
-        min_frequency: occurrences of a type below which it cannot be a rock.
-        exclude_most_frequent: how many of the most frequent types cannot be rocks.
-        cap: persistent occurrences of a type above which a sample is judged, with an interval.
-        exact: judge every occurrence, whatever it takes.
-        seed: of everything that is drawn.
-        all_types: give every type seen, not only the rocks.
+        min_frequency: minimum number of occurrences of a rock.
+        exclude_most_frequent: number of most frequent types that cannot be rocks.
+        cap: maximum number of persistent occurrences judged per type; above it a sample is judged,
+            with an interval.
+        exact: judge every occurrence, without a cap.
+        seed: random seed.
+        all_types: list every type instead of the rocks only.
         embeddings: (token ids, D) matrix for `similarity="embedding"`.
-        engine: what makes the passes; default: threads on the cores this process may use.
-        half: look at this half of the prompts alone (0 or 1; `rocktok.hashing.halves` with `seed`):
-            what is detected there can be tested on the other.
-        only: ascending ids (int64) of the sequences to look at.
-        lifts: say, too, whether the loss singles the contexts of the rocks out, of those that half
-            of the prompts names too and measured on the other half, and how many rocks labels
-            permuted within types would give; a few passes more.
-        replication: find tested rocks on half of the prompts, too, and say how many are hard on
-            the other half; "auto": up to 10 million positions.
+        engine: runs the passes; default: threads on the available cores.
+        half: analyse only this half of the prompts (0 or 1; `rocktok.hashing.halves` with `seed`);
+            the other half remains for tests.
+        only: ascending ids (int64) of the sequences to analyse.
+        lifts: also measure the lifts of rocks, chosen on one half of the prompts and measured on
+            the other, and count the rocks under labels permuted within types; takes more passes.
+        replication: also measure the share of rocks of one half of the prompts that are hard in
+            the other half; "auto": in logs of up to 10 million positions.
 
     Returns:
         A frozen `DetectResult`: `.table` (pandas), `.to_json()`, `.tokens`.
 
     Raises:
-        TypeError: a keyword that is none of the above; the message names the nearest.
-        UsageError: options out of range.
-        LogError: the log is damaged, or lacks what was asked.
+        TypeError: an unknown keyword; the message names the nearest parameter.
+        UsageError: an option is out of range.
+        LogError: the log is damaged, or lacks the table, step or columns.
 
     Example::
 
@@ -146,8 +147,8 @@ def detect(
         )
     if lifts and half is not None:
         raise UsageError(
-            "lifts are of rocks of one half of the prompts, measured on the other; leave out "
-            "either lifts or half",
+            "lifts choose rocks on one half of the prompts and measure them on the other; leave "
+            "out either lifts or half",
             parameter="lifts",
         )
     return run_detect(
@@ -179,7 +180,7 @@ def run_detect(
     """
     if (params.similarity == "embedding") != (embeddings is not None):
         raise UsageError(
-            "embeddings: similarity 'embedding' and an embedding matrix go together",
+            "embeddings: give both similarity 'embedding' and an embedding matrix, or neither",
             parameter="embeddings",
         )
     run = Run.begin(log, engine, params.table, params.seed)
@@ -231,16 +232,16 @@ def run_detect(
         except LogError as error:
             why = str(error)
         if replicated is None:
-            notes.append(f"replication is not known: {why}")
+            notes.append(f"replication is unknown: {why}")
     if lifts and contexts is not None:
         measured = np.zeros(0, np.int64)
         if chosen is None:
-            notes.append(f"lifts are not known: {why}")
+            notes.append(f"lifts are unknown: {why}")
         else:
             measured = np.intersect1d(types.token_T[rocks], chosen)
             notes.append(
-                f"lifts: of the {len(measured)} of {len(rocks)} rocks that half {CHOSEN_ON} of the "
-                f"prompts names too, measured on half {1 - CHOSEN_ON}"
+                f"lifts: for the {len(measured)} of {len(rocks)} rocks that half {CHOSEN_ON} of "
+                f"the prompts also names, measured on half {1 - CHOSEN_ON}"
             )
         both_lifts = (
             lifts_of(contexts, types, measured),

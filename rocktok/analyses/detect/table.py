@@ -15,46 +15,53 @@ from rocktok.tables.text import Field, count, counted, lay_out, number, p_value,
 #: Marks of flags in the table, each explained below it.
 _MARKS = {
     "low_power": ("*", "few persistent occurrences or prompts: low power"),
-    "null_scarce": ("?", "too few positions far from it to draw a null: context not judged"),
-    "sampled": ("~", "estimated from a sample of its persistent occurrences: ccr_low, ccr_high"),
-    "shadowed": ("<", "beside a harder rock, and not hard without it"),
-    "stretch": ("_", "no harder than what stands beside it"),
-    "position_bound": ("|", "stands where few others do: type and place cannot be told apart"),
-    "excluded": ("x", "left out of the ranking by the options"),
-    "not_in_rollouts": ("o", "the late student no longer writes it"),
-    "not_singled_out": ("=", "the token recurs, its loss does not single it out"),
+    "null_scarce": ("?", "too few positions away from the type for a null: contexts not judged"),
+    "sampled": (
+        "~",
+        "estimated from a sample of its persistent occurrences: see ccr_low, ccr_high",
+    ),
+    "shadowed": ("<", "next to a harder rock, and not hard elsewhere"),
+    "stretch": ("_", "no harder than nearby tokens"),
+    "position_bound": ("|", "at positions with few other types: type and position are confounded"),
+    "excluded": ("x", "excluded from the ranking by the options"),
+    "not_in_rollouts": ("o", "absent from the rollouts of the later student"),
+    "not_singled_out": (
+        "=",
+        "a lift is not above 1: hard occurrences resemble the others of the type",
+    ),
     "lift_unknown": (
         "-",
-        "a lift not known, or without an interval: its loss may single it out or not",
+        "a lift is unknown or has no interval: it may be above 1 or not",
     ),
     FEW_PROMPTS: (".", f"fewer than {MIN_EFFECTIVE} effective prompts carry a lift: no interval"),
     "lifts_sampled": (
         "s",
-        "context lift from 1,000 persistent and 1,000 other occurrences at most",
+        "context lift from samples of 1,000 persistent and 1,000 other occurrences",
     ),
 }
 
 
 def opening(result: DetectResult) -> list[str]:
-    """What was found, and how sure it is."""
+    """The rocks, and their certainty."""
     rocks, rule = result.rocks, result.params["rule"]
     if result.log["pre"] is None:
-        sure = f"Ranked by Rock Score alone: {result.log['no_context']}."
+        sure = f"Ranked by Rock Score only: {result.log['no_context']}."
         if rule == "tested":
             return [
-                "Persistence cannot be told, so no rock tokens; these have the largest loss.",
+                "Persistence is unknown, so there are no rock tokens; these types have the most "
+                "loss.",
                 sure,
             ]
         return [_carried(result, "by Rock Score"), sure]
     if rule != "tested":
-        sure = "Untested: the first by their scores, which noise has as well."
+        sure = "Untested: the types with the largest scores; noise also gives such a list."
         return [_carried(result, "by context Rock Score"), sure]
     if rocks:
         return [_carried(result), *_how_sure(result)]
-    types = counted(result.totals["tested"] or 0, "type")
+    types = counted(result.totals["tested"] or 0, "tested type")
     return [
-        f"No rock tokens: of {types} tested none is persistently hard in recurring contexts "
-        "beyond chance.",
+        f"No rock tokens: none of {types} is persistently hard in recurring contexts beyond "
+        "chance.",
         *_how_sure(result),
     ]
 
@@ -70,7 +77,7 @@ def render(result: DetectResult, view: View | None = None) -> str:
 
 
 def _tokens(result: DetectResult, view: View) -> list[str]:
-    """The table, what was left out of it, and what its marks mean."""
+    """The table, the number of hidden rows and columns, and the legend of its marks."""
     if not result.tokens:
         return [view.aside("--all lists every token type."), ""]
     # A number that was asked for holds for all types, too.
@@ -100,8 +107,8 @@ def _tokens(result: DetectResult, view: View) -> list[str]:
     legend = [f"{mark}  {why}" for flag, (mark, why) in _MARKS.items() if flag in used]
     if told and _heading(_INSTEAD, view) in table:
         legend.append(
-            f"{_heading(_INSTEAD, view)}  likeliest others by the teacher where it is persistently "
-            "hard: mean probabilities, at least"
+            f"{_heading(_INSTEAD, view)}  the teacher's likeliest other tokens at persistent "
+            "occurrences: lower bounds of mean probabilities"
         )
     return [*parts, *map(view.aside, legend), ""]
 
@@ -142,7 +149,7 @@ def _layout(result: DetectResult) -> tuple[list[str], list[str]]:
 
 
 def _carried(result: DetectResult, rule: str = "") -> str:
-    """How many rocks there are, and what they carry."""
+    """The number of rocks, and their share of the loss."""
     rocks, totals = result.rocks, result.totals
     by = f" {rule}" if rule else ""
     if not rocks:
@@ -160,24 +167,24 @@ def _how_sure(result: DetectResult) -> list[str]:
     totals, rocks = result.totals, result.rocks
     line = (
         f"FDR {100 * result.params['fdr']:g}%: {count(totals['tested'])} of the "
-        f"{counted(totals['tests'] or 0, 'type')} that enough prompts hold could be tested; "
-        f"{percent(totals['untested_loss_share'])} of the loss is in others."
+        f"{counted(totals['tests'] or 0, 'type')} in enough prompts could be tested; untested "
+        f"types carry {percent(totals['untested_loss_share'])} of the loss."
     )
     again = totals["replication"]
     if again is not None and again["share"] is not None:
         line += (
-            f" Of the rocks of half of the prompts {percent(again['share'])} replicate in the "
+            f" {percent(again['share'])} of the rocks of one half of the prompts replicate in the "
             "other half."
         )
     shadowed = sum("shadowed" in row["flags"] for row in rocks)
     stretches = sum("stretch" in row["flags"] for row in rocks)
-    beside = [f"{shadowed} beside a harder one"] if shadowed else []
-    beside += [f"{stretches} in a stretch that is as hard"] if stretches else []
+    beside = [f"{shadowed} next to a harder rock"] if shadowed else []
+    beside += [f"{stretches} no harder than nearby tokens"] if stretches else []
     return [line, f"Of the {len(rocks):,}: {', '.join(beside)}."] if beside else [line]
 
 
 def _occurrences(result: DetectResult) -> list[str]:
-    """How much of the text persists, and how much of a sequence is rock."""
+    """Thresholds, numbers of occurrences, and share of rocks in a sequence."""
     log, totals, thresholds = result.log, result.totals, result.thresholds
     second = thresholds["tau_post"] if thresholds["tau_change"] is None else None
     lines = [
@@ -211,8 +218,8 @@ def _similar(result: DetectResult) -> list[str]:
     gamma = result.thresholds.get("gamma")  # older files have none
     if result.params["similarity"] != "hidden" or gamma is None:
         return []
-    chosen = ", of 95% of random pairs" if result.params["gamma"] == "auto" else ""
-    return [f"contexts: hidden states of the teacher, similar from {number(gamma)}{chosen}"]
+    chosen = " (95% quantile of random pairs)" if result.params["gamma"] == "auto" else ""
+    return [f"contexts: hidden states of the teacher, similar if cosine ≥ {number(gamma)}{chosen}"]
 
 
 def _provenance(result: DetectResult) -> list[str]:
@@ -231,7 +238,7 @@ def _permuted(row: PermutedRow) -> str:
     least = "" if row["complete"] else "at least "
     return (
         f"labels permuted within types: {least}{counted(row['rocks_permuted'], 'rock token')}, "
-        f"{row['reach_lowest']:,} at the lowest R_ctx"
+        f"{row['reach_lowest']:,} with at least the lowest R_ctx"
     )
 
 

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 @public
 def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) -> LogInfo:
-    """What is in a log.
+    """Contents of a log.
 
     Args:
         log: an open log, or the path of one.
-        verify: read every value of every row, and check it.
-        engine: what makes the pass that verifies; default: threads on the cores at hand.
+        verify: read and check every value of every row.
+        engine: runs the verification; default: threads on the available cores.
 
     Raises `LogError` for a log that cannot be opened; damage inside it is named in the result.
     """
@@ -96,8 +96,8 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
 
 def _unfinished(name: str) -> str:
     return (
-        f"{name}: a temporary file, of a process that is writing or was killed; the next attempt "
-        "removes those of its rank, `rocktok compact` leaves them behind"
+        f"{name}: a temporary file of a process that is writing or was killed; the next attempt "
+        "removes those of its rank, `rocktok compact` leaves them out"
     )
 
 
@@ -106,8 +106,8 @@ def _uncovered(contexts: Coverage | None) -> list[str]:
         return []
     return [
         f"contexts/ lacks texts that fixed/ has at step {contexts.step} "
-        f"({contexts.texts_without:,}): what compares contexts leaves their positions out; "
-        "`rocktok rescore` writes those of every text"
+        f"({contexts.texts_without:,}): comparisons of contexts leave their positions out; "
+        "`rocktok rescore` writes the contexts of every text"
     ]
 
 

@@ -124,7 +124,7 @@ class LogInfo(Result):
 
     @property
     def sentence(self) -> str:
-        """What is in the log, and whether it is whole."""
+        """Contents of the log, and whether it is complete."""
         if self.damage:
             more = len(self.damage) - 1
             others = f", and {more} more" if more else ""
@@ -158,15 +158,15 @@ class LogInfo(Result):
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        """Which analyses this log can answer, by their default options; none where damaged."""
+        """Analyses that this log allows with default options; none if it is damaged."""
         if self.damage:
             return ()
         steps, table = len(self._complete(self._table)), self._table
         none = None if steps else f"no step of {table}/ is complete on every rank"
         scored = "no fixed text at two steps; record fixed_sequences, or run `rocktok rescore`"
         rocks = scored if table != "fixed" or steps < 2 else None
-        one = f"{table}/ has one complete step; two or more are followed"
-        few = "types with the most loss alone: rocks need three steps of fixed text"
+        one = f"{table}/ has one complete step; two or more are needed"
+        few = "only types with the most loss: rocks need three steps of fixed text"
         followed = few if table != "fixed" or steps < 3 else None
         half = "the log has one prompt; groups are chosen on half of the prompts"
         halves = half if self.prompts == 1 else None

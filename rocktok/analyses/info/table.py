@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def opening(info: LogInfo) -> list[str]:
-    """What is in the log, and what was looked at."""
+    """Contents of the log, and the extent of the check."""
     how = "every row was read" if info.verified else "footers only; --verify reads every row"
     return [info.sentence, f"Checked: {how}."]
 
 
 def render(info: LogInfo, view: View | None = None) -> str:
-    """The answer; what can be asked; then one fact a line, names in a column of their own."""
+    """The answer, the possible analyses, then one fact per line."""
     view = view or View.plain()
     facts = [("next", info.next), *_questions(info), *_run(info)]
     for name, table in info.tables.items():
@@ -41,7 +41,7 @@ def render(info: LogInfo, view: View | None = None) -> str:
 def _questions(info: LogInfo) -> list[tuple[str, str]]:
     """Which commands have an answer here, and why others have none, or less."""
     plain = [row["command"] for row in info.questions if row["able"] and not row["why"]]
-    facts = [("can tell", ", ".join(plain))] if plain else []
+    facts = [("analyses", ", ".join(plain))] if plain else []
     for row in info.questions:
         if row["why"]:
             command = row["command"]
@@ -127,7 +127,10 @@ def _losses(info: LogInfo) -> list[tuple[str, str]]:
         )
     if info.mismatches:
         facts.append(
-            ("mismatches", f"{info.mismatches} calls whose recorded loss was not the trainer's")
+            (
+                "mismatches",
+                f"{info.mismatches} calls whose recorded loss differs from the trainer's",
+            )
         )
     if info.damage:
         facts += [("damage", line) for line in info.damage]

@@ -54,22 +54,22 @@ def lenses(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> LensesResult:
-    """Classes of positions by what other papers call important, and where rocks fall in them.
+    """Classes of positions by the criteria of other papers, and the rock occurrences in each.
 
     Args:
         log: an open log, or the path of one.
-        rocks: token ids; None: what `detect` finds with its default options.
-        detected: what `detect` found here, where that is known already: its rocks, thresholds,
-            table and steps are taken.
-        engine: what makes the passes; default: threads on the cores this process may use.
-        table: "fixed", "rollout", or "auto": fixed text where there is any.
-        pre, post: earlier and later step; None: the first and the last complete one.
-        replicates: of the bootstrap over prompts.
-        seed: of everything that is drawn.
+        rocks: token ids; None: the rocks of `detect` with its default options.
+        detected: a result of `detect` on this log, whose rocks, thresholds, table and steps are
+            used.
+        engine: runs the passes; default: threads on the available cores.
+        table: "fixed", "rollout", or "auto": fixed if the log has it, else rollout.
+        pre, post: earlier and later step; None: the first and the last complete step.
+        replicates: number of bootstrap replicates over prompts.
+        seed: random seed.
 
     Raises:
-        UsageError: options out of range.
-        LogError: the log is damaged, or lacks what was asked.
+        UsageError: an option is out of range.
+        LogError: the log is damaged, or lacks the table, step or columns.
     """
     params = options_of(LensesParams, locals())
     if detected is not None:
@@ -193,8 +193,8 @@ class _Look:
         """Rocks that were given, and who is persistent by the default thresholds."""
         rocks = np.array(sorted(set(self.rocks or ())), dtype=np.int64)
         note = (
-            "the rocks were given: where they were chosen on these prompts, the comparisons are "
-            "conditioned on the outcome"
+            "the rocks were given: if they were chosen on these prompts, the comparisons condition "
+            "on the outcome"
         )
         passes = LogPasses(self.run, self._options, self.steps, self._source)
         try:

@@ -64,12 +64,12 @@ def render(result: LensesResult, view: View | None = None) -> str:
             view.heading("Rock occurrences in the top 10% of each lens"),
             render_table(_LENSES, map(_lens_cells, ranked), view).rstrip("\n"),
             view.aside(
-                "rocks, all: share of rock occurrences, and of all positions, in the top 10%; "
-                "× hard, × type: times as often as other hard positions, and as other occurrences "
-                "of the rocks' types; × shuf.: as rock occurrences if losses are shuffled within "
-                "sequences"
+                "rocks, all: share of rock occurrences and of all positions in the top 10%; "
+                "× hard, × type: ratio to the share of other hard positions, and of other "
+                "occurrences of the rocks' types; × shuf.: ratio to the share with losses shuffled "
+                "within sequences"
             ),
-            view.aside("*  singled out: above all four, for all lenses together"),
+            view.aside("*  above all four shares, corrected for the number of lenses"),
             "",
         ]
     parts += [
@@ -77,8 +77,8 @@ def render(result: LensesResult, view: View | None = None) -> str:
         render_table(_CLASSES, _class_cells(shown), view).rstrip("\n"),
         *view.more(len(classes) - len(shown), "--all", "classes"),
         view.aside(
-            "stays: of the positions in the class at the earlier step, the share in it at the "
-            "later one; by chance it is the share of all positions"
+            "stays: share of the positions in the class at the earlier step that are in it at the "
+            "later step; by chance, the share of all positions"
         ),
     ]
     few = [row for lens in result.lenses for row in (lens, *lens["classes"])]
@@ -110,15 +110,15 @@ def _answer(result: LensesResult) -> str:
     if best is None:
         why = result.log["no_rocks"]
         if why is None:
-            return "No lens of this log ranks positions, so none comes close to the rocks."
-        return f"No rock occurrences for any lens to come close to: {why}."
+            return "No lens of this log ranks positions, so none can be compared with the rocks."
+        return f"No rock occurrences to compare with the lenses: {why}."
     words = (
         f"Of {_lenses(len(_ranking(result)))}, the top 10% of "
-        f"{best['name']} comes closest to the rock occurrences: Jaccard "
+        f"{best['name']} overlaps most with the rock occurrences: Jaccard "
         f"{number(best['jaccard_top10'])}, by chance {number(best['jaccard_chance'])}"
     )
     over = best["over_hard"]
-    hard = "" if over is None else f"{number(over)} times as many as of other hard positions"
+    hard = "" if over is None else f"{number(over)} times the share of other hard positions"
     inside = f"it holds {percent(best['rocks_share'], 0)} of them"
     return f"{words}; {inside}{', ' if hard else ''}{hard}."
 
@@ -133,7 +133,7 @@ def _ranking(result: LensesResult) -> list[LensRow]:
 
 
 def _how_sure(result: LensesResult) -> str:
-    """Which lenses single the rocks out."""
+    """The lenses that select rocks beyond hardness and type."""
     log = result.log
     if closest(result) is None:
         return f"Classes of {counted(log['positions'], 'position')} by each lens are below."
@@ -143,14 +143,14 @@ def _how_sure(result: LensesResult) -> str:
     basis = (
         f"{count(log['rock_occurrences'])} rock occurrences of {counted(len(log['rocks']), 'type')}"
     )
-    beyond = "beyond chance, how hard they are, their types, and the two together"
+    beyond = "more often than chance, hardness, type, or both together explain"
     words = (
-        f"At 95% for all lenses together {_names(told)} {'single' if len(told) > 1 else 'singles'} "
-        f"the rocks out {beyond}"
+        f"At 95% over all lenses, {_names(told)} {'select' if len(told) > 1 else 'selects'} rocks "
+        f"{beyond}"
         if told
-        else f"At 95% for all lenses together none singles the rocks out {beyond}"
+        else f"At 95% over all lenses, none selects rocks {beyond}"
     )
-    open_ = f"; of {_names(unknown)} too few prompts tell" if unknown else ""
+    open_ = f"; too few prompts to decide for {_names(unknown)}" if unknown else ""
     return f"{words}{open_} ({basis})."
 
 

@@ -74,29 +74,29 @@ def stability(
     replicates: int = 200,
     seed: int = 0,
 ) -> StabilityResult:
-    """Whether half of the prompts would name the same rocks, and rank the same types first.
+    """Stability of rocks, and of rankings by Rock Score, over samples of the prompts.
 
     Args:
         log: an open log, or the path of one.
-        other: a second one of the same vocabulary, whose last complete step is the second log of
-            the scores that take the smaller of two; None: two halves of the prompts are the two.
-        engine: what makes the passes; default: threads on the cores this process may use.
-        table: "fixed", "rollout", or "auto": fixed text where there is any.
-        step: which step; None: the last complete one.
-        sizes: prompts in nested subsamples; None: 10, 20, 40, 60 and 80% of them.
-        repeats: halvings, and draws of each size.
-        k: cutoffs.
-        context: "auto", or "off": without `detect`, so without rocks and its rankings.
-        top: types to give by Rock Score, beside the rocks; None: 100, of which the terminal table
-            has 20.
-        all_types: give every type.
-        replicates: of the bootstrap over prompts, and half-samples that name rocks (an even
-            number).
-        seed: of halves, subsamples and replicates.
+        other: second log with the same vocabulary, at its last complete step, for scores that are
+            the smaller of two; None: two halves of the prompts.
+        engine: runs the passes; default: threads on the available cores.
+        table: "fixed", "rollout", or "auto": fixed if the log has it, else rollout.
+        step: step to analyse; None: the last complete step.
+        sizes: numbers of prompts in nested subsamples; None: 10, 20, 40, 60 and 80% of all.
+        repeats: number of random splits into halves, and of samples of each size.
+        k: cutoffs K of the ranking.
+        context: "auto", or "off": skip `detect`, its rocks and its rankings.
+        top: number of types by Rock Score, beside the rocks; None: 100, of which the terminal
+            table shows 20.
+        all_types: include every type.
+        replicates: number of bootstrap replicates over prompts, and of half-samples (rounded up
+            to an even number).
+        seed: random seed of halves, subsamples and replicates.
 
     Raises:
-        UsageError: options out of range, or more prompts asked for than there are.
-        LogError: a log is damaged, or lacks what was asked, or the two cannot be compared.
+        UsageError: an option is out of range, or `sizes` exceeds the number of prompts.
+        LogError: a log is damaged, lacks the table or step, or the two cannot be compared.
     """
     params = options_of(StabilityParams, locals())
     return run_stability(log, params, other=other, engine=engine)
@@ -235,7 +235,7 @@ class _Stability:
         above = sorted({k for k in self.params.k if k > types})
         notes = []
         if above:
-            notes.append(f"K = {_list(above)}: left out, as there are only {types} types")
+            notes.append(f"K = {_list(above)}: left out, since there are only {types} types")
         return sorted(set(self.params.k) - set(above)) or [types], notes
 
     def _limit(self, left_T: Array) -> float | None:
@@ -298,7 +298,7 @@ class _Stability:
         if self.detection is not None:
             return self.detection, None, []
         if self.params.context == "off":
-            return None, "`detect` was left out, by --context off", []
+            return None, "`detect` was skipped by --context off", []
         options = DetectParams(
             table=self.run.table, seed=self.params.seed, post=self.params.step, all_types=True
         )
@@ -310,7 +310,7 @@ class _Stability:
         except (DamagedError, DataError):
             raise
         except LogError as error:
-            reason = f"`detect` with its defaults: {error}"
+            reason = f"`detect` with its default options: {error}"
             return None, reason, [f"no rocks, and no rankings by context: {reason}"]
         if detection.steps.pre is None:
             why = detection.result.log["no_context"]
@@ -326,7 +326,7 @@ class _Stability:
         pairs = tuple(ablation(detection.result.tokens, k))
         if all(row["jaccard"] is not None for row in pairs):
             return pairs, []
-        return pairs, ["a ranking of `detect` without any type has no Jaccard with another"]
+        return pairs, ["an empty ranking of `detect` has no Jaccard"]
 
 
 def _notes_on(rows: list[Cutoff], best: Recommended | None, types: int) -> list[str]:
@@ -334,25 +334,25 @@ def _notes_on(rows: list[Cutoff], best: Recommended | None, types: int) -> list[
     able = [row["k"] for row in rows if row["eligible"]]
     if best is None and able:
         notes.append(
-            f"no K that may be recommended ({_list(able)}) reaches a mean Jaccard of {WANTED} "
-            "between halves; more prompts would tell"
+            f"no eligible K ({_list(able)}) reaches a mean Jaccard of {WANTED} between halves; "
+            "record more prompts"
         )
     beyond = [row["k"] for row in rows if not row["eligible"]]
     if beyond:
         notes.append(
-            f"K = {_list(beyond)}: not recommended whatever the overlap, as any two picks of "
-            f"more than a third of the {types} types have much in common"
+            f"K = {_list(beyond)}: never recommended, since two random picks of more than a "
+            f"third of the {types} types overlap strongly"
         )
     if rows[0]["certain"] is None:
         notes.append(
-            "losses may be negative, so that nothing bounds those of the types that were not "
-            "drawn again: `certain` is null"
+            "losses may be negative, so the types that were not resampled have no bound: "
+            "`certain` is null"
         )
     unsure = [row["k"] for row in rows if row["certain"] is not None and row["certain"] < 1]
     if unsure:
         notes.append(
-            f"for K = {_list(unsure)} a type that was not drawn again might belong to some "
-            "sample's first K; `certain` says in how many none can"
+            f"for K = {_list(unsure)} a type that was not resampled might be among the first K of "
+            "some samples; `certain` is the share of samples in which none can be"
         )
     return notes
 

@@ -48,7 +48,7 @@ def why_not(detection: Detection) -> str | None:
     if detection.steps.pre is None:
         return detection.result.log["no_context"]
     if not detection.params.tests:
-        return "rocks are by the rule 'top-k', which is a ranking and no test of each type"
+        return "rocks follow the rule 'top-k', a ranking without a test of each type"
     return None
 
 

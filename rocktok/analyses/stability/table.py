@@ -49,7 +49,7 @@ _RANKINGS = {
 
 
 def opening(result: StabilityResult) -> list[str]:
-    """How many rocks other samples of the prompts name again, and how sure that is."""
+    """The share of rocks that half-samples of the prompts name again."""
     return rock_answer(result)
 
 
@@ -65,7 +65,7 @@ def render(result: StabilityResult, view: View | None = None) -> str:
     log, k = result.log, _cutoff_of(result)
     everything = result.params["all_types"]
     sizes = [row["prompts"] for row in result.cutoffs[0]["nested"]]
-    fields = (Field("K"), Field("cover"), Field("halves"), Field("least"), Field("rank r"),
+    fields = (Field("K"), Field("cover"), Field("halves"), Field("min"), Field("rank r"),
               *(Field(f"n={size}") for size in sizes))  # fmt: skip
     most = log["types"] if everything else result.params["top"] or MOST_TYPES
     ranked = [row for row in result.tokens if row["rank"] <= most]
@@ -77,8 +77,8 @@ def render(result: StabilityResult, view: View | None = None) -> str:
         view.prose(_recommended(result.recommended, result.cutoffs, log["types"])),
         view.prose(_how_sure(result.cutoffs, k, result.params["repeats"])),
         view.heading(
-            "Jaccard of the first K by Rock Score: disjoint halves (too low), nested subsamples "
-            "(too high)"
+            "Jaccard of the first K by Rock Score: disjoint halves (biased low), nested "
+            "subsamples (biased high)"
         ),
         render_table(fields, map(_cutoff, result.cutoffs), view),
         view.heading(f"Scores, the first {k} by each: Jaccard of two halves, and with n·mean"),
@@ -86,7 +86,7 @@ def render(result: StabilityResult, view: View | None = None) -> str:
         render_table(_SCORES, map(_score, result.scores), view),
         *_rankings(result.rankings, k, view),
         view.heading(
-            f"By Rock Score: share of replicates among the first {k}, and 95% of the ranks"
+            f"By Rock Score: share of replicates with rank up to {k}, and 95% interval of the rank"
         ),
         render_table(_TOKENS, map(_token, shown), view).rstrip("\n"),
         *view.more(log["types"] - len(shown), "--all"),
@@ -107,34 +107,33 @@ def render(result: StabilityResult, view: View | None = None) -> str:
 
 
 def rock_answer(result: StabilityResult) -> list[str]:
-    """How sure the set of tested rocks is: one line, or two."""
+    """Stability of the tested rocks, in one line or two."""
     rocks = result.rocks
     if rocks is None:
-        return [f"Whether rocks are named again cannot be told: {result.no_rocks}."]
+        return [f"The stability of rocks is unknown: {result.no_rocks}."]
     if not rocks["tests"]:
-        return ["No rock tokens to be stable: 5 prompts or more hold no type, so none is tested."]
+        return ["No rock tokens: no type occurs in 5 prompts or more, so none is tested."]
     held = "hashed groups of prompts" if rocks["grouped"] else "prompts"
     each = f"{count(rocks['prompts'])} {held} each"
     others = (
-        f"{counted(rocks['others'], 'other type')} in at least {percent(OFTEN, 0)} of them"
+        f"at least {percent(OFTEN, 0)} of them name {counted(rocks['others'], 'other type')}"
         if rocks["others"]
-        else f"no other type in {percent(OFTEN, 0)} of them"
+        else f"no other type is in {percent(OFTEN, 0)} of them"
     )
-    names = f"A half-sample names {number(rocks['mean_rocks'])} rocks on average, {others}"
+    names = f"A half-sample names {number(rocks['mean_rocks'])} rocks on average; {others}"
     if not rocks["rocks"]:
         return [
-            "No rock tokens to be stable: with all prompts none of "
-            f"{count(rocks['tests'])} types is a rock",
+            f"No rock tokens: none of {count(rocks['tests'])} types is a rock on all prompts.",
             f"{names} ({count(rocks['samples'])} half-samples, {each}).",
         ]
     share = rocks["replication"]["share"]
     again = "" if share is None else (
-        f"; {percent(share, 0)} of a half's rocks replicate in the other half"
+        f"; {percent(share, 0)} of the rocks of one half replicate in the other half"
     )  # fmt: skip
     one, rare = rocks["rocks"] == 1, rocks["rare"]
     too_rare = "" if not rare else (
-        f" ({count(rare)} of the others {'is' if rare == 1 else 'are'} too rare to be tested in as "
-        "many)"
+        f" ({count(rare)} of the others {'is' if rare == 1 else 'are'} too rare to be tested in "
+        "that many)"
     )  # fmt: skip
     return [
         f"{count(rocks['stable'])} of {counted(rocks['rocks'], 'rock token')} "
@@ -145,7 +144,7 @@ def rock_answer(result: StabilityResult) -> list[str]:
 
 
 def _rocks(result: StabilityResult, view: View) -> list[str]:
-    """Rocks, and what is no rock but is named often, by the share of half-samples."""
+    """Rocks, and other types that half-samples often name, by the share of half-samples."""
     rows = [
         row
         for row in result.tokens
@@ -164,7 +163,7 @@ def _rocks(result: StabilityResult, view: View) -> list[str]:
         *view.more(len(rows) - len(shown), "--all"),
     ]
     if not all(row["is_rock"] for row in shown):
-        lines.append(view.aside("+  with all prompts no rock"))
+        lines.append(view.aside("+  not a rock on all prompts"))
     return [*lines, ""]
 
 
@@ -182,8 +181,8 @@ def _rock(row: Row) -> Sequence[str]:
 def _recommended(best: Row | None, cutoffs: Sequence[Row], types: int) -> str:
     if best is not None:
         return (
-            f"The first {counted(best['k'], 'type')} by Rock Score would be picked again: halves "
-            f"of the prompts agree by {_two(best['jaccard'])} (Jaccard)."
+            f"The first {counted(best['k'], 'type')} by Rock Score are stable: Jaccard "
+            f"{_two(best['jaccard'])} between halves of the prompts."
         )
     able = [row for row in cutoffs if row["eligible"]]
     if not able:
@@ -206,13 +205,13 @@ def _how_sure(cutoffs: Sequence[Row], k: int, repeats: int) -> str:
         agree = "no two halves"
     else:
         agree = (
-            f"{_two(halves['jaccard'])} between halves (least {_two(halves['jaccard_least'])} of "
-            f"{repeats})"
+            f"{_two(halves['jaccard'])} between halves (minimum of {repeats}: "
+            f"{_two(halves['jaccard_least'])})"
         )
     return (
-        f"At K = {k}, {percent(row['coverage'])} of the loss: {agree}, "
-        f"{_two(largest['jaccard'])} for {counted(largest['prompts'], 'prompt')}; ranked by "
-        f"frequency alone, halves agree by {_two(row['by_frequency'])}."
+        f"At K = {k}, {percent(row['coverage'])} of the loss: Jaccard {agree}, "
+        f"{_two(largest['jaccard'])} with {counted(largest['prompts'], 'prompt')}; ranked by "
+        f"frequency only, {_two(row['by_frequency'])} between halves."
     )
 
 
@@ -226,7 +225,7 @@ def _beyond(cutoffs: Sequence[Row], types: int) -> list[str]:
 
 def _two_logs(other: Row | None) -> str:
     if other is None:
-        return "halves of the prompts; --with LOG2 takes a second log"
+        return "halves of the prompts; --with LOG2 reads a second log"
     return f"logs, this and {other['path']} ({other['table']}/, step {other['step']})"
 
 

@@ -104,7 +104,7 @@ def _group_row(curves: LossCurves, name: str, ids: tuple[int, ...]) -> GroupChan
     at = _both_ends(curves, ids)
     row: GroupChange = {"group": name, "types": len(ids), "types_at_both_ends": len(at)}
     if not len(at):
-        why = "no type of it stands at both ends" if ids else "no type is in it"
+        why = "no type of the group occurs at both steps" if ids else "the group is empty"
         return {**row, "skipped": why}
     before, after = (end.group(at) for end in curves.ends)
     change, difference = after / before, after - before
@@ -150,9 +150,11 @@ def _comparison(curves: LossCurves, groups: ComparedGroups, other: str) -> Compa
     if min(len(at) for at in sides) < MIN_TYPES:
         row["skipped"] = f"{_few(groups.first, sides)}; at least {MIN_TYPES} of each are needed"
     elif any(end.occurrences(at).few_prompts for end in curves.ends for at in sides):
-        row["skipped"] = f"fewer than {MIN_EFFECTIVE} effective prompts hold the types of a group"
+        row["skipped"] = (
+            f"fewer than {MIN_EFFECTIVE} effective prompts contain the types of a group"
+        )
     elif min(len(at) for at in with_ratio) < MIN_TYPES:
-        lost = "have a loss at the pre step that can fall"
+        lost = "have a loss above 0 at the pre step"
         few = f"{_few(groups.first, with_ratio)} {lost}"
         row["skipped"] = f"{few}; at least {MIN_TYPES} of each are needed"
     else:

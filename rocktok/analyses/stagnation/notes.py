@@ -1,4 +1,4 @@
-"""What a reader of the numbers must know: how groups came to be, and what could not be had."""
+"""Notes on how groups were chosen, and on groups that could not be formed."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ def notes_on(
     """The notes on groups.
 
     Args:
-        no_rocks: why there are none; None: there are, or they were given.
-        pairs_given: how many pairs of a rock and its control were given; None: they are matched.
-        table, step: where groups were chosen.
+        no_rocks: reason without rocks; None: there are rocks, or they were given.
+        pairs_given: number of given pairs of a rock and its control; None: pairs are matched.
+        table, step: table and step at which groups were chosen.
     """
     at = f"{table}/ at step {step}"
     notes = [] if no_rocks is None else [no_rocks]
     if rocks_given:
         notes.append(
-            "the rocks were given: where they were chosen on these prompts or at a later "
-            f"step, this is {DESCRIPTIVE}"
+            "the rocks were given: if they were chosen on these prompts or at a later step, "
+            f"results are {DESCRIPTIVE}"
         )
     if pairs_given is not None:
         lost = pairs_given - len(groups.pairs["control"])
         notes.append(
-            "control: the pairs given, whatever they were matched on; the balance says how "
-            "like they are here" + (f" ({lost} left out: not in {at})" if lost else "")
+            "control: the pairs were given; the balance shows how similar they are here"
+            + (f" ({lost} left out: not in {at})" if lost else "")
         )
     if not rocks_given and params.select_at == "last":
         notes.append(f"groups chosen at the last step: {DESCRIPTIVE}")
     if table == "rollout":
         notes.append(
-            "each step's own rollouts: learning and drift of the contexts are mixed; fixed "
-            "text tells them apart (record with fixed_sequences, or `rocktok rescore`)"
+            "each step has its own rollouts, which mixes learning with drift of the contexts; "
+            "fixed text separates them (record with fixed_sequences, or `rocktok rescore`)"
         )
     return notes + _few(groups, params.group_size, at)
 
 
 def _few(groups: ComparedGroups, asked: int | None, at: str) -> list[str]:
-    """What could not be chosen or matched as it was asked for, and why."""
+    """Groups that are empty or smaller than asked for, and why."""
     first = groups.first
     if not groups.members[first]:
         if not groups.common:
-            return [f"no groups: no type stands {FLOORS} in {at}; more prompts would tell"]
-        return [f"no groups: no type that stands {FLOORS} has a loss in {at}"]
+            return [f"no groups: no type occurs {FLOORS} in {at}; record more prompts"]
+        return [f"no groups: no type that occurs {FLOORS} has a loss in {at}"]
     if not groups.others:
         beside = "the rocks" if first == ROCKS.name else f"those of {first}"
         return [
-            f"random and what is matched here are empty: no type but {beside} stands {FLOORS} "
+            f"random and the matched groups are empty: no type except {beside} occurs {FLOORS} "
             f"in {at}"
         ]
     notes = note_overlap(groups.members)
@@ -73,7 +73,7 @@ def _few(groups: ComparedGroups, asked: int | None, at: str) -> list[str]:
             )
     ours = "rock" if first == ROCKS.name else f"type of {first}"
     return notes + [
-        f"{name}: no {ours} has a type like it within the calipers"
+        f"{name}: no {ours} has a match within the calipers"
         for name in (CONTROL.name, LOSS_CONTROL.name)
         if not groups.pairs[name]
     ]

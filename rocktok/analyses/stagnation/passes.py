@@ -75,34 +75,34 @@ def stagnation(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> StagnationResult:
-    """Losses over the steps of a log, of rocks and of what they are compared with.
+    """Losses of rocks and of other groups of types over the steps of a log.
 
     Args:
         log: an open log, or the path of one, with two steps or more.
-        rocks: token ids; None: what `detect` finds on half of the prompts at the first two steps
-            of three or more of fixed text; without any, types with the most loss are compared.
-        pairs: (rock, control), in place of types that are matched here; with `rocks`.
-        given_by: names of the files that rocks and pairs come from, for the result's params.
-        detected: what `detect` found here: rocks of half of the prompts are found with the same
-            options; None: with the defaults.
-        embeddings: the matrix that `detected` rests on, if any.
-        engine: what makes the passes; default: threads on the cores this process may use.
-        table: "fixed", "rollout", or "auto": fixed text where there is any.
-        pre: first step to follow; None: the first complete one. Rocks need the one after it, too.
-        post: last step to follow; None: the last complete one.
+        rocks: token ids; None: the rocks of `detect` on half of the prompts at the first two of
+            three or more steps of fixed text, or else the types with the most loss.
+        pairs: (rock, control), in place of matched types; with `rocks`.
+        given_by: names of the files of rocks and pairs, for the result's params.
+        detected: a result of `detect` on this log, whose options find the rocks on half of the
+            prompts; None: default options.
+        embeddings: embedding matrix of `detected`, if any.
+        engine: runs the passes; default: threads on the available cores.
+        table: "fixed", "rollout", or "auto": fixed if the log has it, else rollout.
+        pre: first step to follow; None: the first complete step. Rocks also need the next step.
+        post: last step to follow; None: the last complete step.
         select_at: "first" or "last": the step at which groups are chosen.
-        top_k: types of high_loss where there are no rocks, at most.
-        group_size: types in high_kl and random; None: as many as there are rocks.
-        top: types by loss, beside those of the groups, that get a bootstrap; None: 100, of which
-            the terminal table has 20.
-        all_types: give the other types too, with linearised intervals.
-        replicates: of the bootstrap over prompts.
-        seed: of halves, groups and replicates.
+        top_k: maximum number of types in high_loss, if there are no rocks.
+        group_size: number of types in high_kl and random; None: the number of rocks.
+        top: number of types by loss, beside those of the groups, with bootstrap intervals; None:
+            100, of which the terminal table shows 20.
+        all_types: include all other types, with linearised intervals.
+        replicates: number of bootstrap replicates over prompts.
+        seed: random seed of halves, groups and replicates.
 
     Raises:
-        UsageError: options out of range.
-        LogError: the log is damaged, lacks what was asked, has one step only, or holds none of the
-            rocks that were given.
+        UsageError: an option is out of range.
+        LogError: the log is damaged, lacks the table or steps, has only one step, or contains
+            none of the given rocks.
     """
     params = options_of(StagnationParams, locals())
     run = Run.begin(log, engine, table, seed)
@@ -244,7 +244,7 @@ class _Course:
         if not len(facts.token_T):
             at = f"step {source.post} of {source.table}/"
             raise LogError(
-                f"{source.log.name}: {at} has no rows; choose others by --pre and --post"
+                f"{source.log.name}: {at} has no rows; choose other steps with --pre and --post"
             )
         if self.halved and not facts.frequency_HT.any(axis=1).all():
             raise LogError(
@@ -258,8 +258,8 @@ class _Course:
         shared, most = shared_sequences(self.run.engine, sources)
         if len(shared) < most:
             notes.append(
-                f"{len(shared):,} of up to {most:,} sequences of fixed/ stand at every step; "
-                "only these are used"
+                f"{len(shared):,} of up to {most:,} sequences of fixed/ are scored at every "
+                "step; only these are used"
             )
         return self.run.source(self.selected_at, only=shared)
 
@@ -378,13 +378,13 @@ class _Course:
         name = self.run.log.name
         if self.rocks is not None and not groups.members["rocks"]:
             raise LogError(
-                f"{name}: none of the {len(self.rocks)} rocks stands in {self._at}; give rocks "
+                f"{name}: none of the {len(self.rocks)} rocks occurs in {self._at}; give rocks "
                 "of this log"
             )
         if self.pairs and not groups.pairs["control"]:
             raise LogError(
                 f"{name}: none of the {len(self.pairs)} pairs of a rock and its control "
-                f"stands in {self._at}; give controls of this log"
+                f"occurs in {self._at}; give controls of this log"
             )
 
     def _notes_on(self, measured: _Measured) -> list[str]:

@@ -33,9 +33,9 @@ class ChosenRocks:
 def why_not_searched(
     table: str, steps: Sequence[int], options: DetectParams, select_at: str
 ) -> str | None:
-    """Why no rocks are looked for at these steps, and what would give some; None: they are."""
+    """Why these steps give no rocks, with the remedy; None: they do."""
     if select_at == "last":
-        return "no rocks to follow: by --select-at last types are chosen by their last loss alone"
+        return "no rocks to follow: --select-at last chooses types by their last loss only"
     if table != "fixed":
         return f"no rocks to follow: in {table}/ each step has its own text; {_MORE_STEPS}"
     if len(steps) < STEPS_FOR_ROCKS:
@@ -63,9 +63,7 @@ def search_rocks(
     try:
         found = rocks_at_cutoffs(run, options, half=half, only=only, embeddings=embeddings)
     except ZeroThresholdError:
-        return ChosenRocks(
-            {}, "no rocks to follow: too many losses are zero to tell which are high"
-        )
+        return ChosenRocks({}, "no rocks to follow: too many losses are zero for a threshold")
     if len(found.shown):
         return ChosenRocks(found.rocks, None)
     where = f"on half of the prompts at steps {pre} and {post}"
@@ -73,6 +71,6 @@ def search_rocks(
         return ChosenRocks({}, f"no rocks to follow: no type has a score above 0 {where}")
     return ChosenRocks(
         {},
-        f"no rocks to follow: of the types tested {where} ({found.tests:,}) none is persistently "
+        f"no rocks to follow: none of the {found.tests:,} types tested {where} is persistently "
         "hard in recurring contexts beyond chance",
     )

@@ -31,13 +31,13 @@ def shared_sequences(engine: Engine, sources: list[Source]) -> tuple[Array, int]
         text_S, other_S = text_S[ours], hash_S[here]
         if not len(shared):
             raise LogError(
-                f"{name}: no sequence of fixed/ stands at all of the steps {steps[0]} to "
-                f"{source.post}; choose others by --pre and --post"
+                f"{name}: no sequence of fixed/ is scored at every step from {steps[0]} to "
+                f"{source.post}; choose other steps with --pre and --post"
             )
         if (text_S != other_S).any():
             raise LogError(
-                f"{name}: sequence {shared[text_S != other_S][0]} at step {source.post} is not the "
-                f"text that it is at step {steps[0]}; a sequence_id in fixed/ must mean the same "
+                f"{name}: sequence {shared[text_S != other_S][0]} at step {source.post} has "
+                f"another text than at step {steps[0]}; a sequence_id in fixed/ must mean the same "
                 "text at every step"
             )
     return shared, most

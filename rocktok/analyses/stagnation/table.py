@@ -35,7 +35,7 @@ _TESTS = (
     Field("95%"),
 )
 _MEDIANS = (
-    Field("less", text=True),
+    Field("minus", text=True),
     Field("difference"),
     Field("rank-bis."),
     Field("p Holm"),
@@ -59,11 +59,11 @@ _TOKENS = (
     Field("slope"),
     Field("", text=True, dim=True),
 )
-_STILL = {True: "yes", False: "no", None: "–"}
+_FLAT = {True: "yes", False: "no", None: "–"}
 
 
 def opening(result: StagnationResult) -> list[str]:
-    """Whether rocks learn less than others, and how far losses went."""
+    """Whether rocks improve less than other types, and by how much losses changed."""
     change, verdict = answer(result)
     if verdict:
         return [verdict, change]
@@ -79,10 +79,10 @@ def render(result: StagnationResult, view: View | None = None) -> str:
     parts = [
         *view.answer(opening(result)),
         "",
-        view.heading("Mean loss of a group's types, each counting the same (nats)"),
+        view.heading("Mean loss by group, in nats, each type with equal weight"),
         render_table(_GROUPS, groups, view).rstrip("\n"),
-        view.aside("ratio: post over pre, 1: no learning"),
-        view.aside("still: whether its 90% interval lies within a factor of 1.1 of 1"),
+        view.aside("ratio: loss at post over loss at pre; 1 means no learning"),
+        view.aside("flat: the 90% interval of the ratio lies within a factor of 1.1 of 1"),
         "",
         *adjusted_table(
             result.adjusted,
@@ -114,35 +114,35 @@ def _tokens(result: StagnationResult, view: View) -> list[str]:
     params = result.params
     rows = view.first(result.tokens, params["top"], everything=params["all_types"])
     lines = [
-        view.heading(f"Tokens, largest loss at step {result.log['pre']} first"),
+        view.heading(f"Tokens by loss at step {result.log['pre']}"),
         render_table(_TOKENS, map(_token, rows), view).rstrip("\n"),
-        *view.more(len(result.tokens) - len(rows), "--all", "here, and types with less loss"),
+        *view.more(len(result.tokens) - len(rows), "--all", "listed, and types with less loss"),
         view.aside(legend(NAMES)),
     ]
     if any(row["interval"] == "linearised" for row in rows):
-        lines.append(view.aside("~ interval by linearised variance, not by the bootstrap"))
+        lines.append(view.aside("~ interval from the linearised variance, not from the bootstrap"))
     if any(row.get(FEW_PROMPTS) for row in (*result.groups, *rows)):
         lines.append(view.aside(WHY_NONE))
     return [*lines, ""]
 
 
 def answer(result: StagnationResult) -> tuple[str, str]:
-    """(how far losses went; whether they fell less than those of other types, or "")."""
+    """(change of the losses; verdict against other types, or "")."""
     log = result.log
     first = next(row for row in result.groups if row["group"] == log["first"])
     if "skipped" in first or first["stagnation"] is None:
-        why = first.get("skipped") or "too few prompts hold the types with the most loss"
-        return f"Whether {_whose(log['first'])} learn cannot be told: {why}.", ""
+        why = first.get("skipped") or "too few prompts contain the types with the most loss"
+        return f"It is unknown whether {_whose(log['first'])} learn: {why}.", ""
     pre, post, at = log["pre"], log["post"], log["selected_at"][-1]
     if log["first"] != ROCKS.name:
-        of = "it" if at == pre else f"their loss at step {pre}"
-        change = f"the types with the most loss at step {at} keep {_left(first)} of {of}"
+        of = "that loss" if at == pre else f"their loss at step {pre}"
+        change = f"the types with the most loss at step {at} have {_left(first)} of {of}"
     else:
-        change = f"the rocks keep {_left(first)} of their loss at step {pre}"
-    change += f" at step {post}"
+        change = f"the rocks have {_left(first)} of their loss at step {pre}"
+    change = f"at step {post} {change}"
     if log["descriptive"] is None:
-        change += ", on prompts that did not choose them"
-    change += f"; all positions keep {_left(result.corpus)}."
+        change += ", on held-out prompts"
+    change += f"; all positions have {_left(result.corpus)}."
     verdict = "" if result.adjusted is None else _verdict(result.adjusted, pre)
     return change[0].upper() + change[1:], verdict[:1].upper() + verdict[1:]
 
@@ -152,7 +152,7 @@ def _whose(first: str) -> str:
 
 
 def _left(row: Row) -> str:
-    """Share of the first loss that is left, with its interval."""
+    """Loss at post as a share of that at pre, with its interval."""
     low, high = row["stagnation_low"], row["stagnation_high"]
     between = "" if low is None or high is None else f" ({percent(low, 0)} to {percent(high, 0)})"
     return f"{percent(row['stagnation'], 0)}{between}"
@@ -160,19 +160,19 @@ def _left(row: Row) -> str:
 
 def _verdict(adjusted: AdjustedComparison, pre: int) -> str:
     whose, verdict = _whose(adjusted["first"]), adjusted["verdict"]
-    like = f"other types of like loss at step {pre} and frequency"
+    like = "other types of similar loss and frequency"
     if verdict == NOT_COMPARABLE:
         return (
             f"{whose} are not comparable with other types: {adjusted['supported']} of "
-            f"{adjusted['measured']} have five others of like loss at step {pre} (theirs "
+            f"{adjusted['measured']} have five other types of similar loss at step {pre} (theirs "
             f"{number(adjusted['loss_first'])} nats, others {number(adjusted['loss_second'])})."
         )
     if verdict in (DEPENDS, INCONCLUSIVE):
-        how = "depends on the cutoff" if verdict == DEPENDS else "is open"
+        how = "depends on the cutoff" if verdict == DEPENDS else "is undecided"
         return f"whether {whose} improve less or more than {like} {how}."
     if verdict == SAME:
-        return f"given the loss as measured, {whose} improve as much as {like}."
-    return f"given the loss as measured, {whose} {verdict} than {like}."
+        return f"given the measured loss at step {pre}, {whose} improve as much as {like}."
+    return f"given the measured loss at step {pre}, {whose} {verdict} than {like}."
 
 
 def _chosen(result: StagnationResult) -> str:
@@ -217,7 +217,7 @@ def _group(row: Row) -> Sequence[str]:
     if "skipped" in row:
         return (row["group"], str(row["types"]), "–", "–", "–", "–", "–", "–")
     types = str(row["types_at_both_ends"])
-    return (row["group"], types, *_change(row), _STILL[row["does_not_learn"]])
+    return (row["group"], types, *_change(row), _FLAT[row["does_not_learn"]])
 
 
 def _tests(rows: Sequence[Row], view: View) -> list[str]:
@@ -225,7 +225,7 @@ def _tests(rows: Sequence[Row], view: View) -> list[str]:
     skipped = [f"{row['second']}: skipped: {row['skipped']}" for row in rows if "skipped" in row]
     lines = [
         view.heading(
-            f"Ratio of {rows[0]['first']} over that of others (matched groups: of pairs alone)"
+            f"Ratio of {rows[0]['first']} over that of others (matched groups: pairs only)"
         )
     ]
     if not tested:
@@ -265,7 +265,7 @@ def _balance(members: Row, first: str, view: View) -> list[str]:
     alone = members["without_control"].items()
     left = ", ".join(f"{len(ids)} ({name})" for name, ids in alone)
     table = render_table(_BALANCE, cells, view).rstrip("\n")
-    return [table, f"{first} without a type like them: {left}", ""]
+    return [table, f"{first} without a match: {left}", ""]
 
 
 def _token(row: Row) -> Sequence[str]:

@@ -29,19 +29,19 @@ def summary(
     allow_missing: bool = False,
     engine: Engine | None = None,
 ) -> SummaryResult:
-    """What came of each of several runs, in one row each.
+    """Results of several runs, one row per run.
 
-    A run that cannot be read has its `error` in the row, and the others go on.
+    The row of a run that cannot be read has its `error`; the other runs are analysed.
 
     Args:
         logs: logs, or their paths.
         fdr: false discovery rate of tested rocks.
-        seed: of what `detect` and `stagnation` draw.
-        allow_missing: read logs without shards that are damaged or gone.
-        engine: what makes the passes; default: threads on the cores this process may use.
+        seed: random seed of `detect` and `stagnation`.
+        allow_missing: skip damaged or missing shards.
+        engine: runs the passes; default: threads on the available cores.
 
     Raises:
-        UsageError: options out of range, or no log.
+        UsageError: an option is out of range, or no log.
     """
     if not logs:
         raise UsageError("give at least one log")

@@ -21,7 +21,7 @@ _FIELDS = (
 
 
 def opening(result: SummaryResult) -> list[str]:
-    """How many runs have rocks, and how many could not be read."""
+    """The number of runs with rocks, and of runs that could not be read."""
     read = [row for row in result.runs if row["error"] is None]
     told = [row for row in read if row["rocks"] is not None]
     some = [row for row in told if row["rocks"]]
@@ -33,7 +33,7 @@ def opening(result: SummaryResult) -> list[str]:
     if shares:
         low, high = percent(min(shares)), percent(max(shares))
         lines.append(f"They carry {low if low == high else f'{low} to {high}'} of a run's loss.")
-    lines.append("One log is one training run: no interval says how far others would differ.")
+    lines.append("One log is one training run: the variation between runs is not measured.")
     if result.failed:
         lines.append(f"{counted(len(result.failed), 'run')} could not be read (below).")
     return lines
@@ -56,9 +56,9 @@ def render(result: SummaryResult, view: View | None = None) -> str:
         parts += [view.prose(str(row["error"]), indent=2) for row in result.failed]
     parts += [
         "",
-        view.aside("repl.: rocks of half of the prompts that are hard in the other half"),
+        view.aside("repl.: rocks of one half of the prompts that are hard in the other half"),
         view.aside("check: the worst findings of `rocktok check`"),
-        view.aside("verdict: whether the loss of rocks falls less than that of others like them"),
+        view.aside("verdict: whether the loss of rocks falls less than that of similar types"),
     ]
     return "\n".join(parts) + "\n"
 

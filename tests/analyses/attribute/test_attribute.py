@@ -92,8 +92,8 @@ def test_a_gradient_that_is_large_for_its_loss_is_said_to_be(
     assert (adjusted["first"], adjusted["verdict"]) == ("rocks", "larger")
     assert adjusted["difference"] == pytest.approx(np.log(1.5), abs=0.1)
     assert result.answer()[1] == (
-        "Given the loss as measured, the gradient of rocks is larger than that of other types of "
-        "like loss and frequency."
+        "Given the measured loss, the gradient of rocks is larger than that of other types of "
+        "similar loss and frequency."
     )
     rocks = {row["token_id"] for row in rocktok.detect(path, half=0, pre=0, post=100).rocks}
     assert adjusted["cutoffs"][0]["types"] == len(rocks)
@@ -140,8 +140,8 @@ def test_rocks_measured_where_they_were_chosen_are_said_to_be(
     assert result.log["chosen_at"] == [0, 100]
     assert result.notes[0] == (
         "contrasts: rocks are chosen on half of the prompts at steps 0 and 100 and measured on the "
-        "other half at one of these, step 100; later steps of fixed text would show them after "
-        "more of the training"
+        "other half at one of these steps, 100; record later steps of fixed text to measure them "
+        "after more training"
     )
     assert result.adjusted["verdict"] == "larger"
 
@@ -339,9 +339,9 @@ def test_prompts_of_one_half_have_shares_but_no_contrasts(
     assert f"no contrasts: {reason}" in result.notes
     assert sum(row["grad_share"] for row in result.tokens) == pytest.approx(1)
     answer, how_sure = result.answer()
-    assert answer.startswith("No rock types; the largest share of the gradient norm is that of 't")
+    assert re.match(r"No rock types; 't\d+' has the largest share of the gradient norm, ", answer)
     assert how_sure == (
-        "No interval: fewer than 20 effective prompts carry its gradient; no contrasts."
+        "No interval: fewer than 20 effective prompts carry the share; no contrasts."
     )
     # Where rocks are given nothing is chosen here, so nothing needs a second half.
     by_hand = attribute(path, rocks=(0, 1))
@@ -367,7 +367,7 @@ def test_nothing_has_a_gradient(tmp_path: Path) -> None:
     rows = frame(1)
     rows["grad_norm"] = np.float32(0)
     result = attribute(write(tmp_path, rows))
-    assert result.answer()[0] == "No position has a gradient, so nothing takes a share of it."
+    assert result.answer()[0] == "No position has a gradient, so there are no shares."
 
 
 # Directions.

@@ -376,7 +376,7 @@ def test_differences_below_the_bound_are_refused() -> None:
     assert refused.value is None and refused.bound is not None
     assert refused.reason is not None
     assert refused.reason.startswith("not distinguishable: cos_global differs by 0.0")
-    assert "the sketch of 256 dimensions is good to 0.0" in refused.reason
+    assert "the error bound of the sketch of 256 dimensions is 0.0" in refused.reason
     assert "record exact vectors of these types (gradient_types), or a wider sketch" in (
         refused.reason
     )
@@ -411,7 +411,7 @@ def test_comparisons_that_cannot_be() -> None:
     nothing = got.difference("split_cos_global", [2], [1])
     assert nothing.value is None and nothing.bound is None
     assert nothing.reason == "split_cos_global is null for all types of the first group"
-    with pytest.raises(UsageError, match="there are no gradient sums of type 9 at this step"):
+    with pytest.raises(UsageError, match="type 9 has no gradient sums at this step"):
         got.difference("cos_global", [1], [2, 9])
     with pytest.raises(UsageError, match="no measure 'cos'; choose from mean_norm, cos_balanced"):
         got.difference("cos", [1], [2])

@@ -187,12 +187,12 @@ def test_a_slope_is_that_of_least_squares(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("losses", "severity", "verdict"),
     [
-        ([3.0, 2.0, 1.5], "ok", "it falls still"),
+        ([3.0, 2.0, 1.5], "ok", "it is still falling"),
         ([3.0, 1.51, 1.5], "note", "it has stopped falling"),
         ([3.0, 1.5, 1.8], "warning", "it rises"),
         # Two steps of a long run: little has changed, and nothing has stopped.
-        ([1.55, 1.525, 1.5], "ok", "it falls still"),
-        ([1.5, 1.5, 1.5], "ok", "which may be chance"),
+        ([1.55, 1.525, 1.5], "ok", "it is still falling"),
+        ([1.5, 1.5, 1.5], "ok", "this may be chance"),
     ],
 )
 def test_what_is_said_of_a_course(losses: list[float], severity: str, verdict: str) -> None:

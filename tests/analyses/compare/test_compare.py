@@ -83,8 +83,8 @@ def test_lists_without_a_vocabulary() -> None:
     assert (found.matched_by, found.pairs[0]["shared_count"]) == ("token_id", 1)
     assert [row["token_id"] for row in found.tokens] == [98, 97, 99]
     assert found.notes == (
-        "one: has no vocabulary: tokens are matched by id, and only the equal sizes of the "
-        "vocabularies say that ids mean the same",
+        "one: has no vocabulary: tokens are matched by id, and only the equal vocabulary "
+        "sizes suggest that ids mean the same",
     )
     # Parts of one log.
     parts = [ranking(name, "ab", None, about={"path": "log"}) for name in ("maths", "code")]
@@ -98,7 +98,9 @@ def test_lists_without_a_vocabulary() -> None:
         ranking("wide", "ab", None, about={"path": "wide", "vocab_size": 600}),
         ranking("unknown", "ab", None, about={"path": "unknown"}),
     ):
-        with pytest.raises(LogError, match=r"^one: has no vocabulary, so that its tokens have no"):
+        with pytest.raises(
+            LogError, match=r"^one: has no vocabulary, so its tokens can be matched"
+        ):
             compare_rankings([sized[0], other], {})
     unlike = ranking("four", "ab", "w", about={"path": "four", "vocab_size": 500})
     with pytest.raises(LogError, match=r"^one: has no vocabulary"):
@@ -205,7 +207,7 @@ def test_the_domains_of_a_log(tmp_path: Path) -> None:
     assert code == 0
     assert [row["name"] for row in json.loads(printed)["log"]] == ["code", "maths"]
     assert json.loads(printed)["matched_by"] == "token_id"
-    said = "rocktok: --by domain compares the parts of one log, but 2 were given\n"
+    said = "rocktok: --by domain compares the domains of one log, but 2 were given\n"
     assert run(log, log, "--by", "domain") == (2, "", said)
 
 
@@ -216,9 +218,9 @@ def test_sequences_without_a_domain_and_one_domain_alone(tmp_path: Path) -> None
         with_domains(tmp_path / "two", kinds), "--by", "domain", "--format", "json"
     )
     assert code == 0
-    assert json.loads(printed)["notes"][0] == "2 sequences have no domain, and are left out"
+    assert json.loads(printed)["notes"][0] == "2 sequences have no domain and are left out"
     one = with_domains(tmp_path / "one", ["maths"] * 40)
-    said = "all its sequences are of one domain, 'maths'; two or more can be compared"
+    said = "all sequences have the domain 'maths'; a comparison needs two or more domains"
     assert run(one, "--by", "domain") == (1, "", f"rocktok: {one}: {said}\n")
 
 
@@ -242,9 +244,9 @@ def test_files_that_are_none_of_detects(tmp_path: Path, content: str) -> None:
 def test_lists_without_rocks_have_a_table(tmp_path: Path) -> None:
     found = compare_rankings([ranking("one", "", about=ABOUT), ranking("two", "", about=ABOUT)], {})
     table = render(found)
-    assert "Ranks of the tokens, those in most lists first\ntoken  A  B\n" + "─" * 11 in table
+    assert "Ranks of the tokens, sorted by number of lists\ntoken  A  B\n" + "─" * 11 in table
     assert found.answer() == [
-        "None of the 2 lists has a rock, so there is nothing to agree on.",
+        "None of the 2 lists has a rock, so there is no agreement to measure.",
         "Tokens matched by id; one log is one training run, no interval.",
     ]
 
@@ -276,7 +278,7 @@ def test_long_names_leave_room_for_every_rank() -> None:
     assert max(map(len, lines[2:])) <= 80
     assert "A   …en3-4b-math-distill-seed0/opd-log-run-0  fixed/  0, 10      R_ctx" in lines
     assert lines[-1].startswith("AD  …3-4b-math-distill-seed29/opd-log-run-29")
-    at = lines.index("Ranks of the tokens, those in most lists first")
+    at = lines.index("Ranks of the tokens, sorted by number of lists")
     headings = [line.split()[1:] for line in lines[at:] if line.startswith("token ")]
     assert len(headings) > 1
     letters = [chr(ord("A") + i) for i in range(26)]
@@ -329,7 +331,7 @@ def test_one_is_not_enough(tmp_path: Path) -> None:
     code, _, said = run(write_log(tmp_path / "log"), "-q")
     assert code == 2
     assert said == (
-        "rocktok: compare needs two or more; give logs, or JSON files of `rocktok detect`\n"
+        "rocktok: compare needs two sources or more; give logs or JSON files of `rocktok detect`\n"
     )
 
 

@@ -211,7 +211,7 @@ def test_attribute_takes_them(tmp_path: Path) -> None:
 def test_bad_input(tmp_path: Path) -> None:
     path = write(tmp_path / "log")
     message = (
-        r"none of the 1 rocks stands in fixed/ at step 5; give rocks of this log, or another --step"
+        r"none of the 1 rocks occurs in fixed/ at step 5; give rocks of this log, or another --step"
     )
     with pytest.raises(LogError, match=message):
         controls(path, rocks=(45,))
@@ -260,8 +260,8 @@ def test_why_nothing_was_matched(tmp_path: Path) -> None:
     few = controls(written(tmp_path / "b", text[:10], np.ones((10, 8))))
     for kind in ("frequency", "loss"):
         assert (
-            f"{kind}: no type but the rocks stands 20 times and in 5 prompts in each half of the "
-            "prompts"
+            f"{kind}: no type except the rocks occurs 20 times and in 5 prompts in each half of "
+            "the prompts"
         ) in few.notes
     # A rock is next to each of the others, which is no reason to leave one alone.
     beside = np.tile([0, 5, 1, 6, 2, 7, 3, 8], (60, 1))
@@ -280,7 +280,9 @@ def test_why_nothing_was_matched(tmp_path: Path) -> None:
     apart = np.full(beside.shape, 9.0)
     apart[beside < 5] = 1.0
     found = controls(written(tmp_path / "d", beside, apart), kinds=("occurrence",))
-    assert found.notes[-1] == "occurrence: no occurrence of another type has a loss like the rocks'"
+    assert found.notes[-1] == (
+        "occurrence: no occurrence of another type has a loss similar to that of the rocks"
+    )
 
 
 def test_no_rocks_are_found(tmp_path: Path) -> None:
@@ -289,8 +291,8 @@ def test_no_rocks_are_found(tmp_path: Path) -> None:
     assert run("controls", path) == (
         1,
         "",
-        f"rocktok: {path}: `detect` finds no rocks in fixed/ by its defaults, so none has a "
-        "control; give a list by --rocks, as of `rocktok detect --rule top-k -o FILE`\n",
+        f"rocktok: {path}: `detect` finds no rocks in fixed/ with its default options, so there is "
+        "nothing to match; give --rocks, as from `rocktok detect --rule top-k -o FILE`\n",
     )
 
 
@@ -303,9 +305,9 @@ def test_the_command(tmp_path: Path) -> None:
     answer, how_sure, *rest = table.splitlines()
     assert re.fullmatch(
         r"There are controls for \d+ of 92 rocks by frequency, \d+ by loss, and for \d+ of 1,000 "
-        r"occurrences by place and loss, \d+ by window\.", answer
+        r"occurrences by position and loss, \d+ by window\.", answer
     )  # fmt: skip
-    assert how_sure.startswith("Not alike still, in standard deviations: log10 mean loss by freq")
+    assert how_sure.startswith("Not balanced, in standard deviations: log10 mean loss by freq")
     assert max(map(len, rest)) <= 80
     assert rest[-1] == str(SAMPLE)
     assert notes == ""

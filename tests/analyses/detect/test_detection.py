@@ -174,6 +174,6 @@ def test_a_report_with_embeddings_of_a_log_of_zeros(tmp_path: Path) -> None:
     result = report(tmp_path, embeddings=matrix, **options)
     assert result.detect.params["context"] == "off"
     assert result.detect.log["embeddings"] is not None
-    assert "so the threshold would be too" in result.missing[0]["why"]
-    with pytest.raises(UsageError, match="go together"):
+    assert "and so is the threshold" in result.missing[0]["why"]
+    with pytest.raises(UsageError, match="give both similarity"):
         report(tmp_path, **options)

@@ -193,7 +193,7 @@ def test_a_log_without_contexts(tmp_path: Path) -> None:
     assert run(path, context="off")["thresholds"]["gamma"] is None
     log.tables["fixed"].append(twin.Row(log.steps[0], 77, 0, 1, 1.0))
     write_contexts(path, log, {(77, 0): 1})
-    with pytest.raises(LogError, match="contexts/ has no row for any of the positions in fixed/"):
+    with pytest.raises(LogError, match="contexts/ has no rows for the positions in fixed/"):
         run(path)
 
 
@@ -218,7 +218,7 @@ def test_what_is_said_of_a_planted_log(tmp_path: Path) -> None:
     assert 0.1 < gamma_used < 0.5
     code, printed, _ = run_command("detect", path, "--similarity", "hidden", "--no-replication")
     assert code == 0
-    line = f"contexts: hidden states of the teacher, similar from {number(gamma_used)}, of 95%"
+    line = f"contexts: hidden states of the teacher, similar if cosine ≥ {number(gamma_used)} (95%"
     assert line in printed
     given = rocktok.detect(path, similarity="hidden", gamma=gamma_used, replication=False)
     assert (given.tokens, given.thresholds) == (found.tokens, found.thresholds)

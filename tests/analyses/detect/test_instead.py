@@ -262,7 +262,7 @@ def test_a_log_without_alternatives_says_what_gives_them(tmp_path: Path) -> None
     result = detect(write(tmp_path, None))
     assert all(set(row.values()) == {None} for row in columns_of(result).values())
     assert result.notes[-1] == (
-        "what the teacher wrote instead is not known: the log has no alternatives/ table; record "
+        "what the teacher wrote instead is unknown: the log has no alternatives/ table; record "
         "with Recorder(alternatives=5), or score saved checkpoints with `rocktok rescore`"
     )
     assert "instead" not in render(result)
@@ -392,7 +392,7 @@ def test_the_terminal_shows_two_others_where_there_is_room(shown: rocktok.Detect
         text = render(shown, view)
         assert "teacher wrote instead" in text.split("─")[0]
         assert cell in text
-        assert "mean probabilities, at least" in text
+        assert "lower bounds of mean probabilities" in text
     assert "q on token  p on token" in render(shown, View(wide=True))
     narrow = render(shown, View(width=60))
     assert "instead" not in narrow

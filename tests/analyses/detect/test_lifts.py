@@ -182,7 +182,7 @@ def test_lifts_without_context_are_refused(tmp_path: Path) -> None:
     with rocktok.LogWriter(tmp_path / "rollouts", run=RUN) as writer:
         for step in (0, 10):
             writer.write(rows(step, range(6)))
-    with pytest.raises(UsageError, match="lifts are of rocks of one half of the prompts"):
+    with pytest.raises(UsageError, match="lifts choose rocks on one half of the prompts"):
         rocktok.detect(log, lifts=True, half=0)
     with pytest.raises(LogError, match="lifts need persistence, but rollout/"):
         rocktok.detect(rocktok.open(tmp_path / "rollouts"), lifts=True)

@@ -22,7 +22,7 @@ def test_the_sample() -> None:
     assert code == 0
     first, how_sure = table.splitlines()[:2]
     assert first == "30 rock tokens carry 49.1% of the loss at 16.2% of the positions."
-    assert how_sure.startswith("FDR 5%: 64 of the 147 types that enough prompts hold")
+    assert how_sure.startswith("FDR 5%: 64 of the 147 types in enough prompts")
     assert "replicate in the other half" in how_sure
     result = rocktok.detect(SAMPLE)
     again = result.totals["replication"]
@@ -124,7 +124,7 @@ def test_noise_has_no_rocks(tmp_path: Path) -> None:
     path = world.make(500_000).write(tmp_path / "log")
     code, table, _ = run("detect", path)
     assert code == 0
-    assert table.startswith("No rock tokens: of ")
+    assert table.startswith("No rock tokens: none of ")
 
 
 def test_totals_do_not_hang_on_which_types_are_shown(tmp_path: Path) -> None:
@@ -154,6 +154,8 @@ def test_the_rule_follows_the_options() -> None:
         rocktok.detect(SAMPLE, rule="tested", top_k=5)
     code, table, _ = run("detect", SAMPLE, "--context", "off")
     assert code == 0
-    assert table.startswith("Persistence cannot be told, so no rock tokens; these have the")
+    assert table.startswith(
+        "Persistence is unknown, so there are no rock tokens; these types have the"
+    )
     assert rocktok.detect(SAMPLE, context="off").rocks == ()
     assert len(rocktok.detect(SAMPLE, context="off", rule="top-k").rocks) == 100

@@ -46,7 +46,7 @@ def test_one_step_and_no_gradients(tmp_path: Path) -> None:
     scored = "no fixed text at two steps; record fixed_sequences, or run `rocktok rescore`"
     assert unable(info) == {
         "detect": scored,
-        "stagnation": "fixed/ has one complete step; two or more are followed",
+        "stagnation": "fixed/ has one complete step; two or more are needed",
         "attribute": "fixed/ has no column grad_norm",
         "stability": scored,
         "controls": scored,
@@ -61,7 +61,7 @@ def test_rollouts_alone(tmp_path: Path) -> None:
     info = rocktok.info(write(tmp_path, frame(1), table="rollout"))
     assert info.sentence == "2 steps of rollouts; no damage was found."
     assert set(unable(info)) == {"detect", "stagnation", "stability", "controls"}
-    few = "types with the most loss alone: rocks need three steps of fixed text"
+    few = "only types with the most loss: rocks need three steps of fixed text"
     assert unable(info)["stagnation"] == few
 
 

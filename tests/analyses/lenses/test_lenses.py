@@ -188,7 +188,7 @@ def test_one_lens_is_the_rocks(tmp_path: Path) -> None:
     best = max(by_name.values(), key=lambda row: row["jaccard_top10"] or 0.0)
     # The loss adds nothing here, so that the score with it is further from the rocks.
     assert best["name"] != "tip"
-    assert render(result).startswith(f"Of 8 lenses, the top 10% of {best['name']} comes closest")
+    assert render(result).startswith(f"Of 8 lenses, the top 10% of {best['name']} overlaps most")
     for name in ("teacher", "position", "iw_opd", "near_future"):
         assert 0.5 < by_name[name]["over_hard"] < 1.5
 
@@ -214,7 +214,7 @@ def test_no_lens_singles_out_noise(tmp_path: Path, rule: str) -> None:
         compared += sum(row["singles_out"] is not None for row in result.lenses)
         if rule == "tested" and not result.log["rocks"]:
             assert render(result).startswith(
-                "No rock occurrences for any lens to come close to: `detect` finds no rocks."
+                "No rock occurrences to compare with the lenses: `detect` finds no rocks."
             )
     assert told == 0
     assert compared > 0 or rule == "tested"
@@ -310,7 +310,9 @@ def test_one_step_has_classes_and_no_rocks(tmp_path: Path) -> None:
 def test_no_text_at_both_steps(tmp_path: Path, rocks: tuple[int, ...] | None) -> None:
     rows, _ = frames()
     rows[10]["sequence_id"] += 1000
-    with pytest.raises(LogError, match="no sequence of fixed/ stands at both step 0 and step 10"):
+    with pytest.raises(
+        LogError, match="no sequence of fixed/ is scored at both step 0 and step 10"
+    ):
         looked(write(tmp_path / "log", rows, None), rocks=rocks)
 
 

@@ -328,7 +328,7 @@ def test_why_rocks_are_not_named_again() -> None:
     log = rocktok.open(SAMPLE)
     assert why_not(run_detect(log, DetectParams())) is None
     ranked = why_not(run_detect(log, DetectParams(top_k=5)))
-    assert ranked == "rocks are by the rule 'top-k', which is a ranking and no test of each type"
+    assert ranked == "rocks follow the rule 'top-k', a ranking without a test of each type"
     assert "every step has its own text" in str(
         why_not(run_detect(log, DetectParams(table="rollout")))
     )

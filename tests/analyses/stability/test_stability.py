@@ -232,10 +232,10 @@ def test_what_cannot_be_recommended_is_said(tmp_path: Path) -> None:
     assert [(row["k"], row["eligible"]) for row in result.cutoffs] == [
         (2, True), (3, True), (4, False), (10, False)
     ]  # fmt: skip
-    assert "K = 11, 500: left out, as there are only 10 types" in result.notes
+    assert "K = 11, 500: left out, since there are only 10 types" in result.notes
     assert (
-        "K = 4, 10: not recommended whatever the overlap, as any two picks of more than a third of "
-        "the 10 types have much in common" in result.notes
+        "K = 4, 10: never recommended, since two random picks of more than a third of the 10 types "
+        "overlap strongly" in result.notes
     )
     assert "never recommended, above a third of the 10 types: K = 4, 10\n" in render(result)
     assert (
@@ -250,8 +250,8 @@ def test_what_cannot_be_recommended_is_said(tmp_path: Path) -> None:
     )
     one = {"k": 3, "coverage": 0.5, "jaccard": 0.8}
     assert (
-        "\nThe first 3 types by Rock Score would be picked again: halves of the prompts agree by "
-        "0.80 (Jaccard).\n" in render(replace(result, recommended=one))
+        "\nThe first 3 types by Rock Score are stable: Jaccard 0.80 between halves of the "
+        "prompts.\n" in render(replace(result, recommended=one))
     )
 
 
@@ -287,8 +287,8 @@ def many_types(path: Path, exactness: str) -> Path:
 
 def test_losses_of_either_sign_have_no_bound(tmp_path: Path) -> None:
     note = (
-        "losses may be negative, so that nothing bounds those of the types that were not drawn "
-        "again: `certain` is null"
+        "losses may be negative, so the types that were not resampled have no bound: `certain` is "
+        "null"
     )
     sampled = stability(many_types(tmp_path / "sampled", "sampled"), k=(5, 10))
     assert sampled.log["types"] > sampled.log["candidates"]
@@ -337,12 +337,12 @@ def test_what_detect_refuses_does_not_lose_the_rest(tmp_path: Path) -> None:
     result = stability(path, context="auto")
     assert result.rankings is None and result.rocks is None
     why = (
-        "`detect` with its defaults: "
-        f"{path}: a share of 0.8 of the losses at step 0 is zero or less, so the threshold would "
-        "be too; raise --quantile-pre or give --tau-pre"
+        "`detect` with its default options: "
+        f"{path}: a share of 0.8 of the losses at step 0 is zero or less, and so is the "
+        "threshold; raise --quantile-pre or give --tau-pre"
     )
     assert f"no rocks, and no rankings by context: {why}" in result.notes
-    assert result.answer() == [f"Whether rocks are named again cannot be told: {why}."]
+    assert result.answer() == [f"The stability of rocks is unknown: {why}."]
     first = stability(path, context="auto", step=0)
     said = "no rocks, and no rankings by context: fixed/ has no complete step before step 0"
     assert said in first.notes
@@ -408,8 +408,8 @@ def test_the_rocks_of_the_sample() -> None:
     assert again["rocks"] == pytest.approx(found["mean_rocks"] * 200)
     assert result.answer()[0] == (
         "15 of 30 rock tokens are named again in at least 80% of 200 half-samples of the prompts "
-        "(12 of the others are too rare to be tested in as many); 96% of a half's rocks replicate "
-        "in the other half."
+        "(12 of the others are too rare to be tested in that many); 96% of the rocks of one half "
+        "replicate in the other half."
     )
     # Rocks are shown whatever their Rock Score.
     few = stability(SAMPLE, context="auto", top=3)
@@ -419,7 +419,7 @@ def test_the_rocks_of_the_sample() -> None:
     tokens = [{**row, "is_rock": row["is_rock"] and row["rank"] > 1} for row in few.tokens]
     table = render(replace(few, tokens=tuple(tokens)))
     assert table.count("+\n") == 1
-    assert "\n+  with all prompts no rock\n" in table
+    assert "\n+  not a rock on all prompts\n" in table
 
 
 def test_noise_has_no_rocks_to_be_stable(tmp_path: Path) -> None:
@@ -428,12 +428,10 @@ def test_noise_has_no_rocks_to_be_stable(tmp_path: Path) -> None:
     code, table, _ = run(path)
     assert code == 0
     lines = table.splitlines()
-    assert re.match(
-        r"No rock tokens to be stable: with all prompts none of [\d,]+ types is a rock", lines[0]
-    )
+    assert re.match(r"No rock tokens: none of [\d,]+ types is a rock on all prompts\.", lines[0])
     assert lines[1] == (
-        "A half-sample names 0 rocks on average, no other type in 50% of them (200 half-samples, "
-        "50 prompts each)."
+        "A half-sample names 0 rocks on average; no other type is in 50% of them (200 "
+        "half-samples, 50 prompts each)."
     )
     assert "Tested rocks:" not in table
 
@@ -548,7 +546,7 @@ def test_the_command_with_two_logs(tmp_path: Path) -> None:
     assert code == 0
     assert f"min: the smaller of two logs, this and {paths[1]} (fixed/, step 10)" in table
     code, table, _ = run(paths[0], "--context", "off")
-    assert "min: the smaller of two halves of the prompts; --with LOG2 takes a second log" in table
+    assert "min: the smaller of two halves of the prompts; --with LOG2 reads a second log" in table
 
 
 @pytest.mark.parametrize(
@@ -628,7 +626,7 @@ def test_prompts_of_one_half(tmp_path: Path, prompts: int) -> None:
     assert not any("replication" in note for note in result.notes)
     assert result.rocks is not None and result.rocks["halves"] is None
     assert result.answer() == [
-        "No rock tokens to be stable: 5 prompts or more hold no type, so none is tested."
+        "No rock tokens: no type occurs in 5 prompts or more, so none is tested."
     ]
     assert {row["jaccard_halves"] for row in result.scores} == {None}
     # Other halvings, with other seeds, part the prompts.
@@ -684,11 +682,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert all(f"n={size}" in table for size in (5, 8, 10, 15, 20, 25, 30, 40))
     assert "one log is one training run" in table
     lines = table.splitlines()
-    assert lines[0] == (
-        "Whether rocks are named again cannot be told: `detect` was left out, by --context off."
-    )
-    assert re.match(r"The first 5 types by Rock Score would be picked again: halves of", lines[2])
-    assert re.match(r"At K = 5, 34\.1% of the loss: 0\.95 between halves \(least ", lines[3])
+    assert lines[0] == ("The stability of rocks is unknown: `detect` was skipped by --context off.")
+    assert re.match(r"The first 5 types by Rock Score are stable: Jaccard 0\.95 between ", lines[2])
+    assert re.match(r"At K = 5, 34\.1% of the loss: Jaccard 0\.95 between halves \(min", lines[3])
     assert lines[-1] == str(SAMPLE)
     assert max(map(len, lines[5:])) <= 80
     target = tmp_path / "s.json"

@@ -225,4 +225,4 @@ def test_the_command_shows_every_type(tmp_path: Path) -> None:
     assert run(path, *options, "-o", csv)[0] == 0
     assert set(pd.read_csv(csv)["interval"]) == {"bootstrap", "linearised"}
     _, text, _ = run(path, *options)
-    assert "~ interval by linearised variance" in text
+    assert "~ interval from the linearised variance" in text

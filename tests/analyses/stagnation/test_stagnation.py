@@ -200,8 +200,7 @@ def test_a_type_without_loss_at_first_counts_in_its_group(tmp_path: Path) -> Non
     many = stagnation(write(tmp_path / "c", frame), rocks=(0, 1, 2, 9, 4))
     test = next(row for row in many.tests if row["second"] == "random")
     assert test["skipped"] == (
-        "3 rocks against 5 types have a loss at the pre step that can fall; at least 5 of each are "
-        "needed"
+        "3 rocks against 5 types have a loss above 0 at the pre step; at least 5 of each are needed"
     )
 
 
@@ -254,7 +253,7 @@ def test_other_sequences_at_a_step_of_the_same_length_are_noticed(tmp_path: Path
     found = stagnation(write(tmp_path / "a", apart), rocks=None, top_k=2).to_dict()
     expected = stagnation(write(tmp_path / "b", only), rocks=None, top_k=2).to_dict()
     assert (
-        "100 of up to 120 sequences of fixed/ stand at every step; only these are used"
+        "100 of up to 120 sequences of fixed/ are scored at every step; only these are used"
         in (found["notes"])
     )
     for part in ("tokens", "groups", "members", "corpus"):
@@ -265,7 +264,9 @@ def test_other_sequences_at_a_step_of_the_same_length_are_noticed(tmp_path: Path
     assert search > 0
     assert found["log"]["passes"] == 2 * (4 + search) + 3
     apart.loc[apart["step"] == 10, "sequence_id"] += 5000
-    with pytest.raises(LogError, match=r"no sequence of fixed/ stands at all of the steps 0 to 10"):
+    with pytest.raises(
+        LogError, match=r"no sequence of fixed/ is scored at every step from 0 to 10"
+    ):
         stagnation(write(tmp_path / "c", apart))
 
 
@@ -280,7 +281,7 @@ def test_other_text_under_an_id_is_an_error(tmp_path: Path, half: int, column: s
     frame.loc[where, column] = frame.loc[where, column].to_numpy() + 1
     # In whichever half: also in the one that groups are not measured on.
     message = (
-        rf"sequence {wrong} at step 5 is not the text that it is at step 0; a sequence_id in "
+        rf"sequence {wrong} at step 5 has another text than at step 0; a sequence_id in "
         "fixed/ must mean the same text at every step"
     )
     with pytest.raises(LogError, match=message):
@@ -381,9 +382,9 @@ def test_groups_of_the_last_step_are_descriptive(tmp_path: Path) -> None:
     assert set(result.members["high_loss"]) == set(last.nlargest(3).index)
     assert (result.log["pre"], result.log["selected_at"]) == (0, [10])
     assert result.log["no_rocks"].startswith(
-        "no rocks to follow: by --select-at last types are chosen by"
+        "no rocks to follow: --select-at last chooses types by their"
     )
-    assert "the types with the most loss at step 10 keep" in answer(result)[0].lower()
+    assert "the types with the most loss at step 10 have" in answer(result)[0].lower()
 
 
 def test_matching_is_the_best_there_is() -> None:
@@ -456,9 +457,9 @@ def test_too_few_types_are_said_to_be_so(tmp_path: Path) -> None:
     assert few.members["rocks"] == few.members["high_loss"] == ()
     floors = "20 times and in 5 prompts in each half of the prompts"
     assert few.notes[1:] == (
-        f"no groups: no type stands {floors} in fixed/ at step 0; more prompts would tell",
+        f"no groups: no type occurs {floors} in fixed/ at step 0; record more prompts",
     )
-    assert {row["skipped"] for row in few.groups} == {"no type is in it"}
+    assert {row["skipped"] for row in few.groups} == {"the group is empty"}
     render(few)
     # Types without loss have none to be large, and three of ten would have been taken.
     two = frame.copy()
@@ -468,18 +469,18 @@ def test_too_few_types_are_said_to_be_so(tmp_path: Path) -> None:
     lost = stagnation(write(tmp_path / "c", two), rocks=None)
     assert lost.members["high_loss"] == ()
     assert lost.notes[1:] == (
-        f"no groups: no type that stands {floors} has a loss in fixed/ at step 0",
+        f"no groups: no type that occurs {floors} has a loss in fixed/ at step 0",
     )
     every = stagnation(write(tmp_path / "d", frame), rocks=tuple(range(10)))
     assert every.notes[1:] == (
-        f"random and what is matched here are empty: no type but the rocks stands {floors} in "
+        f"random and the matched groups are empty: no type except the rocks occurs {floors} in "
         "fixed/ at step 0",
     )
 
 
 def test_groups_that_are_one_are_said_to_be(tmp_path: Path) -> None:
     path = write(tmp_path, course((0, 10)))
-    same = "only 7 types stand in enough prompts beside the rocks, so that high_kl and random are"
+    same = "only 7 types occur in enough prompts beside the rocks, so high_kl and random are"
     cut = "high_kl and random have 7 types, not 8: there are no more"
     for size, said in ((6, []), (7, [same]), (8, [same, cut])):
         result = stagnation(path, rocks=None, top_k=3, group_size=size)
@@ -514,7 +515,7 @@ def test_controls_that_are_given_are_contrasted(tmp_path: Path) -> None:
     assert row["smd_after"] == pytest.approx((logs[rocks].mean() - logs[others].mean()) / spread)
     test = next(row for row in result.tests if row["second"] == "control")
     assert test["skipped"] == "4 rocks against 4 types; at least 5 of each are needed"
-    with pytest.raises(LogError, match=r"none of the 2 rocks stands in fixed/ at step 0; give ro"):
+    with pytest.raises(LogError, match=r"none of the 2 rocks occurs in fixed/ at step 0; give ro"):
         rocktok.stagnation(log, rocks=(40, 41))
     with pytest.raises(LogError, match=r"none of the 1 pairs of a rock and its control stands in"):
         rocktok.stagnation(log, rocks=(0,), pairs=((0, 41),))
@@ -544,7 +545,7 @@ def test_the_command_takes_controls(tmp_path: Path) -> None:
     found = json.loads(text)
     assert found["members"]["pairs"]["control"] == made.kinds["loss"]["pairs"]
     assert found["members"]["rocks"] == made.log["rocks"]
-    assert "control: the pairs given, whatever they were matched on; the balance says" in said
+    assert "control: the pairs were given; the balance shows how similar they are here" in said
     names = ("rocks", "controls", "rocks_file", "controls_file", "control_kind")
     assert [found["params"][name] for name in names] == [
         "given", "given", None, "controls.json", "loss"
@@ -657,7 +658,7 @@ def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
     assert asked.log["steps"] == [5, 10]
     assert left_out in asked.notes
     assert "step 5 is incomplete: ranks are missing in it" in asked.notes
-    assert "40 of up to 80 sequences of fixed/ stand at every step; only these are used" in (
+    assert "40 of up to 80 sequences of fixed/ are scored at every step; only these are used" in (
         asked.notes
     )
 
@@ -711,7 +712,7 @@ def test_a_group_that_is_absent_at_an_end_is_skipped(tmp_path: Path) -> None:
     path = write(tmp_path, frame[~gone], "rollout")
     result = stagnation(path, rocks=(8, 9))
     rocks = result.groups[0]
-    assert rocks["skipped"] == "no type of it stands at both ends"
+    assert rocks["skipped"] == "no type of the group occurs at both steps"
     assert "stagnation" not in rocks
     last = next(r for r in result.curves if (r["group"], r["step"]) == ("rocks", 10))
     assert (last["types_seen"], last["loss"], last["loss_low"]) == (0, None, None)
@@ -752,7 +753,9 @@ def test_no_sequence_stands_at_all_steps(tmp_path: Path) -> None:
     write_by_hand(path, rows(0, range(6)), name="a")
     write_by_hand(path, rows(5, range(6, 10)), name="b")
     (path / "run.json").write_text(json.dumps({"schema_version": 1, **RUN}))
-    with pytest.raises(LogError, match=r"no sequence of fixed/ stands at all of the steps 0 to 5"):
+    with pytest.raises(
+        LogError, match=r"no sequence of fixed/ is scored at every step from 0 to 5"
+    ):
         stagnation(path)
 
 
@@ -797,10 +800,10 @@ def test_the_command_says_what_it_rests_on(tmp_path: Path) -> None:
     assert "\nchanges from step 100 to 500\nfixed/, 6 steps: the same text at every" in table
     verdict, change, *lines, path = table.splitlines()
     assert verdict.startswith("The rocks are not comparable with other types: ")
-    assert re.match(r"The rocks keep \d\d% \(.* of their loss at step 100 at step 500, on", change)
+    assert re.match(r"At step 500 the rocks have \d\d% \(.* of their loss at step 100, on", change)
     assert path == str(SAMPLE)
     assert max(map(len, lines)) <= 80
-    assert "control: no rock has a type like it within the calipers" in notes
+    assert "control: no rock has a match within the calipers" in notes
     # No p value is cut off, or shown as 0.
     medians = re.findall(r"^(?:high_kl|random) .* (<?0\.\d\d+|1\.00) +(<?0\.\d\d+|1\.00)$",
                          table, re.MULTILINE)  # fmt: skip
@@ -839,7 +842,7 @@ def test_the_adjusted_contrast_is_that_of_the_rows(tmp_path: Path) -> None:
     assert (adjusted["first"], adjusted["verdict"]) == ("high_loss", "improve less")
     assert [row["types"] for row in adjusted["cutoffs"]] == [20, 10, 40]
     assert all(row["supported"] == row["types"] for row in adjusted["cutoffs"])
-    heading = "Types with the most loss against others of like loss and frequency: improve less"
+    heading = "Types with the most loss against others of similar loss and frequency: improve less"
     assert heading in render(result)
     difference, others = twin_of_rows(frame, path, set(result.members["high_loss"]), (0, 0, 10))
     assert adjusted["difference"] == pytest.approx(difference, abs=1e-9)
@@ -934,10 +937,10 @@ def test_rocks_that_keep_more_of_their_loss_improve_less(
     assert curve["loss_pre"] == curve["curve"][1]
     verdict, change = render(result).splitlines()[:2]
     assert verdict == (
-        "Given the loss as measured, the rocks improve less than other types of like loss at step "
-        "100 and frequency."
+        "Given the measured loss at step 100, the rocks improve less than other types of similar "
+        "loss and frequency."
     )
-    assert change.startswith("The rocks keep ")
+    assert change.startswith("At step 1000 the rocks have ")
 
 
 def test_two_steps_have_no_rocks_and_say_what_would_give_some(
@@ -977,13 +980,13 @@ def test_losses_dealt_out_anew_have_no_rocks_and_no_verdict(
     result = rocktok.stagnation(path, replicates=200)
     assert (result.members["rocks"], result.log["first"]) == ((), "high_loss")
     assert re.match(
-        r"no rocks to follow: of the types tested on half of the prompts at steps 0 and 100 "
-        r"\(\d+\) none is persistently hard in recurring contexts beyond chance$", result.notes[0]
+        r"no rocks to follow: none of the \d+ types tested on half of the prompts at steps 0 and "
+        r"100 is persistently hard in recurring contexts beyond chance$", result.notes[0]
     )  # fmt: skip
     assert result.adjusted["verdict"] in ("inconclusive", "no difference")
     gradient = rocktok.attribute(path, replicates=200)
     assert gradient.adjusted is None
-    assert "no rocks for contrasts on half of the prompts at steps 0 and 100" in gradient.notes
+    assert "no rocks for the contrasts on half of the prompts at steps 0 and 100" in gradient.notes
 
 
 @pytest.mark.parametrize("prompts", [1, 2])
