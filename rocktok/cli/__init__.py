@@ -57,7 +57,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="rocktok %(version)s")
 def cli() -> None:
-    """Find tokens whose loss persists in on-policy distillation, and measure their share of it."""
+    """Find tokens whose loss persists in on-policy distillation, and their share of the loss."""
 
 
 class _Stopped(BaseException):

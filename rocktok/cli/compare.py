@@ -44,8 +44,8 @@ def compare_command(
     """Measure how far logs agree on their rocks: overlap and rank correlation of each pair.
 
     A, B, C are logs or JSON files of `rocktok detect`. Logs are searched with the default options
-    of `detect`. Files count with all their rocks, or the first --top-k. Token types are matched by
-    id if the vocabularies are equal, otherwise by text.
+    of `detect`; files count with all their rocks by default. Token types are matched by id if the
+    vocabularies are equal, otherwise by text.
     """
     from rocktok.analyses.compare.passes import compare
 

@@ -19,6 +19,7 @@ def _columns(_: click.Context, __: click.Parameter, text: str) -> str | tuple[st
 @click.command(
     "rescore",
     cls=Command,
+    common=("text", "students", "teacher", "output", "steps", "sequences", "device", "columns"),
     examples=(
         (
             "rocktok rescore --text runs/opd --student out/checkpoint-100 \\\n"
@@ -103,7 +104,7 @@ def _columns(_: click.Context, __: click.Parameter, text: str) -> str | tuple[st
     "--contexts/--no-contexts",
     default=True,
     show_default=True,
-    help="Record sketches of the teacher's hidden states, for `detect --similarity hidden`.",
+    help="Record sketches of the teacher's hidden states, for similarity hidden.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print no notes on stderr.")
 def rescore_command(

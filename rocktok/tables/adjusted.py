@@ -39,8 +39,8 @@ def adjusted_table(
     return [
         view.heading(f"{what} against others of similar loss and frequency: {row['verdict']}"),
         view.prose(
-            f"{loss} {number(row['loss_first'])}, of others {number(row['loss_second'])}; "
-            "supported: 5 other types have a similar loss"
+            f"{loss}: {number(row['loss_first'])}, others {number(row['loss_second'])}; "
+            "supported: 5 others of similar loss"
         ),
         render_table((Field("cutoff", text=True), *map(Field, names)), cells, view),
     ]

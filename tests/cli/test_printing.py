@@ -65,7 +65,7 @@ def test_a_list_is_as_long_as_asked_and_names_its_remedy(command: str) -> None:
 def test_lists_of_controls_are_as_long_as_asked() -> None:
     def shown(*options: str) -> list[int]:
         printed = run_command("controls", SAMPLE, "-q", "--kind", "loss", *options)[1]
-        (items,) = re.findall(r"nothing like the types\n((?:  .*\n)+)", printed)
+        (items,) = re.findall(r"no match for the types\n((?:  .*\n)+)", printed)
         return [len(re.split(r",\s+", items.strip())), printed.count("… ")]
 
     assert shown() == [20, 1]

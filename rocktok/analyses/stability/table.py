@@ -86,7 +86,7 @@ def render(result: StabilityResult, view: View | None = None) -> str:
         render_table(_SCORES, map(_score, result.scores), view),
         *_rankings(result.rankings, k, view),
         view.heading(
-            f"By Rock Score: share of replicates with rank up to {k}, and 95% interval of the rank"
+            f"By Rock Score: share of replicates with rank ≤ {k}, and 95% interval of ranks"
         ),
         render_table(_TOKENS, map(_token, shown), view).rstrip("\n"),
         *view.more(log["types"] - len(shown), "--all"),

@@ -26,7 +26,7 @@ _GROUPS = (
     Field("ratio"),
     Field("95%"),
     Field("ΔKL"),
-    Field("still"),
+    Field("flat"),
 )
 _TESTS = (
     Field("against", text=True),
@@ -116,7 +116,7 @@ def _tokens(result: StagnationResult, view: View) -> list[str]:
     lines = [
         view.heading(f"Tokens by loss at step {result.log['pre']}"),
         render_table(_TOKENS, map(_token, rows), view).rstrip("\n"),
-        *view.more(len(result.tokens) - len(rows), "--all", "listed, and types with less loss"),
+        *view.more(len(result.tokens) - len(rows), "--all", "types, and those with less loss"),
         view.aside(legend(NAMES)),
     ]
     if any(row["interval"] == "linearised" for row in rows):

@@ -346,7 +346,7 @@ def test_prompts_of_one_half_have_shares_but_no_contrasts(
     # Where rocks are given nothing is chosen here, so nothing needs a second half.
     by_hand = attribute(path, rocks=(0, 1))
     assert not any("half" in row["skipped"] for row in by_hand.tests)
-    assert re.match(r"2 rock types take \d+% of .* \(no interval\)\.", by_hand.answer()[0])
+    assert re.match(r"2 rock types carry \d+% of .* \(no interval\)\.", by_hand.answer()[0])
 
 
 def test_another_seed_parts_the_prompts(tmp_path: Path) -> None:
@@ -640,7 +640,7 @@ def test_the_command_writes_every_format(tmp_path: Path) -> None:
     answer, how_sure, *rest = printed.splitlines()
     rocks = len(json.loads(rocks.read_text())["tokens"])
     assert re.fullmatch(
-        rf"{rocks} rock types take \d+% of the gradient norm at \d+% of the positions "
+        rf"{rocks} rock types carry \d+% of the gradient norm at \d+% of the positions "
         r"\(95% interval \d+ to \d+%\)\.", answer
     )  # fmt: skip
     assert how_sure == (

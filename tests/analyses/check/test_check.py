@@ -167,7 +167,7 @@ def test_the_course_of_the_loss(healthy: Path, found: CheckResult) -> None:
     assert one["value"] == pytest.approx((means[1] - means[0]) / np.mean(means), rel=1e-5)
     assert one["details"]["slope"] == pytest.approx((means[1] - means[0]) / 10, rel=1e-5)
     assert one["high"] < 0
-    assert one["text"].endswith("it falls still.")
+    assert one["text"].endswith("it is still falling.")
 
 
 def test_a_slope_is_that_of_least_squares(tmp_path: Path) -> None:

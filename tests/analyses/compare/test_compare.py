@@ -110,7 +110,7 @@ def test_lists_without_a_vocabulary() -> None:
 def test_losses_that_were_measured_unlike() -> None:
     lists = [ranking(n, "a", about={"exactness": e}) for n, e in (("x", "exact"), ("y", "sampled"))]
     with pytest.raises(
-        LogError, match=r"^y: its losses are 'sampled', those of x 'exact'; give logs that"
+        LogError, match=r"^y: its losses are 'sampled', those of x 'exact'; give logs of"
     ):
         compare_rankings(lists, {})
     assert compare_rankings([lists[0], ranking("old", "a")], {}).pairs[0]["jaccard"] == 1.0
@@ -120,7 +120,7 @@ def test_lists_without_rocks() -> None:
     found = compare_rankings([ranking("one", ""), ranking("two", "")], {})
     assert (found.pairs[0]["jaccard"], found.pairs[0]["spearman"]) == (None, None)
     assert found.notes == ("one: no rocks", "two: no rocks")
-    with pytest.raises(UsageError, match="two or more"):
+    with pytest.raises(UsageError, match="two sources or more"):
         compare_rankings([ranking("one", "a")], {})
 
 
@@ -257,7 +257,7 @@ def test_lists_without_rocks_have_a_table(tmp_path: Path) -> None:
         (("abc", "bcd"), "A and B share 2 of 3 rocks (Jaccard 0.50)."),
         (("abc", "cd"), "A and B share 1 rock, of 3 and 2 (Jaccard 0.25)."),
         (("abc", ""), "A and B share 0 rocks, of 3 and 0 (Jaccard 0.00)."),
-        (("ab", "bc", "bd"), "1 of 4 rocks are in all 3 lists; Jaccard of two 0.33 to 0.33."),
+        (("ab", "bc", "bd"), "1 of 4 rocks are in all 3 lists; Jaccard of pairs 0.33 to 0.33."),
     ],
 )
 def test_the_answer_comes_first(lists: tuple[str, ...], answer: str) -> None:

@@ -338,7 +338,7 @@ def test_tokens_stand_beside_their_ids(tmp_path: Path) -> None:
     _, text, _ = run("controls", SAMPLE, "--occurrences", 60)
     alone = found["kinds"]["frequency"]["unmatched"]
     first = ", ".join(repr(texts[str(v)]) for v in alone[:5])
-    assert f"frequency: nothing like the types\n  {first}, " in text
+    assert f"frequency: no match for the types\n  {first}, " in text
     sequence, position, v = found["kinds"]["window"]["unmatched"][0]
     assert f"  {sequence}:{position} {texts[str(v)]!r}, " in text
     table = pd.read_csv(_csv(tmp_path))

@@ -30,7 +30,7 @@ def test_the_sample() -> None:
     )
     assert lines[1] == "Checked: footers only; --verify reads every row."
     assert f"next        rocktok detect {SAMPLE}" in lines
-    assert "can tell    detect, stagnation, attribute, stability, controls" in lines
+    assert "analyses    detect, stagnation, attribute, stability, controls" in lines
     content = json.loads(run_command("info", SAMPLE, "--format", "json")[1])
     assert content["schema"] == "rocktok.info/2"
     assert (content["answer"], content["next"]) == (lines[0], f"rocktok detect {SAMPLE}")

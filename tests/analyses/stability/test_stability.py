@@ -609,7 +609,7 @@ def test_bad_input(tmp_path: Path) -> None:
     one = write_log(tmp_path / "one", sequences=3)
     with pytest.raises(LogError, match="has one prompt; samples of prompts need two or more"):
         stability(one)
-    assert "'a,b' is no list of numbers" in run(log, "--k", "a,b")[2]
+    assert "'a,b' is not a list of numbers" in run(log, "--k", "a,b")[2]
 
 
 @pytest.mark.filterwarnings("error")

@@ -517,7 +517,7 @@ def test_controls_that_are_given_are_contrasted(tmp_path: Path) -> None:
     assert test["skipped"] == "4 rocks against 4 types; at least 5 of each are needed"
     with pytest.raises(LogError, match=r"none of the 2 rocks occurs in fixed/ at step 0; give ro"):
         rocktok.stagnation(log, rocks=(40, 41))
-    with pytest.raises(LogError, match=r"none of the 1 pairs of a rock and its control stands in"):
+    with pytest.raises(LogError, match=r"none of the 1 pairs of a rock and its control occurs in"):
         rocktok.stagnation(log, rocks=(0,), pairs=((0, 41),))
 
 
