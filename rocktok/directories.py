@@ -65,7 +65,7 @@ def _check_ours(path: Path, own: Collection[str], marker: str, schema: str) -> N
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         ours = False
     if not ours:
-        raise UsageError(f"{path}: holds other files; give a new directory")
+        raise UsageError(f"{path}: contains other files; give a new directory")
     folders = {pattern.rpartition("/")[0] for pattern in own}
     for entry in sorted(path.rglob("*")):
         name = entry.relative_to(path).as_posix()
@@ -75,7 +75,8 @@ def _check_ours(path: Path, own: Collection[str], marker: str, schema: str) -> N
             is_ours = any(fnmatchcase(name, p) and name.count("/") == p.count("/") for p in own)
         if not is_ours:
             raise UsageError(
-                f"{path}: holds {name}, which no report made; move it away, or give a new directory"
+                f"{path}: contains {name}, which is not part of a report; move it away, or give "
+                "a new directory"
             )
 
 
@@ -85,7 +86,7 @@ def _check_apart(path: Path, inputs: Iterable[str]) -> None:
     for name in inputs:
         read = None if "://" in name else Path(name).resolve()
         if read and (read.is_relative_to(target) or target.is_relative_to(read)):
-            raise UsageError(f"{path}: and the log {name} lie in each other; give a new directory")
+            raise UsageError(f"{path}: overlaps with the log {name}; give a new directory")
 
 
 def _probe(target: Path) -> None:
@@ -99,7 +100,9 @@ def _probe(target: Path) -> None:
 
 def _unwritable(path: Path, error: Exception) -> LogError:
     reason = getattr(error, "strerror", None) or str(error)
-    return LogError(f"{path}: cannot be written ({reason}); give another place, or make room there")
+    return LogError(
+        f"{path}: cannot be written ({reason}); give another place, or free space there"
+    )
 
 
 def write_directory(path: Path, files: Mapping[str, bytes], *, marker: str) -> None:
@@ -134,7 +137,7 @@ def _alone(path: Path) -> Iterator[None]:
     """Keep other processes from exchanging what a directory holds. Raises `LogError`."""
     with holding(path) as ours:
         if not ours:
-            raise LogError(f"{path}: another process is writing it; wait until that has ended")
+            raise LogError(f"{path}: another process is writing it; wait until it has ended")
         yield
 
 

@@ -62,7 +62,7 @@ class Place:
             raise
         except OSError as error:
             raise LogError(
-                f"{self.name}: the storage refuses ({_line(error)}); check the address and the "
+                f"{self.name}: the storage failed ({_line(error)}); check the address and the "
                 "permissions, and try again"
             ) from error
 

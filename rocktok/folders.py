@@ -27,10 +27,10 @@ def why_no_file(path: str) -> str | None:
         mode = os.stat(path).st_mode  # noqa: PTH116
     except FileNotFoundError:
         if os.path.lexists(path):
-            return "is a link to a file that is not there"
+            return "is a link to a file that does not exist"
         raise
     except OSError as error:
-        return f"cannot be looked at ({error.strerror})"
+        return f"cannot be read ({error.strerror})"
     if stat.S_ISREG(mode):
         return None
     return "is a directory" if stat.S_ISDIR(mode) else "is a pipe, a socket or a device"
@@ -55,7 +55,7 @@ def walk(root: str, relative: str, suffix: str) -> Iterator[Entry]:
         status = os.stat(path)  # noqa: PTH116
         identity = (status.st_dev, status.st_ino)
         if identity in above:
-            yield Entry(folder, 0, "is a link to a folder that it lies in")
+            yield Entry(folder, 0, "is a link to a folder that contains it")
             continue
         with os.scandir(path) as names:
             for name in names:
@@ -79,7 +79,7 @@ def _entry(path: str, name: os.DirEntry[str]) -> Entry:
             return Entry(path, 0, problem)
         return Entry(path, name.stat().st_size)
     except OSError as error:
-        return Entry(path, 0, f"cannot be looked at ({error.strerror})")
+        return Entry(path, 0, f"cannot be read ({error.strerror})")
 
 
 def _shown(path: str) -> str:

@@ -26,7 +26,7 @@ def load_detect(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def not_of_detect(path: str | os.PathLike[str]) -> LogError:
     """The error for a file that is not what `rocktok detect` writes."""
-    return LogError(f"{path}: is no result of `rocktok detect`; {_WANTED}")
+    return LogError(f"{path}: is not a result of `rocktok detect`; {_WANTED}")
 
 
 def load_rocks(path: str | os.PathLike[str], vocab: str | None = None) -> tuple[int, ...]:
@@ -62,10 +62,12 @@ def load_controls(
     try:
         rocks, pairs = _controls(content, kind)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LogError(f"{path}: is no result of `rocktok controls`; {wanted}") from error
+        raise LogError(f"{path}: is not a result of `rocktok controls`; {wanted}") from error
     _check_vocab(path, content, vocab)
     if not pairs:
-        raise LogError(f"{path}: matches no types by {kind}; choose another kind, or make it anew")
+        raise LogError(
+            f"{path}: contains no pairs by {kind}; choose another kind, or write it again"
+        )
     return rocks, pairs
 
 
@@ -75,8 +77,8 @@ def _check_vocab(path: str | os.PathLike[str], content: Any, vocab: str | None) 
     theirs = log.get("vocab") if isinstance(log, dict) else None
     if None not in (vocab, theirs) and vocab != theirs:
         raise LogError(
-            f"{path}: its tokens are of another vocabulary than the log's, so that ids do not mean "
-            "the same; give a result of a log with the same tokenizer"
+            f"{path}: its vocabulary differs from the log's, so ids have other texts; give a "
+            "result of a log with the same tokenizer"
         )
 
 
@@ -110,7 +112,7 @@ def load_patterns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
         for patterns in content.values()
     )
     if not good:
-        raise LogError(f"{path}: does not say which patterns a cluster has; {wanted}")
+        raise LogError(f"{path}: does not list the patterns of each cluster; {wanted}")
     return dict(content)
 
 
@@ -134,6 +136,6 @@ def _load_json(path: str | os.PathLike[str], wanted: str) -> Any:
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); {wanted}") from error
     except RecursionError as error:
-        raise LogError(f"{path}: is no JSON (nested too deeply); {wanted}") from error
+        raise LogError(f"{path}: is not JSON (nested too deeply); {wanted}") from error
     except (ValueError, MemoryError) as error:
-        raise LogError(f"{path}: is no JSON ({error}); {wanted}") from error
+        raise LogError(f"{path}: is not JSON ({error}); {wanted}") from error

@@ -137,7 +137,7 @@ def _warn(error: Exception, where: str | None) -> None:
     place = f"the cache in {where} cannot be used" if where else "there is no place for a cache"
     remedy = "delete its *.nbi and *.nbc files or set" if where else "set"
     warnings.warn(
-        f"compiled code is not kept on disk, every process will compile for some seconds: {place} "
+        f"compiled code is not cached on disk, so every process compiles for some seconds: {place} "
         f"({reason}); {remedy} NUMBA_CACHE_DIR to a directory that can be written",
         RocktokWarning,
         stacklevel=4,

@@ -97,7 +97,7 @@ def test_no_place_for_compiled_code(installed: Path, cache: str | None) -> None:
     first, *warned = run_sums(installed, place)
     assert first == "1 0"
     assert len(warned) == 1
-    assert warned[0].startswith("RocktokWarning compiled code is not kept on disk")
+    assert warned[0].startswith("RocktokWarning compiled code is not cached on disk")
     assert "set NUMBA_CACHE_DIR to a directory that can be written" in warned[0]
 
 

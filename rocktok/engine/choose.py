@@ -62,7 +62,7 @@ class TableView:
         step = self._step(step, self._last, "step")
         notes = self.notes
         if step not in self.complete:
-            notes += (f"--step {step} is incomplete: ranks are missing in it",)
+            notes += (f"--step {step} is incomplete: some ranks are missing",)
         return step, tuple(sorted({*self.complete, step})), notes
 
     def pre_post(self, pre: int | None, post: int | None, context: str) -> PrePost:
@@ -80,7 +80,7 @@ class TableView:
         asked = {"pre": pre, "post": post}
         incomplete = set(self.steps) - set(self.complete)
         notes = self.notes + tuple(
-            f"--{name} {step} is incomplete: ranks are missing in it"
+            f"--{name} {step} is incomplete: some ranks are missing"
             for name, step in asked.items()
             if step in incomplete
         )
@@ -111,8 +111,8 @@ class TableView:
         low, high = self._step(pre, self._first, "pre"), self._step(post, self._last, "post")
         if len(self.steps) < 2 or (pre is None and post is None and low == high):
             raise LogError(
-                f"{self.log.name}: {self.table}/ has one complete step, {high}; learning needs two "
-                f"or more: {REMEDY}"
+                f"{self.log.name}: {self.table}/ has one complete step, {high}; learning needs "
+                f"two or more: {REMEDY}"
             )
         if low >= high:
             # The message begins with the one that was asked for.
@@ -123,7 +123,7 @@ class TableView:
             raise UsageError(f"{late}, {early}; it must be the later one", parameter="post")
         between = {step for step in self.complete if low <= step <= high}
         notes = self.notes + tuple(
-            f"step {step} is incomplete: ranks are missing in it"
+            f"step {step} is incomplete: some ranks are missing"
             for step in sorted({low, high} - set(self.complete))
         )
         return sorted({*between, low, high}), notes
@@ -167,18 +167,18 @@ class TableView:
 def check_comparable(log: Log, other: Log) -> None:
     """Raise `LogError` where two logs' token ids or losses do not mean the same."""
     if other.name == log.name:
-        raise LogError(f"{other.name}: is the same log twice; give a second run's")
+        raise LogError(f"{other.name}: is given twice; give the log of a second run")
     sizes = [(part.run or {}).get("vocab_size") for part in (log, other)]
     one, two = log.vocab.identity, other.vocab.identity
     if one != two or (one is None and sizes[0] != sizes[1]):
         raise LogError(
-            f"{other.name}: its vocabulary is not that of {log.name}, so token ids do not mean the "
-            "same; give a log of a run with the same tokenizer"
+            f"{other.name}: its vocabulary differs from that of {log.name}, so token ids have "
+            "other texts; give a log of a run with the same tokenizer"
         )
     if log.rules.exactness != other.rules.exactness:
         raise LogError(
             f"{other.name}: its losses are {other.rules.exactness!r}, those of {log.name} "
-            f"{log.rules.exactness!r}; give logs that measure them alike"
+            f"{log.rules.exactness!r}; give logs of the same exactness"
         )
 
 
@@ -188,8 +188,8 @@ def _notes(log: Log, table: str) -> tuple[str, ...]:
     if incomplete:
         number = f"{len(incomplete)} steps" if len(incomplete) > 1 else "1 step"
         notes += (
-            f"{number} of {table}/ dropped or unfinished on some rank, and left out of the "
-            f"defaults: {_list(incomplete)}",
+            f"{number} of {table}/ dropped or unfinished on some rank, and not used by default: "
+            f"{_list(incomplete)}",
         )
     return notes
 

@@ -68,7 +68,7 @@ def make_partial(source: TaskSource, task: Task, prototypes: Prototypes) -> Part
     if prototypes.version != __version__:
         raise RocktokError(
             f"a Dask worker has rocktok {__version__}, this is rocktok {prototypes.version}; "
-            "install the same on all workers, and start them again"
+            "install the same version on all workers, and restart them"
         )
     accumulators = copy.deepcopy(prototypes.accumulators)
     reading = Reading(source, task, {name for a in accumulators for name in a.needs})
@@ -188,12 +188,12 @@ class Engine(AbstractContextManager["Engine"]):
             # Of one that has come since the client connected.
             raise RocktokError(
                 f"a Dask worker lacks the module {error.name}; install rocktok {__version__} on "
-                "all workers, and start them again"
+                "all workers, and restart them"
             ) from error
         except (KilledWorker, FutureCancelledError) as error:
             raise RocktokError(
-                f"the Dask cluster failed ({str(error).splitlines()[0]}); look at its workers' "
-                "logs, and run the command again"
+                f"the Dask cluster failed ({str(error).splitlines()[0]}); check the logs of its "
+                "workers, and run the command again"
             ) from error
 
 
@@ -218,8 +218,8 @@ class _Patient:
                 alone_since = time.monotonic()
             elif time.monotonic() - alone_since > WORKERS_WAIT:
                 raise RocktokError(
-                    f"the Dask cluster has had no workers for {WORKERS_WAIT:g} s; look at their "
-                    "logs, start some, and run the command again"
+                    f"the Dask cluster has had no workers for {WORKERS_WAIT:g} s; check their "
+                    "logs, start workers, and run the command again"
                 )
 
 
@@ -271,7 +271,7 @@ def _connect(dask: str) -> Any:
         _drop_client(error)
         line = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise RocktokError(
-            f"{dask}: is no address that Dask connects to ({line}); give one such as "
+            f"{dask}: is not an address that Dask can connect to ({line}); give one such as "
             "tcp://host:8786, or a scheduler file"
         ) from error
     try:
@@ -312,7 +312,8 @@ def _address(dask: str) -> str:
 
 def _no_scheduler_file(dask: str) -> RocktokError:
     return RocktokError(
-        f"{dask}: is no scheduler file; give what `dask scheduler --scheduler-file FILE` writes"
+        f"{dask}: is not a scheduler file; give the file that `dask scheduler --scheduler-file "
+        "FILE` writes"
     )
 
 
@@ -321,6 +322,6 @@ def _check_worker(worker: str, version: str | None) -> None:
     if version != __version__:
         has = "no rocktok" if version is None else f"rocktok {version}"
         raise RocktokError(
-            f"the Dask worker {worker} has {has}, this is rocktok {__version__}; install the same "
-            "on all workers, and start them again"
+            f"the Dask worker {worker} has {has}, this is rocktok {__version__}; install the "
+            "same version on all workers, and restart them"
         )

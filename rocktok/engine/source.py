@@ -108,7 +108,7 @@ class Source:
         if not self.log.shards(table):
             return f"has no {table}/ table; {REMEDIES[table]}"
         if self.table != "fixed":
-            return f"has {table}/ for the text in fixed/ alone; choose table fixed"
+            return f"has {table}/ only for the text in fixed/; choose table fixed"
         if table == "alternatives" and not self.log.holders(table, self.post):
             return f"has nothing in {table}/ at step {self.post}; {REMEDIES[table]}"
         return None

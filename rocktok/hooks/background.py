@@ -103,7 +103,7 @@ class Background:
         self._items.append(item)
         self._bell.put(None)
         if not self._thread.is_alive() and not self._closed:
-            self._problems.put("the writer thread had ended: another one goes on")
+            self._problems.put("the writer thread had ended; a new one continues")
             self._thread = self._start()
 
     @property
@@ -225,7 +225,7 @@ class Background:
             # The second try stores what the first one had to give up.
             if self._publish(lambda: self._writer.close(final=final)):
                 return
-        self._give_up("the disk took no last shard", sequences=True)
+        self._give_up("the disk did not store the last shard", sequences=True)
         self._publish(lambda: self._writer.close(final=final))
 
     def _give_up(self, reason: str, *, sequences: bool = False) -> None:

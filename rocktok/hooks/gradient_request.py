@@ -42,8 +42,8 @@ class GradientRequest:
             )
         if self.sketch_dims >= vocabulary:
             raise HookError(
-                f"Recorder: gradient_sketch is {self.sketch_dims}, no less than the vocabulary of "
-                f"{vocabulary}, so that nothing is saved; give fewer dimensions, or gradient_types"
+                f"Recorder: gradient_sketch is {self.sketch_dims}, no less than the vocabulary "
+                f"of {vocabulary}, so it saves nothing; give fewer dimensions, or gradient_types"
             )
         rows = 2 * (len(self.types) + 2)
         if rows * vocabulary > MOST_NUMBERS:
@@ -63,14 +63,11 @@ def gradient_request(
         return None
     if types is not None and sketch is not None:
         raise HookError(
-            "Recorder: gradient_types and gradient_sketch are both given; exact vectors of chosen "
-            "types or sketches of all types, not both"
+            "Recorder: gradient_types and gradient_sketch are both given; choose exact vectors "
+            "of some types or sketches of all types"
         )
     if fixed_sequences == 0:
-        raise HookError(
-            "Recorder: gradient sums are taken on fixed text, whose counts are known; "
-            "fixed_sequences must not be 0"
-        )
+        raise HookError("Recorder: gradient sums need fixed text; fixed_sequences must not be 0")
     if not _is_integer(seed) or not -(1 << 63) <= seed < 1 << 63:
         raise HookError(f"Recorder: gradient_seed must be an integer of 64 bits, not {seed!r}")
     if sketch is not None:
@@ -95,7 +92,7 @@ def _ids(types: Iterable[int]) -> tuple[int, ...]:
         ) from error
     for token in tokens:
         if not _is_integer(token) or token < 0:
-            raise HookError(f"Recorder: gradient_types holds {token!r}, which is no token id")
+            raise HookError(f"Recorder: gradient_types holds {token!r}, which is not a token id")
     if not tokens:
         raise HookError("Recorder: gradient_types is empty; give token ids, or leave it out")
     return tuple(sorted({int(token) for token in tokens}))

@@ -44,38 +44,39 @@ class Recorder(Recording):
             trainer.train()
 
     In a training loop of your own, call `start`, then for each step `record` and `finish_step`,
-    and `close` at the end. Once started no method raises or waits, but `close`: what goes wrong
-    drops whole steps, which the log counts, and is warned of once.
+    and `close` at the end. After `start` only `close` raises or waits. An error drops whole
+    steps, which the log counts, and warns once.
 
     Not usable in a forked child, and not picklable: each process makes its own.
 
     Args:
         log_dir: the log's directory or address; one run, all ranks, all attempts.
         every: optimizer steps between records of the rollouts.
-        fixed_sequences: prompts of which text is kept and scored again (0: none).
-        fixed_every: optimizer steps between those scorings; 10 × `every` unless told.
+        fixed_sequences: number of prompts whose text is kept and scored again (0: none).
+        fixed_every: optimizer steps between these scorings; default: 10 × `every`.
         columns: statistics beside the loss: a preset, "default", "lenses" (what `rocktok lenses`
             reads) or "all", or names from `rocktok.schema.OPTIONAL_STATISTICS`.
-        alternatives: how many of each model's likeliest tokens are recorded at each position of
-            the kept texts, with their probabilities (0: none).
-        contexts: whether the teacher's hidden state is sketched at each position of the kept texts,
-            once, for `--similarity hidden`. Takes 1 KiB a position of host memory while they are
+        alternatives: number of likeliest tokens of each model to record at each position of the
+            kept texts, with their probabilities (0: none).
+        contexts: whether to sketch the teacher's hidden state at each position of the kept texts,
+            once, for `--similarity hidden`. Takes 1 KiB of host memory per position while they are
             scored, and is left out above 1 GiB.
-        fixed_rollouts: texts that are kept of each prompt.
-        fixed_at_start: whether these texts are generated when training begins, and scored before
-            its first step; else they are the first rollouts of training. None: wherever the
-            trainer can generate without leaving a trace.
-        gradient_types: token types whose gradient vectors are summed, exactly, whenever the kept
+        fixed_rollouts: number of texts to keep per prompt.
+        fixed_at_start: whether to generate these texts when training begins, and score them before
+            its first step; else they are the first rollouts of training. None: if the trainer
+            can generate without side effects.
+        gradient_types: token types whose gradient vectors are summed exactly whenever the kept
             texts are scored: ids, or a JSON file of `rocktok detect` (its rocks). Takes 8 bytes ×
             vocabulary for each type, on the device and in the log, at each step.
-        gradient_sketch: instead, signed hash sketches of every type's sum, this many numbers each.
-        gradient_seed: seed of the sketch, and of the halves of the prompts that sums are kept for.
-        queue_steps: steps that may wait for the disk; when so many do, the next is dropped.
-        student, teacher: names for run.json, where the trainer's own do not say enough.
-        extra: anything else for run.json.
-        supersede: start at step 0 over a finished run in the same directory, whose rows are then
-            read with `--attempt` alone.
-        quiet: say nothing on stderr when recording starts and ends; warnings stay.
+        gradient_sketch: instead, the number of dimensions of signed hash sketches of every type's
+            sum.
+        gradient_seed: random seed of the sketch, and of the halves of the prompts.
+        queue_steps: maximum number of steps that wait for the disk; a further step is dropped.
+        student, teacher: names for run.json, if the trainer's names are not specific enough.
+        extra: further content of run.json.
+        supersede: start at step 0 over a finished run in the same directory; its rows are then
+            read only with `--attempt`.
+        quiet: print nothing on stderr when recording starts and ends; warnings remain.
 
     Raises:
         HookError: an argument is out of range.
@@ -161,7 +162,7 @@ class Recorder(Recording):
                 ids.
         """
         if self.running:
-            raise HookError("this recorder runs already; close it first")
+            raise HookError("this recorder is already running; close it first")
         self.rank, self.world_size, self._process = rank, world_size, os.getpid()
         self.vocab_size = (run or {}).get("vocab_size")
         if self.gradients is not None and self.vocab_size is not None:

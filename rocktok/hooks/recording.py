@@ -176,7 +176,7 @@ class Recording:
         self._warn(
             why.partition(":")[0],
             f"{self.log_dir}: step {step} of {table} was not recorded: {why}. "
-            "Training goes on; the log counts what it lacks, and this is said once",
+            "Training continues; the log counts what it lacks; this warning appears once",
         )
 
     # --- kept text -----------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class Recording:
 
     def trouble(self, key: str, message: str) -> None:
         """Warn, once for each key, of something that recording could not do."""
-        self._warn(key, f"{self.log_dir}: {message}. Training goes on")
+        self._warn(key, f"{self.log_dir}: {message}. Training continues")
 
     def warn_if_nothing(self, what: str) -> None:
         """Warn if no step has been finished by the end of `what`."""
@@ -225,7 +225,7 @@ class Recording:
         for problem in background.problems():
             self._warn(
                 problem.partition(":")[2] or problem,
-                f"{self.log_dir}: {problem}. Training goes on; the log counts what it lacks",
+                f"{self.log_dir}: {problem}. Training continues; the log counts what it lacks",
             )
 
     def _warn(self, key: str, message: str) -> None:

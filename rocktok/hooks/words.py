@@ -40,8 +40,8 @@ def beginning(
     half = 1 if last is None else max(1, (last - first) // 2)
     recorded = [] if last is None else [s for s in range(first, last) if s % every == 0]
     if last is not None and len(recorded) < 2:
-        which = f"step {recorded[0]} alone" if recorded else "none"
-        parts[-1] += f", {which} of them before max_steps={last}: set every={half} or less"
+        which = f"only step {recorded[0]}" if recorded else "none"
+        parts[-1] += f", {which} before max_steps={last}: set every={half} or less"
     if prompts == 0:
         return "; ".join([*parts, "no kept text"])
     text = f"text of {_counted(prompts, 'prompt')}"
@@ -53,7 +53,7 @@ def beginning(
         text += " kept now,"
     else:
         later = f" ({why_later})" if why_later else ""
-        text += f" kept as training comes to them{later},"
+        text += f" kept during training{later},"
     scored = [] if last is None else _scored(first, last, fixed_every)
     if inherited and first % fixed_every:
         scored = scored[1:]
@@ -61,10 +61,10 @@ def beginning(
     if last is None or last - first > fixed_every:
         pass
     elif at_start:
-        text += f"; for curves between them set fixed_every={half} or less"
+        text += f"; for curves with more steps set fixed_every={half} or less"
     else:
         text += (
-            f"; that may be one step alone, which compares nothing: set fixed_every={half} or "
+            f"; that may be only one step, and persistence needs two: set fixed_every={half} or "
             "less, or fixed_at_start=True"
         )
     return "; ".join([*parts, text])
@@ -114,15 +114,15 @@ def ending(log: str, manifest: Manifest, *, ranks: int, final: bool) -> str:
 
 
 def hung(log: str, seconds: float) -> str:
-    """What is said of a disk that does not answer."""
-    return f"{log}: the disk did not take the last records within {seconds:.0f} s; they are lost"
+    """Message for a disk that does not answer."""
+    return f"{log}: the disk did not store the last records within {seconds:.0f} s; they are lost"
 
 
 def unsaved(log: str, manifest: Manifest) -> str:
-    """What was lost where the log itself could not be told."""
+    """Message for a last manifest that could not be written."""
     return (
-        f"{log}: the disk took no last manifest of rank {manifest.rank}: {_lost(manifest)} were "
-        "dropped, which the log itself may not say"
+        f"{log}: the last manifest of rank {manifest.rank} could not be written: "
+        f"{_lost(manifest)} were dropped, and the log may not count them"
     )
 
 
@@ -146,8 +146,8 @@ def _counted(count: int, what: str) -> str:
 
 
 def fewer_prompts(there: int, wanted: int) -> str:
-    """What is said of a kept text that is smaller than was asked for."""
+    """Message for a kept text of fewer prompts than asked for."""
     return (
-        f"kept text of {_counted(there, 'prompt')}, for no more came: fixed_sequences={wanted} "
-        "asks for more"
+        f"kept text of {_counted(there, 'prompt')}; training had no more, and "
+        f"fixed_sequences={wanted} asks for more"
     )

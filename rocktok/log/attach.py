@@ -158,9 +158,8 @@ class BesideRows:
     def _lost(self, rows: Mapping[str, Array], row: int, name: str) -> DataError:
         step, sequence, position = (int(rows[key][row]) for key in KEY)
         return DataError(
-            f"{name}: sequence {sequence}, position {position} at step {step} is no position of "
-            f"fixed/; {self.table}/ holds more about the rows of fixed/ and no others: remove it, "
-            "or restore what fixed/ lacks"
+            f"{name}: sequence {sequence}, position {position} at step {step} is not in fixed/; "
+            f"{self.table}/ may only have rows of fixed/: remove it, or restore the rows of fixed/"
         )
 
 

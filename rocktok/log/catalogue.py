@@ -206,8 +206,7 @@ class Log:
                 number, at = attempt.attempt, _number(len(steps), "step")
                 lines.append(
                     f"{_number(rows, 'row')} of attempt {number}, of {at} from {limit} on, not "
-                    "read: a later attempt has superseded them "
-                    f"(--attempt {number} reads them)"
+                    f"read: superseded by a later attempt (--attempt {number} reads them)"
                 )
         return lines
 

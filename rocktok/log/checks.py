@@ -282,5 +282,5 @@ class SequenceRuns:
             )
             raise DataError(
                 f"{other}: holds sequence {int(after[row, 1])} at step {two}, {name} at step "
-                f"{one}; a sequence stands at one step of {table}/ alone: remove the later rows"
+                f"{one}; a sequence has rows at only one step of {table}/: remove the later rows"
             )

@@ -202,7 +202,7 @@ def checked_rows(
     rows = {name: to_numpy(table[name], name, where) for name in _NUMBERS}
     check_values({"step": rows["step"]}, rules, where)
     kinds = np.array(table["kind"].to_pylist(), dtype=object)
-    _refuse(~np.isin(kinds, schema.GRADIENT_KINDS), kinds, "kind", where, "is no kind of sum")
+    _refuse(~np.isin(kinds, schema.GRADIENT_KINDS), kinds, "kind", where, "is not a kind of sum")
     _check_numbers(rows, kinds == "type", where)
     _check_vocabulary(rules.vocab_size, rows, where)
     rows["kind"] = kinds
@@ -221,7 +221,7 @@ def _check_numbers(rows: dict[str, Array], typed_N: Array, where: Where) -> None
     _refuse(rows["count"] < 1, rows["count"], "count", where, "is not positive")
     for name in ("norm_sum", "square_sum"):
         bad_N = ~np.isfinite(rows[name]) | (rows[name] < 0)
-        _refuse(bad_N, rows[name], name, where, "is no sum of norms")
+        _refuse(bad_N, rows[name], name, where, "is not a sum of norms")
     _refuse(size_N < 1, size_N, "vocab_size", where, "is not positive")
     dims_N = rows["sketch_dims"]
     _refuse(dims_N < 0, dims_N, "sketch_dims", where, "is negative")
@@ -235,7 +235,7 @@ def _check_vocabulary(size: int | None, rows: dict[str, Array], where: Where) ->
         rows["vocab_size"],
         "vocab_size",
         where,
-        f"is not the log's {size} (run.json): these sums are of another model's logits; take "
+        f"is not the log's {size} (run.json): these sums are from another model's logits; use "
         "gradients/ of this run, or move it out of the log",
     )
 
@@ -252,7 +252,9 @@ def _matrix(column: Any, rows: dict[str, Array], where: Where) -> Array:
         )
     length_N = np.diff(numpy_view(lists.offsets))
     width_N = np.where(rows["sketch_dims"] > 0, rows["sketch_dims"], rows["vocab_size"])
-    _refuse(length_N != width_N, length_N, "vector", where, "numbers are not the width of the row")
+    _refuse(
+        length_N != width_N, length_N, "vector", where, "numbers differ from the width of the row"
+    )
     if len(np.unique(width_N)) > 1:
         raise DataError(
             f"{where.name}: row group {where.group}, column vector: rows of different widths; "
@@ -262,7 +264,9 @@ def _matrix(column: Any, rows: dict[str, Array], where: Where) -> Array:
         return np.zeros((0, 0), np.float32)
     values_NW = numpy_view(lists.flatten()).reshape(len(lists), -1)
     bad_N = ~np.isfinite(values_NW.sum(axis=1, dtype=np.float64))
-    _refuse(bad_N, np.full(len(bad_N), "a vector"), "vector", where, "holds no finite numbers")
+    _refuse(
+        bad_N, np.full(len(bad_N), "a vector"), "vector", where, "has numbers that are not finite"
+    )
     return values_NW.astype(np.float32, copy=False)
 
 

@@ -100,7 +100,9 @@ def _text_of(kind: Any, is_uuid: bool, name: str, where: Where) -> Callable[[Any
 
 def _whole_text(value: float, largest: int) -> str:
     if not abs(value) <= largest:
-        raise ValueError(f"{value} is no whole number up to {largest:,}, as a float must be here")
+        raise ValueError(
+            f"{value} is not a whole number up to {largest:,}, as a float must be here"
+        )
     if value != int(value):
         raise ValueError(f"{value} is not whole; write text or whole numbers")
     return str(int(value))

@@ -78,8 +78,8 @@ def _open(
     shards, skipped = _find_shards(waiting, manifests, allow_missing)
     if not any(shards[table] for table in schema.OCCURRENCE_TABLES):
         raise LogError(
-            f"{where.name}: no shards in rollout/ or fixed/; it is no log, or nothing has been "
-            "recorded yet"
+            f"{where.name}: no shards in rollout/ or fixed/; it is not a log, or nothing has "
+            "been recorded yet"
         )
     rules = runs.rules_of(run, where.show(runs.PATH))
     by_hand = run is None and not manifests
@@ -138,8 +138,7 @@ def _check_there(waiting: _Waiting, manifests: Sequence[Manifest]) -> None:
     gone = waiting.until_there(absent)
     if gone:
         raise DamagedError(
-            f"{where.show(gone[0])}: is gone, and what came after it is there; restore it from a "
-            "copy"
+            f"{where.show(gone[0])}: is missing, although later files exist; restore it from a copy"
         )
 
 
@@ -148,8 +147,8 @@ def _vocab_seal(where: Place, manifests: Sequence[Manifest]) -> FileSeal | None:
     seals = {m.vocab for m in manifests if m.vocab is not None}
     if len(seals) > 1:
         raise DamagedError(
-            f"{where.show(vocabs.PATH)}: was replaced between two attempts: their manifests vouch "
-            "for different files; keep each run in its own directory"
+            f"{where.show(vocabs.PATH)}: was replaced between two attempts: their manifests list "
+            "different files; keep each run in its own directory"
         )
     return next(iter(seals), None)
 
@@ -186,7 +185,7 @@ def _find_shards(
         missing = sorted(listed.keys() - present.keys())
     elif missing := list(waiting.until_there(absent)):
         raise DamagedError(
-            f"{where.show(missing[0])}: is listed in a manifest, but is gone; {REMEDY}"
+            f"{where.show(missing[0])}: is listed in a manifest but missing; {REMEDY}"
         )
     by_table: dict[str, list[Shard]] = {table: [] for table in schema.TABLES}
     skipped = [_skipped(where, path, listed[path][0], "gone") for path in missing]

@@ -77,7 +77,7 @@ def _page(data: bytes, start: int) -> tuple[Page, int]:
         fields, end = _struct(data, start)
         size, kind = fields[_COMPRESSED], fields[_TYPE]
     except (IndexError, KeyError, RecursionError) as error:
-        raise ValueError("a page header makes no sense") from error
+        raise ValueError("a page header is invalid") from error
     if not isinstance(size, int) or size < 0 or end + size > len(data):
         raise ValueError("a page header claims more bytes than its column chunk has")
     for field, encoding in _ENCODING.items():
@@ -85,10 +85,10 @@ def _page(data: bytes, start: int) -> tuple[Page, int]:
         if isinstance(header, dict):
             values, code = header.get(_NUM_VALUES), header.get(encoding)
             if not isinstance(values, int) or values < 0 or not isinstance(code, int):
-                raise ValueError("a page header makes no sense")
+                raise ValueError("a page header is invalid")
             return Page(start, end, values, code), end + size
     if kind != _DICTIONARY_PAGE or _DICTIONARY not in fields:
-        raise ValueError("a page header makes no sense")
+        raise ValueError("a page header is invalid")
     return Page(start, end, None, None), end + size
 
 
@@ -123,7 +123,7 @@ def _struct(data: bytes, at: int) -> tuple[Fields, int]:
         elif kind == _I8:
             at += 1
         elif kind not in (_TRUE, _FALSE):
-            raise ValueError("a page header makes no sense")
+            raise ValueError("a page header is invalid")
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
@@ -141,4 +141,4 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise ValueError("a page header makes no sense")
+            raise ValueError("a page header is invalid")

@@ -32,7 +32,7 @@ _NOT_NEGATIVE = Bound(0, math.inf, "is negative")
 _SHARE = Bound(-SLACK, 1 + SLACK, "is negative: it is a share", "is above 1: it is a share")
 _PROBABILITY = Bound(0, 1, "is negative: it is a probability", "is above 1: it is a probability")
 _SHARES = ("overlap", "student_mass", "teacher_mass", "teachability", "student_end", "teacher_end")
-_RANK = Bound(1, math.inf, "is no rank: the likeliest token's is 1")
+_RANK = Bound(1, math.inf, "is not a rank: the likeliest token has rank 1")
 
 _ALWAYS = {
     **dict.fromkeys(("step", "position", "rollout", "num_tokens"), _NOT_NEGATIVE),
@@ -46,7 +46,8 @@ _EXACT = {
         schema.EXACT_LOSS_FLOOR,
         math.inf,
         "is below −0.0001: an exact reverse KL is never negative; if the losses are not exact, "
-        'say in run.json how they were had: {"loss": {"exactness": "sampled"}}, topk or truncated',
+        'state in run.json how they were computed: {"loss": {"exactness": "sampled"}}, topk or '
+        "truncated",
     ),
     "forward_kl": Bound(-SLACK, math.inf, "is below −0.0001: a forward KL is never negative"),
     "jsd": Bound(
@@ -69,9 +70,9 @@ def bounds_of(name: str, exactness: str, vocab_size: int | None) -> tuple[Bound,
         return (_RANK._replace(high=size, above=f"is above the vocabulary of {vocab_size}"),)
     if name not in ("token_id", "student_ids", "teacher_ids"):
         return ()
-    padding = "; padding is never recorded" if name == "token_id" else ": it is no token id"
+    padding = "; padding is never recorded" if name == "token_id" else ": it is not a token id"
     most = schema.MAX_VOCABULARY
-    above = f"is no token id: these are below {most:,}"
+    above = f"is not a token id: these are below {most:,}"
     bounds = [Bound(0, most - 1, f"is negative{padding}", above)]
     if vocab_size is not None:
         outside = f"is outside the vocabulary of {vocab_size} (run.json)"

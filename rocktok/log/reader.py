@@ -119,7 +119,7 @@ class Reader:
                 "run the command again"
             )
         raise DamagedError(
-            f"{self.place.show(path)}: is gone, and {opened.name} is of its rank and attempt; "
+            f"{self.place.show(path)}: is missing, and {opened.name} is of its rank and attempt; "
             f"{REMEDY}"
         )
 

@@ -120,7 +120,7 @@ def _locked(path: Path, name: str) -> int:
         if not lock(descriptor):
             os.close(descriptor)
             raise LogError(
-                f"{name}: another process is writing it; wait until that has ended, or give "
+                f"{name}: another process is writing it; wait until it has ended, or give "
                 "another directory"
             )
         with suppress(FileNotFoundError):

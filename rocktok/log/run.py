@@ -252,8 +252,8 @@ def _refuse_others(
         raise HookError(
             f"{where.show(other.path)}: this log records the columns "
             f"{', '.join(other.columns) or '(none)'}, this attempt wants "
-            f"{', '.join(columns) or '(none)'} (it {' and '.join(apart)}); ask for the same or "
-            "record elsewhere"
+            f"{', '.join(columns) or '(none)'} (it {' and '.join(apart)}); record the same "
+            "columns, or into another directory"
         )
     # As the file holds it: tuples are lists there.
     mine = json.loads(dump_json(dict(fingerprint)))
@@ -286,6 +286,5 @@ def _refuse_finished(where: Place, earlier: Sequence[Attempt]) -> None:
         raise HookError(
             f"{where.name}: holds a finished run of {'at least ' if least else ''}{done} "
             f"step{'' if done == 1 else 's'}; give another directory, or Recorder(…, "
-            "supersede=True), after which its rows are read with --attempt "
-            f"{attempt.attempt} alone"
+            f"supersede=True), after which its rows are read only with --attempt {attempt.attempt}"
         )

@@ -171,8 +171,8 @@ def load_prompts(log: Log) -> Prompts:
     twice = np.flatnonzero(sequence_S[1:] == sequence_S[:-1])
     if len(twice):
         raise DataError(
-            f"{log.place.show('sequences')}: sequence {int(sequence_S[twice[0]])} stands twice; "
-            "keep one row per sequence"
+            f"{log.place.show('sequences')}: sequence {int(sequence_S[twice[0]])} is listed "
+            "twice; keep one row per sequence"
         )
     return Prompts(sequence_S, prompt_S, known=bool(shards))
 

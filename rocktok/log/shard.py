@@ -224,7 +224,7 @@ def open_shard(where: Place, shard: Shard, required: Iterable[str] = ()) -> Open
     try:
         source = where.open(shard.path)
     except FileNotFoundError as error:
-        raise DamagedError(f"{name}: is gone; {REMEDY}") from error
+        raise DamagedError(f"{name}: is missing; {REMEDY}") from error
     except OSError as error:
         raise DamagedError(f"{name}: cannot be opened ({_reason(error)}); {REMEDY}") from error
     footer = _checked_footer(source, shard, name)
@@ -258,8 +258,8 @@ def _check_columns(columns: list[str], required: Iterable[str], name: str) -> No
         # As Hive, Spark and others write it: the value is in no file.
         if any(part.startswith(tuple(f"{column}=" for column in missing)) for part in path):
             raise LogError(
-                f"{name}: has no column {', '.join(missing)}: what stands in the name of a folder "
-                "is not read; write it as a column, too"
+                f"{name}: has no column {', '.join(missing)}: values in folder names are not "
+                "read; write it as a column as well"
             )
         raise LogError(
             f"{name}: has no column {', '.join(missing)}; every shard of the table must have it"

@@ -98,7 +98,7 @@ class Vocab:
         name = where.show(PATH)
         if not where.exists(PATH):
             if seal is not None:
-                raise DamagedError(f"{name}: is vouched for in a manifest, but is gone; {_REMEDY}")
+                raise DamagedError(f"{name}: is listed in a manifest but missing; {_REMEDY}")
             return cls()
         try:
             data = where.read(PATH, largest=SMALL_FILE_BYTES)
@@ -147,7 +147,7 @@ def _texts(table: pa.Table, name: str) -> dict[int, str]:
     id_V = to_numpy(table["token_id"], "token_id", where)
     check_values({"token_id": id_V}, Rules("exact", None), where)
     if len(np.unique(id_V)) < len(id_V):
-        raise DataError(f"{name}: a token_id stands twice; keep one row for each")
+        raise DataError(f"{name}: a token_id is listed twice; keep one row for each")
     token_V = _values(table["token"], "token", "text", where)
     if "bytes" not in table.schema.names:
         pairs = zip(id_V.tolist(), token_V, strict=True)

@@ -215,7 +215,7 @@ class LogWriter:
         if step in self._finished[table]:
             raise DataError(f"{table}: step {step} was finished; no rows may be added to it")
         if (table, step) in self._given_up:
-            raise DataError(f"{table}: step {step} was given up; no rows may be added to it")
+            raise DataError(f"{table}: step {step} was dropped; no rows may be added to it")
         if step < self._resume_step:
             raise DataError(
                 f"{table}: step {step} comes before step {self._resume_step}, from which this "

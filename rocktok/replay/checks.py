@@ -138,6 +138,6 @@ def shared_ids(
     if beyond:
         raise LogError(
             f"{narrow[0]} has {narrow[1]:,} logits, {wide[0]} has {wide[1]:,}, and token "
-            f"{beyond[0]} is one of the others; give models of one tokenizer"
+            f"{beyond[0]} is not shared by all; give models of one tokenizer"
         )
     return narrow[1]

@@ -21,10 +21,8 @@ _ADAPTER, _ADAPTER_WEIGHTS = (
 #: Of a file of weights, how many blocks tell whether it is the same, and their bytes.
 _BLOCKS, _BLOCK = 16, 1 << 16
 
-_NOWHERE = "is neither a directory nor the name of a model that can be had"
-_GIVE = (
-    "give a directory that save_pretrained wrote, or a model's name where its hub can be reached"
-)
+_NOWHERE = "is neither a directory nor the name of an available model"
+_GIVE = "give a directory that save_pretrained wrote, or the name of a model on a reachable hub"
 _TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 
 
@@ -54,7 +52,7 @@ def steps_of(names: tuple[str, ...], numbers: tuple[int, ...] | None) -> list[in
     for name, step in zip(names, step_of_each, strict=True):
         if step is None:
             message = (
-                f"steps is not given, and the name {name} tells none, as checkpoint-500 would; "
+                f"steps is not given, and the name {name} has no step, as checkpoint-500 has; "
                 "give one for each student"
             )
             raise UsageError(message, parameter="steps")
@@ -65,7 +63,7 @@ def steps_of(names: tuple[str, ...], numbers: tuple[int, ...] | None) -> list[in
         raise UsageError(message, parameter="steps")
     twice = {step for step in steps if steps.count(step) > 1}
     if twice:
-        message = f"steps has {min(twice)} twice; give each student its own"
+        message = f"steps has {min(twice)} twice; give each student its own step"
         raise UsageError(message, parameter="steps")
     return steps
 
@@ -106,7 +104,7 @@ def base_of(name: str) -> str | None:
         base = None
     if not isinstance(base, str) or not base:
         raise LogError(
-            f"{name}: its {_ADAPTER} names no base model (base_model_name_or_path); write it there"
+            f"{name}: its {_ADAPTER} has no base model (base_model_name_or_path); add it"
         )
     return base
 
@@ -159,7 +157,7 @@ def load_tokenizer(name: str) -> Any | None:
             return None
         raise LogError(
             f"{name}: its tokenizer cannot be loaded ({_line(error)}); restore its files, or "
-            "remove them all to take its tokens on trust"
+            "remove them all to skip the check of its tokens"
         ) from error
 
 
@@ -223,8 +221,8 @@ def load_model(name: str, dtype: str, device: str) -> Any:
     missing = sorted(loading_info["missing_keys"])
     if missing:
         raise LogError(
-            f"{name}: has no weights for {missing[0]} ({len(missing)} are missing); give what "
-            "save_pretrained writes of the whole model"
+            f"{name}: has no weights for {missing[0]} ({len(missing)} are missing); give the "
+            "whole model as save_pretrained writes it"
         )
     if model.get_output_embeddings() is None:
         raise LogError(f"{name}: has no output head; give a causal language model")
@@ -245,7 +243,7 @@ def _with_adapter(model: Any, name: str, device: str) -> Any:
         return made.get_base_model().to(device).eval()
     except Exception as error:
         raise RocktokError(
-            f"{name}: the adapter cannot be put upon {base_of(name)} ({_line(error)}); {_GIVE}"
+            f"{name}: the adapter cannot be applied to {base_of(name)} ({_line(error)}); {_GIVE}"
         ) from error
 
 
@@ -282,8 +280,8 @@ def check_widths(one: tuple[str, int], other: tuple[str, int]) -> None:
         wider = max(one, other, key=lambda model: model[1])[0]
         raise LogError(
             f"{one[0]} has {one[1]:,} logits, {other[0]} has {other[1]:,}; the first that "
-            f"differs is {min(one[1], other[1])}, which {wider} alone has: reverse KL needs "
-            "one vocabulary; give models that share one"
+            f"differs is {min(one[1], other[1])}, which only {wider} has: reverse KL needs one "
+            "vocabulary; give models that share one"
         )
 
 

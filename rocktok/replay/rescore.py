@@ -203,7 +203,7 @@ def rescore(
         check_model(name, config, texts)
     tokenizers = {name: load_tokenizer(name) for name in configs}
     vocab, without = vocab_of(texts, tokenizers)
-    notes = tuple(f"{name}: brings no tokenizer; its tokens are taken on trust" for name in without)
+    notes = tuple(f"{name}: has no tokenizer; its tokens are not checked" for name in without)
     widths = {name: int(config.vocab_size) for name, config in configs.items()}
     shared = shared_ids(widths, vocab, without)
     weights = {name: fingerprint(name) for name in configs}
@@ -227,15 +227,18 @@ def rescore(
         recorded = _write(job, stands, todo, vocab, outside, problems, progress)
     if outside.positions:
         notes += (
-            f"heads are of unlike width, and compared over the {shared:,} ids that all have; the "
-            f"others took {outside.total / outside.positions:.2g} of the wider model's probability "
-            f"in the mean, {outside.largest:.2g} at most",
+            f"output heads differ in width and are compared over the {shared:,} ids that all "
+            f"have; the other ids have {outside.total / outside.positions:.2g} of the wider "
+            f"model's probability on average, {outside.largest:.2g} at most",
         )
     notes += tuple(problems)
     lacking = [name for name in names if recorded is not None and name not in recorded]
     if lacking:
         verb = "is" if len(lacking) == 1 else "are"
-        said = f"{' and '.join(lacking)} {verb} left out: the output head is not a plain one"
+        said = (
+            f"{' and '.join(lacking)} {verb} left out: the output head is not plain "
+            "(docs/definitions.md, rescore)"
+        )
         notes += (said,)
     notes = (*texts.notes, *notes)
     return Rescored(todo, kept, len(texts), texts.rows, kept_rows, notes)
@@ -287,8 +290,8 @@ def _projections(
         return None
     if loaded[0].head is None:
         problems.append(
-            "contexts are left out: what enters the teacher's output head is not known, as the "
-            "head is not a plain one"
+            "contexts are left out: the input of the teacher's output head is unknown, since the "
+            "head is not plain"
         )
         return None
     if job.texts.rows > MOST_POSITIONS:

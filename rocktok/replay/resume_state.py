@@ -83,14 +83,14 @@ def standing(output: str, identity: dict[str, Any]) -> Standing:
     where = place(output)
     with where.asking():
         if where.exists() and not where.is_directory():
-            raise LogError(f"{output}: is no directory; give another -o")
+            raise LogError(f"{output}: is not a directory; give another -o")
         run = load_run(where) if where.exists() else None
         if run is None:
             return Standing()
         if (run.get("extra") or {}).get("rescore") != identity:
             raise LogError(
-                f"{output}: holds a log of other text, models or options; give another -o, or go "
-                "on with the same"
+                f"{output}: contains a log of other text, models or options; give another -o, or "
+                "the same text, models and options"
             )
         try:
             return _standing(where, str(run.get("run_id", "")))

@@ -371,8 +371,8 @@ def _memory(model: Scorer, texts: Texts, batch_B: Array) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         tokens = len(batch_B) * int(texts.length_S[batch_B].max())
         raise RocktokError(
-            f"{model.name}: no memory for a batch of {tokens:,} tokens on {model.device}; give "
-            "a smaller --batch-tokens"
+            f"{model.name}: not enough memory for a batch of {tokens:,} tokens on "
+            f"{model.device}; give a smaller --batch-tokens"
         ) from error
 
 

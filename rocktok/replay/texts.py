@@ -116,7 +116,7 @@ def load_texts(name: str, sequences: int | None = None) -> Texts:
     twice = np.flatnonzero(np.diff(texts.sequence_S[order_S]) == 0)
     if len(twice):
         sequence = int(texts.sequence_S[order_S][twice[0]])
-        raise DataError(f"{name}: sequence {sequence} stands twice; keep one row per sequence")
+        raise DataError(f"{name}: sequence {sequence} is listed twice; keep one row per sequence")
     return texts.take(order_S[:sequences])
 
 

@@ -40,7 +40,7 @@ def missing(path: Path) -> str:
 def empty(path: Path) -> str:
     (path / "nowhere").mkdir()
     return (
-        f"{path}/nowhere: no shards in rollout/ or fixed/; it is no log, or nothing has been "
+        f"{path}/nowhere: no shards in rollout/ or fixed/; it is not a log, or nothing has been "
         "recorded yet"
     )
 
@@ -140,7 +140,7 @@ def negative_loss(path: Path) -> str:
     target = _by_hand(path, lambda batch: batch["loss"].__setitem__(5, -0.5))
     return (
         f"{target}: row group 0, row 5, column loss: -0.5 is below −0.0001: an exact reverse KL "
-        "is never negative; if the losses are not exact, say in run.json how they were had: "
+        "is never negative; if the losses are not exact, state in run.json how they were computed: "
         '{"loss": {"exactness": "sampled"}}, topk or truncated'
     )
 
@@ -195,7 +195,7 @@ def duplicate_shard(path: Path) -> str:
 def listed_but_gone(path: Path) -> str:
     target = shards(write_log(path / "nowhere"))[1]
     target.unlink()
-    return f"{target}: is listed in a manifest, but is gone; {RESTORE}"
+    return f"{target}: is listed in a manifest but missing; {RESTORE}"
 
 
 def two_runs(path: Path) -> str:

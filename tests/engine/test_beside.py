@@ -242,9 +242,8 @@ def test_a_position_that_fixed_lacks_is_an_error(pre: int | None, tmp_path: Path
     with pytest.raises(DataError) as raised:
         read(source_of(tmp_path, pre), *WORDS)
     assert str(raised.value) == (
-        f"{tmp_path}/alternatives/a.parquet: sequence 3, position 77 at step 10 is no position of "
-        "fixed/; alternatives/ holds more about the rows of fixed/ and no others: remove it, or "
-        "restore what fixed/ lacks"
+        f"{tmp_path}/alternatives/a.parquet: sequence 3, position 77 at step 10 is not in fixed/; "
+        "alternatives/ may only have rows of fixed/: remove it, or restore the rows of fixed/"
     )
 
 
@@ -327,7 +326,7 @@ def test_what_a_log_lacks_is_said_with_the_remedy(made: Made, tmp_path: Path) ->
             read(source, column)
     with pytest.raises(LogError, match="has nothing in alternatives/ at step 20; record with"):
         read(replace(source_of(path), post=20), "teacher_ids")
-    with pytest.raises(LogError, match="has contexts/ for the text in fixed/ alone; choose tab"):
+    with pytest.raises(LogError, match="has contexts/ only for the text in fixed/; choose tab"):
         read(replace(source_of(path), table="rollout"), "context")
 
 

@@ -229,7 +229,7 @@ def test_a_cluster_without_workers_is_one_line(
     with Engine(dask=str(cluster.file)) as engine:
         for worker in cluster.workers:
             worker.send_signal(signal.SIGKILL)
-        with pytest.raises(RocktokError, match="has had no workers for 2 s; look at their logs"):
+        with pytest.raises(RocktokError, match="has had no workers for 2 s; check their logs"):
             list(engine.map(np.add, [(1, 2)]))
 
 
@@ -237,7 +237,9 @@ def test_a_cluster_without_workers_is_one_line(
 def test_a_task_that_kills_its_workers_is_one_line(cluster: Cluster) -> None:
     with Engine(dask=str(cluster.file)) as engine:
         engine._client.run_on_scheduler(_allow_no_failures)
-        with pytest.raises(RocktokError, match=r"the Dask cluster failed \(.*look at its workers"):
+        with pytest.raises(
+            RocktokError, match=r"the Dask cluster failed \(.*check the logs of its workers"
+        ):
             list(engine.map(os._exit, [(1,), (1,), (1,)]))
 
 
@@ -337,7 +339,9 @@ def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_garbage_as_a_scheduler_file_is_one_line(content: bytes | None, tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
     file.mkdir() if content is None else file.write_bytes(content)
-    with pytest.raises(RocktokError, match=rf"^{file}: is no scheduler file; give what `dask sch"):
+    with pytest.raises(
+        RocktokError, match=rf"^{file}: is not a scheduler file; give the file that `dask sch"
+    ):
         Engine(dask=str(file))
 
 
@@ -359,7 +363,7 @@ def test_garbage_as_an_address_is_one_line(
         Engine(dask=given)
     assert type(raised.value) is RocktokError
     assert str(raised.value).startswith((
-        f"{given}: is no address that Dask connects to (",
+        f"{given}: is not an address that Dask can connect to (",
         f"{given}: no Dask scheduler answers there within 1 s; check the address, and that",
     ))  # fmt: skip
     assert "\n" not in str(raised.value)

@@ -410,7 +410,7 @@ def test_a_kernel_that_cannot_be_built_is_left_alone(falling_back: pytest.Monkey
 
     falling_back.setattr(fused, "_reachable", lambda _: True)
     falling_back.setattr(fused._kernel(), "token_sums", Unbuildable())
-    with pytest.warns(RocktokWarning, match="without their Triton kernel"):
+    with pytest.warns(RocktokWarning, match="without the Triton kernel"):
         got = from_logits(student, teacher, tokens)
     assert all(torch.equal(got[name], expected[name]) for name in expected)
     # Said once: a second warning would be an error.

@@ -383,15 +383,15 @@ def test_types_come_from_ids_or_from_a_file_of_detect(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gradient_types": [4, -1]}, "gradient_types holds -1, which is no token id"),
-        ({"gradient_types": [4, 2.0]}, "gradient_types holds 2.0, which is no token id"),
-        ({"gradient_types": [True]}, "gradient_types holds True, which is no token id"),
+        ({"gradient_types": [4, -1]}, "gradient_types holds -1, which is not a token id"),
+        ({"gradient_types": [4, 2.0]}, "gradient_types holds 2.0, which is not a token id"),
+        ({"gradient_types": [True]}, "gradient_types holds True, which is not a token id"),
         ({"gradient_types": []}, "gradient_types is empty; give token ids, or leave it out"),
         ({"gradient_types": 7}, "gradient_types must be token ids or a path, not 7"),
         (
             {"gradient_types": [1], "gradient_sketch": 512},
-            "gradient_types and gradient_sketch are both given; exact vectors of chosen types or "
-            "sketches of all types, not both",
+            "gradient_types and gradient_sketch are both given; choose exact vectors of some "
+            "types or sketches of all types",
         ),
         ({"gradient_sketch": 100}, "gradient_sketch must be an integer of at least 256, not 100"),
         ({"gradient_sketch": 512.0}, "gradient_sketch must be an integer of at least 256, not 51"),
@@ -401,7 +401,7 @@ def test_types_come_from_ids_or_from_a_file_of_detect(tmp_path: Path) -> None:
         ),
         (
             {"gradient_types": [1], "fixed_sequences": 0},
-            "gradient sums are taken on fixed text, whose counts are known; fixed_sequences must",
+            "gradient sums need fixed text; fixed_sequences must",
         ),
         (
             {"gradient_types": "no/such.json"},
@@ -419,10 +419,10 @@ def test_arguments_are_refused_at_once(options: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is no JSON"),
-        ("[1]", "is no result of `rocktok detect`"),
-        ('{"schema": "rocktok.info/1", "tokens": []}', "is no result of `rocktok detect`"),
-        ('{"schema": "rocktok.detect/1", "tokens": [{"token_id": 1}]}', "is no result of"),
+        ("{", "is not JSON"),
+        ("[1]", "is not a result of `rocktok detect`"),
+        ('{"schema": "rocktok.info/1", "tokens": []}', "is not a result of `rocktok detect`"),
+        ('{"schema": "rocktok.detect/1", "tokens": [{"token_id": 1}]}', "is not a result of"),
         (
             '{"schema": "rocktok.detect/1", "tokens": [{"token_id": 1, "is_rock": false}]}',
             "holds no rocks",
@@ -450,8 +450,8 @@ def test_files_that_are_no_result_of_detect(tmp_path: Path, content: str, messag
         (
             {"gradient_sketch": 4096},
             4096,
-            "Recorder: gradient_sketch is 4096, no less than the vocabulary of 4096, so that "
-            "nothing is saved; give fewer dimensions, or gradient_types",
+            "Recorder: gradient_sketch is 4096, no less than the vocabulary of 4096, so it saves "
+            "nothing; give fewer dimensions, or gradient_types",
         ),
         (
             {"gradient_types": range(8000)},

@@ -135,7 +135,9 @@ def test_a_disk_that_never_recovers_breaks_nothing(
     disk.failing = True
     with (
         pytest.warns(RocktokWarning, match="9 rows of 3 steps, 3 rows of sequences/ were dr"),
-        pytest.warns(RocktokWarning, match="3 buffered rows were dropped: the disk took no last"),
+        pytest.warns(
+            RocktokWarning, match="3 buffered rows were dropped: the disk did not store the last"
+        ),
         pytest.warns(RocktokWarning, match="No space left on device"),
     ):
         for step in range(3):
@@ -250,7 +252,7 @@ def test_a_disk_that_hangs_does_not_hold_the_end_for_ever(
     monkeypatch.setattr(recorder, "CLOSE_WAIT", 0.2)
     rec = make_recorder(tmp_path)
     rec.start()
-    with pytest.warns(RocktokWarning, match="did not take the last records"):
+    with pytest.warns(RocktokWarning, match="did not store the last records"):
         rec.close()
     assert not rec.running
     stuck.set()

@@ -93,7 +93,7 @@ def test_a_thread_that_ends_has_a_successor(
     rec = make_recorder(tmp_path)
     rec.start()
     runs[0].join()
-    with pytest.warns(RocktokWarning, match="the writer thread had ended: another one goes on"):
+    with pytest.warns(RocktokWarning, match="the writer thread had ended; a new one continues"):
         record_step(rec, 0)
     record_step(rec, 1)
     rec.close()
@@ -263,7 +263,7 @@ def test_a_disk_that_stays_full(
         said = capsys.readouterr().err
         assert f"dropped: {6000 * (steps - 4):,} rows of {steps - 4} steps;" in said
         messages = [str(w.message) for w in got if w.category is RocktokWarning]
-        unsaved = [m for m in messages if "which the log itself may not say" in m]
+        unsaved = [m for m in messages if "and the log may not count them" in m]
         if greedy:
             assert "30,000 rows of 5 steps were dropped" in unsaved[0]
         else:
@@ -292,7 +292,9 @@ def test_the_room_for_the_manifest_is_given_back(
 
     monkeypatch.setattr(publishing, "_write_temporary", full)
     with (
-        pytest.warns(RocktokWarning, match="2 buffered rows were dropped: the disk took no last"),
+        pytest.warns(
+            RocktokWarning, match="2 buffered rows were dropped: the disk did not store the last"
+        ),
         pytest.warns(RocktokWarning, match="No space left on device"),
     ):
         record_step(rec, 1)

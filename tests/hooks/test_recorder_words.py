@@ -31,20 +31,20 @@ from tests.recording import make_recorder, record_step
             {},
             {"last": 60, "at_start": True},
             "recording into runs/opd; rollouts every 10 steps; text of 256 prompts kept now, "
-            "scored at steps 0, 60; for curves between them set fixed_every=30 or less",
+            "scored at steps 0, 60; for curves with more steps set fixed_every=30 or less",
         ),
         (
             {},
             {"last": 60, "why_later": "the training data are a stream"},
-            "recording into runs/opd; rollouts every 10 steps; text of 256 prompts kept as "
-            "training comes to them (the training data are a stream), scored when complete, every "
-            "100 steps and at step 60; that may be one step alone, which compares nothing: set "
+            "recording into runs/opd; rollouts every 10 steps; text of 256 prompts kept during "
+            "training (the training data are a stream), scored when complete, every "
+            "100 steps and at step 60; that may be only one step, and persistence needs two: set "
             "fixed_every=30 or less, or fixed_at_start=True",
         ),
         (
             {"fixed_sequences": 0, "every": 50},
             {"last": 8},
-            "recording into runs/opd; rollouts every 50 steps, step 0 alone of them before "
+            "recording into runs/opd; rollouts every 50 steps, only step 0 before "
             "max_steps=8: set every=4 or less; no kept text",
         ),
         (
@@ -55,8 +55,8 @@ from tests.recording import make_recorder, record_step
         (
             {"fixed_sequences": 0},
             {"first": 401, "last": 405},
-            "recording into runs/opd (attempt 0, from step 401); rollouts every 10 steps, none of "
-            "them before max_steps=405: set every=2 or less; no kept text",
+            "recording into runs/opd (attempt 0, from step 401); rollouts every 10 steps, none "
+            "before max_steps=405: set every=2 or less; no kept text",
         ),
     ],
 )
@@ -126,5 +126,5 @@ def test_a_quiet_recorder_and_other_ranks_say_nothing(
 
 def test_fewer_prompts() -> None:
     assert fewer_prompts(1, 256) == (
-        "kept text of 1 prompt, for no more came: fixed_sequences=256 asks for more"
+        "kept text of 1 prompt; training had no more, and fixed_sequences=256 asks for more"
     )

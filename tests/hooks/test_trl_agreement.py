@@ -64,13 +64,13 @@ def test_without_the_teachers_nothing_is_known() -> None:
 def test_each_difference_is_a_line() -> None:
     student, teacher = with_template(TEMPLATE), with_template(f"{TEMPLATE}\n\n", eos_token=PAD)
     assert lines(student, teacher, (320, 1000), student=[0], teacher=[0, 1]) == [
-        "the student ends its texts with token ids 0, the teacher with 0, 1: texts grow or break "
-        "off where the teacher ends them otherwise",
+        "the student ends its texts with token ids 0, the teacher with 0, 1: the student's texts "
+        "may become too long or end too early",
         f"special tokens differ: eos_token {END!r} (0) in the student's, {PAD!r} (1) in the "
         "teacher's",
         "the student's logits are 320 wide, the teacher's 1,000",
-        "the chat templates of student and teacher write a conversation differently: at character "
-        "20, the end by the student's, '\\n' by the teacher's",
+        "the chat templates of student and teacher render a conversation differently: at character "
+        "20, the end (student), '\\n' (teacher)",
     ]
 
 
@@ -82,7 +82,7 @@ def test_ids_with_another_text_are_counted() -> None:
     facts = tokenizer_facts(make_tokenizer(), Shifted(), 8, 8)
     assert facts["tokens_differ"] == len(make_tokenizer()) - 3
     said = differences({"tokenizers": facts})
-    assert said[0].startswith(f"{facts['tokens_differ']:,} token ids mean another text to")
+    assert said[0].startswith(f"{facts['tokens_differ']:,} token ids have different texts for")
 
 
 @pytest.mark.parametrize(

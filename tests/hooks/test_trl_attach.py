@@ -221,7 +221,7 @@ def test_attaching_twice_is_refused(tmp_path: Path, trainer: Any) -> None:
     with attach(trainer, Recorder(tmp_path / "log")):
         inside = traces(trainer)
         assert refusal(trainer, Recorder(tmp_path / "other")) == (
-            "attach: a recorder is attached to this trainer already; leave its block first"
+            "attach: this trainer already has a recorder; leave its block first"
         )
         assert traces(trainer) == inside
     assert traces(trainer) == before
@@ -230,7 +230,7 @@ def test_attaching_twice_is_refused(tmp_path: Path, trainer: Any) -> None:
 def test_a_running_recorder_is_refused(tmp_path: Path, trainer: Any) -> None:
     recorder = Recorder(tmp_path / "log")
     recorder.start()
-    assert "the recorder runs already" in refusal(trainer, recorder)
+    assert "the recorder is already running" in refusal(trainer, recorder)
     recorder.close()
 
 

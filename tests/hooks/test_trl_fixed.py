@@ -21,7 +21,7 @@ from tests.trl_models import PROMPTS, make_model, make_trainer, manifest, read_s
 def train(
     folder: Path, *, recorder: dict[str, Any], resume: str | None = None, **options: Any
 ) -> Any:
-    """Train with texts that are kept as training comes to them, unless `recorder` says more."""
+    """Train with texts that are kept during training, unless `recorder` says more."""
     trainer = make_trainer(folder, **options)
     with attach(trainer, Recorder(folder / "log", **{"fixed_at_start": False, **recorder})):
         trainer.train(resume_from_checkpoint=resume)

@@ -96,7 +96,7 @@ def test_fewer_prompts_than_asked_for_are_said(
     trainer = make_trainer(tmp_path, prompts=PROMPTS[:5], max_steps=1)
     train(tmp_path, trainer)
     assert sorted(prompts_of(trainer, kept(tmp_path))) == sorted(PROMPTS[:5])
-    assert "kept text of 5 prompts, for no more came: fixed_sequences=10" in (
+    assert "kept text of 5 prompts; training had no more, and fixed_sequences=10" in (
         capsys.readouterr().err
     )
 
@@ -153,7 +153,7 @@ def with_tools(folder: Path) -> Any:
         (with_tools, "the trainer's tools would be called"),
         (
             lambda folder: make_trainer(folder, max_steps=4, trainer_class=OwnGeneration),
-            "the trainer has a _generate_single_turn of its own",
+            "the trainer overrides _generate_single_turn",
         ),
     ],
 )
@@ -172,9 +172,7 @@ def test_a_stream_is_kept_as_training_comes_to_it(
 ) -> None:
     train(tmp_path, streaming(tmp_path))
     assert manifest(tmp_path / "log")["steps"]["fixed"] == [3, 4]
-    assert "kept as training comes to them (the training data are a stream)" in (
-        capsys.readouterr().err
-    )
+    assert "kept during training (the training data are a stream)" in (capsys.readouterr().err)
 
 
 def test_vllm_is_asked_only_where_the_user_says_so(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_finished_run_is_not_buried(tmp_path: Path) -> None:
     record(tmp_path, (0, 100, 500))
     assert refusal(tmp_path) == (
         f"{tmp_path}: holds a finished run of 500 steps; give another directory, or Recorder(…, "
-        "supersede=True), after which its rows are read with --attempt 0 alone"
+        "supersede=True), after which its rows are read only with --attempt 0"
     )
 
 
@@ -166,8 +166,8 @@ def test_superseded_rows_are_said(tmp_path: Path) -> None:
     record(tmp_path, (0, 10, 20))
     record(tmp_path, (10,), resume_step=10)
     expected = (
-        "96 rows of attempt 0, of 2 steps from 10 on, not read: a later attempt has superseded "
-        "them (--attempt 0 reads them)"
+        "96 rows of attempt 0, of 2 steps from 10 on, not read: superseded by a later "
+        "attempt (--attempt 0 reads them)"
     )
     assert expected in info(rocktok.open(tmp_path)).notes
     code, _, error = run_command("info", tmp_path)

@@ -163,7 +163,7 @@ def swap(values_NK: Any) -> None:
 
 WRONG = [
     (changed("student_ids", put(7, 2, 50)), "student_ids: 50 is outside the vocabulary of 50"),
-    (changed("teacher_ids", put(7, 2, -1)), "teacher_ids: -1 is negative: it is no token id"),
+    (changed("teacher_ids", put(7, 2, -1)), "teacher_ids: -1 is negative: it is not a token id"),
     (changed("teacher_ids", lambda v: v.__setitem__(7, 4)), r"\[4, 4, 4, 4, 4\] names a token twi"),
     (changed("student_probs", put(7, 0, 1.5)), "student_probs: 1.5 is above 1"),
     (changed("student_probs", put(7, 4, -0.5)), "student_probs: -0.5 is negative"),
@@ -335,7 +335,7 @@ STATISTICS = {
     "teacher_end": (1.0, [(-0.25, "is negative"), (1.5, "is above 1")]),
     "teacher_rank": (
         50,
-        [(0, "is no rank: the likeliest token's is 1"), (51, "the vocabulary of")],
+        [(0, "is not a rank: the likeliest token has rank 1"), (51, "the vocabulary of")],
     ),
     "forward_kl": (-0.00001, [(-0.25, "a forward KL is never negative")]),
     "jsd": (0.6931, [(-0.25, "divergence is never negative"), (0.75, "above log 2, the largest")]),

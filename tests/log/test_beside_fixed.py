@@ -116,8 +116,8 @@ def test_contexts_stand_at_one_step(tmp_path: Path) -> None:
         write_by_hand(twice, as_bytes, f"{step}", table="contexts")
     one, other = shards(twice, "contexts")
     assert info(twice, verify=True).damage == (
-        f"{other}: holds sequence 1 at step 10, {one} at step 0; a sequence stands at one step of "
-        "contexts/ alone: remove the later rows",
+        f"{other}: holds sequence 1 at step 10, {one} at step 0; a sequence has rows at only one "
+        "step of contexts/: remove the later rows",
     )
 
 

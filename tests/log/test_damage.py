@@ -140,7 +140,7 @@ def test_a_small_file_that_is_gone_is_missed(tmp_path: Path, name: str) -> None:
     log = resumed(tmp_path)
     assert [s.rows for s in rocktok.open(log).steps("fixed")] == [40, 40, 40]
     (log / name).unlink()
-    with pytest.raises(DamagedError, match=f"{name}: is gone, and what came after it is there"):
+    with pytest.raises(DamagedError, match=f"{name}: is missing, although later files exist"):
         rocktok.open(log)
 
 
@@ -148,7 +148,9 @@ def test_a_manifest_that_is_gone_is_missed(tmp_path: Path) -> None:
     log = resumed(tmp_path)
     name = "manifest/rank-00000-01.json"
     (log / name).unlink()
-    with pytest.raises(DamagedError, match=f"{name}: is gone, and .* is of its rank and attempt"):
+    with pytest.raises(
+        DamagedError, match=f"{name}: is missing, and .* is of its rank and attempt"
+    ):
         rocktok.open(log).steps("fixed")
 
 
@@ -288,7 +290,7 @@ def test_a_json_file_larger_than_any_can_be_is_not_read(tmp_path: Path) -> None:
 
 def _link_to_nothing(path: Path) -> str:
     path.symlink_to("/nowhere/at/all")
-    return "is a link to a file that is not there"
+    return "is a link to a file that does not exist"
 
 
 def _pipe(path: Path) -> str:
@@ -331,11 +333,11 @@ def test_links_to_files_and_folders_are_followed_but_not_in_a_circle(tmp_path: P
     (log / "fixed" / "more").symlink_to(tmp_path / "elsewhere" / "fixed")
     assert [s.rows for s in rocktok.open(log).steps("fixed")] == [240, 240]
     (log / "fixed" / "again").symlink_to(log / "fixed")
-    with pytest.raises(DamagedError, match="again: is a link to a folder that it lies in"):
+    with pytest.raises(DamagedError, match="again: is a link to a folder that contains it"):
         rocktok.open(log)
     (log / "fixed" / "again").unlink()
     (log / "fixed" / "lost").symlink_to(tmp_path / "gone")
-    with pytest.raises(DamagedError, match="lost: is a link to a file that is not there"):
+    with pytest.raises(DamagedError, match="lost: is a link to a file that does not exist"):
         rocktok.open(log)
 
 
@@ -346,7 +348,7 @@ def test_a_listed_shard_that_is_a_dead_link_is_left_out_if_asked(tmp_path: Path)
     target.symlink_to("/nowhere/at/all")
     log = rocktok.log.open_log(tmp_path, allow_missing=True)
     assert [(s.name, s.reason) for s in log.skipped] == [
-        (str(target), "is a link to a file that is not there")
+        (str(target), "is a link to a file that does not exist")
     ]
     assert log.incomplete_steps("fixed") == [0]
 
@@ -375,7 +377,7 @@ def test_a_vouched_vocabulary_is_compared(tmp_path: Path, damage: str) -> None:
         ({"token_id": ["0", "1"], "token": ["a", "b"]}, "column token_id: type string"),
         ({"token_id": [0, None], "token": ["a", "b"]}, "column token_id: null"),
         ({"token_id": [0, -1], "token": ["a", "b"]}, "-1 is negative"),
-        ({"token_id": [3, 3], "token": ["a", "b"]}, "a token_id stands twice"),
+        ({"token_id": [3, 3], "token": ["a", "b"]}, "a token_id is listed twice"),
         ({"token_id": [0, 2**31 - 1], "token": ["a", "b"]}, "2147483647 is no token id"),
         ({"token_id": [0, 1]}, "has no column token;"),
         ({"token_id": [0], "token": [b"a"]}, "column token: type binary; it must be text"),
@@ -452,13 +454,13 @@ def test_a_step_in_the_name_of_a_folder_only_is_said(tmp_path: Path) -> None:
     batch = rows(7, range(20))
     del batch["step"]
     write_by_hand(tmp_path, batch, "step=7/a")
-    with pytest.raises(LogError, match="has no column step: what stands in the name of a folder"):
+    with pytest.raises(LogError, match="has no column step: values in folder names are not read"):
         rocktok.detect(tmp_path)
 
 
 def test_token_ids_beyond_every_vocabulary_ask_for_no_memory(tmp_path: Path) -> None:
     write_by_hand(tmp_path, {**rows(0, range(20)), "token_id": 2**31 - 2})
-    with pytest.raises(LogError, match="2147483646 is no token id: these are below 4,194,304"):
+    with pytest.raises(LogError, match="2147483646 is not a token id: these are below 4,194,304"):
         rocktok.detect(tmp_path)
 
 
@@ -493,7 +495,7 @@ def test_a_log_of_an_older_version_is_gone_on_with(old: Path, tmp_path: Path) ->
     np.testing.assert_array_equal(found.columns["loss"], batch["loss"])
     assert [len(entry.chunk_crc32) for m in log.manifests for entry in m.shards][-1] == 1
     (path / "vocab.parquet").unlink()
-    with pytest.raises(DamagedError, match="is vouched for in a manifest, but is gone"):
+    with pytest.raises(DamagedError, match="is listed in a manifest but missing"):
         assert rocktok.open(path).vocab
 
 

@@ -173,8 +173,8 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
         load_gradients(rocktok.open(tmp_path))
     assert str(caught.value) == (
         f"{tmp_path}/gradients/step-00000000/rank-00000-00-00000.parquet: row group 0, row 0, "
-        "column vocab_size: 5 is not the log's 6 (run.json): these sums are of another model's "
-        "logits; take gradients/ of this run, or move it out of the log"
+        "column vocab_size: 5 is not the log's 6 (run.json): these sums are from another model's "
+        "logits; use gradients/ of this run, or move it out of the log"
     )
     code, printed, _ = run_command("info", tmp_path, "--verify")
     assert code == 1 and "5 is not the log's 6 (run.json)" in printed
@@ -184,12 +184,12 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"half": [0, 0, 2, 0, 1, 1, 1]}, "column half: 2 is neither 0 nor 1"),
-        ({"kind": ["all"] * 7}, "column kind: all is no kind of sum"),
+        ({"kind": ["all"] * 7}, "column kind: all is not a kind of sum"),
         ({"token_id": [-1, -1, 9, 4, -1, -1, 4]}, "column token_id: 9 is outside the vocabulary"),
         ({"token_id": [0, -1, 2, 4, -1, -1, 4]}, "column token_id: 0 must be −1: not one type"),
         ({"count": [0] * 7}, "column count: 0 is not positive"),
-        ({"norm_sum": [-1.0] * 7}, "column norm_sum: -1.0 is no sum of norms"),
-        ({"sketch_dims": [4] * 7}, "column vector: 6 numbers are not the width of the row"),
+        ({"norm_sum": [-1.0] * 7}, "column norm_sum: -1.0 is not a sum of norms"),
+        ({"sketch_dims": [4] * 7}, "column vector: 6 numbers differ from the width of the row"),
         ({"sketch_dims": [-4] * 7}, "column sketch_dims: -4 is negative"),
         ({"seed": [0] * 6 + [1]}, "seed 1 at step 0, but 0 in other rows of it; sums of a step"),
         (
@@ -215,7 +215,9 @@ def test_vectors_are_finite(tmp_path: Path, bad: float) -> None:
         write(tmp_path / "log", [[batch]])
     # A hand-written shard may have them all the same.
     by_hand(tmp_path, batch)
-    why = "row 3, column vector: a vector holds no finite numbers|vector: null or NaN; every"
+    why = (
+        "row 3, column vector: a vector has numbers that are not finite|vector: null or NaN; every"
+    )
     with pytest.raises(DataError, match=why):
         load_gradients(rocktok.open(tmp_path / "hand"))
 

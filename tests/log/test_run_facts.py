@@ -90,6 +90,6 @@ def test_an_attempt_with_other_columns_is_told_which(tmp_path: Path) -> None:
     with pytest.raises(
         HookError,
         match=r"00\.json: this log records the columns grad_norm, overlap, this attempt wants "
-        r"grad_norm, jsd \(it lacks overlap and has jsd beside them\); ask for the same or record",
+        r"grad_norm, jsd \(it lacks overlap and has jsd beside them\); record the same columns",
     ):
         LogWriter(tmp_path, run=RUN, columns=["jsd", "grad_norm"], resume_step=3)

@@ -146,5 +146,5 @@ def test_a_storage_that_refuses_is_one_line(status: int, bucket: str) -> None:
     finally:
         server.shutdown()
     assert (code, printed) == (1, "")
-    assert error.startswith("rocktok: s3://logs/run: the storage refuses (")
+    assert error.startswith("rocktok: s3://logs/run: the storage failed (")
     assert error.count("\n") == 1

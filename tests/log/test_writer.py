@@ -109,7 +109,7 @@ ROW = {"step": [3], "sequence_id": [1], "position": [0], "token_id": [7], "loss"
         (
             {"loss": [-0.5]},
             "rollout: row 0, column loss: -0.5 is below −0.0001: an exact reverse KL is never "
-            "negative; if the losses are not exact, say in run.json how they were had: "
+            "negative; if the losses are not exact, state in run.json how they were computed: "
             '{"loss": {"exactness": "sampled"}}, topk or truncated',
         ),
     ],

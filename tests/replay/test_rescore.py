@@ -152,7 +152,7 @@ def test_what_is_recorded_may_be_chosen(checkpoints: Path, text: Path, tmp_path:
     assert log.columns("fixed") == ["step", "sequence_id", "position", "token_id", "loss"]
     assert log.run is not None and "contexts" not in log.run
     for options in ({}, {"contexts": True, "columns": ()}, {"alternatives": 1, "columns": ()}):
-        with pytest.raises(LogError, match="holds a log of other text, models or options"):
+        with pytest.raises(LogError, match="contains a log of other text, models or options"):
             rescore(checkpoints, text, tmp_path / "log", 10,
                     **{"alternatives": 0, "contexts": False, **options})  # fmt: skip
     # The recorder's default, and a preset.
@@ -265,7 +265,7 @@ def test_a_stopped_run_goes_on(
     assert rocktok.detect(rocktok.open(tmp_path / "log")).log["post"] == 30
     # All done: nothing is scored, and nothing lost.
     assert rescore(checkpoints, text, tmp_path / "log", 10, 20, 30).steps == ()
-    with pytest.raises(LogError, match="holds a log of other text, models or options"):
+    with pytest.raises(LogError, match="contains a log of other text, models or options"):
         rescore(checkpoints, text, tmp_path / "log", 10, 20)
 
 
@@ -355,7 +355,7 @@ def test_changed_weights_are_not_gone_on_with(
     # Of the same shapes, so that names, sizes and headers are the same.
     make_model(9).save_pretrained(folder / "checkpoint-10")
     assert fingerprint(str(folder / "checkpoint-10")) != before
-    with pytest.raises(LogError, match="holds a log of other text, models or options"):
+    with pytest.raises(LogError, match="contains a log of other text, models or options"):
         rescore(folder, text, tmp_path / "log", 10)
     shutil.rmtree(folder / "checkpoint-10")
     shutil.copytree(checkpoints / "checkpoint-10", folder / "checkpoint-10")

@@ -159,9 +159,10 @@ def test_a_head_that_is_not_plain(
                  columns=("student_logprob", *scoring.NORMS))  # fmt: skip
     assert max(sizes) <= 40
     assert done.notes[-2:] == (
-        "contexts are left out: what enters the teacher's output head is not known, as the head is "
-        "not a plain one",
-        "grad_norm and head_grad_norm are left out: the output head is not a plain one",
+        "contexts are left out: the input of the teacher's output head is unknown, since the "
+        "head is not plain",
+        "grad_norm and head_grad_norm are left out: the output head is not plain "
+        "(docs/definitions.md, rescore)",
     )
     assert not (tmp_path / "log/contexts").exists()
     columns = pq.read_schema(next((tmp_path / "log/fixed").rglob("*.parquet"))).names

@@ -81,7 +81,7 @@ def test_prompts_of_a_file_are_named_whatever_their_type(tmp_path: Path) -> None
     ]
     texts = load_texts(str(write(tmp_path / "x.parquet", numbers)))
     assert [row[1] for row in shown(texts)] == ["8", "7"]
-    for wrong, message in ((float("nan"), "nan is no whole number"), (None, "null or NaN")):
+    for wrong, message in ((float("nan"), "nan is not a whole number"), (None, "null or NaN")):
         path = write(tmp_path / f"{wrong}.parquet", [{**ROWS[0], "prompt_id": 1.0},
                                                      {**ROWS[1], "prompt_id": wrong}])  # fmt: skip
         with pytest.raises(DataError, match=f"row 1, column prompt_id: {message}"):
@@ -201,7 +201,7 @@ def call(
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([*ROWS, ROWS[0]], "sequence 9 stands twice; keep one row per sequence"),
+        ([*ROWS, ROWS[0]], "sequence 9 is listed twice; keep one row per sequence"),
         ([{**ROWS[0], "prompt_token_ids": []}],
          "sequence 9 has no prompt; its first token needs one: leave the sequence out"),
         ([{**ROWS[0], "token_ids": [7, 700]}],
@@ -286,7 +286,7 @@ def _bare(folder: Path, to: Path) -> Path:
     [
         (_bare, "has no weights (*.safetensors or pytorch_model*.bin); give what save_pretrained "
                 "writes"),
-        (_adapter, "its adapter_config.json names no base model (base_model_name_or_path); write"),
+        (_adapter, "its adapter_config.json has no base model (base_model_name_or_path); add"),
         (_broken, "cannot be loaded ("),
         (_partly, "has no weights for model.layers.1."),
         (_narrow, "cannot be loaded (You set `ignore_mismatched_sizes` to `False`"),
@@ -327,16 +327,16 @@ def test_options_that_will_not_do(
         (
             ("--student", tmp_path / "step-2"),
             1,
-            f"{tmp_path / 'step-2'}: is neither a directory "
-            "nor the name of a model that can be had; give a directory that save_pretrained wrote",
+            f"{tmp_path / 'step-2'}: is neither a directory nor the name of an available model; "
+            "give a directory that save_pretrained wrote",
         ),
         (
             ("--student", tmp_path / "final"),
             2,
-            f"--steps is not given, and the name {tmp_path / 'final'} tells none, as "
-            "checkpoint-500 would; give one for each student\n",
+            f"--steps is not given, and the name {tmp_path / 'final'} has no step, as "
+            "checkpoint-500 has; give one for each student\n",
         ),
-        (("--student", student), 2, "--steps has 1 twice; give each student its own\n"),
+        (("--student", student), 2, "--steps has 1 twice; give each student its own step\n"),
         (("--device", "warp"), 2, "--device is warp, which cannot be used ("),
         (("--text", tmp_path / "gone"), 1, f"{tmp_path / 'gone'}: no such directory; give the "),
     ):
@@ -352,7 +352,7 @@ def test_a_model_without_tokenizer_is_noted(folder: Path, tmp_path: Path) -> Non
     done = replay.rescore(str(path), (str(tmp_path / "checkpoint-1"),), str(folder / "teacher"),
                           str(tmp_path / "log"), device="cpu")  # fmt: skip
     assert done.notes == (
-        f"{tmp_path / 'checkpoint-1'}: brings no tokenizer; its tokens are taken on trust",
+        f"{tmp_path / 'checkpoint-1'}: has no tokenizer; its tokens are not checked",
     )
 
 
@@ -366,6 +366,6 @@ def test_output_that_cannot_be_written(
 
     monkeypatch.setattr(Place, "create", full)
     path = write(tmp_path / "x.parquet", ROWS)
-    with pytest.raises(LogError, match=r"log: the storage refuses \(.*No space left on device\)"):
+    with pytest.raises(LogError, match=r"log: the storage failed \(.*No space left on device\)"):
         replay.rescore(str(path), (str(folder / "checkpoint-1"),), str(folder / "teacher"),
                        str(tmp_path / "log"), device="cpu")  # fmt: skip

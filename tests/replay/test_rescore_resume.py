@@ -257,7 +257,7 @@ def test_a_second_process_is_refused(folder: Path, tmp_path: Path) -> None:
         assert run_command(*command(folder, log)[3:]) == (
             1,
             "",
-            f"rocktok: {log}: another process is writing it; wait until that has ended, or give "
+            f"rocktok: {log}: another process is writing it; wait until it has ended, or give "
             "another directory\n",
         )
     assert list(log.iterdir()) == []
@@ -301,7 +301,7 @@ def test_damage_and_strangers(folder: Path, tmp_path: Path) -> None:
         score(folder, log)
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(LogError, match="file: is no directory; give another -o"):
+    with pytest.raises(LogError, match="file: is not a directory; give another -o"):
         score(folder, file)
     other = tmp_path / "other"
     (other / "fixed").mkdir(parents=True)

@@ -83,8 +83,9 @@ def test_the_ids_that_both_have_are_compared(folder: Path, tmp_path: Path) -> No
         outside = probabilities[:, VOCAB_SIZE:].sum(dim=-1)
         mass += outside[len(row["prompt_token_ids"]) - 1 : -1].tolist()
     assert done.notes == (
-        "heads are of unlike width, and compared over the 320 ids that all have; the others took "
-        f"{np.mean(mass):.2g} of the wider model's probability in the mean, {max(mass):.2g} at "
+        "output heads differ in width and are compared over the 320 ids that all have; the other "
+        "ids have "
+        f"{np.mean(mass):.2g} of the wider model's probability on average, {max(mass):.2g} at "
         "most",
     )  # fmt: skip
     assert 0 < np.mean(mass) < max(mass) < 1
@@ -157,11 +158,11 @@ def test_an_adapter_that_will_not_do(folder: Path, tmp_path: Path) -> None:
         score(folder, tmp_path / "log", str(path), "teacher")
     (path / "adapter_model.safetensors").write_bytes(b"garbage")
     assert fingerprint(str(path)) != before
-    with pytest.raises(RocktokError, match=r"checkpoint-20: the adapter cannot be put up"):
+    with pytest.raises(RocktokError, match=r"checkpoint-20: the adapter cannot be applied to"):
         score(folder, tmp_path / "log", str(path), "teacher")
     for content in ("{}", "[]", "{", '{"base_model_name_or_path": 3}'):
         (path / "adapter_config.json").write_text(content)
-        with pytest.raises(LogError, match=r"its adapter_config.json names no base model"):
+        with pytest.raises(LogError, match=r"its adapter_config.json has no base model"):
             score(folder, tmp_path / "log", str(path), "teacher")
 
 

@@ -636,8 +636,8 @@ def test_wrong_arguments(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content, said",
-    [("{", "is no JSON"), ("[1]", "does not say which patterns"),
-     ('{"a": "b"}', "does not say which patterns"), ('{"a": ["("]}', "no regular expression")],
+    [("{", "is not JSON"), ("[1]", "does not list the patterns"),
+     ('{"a": "b"}', "does not list the patterns"), ('{"a": ["("]}', "no regular expression")],
 )  # fmt: skip
 def test_wrong_clusters(tmp_path: Path, content: str, said: str) -> None:
     log = write_log(tmp_path / "log")
@@ -655,7 +655,7 @@ def test_a_directory_of_other_files_is_left_alone(tmp_path: Path) -> None:
     (other / "report.json").write_text("{}")
     for force in ((), ("--force",)):
         code, text = _refused(log, "-o", other, *force)
-        assert (code, f"{other}: holds other files; give a new directory" in text) == (2, True)
+        assert (code, f"{other}: contains other files; give a new directory" in text) == (2, True)
     code, text = _refused(log, "-o", other / "report.json")
     assert (code, "is a file; give a directory" in text) == (2, True)
     assert [p.name for p in other.iterdir()] == ["report.json"]

@@ -54,7 +54,9 @@ def test_what_no_report_made_is_not_replaced(older: Path, place: str) -> None:
     (older / place).parent.mkdir(exist_ok=True)
     (older / place).write_text("mine")
     before = listed(older)
-    with pytest.raises(UsageError, match=r"older: holds .*, which no report made; move it away"):
+    with pytest.raises(
+        UsageError, match=r"older: contains .*, which is not part of a report; move it away"
+    ):
         check(older, force=True)
     assert listed(older) == before
 
@@ -65,15 +67,15 @@ def test_the_log_is_not_replaced(older: Path) -> None:
     code, out, error = run("report", older / "opd", "-o", older, "--force")
     assert (code, out) == (2, "")
     assert error == (
-        f"rocktok: {older}: holds opd, which no report made; move it away, or give a new "
-        "directory\n"
+        f"rocktok: {older}: contains opd, which is not part of a report; move it away, or give "
+        "a new directory\n"
     )
     assert listed(older) == before
 
 
 @pytest.mark.parametrize("log", ["older/figures", "older", "."])
 def test_log_and_report_do_not_lie_in_each_other(older: Path, log: str) -> None:
-    with pytest.raises(UsageError, match="lie in each other"):
+    with pytest.raises(UsageError, match="overlaps with the log"):
         check(older, force=True, logs=(str(older.parent / log),))
 
 

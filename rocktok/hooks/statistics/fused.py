@@ -74,7 +74,7 @@ def give_up(error: KernelError) -> None:
     global _given_up
     _given_up = True
     warnings.warn(
-        f"token statistics go on without their Triton kernel, more slowly: {error}",
+        f"token statistics continue without the Triton kernel, more slowly: {error}",
         RocktokWarning,
         stacklevel=2,
     )

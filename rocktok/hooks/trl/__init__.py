@@ -102,7 +102,7 @@ class Attachment:
     def detach(self, final: bool = True) -> None:
         """Leave the trainer as it was before, and close a recorder that still runs.
 
-        `final`: training has ended as it should.
+        `final`: training has ended regularly.
         """
         if not self._attached:
             return
@@ -114,21 +114,21 @@ class Attachment:
 
 
 def attach(trainer: Any, recorder: Recorder) -> Attachment:
-    """Record the training of a `trl.DistillationTrainer` from now on.
+    """Attach a recorder to a `trl.DistillationTrainer`.
 
-    Used as a context manager, until the block ends; else until `detach` of what is returned, or
-    the end of the process.
+    Recording ends with the block of a context manager, with `detach` of the result, or with the
+    process.
 
     Records the trainer's own rollouts every `recorder.every` steps, and scores kept texts every
     `recorder.fixed_every` (see `Recorder`). Evaluation is not recorded. Each `train()` is one
-    attempt in the log. Final parameters and random state are what they are without it.
+    attempt in the log. The final parameters and the random state are the same as without recording.
 
-    While `train` runs TRL's functions are wrapped; after it they are as before. A block or a
-    process that ends without a recorded step warns.
+    TRL's functions are wrapped while `train` runs, and restored after it. A block or a process
+    that ends without a recorded step warns.
 
     Raises:
-        HookError: before training starts: not such a trainer, no local teacher, a TRL whose calls
-            are not known, or (from `trainer.train()`) a log that refuses this run.
+        HookError: before training: the trainer is of another class or has no local teacher, the
+            version of TRL is unknown, or (from `trainer.train()`) the log belongs to another run.
     """
     for other in list(_all):
         # Training runs in no other place now: it broke off, and nothing has put TRL back.
@@ -168,11 +168,9 @@ def _check(trainer: Any, recorder: Recorder) -> Any:
         )
     earlier = _attachment_of(trainer)
     if earlier is not None and earlier.in_block:
-        raise HookError(
-            "attach: a recorder is attached to this trainer already; leave its block first"
-        )
+        raise HookError("attach: this trainer already has a recorder; leave its block first")
     if recorder.running:
-        raise HookError("attach: the recorder runs already; give each trainer its own")
+        raise HookError("attach: the recorder is already running; give each trainer its own")
     _check_teacher(trainer)
     _check_calls(module, trainer)
     if trainer._is_vlm and recorder.fixed_sequences:
@@ -227,7 +225,7 @@ def _check_calls(module: Any, trainer: Any) -> None:
         found = tuple(inspect.signature(method).parameters) if method is not None else None
         if found != expected:
             raise HookError(
-                f"attach: {name} of {version} takes {found or 'nothing: it is gone'}, not "
+                f"attach: {name} of {version} takes {found or 'nothing, as it is missing'}, not "
                 f"{expected}; use trl 1.16 or a newer rocktok"
             )
     used = inspect.unwrap(module.DistillationTrainer._compute_loss).__code__.co_names

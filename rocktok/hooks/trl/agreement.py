@@ -54,12 +54,12 @@ def differences(run: Mapping[str, Any]) -> list[str]:
     if student and teacher and student != teacher:
         lines.append(
             f"the student ends its texts with token ids {_listed(student)}, the teacher with "
-            f"{_listed(teacher)}: texts grow or break off where the teacher ends them otherwise"
+            f"{_listed(teacher)}: the student's texts may become too long or end too early"
         )
     if facts.get("tokens_differ"):
         lines.append(
-            f"{facts['tokens_differ']:,} token ids mean another text to the teacher than to the "
-            "student: losses on them mean nothing"
+            f"{facts['tokens_differ']:,} token ids have different texts for student and teacher: "
+            "losses on them are meaningless"
         )
     if facts.get("special_differ"):
         lines.append(f"special tokens differ: {'; '.join(facts['special_differ'])}")
@@ -70,7 +70,7 @@ def differences(run: Mapping[str, Any]) -> list[str]:
     template = facts.get("template") or {}
     if template.get("same") is False:
         lines.append(
-            "the chat templates of student and teacher write a conversation differently: "
+            "the chat templates of student and teacher render a conversation differently: "
             f"{template['first_difference']}"
         )
     return lines
@@ -136,7 +136,7 @@ def _first_difference(mine: str, theirs: str) -> str:
     pairs = enumerate(zip(mine, theirs, strict=False))
     at = next((i for i, (one, other) in pairs if one != other), min(len(mine), len(theirs)))
     here, there = (_part(text, at) for text in (mine, theirs))
-    return f"at character {at}, {here} by the student's, {there} by the teacher's"
+    return f"at character {at}, {here} (student), {there} (teacher)"
 
 
 def _part(text: str, at: int) -> str:

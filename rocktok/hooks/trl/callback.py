@@ -92,7 +92,7 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         texts, failure = generate_texts(self._trainer, recorder, step, all_gather)
         if failure is not None:
             what = f"kept text could not be generated before training ({failure})"
-            recorder.trouble("start", f"{what}; it is kept as training comes to it")
+            recorder.trouble("start", f"{what}; it is kept during training")
             return
         for rank, offered in enumerate(texts):
             self._accept(offered, rank)

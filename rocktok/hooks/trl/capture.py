@@ -244,7 +244,9 @@ class Capture:
             projections.add(sequence_N, _host(place_N[1]).astype(np.int32), projected_NK)
         except Exception as error:
             projections.fault = projections.fault or describe(error)
-            self._recorder.trouble("contexts", f"contexts could not be made ({describe(error)})")
+            self._recorder.trouble(
+                "contexts", f"contexts could not be computed ({describe(error)})"
+            )
 
     def _compare(
         self,
@@ -263,18 +265,19 @@ class Capture:
             # For such an id TRL computes 0·(−inf − −inf), which is no number.
             self._recorder.trouble(
                 "masked",
-                "the trainer's own loss is not finite, as both models mask token ids by −inf; in "
-                "the recorded losses such ids count 0",
+                "the trainer's own loss is not finite, since both models mask token ids with "
+                "−inf; the recorded losses count such ids as 0",
             )
             return
         tolerance = RELATIVE_TOLERANCE * abs(trained) + NATS_PER_TOKEN_TOLERANCE * rows
         if not abs(recorded - trained) <= tolerance:
             self._recorder.mismatch(
                 scoring.step,
-                f"{self._recorder.log_dir}: the recorded losses are not the trained ones: at step "
+                f"{self._recorder.log_dir}: the recorded losses differ from the trained ones: at "
+                "step "
                 f"{scoring.step} ({scoring.table}, {rows} tokens) they sum to {recorded:.9g} nats, "
                 f"the trainer's own loss to {trained:.9g}. The log counts such calls, and "
-                "`rocktok info` shows how many; do not trust this log before you know why",
+                "`rocktok info` shows their number; do not trust this log until the cause is known",
             )
 
     def _new_rollouts(self, scoring: Scoring, sequence_id_N: Any) -> list[Rollout]:

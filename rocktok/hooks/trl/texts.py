@@ -48,18 +48,18 @@ def why_not(trainer: Any) -> str | None:
     for name, expected in _CALLS.items():
         method = getattr(DistillationTrainer, name, None)
         if method is None or tuple(inspect.signature(method).parameters) != expected:
-            return f"this TRL has another {name}"
+            return f"this TRL has a different {name}"
         # The recorder's own wrapper may stand on the trainer itself, not on its class.
         mine = name in vars(trainer) and name != "_generate_and_score_completions"
         if mine or getattr(type(trainer), name) is not method:
-            return f"the trainer has a {name} of its own"
+            return f"the trainer overrides {name}"
     return None
 
 
 def why_not_unasked(trainer: Any) -> str | None:
     """As `why_not`, and why it should not be done where nobody has asked for it."""
     if trainer.use_vllm:
-        return "vLLM's random state could not be put back: fixed_at_start=True accepts that"
+        return "vLLM's random state cannot be restored: fixed_at_start=True accepts that"
     return why_not(trainer)
 
 

@@ -592,8 +592,8 @@ def test_a_log_without_gradients(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "cannot be read (No such file or directory)"),
-        ("{", "is no JSON"),
-        ("{}", "is no result of `rocktok detect`"),
+        ("{", "is not JSON"),
+        ("{}", "is not a result of `rocktok detect`"),
         ('{"schema": "rocktok.detect/1", "tokens": []}', "holds no rocks"),
     ],
 )
@@ -683,8 +683,8 @@ def test_rocks_of_another_vocabulary(tmp_path: Path, option: str) -> None:
     assert given({"vocab": "another"}) == (
         1,
         "",
-        f"rocktok: {file}: its tokens are of another vocabulary than the log's, so that ids do not "
-        "mean the same; give a result of a log with the same tokenizer\n",
+        f"rocktok: {file}: its vocabulary differs from the log's, so ids have other texts; give "
+        "a result of a log with the same tokenizer\n",
     )
     for known in ({"vocab": vocab}, {"vocab": None}, {}):
         code, printed, said = given(known)

@@ -75,8 +75,8 @@ def test_a_teacher_with_another_end_token(
     assert "loss_mismatch" not in bad(result)
     said = capsys.readouterr().err
     assert (
-        "rocktok: the student ends its texts with token ids 0, the teacher with 1: texts grow or "
-        "break off where the teacher ends them otherwise\n"
+        "rocktok: the student ends its texts with token ids 0, the teacher with 1: the student's "
+        "texts may become too long or end too early\n"
     ) in said
     assert (
         f"rocktok: special tokens differ: eos_token {END!r} (0) in the student's, {PAD!r} (1) in "
@@ -92,11 +92,11 @@ def test_a_template_with_one_more_line_break(
     tokenizer.chat_template = TEMPLATE
     result = train(tmp_path, trained_model(1, 80), teacher, tokenizer=tokenizer)
     assert bad(result) == {"template": "warning"}
-    where = "at character 20, the end by the student's, '\\n' by the teacher's"
+    where = "at character 20, the end (student), '\\n' (teacher)"
     assert where in result["template"]["text"]
     said = capsys.readouterr().err
     assert (
-        f"rocktok: the chat templates of student and teacher write a conversation differently: "
+        f"rocktok: the chat templates of student and teacher render a conversation differently: "
         f"{where}\n"
     ) in said
 

@@ -238,7 +238,7 @@ def test_files_that_are_none_of_detects(tmp_path: Path, content: str) -> None:
     code, printed, said = run(path, path)
     remedy = "give what `rocktok detect LOG --format json -o FILE` writes"
     assert (code, printed) == (1, "")
-    assert said == f"rocktok: {path}: is no result of `rocktok detect`; {remedy}\n"
+    assert said == f"rocktok: {path}: is not a result of `rocktok detect`; {remedy}\n"
 
 
 def test_lists_without_rocks_have_a_table(tmp_path: Path) -> None:

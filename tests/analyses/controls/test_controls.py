@@ -196,14 +196,14 @@ def test_attribute_takes_them(tmp_path: Path) -> None:
     assert members["control_source"] == "given"
     code, _, said = run("attribute", SAMPLE, "--controls", file)
     assert (code, said) == (
-        1, f"rocktok: {file}: matches no types by frequency; choose another kind, or make it anew\n"
+        1, f"rocktok: {file}: contains no pairs by frequency; choose another kind, or write it again\n"
     )  # fmt: skip
     bad = tmp_path / "bad.json"
     bad.write_text("{}")
     code, _, said = run("attribute", SAMPLE, "--controls", bad)
     assert (code, said) == (
         1,
-        f"rocktok: {bad}: is no result of `rocktok controls`; give what `rocktok controls LOG "
+        f"rocktok: {bad}: is not a result of `rocktok controls`; give what `rocktok controls LOG "
         "--format json -o FILE` writes\n",
     )
 

@@ -504,8 +504,8 @@ def test_a_second_log_that_cannot_be_compared(tmp_path: Path) -> None:
     path = write(tmp_path / "a", frame)
     names = [(i, f"u{i}", b"u%d" % i) for i in range(50)]
     for name, change, vocab, said in (
-        ("names", {}, names, "its vocabulary is not that of"),
-        ("none", {}, None, "its vocabulary is not that of"),
+        ("names", {}, names, "its vocabulary differs from that of"),
+        ("none", {}, None, "its vocabulary differs from that of"),
         ("sampled", {"loss": {**RUN["loss"], "exactness": "sampled"}}, None, "its vocabulary"),
     ):
         with LogWriter(tmp_path / name, run={**RUN, **change}, vocab=vocab) as writer:
@@ -521,11 +521,11 @@ def test_a_second_log_that_cannot_be_compared(tmp_path: Path) -> None:
     with LogWriter(tmp_path / "wide", run=wide) as writer:
         writer.write(frame[frame["step"] == 0], table="fixed")
         writer.finish_step(0, "fixed")
-    with pytest.raises(LogError, match="wide: its vocabulary is not that of"):
+    with pytest.raises(LogError, match="wide: its vocabulary differs from that of"):
         stability(tmp_path / "none", other=rocktok.open(tmp_path / "wide"))
     code, out, said = run(path, "--with", path)
     assert (code, out) == (1, "")
-    assert said == f"rocktok: {path}: is the same log twice; give a second run's\n"
+    assert said == f"rocktok: {path}: is given twice; give the log of a second run\n"
     code, _, said = run(path, "--with", tmp_path / "nothing")
     assert code == 1
     assert said.count("\n") == 1 and "nothing" in said
@@ -658,15 +658,13 @@ def test_one_step_only(tmp_path: Path) -> None:
 
 def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
     log = two_ranks(tmp_path / "log", missing=(10,))
-    left_out = (
-        "1 step of fixed/ dropped or unfinished on some rank, and left out of the defaults: 10"
-    )
+    left_out = "1 step of fixed/ dropped or unfinished on some rank, and not used by default: 10"
     result = stability(log)
     assert result.log["step"] == 5
     assert left_out in result.notes
     asked = stability(log, step=10)
     assert asked.log["step"] == 10
-    assert "--step 10 is incomplete: ranks are missing in it" in asked.notes
+    assert "--step 10 is incomplete: some ranks are missing" in asked.notes
     none = two_ranks(tmp_path / "none", missing=(0, 5, 10))
     assert run(none) == (
         1,

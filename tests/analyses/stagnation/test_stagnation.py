@@ -597,7 +597,7 @@ def test_files_that_are_no_controls(tmp_path: Path, change: dict[str, Any]) -> N
     file.write_text(json.dumps({**good, **change}))
     with pytest.raises(LogError) as caught:
         load_controls(file, "loss")
-    assert f"{caught.value}\n" == f"{file}: is no result of `rocktok controls`{WRITES}"
+    assert f"{caught.value}\n" == f"{file}: is not a result of `rocktok controls`{WRITES}"
 
 
 def test_controls_that_cannot_be_read(tmp_path: Path) -> None:
@@ -607,7 +607,7 @@ def test_controls_that_cannot_be_read(tmp_path: Path) -> None:
     file.write_text('{"schema": "rocktok.con')
     code, _, said = run(SAMPLE, "--controls", file)
     assert code == 1
-    assert said.startswith(f"rocktok: {file}: is no JSON (Unterminated string starting at: line 1")
+    assert said.startswith(f"rocktok: {file}: is not JSON (Unterminated string starting at: line 1")
     assert said.endswith(WRITES)
     assert said.count("\n") == 1
 
@@ -648,16 +648,14 @@ def two_ranks(path: Path, missing: tuple[int, ...]) -> Path:
 
 def test_a_step_missing_on_one_rank(tmp_path: Path) -> None:
     path = two_ranks(tmp_path / "log", missing=(5,))
-    left_out = (
-        "1 step of fixed/ dropped or unfinished on some rank, and left out of the defaults: 5"
-    )
+    left_out = "1 step of fixed/ dropped or unfinished on some rank, and not used by default: 5"
     result = stagnation(path)
     assert result.log["steps"] == [0, 10]
     assert left_out in result.notes
     asked = stagnation(path, pre=5)
     assert asked.log["steps"] == [5, 10]
     assert left_out in asked.notes
-    assert "step 5 is incomplete: ranks are missing in it" in asked.notes
+    assert "step 5 is incomplete: some ranks are missing" in asked.notes
     assert "40 of up to 80 sequences of fixed/ are scored at every step; only these are used" in (
         asked.notes
     )
