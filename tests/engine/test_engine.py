@@ -118,7 +118,7 @@ def test_a_shard_that_vanishes_during_the_run_is_an_error(tmp_path: Path) -> Non
     def remove(done: int, total: int) -> None:
         gone.unlink(missing_ok=True)
 
-    with pytest.raises(DamagedError, match=f"{gone}: is gone"):
+    with pytest.raises(DamagedError, match=f"{gone}: is missing"):
         rocktok.detect(opened, engine=Engine(1, progress=remove))
 
 

@@ -129,7 +129,9 @@ def test_a_failing_sketch_leaves_the_rest(tmp_path: Path, monkeypatch: pytest.Mo
         return original(*args)
 
     monkeypatch.setattr(capture, "project_hidden", project)
-    message = r"contexts could not be made \(RuntimeError: CUDA out of memory\). Training continues"
+    message = (
+        r"contexts could not be computed \(RuntimeError: CUDA out of memory\). Training continues"
+    )
     with pytest.warns(RocktokWarning, match=message):
         train(tmp_path)
     found = manifest(tmp_path / "log")

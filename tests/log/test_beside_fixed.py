@@ -149,7 +149,7 @@ def test_info_says_what_is_covered(tmp_path: Path) -> None:
     assert "  covers       48 of 96 positions of fixed/ at step 10 (50%); 1 of its 3 steps" in lines
     assert "  covers       60 of 96 positions of fixed/ at step 20 (62%)" in lines
     (note,) = [note for note in result.notes if note.startswith("contexts/")]
-    assert note.startswith("contexts/ lacks texts that fixed/ has at step 20 (3): what compares")
+    assert note.startswith("contexts/ lacks texts that fixed/ has at step 20 (3): comparisons of")
 
 
 def test_alternatives_at_a_step_that_fixed_lacks_cover_nothing(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_step_of_fixed_that_is_given_up_takes_them_along(tmp_path: Path) -> No
                 writer.drop_step(0, 96, "queue full", table="fixed")
                 # Counted already.
                 writer.drop_step(0, 96, "queue full", table="alternatives")
-                with pytest.raises(DataError, match="contexts: step 0 was given up"):
+                with pytest.raises(DataError, match="contexts: step 0 was dropped"):
                     writer.write(context_rows(0, range(8)), table="contexts")
         # Texts whose contexts were given up may have them later.
         writer.write(context_rows(10, range(8)), table="contexts")

@@ -356,10 +356,10 @@ def test_a_listed_shard_that_is_a_dead_link_is_left_out_if_asked(tmp_path: Path)
 # -- vocab.parquet ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["gone", "altered"])
+@pytest.mark.parametrize("damage", ["missing", "altered"])
 def test_a_vouched_vocabulary_is_compared(tmp_path: Path, damage: str) -> None:
     path = write_log(tmp_path) / "vocab.parquet"
-    if damage == "gone":
+    if damage == "missing":
         path.unlink()
     else:
         flip(path, 40)
@@ -378,7 +378,7 @@ def test_a_vouched_vocabulary_is_compared(tmp_path: Path, damage: str) -> None:
         ({"token_id": [0, None], "token": ["a", "b"]}, "column token_id: null"),
         ({"token_id": [0, -1], "token": ["a", "b"]}, "-1 is negative"),
         ({"token_id": [3, 3], "token": ["a", "b"]}, "a token_id is listed twice"),
-        ({"token_id": [0, 2**31 - 1], "token": ["a", "b"]}, "2147483647 is no token id"),
+        ({"token_id": [0, 2**31 - 1], "token": ["a", "b"]}, "2147483647 is not a token id"),
         ({"token_id": [0, 1]}, "has no column token;"),
         ({"token_id": [0], "token": [b"a"]}, "column token: type binary; it must be text"),
         (

@@ -150,7 +150,7 @@ def test_steps_ascend(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="step 5 was finished"):
         writer.write({**ROW, "step": [5]})
     writer.drop_step(6, 3, "no memory")
-    with pytest.raises(DataError, match="step 6 was given up"):
+    with pytest.raises(DataError, match="step 6 was dropped"):
         writer.write({**ROW, "step": [6]})
 
 

@@ -284,9 +284,11 @@ def test_steps_from_names(name: str, step: int | None) -> None:
 
 def test_messages(checkpoints: Path, text: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(UsageError, match=r"^steps is not given, and the name .*teacher tells"):
+    with pytest.raises(
+        UsageError, match=r"^steps is not given, and the name .*teacher has no step"
+    ):
         replay.rescore(str(text), (str(checkpoints / "teacher"),), "x", str(out))
-    with pytest.raises(UsageError, match=r"^steps has 5 twice; give each student its own$"):
+    with pytest.raises(UsageError, match=r"^steps has 5 twice; give each student its own step$"):
         rescore(checkpoints, text, out, steps=(5, 5))
     with pytest.raises(UsageError, match="steps has 1 numbers for 2 students; give one for each"):
         rescore(checkpoints, text, out, steps=(5,))

@@ -624,7 +624,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
     code, text = _refused("--compare", log, "-o", out)
     assert (code, "--compare needs two logs or more" in text) == (2, True)
     code, text = _refused(log, "-o", out, "--figure-format", "png,jpg")
-    assert (code, "'jpg' is none of png, pdf, svg" in text) == (2, True)
+    assert (code, "'jpg' is not a figure format; choose from png, pdf, svg" in text) == (2, True)
     code, text = _refused(log)
     assert (code, "Missing option '-o'" in text) == (2, True)
     code, text = _refused(tmp_path / "none", "-o", out)

@@ -196,7 +196,8 @@ def test_attribute_takes_them(tmp_path: Path) -> None:
     assert members["control_source"] == "given"
     code, _, said = run("attribute", SAMPLE, "--controls", file)
     assert (code, said) == (
-        1, f"rocktok: {file}: contains no pairs by frequency; choose another kind, or write it again\n"
+        1, f"rocktok: {file}: contains no pairs by frequency; choose another kind, or write it "
+        "again\n"
     )  # fmt: skip
     bad = tmp_path / "bad.json"
     bad.write_text("{}")
