@@ -257,8 +257,8 @@ class LogPasses:
             )
         if thresholds is not None and (thresholds.change or 0.0) < 0:
             notes.append(
-                f"tau_change is {thresholds.change:.3g}: the loss rose at a fifth of the "
-                "positions, and 'recalcitrant' selects only these"
+                f"tau_change is {thresholds.change:.3g}: losses rose at so many positions "
+                "that 'recalcitrant' selects only such positions"
             )
         if thresholds is not None and thresholds.post is not None:
             ratio = thresholds.post / thresholds.pre
