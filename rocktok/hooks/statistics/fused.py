@@ -19,8 +19,9 @@ largest), W = Σ w, and d = log q - log p:
   cap's slopes multiply the terms after that, and the bound is that of the norm without them.
 
 The sums for the forward KL and the Jensen-Shannon divergence are of terms in d that are never
-negative either, as `compiled_terms` has them. The likeliest tokens come from a second, short kernel,
-which looks only into blocks whose largest logit, noted in the first sweep, says that it must.
+negative either, as `compiled_terms` has them. The likeliest tokens come from a second, short
+kernel, which looks only into blocks whose largest logit, noted in the first sweep, says that it
+must.
 
 On top comes only the rounding of the logits themselves, 6e-8 of each, against the spread of d.
 
