@@ -121,9 +121,11 @@ def token_statistics(
     always finite. NaN gives NaN in its own row only.
 
     Memory beyond inputs, result and O(N) indices stays under two tiles of 512 rows of V float32,
-    given H ≤ V / 6; with logits on the CPU it is a few rows. On an accelerator with Triton, one
-    kernel computes it all, which copies no logits; if it cannot be built, a RocktokWarning says so
-    and PyTorch's own operations give the same. DTensors are gathered whole, once.
+    given H ≤ V / 6; with logits on the CPU it is a few rows. On the CPU, compiled loops compute it
+    all (compiled once per machine, in some seconds). On an accelerator with Triton, kernels do,
+    which copy no logits and hold some 2 KB a position where likeliest tokens are wanted; if they
+    cannot be built, a RocktokWarning says so and PyTorch's own operations give the same, as they do
+    elsewhere. DTensors are gathered whole, once.
 
     Source: the loss is the per-position reverse KL of arXiv 2605.09253, exact rather than sampled;
     the gradient norms, and how it is all summed, are ours.

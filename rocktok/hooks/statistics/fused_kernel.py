@@ -13,7 +13,9 @@ from rocktok.hooks.statistics.fused_terms import (
     beyond_linear,
     count_likelier,
     divergences,
+    logit_of,
     logits_of,
+    row_of,
 )
 
 # Columns in work at once, by WARPS warps: eight per thread, so that bfloat16 comes in loads of 16
@@ -21,8 +23,6 @@ from rocktok.hooks.statistics.fused_terms import (
 BLOCK = 1024
 WARPS = 4
 STAGES = 3
-# Elements that the starts of all rows must be a multiple of for such loads.
-ALIGNMENT = 16
 # What each row yields, in the order in which it is stored. Weights are exp(logit - row's largest).
 SUMS = (
     "student_sum",  # Σ w, w the student's weight
@@ -47,7 +47,6 @@ _FLOOR = tl.constexpr(tiles.FLOOR)
 _LOWEST = tl.constexpr(-1e38)
 _LARGEST = tl.constexpr(3.4e38)
 _INFINITE = tl.constexpr(float("inf"))
-_ALIGNMENT = tl.constexpr(ALIGNMENT)
 
 
 @triton.jit
@@ -158,14 +157,6 @@ def _second_sweep(
 
 
 @triton.jit
-def _row(logits, row_N, row, ALIGNED: tl.constexpr):
-    start = tl.load(row_N + row)
-    if ALIGNED:
-        start = tl.multiple_of(start, _ALIGNMENT)
-    return logits + start
-
-
-@triton.jit
 def token_sums(
     student_logits,
     teacher_logits,
@@ -222,8 +213,8 @@ def token_sums(
         DEPTH: blocks of columns on their way from memory.
     """
     row = tl.program_id(0)
-    student_V = _row(student_logits, student_row_N, row, STUDENT_ALIGNED)
-    teacher_V = _row(teacher_logits, teacher_row_N, row, TEACHER_ALIGNED)
+    student_V = row_of(student_logits, student_row_N, row, STUDENT_ALIGNED)
+    teacher_V = row_of(teacher_logits, teacher_row_N, row, TEACHER_ALIGNED)
     whole = vocabulary // WIDTH
     lane_B = tl.arange(0, WIDTH)
     last_B = whole * WIDTH + lane_B
@@ -231,7 +222,7 @@ def token_sums(
     highest_D = highest_ND + row.to(tl.int64) * 2 * blocks
     if RANK:
         token = tl.load(token_N + row)
-        own, _ = logits_of(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
+        own = logit_of(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER)
 
     student_high = tl.full((), _LOWEST, tl.float32)
     teacher_high = tl.full((), _LOWEST, tl.float32)
@@ -374,25 +365,21 @@ def token_sums(
     teacher_end = tl.full((), 0.0, tl.float32)
     for m in range(ends):
         end = tl.load(end_M + m)
-        logit, _ = logits_of(student_V, end, vocabulary, student_scale, student_cap, STUDENT, True)
+        logit = logit_of(student_V, end, vocabulary, student_scale, student_cap, STUDENT)
         student_end += tl.exp(logit - student_high)
-        logit, _ = logits_of(teacher_V, end, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
+        logit = logit_of(teacher_V, end, vocabulary, teacher_scale, teacher_cap, TEACHER)
         teacher_end += tl.exp(logit - teacher_high)
     token = tl.load(token_N + row)
-    student_B, _ = logits_of(
-        student_V, token, vocabulary, student_scale, student_cap, STUDENT, True
-    )
-    teacher_B, _ = logits_of(
-        teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True
-    )
+    student = logit_of(student_V, token, vocabulary, student_scale, student_cap, STUDENT)
+    teacher = logit_of(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER)
     # In the order of SUMS.
     sum_N = sums_CN + row
     tl.store(sum_N, student_sum)
     tl.store(sum_N + rows, teacher_sum)
     tl.store(sum_N + 2 * rows, tl.sum(student_moment_B))
     tl.store(sum_N + 3 * rows, tl.sum(teacher_moment_B))
-    tl.store(sum_N + 4 * rows, student_B - student_high)
-    tl.store(sum_N + 5 * rows, teacher_B - teacher_high)
+    tl.store(sum_N + 4 * rows, student - student_high)
+    tl.store(sum_N + 5 * rows, teacher - teacher_high)
     tl.store(sum_N + 6 * rows, tl.sum(divergence_B))
     tl.store(sum_N + 7 * rows, tl.sum(gradient_B))
     tl.store(sum_N + 8 * rows, drift)

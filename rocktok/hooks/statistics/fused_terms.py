@@ -8,9 +8,12 @@ import math
 import triton
 import triton.language as tl
 
+# Elements that the starts of all rows must be a multiple of for loads of 16 bytes.
+ALIGNMENT = 16
 # How a model's logits come about: as they are, times a scale, or by a soft cap.
 RAW, SCALED, CAPPED = 0, 1, 2
 
+_ALIGNMENT = tl.constexpr(ALIGNMENT)
 _RAW = tl.constexpr(RAW)
 _CAPPED = tl.constexpr(CAPPED)
 EXCLUDED = tl.constexpr(-float("inf"))
@@ -100,3 +103,19 @@ def count_likelier(teacher_B, own, column_B, token, likelier_B):
     """Count the tokens that come before `token` in the teacher's order."""
     ahead_B = (teacher_B > own) | ((teacher_B == own) & (column_B < token))
     return likelier_B + ahead_B.to(tl.int32)
+
+
+@triton.jit
+def row_of(logits, row_N, row, ALIGNED: tl.constexpr):
+    """Where the row's logits begin."""
+    start = tl.load(row_N + row)
+    if ALIGNED:
+        start = tl.multiple_of(start, _ALIGNMENT)
+    return logits + start
+
+
+@triton.jit
+def logit_of(row_V, token, vocabulary, scale, cap, SHAPE: tl.constexpr):
+    """One token's float32 logit at the loss temperature."""
+    logit, _ = logits_of(row_V, token, vocabulary, scale, cap, SHAPE, True)
+    return logit
