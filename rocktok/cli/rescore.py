@@ -19,7 +19,7 @@ def _columns(_: click.Context, __: click.Parameter, text: str) -> str | tuple[st
 @click.command(
     "rescore",
     cls=Command,
-    common=("text", "students", "teacher", "output", "steps", "sequences", "device", "columns"),
+    common=("text", "students", "teacher", "steps", "columns", "sequences", "output", "device"),
     examples=(
         (
             "rocktok rescore --text runs/opd --student out/checkpoint-100 \\\n"

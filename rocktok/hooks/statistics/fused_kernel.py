@@ -13,6 +13,7 @@ from rocktok.hooks.statistics.fused_terms import (
     beyond_linear,
     count_likelier,
     divergences,
+    logit_of,
     logits_of,
     row_of,
 )
@@ -221,7 +222,7 @@ def token_sums(
     highest_D = highest_ND + row.to(tl.int64) * 2 * blocks
     if RANK:
         token = tl.load(token_N + row)
-        own, _ = logits_of(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
+        own = logit_of(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER)
 
     student_high = tl.full((), _LOWEST, tl.float32)
     teacher_high = tl.full((), _LOWEST, tl.float32)
@@ -364,25 +365,21 @@ def token_sums(
     teacher_end = tl.full((), 0.0, tl.float32)
     for m in range(ends):
         end = tl.load(end_M + m)
-        logit, _ = logits_of(student_V, end, vocabulary, student_scale, student_cap, STUDENT, True)
+        logit = logit_of(student_V, end, vocabulary, student_scale, student_cap, STUDENT)
         student_end += tl.exp(logit - student_high)
-        logit, _ = logits_of(teacher_V, end, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
+        logit = logit_of(teacher_V, end, vocabulary, teacher_scale, teacher_cap, TEACHER)
         teacher_end += tl.exp(logit - teacher_high)
     token = tl.load(token_N + row)
-    student_B, _ = logits_of(
-        student_V, token, vocabulary, student_scale, student_cap, STUDENT, True
-    )
-    teacher_B, _ = logits_of(
-        teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True
-    )
+    student = logit_of(student_V, token, vocabulary, student_scale, student_cap, STUDENT)
+    teacher = logit_of(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER)
     # In the order of SUMS.
     sum_N = sums_CN + row
     tl.store(sum_N, student_sum)
     tl.store(sum_N + rows, teacher_sum)
     tl.store(sum_N + 2 * rows, tl.sum(student_moment_B))
     tl.store(sum_N + 3 * rows, tl.sum(teacher_moment_B))
-    tl.store(sum_N + 4 * rows, student_B - student_high)
-    tl.store(sum_N + 5 * rows, teacher_B - teacher_high)
+    tl.store(sum_N + 4 * rows, student - student_high)
+    tl.store(sum_N + 5 * rows, teacher - teacher_high)
     tl.store(sum_N + 6 * rows, tl.sum(divergence_B))
     tl.store(sum_N + 7 * rows, tl.sum(gradient_B))
     tl.store(sum_N + 8 * rows, drift)

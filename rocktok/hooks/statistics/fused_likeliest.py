@@ -7,7 +7,7 @@ a row in work at once, D blocks of a row, K likeliest tokens.
 import triton
 import triton.language as tl
 
-from rocktok.hooks.statistics.fused_terms import EXCLUDED, key, logits_of
+from rocktok.hooks.statistics.fused_terms import EXCLUDED, key, logit_of, logits_of
 
 # The key of nothing: below that of every number.
 _NOTHING = tl.constexpr(-(2**31))
@@ -86,8 +86,8 @@ def likeliest(
         taken = tl.min(tl.where(key_B == taken_key, column_B, vocabulary - 1))
         rest = tl.max(tl.where(column_B == taken, _NOTHING, key_B))
         highest_D = tl.where(block_D == block, rest, highest_D)
-        logit, _ = logits_of(row_V, taken, vocabulary, scale, cap, MODEL, True)
-        other, _ = logits_of(other_row_V, taken, vocabulary, other_scale, other_cap, OTHER, True)
+        logit = logit_of(row_V, taken, vocabulary, scale, cap, MODEL)
+        other = logit_of(other_row_V, taken, vocabulary, other_scale, other_cap, OTHER)
         tl.store(id_NK + row * count + k, taken.to(tl.int64))
         tl.store(logit_NK + row * count + k, logit)
         tl.store(other_logit_NK + row * count + k, other)

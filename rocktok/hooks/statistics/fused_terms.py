@@ -112,3 +112,10 @@ def row_of(logits, row_N, row, ALIGNED: tl.constexpr):
     if ALIGNED:
         start = tl.multiple_of(start, _ALIGNMENT)
     return logits + start
+
+
+@triton.jit
+def logit_of(row_V, token, vocabulary, scale, cap, SHAPE: tl.constexpr):
+    """One token's float32 logit at the loss temperature."""
+    logit, _ = logits_of(row_V, token, vocabulary, scale, cap, SHAPE, True)
+    return logit
