@@ -29,6 +29,7 @@ from rocktok.analyses.stability.result import StabilityParams, StabilityResult
 from rocktok.analyses.stagnation.passes import stagnation
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.engine.passes import Engine
+from rocktok.report.alternatives import token_ids
 from rocktok.report.clusters import Clusters
 from rocktok.report.missing import lacks
 from rocktok.report.other_analyses import run_others
@@ -57,7 +58,7 @@ from rocktok.report.sensitivity import (
     windows_of,
 )
 from rocktok.report.sequences import DrawnSequences
-from rocktok.report.text_view import Texts, sequence_texts
+from rocktok.report.text_view import Texts, at_steps, choose, sequence_texts
 from rocktok.stats.arrays import padded
 from rocktok.stats.sums import TypeSums
 
@@ -195,7 +196,9 @@ class _Report:
         look = progress.counted("report", lambda: self._look(likely))
         shares = self._type_shares(likely, look.windows)
         contexts = self._contexts(shares, look.windows)
-        texts = progress.counted("texts", lambda: self._texts(look.drawn, contexts))
+        ids = choose(look.drawn, contexts, self.params.sequences)
+        read = progress.counted("texts", lambda: at_steps(detection, ids)) if ids else None
+        texts = read and sequence_texts(detection, read, ids, look.drawn.seen)
         said = {row["what"] for row in progress.missing}
         progress.missing.extend(row for row in lacks(detection) if row["what"] not in said)
         token_texts = self._token_texts(contexts, texts, others)
@@ -222,6 +225,7 @@ class _Report:
             sensitivity=self._sensitivity(shares),
             contexts=contexts,
             texts=texts,
+            curves=read.curves if read else {},
             token_texts=token_texts,
             clusters={v: self.clusters.of(text) for v, text in token_texts.items()},
             cluster_names=self.clusters.names,
@@ -283,11 +287,6 @@ class _Report:
             for v in (row["token_id"] for row in self.detection.result.rocks)
             if v in by_token
         }
-
-    def _texts(self, drawn: DrawnSequences, contexts: dict[int, RockContexts]) -> Texts | None:
-        if self.params.sequences == 0:
-            return None
-        return sequence_texts(self.detection, drawn, contexts, self.params.sequences)
 
     def _types(self, sums: TypeSums) -> TypeColumns:
         types = self.detection.types
@@ -370,6 +369,8 @@ class _Report:
         ids = {row["token_id"] for row in self.detection.result.tokens} | set(contexts)
         for sequence in texts["sequences"] if texts else ():
             ids |= set(sequence["token_ids"])
+            if others_here := sequence.get("alternatives"):
+                ids |= token_ids(others_here)
         for _, result in others.done():
             ids |= {int(row["token_id"]) for row in result.tokens}
         types = self.detection.types

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
 from rocktok._types import LogIdentity
@@ -15,7 +15,7 @@ from rocktok.errors import UsageError
 from rocktok.report.other_analyses import Missing, OtherResult
 from rocktok.report.positions import PositionBin
 from rocktok.report.sensitivity import RockContexts, SensitivityRow
-from rocktok.report.text_view import Texts
+from rocktok.report.text_view import StepLoss, Texts
 
 SCHEMA = "rocktok.report/3"
 
@@ -102,6 +102,7 @@ class ReportResult:
         missing: what could not be done.
         notes: what a reader of the numbers must know.
         others: of analyses that are not built into the report.
+        curves: token id → mean losses of a rock at the steps shown as text; {} without text.
     """
 
     log: ReportLog
@@ -123,6 +124,7 @@ class ReportResult:
     missing: tuple[Missing, ...]
     notes: tuple[str, ...]
     others: tuple[OtherResult, ...] = ()
+    curves: dict[int, list[StepLoss]] = field(default_factory=dict)
 
     @property
     def rocks(self) -> tuple[int, ...]:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from rocktok._version import __version__
+from rocktok.report.alternatives import token_ids
 from rocktok.report.other_analyses import Missing
+from rocktok.report.page.flags import explained
+from rocktok.report.page.opening import curve_of, likeliest, page_opening, plain
 from rocktok.report.page.page_data import Cell, Column, Kind, Page, PageFigure, Rock, Text
 from rocktok.report.page.sections import sections
 from rocktok.report.page.summary import summary
@@ -48,8 +51,10 @@ def page_content(result: ReportResult, figures: list[PageFigure], missing: list[
         "log": facts(result),
         "created": result.run.get("created_at"),
         "version": __version__,
-        "summary": summary(result),
-        "notes": list(result.notes),
+        "opening": page_opening(result),
+        # Its first point is what the page opens with.
+        "summary": summary(result)[1:],
+        "notes": list(map(plain, result.notes)),
         "missing": missing,
         "figures": figures,
         "table": {
@@ -62,9 +67,7 @@ def page_content(result: ReportResult, figures: list[PageFigure], missing: list[
             "total": len(result.types["token_id"]),
             "shown": len(shown),
         },
-        "rocks": [
-            _contexts_of(result, row) for row in result.detect.rocks if row["ccr"] is not None
-        ],
+        "rocks": [_rock(result, row) for row in result.detect.rocks],
         "text": text_view(result),
         "sections": sections(result.others),
     }
@@ -141,7 +144,10 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
     return [row for _, row in rows]
 
 
-def _contexts_of(result: ReportResult, row: Mapping[str, Any]) -> Rock:
+def _rock(result: ReportResult, row: Mapping[str, Any]) -> Rock:
+    """Of its contexts those that lead to a text on the page; where no text is shown, all."""
+    texts = result.texts
+    shown = None if texts is None else {one["sequence_id"] for one in texts["sequences"]}
     contexts = result.contexts.get(row["token_id"])
     return {
         "rank": row["rank"],
@@ -151,8 +157,18 @@ def _contexts_of(result: ReportResult, row: Mapping[str, Any]) -> Rock:
         "retained": row["retained"],
         "persistent": row["persistent"],
         "ccr": row["ccr"],
-        "contexts": contexts["examples"] if contexts else [],
+        "contexts": [
+            example
+            for example in (contexts["examples"] if contexts else [])
+            if shown is None or example["sequence_id"] in shown
+        ],
         "total_contexts": contexts["distinct"] if contexts else 0,
+        "curve": curve_of(result, row),
+        "instead": likeliest(row),
+        "instead_occurrences": row.get("instead_occurrences"),
+        "teacher_on_token": row.get("teacher_on_token"),
+        "student_on_token": row.get("student_on_token"),
+        "flags": explained(row["flags"]),
     }
 
 
@@ -174,11 +190,14 @@ def text_view(result: ReportResult) -> Text | None:
     if not texts or not texts["sequences"]:
         return None
     used = {v for sequence in texts["sequences"] for v in sequence["token_ids"]}
+    for sequence in texts["sequences"]:
+        if others := sequence.get("alternatives"):
+            used |= token_ids(others)
     several = len(texts["steps"]) > 1
     why = {sequence["why"] for sequence in texts["sequences"]}
     drawn = sum(sequence["why"] == "drawn at random" for sequence in texts["sequences"])
     others = len(texts["sequences"]) - drawn
-    said = [f"{drawn} were drawn at random, {others} hold contexts shown above."] if (
+    said = [f"{drawn} were drawn at random, {others} hold contexts of rocks."] if (
         len(why) > 1) else []  # fmt: skip
     return {
         "table": texts["table"],

@@ -11,7 +11,13 @@ import numpy as np
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.report.naming import RockNames, rock_names
 from rocktok.report.page.figures.figure import AbsentError, Figure
-from rocktok.report.page.figures.points import GroupValues, by_group, strips, thinned
+from rocktok.report.page.figures.points import (
+    GroupValues,
+    by_group,
+    of_types,
+    strips,
+    thinned,
+)
 from rocktok.report.page.figures.rule import named, with_rule
 from rocktok.report.page.figures.style import group_style, legend_below, log_axis
 from rocktok.report.result import ReportResult
@@ -115,7 +121,7 @@ def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
     for rock in (False, True):
         points = [p for p in numbers["points"] if p["is_rock"] == rock]
         style = group_style(ROCKS.name if rock else OTHERS.name)
-        ax.plot(
+        (line,) = ax.plot(
             [p["loss_pre"] for p in points], [p["loss_post"] for p in points], linestyle="",
             marker="o" if rock else ".", markersize=3.2, color=style["color"],
             markeredgewidth=0.3, markeredgecolor="white" if rock else style["color"],
@@ -123,6 +129,7 @@ def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
             else f"other types ({len(points)})",
             rasterized=len(points) > 500,
         )  # fmt: skip
+        of_types(line, [p["token_id"] for p in points])
     log_axis(ax.xaxis)
     ax.set_xlim(*ends)
     log_axis(ax.yaxis)

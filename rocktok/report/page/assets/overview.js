@@ -1,0 +1,89 @@
+// ---------------------------------------------------------------- all sequences at a glance
+
+const bars = [];
+
+/** A line for each sequence: its name, and its mean as a bar. */
+function setUpOverview() {
+  for (const sequence of sequences) {
+    const line = element("li");
+    const link = element("a");
+    const [position] = sequence.positions;
+    link.href = `#seq=${sequence.id}:${position}`;
+    Object.assign(link.dataset, { sequence: sequence.id, position });
+    const bar = element("span", "bar");
+    const mean = element("span", "mean");
+    link.append(element("span", "name", sequence.id), bar, mean);
+    line.append(link);
+    bars.push({ sequence, line, bar, mean });
+  }
+  const options = (id, values) => {
+    const select = byId(id);
+    const distinct = [...new Set(values)].filter((value) => value !== "");
+    if (distinct.length < 2) return;
+    select.append(new Option("all", ""), ...distinct.map((value) => new Option(value, value)));
+    select.parentElement.hidden = false;
+  };
+  options("by-log", sequences.map((one) => logs[one.log].name));
+  options("by-domain", sequences.map((one) => one.domain));
+  options("by-correct", sequences.map(answerOf));
+  for (const id of ["by-log", "by-domain", "by-correct"]) byId(id).addEventListener("change", filterSequences);
+  byId("by-prompt").addEventListener("input", filterSequences);
+  byId("order").addEventListener("change", orderSequences);
+  byId("bars").append(...bars.map(({ line }) => line));
+  filterSequences();
+}
+
+function answerOf(sequence) {
+  return sequence.correct === null ? "" : sequence.correct ? "correct" : "wrong";
+}
+
+function meanOf(sequence) {
+  let sum = 0;
+  let known = 0;
+  for (const value of shownValues(sequence) ?? []) {
+    if (value === null) continue;
+    sum += value;
+    known++;
+  }
+  return known ? sum / known : null;
+}
+
+/** Means at the step; bars are as long as the largest of all is far from 0. */
+function drawBars() {
+  if (!byId("overview")?.open) return;
+  const means = bars.map(({ sequence }) => meanOf(sequence));
+  const most = Math.max(...means.map((mean) => Math.abs(mean ?? 0))) || 1;
+  bars.forEach(({ bar, mean }, k) => {
+    bar.style.width = `${(100 * Math.abs(means[k] ?? 0)) / most}%`;
+    mean.textContent = format(means[k]);
+  });
+}
+
+function filterSequences() {
+  const wanted = byId("by-prompt").value.trim().toLowerCase();
+  const among = (id, value) => [value, ""].includes(byId(id).value);
+  let left = 0;
+  for (const { sequence, line } of bars) {
+    const words = `${sequence.prompt_id}\n${named(sequence.prompt)}`.toLowerCase();
+    const kept = words.includes(wanted) && among("by-domain", sequence.domain)
+      && among("by-correct", answerOf(sequence)) && among("by-log", logs[sequence.log].name);
+    line.hidden = !kept;
+    sequence.section.hidden = !kept;
+    left += kept;
+  }
+  byId("overview-count").textContent = `${left} of ${bars.length} shown`;
+  if (state.found !== null) find(state.found);
+}
+
+function orderSequences() {
+  const by = {
+    mean: ({ sequence }) => -(meanOf(sequence) ?? -Infinity),
+    least: ({ sequence }) => meanOf(sequence) ?? Infinity,
+    rock: ({ sequence }) => -sequence.rockShare,
+    length: ({ sequence }) => -sequence.tokens.length,
+  }[byId("order").value] ?? (({ sequence }) => sequence.index);
+  const order = bars.map((bar) => [by(bar), bar]);
+  order.sort(([a, x], [b, y]) => a - b || x.sequence.index - y.sequence.index);
+  byId("bars").append(...order.map(([, { line }]) => line));
+  view.append(...order.map(([, { sequence }]) => sequence.section));
+}
