@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, cast
 
@@ -199,6 +199,10 @@ class _Report:
         ids = choose(look.drawn, contexts, self.params.sequences)
         read = progress.counted("texts", lambda: at_steps(detection, ids)) if ids else None
         texts = read and sequence_texts(detection, read, ids, look.drawn.seen)
+        in_text = None
+        if texts is not None:
+            on_page = [sequence["sequence_id"] for sequence in texts["sequences"]]
+            in_text = self._contexts(shares, look.windows, on_page)
         said = {row["what"] for row in progress.missing}
         progress.missing.extend(row for row in lacks(detection) if row["what"] not in said)
         token_texts = self._token_texts(contexts, texts, others)
@@ -224,6 +228,7 @@ class _Report:
             density=detection.density,
             sensitivity=self._sensitivity(shares),
             contexts=contexts,
+            contexts_in_text=in_text,
             texts=texts,
             curves=read.curves if read else {},
             token_texts=token_texts,
@@ -277,13 +282,16 @@ class _Report:
         return tuple(grid_rows(detection.types, detection.params, shares, gammas))
 
     def _contexts(
-        self, shares: dict[int, TypeShares], windows: dict[str, Array]
+        self,
+        shares: dict[int, TypeShares],
+        windows: dict[str, Array],
+        only: Collection[int] | None = None,
     ) -> dict[int, RockContexts]:
-        """Of each rock, typical retained contexts."""
+        """Of each rock, typical retained contexts; `only`: in these sequences."""
         token_T, text = self.detection.types.token_T, self.detection.run.log.vocab.text
         by_token = {int(token_T[index]): each for index, each in shares.items()}
         return {
-            v: typical(of_type(windows, v, MOST), by_token[v], text)
+            v: typical(of_type(windows, v, MOST), by_token[v], text, only)
             for v in (row["token_id"] for row in self.detection.result.rocks)
             if v in by_token
         }

@@ -96,6 +96,7 @@ class ReportResult:
         density: sequences by the share of their positions that is rock: bins and counts.
         sensitivity: rocks over a grid of γ, η and the null's distance; None without contexts.
         contexts: token id → typical retained contexts of a rock, and how many there are.
+        contexts_in_text: of these sequences alone that `texts` shows; None where it shows none.
         texts: sequences with all that was recorded of them, at some steps; None where not asked.
         token_texts: token id → text of all ids that stand in the above.
         clusters: token id → functional cluster; cluster_names: all of them, in order.
@@ -125,6 +126,7 @@ class ReportResult:
     notes: tuple[str, ...]
     others: tuple[OtherResult, ...] = ()
     curves: dict[int, list[StepLoss]] = field(default_factory=dict)
+    contexts_in_text: dict[int, RockContexts] | None = None
 
     @property
     def rocks(self) -> tuple[int, ...]:

@@ -145,23 +145,19 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
 
 
 def _rock(result: ReportResult, row: Mapping[str, Any]) -> Rock:
-    """Of its contexts those that lead to a text on the page; where no text is shown, all."""
-    texts = result.texts
-    shown = None if texts is None else {one["sequence_id"] for one in texts["sequences"]}
-    contexts = result.contexts.get(row["token_id"])
+    """Of its contexts those that stand in a text on the page; where no text is shown, any."""
+    v, listed = row["token_id"], result.contexts_in_text
+    contexts = result.contexts.get(v)
+    shown = contexts if listed is None else listed.get(v)
     return {
         "rank": row["rank"],
-        "token_id": row["token_id"],
+        "token_id": v,
         "token": row["token"],
         "frequency": row["frequency"],
         "retained": row["retained"],
         "persistent": row["persistent"],
         "ccr": row["ccr"],
-        "contexts": [
-            example
-            for example in (contexts["examples"] if contexts else [])
-            if shown is None or example["sequence_id"] in shown
-        ],
+        "contexts": shown["examples"] if shown else [],
         "total_contexts": contexts["distinct"] if contexts else 0,
         "curve": curve_of(result, row),
         "instead": likeliest(row),

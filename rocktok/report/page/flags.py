@@ -27,7 +27,7 @@ _OF_SEVERAL = {
     "stretch": "stand in a stretch of text that is as hard",
     "position_bound": "cannot be told apart from their place",
     "not_singled_out": "recur in contexts that the loss does not single out",
-    "lift_unknown": "have contexts of which that cannot be told",
+    "lift_unknown": "leave that open",
     "not_in_rollouts": "are no longer written by the student",
 }
 

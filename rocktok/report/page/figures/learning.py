@@ -80,6 +80,8 @@ class Line(TypedDict):
 class StagnationNumbers(TypedDict):
     """Losses over the steps; `chosen`: on one half of the prompts, measured on the other.
 
+    `pre`: the step from which changes are measured; the groups were chosen by losses up to it.
+
     `rollouts`: of several logs, those whose losses are of each step's own rollouts; None: all.
     """
 
@@ -87,6 +89,7 @@ class StagnationNumbers(TypedDict):
     text: str
     lines: list[Line]
     chosen: bool
+    pre: NotRequired[int]
     rollouts: NotRequired[list[str] | None]
 
 
@@ -205,7 +208,7 @@ def _stagnation_of(result: StagnationResult) -> StagnationNumbers:
         if group["types_at_both_ends"]:
             lines.append({"group": group["group"], "types": group["types"], "curve": curve})
     return {"table": result.log["table"], "text": result.log["text"], "lines": lines,
-            "chosen": result.log["descriptive"] is None}  # fmt: skip
+            "pre": result.log["pre"], "chosen": result.log["descriptive"] is None}  # fmt: skip
 
 
 def _stagnation_of_several(by_log: Mapping[str, StagnationNumbers]) -> StagnationNumbers:

@@ -87,15 +87,18 @@ def _position(numbers: Numbers) -> str | None:
     )
 
 
-def _kept(curve: Sequence[Mapping[str, Any]]) -> tuple[int, int, float] | None:
-    known = [(p["step"], p["loss"]) for p in curve if p["loss"] is not None]
+def _kept(curve: Sequence[Mapping[str, Any]], since: int) -> tuple[int, int, float] | None:
+    known = [(p["step"], p["loss"]) for p in curve if p["loss"] is not None and p["step"] >= since]
     if len(known) < 2 or not known[0][1]:
         return None
     return known[0][0], known[-1][0], known[-1][1] / known[0][1]
 
 
 def _stagnation(numbers: Numbers) -> str | None:
-    kept = {line["group"]: _kept(line["curve"]) for line in numbers["lines"]}
+    if "pre" not in numbers:
+        return None
+    # Losses up to this step chose the groups: those would fall by that alone.
+    kept = {line["group"]: _kept(line["curve"], numbers["pre"]) for line in numbers["lines"]}
     everything = kept.pop(ALL_POSITIONS.name, None)
     group = ROCKS.name if ROCKS.name in kept else next(iter(kept), None)
     ours = None if group is None else kept[group]
