@@ -198,7 +198,9 @@ class _Report:
         contexts = self._contexts(shares, look.windows)
         ids = choose(look.drawn, contexts, self.params.sequences)
         read = progress.counted("texts", lambda: at_steps(detection, ids)) if ids else None
-        texts = read and sequence_texts(detection, read, ids, look.drawn.seen)
+        texts = None
+        if read is not None:
+            texts = sequence_texts(detection, read, ids, look.drawn.seen)
         in_text = None
         if texts is not None:
             on_page = [sequence["sequence_id"] for sequence in texts["sequences"]]

@@ -128,9 +128,7 @@ def at_steps(detection: Detection, ids: Iterable[int]) -> Steps:
     return Steps(steps, recorded, columns, by_step, curves)
 
 
-def sequence_texts(
-    detection: Detection, read: Steps, ids: Mapping[int, str], total: int
-) -> Texts:
+def sequence_texts(detection: Detection, read: Steps, ids: Mapping[int, str], total: int) -> Texts:
     """Sequences with their tokens, and with all values at some steps; which are retained.
 
     Args:
@@ -184,9 +182,7 @@ def sequence_texts(
     }
 
 
-def choose(
-    drawn: DrawnSequences, contexts: dict[int, RockContexts], most: int
-) -> dict[int, str]:
+def choose(drawn: DrawnSequences, contexts: dict[int, RockContexts], most: int) -> dict[int, str]:
     """Sequence → why it is shown: drawn, or for the contexts of rocks that it holds.
 
     Those for contexts are taken one by one, each time the one that holds a context of the most

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from rocktok._version import __version__
-from rocktok.report.alternatives import token_ids
 from rocktok.report.other_analyses import Missing
 from rocktok.report.page.flags import explained
 from rocktok.report.page.opening import curve_of, likeliest, page_opening, plain
-from rocktok.report.page.page_data import Cell, Column, Kind, Page, PageFigure, Rock, Text
+from rocktok.report.page.page_data import Cell, Column, Kind, Page, PageFigure, Rock
 from rocktok.report.page.sections import sections
 from rocktok.report.page.summary import summary
+from rocktok.report.page.texts import text_view
 from rocktok.report.result import ReportResult
 
 #: Columns of the table of tokens: key, label, kind, and what it means.
@@ -165,47 +165,4 @@ def _rock(result: ReportResult, row: Mapping[str, Any]) -> Rock:
         "teacher_on_token": row.get("teacher_on_token"),
         "student_on_token": row.get("student_on_token"),
         "flags": explained(row["flags"]),
-    }
-
-
-_LABELS = {
-    "loss": "loss",
-    "log_ratio": "log ratio",
-    "student_logprob": "log p, student",
-    "teacher_logprob": "log q, teacher",
-    "student_entropy": "entropy, student",
-    "teacher_entropy": "entropy, teacher",
-    "grad_norm": "gradient norm",
-    "head_grad_norm": "gradient norm, head",
-}
-
-
-def text_view(result: ReportResult) -> Text | None:
-    """The sequences as the page reads them; None where none are shown."""
-    texts = result.texts
-    if not texts or not texts["sequences"]:
-        return None
-    used = {v for sequence in texts["sequences"] for v in sequence["token_ids"]}
-    for sequence in texts["sequences"]:
-        if others := sequence.get("alternatives"):
-            used |= token_ids(others)
-    several = len(texts["steps"]) > 1
-    why = {sequence["why"] for sequence in texts["sequences"]}
-    drawn = sum(sequence["why"] == "drawn at random" for sequence in texts["sequences"])
-    others = len(texts["sequences"]) - drawn
-    said = [f"{drawn} were drawn at random, {others} hold contexts of rocks."] if (
-        len(why) > 1) else []  # fmt: skip
-    return {
-        "table": texts["table"],
-        "steps": texts["steps"],
-        "columns": [
-            {"key": c["key"], "label": _LABELS[c["key"]], "unit": c["unit"], "by_step": several}
-            for c in texts["columns"]
-        ],
-        "tokens": {str(v): result.token_texts[v] for v in sorted(used)},
-        "rocks": [v for v in result.rocks if v in used],
-        "sequences": texts["sequences"],
-        "shown": len(texts["sequences"]),
-        "total": texts["total"],
-        "capped": " ".join([*said, *([texts["capped"]] if texts["capped"] else [])]) or None,
     }

@@ -9,9 +9,10 @@ from typing import Any
 from rocktok.analyses.detect.instead import InsteadRow
 from rocktok.analyses.detect.table import opening as detected
 from rocktok.report.page.flags import of_several
-from rocktok.report.page.page_data import Chip, Opening, StepLoss
+from rocktok.report.page.page_data import Chip, Opening
 from rocktok.report.page.summary import summary
 from rocktok.report.result import ReportResult
+from rocktok.report.text_view import StepLoss
 from rocktok.stats.group_names import LABELS, NAMES
 from rocktok.tables.text import count, counted
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, cast
 from rocktok.report.alternatives import Alternatives
 from rocktok.report.page.escape import Piece, pieces, printable, signs
 from rocktok.report.page.inline import inline
-from rocktok.report.page.page_data import Kind, Page, PageFigure, Rock, StepLoss, Table, Text
+from rocktok.report.page.page_data import Kind, Page, PageFigure, Rock, Table, Text
 from rocktok.report.page.sections import render_sections
+from rocktok.report.text_view import StepLoss
 from rocktok.tables.text import count, number, percent
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def render_page(page: Page) -> str:
     occurrences = _occurrences(text)
     in_text = Counter(occurrences.values())
     figures = [_figure(figure) for figure in page.get("figures") or []]
-    rocks = {rock["token_id"]: _rock(rock, occurrences, in_text) for rock in page.get("rocks") or []}
+    rocks = {
+        rock["token_id"]: _rock(rock, occurrences, in_text) for rock in page.get("rocks") or []
+    }
     return str(
         _template().render(
             title=page.get("title") or "rocktok",

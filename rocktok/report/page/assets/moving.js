@@ -15,7 +15,7 @@ function focusToken(sequence, i) {
     node.scrollIntoView({ block: "center", behavior: "instant" });
   }
   point(node);
-  state.at = [sequence.id, sequence.positions[i]];
+  state.at = placeOf(sequence, sequence.positions[i]);
   writeAddressSoon();
 }
 
@@ -97,8 +97,8 @@ function goToFound(direction) {
 }
 
 /** `id` is text: ids beyond 2^53 are no numbers to a script. */
-function goTo(id, position) {
-  const sequence = sequences.find((one) => one.id === id);
+function goTo(id, position, log = 0) {
+  const sequence = sequences.find((one) => one.id === id && one.log === log);
   const i = sequence ? sequence.positions.indexOf(position) : -1;
   if (i < 0) return false;
   sequence.section.hidden = false;

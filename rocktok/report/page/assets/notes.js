@@ -23,7 +23,7 @@ function describe({ sequence, i, node }) {
       line(`above step ${text.steps[state.other]}`, `${format(change)} ${unit ?? ""}`);
     }
   }
-  line("token id", String(token));
+  line("token id", String(token % 2 ** 32));
   line("sequence : position", `${sequence.id} : ${sequence.positions[i]}`);
   tip.replaceChildren(head, list, ...alternatives(sequence, i, step), ...course(sequence, i));
   tip.hidden = false;

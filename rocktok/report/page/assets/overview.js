@@ -8,11 +8,12 @@ function setUpOverview() {
     const line = element("li");
     const link = element("a");
     const [position] = sequence.positions;
-    link.href = `#seq=${sequence.id}:${position}`;
-    Object.assign(link.dataset, { sequence: sequence.id, position });
+    link.href = `#seq=${placeOf(sequence, position).join(":")}`;
+    Object.assign(link.dataset, { sequence: sequence.id, position, log: sequence.log });
     const bar = element("span", "bar");
     const mean = element("span", "mean");
-    link.append(element("span", "name", sequence.id), bar, mean);
+    const name = [logs[sequence.log].name, sequence.id].filter(Boolean).join(" ");
+    link.append(element("span", "name", name), bar, mean);
     line.append(link);
     bars.push({ sequence, line, bar, mean });
   }

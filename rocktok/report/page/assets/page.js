@@ -65,6 +65,11 @@ function addressOf() {
   return parts.length ? `#${parts.join("&")}` : "";
 }
 
+/** A place as the address names it; the first log goes without saying. */
+function placeOf({ id, log }, position) {
+  return log ? [id, position, log] : [id, position];
+}
+
 let isReading = false;
 let waiting = null;
 
@@ -97,9 +102,9 @@ function readAddress() {
   if (state.rock !== null && state.rock !== rock) foldRock();
   if (byId("text")) readText(named);
   if (rock !== null && rock !== state.rock) openRock(rock, false);
-  const [, id, position] = /^(-?\d+):(\d+)$/.exec(named.get("seq") ?? "") ?? [];
+  const [, id, position, log] = /^(-?\d+):(\d+)(?::(\d+))?$/.exec(named.get("seq") ?? "") ?? [];
   if (id === undefined) state.at = null;
-  else goTo(id, Number(position));
+  else goTo(id, Number(position), Number(log ?? 0));
   isReading = false;
 }
 
@@ -140,7 +145,7 @@ function setUpLinks() {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     const link = event.target.closest?.("[data-rock], [data-find], [data-sequence]");
     if (!link) return;
-    const { rock, find: wanted, sequence, position } = link.dataset;
+    const { rock, find: wanted, sequence, position, log = "0" } = link.dataset;
     if (rock) {
       const row = rowOf(rock);
       if (!row?.more) return;
@@ -159,9 +164,9 @@ function setUpLinks() {
       link.classList.add("is-current");
       // The place that is left is one to come back to.
       writeAddress();
-      state.at = [sequence, Number(position)];
+      state.at = placeOf({ id: sequence, log: Number(log) }, Number(position));
       writeAddress(true);
-      goTo(sequence, Number(position));
+      goTo(sequence, Number(position), Number(log));
     }
   });
 }

@@ -171,7 +171,7 @@ _SAID: dict[str, Callable[[Numbers], str | None]] = {
     "stagnation": _stagnation,
     "delta_kl": _medians("Median change of the loss", " nats"),
     "shares": _shares,
-    "gradient_norm": _medians("Median gradient", ""),
+    "gradient_norm": _medians("Median gradient norm", " nats/logit"),
     "gradient_cosine": _medians("Median cosine with the whole gradient", ""),
     "coverage": _coverage,
     "sensitivity": _sensitivity,
