@@ -12,7 +12,7 @@ function setUpOverview() {
     Object.assign(link.dataset, { sequence: sequence.id, position, log: sequence.log });
     const bar = element("span", "bar");
     const mean = element("span", "mean");
-    const name = [logs[sequence.log].name, sequence.id].filter(Boolean).join(" ");
+    const name = [sequence.id, logs[sequence.log].name].filter(Boolean).join(" · ");
     link.append(element("span", "name", name), bar, mean);
     line.append(link);
     bars.push({ sequence, line, bar, mean });
@@ -78,8 +78,9 @@ function filterSequences() {
 
 function orderSequences() {
   const by = {
-    mean: ({ sequence }) => -(meanOf(sequence) ?? -Infinity),
-    least: ({ sequence }) => meanOf(sequence) ?? Infinity,
+    // Without a mean: last.
+    mean: ({ sequence }) => -(meanOf(sequence) ?? -Number.MAX_VALUE),
+    least: ({ sequence }) => meanOf(sequence) ?? Number.MAX_VALUE,
     rock: ({ sequence }) => -sequence.rockShare,
     length: ({ sequence }) => -sequence.tokens.length,
   }[byId("order").value] ?? (({ sequence }) => sequence.index);
