@@ -22,6 +22,9 @@ CHIPS, INSTEAD = 8, 2
 #: A part of a note that says how to call a command or function, not what the numbers mean.
 _CALL = re.compile(r"--[a-z]|Recorder\(|`rocktok|rocktok [a-z]+ --")
 
+#: Names in notes that are those of columns or parameters, in words.
+_WORDS = {"tau_pre": "the earlier threshold", "tau_post": "the later threshold"}
+
 _ANALYSES = {
     "attribute": "Gradients",
     "stagnation": "Loss over training",
@@ -99,4 +102,5 @@ def plain(note: str) -> str:
     parts = text.split("; ")
     said = [part for part in parts if not _CALL.search(part)] or parts
     text = f"{before}{'; '.join(said)}".rstrip(".")
+    text = re.sub(r"\w+", lambda word: _WORDS.get(word[0], word[0]), text)
     return f"{text[:1].upper()}{text[1:]}."

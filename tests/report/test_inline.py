@@ -1,0 +1,157 @@
+"""Figures as parts of a page: points where they are drawn, colours of the page, one line each."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+import rocktok
+from rocktok.report.page import figures
+from rocktok.report.page.drawing import POINTS, draw_one
+from rocktok.report.page.figures import FIGURES
+from rocktok.report.page.figures.takeaways import takeaway
+from rocktok.report.page.files import figure_numbers
+from rocktok.report.page.inline import inline
+from rocktok.report.passes import report
+from rocktok.report.result import ReportResult
+from tests.paths import SAMPLE
+
+HREF = "{http://www.w3.org/1999/xlink}href"
+
+
+@pytest.fixture(scope="module")
+def sample() -> ReportResult:
+    return report(rocktok.open(SAMPLE), replicates=200, sequences=0, lifts=False)
+
+
+def test_points_lie_where_the_svg_draws_them(sample: ReportResult) -> None:
+    numbers = figures.early_late.numbers(sample)
+    drawn = draw_one("early_late", numbers, ())
+    points = json.loads(drawn[POINTS])
+    by_id = {point["token_id"]: point for point in numbers["points"]}
+    assert sorted(by_id) == sorted(point["token_id"] for point in points)
+    uses = [
+        (float(use.get("x", "nan")), float(use.get("y", "nan")))
+        for use in ElementTree.fromstring(drawn["svg"]).iter("{http://www.w3.org/2000/svg}use")
+        if use.get(HREF) and use.get("x")
+    ]
+    for point in points:
+        assert min(abs(point["x"] - x) + abs(point["y"] - y) for x, y in uses) < 0.05
+        held = by_id[point["token_id"]]
+        assert point["values"] == [
+            ["mean loss at step 8 (nats)", pytest.approx(held["loss_pre"])],
+            ["mean loss at step 500 (nats)", pytest.approx(held["loss_post"])],
+        ]
+    # The further right, the larger the earlier loss; the further up, the larger the later.
+    for axis, key, sign in (("x", "loss_pre", 1), ("y", "loss_post", -1)):
+        order = sorted(points, key=lambda p: sign * p[axis])
+        values = [by_id[p["token_id"]][key] for p in order]
+        assert all(a <= b * 1.02 for a, b in zip(values, values[1:], strict=False))
+
+
+def test_points_of_strips_say_their_value_alone(sample: ReportResult) -> None:
+    numbers = figures.delta_kl.numbers(sample)
+    points = json.loads(draw_one("delta_kl", numbers, ())[POINTS])
+    said = sorted((p["token_id"], p["values"][0][1]) for p in points)
+    assert all(len(p["values"]) == 1 for p in points)
+    assert said == sorted(
+        (one["token_id"], pytest.approx(one["value"]))
+        for group in numbers["groups"] for one in group["types"]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["funnel", "sensitivity", "clusters"])
+def test_an_inline_figure_is_the_pages(sample: ReportResult, name: str) -> None:
+    numbers = figure_numbers(sample)[name]
+    svg = draw_one(name, numbers, ())["svg"].decode()
+    found = inline(svg, name)
+    root = ElementTree.fromstring(found)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', found))
+    ids = [element.get("id") for element in root.iter() if element.get("id")]
+    assert set(ids) == used and len(ids) == len(set(ids))
+    assert all(one.startswith(f"{name}-") for one in used)
+    for element in root.iter():
+        assert "style" not in element.attrib
+        assert not any(key.startswith("on") for key in element.attrib)
+        assert element.tag not in ("script", "style", "metadata", "foreignObject")
+    # What stands on a colour of the figure keeps its own; nothing else is black or white.
+    cells = numbers["cells"] if name == "sensitivity" else []
+    light = sum(cell["jaccard"] is not None and cell["jaccard"] > 0.55 for cell in cells)
+    assert found.count("#000000") == len(cells)
+    assert found.count("#ffffff") == light
+    assert inline(svg, name) == found
+
+
+def test_a_name_that_means_harm_is_no_markup() -> None:
+    svg = '<svg xmlns="http://www.w3.org/2000/svg"><g id="a"/><g clip-path="url(#a)"/></svg>'
+    found = inline(svg, '"><script>', [{"token_id": 3, "x": 1.0, "y": 2.0,
+                                         "values": [("<b>\n\t", 0.5)]}])  # fmt: skip
+    root = ElementTree.fromstring(found)
+    assert [element.tag for element in root.iter()] == ["svg", "g", "g", "circle"]
+    assert root[0].get("id") == "---script--a"
+    assert root[1].get("clip-path") == "url(#---script--a)"
+
+
+# -- what figures come to ---------------------------------------------------------------------
+
+
+def test_takeaways_by_hand() -> None:
+    def two(a: float, b: float, *, rock: bool) -> dict[str, Any]:
+        return {"loss_pre": a, "loss_post": b, "is_rock": rock}
+
+    rocks = [two(2, 1, rock=True), two(1, 0.9, rock=True), two(4, 3, rock=True)]
+    others = [two(1, 0.1, rock=False), two(1, 0.2, rock=False), two(1, 0.4, rock=False)]
+    numbers = {"pre": 1, "post": 9, "points": rocks + others}
+    assert takeaway("early_late", numbers) == (
+        "The median rock keeps 75% of its loss from step 1 to 9, the median other type 20%")
+    assert takeaway("early_late", {**numbers, "points": rocks[:2] + others}) is None
+
+    def curve(*losses: float | None) -> list[dict[str, Any]]:
+        return [{"step": step, "loss": loss} for step, loss in zip((0, 5, 9), losses, strict=True)]
+
+    lines = [{"group": "all positions", "curve": curve(8, 2, 1)},
+             {"group": "rocks", "curve": curve(9, 4, 3)}]  # fmt: skip
+    # From the step at which the groups were chosen on: what fell before fell by choice.
+    assert takeaway("stagnation", {"lines": lines, "pre": 5}) == (
+        "From step 5 to 9, rocks keep 75% of their loss, all positions 50%")
+    assert takeaway("stagnation", {"lines": lines}) is None
+    lines[1]["curve"] = curve(9, 4, None)
+    assert takeaway("stagnation", {"lines": lines, "pre": 5}) is None
+
+    groups = [{"group": "rocks", "types": [1, 2, 3], "median": -0.5},
+              {"group": "random", "types": [1, 2], "median": 1.0}]  # fmt: skip
+    said = "Median change of the loss of rocks: −0.500 nats"
+    assert takeaway("delta_kl", {"groups": groups}) == said
+    assert takeaway("delta_kl", {"groups": groups[1:]}) is None
+
+
+def test_takeaways_are_of_the_numbers(sample: ReportResult) -> None:
+    numbers = figure_numbers(sample)
+    said = {name: takeaway(name, one) for name, one in numbers.items()}
+    assert set(said) == {figure.name for figure in FIGURES}
+    assert all(text and not text.endswith(".") and "\n" not in text for text in said.values())
+    learning = sample.stagnation
+    assert learning is not None
+    kept = next(row for row in learning.groups if row["group"] == "rocks")["stagnation"]
+    assert f"rocks keep {100 * kept:.0f}% of their loss" in str(said["stagnation"])
+    assert f"all positions {100 * learning.corpus['stagnation']:.0f}%" in str(said["stagnation"])
+    rocks = sum(row["loss_share"] for row in sample.detect.rocks)
+    top = max(numbers["clusters"]["clusters"], key=lambda row: row["loss_share"])
+    assert said["clusters"] == (
+        f"{100 * top['loss_share'] / rocks:.0f}% of the rocks' loss lies on {top['cluster']}")
+
+
+def test_a_median_of_two_is_not_drawn() -> None:
+    types = [{"token_id": i, "value": float(i)} for i in range(3)]
+    few = {"group": "rocks", "types": types[:2], "median": 0.5}
+    more = {"group": "random", "types": types, "median": 1.0}
+    figure = figures.delta_kl({"pre": 0, "post": 1, "table": "fixed", "groups": [few, more],
+                               "chosen": True})  # fmt: skip
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == [
+        "rocks\n(2: too few)", "random\n(3)"]  # fmt: skip
+    assert len(axes.collections) == 1
