@@ -17,7 +17,6 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.attribute.passes import attribute
-from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.log_passes import ZeroThresholdError
 from rocktok.analyses.detect.passes import run_detect
@@ -25,14 +24,14 @@ from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
 from rocktok.analyses.stability.passes import run_stability
-from rocktok.analyses.stability.result import StabilityParams, StabilityResult
+from rocktok.analyses.stability.result import StabilityParams
 from rocktok.analyses.stagnation.passes import stagnation
-from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.engine.passes import Engine
 from rocktok.report.alternatives import token_ids
 from rocktok.report.clusters import Clusters
 from rocktok.report.missing import lacks
 from rocktok.report.other_analyses import run_others
+from rocktok.report.parts import Look, OtherParts
 from rocktok.report.positions import LossByPosition
 from rocktok.report.progress import Progress
 from rocktok.report.result import (
@@ -152,34 +151,6 @@ def _detection(
 
 
 @dataclass(frozen=True)
-class _Others:
-    """The analyses beside `detect`; None where the log lacks what they need."""
-
-    attribute: AttributeResult | None
-    stagnation: StagnationResult | None
-    stability: StabilityResult | None
-
-    def done(self) -> list[tuple[str, AttributeResult | StagnationResult | StabilityResult]]:
-        """Names and results of those that there are."""
-        named = (
-            ("attribute", self.attribute),
-            ("stagnation", self.stagnation),
-            ("stability", self.stability),
-        )
-        return [(name, result) for name, result in named if result is not None]
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What the report's own pass comes to. `windows`: of occurrences of the likely rocks."""
-
-    sums: TypeSums
-    positions: LossByPosition
-    windows: dict[str, Array]
-    drawn: DrawnSequences
-
-
-@dataclass(frozen=True)
 class _Report:
     """What is reported on a log on which `detect` has run."""
 
@@ -246,7 +217,7 @@ class _Report:
 
     # -- what only the report shows --------------------------------------------------------
 
-    def _look(self, likely: list[int]) -> _Look:
+    def _look(self, likely: list[int]) -> Look:
         detection = self.detection
         source, seed = detection.source, detection.params.seed
         earlier = () if source.pre is None else ("loss_pre",)
@@ -260,7 +231,7 @@ class _Report:
         if likely:
             collect = [windows_of(detection, likely)]
         detection.run.engine.run(source, sums, positions, drawn, *collect)
-        return _Look(sums, positions, collect[0].result() if collect else {}, drawn)
+        return Look(sums, positions, collect[0].result() if collect else {}, drawn)
 
     def _type_shares(self, likely: list[int], windows: dict[str, Array]) -> dict[int, TypeShares]:
         shares = judge_types(self.detection, likely, windows)
@@ -316,7 +287,7 @@ class _Report:
 
     # -- the other analyses ----------------------------------------------------------------
 
-    def _others(self) -> _Others:
+    def _others(self) -> OtherParts:
         detection, progress = self.detection, self.progress
         log, engine, table = detection.run.log, detection.run.engine, detection.run.table
         post, options = detection.steps.post, detection.params
@@ -352,7 +323,7 @@ class _Report:
                 engine=engine, detection=detection,
             ),
         )  # fmt: skip
-        return _Others(shares, curves, samples)
+        return OtherParts(shares, curves, samples)
 
     def _has_course(self) -> bool:
         """Whether there are two steps from --pre to --post; without these, `stagnation` says."""
@@ -374,7 +345,7 @@ class _Report:
         return False
 
     def _token_texts(
-        self, contexts: dict[int, RockContexts], texts: Texts | None, others: _Others
+        self, contexts: dict[int, RockContexts], texts: Texts | None, others: OtherParts
     ) -> dict[int, str]:
         ids = {row["token_id"] for row in self.detection.result.tokens} | set(contexts)
         for sequence in texts["sequences"] if texts else ():
@@ -388,7 +359,7 @@ class _Report:
         ids |= set(types.token_T[order].tolist())
         return {v: self.detection.run.log.vocab.text(v) for v in sorted(ids)}
 
-    def _notes(self, others: _Others) -> tuple[str, ...]:
+    def _notes(self, others: OtherParts) -> tuple[str, ...]:
         """Of every analysis, with its name where it is not `detect`."""
         own = self.detection.result.notes
         lines = [

@@ -31,7 +31,7 @@ NAMED_BY = {
         **NAMED, "log.passes": "<analysis>", "params.detect": "<option>",
         "params.clusters": "<cluster>", "facts": "<fact>", "thresholds": "<key>",
         "totals": "<key>", "permuted": "<key>", "figures": "<figure>", "contexts": "<id>",
-        "tests": "<analysis>", "adjusted": "<analysis>",
+        "curves": "<id>", "tests": "<analysis>", "adjusted": "<analysis>",
     },
 }  # fmt: skip
 #: Whose keys are those of another output, or what a figure draws.
@@ -57,7 +57,7 @@ class _Report:
 
     def __init__(self, log: rocktok.Log) -> None:
         clusters = {"names": [" ?Vera"]}
-        found = rocktok.report(log, replicates=100, sequences=0, clusters=clusters)
+        found = rocktok.report(log, replicates=100, sequences=1, clusters=clusters)
         self.content = render_report(found)["report.json"]
 
     def to_json(self) -> str:

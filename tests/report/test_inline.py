@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
@@ -50,7 +51,7 @@ def test_points_lie_where_the_svg_draws_them(sample: ReportResult) -> None:
     for axis, key, sign in (("x", "loss_pre", 1), ("y", "loss_post", -1)):
         order = sorted(points, key=lambda p: sign * p[axis])
         values = [by_id[p["token_id"]][key] for p in order]
-        assert all(a <= b * 1.02 for a, b in zip(values, values[1:], strict=False))
+        assert all(a <= b * 1.02 for a, b in pairwise(values))
 
 
 def test_points_of_strips_say_their_value_alone(sample: ReportResult) -> None:
@@ -107,7 +108,8 @@ def test_takeaways_by_hand() -> None:
     others = [two(1, 0.1, rock=False), two(1, 0.2, rock=False), two(1, 0.4, rock=False)]
     numbers = {"pre": 1, "post": 9, "points": rocks + others}
     assert takeaway("early_late", numbers) == (
-        "The median rock keeps 75% of its loss from step 1 to 9, the median other type 20%")
+        "The median rock keeps 75% of its loss from step 1 to 9, the median other type 20%"
+    )
     assert takeaway("early_late", {**numbers, "points": rocks[:2] + others}) is None
 
     def curve(*losses: float | None) -> list[dict[str, Any]]:
@@ -117,7 +119,8 @@ def test_takeaways_by_hand() -> None:
              {"group": "rocks", "curve": curve(9, 4, 3)}]  # fmt: skip
     # From the step at which the groups were chosen on: what fell before fell by choice.
     assert takeaway("stagnation", {"lines": lines, "pre": 5}) == (
-        "From step 5 to 9, rocks keep 75% of their loss, all positions 50%")
+        "From step 5 to 9, rocks keep 75% of their loss, all positions 50%"
+    )
     assert takeaway("stagnation", {"lines": lines}) is None
     lines[1]["curve"] = curve(9, 4, None)
     assert takeaway("stagnation", {"lines": lines, "pre": 5}) is None
@@ -142,7 +145,8 @@ def test_takeaways_are_of_the_numbers(sample: ReportResult) -> None:
     rocks = sum(row["loss_share"] for row in sample.detect.rocks)
     top = max(numbers["clusters"]["clusters"], key=lambda row: row["loss_share"])
     assert said["clusters"] == (
-        f"{100 * top['loss_share'] / rocks:.0f}% of the rocks' loss lies on {top['cluster']}")
+        f"{100 * top['loss_share'] / rocks:.0f}% of the rocks' loss lies on {top['cluster']}"
+    )
 
 
 def test_a_median_of_two_is_not_drawn() -> None:

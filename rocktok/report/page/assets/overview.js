@@ -1,6 +1,7 @@
 // ---------------------------------------------------------------- all sequences at a glance
 
 const bars = [];
+const means = new Map();
 
 /** A line for each sequence: its name, and its mean as a bar. */
 function setUpOverview() {
@@ -31,6 +32,7 @@ function setUpOverview() {
   byId("by-prompt").addEventListener("input", filterSequences);
   byId("order").addEventListener("change", orderSequences);
   byId("bars").append(...bars.map(({ line }) => line));
+  byId("overview").addEventListener("toggle", drawBars);
   filterSequences();
 }
 
@@ -52,11 +54,13 @@ function meanOf(sequence) {
 /** Means at the step; bars are as long as the largest of all is far from 0. */
 function drawBars() {
   if (!byId("overview")?.open) return;
-  const means = bars.map(({ sequence }) => meanOf(sequence));
-  const most = Math.max(...means.map((mean) => Math.abs(mean ?? 0))) || 1;
+  const name = shownName();
+  if (!means.has(name)) means.set(name, bars.map(({ sequence }) => meanOf(sequence)));
+  const shown = means.get(name);
+  const most = Math.max(...shown.map((mean) => Math.abs(mean ?? 0))) || 1;
   bars.forEach(({ bar, mean }, k) => {
-    bar.style.width = `${(100 * Math.abs(means[k] ?? 0)) / most}%`;
-    mean.textContent = format(means[k]);
+    bar.style.width = `${(100 * Math.abs(shown[k] ?? 0)) / most}%`;
+    mean.textContent = format(shown[k]);
   });
 }
 

@@ -40,7 +40,7 @@ function makeScale(sorted, kind) {
 /** Sizes of all changes from the other step to this one that are not 0, in order. */
 function sortedChanges() {
   const kept = [];
-  for (const sequence of text.sequences) {
+  for (const sequence of sequences) {
     for (const value of shownValues(sequence) ?? []) if (value) kept.push(Math.abs(value));
   }
   return Float64Array.from(kept).sort();

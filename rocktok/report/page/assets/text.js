@@ -34,6 +34,9 @@ const isRock = (sequence, token) => logs[sequence.log].rocks.has(token);
 const differs = () => state.other !== null && state.how === "difference";
 const isPaired = () => state.other !== null && state.how === "beside";
 
+/** Names what is shaded, for what is kept of it: the same means and scales come again. */
+const shownName = () => [state.key, state.step, differs() ? state.other : ""].join(" ");
+
 /** What is shaded: values at the step, or what they are above those at the other step. */
 function shownValues(sequence) {
   const values = valuesOf(sequence, state.key, state.step);
@@ -243,12 +246,9 @@ function draw(sequence) {
 function rescale() {
   if (!columns.length) return;
   const select = byId("scale");
-  let values;
-  if (differs()) values = sortedChanges();
-  else {
-    if (!sorted.has(state.key)) sorted.set(state.key, sortedValues(state.key));
-    values = sorted.get(state.key);
-  }
+  const name = differs() ? shownName() : state.key;
+  if (!sorted.has(name)) sorted.set(name, differs() ? sortedChanges() : sortedValues(state.key));
+  const values = sorted.get(name);
   const logOption = select.querySelector("[value=log]");
   logOption.disabled = differs() || !(values[0] >= 0);
   if (logOption.disabled && select.value === "log") select.value = "rank";
