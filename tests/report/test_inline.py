@@ -112,18 +112,20 @@ def test_takeaways_by_hand() -> None:
     )
     assert takeaway("early_late", {**numbers, "points": rocks[:2] + others}) is None
 
-    def curve(*losses: float | None) -> list[dict[str, Any]]:
-        return [{"step": step, "loss": loss} for step, loss in zip((0, 5, 9), losses, strict=True)]
+    def line(group: str, share: float | None, low: float | None = None) -> dict[str, Any]:
+        high = None if low is None else 0.9
+        return {"group": group, "kept": {"share": share, "low": low, "high": high}}
 
-    lines = [{"group": "all positions", "curve": curve(8, 2, 1)},
-             {"group": "rocks", "curve": curve(9, 4, 3)}]  # fmt: skip
-    # From the step at which the groups were chosen on: what fell before fell by choice.
-    assert takeaway("stagnation", {"lines": lines, "pre": 5}) == (
-        "From step 5 to 9, rocks keep 75% of their loss, all positions 50%"
+    lines = [line("all positions", 0.5), line("rocks", 0.75, 0.6)]
+    assert takeaway("stagnation", {"lines": lines, "pre": 5, "post": 9}) == (
+        "From step 5 to 9, rocks keep 75% (60% to 90%) of their loss, all positions 50%"
     )
-    assert takeaway("stagnation", {"lines": lines}) is None
-    lines[1]["curve"] = curve(9, 4, None)
-    assert takeaway("stagnation", {"lines": lines, "pre": 5}) is None
+    lines[1] = line("rocks", None)
+    assert takeaway("stagnation", {"lines": lines, "pre": 5, "post": 9}) is None
+    # Numbers of an older report.json do not say.
+    older = [{"group": one["group"]} for one in lines]
+    assert takeaway("stagnation", {"lines": older}) is None
+    assert takeaway("stagnation", {"lines": older, "pre": 5, "post": 9}) is None
 
     groups = [{"group": "rocks", "types": [1, 2, 3], "median": -0.5},
               {"group": "random", "types": [1, 2], "median": 1.0}]  # fmt: skip
@@ -139,13 +141,14 @@ def test_takeaways_are_of_the_numbers(sample: ReportResult) -> None:
     assert all(text and not text.endswith(".") and "\n" not in text for text in said.values())
     learning = sample.stagnation
     assert learning is not None
-    kept = next(row for row in learning.groups if row["group"] == "rocks")["stagnation"]
-    assert f"rocks keep {100 * kept:.0f}% of their loss" in str(said["stagnation"])
+    rocks = next(row for row in learning.groups if row["group"] == "rocks")
+    kept, low, high = (100 * rocks[f"stagnation{end}"] for end in ("", "_low", "_high"))
+    assert f"rocks keep {kept:.0f}% ({low:.0f}% to {high:.0f}%)" in str(said["stagnation"])
     assert f"all positions {100 * learning.corpus['stagnation']:.0f}%" in str(said["stagnation"])
-    rocks = sum(row["loss_share"] for row in sample.detect.rocks)
+    share = sum(row["loss_share"] for row in sample.detect.rocks)
     top = max(numbers["clusters"]["clusters"], key=lambda row: row["loss_share"])
     assert said["clusters"] == (
-        f"{100 * top['loss_share'] / rocks:.0f}% of the rocks' loss lies on {top['cluster']}"
+        f"{100 * top['loss_share'] / share:.0f}% of the rocks' loss lies on {top['cluster']}"
     )
 
 

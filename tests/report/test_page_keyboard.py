@@ -197,6 +197,20 @@ def test_paper_says_what_it_lacks(visit: Any) -> None:
     assert not row(at, 1).is_visible()
 
 
+def test_notes_and_captions_are_on_paper(visit: Any) -> None:
+    data = small()
+    data |= {"notes": ["Losses fell."], "figures": [figure("density")]}
+    at = visit(render_page(data))
+    note, caption = at.page.locator("#notes li"), at.page.locator(".caption p")
+    assert (note.is_visible(), caption.is_visible()) == (False, False)
+    at.page.emulate_media(media="print")
+    note.wait_for()
+    caption.wait_for()
+    at.page.emulate_media(media="screen")
+    note.wait_for(state="hidden")
+    caption.wait_for(state="hidden")
+
+
 def test_search_by_id_and_with_blanks(visit: Any) -> None:
     data = small({1: " So", 12: "x1", 1000: "\n", 1001: "–", 5: "a  b"})
     for row in data["table"]["rows"]:

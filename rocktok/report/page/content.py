@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -36,6 +37,9 @@ COLUMNS: tuple[tuple[str, str, Kind, str], ...] = (
     ("flags", "flags", "flags", "what to know of the row; see docs/definitions.md"),
 )  # fmt: skip
 
+#: The name of a flag after what it means.
+_CODE = re.compile(r" \([a-z]+_[a-z_]+\)")
+
 
 def all_params(result: ReportResult) -> dict[str, object]:
     """Options of the report and of `detect`."""
@@ -53,7 +57,9 @@ def page_content(result: ReportResult, figures: list[PageFigure], missing: list[
         "version": __version__,
         "opening": page_opening(result),
         # Its first point is what the page opens with.
-        "summary": summary(result)[1:],
+        "summary": [
+            {**point, "text": _CODE.sub("", point["text"])} for point in summary(result)[1:]
+        ],
         "notes": list(map(plain, result.notes)),
         "missing": missing,
         "figures": figures,

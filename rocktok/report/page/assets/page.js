@@ -198,6 +198,16 @@ function setUpSections() {
   }
 }
 
+/** On paper nothing can be unfolded: notes, captions and the appendix are open there. */
+function setUpPaper() {
+  let opened = [];
+  matchMedia("print").addEventListener("change", ({ matches }) => {
+    if (matches) opened = [...document.querySelectorAll("details:is(.notes, .caption, .appendix):not([open])")];
+    for (const details of opened) details.open = matches;
+    if (!matches) opened = [];
+  });
+}
+
 document.documentElement.classList.add("js");
 if (byId("token-table")) setUpTable();
 if (byId("text")) {
@@ -205,6 +215,7 @@ if (byId("text")) {
   setUpCopy();
 }
 setUpLinks();
+setUpPaper();
 if (byId("figure-tip")) setUpFigures();
 setUpSections();
 if (location.hash) readAddress();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -69,18 +69,27 @@ class CurvePoint(TypedDict):
     high: float | None
 
 
+class Kept(TypedDict):
+    """The share of the loss at the step of choice that is left at the last, with its interval."""
+
+    share: float | None
+    low: float | None
+    high: float | None
+
+
 class Line(TypedDict):
-    """A group's losses over the steps."""
+    """A group's losses over the steps; `kept`: from the step on at which groups were chosen."""
 
     group: str
     types: int | None
     curve: list[CurvePoint]
+    kept: NotRequired[Kept]
 
 
 class StagnationNumbers(TypedDict):
     """Losses over the steps; `chosen`: on one half of the prompts, measured on the other.
 
-    `pre`: the step from which changes are measured; the groups were chosen by losses up to it.
+    `pre`, `post`: steps between which changes are measured; losses up to pre chose the groups.
 
     `rollouts`: of several logs, those whose losses are of each step's own rollouts; None: all.
     """
@@ -90,6 +99,7 @@ class StagnationNumbers(TypedDict):
     lines: list[Line]
     chosen: bool
     pre: NotRequired[int]
+    post: NotRequired[int]
     rollouts: NotRequired[list[str] | None]
 
 
@@ -192,12 +202,19 @@ def _draw_delta(ax: Axes, numbers: DeltaNumbers) -> None:
     ax.minorticks_off()
 
 
+def _kept(row: Mapping[str, Any]) -> Kept:
+    share, low, high = (row.get(f"stagnation{end}") for end in ("", "_low", "_high"))
+    return {"share": share, "low": low, "high": high}
+
+
 def _stagnation_of(result: StagnationResult) -> StagnationNumbers:
     corpus: list[CurvePoint] = [
         {"step": row["step"], "loss": row["loss"], "low": row["loss_low"], "high": row["loss_high"]}
         for row in result.corpus["curve"]
     ]
-    lines: list[Line] = [{"group": ALL_POSITIONS.name, "types": None, "curve": corpus}]
+    lines: list[Line] = [
+        {"group": ALL_POSITIONS.name, "types": None, "curve": corpus, "kept": _kept(result.corpus)}
+    ]
     for group in result.groups:
         curve: list[CurvePoint] = [
             {"step": row["step"], "loss": row.get("loss"), "low": row.get("loss_low"),
@@ -206,9 +223,17 @@ def _stagnation_of(result: StagnationResult) -> StagnationNumbers:
             if row["group"] == group["group"]
         ]  # fmt: skip
         if group["types_at_both_ends"]:
-            lines.append({"group": group["group"], "types": group["types"], "curve": curve})
+            lines.append(
+                {
+                    "group": group["group"],
+                    "types": group["types"],
+                    "curve": curve,
+                    "kept": _kept(group),
+                }
+            )
     return {"table": result.log["table"], "text": result.log["text"], "lines": lines,
-            "pre": result.log["pre"], "chosen": result.log["descriptive"] is None}  # fmt: skip
+            "pre": result.log["pre"], "post": result.log["post"],
+            "chosen": result.log["descriptive"] is None}  # fmt: skip
 
 
 def _stagnation_of_several(by_log: Mapping[str, StagnationNumbers]) -> StagnationNumbers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -87,29 +87,28 @@ def _position(numbers: Numbers) -> str | None:
     )
 
 
-def _kept(curve: Sequence[Mapping[str, Any]], since: int) -> tuple[int, int, float] | None:
-    known = [(p["step"], p["loss"]) for p in curve if p["loss"] is not None and p["step"] >= since]
-    if len(known) < 2 or not known[0][1]:
-        return None
-    return known[0][0], known[-1][0], known[-1][1] / known[0][1]
-
-
 def _stagnation(numbers: Numbers) -> str | None:
     if "pre" not in numbers:
         return None
-    # Losses up to this step chose the groups: those would fall by that alone.
-    kept = {line["group"]: _kept(line["curve"], numbers["pre"]) for line in numbers["lines"]}
+    kept = {line["group"]: _share_kept(line.get("kept")) for line in numbers["lines"]}
     everything = kept.pop(ALL_POSITIONS.name, None)
     group = ROCKS.name if ROCKS.name in kept else next(iter(kept), None)
     ours = None if group is None else kept[group]
-    if everything is None or ours is None or ours[:2] != everything[:2]:
+    if group is None or everything is None or ours is None:
         return None
-    assert group is not None
-    whose = LABELS[group]
     return (
-        f"From step {ours[0]} to {ours[1]}, {whose} keep {percent(ours[2], 0)} of their loss, all "
-        f"positions {percent(everything[2], 0)}"
+        f"From step {numbers['pre']} to {numbers['post']}, {LABELS[group]} keep {ours} of their "
+        f"loss, all positions {everything}"
     )
+
+
+def _share_kept(kept: Mapping[str, float | None] | None) -> str | None:
+    if kept is None or kept["share"] is None:
+        return None
+    text = percent(kept["share"], 0)
+    if kept["low"] is None or kept["high"] is None:
+        return text
+    return f"{text} ({percent(kept['low'], 0)} to {percent(kept['high'], 0)})"
 
 
 def _medians(what: str, unit: str) -> Callable[[Numbers], str | None]:
