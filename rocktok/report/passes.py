@@ -168,7 +168,7 @@ class _Report:
         shares = self._type_shares(likely, look.windows)
         contexts = self._contexts(shares, look.windows)
         ids = choose(look.drawn, contexts, self.params.sequences)
-        read = progress.counted("texts", lambda: at_steps(detection, ids)) if ids else None
+        read = progress.counted("texts", lambda: at_steps(detection, ids) if ids else None)
         texts = None
         if read is not None:
             texts = sequence_texts(detection, read, ids, look.drawn.seen)

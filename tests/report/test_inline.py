@@ -162,3 +162,10 @@ def test_a_median_of_two_is_not_drawn() -> None:
     assert [text.get_text() for text in axes.get_xticklabels()] == [
         "rocks\n(2: too few)", "random\n(3)"]  # fmt: skip
     assert len(axes.collections) == 1
+    curve = [{"step": step, "loss": 1.0, "low": 0.5, "high": 2.0} for step in (0, 1)]
+    sizes = {"all positions": None, "rocks": 2, "random": 3}
+    lines = [{"group": group, "types": types, "curve": curve} for group, types in sizes.items()]
+    axes = figures.stagnation({"lines": lines}).axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["all positions", "rocks (2: too few)", "random (3)"]
+    assert len(axes.collections) == 2

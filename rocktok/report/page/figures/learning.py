@@ -11,10 +11,12 @@ import numpy as np
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.report.naming import RockNames, rock_names
 from rocktok.report.page.figures.figure import AbsentError, Figure
+from rocktok.report.page.figures.points import ENOUGH as ENOUGH_TYPES
 from rocktok.report.page.figures.points import (
     GroupValues,
     by_group,
     of_types,
+    size,
     strips,
     thinned,
 )
@@ -266,9 +268,11 @@ def _draw_stagnation(ax: Axes, numbers: StagnationNumbers) -> None:
         low = np.array([point["low"] for point in line["curve"]], dtype=float)
         middle = np.array([point["loss"] for point in line["curve"]], dtype=float)
         high = np.array([point["high"] for point in line["curve"]], dtype=float)
-        size = "" if line["types"] is None else f" ({line['types']})"
-        ax.plot(steps, middle, **style, label=f"{LABELS[line['group']]}{size}")
-        ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        types = line["types"]
+        held = "" if types is None else f" ({size(types)})"
+        ax.plot(steps, middle, **style, label=f"{LABELS[line['group']]}{held}")
+        if types is None or types >= ENOUGH_TYPES:
+            ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
     log_axis(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("optimizer steps")

@@ -49,7 +49,7 @@ def multiples(
 
 
 #: In a legend: how many, which panels do not share.
-_COUNT = re.compile(r"^[\d,]+ (?:of [\d,]+ )?| \(\d[\d,]*\)$")
+_COUNT = re.compile(r"^[\d,]+ (?:of [\d,]+ )?| \(\d[\d,]*(?:: too few)?\)$")
 
 
 def _share_legend(canvas: matplotlib.figure.Figure, used: Sequence[Axes]) -> None:

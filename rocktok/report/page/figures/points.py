@@ -78,6 +78,11 @@ def placed(figure: Figure) -> list[PlacedPoint]:
     return points
 
 
+def size(types: int) -> str:
+    """How many types a group has, in a legend or on an axis."""
+    return f"{types}" if types >= ENOUGH else f"{types}: too few"
+
+
 def thinned(token_ids: Sequence[int], rocks: set[int]) -> list[int]:
     """Places of all rocks, and of an even choice of the others."""
     others = [i for i, v in enumerate(token_ids) if v not in rocks]
@@ -119,10 +124,6 @@ def strips(
         of_types(line, [one["token_id"] for one in group["types"]], across=False)
         if len(values) >= ENOUGH:
             ax.hlines(group["median"], at - 0.36, at + 0.36, color="black", linewidth=1.3)
-    names = [
-        f"{labels[g['group']]}\n({n}{'' if n >= ENOUGH else ': too few'})"
-        for g in groups
-        for n in [len(g["types"])]
-    ]
+    names = [f"{labels[g['group']]}\n({size(len(g['types']))})" for g in groups]
     ax.set_xticks(range(len(groups)), names)
     ax.set_ylabel(unit)
