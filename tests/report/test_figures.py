@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import rocktok
 from rocktok.report.naming import rock_names
 from rocktok.report.page import figures
 from rocktok.report.page.drawing import draw_one
@@ -24,14 +23,14 @@ from rocktok.report.page.figures.figure import AbsentError
 from rocktok.report.page.figures.multiples import multiples
 from rocktok.report.page.figures.style import encode, label, settle, styled
 from rocktok.report.page.files import figure_numbers
-from rocktok.report.passes import report
 from rocktok.report.result import ReportResult
-from tests.paths import ROOT, SAMPLE
+from tests.paths import ROOT
+from tests.report.samples import sample_report
 
 
 @pytest.fixture(scope="module")
 def sample() -> ReportResult:
-    return report(rocktok.open(SAMPLE), replicates=200, sequences=0, lifts=False)
+    return sample_report()
 
 
 def lines(figure: Any, text: str) -> Any:

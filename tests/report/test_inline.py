@@ -10,23 +10,21 @@ from xml.etree import ElementTree
 
 import pytest
 
-import rocktok
 from rocktok.report.page import figures
 from rocktok.report.page.drawing import POINTS, draw_one
 from rocktok.report.page.figures import FIGURES
 from rocktok.report.page.figures.takeaways import takeaway
 from rocktok.report.page.files import figure_numbers
 from rocktok.report.page.inline import inline
-from rocktok.report.passes import report
 from rocktok.report.result import ReportResult
-from tests.paths import SAMPLE
+from tests.report.samples import sample_report
 
 HREF = "{http://www.w3.org/1999/xlink}href"
 
 
 @pytest.fixture(scope="module")
 def sample() -> ReportResult:
-    return report(rocktok.open(SAMPLE), replicates=200, sequences=0, lifts=False)
+    return sample_report()
 
 
 def test_points_lie_where_the_svg_draws_them(sample: ReportResult) -> None:

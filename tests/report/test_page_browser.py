@@ -21,7 +21,7 @@ from rocktok.report.page.render import render_page
 from rocktok.report.passes import report
 from tests.logs import RUN, rows, sequence_rows
 from tests.page_data import HARMFUL, harmful, large, small
-from tests.paths import SAMPLE
+from tests.report.samples import sample_files
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -277,8 +277,7 @@ def test_a_whole_report_of_a_harmful_vocabulary(visit: Any, tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def sample_page() -> bytes:
-    found = report(rocktok.open(SAMPLE), replicates=100, lifts=False)
-    return render_report(found, ("svg",))["report.html"]
+    return sample_files()["report.html"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -8,20 +8,18 @@ from typing import Any
 
 import pytest
 
-import rocktok
 from rocktok.analyses.detect import table
 from rocktok.report.page.content import page_content
 from rocktok.report.page.flags import FLAGS, explained, of_several
 from rocktok.report.page.opening import CHIPS, page_opening, plain
 from rocktok.report.page.render import spark
-from rocktok.report.passes import report
 from rocktok.report.result import ReportResult
-from tests.paths import SAMPLE
+from tests.report.samples import sample_report
 
 
 @pytest.fixture(scope="module")
 def sample() -> ReportResult:
-    return report(rocktok.open(SAMPLE), replicates=100, sequences=4)
+    return sample_report()
 
 
 def test_the_verdict_is_one_sentence(sample: ReportResult) -> None:

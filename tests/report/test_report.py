@@ -30,16 +30,17 @@ from rocktok.report.text_view import choose
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
 from tests.processes import run_command as run
+from tests.report.samples import sample_files, sample_report
 
 
 @pytest.fixture(scope="module")
 def sample() -> ReportResult:
-    return report(rocktok.open(SAMPLE), replicates=200)
+    return sample_report()
 
 
 @pytest.fixture(scope="module")
-def files(sample: ReportResult) -> dict[str, bytes]:
-    return render_report(sample)
+def files() -> dict[str, bytes]:
+    return sample_files()
 
 
 # -- what it rests on ----------------------------------------------------------------------
