@@ -165,6 +165,10 @@ def test_difference_of_two_steps(visit: Any) -> None:
     bars = at.page.locator("#bars .mean")
     assert bars.first.text_content() == "−0.333"  # (−7 − 1 + 0 + 4) / 12
     assert at.page.locator("#scale option[value=log]").is_disabled()
+    # Of a step from itself nothing is left, and nothing is shaded.
+    at.page.select_option("#other", "2")
+    assert at.page.locator(".sequence").nth(0).locator("[class*=' d'], .bx").count() == 0
+    assert at.page.locator("#scale-high").text_content() == "0 nats, by quantile"
     at.page.select_option("#other", "")
     assert str(tokens(at).nth(0).get_attribute("class")).split()[-1].startswith("b")
 

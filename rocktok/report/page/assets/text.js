@@ -194,9 +194,10 @@ function paint(sequence, nodes, levels, values) {
   let known = 0;
   for (let i = 0; i < nodes.length; i++) {
     const value = values?.[i] ?? null;
-    let level = value === null ? -1 : levelOf(edges, value);
-    if (value === 0 && differs()) level = LEVELS;
+    let level = -1;
     if (value !== null) {
+      // Where nothing changed there is no scale.
+      level = value === 0 && differs() ? LEVELS : levelOf(edges, value);
       sum += value;
       known++;
     }
@@ -261,8 +262,7 @@ function rescale() {
 function legend(kind) {
   const classes = differs() ? DIFFERENCE_CLASSES.slice(0, LEVELS) : LEVEL_CLASSES;
   byId("swatches").replaceChildren(...classes.map((name) => element("i", `t${name}`)));
-  if (!state.scale) return;
-  const { low, high, least, greatest } = state.scale;
+  const { low, high, least, greatest } = state.scale ?? { low: 0, high: 0, least: 0, greatest: 0 };
   const { label, unit } = columnOf(state.key);
   const from = (least < low ? "≤ " : "") + format(low);
   const to = `${greatest > high ? "≥ " : ""}${format(high)} ${unit ?? ""}`.trim();
