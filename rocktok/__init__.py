@@ -15,10 +15,12 @@ from rocktok.analyses import analyses as _analyses
 
 if TYPE_CHECKING:
     from rocktok.analyses.attribute.passes import attribute as attribute
+    from rocktok.analyses.check.passes import check as check
     from rocktok.analyses.compare.passes import compare as compare
     from rocktok.analyses.controls.passes import controls as controls
     from rocktok.analyses.detect.passes import detect as detect
     from rocktok.analyses.info.passes import info as info
+    from rocktok.analyses.lenses.passes import lenses as lenses
     from rocktok.analyses.stability.passes import stability as stability
     from rocktok.analyses.stagnation.passes import stagnation as stagnation
     from rocktok.analyses.summary.passes import summary as summary

@@ -24,9 +24,10 @@ _LOCK = threading.RLock()
 _warned = False
 
 
-def _jit(function: Callable[..., Any], **options: bool) -> Any:
-    # error_model: 0/0 is NaN, as in NumPy, and nothing raises inside a loop. No fast maths: sums
-    # keep their order, and multiplication and addition are rounded apart.
+def _jit(function: Callable[..., Any], **options: Any) -> Any:
+    # error_model: 0/0 is NaN, as in NumPy, and nothing raises inside a loop. No fast maths, but
+    # where `sums` asks for it: sums keep their order, and multiplication and addition are rounded
+    # apart.
     return numba.njit(nogil=True, error_model="numpy", **options)(function)
 
 
@@ -34,6 +35,14 @@ def part(function: Function) -> Function:
     """Decorator: compiled into the kernels that call it, never by itself."""
     # A call that is not inlined counts references to every array that it passes, atomically.
     return cast(Function, _jit(function, forceinline=True))
+
+
+def sums(function: Function) -> Function:
+    """Decorator: a `part` whose loop adds in any order, so that one instruction adds many.
+
+    The order depends on the processor alone. What it calls keeps its own order and rounding.
+    """
+    return cast(Function, _jit(function, forceinline=True, fastmath={"reassoc"}))
 
 
 class Kernel:

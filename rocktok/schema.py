@@ -1,7 +1,7 @@
 """The columns of a log: names, types, units and meaning, in one place.
 
-The Arrow schemas that the writer uses, the checks of the reader and the table in the README all
-come from here.
+The Arrow schemas that the writer uses, the checks of the reader and the tables in
+docs/log-format.md all come from here.
 
 History of the schema version (written into every shard's footer and into run.json):
 

@@ -164,20 +164,17 @@ class HardAnywhere:
     """Types that are hard in a third of their occurrences, anywhere: hard, but no context recurs.
 
     20 types, 0.2% to 1% of the text each, in text without phrases. `stretches`: so are the three
-    places before and after those where they are hard. `own_topic`: each stands in prompts of one of
-    so many topics only; 0: anywhere.
+    places before and after those where they are hard.
     """
 
     mix: Mix
     prompts: int = 100
     stretches: bool = False
-    own_topic: int = 0
 
     def sketched(self, seed: int) -> PlantedLog:
         """A log of it; `kinds["decoy"]` are the types."""
         rng = np.random.default_rng([seed, 14])
-        slots, topics = 800 // self.prompts, self.own_topic or 5
-        shape = worlds.Shape(self.prompts, slots=slots, topics=topics, phrases=0)
+        shape = worlds.Shape(self.prompts, slots=800 // self.prompts, phrases=0)
         text, topic = worlds.text(rng, shape)
         ids = list(range(planted.BACKGROUND, planted.BACKGROUND + 20))
         shares = np.geomspace(0.002, 0.01, len(ids))
@@ -185,13 +182,7 @@ class HardAnywhere:
         hard = rng.random(text.place.max() + 1)[text.place] < 1 / 3
         text.mark[:] = planted.PLAIN
         for v, number in wanted.items():
-            over = planted.PLAIN
-            if self.own_topic:
-                over = 100
-                own = topic[text.prompt] == rng.choice(topic)
-                text.mark[own & (text.mark == planted.PLAIN)] = over
-            at = planted.scatter(rng, text, {v: number}, (over,), planted.DECOY)[v]
-            text.mark[text.mark == over] = planted.PLAIN
+            at = planted.scatter(rng, text, {v: number}, (planted.PLAIN,), planted.DECOY)[v]
             text.mark[at[hard[at]]] = planted.HARD
         if self.stretches:
             hard_at = np.flatnonzero(text.mark == planted.HARD)
@@ -217,11 +208,8 @@ HARD_ANYWHERE = {
     "64 dimensions": HardAnywhere(Mix(dims=64, token=1.0)),
 }
 
-TOO_HARD = {
-    "hard stretches, and states tell of them": HardAnywhere(Mix(hard=1.0), stretches=True),
-    "a topic of its own for each type": HardAnywhere(Mix(topic=1.5), prompts=200, own_topic=25),
-}
-"""Where contexts recur in something that is no meaning: the rule takes it for one."""
+HARD_STRETCHES = HardAnywhere(Mix(hard=1.0), stretches=True)
+"""Contexts recur in being hard: the rule takes that for a context."""
 
 
 # --- planted rocks -----------------------------------------------------------------------------

@@ -50,6 +50,7 @@ ANALYSES = {
     "stagnation-last": ["stagnation", "--select-at", "last"],
     "controls": ["controls"],
     "stability": ["stability"],
+    "lenses": ["lenses"],
     "compare-domain": ["compare", "--by", "domain"],
 }
 

@@ -87,6 +87,8 @@ def make_trainer(
     trainer_class: type = DistillationTrainer,
     domain: bool = False,
     student: Any = None,
+    teacher: Any = None,
+    tokenizer: Any = None,
     dataset: Any = None,
     **options: Any,
 ) -> Any:
@@ -115,11 +117,11 @@ def make_trainer(
     }
     return trainer_class(
         model=make_model(1) if student is None else student,
-        teacher_model=make_model(2, hidden=48),
+        teacher_model=make_model(2, hidden=48) if teacher is None else teacher,
         args=DistillationConfig(**{**settings, **options}),
         train_dataset=Dataset.from_dict(columns) if dataset is None else dataset,
         eval_dataset=Dataset.from_dict({"prompt": PROMPTS[:8]}),
-        processing_class=make_tokenizer(pad_is_eos),
+        processing_class=make_tokenizer(pad_is_eos) if tokenizer is None else tokenizer,
         callbacks=callbacks,
     )
 

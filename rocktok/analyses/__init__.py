@@ -41,6 +41,8 @@ def _entry(name: str, help_: str, module: str) -> Analysis:
 ANALYSES = (
     _entry("info", "What is in a log: steps, sequences, columns, gaps, damage.",
            "analyses.info.passes"),
+    Analysis("check", "Whether the run is healthy: ends, templates, cut or looping texts, losses.",
+             "rocktok.analyses.check.passes:check"),
     _entry("compact", "Many small shards into few ordered ones.", "log.compact"),
     _entry("rescore", "Score kept text with saved checkpoints, into a log with fixed text.",
            "replay.rescore"),
@@ -60,6 +62,8 @@ ANALYSES = (
     _entry("stability",
            "How sure the rocks are: whether half of the prompts would name the same.",
            "analyses.stability.passes"),
+    Analysis("lenses", "Whether rocks are the tokens that other papers call important.",
+             "rocktok.analyses.lenses.passes:lenses"),
 )  # fmt: skip
 
 

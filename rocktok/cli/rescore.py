@@ -9,9 +9,17 @@ from rocktok.cli.help import Command
 from rocktok.errors import RocktokError
 
 
+def _columns(_: click.Context, __: click.Parameter, text: str) -> str | tuple[str, ...]:
+    """A preset's name, or names of columns."""
+    from rocktok.hooks.arguments import COLUMN_PRESETS
+
+    return text if text in COLUMN_PRESETS else tuple(name.strip() for name in text.split(","))
+
+
 @click.command(
     "rescore",
     cls=Command,
+    common=("text", "students", "teacher", "steps", "columns", "sequences", "output", "device"),
     examples=(
         (
             "rocktok rescore --text runs/opd --student out/checkpoint-100 \\\n"
@@ -74,6 +82,28 @@ from rocktok.errors import RocktokError
     show_default=True,
     help="Positions in a shard; finished shards are kept when a run is stopped.",
 )
+@click.option(
+    "--columns",
+    callback=_columns,
+    default="default",
+    show_default=True,
+    metavar="PRESET",
+    help="Statistics beside the loss: default, lenses, all, or names with commas between them.",
+)
+@click.option(
+    "--alternatives",
+    type=int,
+    default=5,
+    show_default=True,
+    metavar="K",
+    help="Number of each model's likeliest tokens to record at each position; 0 for none.",
+)
+@click.option(
+    "--contexts/--no-contexts",
+    default=True,
+    show_default=True,
+    help="Record sketches of the teacher's hidden states, for --similarity hidden.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print no notes on stderr.")
 def rescore_command(
     text: str,
@@ -86,6 +116,9 @@ def rescore_command(
     dtype: str,
     batch_tokens: int,
     shard_rows: int,
+    columns: str | tuple[str, ...],
+    alternatives: int,
+    contexts: bool,
     quiet: bool,
 ) -> None:
     """Score the same text with saved checkpoints, into a log that `detect` reads with context.
@@ -112,6 +145,9 @@ def rescore_command(
             dtype=dtype,
             batch_tokens=batch_tokens,
             shard_rows=shard_rows,
+            columns=columns,
+            alternatives=alternatives,
+            contexts=contexts,
             progress=tell,
         )
     options.notes(done.notes, quiet=quiet)

@@ -49,9 +49,9 @@ class Source:
 
     Batches hold what the accumulators of a pass need: columns of the table as they are at post,
     `loss` among them; with `pre` also `loss_pre` and `loss_post`, which is `loss` (float32, those
-    within rounding of 0 set to 0); `prompt` (uint64), and what follows from these. `half`: only
-    rows whose prompt is in that half (0 or 1), the halves cut by `seed`. `only`: ascending ids of
-    the sequences that count.
+    within rounding of 0 set to 0), and any other column as it is at pre, as NAME_pre; `prompt`
+    (uint64), and what follows from these. `half`: only rows whose prompt is in that half (0 or 1),
+    the halves cut by `seed`. `only`: ascending ids of the sequences that count.
 
     Rows of `fixed` can be had with what tables beside it say of them, as matrices. `student_ids`,
     `student_probs`, `teacher_ids`, `teacher_probs` (N, k): the alternatives at post, ids −1 and
@@ -219,7 +219,15 @@ class Reading:
         if "sequence_id" in columns:
             # With the step, duplicates between shards are found.
             columns.add("step")
-        return sorted(columns - {"prompt", "loss_pre", "loss_post"})
+        made = {"prompt", "loss_pre", "loss_post", *(f"{name}_pre" for name in self._early())}
+        return sorted(columns - made)
+
+    def _early(self) -> list[str]:
+        """Columns to read at pre beside the loss."""
+        if self.source.pre is None:
+            return []
+        early = {name.removesuffix("_pre") for name in self.needs if name.endswith("_pre")}
+        return sorted(early - {"loss"})
 
     def _single(self) -> Iterator[dict[str, Array]]:
         source = self.source
@@ -235,7 +243,7 @@ class Reading:
         assert source.pre is not None
         columns = [name for name in self._stored() if name not in _JOINED | {"step"}]
         joined = JoinedSteps(
-            source.reader, source.table, source.pre, source.post, columns, self.task
+            source.reader, source.table, source.pre, source.post, columns, self.task, self._early()
         )
         yield from joined
         self.unpaired, self._alone = joined.unpaired, joined.alone

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepRows:
-    """All rows that this rank has for one step of one table, and the sequences they belong to."""
+    """All rows that this rank has for one step of one table, and the sequences they belong to.
+
+    `beside`: those of the same step in tables with more about these rows, which go where they go.
+    """
 
     table: str
     step: int
     rows: int
     batches: Sequence[Mapping[str, Any]]
     sequences: Mapping[str, Any] | None = None
+    beside: Sequence[StepRows] = ()
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,14 @@ class Background:
             self._problems.put("the writer thread had ended: another one goes on")
             self._thread = self._start()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `offer` would take a step now: true until the next one is offered."""
+        return self._offered - self._taken < self._limit
+
     def offer(self, rows: StepRows) -> bool:
         """Queue a step; False if the queue is full, and then nothing was taken."""
-        if self._offered - self._taken >= self._limit:
+        if not self.has_room:
             return False
         self._offered += 1
         self._put(rows)
@@ -188,7 +197,8 @@ class Background:
     def _lose(self, item: Any, reason: str) -> None:
         """Count what an error took, where nobody was ready for it."""
         if isinstance(item, StepRows):
-            self._writer.drop_step(item.step, item.rows, reason, table=item.table)
+            for rows in (item, *item.beside):
+                self._writer.drop_step(rows.step, rows.rows, reason, table=rows.table)
             self._problems.put(f"step {item.step} of {item.table} was dropped: {reason}")
         else:
             self._problems.put(f"the writer thread failed: {reason}")
@@ -233,7 +243,14 @@ class Background:
             # Not the disk (only finished steps are published): rows that the format refuses.
             self._lose(item, describe(error))
             return
-        self._publish(lambda: self._writer.finish_step(item.step, table=item.table))
+        if self._publish(lambda: self._writer.finish_step(item.step, table=item.table)):
+            # Afterwards: rows beside others may be missing, but never be alone.
+            for rows in item.beside:
+                self._write(rows)
+        else:
+            reason = f"step {item.step} of {item.table} was dropped"
+            for rows in item.beside:
+                self._writer.drop_step(rows.step, rows.rows, reason, table=rows.table)
 
     def _publish(self, action: Callable[[], None]) -> bool:
         """Run what may touch the disk; on failure give up what is buffered."""

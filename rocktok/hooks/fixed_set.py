@@ -12,6 +12,7 @@ import numpy as np
 from rocktok.errors import DamagedError, LogError
 from rocktok.hooks.rollouts import Rollout
 from rocktok.log.manifest import load_attempts, load_manifests
+from rocktok.log.resume import published_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,12 +28,13 @@ class Inherited:
 
     `kept`: texts of earlier attempts. `complete_step`: when that set was complete (None: it was
     not). `again`: the step that the attempt resumes from, if the set has been scored at it, for
-    those rows are void now.
+    those rows are void now. `sketched`: ids of kept texts whose contexts stand in the log.
     """
 
     kept: tuple[Rollout, ...] = ()
     complete_step: int | None = None
     again: int | None = None
+    sketched: frozenset[int] = frozenset()
 
 
 class FixedSet:
@@ -58,6 +60,7 @@ class FixedSet:
         self.kept = list(inherited.kept)
         self.complete_step = inherited.complete_step
         self._again = inherited.again
+        self.sketched = inherited.sketched
         self._of_prompt = Counter(rollout.prompt_id for rollout in self.kept)
         self._last_scored: int | None = None
 
@@ -124,6 +127,11 @@ class FixedSet:
         """Sequences that the rank with the most has."""
         return -(-len(self.kept) // world_size)
 
+    def most_positions(self, world_size: int) -> int:
+        """Scored positions that the rank with the most has."""
+        shares = (self.share(rank, world_size) for rank in range(world_size))
+        return max(sum(int((r.loss_mask != 0).sum()) for r in share) for share in shares)
+
 
 def kept_path(attempt: int) -> str:
     """Where an attempt stores its fixed set below the log."""
@@ -173,6 +181,7 @@ def inherit(where: Place, resume_step: int) -> Inherited:
                 valid,
                 complete_step,
                 resume_step if _was_scored(where, resume_step) else None,
+                _sketched(where, resume_step) & {rollout.sequence_id for rollout in valid},
             )
         valid_below = min(valid_below, attempt.resume_step)
     return Inherited()
@@ -184,6 +193,18 @@ def _was_scored(where: Place, step: int) -> bool:
         return any(step in manifest.steps.get("fixed", ()) for manifest in load_manifests(where))
     except LogError:
         return True
+
+
+def _sketched(where: Place, resume_step: int) -> frozenset[int]:
+    """Sequences whose contexts stand, and still do when an attempt resumes from this step."""
+    attempts, found = load_attempts(where), set[int]()
+    for manifest in load_manifests(where):
+        later = [a.resume_step for a in attempts if a.attempt > manifest.attempt]
+        limit = min([resume_step, *later])
+        steps = {step for entry in manifest.shards for step in entry.steps if step < limit}
+        by_step = published_sequences(where, manifest, "contexts", frozenset(steps))
+        found.update(number for id_S in by_step.values() for number in id_S.tolist())
+    return frozenset(found)
 
 
 def _decode_kept(where: Place, path: str) -> tuple[list[Rollout], int | None]:

@@ -10,27 +10,22 @@ import atexit
 import os
 from typing import TYPE_CHECKING, Any
 
+import rocktok.schema as schema
 from rocktok.errors import HookError
 from rocktok.hooks import words
-from rocktok.hooks.arguments import DEFAULT_COLUMNS, check_columns, check_counts
-from rocktok.hooks.background import Background, StepRows, describe
-from rocktok.hooks.fixed_set import FixedSet, Inherited, encode_kept, kept_path
+from rocktok.hooks.arguments import alternatives_of, check_columns, check_counts
+from rocktok.hooks.background import Background
+from rocktok.hooks.fixed_set import FixedSet, Inherited
 from rocktok.hooks.gradient_request import gradient_request
-from rocktok.hooks.notices import Warned, say
-from rocktok.hooks.pending import PendingStep
-from rocktok.hooks.rollouts import sequence_columns, sequence_ids
+from rocktok.hooks.recording import Recording, alone
 from rocktok.hooks.signals import TerminationHandler
+from rocktok.hooks.sketching import Sketching
 from rocktok.hooks.start import start_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from rocktok.hooks.gradient_request import GradientTypes
-    from rocktok.hooks.gradients import GradientSums
-    from rocktok.hooks.rollouts import Rollout
 
 
 #: Seconds that a SIGTERM and the end of training wait for the writer thread. Schedulers commonly
@@ -39,11 +34,7 @@ SIGTERM_WAIT = 15.0
 CLOSE_WAIT = 300.0
 
 
-def _alone(value: Any) -> list[Any]:
-    return [value]
-
-
-class Recorder:
+class Recorder(Recording):
     """Records per-token losses of on-policy distillation into a log.
 
     With TRL, these two lines are all::
@@ -63,7 +54,13 @@ class Recorder:
         every: optimizer steps between records of the rollouts.
         fixed_sequences: prompts of which text is kept and scored again (0: none).
         fixed_every: optimizer steps between those scorings; 10 × `every` unless told.
-        columns: statistics beside the loss, from `rocktok.schema.OPTIONAL_STATISTICS`.
+        columns: statistics beside the loss: a preset, "default", "lenses" (what `rocktok lenses`
+            reads) or "all", or names from `rocktok.schema.OPTIONAL_STATISTICS`.
+        alternatives: how many of each model's likeliest tokens are recorded at each position of
+            the kept texts, with their probabilities (0: none).
+        contexts: whether the teacher's hidden state is sketched at each position of the kept texts,
+            once, for `--similarity hidden`. Takes 1 KiB a position of host memory while they are
+            scored, and is left out above 1 GiB.
         fixed_rollouts: texts that are kept of each prompt.
         fixed_at_start: whether these texts are generated when training begins, and scored before
             its first step; else they are the first rollouts of training. None: wherever the
@@ -90,8 +87,10 @@ class Recorder:
         every: int = 10,
         fixed_sequences: int = 256,
         fixed_every: int | None = None,
-        columns: Iterable[str] | None = None,
+        columns: str | Iterable[str] = "default",
         *,
+        alternatives: int = schema.ALTERNATIVES,
+        contexts: bool = True,
         fixed_rollouts: int = 1,
         fixed_at_start: bool | None = None,
         gradient_types: GradientTypes | None = None,
@@ -104,45 +103,29 @@ class Recorder:
         supersede: bool = False,
         quiet: bool = False,
     ) -> None:
-        self.log_dir = log_dir
-        self.every = every
+        super().__init__(log_dir, every, quiet)
         self.fixed_sequences = fixed_sequences
         self.fixed_every = 10 * every if fixed_every is None else fixed_every
-        self.columns = tuple(DEFAULT_COLUMNS if columns is None else columns)
+        self.columns = check_columns(columns)
+        self.alternatives, self.contexts = alternatives, contexts
         self.fixed_rollouts = fixed_rollouts
         self.fixed_at_start = fixed_at_start
         self.queue_steps = queue_steps
         self.student, self.teacher, self.extra = student, teacher, dict(extra or {})
-        self.supersede, self.quiet = supersede, quiet
+        self.supersede = supersede
         check_counts(1, every=every, fixed_every=self.fixed_every, queue_steps=queue_steps)
         check_counts(1, fixed_rollouts=fixed_rollouts)
-        check_counts(0, fixed_sequences=fixed_sequences)
-        check_columns(self.columns)
+        check_counts(0, fixed_sequences=fixed_sequences, alternatives=alternatives)
         self.gradients = gradient_request(
             gradient_types, gradient_sketch, gradient_seed, fixed_sequences
         )
         self.vocab_size: int | None = None
-        self.rank, self.world_size, self.attempt = 0, 1, -1
-        self.finished_steps = 0
-        self.fixed = FixedSet(0, self.fixed_every)
-        self._background: Background | None = None
         self._signals: TerminationHandler | None = None
-        self._pending: dict[tuple[str, int], PendingStep] = {}
-        self._with_domain = False
-        self._exact = True
-        self._counter = 0
-        self._process = os.getpid()
-        self._warned = Warned()
 
     def __reduce__(self) -> Any:
         raise TypeError("a Recorder cannot be pickled or copied: each process makes its own")
 
     # --- from start to end ---------------------------------------------------------------------
-
-    @property
-    def running(self) -> bool:
-        """Whether rows are taken now, in this process."""
-        return self._background is not None and os.getpid() == self._process
 
     def start(
         self,
@@ -153,7 +136,7 @@ class Recorder:
         run: Mapping[str, Any] | None = None,
         vocab: Iterable[tuple[int, str, bytes]] | None = None,
         fingerprint: Mapping[str, Any] | None = None,
-        all_gather: Callable[[Any], Sequence[Any]] = _alone,
+        all_gather: Callable[[Any], Sequence[Any]] = alone,
         with_domain: bool = False,
         last_step: int | None = None,
         at_start: bool = False,
@@ -164,7 +147,7 @@ class Recorder:
         Args:
             rank, world_size: of this process.
             resume_step: optimizer steps that the student has taken already.
-            run: for run.json (vocab_size, loss, sampling, …).
+            run: for run.json (vocab_size, loss, terminal_ids, sampling, …).
             vocab: (token_id, text, bytes) rows; only rank 0's are used.
             fingerprint: settings of the models, by name: all attempts must have the same.
             all_gather: exchanges a picklable object between all ranks, in rank order.
@@ -174,7 +157,8 @@ class Recorder:
 
         Raises:
             HookError: on every rank, if the log cannot be written, holds another run or a finished
-                one, or the gradients asked for cannot be had of this vocabulary.
+                one, or what is asked for cannot be had of this vocabulary, or without terminal
+                ids.
         """
         if self.running:
             raise HookError("this recorder runs already; close it first")
@@ -182,9 +166,10 @@ class Recorder:
         self.vocab_size = (run or {}).get("vocab_size")
         if self.gradients is not None and self.vocab_size is not None:
             self.gradients.check_vocabulary(self.vocab_size)
-        self._with_domain = with_domain
-        self._exact = ((run or {}).get("loss") or {}).get("exactness", "exact") == "exact"
-        writer, inherited = start_attempt(
+        self.likeliest = alternatives_of(self.alternatives, self.vocab_size)
+        self._with_domain, self._all_gather = with_domain, all_gather
+        self._pending.exact = ((run or {}).get("loss") or {}).get("exactness", "exact") == "exact"
+        writer, inherited, self.terminal_ids = start_attempt(
             self.log_dir,
             columns=self.columns,
             rank=rank,
@@ -203,6 +188,7 @@ class Recorder:
         self.fixed = FixedSet(
             self.fixed_sequences, self.fixed_every, inherited, self.fixed_rollouts
         )
+        self.sketching = Sketching(self.fixed, world_size, self.contexts)
         if self.fixed.kept:
             self.store_fixed()
             self.flush()
@@ -214,8 +200,9 @@ class Recorder:
     def _describe(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """What run.json says."""
         named = {"student": self.student, "teacher": self.teacher}
+        sketched = self.contexts and self.fixed_sequences > 0
         return {
-            **run,
+            **{key: value for key, value in run.items() if sketched or key != "contexts"},
             **{key: value for key, value in named.items() if value is not None},
             "every": self.every,
             "fixed_every": self.fixed_every,
@@ -266,131 +253,3 @@ class Recorder:
     def _flush_before_death(self) -> None:
         if self._background is not None:
             self._background.settle(SIGTERM_WAIT)
-
-    # --- rows ----------------------------------------------------------------------------------
-
-    def wants(self, step: int) -> bool:
-        """Whether the rollouts of this step are to be recorded."""
-        return self.running and step % self.every == 0
-
-    def new_sequence_ids(self, count: int) -> NDArray[np.int64]:
-        """Ids that no other rank or attempt gives; see `sequence_ids`."""
-        ids = sequence_ids(self.attempt, self.rank, self._counter, count)
-        self._counter += count
-        return ids
-
-    def record(
-        self,
-        step: int,
-        columns: Mapping[str, Any],
-        *,
-        table: str = "rollout",
-        rollouts: Sequence[Rollout] = (),
-    ) -> None:
-        """Add scored tokens of a step.
-
-        Args:
-            step: optimizer steps that the scored student has taken.
-            columns: arrays of one length (NumPy arrays or tensors): `sequence_id`, `position`,
-                `token_id`, `loss` and the recorder's `columns`.
-            table: "rollout" for the step's own text, "fixed" for kept text scored again.
-            rollouts: the sequences, where the log does not have them yet.
-        """
-        pending = self._pending.setdefault((table, step), PendingStep(exact=self._exact))
-        try:
-            pending.add(step, columns, self.columns, rollouts)
-        except Exception as error:
-            pending.drop(describe(error))
-
-    def record_gradients(self, step: int, sums: GradientSums) -> None:
-        """Add the sums of gradients that this rank has made at a step of the kept texts."""
-        pending = self._pending.setdefault(("gradients", step), PendingStep())
-        try:
-            pending.add_sums(step, sums.columns())
-        except Exception as error:
-            pending.drop(describe(error))
-
-    def drop(self, step: int, reason: str, *, table: str = "rollout", rows: int = 0) -> None:
-        """Give a step up: whatever of it was or will be recorded is left out, and counted."""
-        self._pending.setdefault((table, step), PendingStep(exact=self._exact)).drop(reason, rows)
-
-    def mismatch(self, step: int, message: str) -> None:
-        """Count a call whose recorded loss was not what the trainer returned; warn of the first."""
-        if self.running and self._background is not None:
-            self._background.mismatch(step)
-        self._warn("mismatch", message)
-
-    def finish_step(self, step: int, *, table: str = "rollout") -> None:
-        """All rows of the step are here (perhaps none): hand them to the writer thread."""
-        pending = self._pending.pop((table, step), None) or PendingStep(exact=self._exact)
-        if not self.running or self._background is None:
-            return
-        self.finished_steps += 1
-        if pending.dropped is None:
-            sequences = None
-            if pending.rollouts:
-                sequences = sequence_columns(pending.rollouts, self._with_domain)
-            rows = StepRows(table, step, pending.rows, pending.batches, sequences)
-            if not self._background.offer(rows):
-                pending.dropped = "queue full: the disk is slower than training"
-        if pending.dropped is not None:
-            self._background.drop(table, step, pending.rows, pending.dropped)
-            self._write_kept_of(pending.rollouts)
-            self._warn(
-                pending.dropped.partition(":")[0],
-                f"{self.log_dir}: step {step} of {table} was not recorded: {pending.dropped}. "
-                "Training goes on; the log counts what it lacks, and this is said once",
-            )
-        self._report(self._background)
-
-    # --- kept text -----------------------------------------------------------------------------
-
-    def keep(self, taken: Sequence[Rollout]) -> None:
-        """Write the sequence rows of kept rollouts of this rank that no recorded step carries."""
-        carried = {r.sequence_id for pending in self._pending.values() for r in pending.rollouts}
-        self._write_sequences([r for r in taken if r.sequence_id not in carried])
-
-    def _write_kept_of(self, rollouts: Sequence[Rollout]) -> None:
-        # Their step was dropped, but the texts will be scored again.
-        kept = {rollout.sequence_id for rollout in self.fixed.kept}
-        self._write_sequences([r for r in rollouts if r.sequence_id in kept])
-
-    def _write_sequences(self, rollouts: Sequence[Rollout]) -> None:
-        if rollouts and self._background is not None:
-            self._background.write_sequences(sequence_columns(rollouts, self._with_domain))
-
-    def store_fixed(self) -> None:
-        """Have the fixed set stored in the log at the next flush, for a later attempt."""
-        if self._background is not None:
-            self._store(self._background)
-
-    def _store(self, background: Background) -> None:
-        if self.rank == 0:
-            kept, complete_step = tuple(self.fixed.kept), self.fixed.complete_step
-            background.store(kept_path(self.attempt), lambda: encode_kept(kept, complete_step))
-
-    # --- notices -------------------------------------------------------------------------------
-
-    def say(self, line: str) -> None:
-        """One line on stderr, from rank 0, unless the recorder is quiet."""
-        if self.rank == 0 and not self.quiet:
-            say(line)
-
-    def trouble(self, key: str, message: str) -> None:
-        """Warn, once for each key, of something that recording could not do."""
-        self._warn(key, f"{self.log_dir}: {message}. Training goes on")
-
-    def warn_if_nothing(self, what: str) -> None:
-        """Warn if no step has been finished by the end of `what`."""
-        if self.finished_steps == 0:
-            self._warn("nothing", f"{self.log_dir}: {what}, and no step was recorded")
-
-    def _report(self, background: Background) -> None:
-        for problem in background.problems():
-            self._warn(
-                problem.partition(":")[2] or problem,
-                f"{self.log_dir}: {problem}. Training goes on; the log counts what it lacks",
-            )
-
-    def _warn(self, key: str, message: str) -> None:
-        self._warned.warn(key, message)

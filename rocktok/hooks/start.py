@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from rocktok.errors import HookError, RocktokError
 from rocktok.files import place
+from rocktok.hooks.arguments import check_terminal_ids
 from rocktok.hooks.background import describe
 from rocktok.hooks.fixed_set import Inherited, inherit
+from rocktok.log.run import PATH, load_run, run_facts
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from rocktok.files import Place
     from rocktok.log import LogWriter
 
 
@@ -24,6 +27,7 @@ class _Opened:
     attempt: int
     run_id: str
     inherited: Inherited
+    terminal_ids: tuple[int, ...]
 
 
 def start_attempt(
@@ -38,8 +42,11 @@ def start_attempt(
     fingerprint: Mapping[str, Any],
     supersede: bool,
     all_gather: Callable[[Any], Sequence[Any]],
-) -> tuple[LogWriter, Inherited]:
-    """Every rank's writer, and the kept texts of earlier attempts. Arguments: `Recorder.start`.
+) -> tuple[LogWriter, Inherited, tuple[int, ...]]:
+    """Every rank's writer, the kept texts of earlier attempts, and the run's terminal ids.
+
+    Arguments: `Recorder.start`. Terminal ids are those of the log, as its columns are sums over
+    these; of this attempt where the log names none.
 
     Raises `HookError` on every rank if it cannot be had on one: a rank that went on alone would
     wait for the others for ever.
@@ -60,9 +67,12 @@ def start_attempt(
     if rank == 0:
         try:
             # Before the attempt exists: creating it voids rows, so all else must be in order.
-            inherited = inherit(place(log_dir), resume_step)
+            where = place(log_dir)
+            inherited = inherit(where, resume_step)
+            terminal_ids = _terminal_ids(where, run)
+            check_terminal_ids(columns, terminal_ids)
             writer = create(run=run, vocab=vocab, fingerprint=fingerprint, supersede=supersede)
-            opened = _Opened(writer.attempt, writer.run_id, inherited)
+            opened = _Opened(writer.attempt, writer.run_id, inherited, terminal_ids)
         except Exception as problem:
             error = _say(log_dir, problem)
     opened, error = all_gather((opened, error))[0]
@@ -74,7 +84,15 @@ def start_attempt(
     errors = [e for e in all_gather(error) if e is not None]
     if errors or writer is None or opened is None:
         raise HookError(errors[0])
-    return writer, opened.inherited
+    return writer, opened.inherited, opened.terminal_ids
+
+
+def _terminal_ids(where: Place, run: Mapping[str, Any]) -> tuple[int, ...]:
+    """Those that the log names, else the attempt; within the vocabulary. Raises `LogError`."""
+    recorded = load_run(where)
+    named = run_facts(recorded, where.show(PATH)).terminal or run_facts(run, "run").terminal or ()
+    size = run.get("vocab_size")
+    return tuple(number for number in named if size is None or number < size)
 
 
 def _say(log_dir: str | os.PathLike[str], problem: Exception) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
+import rocktok.schema as schema
+
 if TYPE_CHECKING:
     from rocktok.hooks.recorder import Recorder
     from rocktok.log.manifest import Manifest
@@ -125,9 +127,15 @@ def unsaved(log: str, manifest: Manifest) -> str:
 
 
 def _lost(manifest: Manifest) -> str:
-    """How much was given up."""
-    rows = sum(item.rows for item in manifest.dropped if item.table != "sequences")
-    steps = {(item.table, item.step) for item in manifest.dropped if item.table != "sequences"}
+    """How much was given up; what stands beside rows of kept text goes with these."""
+    fixed = {item.step for item in manifest.dropped if item.table == "fixed"}
+    lost = [
+        item
+        for item in manifest.dropped
+        if item.table not in schema.BESIDE_FIXED or item.step not in fixed
+    ]
+    rows = sum(item.rows for item in lost if item.table != "sequences")
+    steps = {(item.table, item.step) for item in lost if item.table != "sequences"}
     said = f"{_counted(rows, 'row')} of {_counted(len(steps), 'step')}"
     sequences = sum(item.rows for item in manifest.dropped if item.table == "sequences")
     return f"{said}, {_counted(sequences, 'row')} of sequences/" if sequences else said

@@ -31,8 +31,9 @@ class JoinedSteps:
     """Sequences of a task that stand at both `pre` and `post`. Iterate to read them.
 
     Batches are mappings of equally long arrays: sequence_id, position, token_id, `loss_pre`,
-    `loss_post`, and the asked columns as they are at post. After an iteration `unpaired` is the
-    number of sequences that only one of the steps has, and `alone` holds those that `post` has.
+    `loss_post`, the asked columns as they are at post, and those of `early` as they are at pre,
+    as NAME_pre. After an iteration `unpaired` is the number of sequences that only one of the steps
+    has, and `alone` holds those that `post` has.
     """
 
     reader: Reader
@@ -41,6 +42,7 @@ class JoinedSteps:
     post: int
     columns: Sequence[str]
     task: Task
+    early: Sequence[str] = ()
     unpaired: int = field(default=0, init=False)
     alone: frozenset[int] = field(default=frozenset(), init=False)
 
@@ -49,7 +51,7 @@ class JoinedSteps:
         shared = ["token_id", "loss"]
         # Ids of tasks do not overlap, so duplicates between shards are found within one.
         checks = SequenceRuns(), SequenceRuns()
-        early = self._scan(0, self.pre, shared, checks[0])
+        early = self._scan(0, self.pre, [*shared, *self.early], checks[0])
         late = self._scan(1, self.post, [*shared, *self.columns], checks[1])
         for pre, post in zip_longest(early, late):
             if pre is not None and post is not None and not any(waiting) and _aligned(pre, post):
@@ -94,6 +96,7 @@ class JoinedSteps:
     def _join(self, pre: dict[str, Array], post: dict[str, Array]) -> dict[str, Array]:
         names = ["sequence_id", "position", "token_id", *self.columns]
         joined = {name: post[name] for name in names}
+        joined |= {f"{name}_pre": pre[name] for name in self.early}
         return {**joined, "loss_pre": pre["loss"], "loss_post": post["loss"]}
 
 

@@ -163,6 +163,21 @@ def load_tokenizer(name: str) -> Any | None:
         ) from error
 
 
+def declared_ends(name: str) -> list[Any]:
+    """The ids that end what a checkpoint generates, as its configurations say: ids, lists, None."""
+    from transformers import GenerationConfig
+
+    if (base := base_of(name)) is not None:
+        return declared_ends(base)
+    declared = [getattr(load_config(name), "eos_token_id", None)]
+    # Many checkpoints have none: then transformers makes one of the configuration.
+    try:
+        declared.append(GenerationConfig.from_pretrained(name).eos_token_id)
+    except Exception:
+        return declared
+    return declared
+
+
 def fingerprint(name: str) -> str | None:
     """What changes with a checkpoint's configuration or weights; None for one that is not here.
 

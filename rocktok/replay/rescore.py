@@ -8,36 +8,58 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
+import rocktok.schema as schema
 from rocktok.errors import LogError, UsageError
-from rocktok.files import local_path, place
-from rocktok.hooks.vocabulary import vocabulary
+from rocktok.files import place
+from rocktok.hooks.arguments import END_COLUMNS
+from rocktok.hooks.contexts import (
+    MOST_POSITIONS,
+    Projections,
+    describe_contexts,
+    mean_projection,
+)
+from rocktok.hooks.terminals import special_ids, terminal_ids
 from rocktok.log import Log, LogWriter
 from rocktok.log.resume import only_writer
+from rocktok.replay.checks import (
+    alternatives_asked,
+    check_ends,
+    check_model,
+    check_student,
+    columns_asked,
+    expanded,
+    shared_ids,
+    usable_device,
+    vocab_of,
+)
 from rocktok.replay.models import (
-    check_device,
-    check_tokens,
-    check_widths,
+    declared_ends,
     fingerprint,
     load_config,
     load_model,
     load_tokenizer,
     steps_of,
-    token_texts,
 )
 from rocktok.replay.resume_state import Standing, standing
-from rocktok.replay.scoring import NORMS, Outside, Scorer, batches, most_tokens, score, scorer
+from rocktok.replay.rows import Missing, write_sequences
+from rocktok.replay.scoring import (
+    Outside,
+    Scorer,
+    Wanted,
+    batches,
+    most_tokens,
+    score,
+    scorer,
+    sketch,
+)
 from rocktok.replay.texts import Texts, load_texts
 
 #: A shard that takes longer is published as far as it is, in seconds.
 SHARD_SECONDS = 600.0
-#: Sequences written to sequences/ at once.
-_SEQUENCE_ROWS = 100_000
 
 Progress = Callable[[int, int], None]
 
@@ -65,7 +87,8 @@ class Rescored:
 class _Job:
     """What is asked for, checked; `students` in the order of their steps.
 
-    `weights`: model → its fingerprint. `shared`: number of ids that all models have.
+    `weights`: model → its fingerprint. `shared`: number of ids that all models have. `facts`: what
+    run.json says of the tokens.
     """
 
     output: str
@@ -78,6 +101,10 @@ class _Job:
     batch_tokens: int
     shard_rows: int
     shared: int
+    columns: tuple[str, ...]
+    alternatives: int
+    contexts: bool
+    facts: dict[str, Any]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -89,7 +116,22 @@ class _Job:
             "weights": self.weights,
             "dtype": self.dtype,
             "temperature": self.texts.temperature,
+            "columns": list(self.columns),
+            "alternatives": self.alternatives,
+            "contexts": self.contexts,
+            "terminal_ids": self.facts["terminal_ids"],
         }
+
+    def wanted(self, columns: tuple[str, ...]) -> Wanted:
+        """What is recorded, of the columns that the log has."""
+        ends = any(name in columns for name in END_COLUMNS)
+        return Wanted(columns, self.terminal_ids if ends else (), self.alternatives)
+
+    @property
+    def terminal_ids(self) -> list[int]:
+        """Of all models, among the ids that all have."""
+        found = {number for ids in self.facts["terminal_ids"].values() for number in ids}
+        return sorted(number for number in found if number < self.shared)
 
     def load(self, name: str) -> Scorer:
         """A model, ready to score."""
@@ -115,6 +157,9 @@ def rescore(
     dtype: str = "auto",
     batch_tokens: int = 16_384,
     shard_rows: int = 1 << 20,
+    columns: str | Iterable[str] = "default",
+    alternatives: int = schema.ALTERNATIVES,
+    contexts: bool = True,
     progress: Progress | None = None,
 ) -> Rescored:
     """Score text with each student against the teacher, one student at a time.
@@ -130,46 +175,68 @@ def rescore(
         batch_tokens: padded tokens in a batch.
         shard_rows: positions after which a shard is published. One is also published after ten
             minutes, and at the end of each step.
+        columns: statistics beside the loss, as of `rocktok.hooks.Recorder`: a preset or names.
+        alternatives: likeliest tokens of each model to record at each position (0: none).
+        contexts: whether the teacher's hidden states are sketched, at the first step. Takes 1 KiB a
+            position of memory while that is scored, and is left out above 1 GiB.
 
     Raises:
         UsageError: no step, or one twice; options out of range.
         LogError: text or checkpoints lack something, tokens differ, `output` holds another run or
             is being written by another process.
     """
-    students, teacher = tuple(map(_expanded, students)), _expanded(teacher)
+    students, teacher = tuple(map(expanded, students)), expanded(teacher)
     step_numbers = steps_of(students, steps)
     for name, value in (("batch_tokens", batch_tokens), ("shard_rows", shard_rows),
                         ("sequences", 1 if sequences is None else sequences)):  # fmt: skip
         if value < 1:
             raise UsageError(f"{name} is {value}; it must be 1 or more", parameter=name)
-    device = _device(device)
+    names = columns_asked(columns)
+    if alternatives < 0:
+        message = f"alternatives is {alternatives}; it must be 0 or more"
+        raise UsageError(message, parameter="alternatives")
+    device = usable_device(device)
     by_step = dict(sorted(zip(step_numbers, students, strict=True)))
     configs = {name: load_config(name) for name in (*by_step.values(), teacher)}
     texts = load_texts(text.name if isinstance(text, Log) else os.fspath(text), sequences)
     for name, config in configs.items():
-        _check_model(name, config, texts)
-    vocab, without = _vocab(texts, tuple(configs))
+        check_model(name, config, texts)
+    tokenizers = {name: load_tokenizer(name) for name in configs}
+    vocab, without = vocab_of(texts, tokenizers)
     notes = tuple(f"{name}: brings no tokenizer; its tokens are taken on trust" for name in without)
     widths = {name: int(config.vocab_size) for name, config in configs.items()}
-    shared = _shared(widths, vocab, without)
+    shared = shared_ids(widths, vocab, without)
     weights = {name: fingerprint(name) for name in configs}
+    ends = {name: terminal_ids(tokenizers[name], *declared_ends(name)) for name in configs}
+    students_end = sorted({number for name in by_step.values() for number in ends[name]})
+    with_tokens = [tokenizer for tokenizer in tokenizers.values() if tokenizer is not None]
+    facts = {
+        "terminal_ids": {"student": students_end, "teacher": ends[teacher]},
+        **({"special_ids": special_ids(with_tokens[0])} if with_tokens else {}),
+    }
     job = _Job(
-        output, texts, by_step, teacher, weights, dtype, device, batch_tokens, shard_rows, shared
-    )
+        output, texts, by_step, teacher, weights, dtype, device, batch_tokens, shard_rows, shared,
+        names, alternatives_asked(alternatives, shared), contexts, facts
+    )  # fmt: skip
+    check_ends(names, job.terminal_ids)
     stands = standing(output, job.identity)
     todo = tuple(step for step in by_step if step not in stands.steps)
-    columns, kept, kept_rows = stands.columns, stands.steps, stands.rows
-    outside = Outside()
+    recorded, kept, kept_rows = stands.columns, stands.steps, stands.rows
+    outside, problems = Outside(), list[str]()
     if todo or stands.unmarked:
-        columns = _write(job, stands, todo, vocab, outside, progress)
+        recorded = _write(job, stands, todo, vocab, outside, problems, progress)
     if outside.positions:
         notes += (
             f"heads are of unlike width, and compared over the {shared:,} ids that all have; the "
             f"others took {outside.total / outside.positions:.2g} of the wider model's probability "
             f"in the mean, {outside.largest:.2g} at most",
         )
-    if columns is not None and not set(NORMS) <= set(columns):
-        notes += (f"{' and '.join(NORMS)} are left out: the output head is not a plain one",)
+    notes += tuple(problems)
+    lacking = [name for name in names if recorded is not None and name not in recorded]
+    if lacking:
+        verb = "is" if len(lacking) == 1 else "are"
+        said = f"{' and '.join(lacking)} {verb} left out: the output head is not a plain one"
+        notes += (said,)
     notes = (*texts.notes, *notes)
     return Rescored(todo, kept, len(texts), texts.rows, kept_rows, notes)
 
@@ -180,30 +247,57 @@ def _write(
     todo: tuple[int, ...],
     vocab: list[tuple[int, str, bytes]] | None,
     outside: Outside,
+    problems: list[str],
     progress: Progress | None,
 ) -> tuple[str, ...]:
-    """Score what is missing; returns the columns that the log has."""
+    """Score what is missing; returns the columns that the log has. `problems`: for notes."""
     loaded: list[Scorer] = []
     if todo:
         # Before anything is written; the first student tells which columns can be had.
         loaded = [job.load(job.teacher), job.load(job.students[todo[0]])]
-    columns = stands.columns or loaded[-1].columns
+    columns = stands.columns
+    if columns is None:
+        columns = loaded[-1].columns(job.columns)
+    projections = _projections(job, stands, loaded, problems)
     where = place(job.output)
     with where.asking(), only_writer(where):
         if standing(job.output, job.identity).state != stands.state:
             raise LogError(f"{job.output}: another process has just written to it; start again")
         with _writer(job, stands, columns, loaded, vocab) as writer:
-            _write_sequences(writer, job.texts, stands)
+            write_sequences(writer, job.texts, stands)
             tell = _Told(progress, job.texts.rows * len(todo))
             for step in todo:
                 student = loaded.pop() if len(loaded) > 1 else job.load(job.students[step])
-                _check_student(student, columns)
-                todo_S = ~np.isin(job.texts.sequence_S, stands.at(step))
-                _score_step(job, writer, step, (student, loaded[0]), columns, todo_S, outside, tell)
+                check_student(student, columns)
+                models, wanted = (student, loaded[0]), job.wanted(columns)
+                _score_step(job, writer, step, models, wanted, stands, projections, outside, tell)
+                projections = None
                 # The next one takes its place: models hold cycles, which only this collects.
-                del student
+                del student, models
                 gc.collect()
     return columns
+
+
+def _projections(
+    job: _Job, stands: Standing, loaded: list[Scorer], problems: list[str]
+) -> Projections | None:
+    """What takes projections at the first step that is scored; None where none are needed."""
+    known = stands.sketched
+    if not job.contexts or not loaded or known >= set(job.texts.sequence_S.tolist()):
+        return None
+    if loaded[0].head is None:
+        problems.append(
+            "contexts are left out: what enters the teacher's output head is not known, as the "
+            "head is not a plain one"
+        )
+        return None
+    if job.texts.rows > MOST_POSITIONS:
+        problems.append(
+            f"contexts are left out: the text has {job.texts.rows:,} positions, and more than "
+            f"{MOST_POSITIONS:,} would take more than 1 GiB of memory; score fewer sequences"
+        )
+        return None
+    return Projections(known)
 
 
 def _score_step(
@@ -211,23 +305,37 @@ def _score_step(
     writer: LogWriter,
     step: int,
     models: tuple[Scorer, Scorer],
-    columns: tuple[str, ...],
-    todo_S: Any,
+    wanted: Wanted,
+    stands: Standing,
+    projections: Projections | None,
     outside: Outside,
     tell: _Told,
 ) -> None:
-    """Score a step but for the sequences that stand, in whole shards."""
+    """Score a step but for the sequences that stand, in whole shards; then its contexts."""
     texts, published = job.texts, time.monotonic()
+    missing = Missing(texts.sequence_S, stands, step, wanted.alternatives > 0)
     most = most_tokens(job.batch_tokens, *models)
     for batch_B, ends in batches(texts, most, job.shard_rows):
         tell(int(texts.completions.length_S[batch_B].sum()))
-        left_B = batch_B[todo_S[batch_B]]
+        left_B = batch_B[missing.any_S[batch_B]]
         if len(left_B):
-            rows = score(texts, left_B, *models, columns, outside)
-            writer.write({"step": step, **rows}, table="fixed")
+            rows, beside = score(texts, left_B, *models, wanted, outside, projections)
+            missing.write(writer, "fixed", rows)
+            missing.write(writer, "alternatives", beside)
+        rest_B = batch_B[~missing.any_S[batch_B]]
+        if projections is not None and len(rest_B):
+            sketch(texts, rest_B, models[1], projections)
         if ends or time.monotonic() - published >= SHARD_SECONDS:
             writer.flush(whole=True)
             published = time.monotonic()
+    if projections is not None:
+        rows = projections.rows(mean_projection([projections.sums()]))
+        writer.write({"step": step, **rows}, table="contexts")
+    if projections is not None or step in stands.contexts:
+        writer.finish_step(step, "contexts")
+    if wanted.alternatives:
+        writer.finish_step(step, "alternatives")
+    # Last: by it the step is known to be done.
     writer.finish_step(step, "fixed")
     writer.flush()
 
@@ -242,104 +350,6 @@ class _Told:
         self._done += rows
         if self._progress is not None:
             self._progress(self._done, self._total)
-
-
-# -- checks ----------------------------------------------------------------------------------
-
-
-def _expanded(name: str) -> str:
-    """A checkpoint's name; `~` is the user's home."""
-    return str(local_path(name)) if name.startswith("~") else name
-
-
-def _device(device: str | None) -> str:
-    import torch
-
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(device)
-    return device
-
-
-def _check_model(name: str, config: Any, texts: Texts) -> None:
-    """Raise `LogError` where, by its configuration, a model cannot score the texts."""
-    size = int(config.vocab_size)
-    prompt_S = texts.prompts.length_S
-    if not prompt_S.all():
-        sequence = texts.sequence_S[int(np.argmin(prompt_S))]
-        raise LogError(
-            f"{texts.name}: sequence {sequence} has no prompt; its first token needs one: leave "
-            "the sequence out"
-        )
-    for part in (texts.prompts, texts.completions):
-        bad_T = (part.value_T < 0) | (part.value_T >= size)
-        if bad_T.any():
-            at = int(np.argmax(bad_T))
-            row = int(np.searchsorted(part.start_S, at, side="right")) - 1
-            raise LogError(
-                f"{texts.name}: sequence {texts.sequence_S[row]} has token {part.value_T[at]}, "
-                f"{name} has {size:,} logits; give text and models of one tokenizer"
-            )
-    most, longest = getattr(config, "max_position_embeddings", None), int(texts.length_S.max())
-    if isinstance(most, int) and longest > most > 0:
-        sequence = texts.sequence_S[int(np.argmax(texts.length_S))]
-        raise LogError(
-            f"{texts.name}: sequence {sequence} has {longest:,} tokens, {name} takes {most:,}; "
-            "leave the sequence out"
-        )
-
-
-def _check_student(student: Scorer, columns: tuple[str, ...]) -> None:
-    missing = [name for name in columns if name not in student.columns]
-    if missing:
-        raise LogError(
-            f"{student.name}: has no plain output head, as the students before it; the log records "
-            f"{', '.join(missing)}: score this one into another -o"
-        )
-
-
-def _vocab(
-    texts: Texts, models: tuple[str, ...]
-) -> tuple[list[tuple[int, str, bytes]] | None, tuple[str, ...]]:
-    """The tokens, the same in the text and in all models that bring a tokenizer; the others."""
-    first = None if texts.vocab is None else (texts.name, texts.vocab)
-    tokens, without = None, []
-    for name in models:
-        tokenizer = load_tokenizer(name)
-        if tokenizer is None:
-            without.append(name)
-            continue
-        mine = name, token_texts(tokenizer)
-        if first is not None:
-            check_tokens(first, mine)
-        first = first or mine
-        tokens = tokens or list(vocabulary(tokenizer))
-    return tokens, tuple(without)
-
-
-def _shared(
-    widths: dict[str, int], vocab: list[tuple[int, str, bytes]] | None, without: tuple[str, ...]
-) -> int:
-    """Number of ids that all models have: all, or those of tokens where heads are padded.
-
-    Raises `LogError` for heads of unlike width where a model brings no tokenizer, or where a token
-    lies beyond the narrowest.
-    """
-    narrow, wide = (which(widths.items(), key=lambda one: one[1]) for which in (min, max))
-    if narrow[1] == wide[1]:
-        return narrow[1]
-    if without or vocab is None:
-        check_widths(narrow, wide)
-    beyond = [token_id for token_id, *_ in vocab or () if token_id >= narrow[1]]
-    if beyond:
-        raise LogError(
-            f"{narrow[0]} has {narrow[1]:,} logits, {wide[0]} has {wide[1]:,}, and token "
-            f"{beyond[0]} is one of the others; give models of one tokenizer"
-        )
-    return narrow[1]
-
-
-# -- writing ---------------------------------------------------------------------------------
 
 
 def _writer(
@@ -367,26 +377,10 @@ def _writer(
         "teacher": job.teacher,
         "vocab_size": job.shared,
         "loss": {**loss, **dict.fromkeys(both, job.texts.temperature)},
+        **job.facts,
         "extra": {"rescore": job.identity, "text": job.texts.name},
     }
+    if job.contexts:
+        hidden_size = getattr(loaded[0].model.config.get_text_config(), "hidden_size", None)
+        run["contexts"] = describe_contexts(hidden_size)
     return LogWriter(job.output, columns=columns, run=run, vocab=vocab)
-
-
-def _write_sequences(writer: LogWriter, texts: Texts, stands: Standing) -> None:
-    """The sequences/ that do not stand yet, in parts."""
-    missing_S = np.flatnonzero(~np.isin(texts.sequence_S, stands.listed))
-    left = texts if len(missing_S) == len(texts) else texts.take(missing_S)
-    for first in range(0, len(left), _SEQUENCE_ROWS):
-        last = min(first + _SEQUENCE_ROWS, len(left))
-        facts = left.facts.slice(first, last - first).combine_chunks()
-        writer.write(
-            {
-                **{name: facts[name].combine_chunks() for name in facts.column_names},
-                "sequence_id": left.sequence_S[first:last],
-                "num_tokens": left.completions.length_S[first:last],
-                "prompt_id": left.prompt_id_S[first:last],
-                "prompt_token_ids": left.prompts.to_lists(first, last),
-            },
-            table="sequences",
-        )
-        writer.flush()

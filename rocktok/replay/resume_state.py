@@ -28,12 +28,16 @@ class Standing:
         manifest: of the one attempt; None where none has begun.
         columns: that it records.
         sequences: step that is not finished → ids that stand at it.
+        alternatives: likewise, of the table of that name.
+        contexts: step → ids in contexts/.
         listed: ids in sequences/.
     """
 
     manifest: Manifest | None = None
     columns: tuple[str, ...] | None = None
     sequences: dict[int, Array] = field(default_factory=dict)
+    alternatives: dict[int, Array] = field(default_factory=dict)
+    contexts: dict[int, Array] = field(default_factory=dict)
     listed: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
@@ -60,6 +64,15 @@ class Standing:
     def at(self, step: int) -> Array:
         """Ids that stand at a step that is not finished."""
         return self.sequences.get(step, np.zeros(0, dtype=np.int64))
+
+    @property
+    def sketched(self) -> frozenset[int]:
+        """Ids in contexts/."""
+        return frozenset(_all_of(self.contexts).tolist())
+
+    def alternatives_at(self, step: int) -> Array:
+        """As `at`, in alternatives/."""
+        return self.alternatives.get(step, np.zeros(0, dtype=np.int64))
 
 
 def standing(output: str, identity: dict[str, Any]) -> Standing:
@@ -98,13 +111,18 @@ def _standing(where: Place, run_id: str) -> Standing:
     done = manifest.steps.get("fixed", [])
     steps = {step for entry in manifest.shards for step in entry.steps if _fixed(entry.path)}
     open_steps = frozenset(steps - set(done))
-    listed = published_sequences(where, manifest, "sequences")
     return Standing(
         manifest,
         attempts[0].columns,
         published_sequences(where, manifest, "fixed", open_steps),
-        np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *listed.values()])),
+        published_sequences(where, manifest, "alternatives", open_steps),
+        published_sequences(where, manifest, "contexts"),
+        _all_of(published_sequences(where, manifest, "sequences")),
     )
+
+
+def _all_of(by_step: dict[int, Array]) -> Array:
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *by_step.values()]))
 
 
 def _fixed(path: str) -> bool:

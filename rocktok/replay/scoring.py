@@ -9,9 +9,9 @@ Shape suffixes: B texts, T tokens (padded), N completion tokens, H hidden size, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +19,17 @@ import numpy as np
 import torch
 
 from rocktok.errors import DataError, RocktokError
+from rocktok.hooks.projecting import project_hidden
 from rocktok.hooks.statistics import tiles, token_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rocktok._types import Array
+    from rocktok.hooks.contexts import Projections
     from rocktok.replay.texts import Texts
 
-#: Of a plain head's student; of another's without the norms.
-COLUMNS = ("log_ratio", "student_logprob", "teacher_logprob", "student_entropy", "teacher_entropy",
-           "grad_norm", "head_grad_norm")  # fmt: skip
+#: Columns that a student without a plain head cannot have.
 NORMS = ("grad_norm", "head_grad_norm")
 
 # What configurations call a factor on the head's output, or on its input (some divide by it), and
@@ -53,6 +53,21 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What is recorded of each position beside the loss.
+
+    Attributes:
+        columns: statistics.
+        terminal_ids: of the run, for those that are sums over them.
+        alternatives: likeliest tokens of each model.
+    """
+
+    columns: tuple[str, ...] = ()
+    terminal_ids: Collection[int] = ()
+    alternatives: int = 0
+
+
+@dataclass(frozen=True)
 class Scorer:
     """A loaded model.
 
@@ -69,13 +84,12 @@ class Scorer:
     device: str
     shared: int
 
-    @cached_property
-    def columns(self) -> tuple[str, ...]:
-        """What can be had with this model as the student.
+    def columns(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of some columns that can be had with this model as the student.
 
         Gradient norms are with respect to the raw output of the head: without it, they are left.
         """
-        return tuple(c for c in COLUMNS if self.head is not None or c not in NORMS)
+        return tuple(c for c in wanted if self.head is not None or c not in NORMS)
 
     def states(self, ids_BT: Tensor, mask_BT: Tensor, place_N: Any) -> Tensor:
         """(N, H) what enters the head at some positions; (N, V) logits where it is not known.
@@ -254,58 +268,112 @@ def most_tokens(batch_tokens: int, *models: Scorer) -> int:
     return max(1, min([batch_tokens, *whole]))
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Texts on the device, and the places that predicted each of their N completion tokens."""
+
+    ids_BT: Tensor
+    mask_BT: Tensor
+    place_N: tuple[Tensor, Tensor]
+    ids_N: Tensor
+    sequence_N: Array
+    position_N: Array
+    token_N: Array
+
+    @classmethod
+    def of(cls, texts: Texts, batch_B: Array, device: str) -> Batch:
+        """Some of the texts."""
+        ids_BT, mask_BT = _padded(texts, batch_B)
+        length_B = texts.completions.length_S[batch_B]
+        position_N = np.concatenate([np.arange(n) for n in length_B])
+        row_N = np.repeat(np.arange(len(batch_B)), length_B)
+        column_N = position_N + texts.prompts.length_S[batch_B][row_N] - 1
+        token_N = np.concatenate([texts.completions[i] for i in batch_B])
+        return cls(
+            ids_BT.to(device),
+            mask_BT.to(device),
+            (torch.from_numpy(row_N).to(device), torch.from_numpy(column_N).to(device)),
+            torch.from_numpy(token_N.astype(np.int64)).to(device),
+            texts.sequence_S[batch_B][row_N],
+            position_N,
+            token_N,
+        )
+
+
 @torch.no_grad()
 def score(
     texts: Texts,
     batch_B: Array,
     student: Scorer,
     teacher: Scorer,
-    columns: tuple[str, ...],
+    wanted: Wanted,
     outside: Outside,
-) -> dict[str, Any]:
-    """Rows of the completions of some texts, without their step.
+    projections: Projections | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Rows of the completions of some texts for fixed/ and for alternatives/, without their step.
 
-    `outside` is told of the mass that is left out where one model has more ids.
+    `outside` is told of the mass that is left out where one model has more ids; `projections`
+    takes those of the teacher's hidden states, which needs a teacher with a plain head.
 
     Raises `DataError` for statistics that are not finite, `RocktokError` where memory runs out.
     """
-    ids_BT, mask_BT = _padded(texts, batch_B)
-    length_B = texts.completions.length_S[batch_B]
-    position_N = np.concatenate([np.arange(n) for n in length_B])
-    row_N = np.repeat(np.arange(len(batch_B)), length_B)
-    column_N = position_N + texts.prompts.length_S[batch_B][row_N] - 1
-    token_N = np.concatenate([texts.completions[i] for i in batch_B])
-    place_N = (torch.from_numpy(row_N), torch.from_numpy(column_N))
-    device = student.device
-    place_N = (place_N[0].to(device), place_N[1].to(device))
-    try:
-        ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
-        ids_N = torch.from_numpy(token_N.astype(np.int64)).to(device)
-        ours_N = student.states(ids_BT, mask_BT, place_N)
-        theirs_N = teacher.states(ids_BT, mask_BT, place_N)
+    columns = set(wanted.columns)
+    if any(one.shared < one.vocabulary for one in (student, teacher)):
+        columns |= {"student_logprob", "teacher_logprob"}
+    with _memory(student, texts, batch_B):
+        batch = Batch.of(texts, batch_B, student.device)
+        ours_N = student.states(batch.ids_BT, batch.mask_BT, batch.place_N)
+        theirs_N = teacher.states(batch.ids_BT, batch.mask_BT, batch.place_N)
         statistics = token_statistics(
-            token_ids=ids_N,
+            token_ids=batch.ids_N,
             temperature=texts.temperature,
             columns=columns,
+            terminal_ids=wanted.terminal_ids,
+            alternatives=wanted.alternatives,
             **student.arguments(ours_N, "student"),
             **teacher.arguments(theirs_N, "teacher"),
         )
         for one, states_N, who in ((student, ours_N, "student"), (teacher, theirs_N, "teacher")):
-            logprob_N = statistics[f"{who}_logprob"]
-            outside.add(one.outside(states_N, ids_N, logprob_N, texts.temperature))
+            if one.shared < one.vocabulary:
+                logprob_N = statistics[f"{who}_logprob"]
+                outside.add(one.outside(states_N, batch.ids_N, logprob_N, texts.temperature))
+        if projections is not None:
+            _sketch(batch, theirs_N, projections)
+    names = ("loss", *wanted.columns)
+    found = {name: values.cpu().numpy() for name, values in statistics.items()}
+    keys = {"sequence_id": batch.sequence_N, "position": batch.position_N}
+    rows = {**keys, "token_id": batch.token_N, **{name: found[name] for name in names}}
+    _check_finite(rows, names, student.name)
+    beside = {n: v for n, v in found.items() if n.endswith(("_ids", "_probs"))}
+    return rows, {**keys, **beside}
+
+
+@torch.no_grad()
+def sketch(texts: Texts, batch_B: Array, teacher: Scorer, projections: Projections) -> None:
+    """Keep projections of the teacher's hidden states of some texts, which are not scored again."""
+    with _memory(teacher, texts, batch_B):
+        batch = Batch.of(texts, batch_B, teacher.device)
+        states_NH = teacher.states(batch.ids_BT, batch.mask_BT, batch.place_N)
+        _sketch(batch, states_NH, projections)
+
+
+def _sketch(batch: Batch, states_NH: Tensor, projections: Projections) -> None:
+    everywhere = torch.arange(len(states_NH), device=states_NH.device)
+    projected_NK = project_hidden(states_NH, (everywhere,))
+    projections.add(batch.sequence_N, batch.position_N, projected_NK)
+
+
+@contextmanager
+def _memory(model: Scorer, texts: Texts, batch_B: Array) -> Iterator[None]:
+    """Raise `RocktokError` where memory runs out."""
+    try:
+        yield
     except (torch.OutOfMemoryError, MemoryError) as error:
+        tokens = len(batch_B) * int(texts.length_S[batch_B].max())
         raise RocktokError(
-            f"{student.name}: no memory for a batch of {ids_BT.numel():,} tokens on {device}; give "
+            f"{model.name}: no memory for a batch of {tokens:,} tokens on {model.device}; give "
             "a smaller --batch-tokens"
         ) from error
-    rows = {
-        "sequence_id": texts.sequence_S[batch_B][row_N],
-        "position": position_N,
-        "token_id": token_N,
-        **{name: values.float().cpu().numpy() for name, values in statistics.items()},
-    }
-    _check_finite(rows, tuple(statistics), student.name)
-    return rows
 
 
 def _padded(texts: Texts, batch_B: Array) -> tuple[Tensor, Tensor]:

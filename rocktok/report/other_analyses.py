@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from rocktok.analyses import Analysis, analyses
+from rocktok.analyses.detect.result import DetectResult
 from rocktok.analyses.result import Result
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError
@@ -38,15 +39,28 @@ class OtherResult:
     passes: int
 
 
-def run_others(log: Log, *, engine: Engine, table: str, seed: int) -> tuple[OtherResult, ...]:
+def run_others(
+    log: Log,
+    *,
+    engine: Engine,
+    table: str,
+    seed: int,
+    replicates: int,
+    detected: DetectResult,
+) -> tuple[OtherResult, ...]:
     """Run every analysis that has a section, with those of these arguments that it takes.
+
+    `detected`: what `detect` found, so that rocks are the same everywhere.
 
     Raises `DamagedError`, `DataError` as the analyses do.
     """
     others = []
     for analysis in (entry for entry in analyses().values() if entry.section):
         function = analysis.load()
-        shared: dict[str, Any] = {"engine": engine, "table": table, "seed": seed}
+        shared: dict[str, Any] = {
+            "engine": engine, "table": table, "seed": seed, "replicates": replicates,
+            "detected": detected,
+        }  # fmt: skip
         parameters = inspect.signature(function).parameters
         before, result = engine.passes, None
         missing: Missing | None = None

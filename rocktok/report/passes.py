@@ -181,8 +181,9 @@ class _Report:
         token_texts = self._token_texts(contexts, texts, others)
         log, steps = detection.run.log, detection.steps
         further = run_others(
-            log, engine=progress.engine, table=detection.run.table, seed=detection.params.seed
-        )
+            log, engine=progress.engine, table=detection.run.table, seed=detection.params.seed,
+            replicates=self.params.replicates, detected=detection.result,
+        )  # fmt: skip
         progress.passes.update({other.analysis.name: other.passes for other in further})
         progress.missing.extend(o.missing for o in further if o.missing is not None)
         return ReportResult(

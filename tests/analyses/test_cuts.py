@@ -24,7 +24,7 @@ _PLACES = ("path", "name", "first", "second", "shards", "run_id", "notes")
 CUTS = {"one": (1, 1 << 20), "many": (7, 100), "sequences": (3, None)}
 
 #: Analyses whose sums do not depend on the tasks either: these are of so few rows.
-TASK_ROWS = {"attribute": 4000, "compare": 4000}
+TASK_ROWS = {"attribute": 4000, "compare": 4000, "lenses": 4000}
 
 
 def cut(target: Path, shards: int, group: int | None) -> Path:
@@ -69,6 +69,7 @@ ANALYSES: dict[str, Callable[[Path], Any]] = {
     "stagnation": lambda log: rocktok.stagnation(log, replicates=100, all_types=True),
     "stability": lambda log: rocktok.stability(log, replicates=100, context="off"),
     "compare": lambda log: rocktok.compare(log, log, top_k=10),
+    "lenses": lambda log: rocktok.lenses(log, rocks=(13, 25), replicates=100),
 }
 
 

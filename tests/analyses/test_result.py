@@ -40,6 +40,7 @@ RESULTS: dict[str, tuple[Callable[[rocktok.Log], Any], str]] = {
         "control_token_id",
     ),
     "compare": (_compared, "jaccard"),
+    "lenses": (lambda log: rocktok.lenses(log, rocks=(13, 198), replicates=100), "rocks_share"),
     "info": (rocktok_info, "superseded_rows"),
 }
 

@@ -15,6 +15,7 @@ import pytest
 import rocktok
 from rocktok.analyses.attribute.result import AttributeParams
 from rocktok.analyses.controls.result import ControlsParams
+from rocktok.analyses.lenses.result import LensesParams
 from rocktok.analyses.run import Run, options_of, public
 from rocktok.analyses.stability.result import StabilityParams
 from rocktok.analyses.stagnation.result import StagnationParams
@@ -26,6 +27,7 @@ from tests.logs import write_log
 PARAMS: dict[str, Any] = {
     "attribute": AttributeParams,
     "controls": ControlsParams,
+    "lenses": LensesParams,
     "stability": StabilityParams,
     "stagnation": StagnationParams,
 }

@@ -12,6 +12,10 @@ Three ratios, each the median over interleaved pairs (plain, ours, plain, ours, 
 
 and the growth of the process's peak memory over each first call, against the promised bound.
 
+`--only presets` and `--only heads` give what sets of columns cost, from logits and from hidden
+states and heads, in processor time and by the clock: medians of the ratios, within rounds, to the
+default columns by PyTorch's own operations.
+
 On CUDA, every column from logits against the same plain loss, in float32 and in the logits' dtype,
 and against the floor: the time that the card's copy bandwidth needs for the bytes of both models'
 logits, once and twice (the kernel reads them twice). All of it in interleaved rounds. And what the
@@ -27,11 +31,13 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from rocktok.hooks.statistics import fused, token_statistics
+from rocktok.hooks.statistics import compiled, fused, token_statistics
 from rocktok.hooks.statistics.tiles import TILE_ROWS, Model
 
 MIB = 1 << 20
@@ -65,6 +71,59 @@ def paired(
         f"{name:8} ratio {statistics.median(ratios):.2f} (min {ratios[0]:.2f}, max "
         f"{ratios[-1]:.2f}, {repetitions} pairs); plain {theirs:.3f} s, ours {mine:.3f} s"
     )
+
+
+DEFAULT = (
+    "student_logprob",
+    "teacher_logprob",
+    "student_entropy",
+    "teacher_entropy",
+    "grad_norm",
+)
+LENSES = (
+    *DEFAULT,
+    "jsd",
+    "overlap",
+    "student_mass",
+    "teacher_mass",
+    "teachability",
+    "student_end",
+    "teacher_end",
+)
+
+
+def presets(name: str, arguments: dict[str, Any], repetitions: int) -> None:
+    """Print what sets of columns cost beside the default ones by PyTorch's operations."""
+
+    def ours(columns: tuple[str, ...] | None, count: int = 0) -> Callable[[], object]:
+        return lambda: token_statistics(
+            **arguments, columns=columns, terminal_ids=(5, 7), alternatives=count
+        )
+
+    def operations() -> object:
+        with patch.object(compiled, "usable", lambda *_: False):
+            return ours(DEFAULT)()
+
+    calls: dict[str, Callable[[], object]] = {
+        "operations": operations,
+        "default": ours(DEFAULT),
+        "lenses": ours(LENSES),
+        "lenses, 5 alternatives": ours(LENSES, 5),
+        "all": ours(None),
+        "all, 5 alternatives": ours(None, 5),
+    }
+    times: dict[str, list[tuple[float, float]]] = {key: [] for key in calls}
+    for round_ in range(repetitions + 1):
+        for key, call in calls.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            call()
+            spent = time.process_time() - processor, time.perf_counter() - clock
+            if round_:  # the first warms up
+                times[key].append(spent)
+    for key in calls:
+        pairs = list(zip(times[key], times["operations"], strict=True))
+        processor, clock = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
+        print(f"{name:8} {key:24} processor {processor:.2f}, clock {clock:.2f}")
 
 
 def extra_memory(name: str, call: Callable[[], object], vocabulary: int) -> None:
@@ -213,7 +272,11 @@ def main() -> None:
 
     def from_logits(columns: tuple[str, ...] | None = None) -> object:
         return token_statistics(
-            token_ids=token_ids, student_logits=student, teacher_logits=teacher, columns=columns
+            token_ids=token_ids,
+            student_logits=student,
+            teacher_logits=teacher,
+            columns=columns,
+            terminal_ids=(5, 7),
         )
 
     def from_hidden() -> object:
@@ -223,6 +286,7 @@ def main() -> None:
             teacher_hidden=hidden,
             student_head=student_head,
             teacher_head=teacher_head,
+            terminal_ids=(5, 7),
         )
 
     def projected() -> Tensor:
@@ -237,6 +301,18 @@ def main() -> None:
         "loss": (plain, lambda: from_logits(("loss",))),
         "hidden": (projected, from_hidden),
     }
+    given = {
+        "presets": {"student_logits": student, "teacher_logits": teacher},
+        "heads": {
+            "student_hidden": hidden,
+            "teacher_hidden": hidden,
+            "student_head": student_head,
+            "teacher_head": teacher_head,
+        },
+    }
+    for name in [name for name in options.only if name in given]:
+        presets(name, {"token_ids": token_ids, **given[name]}, options.repetitions)
+        options.only.remove(name)
     for name in options.only:
         extra_memory(name, pairs[name][1], options.vocabulary)
     for name in options.only:

@@ -5,7 +5,9 @@ layers, hidden size 256, whose head (vocabulary 16,384) is a third of its parame
 0.6-billion-parameter model is a quarter, from a teacher of the same vocabulary. Runs without a
 recorder and with one that records every other step take turns; each step's time is divided by that
 of the same step, which does the same work, of the run without. Then one scoring of fixed text, with
-and without gradient sums, is timed by itself.
+and without gradient sums, is timed by itself; and what each preset of columns, likeliest tokens and
+sketches add to such scorings, as ratios to those with the default columns alone, in turns, with the
+bytes that they take in the log. `--scorings` prints these alone.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
+import rocktok
 from rocktok.hooks import Recorder
-from rocktok.hooks.trl import attach
+from rocktok.hooks.trl import attach, callback
+from rocktok.hooks.trl.describe import describe_run
+from rocktok.hooks.trl.fixed import score_fixed
 from tests import trl_models
 
 VOCABULARY = 16_384
@@ -104,13 +109,86 @@ def train(every: int | None, steps: int, **options: Any) -> np.ndarray:
     return clock.seconds
 
 
+#: What is recorded at the scorings that are compared; the first is what the others are held to.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default columns alone": {"alternatives": 0, "contexts": False},
+    "+ alternatives": {"contexts": False},
+    "+ contexts": {"alternatives": 0},
+    "+ both (the default)": {},
+    "lenses, both": {"columns": "lenses"},
+    "all, both": {"columns": "all"},
+}
+
+
+def compare_scorings(rounds: int) -> None:
+    """Print what each variant costs: of the first scoring, which makes contexts, and of another.
+
+    All score the same 8 texts with the same models in one process, in turns.
+    """
+    found: dict[str, list[np.ndarray]] = {name: [] for name in VARIANTS}
+    sizes: dict[str, str] = {}
+
+    def compare(trainer: Any, recorder: Recorder, capture: Any, step: int) -> None:
+        if step:
+            return
+        for number in range(rounds + 1):
+            for name, options in VARIANTS.items():
+                log = Path(str(recorder.log_dir)) / f"{number}-{len(found[name])}-{name}"
+                seconds, sizes[name] = scorings(trainer, recorder, capture, log, options)
+                # The first round warms up.
+                if number:
+                    found[name].append(seconds)
+
+    callback.score_fixed = compare
+    train(1_000, 1, fixed_sequences=8)
+    callback.score_fixed = score_fixed
+    # Other work only ever adds time: the fastest of the rounds is what the work itself takes.
+    least = {name: np.min(np.stack(seconds), axis=0) for name, seconds in found.items()}
+    base = least[next(iter(VARIANTS))]
+    print(f"{next(iter(VARIANTS))}: {base[0, 1]:.2f} s and {base[1, 1]:.2f} s of the processor")
+    for name, seconds in least.items():
+        first, other = seconds / base
+        print(
+            f"{name}: first scoring {first[0]:.2f} of the clock, {first[1]:.2f} of the processor; "
+            f"another {other[0]:.2f}, {other[1]:.2f}; bytes a row: {sizes[name]}"
+        )
+
+
+def scorings(
+    trainer: Any, kept_by: Recorder, capture: Any, log: Path, options: dict[str, Any]
+) -> tuple[np.ndarray, str]:
+    """(2, 2) clock and processor seconds of two scorings of kept texts; bytes a row by table."""
+    recorder = Recorder(log, every=1, fixed_sequences=8, quiet=True, **options)
+    recorder.start(run=describe_run(trainer))
+    recorder.fixed.accept(kept_by.fixed.kept)
+    recorder.fixed.complete(0)
+    capture._recorder, seconds = recorder, []
+    for step in (0, 1):
+        began = np.array([time.perf_counter(), time.process_time()])
+        score_fixed(trainer, recorder, capture, step)
+        seconds.append(np.array([time.perf_counter(), time.process_time()]) - began)
+    capture._recorder = kept_by
+    recorder.close()
+    opened = rocktok.open(log)
+    sizes = [
+        f"{table} {sum(s.size for s in opened.shards(table)) / rows:.1f}"
+        for table in ("fixed", "alternatives", "contexts")
+        if (rows := sum(step.rows for step in opened.steps(table)))
+    ]
+    return np.stack(seconds), ", ".join(sizes)
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=22)
+    parser.add_argument("--scorings", action="store_true")
     asked = parser.parse_args()
     print(f"{THREADS} threads, {platform.machine()}, torch {torch.__version__}")
+    if asked.scorings:
+        compare_scorings(asked.rounds)
+        return
     train(1, 3)
     pairs = []
     for _ in range(asked.rounds):
@@ -130,6 +208,7 @@ def main() -> None:
         usual = float(np.median(seconds))
         extra = float(seconds.max()) - usual
         print(f"scoring 32 fixed sequences{label}: {extra:.2f} s ({extra / usual:.2f} steps)")
+    compare_scorings(asked.rounds)
 
 
 if __name__ == "__main__":

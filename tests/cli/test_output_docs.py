@@ -26,24 +26,27 @@ NAMED = {
 }  # fmt: skip
 #: Of one command: each option of `detect` is named; report.json holds parts of other outputs.
 NAMED_BY = {
+    "check": {**NAMED, "findings[].details": "<number>"},
     "detect": {name: word for name, word in NAMED.items() if name != "params"},
     "report": {
         **NAMED, "log.passes": "<analysis>", "params.detect": "<option>",
         "params.clusters": "<cluster>", "facts": "<fact>", "thresholds": "<key>",
         "totals": "<key>", "permuted": "<key>", "figures": "<figure>", "contexts": "<id>",
         "curves": "<id>", "tests": "<analysis>", "adjusted": "<analysis>",
+        "analyses": "<analysis>",
     },
 }  # fmt: skip
 #: Whose keys are those of another output, or what a figure draws.
 ELSEWHERE = {
     "totals.<key>", "figures.<figure>", "tests.<analysis>", "adjusted.<analysis>",
+    "analyses.<analysis>",
 }  # fmt: skip
 GROUPS = {f"members.{name}" for name in group_names.NAMES}
 
-#: Keys that a result has only where it has no numbers, with analyses of one's own, or of a log with
+#: Keys that a result has only where it has no numbers, or of a log with
 #: alternatives (tests/analyses/detect/test_instead.py).
-RARE = {"groups[].skipped", "tests[].skipped", "geometry.comparisons[].skipped", "analyses",
-        "analyses.<analysis>", "missing[].what", "missing[].why", "missing[].remedy",
+RARE = {"groups[].skipped", "tests[].skipped", "geometry.comparisons[].skipped",
+        "missing[].what", "missing[].why", "missing[].remedy",
         *(f"tokens[].instead[].{name}" for name in InsteadRow.__annotations__)}  # fmt: skip
 
 
@@ -65,6 +68,7 @@ class _Report:
 
 
 RESULTS: dict[str, Callable[[rocktok.Log], Any]] = {
+    "check": lambda log: rocktok.check(log, replicates=100),
     "detect": lambda log: rocktok.detect(log, lifts=True),
     "attribute": lambda log: rocktok.attribute(log, replicates=100),
     "report": _Report,
@@ -73,6 +77,7 @@ RESULTS: dict[str, Callable[[rocktok.Log], Any]] = {
     "compare": _compared,
     "controls": rocktok.controls,
     "stagnation": lambda log: rocktok.stagnation(log, replicates=100),
+    "lenses": lambda log: rocktok.lenses(log, replicates=100),
 }
 
 

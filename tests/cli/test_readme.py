@@ -1,4 +1,4 @@
-"""The README is run: its commands on the sample, its Python, and its table of columns."""
+"""README and docs are run: their commands on the sample, and their Python."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 
 import rocktok
-from rocktok import schema
 from rocktok.analyses import analyses
 from rocktok.report.clusters import OTHER, RULES
 from tests.paths import ROOT
 from tests.processes import run_command
 
 README = (ROOT / "README.md").read_text()
+RECORDING = (ROOT / "docs" / "recording.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 
 
 def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    text = "\n".join((README, RECORDING, COMMANDS))
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def _commands() -> list[str]:
@@ -39,7 +41,7 @@ def _parameters() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("line", _parameters())
-def test_commands_of_the_readme(line: str, tmp_path: Path) -> None:
+def test_commands(line: str, tmp_path: Path) -> None:
     words = shlex.split(line, comments=True)[1:]
     words = [str(ROOT / w) if w.startswith("sample_data") else w for w in words]
     code, printed, error = run_command(*words, cwd=tmp_path)
@@ -47,7 +49,7 @@ def test_commands_of_the_readme(line: str, tmp_path: Path) -> None:
     assert printed or "-o" in words
 
 
-def test_what_the_readme_shows_is_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_shown_is_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     shown = [block for block in _blocks("console") if "sample_data" in block]
     assert shown
@@ -56,21 +58,40 @@ def test_what_the_readme_shows_is_what_is_printed(monkeypatch: pytest.MonkeyPatc
         assert run_command(*shlex.split(line)[2:]) == (0, output, "")
 
 
-def test_every_command_is_in_the_readme() -> None:
+def test_every_command_is_shown() -> None:
     shown = {line.split()[1] for line in _commands()}
     # What needs models of the user's is shown, and tested elsewhere.
     elsewhere = [line for block in _blocks("console") for line in block.splitlines()]
     shown |= {line.split()[2] for line in elsewhere if line.startswith("$ rocktok ")}
     assert shown == set(analyses())
+    assert {name for name in analyses() if f"`rocktok {name}" not in README} == set()
+
+
+def test_the_readme_takes_five_minutes() -> None:
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    assert len(prose.split()) <= 900
+
+
+def test_links_of_the_readme_work_elsewhere() -> None:
+    """A package index shows it, too: links are absolute, and lead to what is here."""
+    links = re.findall(r"\]\(([^)]*)\)", README)
+    assert links
+    for link in links:
+        assert link.startswith("https://")
+        here = re.sub(r"^https://[^/]*/rocktok/rocktok/(blob/)?main/", "", link)
+        if here != link:
+            path, _, anchor = here.partition("#")
+            text = (ROOT / path).read_bytes()
+            assert not anchor or f"\n## {anchor}\n".encode() in text
 
 
 @pytest.mark.long
-def test_python_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     blocks = [b for b in _blocks("python") if "rocktok.open" in b]
     assert len(blocks) == 2
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "commands.md", "exec"), {})
 
 
 @pytest.mark.long
@@ -80,7 +101,9 @@ def test_the_loop_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     from tests.trl_models import PROMPTS, make_model, make_tokenizer
 
-    block = README.partition("<!-- own-loop -->")[2].partition("```python\n")[2].partition("```")[0]
+    block = (
+        RECORDING.partition("<!-- own-loop -->")[2].partition("```python\n")[2].partition("```")[0]
+    )
     student, teacher, tokenizer = make_model(1), make_model(2, hidden=48), make_tokenizer()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     updates: list[int] = []
@@ -102,7 +125,7 @@ def test_the_loop_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "student": student, "teacher": teacher, "tokenizer": tokenizer, "sample": sample,
         "update": update, "prompts": prompts, "steps": 2,
     }  # fmt: skip
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, "recording.md", "exec"), names)
     log = rocktok.open("runs/mine")
     assert updates == [8, 8]
     assert log.complete_steps("rollout") == [0]
@@ -119,13 +142,3 @@ def test_the_table_of_clusters_is_the_rules() -> None:
         meaning = rule.meaning.replace("|", "\\|")
         rows.append(f"| {rule.name} | {meaning} |")
     assert "\n".join(rows) in (ROOT / "docs" / "report.md").read_text()
-
-
-def test_the_table_of_columns_is_the_schema() -> None:
-    rows = ["| column | type | unit | | meaning |", "|---|---|---|---|---|"]
-    for column in schema.OCCURRENCE_COLUMNS:
-        needed = "required" if column.required else ""
-        rows.append(
-            f"| `{column.name}` | {column.type} | {column.unit} | {needed} | {column.meaning} |"
-        )
-    assert "\n".join(rows) in README

@@ -284,6 +284,9 @@ def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
     def controls(engine: Engine) -> str:
         return rocktok.controls(opened, rocks=(0, 1, 2), window=2, engine=engine).to_json()
 
+    def lenses(engine: Engine) -> str:
+        return rocktok.lenses(opened, rocks=(0, 1, 2), replicates=100, engine=engine).to_json()
+
     def whole(engine: Engine) -> str:
         found = report(opened, engine=engine, top_k=10, replicates=100, sequences=5)
         return json.dumps(asdict(found))
@@ -294,6 +297,7 @@ def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
         "stagnation": stagnation,
         "stability": stability,
         "controls": controls,
+        "lenses": lenses,
     }
 
 

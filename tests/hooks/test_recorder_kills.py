@@ -29,17 +29,23 @@ CHILD = """
 import sys
 import numpy as np
 from rocktok.hooks import Recorder
+from tests.hooks.test_recorder_beside import keep, score
 from tests.hooks.test_recorder_kills import ROWS, losses
 
 log, first, every = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-recorder = Recorder(log, every=1, columns=[], fixed_sequences=0, queue_steps=1000, quiet=True)
+recorder = Recorder(log, every=1, columns=["student_logprob"], fixed_sequences=2, queue_steps=1000,
+                    quiet=True)
 recorder.start(resume_step=first, run={"vocab_size": 9})
+keep(recorder, 2)
+recorder.new_sequence_ids(2)
 step = first
 while True:
     (sequence,) = recorder.new_sequence_ids(1).tolist()
     recorder.record(step, {"sequence_id": np.full(ROWS, sequence), "position": np.arange(ROWS),
-                           "token_id": np.arange(ROWS) % 9, "loss": losses(step)})
+                           "token_id": np.arange(ROWS) % 9, "loss": losses(step),
+                           "student_logprob": losses(step)})
     recorder.finish_step(step)
+    score(recorder, step)
     if step % every == 0:
         recorder._background.settle(600)
         print(step, flush=True)
@@ -79,7 +85,18 @@ def check(log: Path, flushed: int) -> None:
     assert set(range(flushed + 1)) <= set(found), "a flushed step is lost"
     for step, loss in found.items():
         assert np.array_equal(loss, losses(step)), f"step {step} is not what was recorded"
-    assert set(range(flushed + 1)) <= set(opened.complete_steps("rollout"))
+    for table in ("rollout", "fixed", "alternatives"):
+        assert set(range(flushed + 1)) <= set(opened.complete_steps(table))
+    batches = list(opened.scan("contexts", ["context"]))
+    keys = [
+        (sequence, position)
+        for batch in batches
+        for sequence, position in zip(
+            batch.columns["sequence_id"].tolist(), batch.columns["position"].tolist(), strict=True
+        )
+    ]
+    # Once, by whichever attempt came first.
+    assert sorted(keys) == [(sequence, position) for sequence in (0, 1) for position in range(3)]
     assert info(opened, verify=True).damage == ()
 
 

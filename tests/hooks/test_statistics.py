@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rocktok.hooks.statistics import COLUMNS, tiles, token_statistics
+from rocktok.schema import TOP_K
 
 LARGE = 151_936
 INF = math.inf
@@ -35,22 +36,50 @@ def final(raw: Tensor, scale: float, softcap: float | None, temperature: float) 
     return logits / temperature
 
 
-def reference(student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor) -> dict[str, Tensor]:
+ENDS = (3, 0)
+ALTERNATIVES = ("student_ids", "student_probs", "teacher_ids", "teacher_probs")
+
+
+def largest(values_NV: Tensor, count: int) -> Tensor:
+    """Ids of the largest, largest first, of equal ones the smaller: from a stable sort."""
+    return values_NV.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+
+
+def reference(
+    student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, ends: Sequence[int] = ()
+) -> dict[str, Tensor]:
     """Everything from final logits, in float64, straight from the definitions."""
     logp = torch.log_softmax(student_NV.double(), -1)
     logq = torch.log_softmax(teacher_NV.double(), -1)
+    p, q = logp.exp(), logq.exp()
     ratio = logp - logq
-    loss = (logp.exp() * ratio).sum(-1)
+    loss = (p * ratio).sum(-1)
     at = token_N.unsqueeze(-1)
-    return {
+    mean = torch.logaddexp(logp, logq) - math.log(2)
+    of_p, of_q = (largest(values, TOP_K) for values in (student_NV, teacher_NV))
+    both = (of_p.unsqueeze(2) == of_q.unsqueeze(1)).double()
+    in_both = both.sum(2), both.sum(1)
+    own = teacher_NV.gather(1, at)
+    before = torch.arange(teacher_NV.shape[1]) < at
+    result = {
         "loss": loss,
         "log_ratio": ratio.gather(-1, at).squeeze(-1),
         "student_logprob": logp.gather(-1, at).squeeze(-1),
         "teacher_logprob": logq.gather(-1, at).squeeze(-1),
-        "student_entropy": -(logp.exp() * logp).sum(-1),
-        "teacher_entropy": -(logq.exp() * logq).sum(-1),
-        "grad_norm": (logp.exp() * (ratio - loss.unsqueeze(-1))).norm(dim=-1),
+        "student_entropy": -(p * logp).sum(-1),
+        "teacher_entropy": -(q * logq).sum(-1),
+        "grad_norm": (p * (ratio - loss.unsqueeze(-1))).norm(dim=-1),
+        "forward_kl": -(q * ratio).sum(-1),
+        "jsd": (p * (logp - mean) + q * (logq - mean)).sum(-1) / 2,
+        "overlap": in_both[0].mean(-1),
+        "student_mass": (p.gather(1, of_p) * in_both[0]).sum(-1),
+        "teacher_mass": (q.gather(1, of_q) * in_both[1]).sum(-1),
+        "teachability": q.gather(1, of_p).sum(-1),
+        "teacher_rank": 1 + ((teacher_NV > own) | (before & (teacher_NV == own))).sum(-1),
     }
+    if ends:
+        result |= {"student_end": p[:, ends].sum(-1), "teacher_end": q[:, ends].sum(-1)}
+    return result
 
 
 def assert_close(
@@ -60,10 +89,15 @@ def assert_close(
     absolute: float = 2e-6,
 ) -> None:
     for name, values in expected.items():
-        assert got[name].dtype == torch.float32
+        exact = name == "teacher_rank" or name.endswith("_ids")
+        assert got[name].dtype == (torch.int32 if exact else torch.float32), name
         ours, theirs = got[name].double(), values.double()
         torch.testing.assert_close(
-            ours, theirs, rtol=relative, atol=absolute, msg=f"{name} differs"
+            ours,
+            theirs,
+            rtol=0 if exact else relative,
+            atol=0 if exact else absolute,
+            msg=lambda text, name=name: f"{name} differs: {text}",
         )
 
 
@@ -91,6 +125,14 @@ def test_a_case_by_hand() -> None:
         "student_entropy": 1.5 * log2,
         "teacher_entropy": 1.5 * log2,
         "grad_norm": math.hypot(*gradient),
+        "forward_kl": loss,
+        # m is 3/8, 1/4, 3/8.
+        "jsd": 0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3),
+        "overlap": 1.0,
+        "student_mass": 1.0,
+        "teacher_mass": 1.0,
+        "teachability": 1.0,
+        "teacher_rank": 1,
     }
     assert list(got) == list(expected)
     for name, value in expected.items():
@@ -143,8 +185,8 @@ def test_accuracy_over_a_large_vocabulary(
     expected = reference(student, teacher, tokens)
     got = from_logits(student, teacher, tokens)
     assert_close(got, expected)
-    for name in ("loss", "grad_norm"):
-        relevant = expected[name] > (1e-6 if name == "loss" else 1e-5)
+    for name in ("loss", "grad_norm", "forward_kl", "jsd"):
+        relevant = expected[name] > (1e-5 if name == "grad_norm" else 1e-6)
         error = (got[name].double() / expected[name] - 1).abs()[relevant]
         assert not len(error) or error.max() < 1e-4, name
 
@@ -155,15 +197,17 @@ def test_losses_from_tiny_to_large(target: float) -> None:
     student = torch.randn(3, 5000, generator=generator)
     noise = torch.randn(3, 5000, generator=generator)
     low, high = 0.0, 100.0
+    logp = student.double().log_softmax(-1)
     for _ in range(60):  # the loss rises with the noise
         middle = (low + high) / 2
-        loss = reference(student, student + middle * noise, torch.zeros(3, dtype=torch.long))
-        low, high = (middle, high) if loss["loss"].mean() < target else (low, middle)
+        logq = (student + middle * noise).double().log_softmax(-1)
+        loss = (logp.exp() * (logp - logq)).sum(-1).mean()
+        low, high = (middle, high) if loss < target else (low, middle)
     teacher = student + low * noise
     tokens = torch.zeros(3, dtype=torch.long)
     got, expected = from_logits(student, teacher, tokens), reference(student, teacher, tokens)
-    torch.testing.assert_close(got["loss"].double(), expected["loss"], rtol=1e-4, atol=0)
-    torch.testing.assert_close(got["grad_norm"].double(), expected["grad_norm"], rtol=1e-4, atol=0)
+    for name in ("loss", "grad_norm", "forward_kl", "jsd"):
+        torch.testing.assert_close(got[name].double(), expected[name], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("gap", [5.0, 12.0, 20.0, 25.0])
@@ -248,7 +292,7 @@ def test_nan_stays_in_its_row() -> None:
     student[1, 7] = math.nan
     got = from_logits(student, teacher, torch.zeros(3, dtype=torch.long))
     for name, values in got.items():
-        if name != "teacher_logprob" and name != "teacher_entropy":
+        if name not in ("teacher_logprob", "teacher_entropy", "teacher_rank"):
             assert values.isnan().tolist() == [False, True, False], name
 
 
@@ -333,14 +377,15 @@ def test_both_ways_agree(options: dict[str, float]) -> None:
         given_[f"{name}_hidden"] @ given_[f"{name}_head"].T + given_[f"{name}_bias"]
         for name in ("student", "teacher")
     )
-    projected = token_statistics(token_ids=tokens, **given_, **options)
+    more: dict[str, Any] = {**options, "terminal_ids": ENDS}
+    projected = token_statistics(token_ids=tokens, **given_, **more)
     assert list(projected) == list(COLUMNS)
     hidden = given_["student_hidden"]
-    from_raw = from_logits(student, teacher, tokens, student_hidden=hidden, **options)
+    from_raw = from_logits(student, teacher, tokens, student_hidden=hidden, **more)
     assert_close(projected, from_raw, relative=1e-4)
     # Each model may come in its own way.
     head = {name: value for name, value in given_.items() if name.startswith("student")}
-    mixed = token_statistics(token_ids=tokens, **head, teacher_logits=teacher, **options)
+    mixed = token_statistics(token_ids=tokens, **head, teacher_logits=teacher, **more)
     assert_close(mixed, projected, relative=1e-4)
 
 
@@ -350,12 +395,13 @@ def test_bf16_heads_are_projected_in_float32() -> None:
     exact = {name: value.double() for name, value in given_.items()}
     expected = reference(
         *(
-            exact[f"{name}_hidden"] @ exact[f"{name}_head"].T + exact[f"{name}_bias"]
+            (exact[f"{name}_hidden"] @ exact[f"{name}_head"].T + exact[f"{name}_bias"]).flatten(
+                0, 1
+            )
             for name in ("student", "teacher")
         ),
-        tokens,
+        tokens.flatten(),
     )
-    expected = {name: values.flatten() for name, values in expected.items()}
     with torch.autocast("cpu", torch.bfloat16), patch.object(tiles, "CPU_CHUNK_ELEMENTS", 16 * 10):
         assert_close(token_statistics(token_ids=tokens, **given_), expected)
 
@@ -396,11 +442,11 @@ def test_older_torch_keeps_its_matmul_precision() -> None:
 def test_mask_picks_positions_in_row_major_order() -> None:
     given_ = models(6)
     tokens = torch.randint(97, (3, 5))
-    every = token_statistics(token_ids=tokens, **given_)
+    every = token_statistics(token_ids=tokens, **given_, terminal_ids=ENDS)
     mask = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [2, 0, 0, -1, 1]])
     labels = torch.where(mask != 0, tokens, -100)
     for form in (mask, mask.bool(), mask.float()):
-        some = token_statistics(token_ids=labels, **given_, mask=form)
+        some = token_statistics(token_ids=labels, **given_, mask=form, terminal_ids=ENDS)
         assert_close(some, {name: every[name][mask.flatten() != 0] for name in COLUMNS})
 
 
@@ -419,17 +465,22 @@ def test_logits_that_are_slices_of_longer_ones(dtype: torch.dtype) -> None:
 def test_nothing_scored_gives_empty_columns() -> None:
     given_ = models(7)
     tokens = torch.full((3, 5), -100)
-    got = token_statistics(token_ids=tokens, **given_, mask=torch.zeros(3, 5))
-    assert list(got) == list(COLUMNS)
+    none_scored = torch.zeros(3, 5)
+    got = token_statistics(
+        token_ids=tokens, **given_, mask=none_scored, terminal_ids=ENDS, alternatives=4
+    )
+    assert list(got) == [*COLUMNS, *ALTERNATIVES]
+    assert all(got.pop(name).shape == (0, 4) for name in ALTERNATIVES)
     none = torch.zeros(0, dtype=torch.long)
     also = from_logits(torch.zeros(0, 9), torch.zeros(0, 9), none, student_softcap=2.0)
     for values in (*got.values(), *also.values()):
-        assert values.shape == (0,) and values.dtype == torch.float32
+        assert values.shape == (0,) and values.dtype in (torch.float32, torch.int32)
 
 
 def test_columns_are_those_asked_for() -> None:
-    given_ = models(8)
+    given_: dict[str, Any] = dict(models(8))
     tokens = torch.randint(97, (3, 5))
+    given_["terminal_ids"] = ENDS
     every = token_statistics(token_ids=tokens, **given_)
     for name in COLUMNS:
         got = token_statistics(token_ids=tokens, **given_, columns=[name])

@@ -98,6 +98,23 @@ def recomputed(model: Any, teacher: Any, row: dict[str, Any], temperature: float
     assert logits.grad is not None
     columns["grad_norm"] = logits.grad.norm(dim=-1) / temperature
     columns["head_grad_norm"] = columns["grad_norm"] * base.norm(dim=-1)
+    p, q = logp.exp(), logq.exp()
+    middle = (p + q) / 2
+    columns["forward_kl"] = (q * (logq - logp)).sum(-1)
+    columns["jsd"] = 0.5 * (
+        (p * (logp - middle.log())).sum(-1) + (q * (logq - middle.log())).sum(-1)
+    )
+    ours, theirs = (
+        torch.zeros_like(p).scatter(1, d.topk(schema.TOP_K).indices, 1.0) for d in (p, q)
+    )
+    both = ours * theirs
+    columns["overlap"] = both.sum(-1) / schema.TOP_K
+    columns["student_mass"], columns["teacher_mass"] = (p * both).sum(-1), (q * both).sum(-1)
+    columns["teachability"] = (q * ours).sum(-1)
+    columns["teacher_rank"] = 1 + (q > q.gather(1, tokens[:, None])).sum(-1)
+    # Token 0 ends what either model writes.
+    columns["student_end"], columns["teacher_end"] = p[:, 0], q[:, 0]
+    assert set(columns) == {"loss", *ALL}
     return {name: values.numpy() for name, values in columns.items()}
 
 

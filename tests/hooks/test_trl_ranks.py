@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import rocktok
 from rocktok.errors import HookError
+from rocktok.files import place
 from rocktok.hooks import Recorder
+from rocktok.hooks.contexts import projection
+from rocktok.hooks.fixed_set import inherit
 from rocktok.hooks.trl import attach
 from rocktok.hooks.trl import capture as trl_capture
 from rocktok.log import load_gradients
@@ -141,6 +145,44 @@ def test_the_fixed_set_is_counted_over_all_ranks(folder: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_what_stands_beside_the_fixed_set_is_whole_and_made_once(folder: Path) -> None:
+    log, fixed = rocktok.open(folder / "log"), read_table(folder / "log", "fixed")
+    steps = log.complete_steps("fixed")
+    assert log.complete_steps("alternatives") == steps
+    assert log.complete_steps("contexts") == steps[:1]
+    assert manifest(folder / "log", attempt=1)["steps"]["alternatives"] == [3, 5]
+    assert "contexts" not in manifest(folder / "log", attempt=1)["steps"]
+    for table, at in (("alternatives", steps), ("contexts", steps[:1])):
+        batches = list(log.scan(table, ["context"] if table == "contexts" else ["teacher_ids"]))
+        keys = ("step", "sequence_id", "position")
+        found = {name: np.concatenate([b.columns[name] for b in batches]) for name in keys}
+        order = np.lexsort((found["position"], found["sequence_id"], found["step"]))
+        here = np.isin(fixed["step"], at)
+        for name in keys:
+            np.testing.assert_array_equal(found[name][order], fixed[name][here])
+
+
+def test_sketches_of_two_ranks_are_those_of_one_mean(folder: Path) -> None:
+    """Bits of the teacher's float64 states, less their mean over the texts of both ranks."""
+    teacher = make_model(2, hidden=48).double().eval()
+    texts = sorted(inherit(place(folder / "log"), 10_000).kept, key=lambda text: text.sequence_id)
+    hidden = []
+    for text in texts:
+        prompt = text.prompt_token_ids.tolist()
+        ids = torch.tensor([[*prompt, *text.completion_token_ids.tolist()]])
+        with torch.no_grad():
+            states = teacher.model(input_ids=ids).last_hidden_state[0, len(prompt) - 1 : -1]
+        hidden.append(states.numpy())
+    hidden_NH = np.concatenate(hidden)
+    value_NK = (hidden_NH - hidden_NH.mean(axis=0)) @ projection(48)
+    batches = list(rocktok.open(folder / "log").scan("contexts", ["context"]))
+    rows = {n: np.concatenate([b.columns[n] for b in batches]) for n in batches[0].columns}
+    order = np.lexsort((rows["position"], rows["sequence_id"]))
+    bits_NK = np.unpackbits(rows["context"][order], axis=1, bitorder="little")
+    clear_NK = np.abs(value_NK) > 1e-4 * np.abs(value_NK).mean()
+    np.testing.assert_array_equal(bits_NK[clear_NK], (value_NK > 0)[clear_NK])
+
+
 def test_shares_of_the_fixed_set_do_not_interleave(folder: Path) -> None:
     found: dict[tuple[int, int], set[int]] = {}
     for path in (folder / "log/fixed").rglob("*.parquet"):
@@ -191,11 +233,14 @@ def test_a_failure_on_one_rank_makes_the_step_incomplete(folder: Path) -> None:
     assert manifest(folder / "failing", rank=0)["dropped"] == []
     dropped = manifest(folder / "failing", rank=1)["dropped"]
     assert {d["reason"] for d in dropped} == {"RuntimeError: no memory left"}
-    assert len(dropped) == 2
+    assert sorted(item["table"] for item in dropped) == ["alternatives", "fixed", "rollout"]
     for table in ("rollout", "fixed"):
         mine = [d["step"] for d in dropped if d["table"] == table]
         assert log.incomplete_steps(table) == mine
     assert found[0]["calls"] > 0
+    # Both ranks leave the sketches to the first scoring that neither failed at.
+    assert log.complete_steps("contexts") == log.complete_steps("fixed")[:1]
+    assert log.incomplete_steps("contexts") == []
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,13 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_training_is_bit_identical(tmp_path: Path, untouched: dict[str, Any]) -> None:
     trainer = busy_trainer(tmp_path)
-    with attach(trainer, Recorder(tmp_path / "log", every=1, fixed_sequences=6, fixed_every=2)):
+    settings: dict[str, Any] = {"fixed_sequences": 6, "fixed_every": 2, "columns": "all"}
+    with attach(trainer, Recorder(tmp_path / "log", every=1, **settings)):
         trainer.train()
     assert_same(outcome(trainer), untouched)
-    assert np.unique(read_table(tmp_path / "log", "fixed")["step"]).tolist() == [0, 2, 4, 6]
+    steps = manifest(tmp_path / "log")["steps"]
+    assert steps["fixed"] == steps["alternatives"] == [0, 2, 4, 6]
+    assert steps["contexts"] == [0]
 
 
 @pytest.mark.long
@@ -202,7 +206,8 @@ def test_statistics_that_always_fail(
     original = trl_capture.token_statistics
     monkeypatch.setattr(trl_capture, "token_statistics", failing(original, lambda n: True))
     found = train_with_trouble(tmp_path, untouched, "CUDA out of memory")
-    assert len(found["dropped"]) == 6 + 4
+    counts = Counter(item["table"] for item in found["dropped"])
+    assert counts == {"rollout": 6, "fixed": 4, "alternatives": 4}
 
 
 def test_failing_generation_notes_drop_their_step(
@@ -220,7 +225,10 @@ def test_failing_forward_passes_of_the_fixed_set(
 ) -> None:
     monkeypatch.setattr(trl_fixed, "_inputs", failing(trl_fixed._inputs, lambda n: n == 3))
     found = train_with_trouble(tmp_path, untouched, "step 2 of fixed was not recorded")
-    assert [(d["table"], d["step"]) for d in found["dropped"]] == [("fixed", 2)]
+    assert [(d["table"], d["step"]) for d in found["dropped"]] == [
+        ("fixed", 2),
+        ("alternatives", 2),
+    ]
     assert np.unique(read_table(tmp_path / "log", "fixed")["step"]).tolist() == [1, 4, 6]
 
 
@@ -250,7 +258,7 @@ def test_a_forward_redirection_that_fails_early_is_undone(
     monkeypatch.setattr(_ForwardRedirection, "__call__", call)
     monkeypatch.setattr(trl_fixed, "_forward", forward)
     found = train_with_trouble(tmp_path, untouched, "fixed was not recorded: RuntimeError: no mem")
-    assert {d["table"] for d in found["dropped"]} == {"fixed"}
+    assert {d["table"] for d in found["dropped"]} == {"fixed", "alternatives"}
     assert len(failures) == 2 * 4
 
 

@@ -111,13 +111,17 @@ def test_files_are_as_documented(tmp_path: Path) -> None:
     assert manifest["steps"] == {
         "rollout": [], "fixed": [0, 10], "alternatives": [0, 10], "contexts": [0, 10],
     }  # fmt: skip
+
+
+def test_the_page_on_the_format_has_every_column_of_positions() -> None:
     page = (ROOT / "docs/log-format.md").read_text()
-    for table in COLUMNS:
+    for table in ("fixed", *COLUMNS):
         for column in schema.columns_of(table):
-            assert (
-                f"| `{column.name}` | {column.type} | {column.unit} | yes | {column.meaning} |"
-                in (page)
-            )
+            name = f"`{column.name}`" + f" ({column.since})" * (column.since > 1)
+            required = "yes" if column.required else "no"
+            meaning = column.meaning.replace("|S ∩ T|", r"\|S ∩ T\|")
+            row = f"| {name} | {column.type} | {column.unit} | {required} | {meaning} |"
+            assert row in page
 
 
 @pytest.mark.parametrize("numbers", [1, 60, 250, 1000])

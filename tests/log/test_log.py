@@ -347,6 +347,21 @@ def test_pairs_join_any_order_and_count_the_rest(tmp_path: Path) -> None:
             np.testing.assert_array_equal(batch["loss_post"][at], rows(9, [sequence])["loss"])
 
 
+def test_pairs_have_columns_as_they_are_at_both_steps(tmp_path: Path) -> None:
+    for step, name in ((0, "a"), (9, "b")):
+        batch = rows(step, [3, 5])
+        write_by_hand(tmp_path, {**batch, "student_entropy": 2 * batch["loss"]}, name)
+    log = rocktok.open(tmp_path)
+    (task,) = joined_tasks(log, "fixed", 0, 9)
+    columns = ["student_entropy"]
+    batches = list(JoinedSteps(log.reader, "fixed", 0, 9, columns, task, columns))
+    assert sum(len(batch["loss_pre"]) for batch in batches) == 24
+    for batch in batches:
+        np.testing.assert_array_equal(batch["student_entropy"], 2 * batch["loss_post"])
+        np.testing.assert_array_equal(batch["student_entropy_pre"], 2 * batch["loss_pre"])
+        assert not np.array_equal(batch["loss_pre"], batch["loss_post"])
+
+
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     write_log(tmp_path, steps=(0,), sequences=20)
     target = shards(tmp_path)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 import torch
 
 import rocktok
+from rocktok import schema
 from rocktok.errors import LogError, UsageError
+from rocktok.hooks.arguments import DEFAULT_COLUMNS
+from rocktok.hooks.contexts import projection
 from rocktok.log import LogWriter
 from rocktok.log.sequences import load_domains
 from rocktok.replay import rescore as replay
@@ -90,6 +94,124 @@ def test_losses_are_those_of_float64_logits(checkpoints: Path, text: Path, tmp_p
                 assert rows["grad_norm"][at] == pytest.approx(norm, abs=2e-5, rel=2e-5)
                 at += 1
     assert at == len(rows["loss"])
+
+
+def test_what_stands_beside_is_that_of_the_models(
+    checkpoints: Path, text: Path, tmp_path: Path
+) -> None:
+    columns = ("jsd", "teacher_rank", "teacher_end")
+    done = rescore(checkpoints, text, tmp_path / "log", batch_tokens=64, alternatives=4,
+                   columns=columns)  # fmt: skip
+    assert done.notes == ()
+    log = rocktok.open(tmp_path / "log")
+    assert log.columns("fixed")[5:] == list(columns)
+    assert log.complete_steps("fixed") == log.complete_steps("alternatives") == [10, 20]
+    assert log.complete_steps("contexts") == [10]
+    assert log.run is not None
+    assert log.run["terminal_ids"] == {"student": [0], "teacher": [0]}
+    assert log.run["special_ids"] == [0, 1]
+    assert log.run["contexts"] == {"bits": 256, "seed": 0, "hidden_size": 48}
+    student, teacher = make_model(3).double().eval(), make_model(2, hidden=48).double().eval()
+    texts, parts = load_texts(str(text)), []
+    for number in range(len(texts)):
+        prompt, completion = texts.prompts[number], texts.completions[number]
+        ids = torch.tensor([[*prompt, *completion]], dtype=torch.long)
+        places = slice(len(prompt) - 1, -1)
+        with torch.no_grad():
+            p, q = (m(input_ids=ids).logits[0, places].softmax(-1) for m in (student, teacher))
+            hidden = teacher.model(input_ids=ids).last_hidden_state[0, places]
+        parts.append((p.numpy(), q.numpy(), hidden.numpy(), completion))
+    p_NV, q_NV, hidden_NH, token_N = (np.concatenate(part) for part in zip(*parts, strict=True))
+    rows = read_table(tmp_path / "log", "fixed", columns)
+    later = rows["step"] == 20
+    q_N = np.take_along_axis(q_NV, token_N[:, None], axis=1)
+    np.testing.assert_array_equal(rows["teacher_rank"][later], 1 + (q_NV > q_N).sum(axis=1))
+    np.testing.assert_allclose(rows["teacher_end"][later], q_NV[:, 0], rtol=1e-4, atol=1e-7)
+    names = ("student_ids", "student_probs", "teacher_ids", "teacher_probs")
+    (batch,) = log.scan("alternatives", names, steps=[20])
+    by_key = np.lexsort((batch.columns["position"], batch.columns["sequence_id"]))
+    for who, probability_NV in (("student", p_NV), ("teacher", q_NV)):
+        ids_NK = np.argsort(-probability_NV, axis=1, kind="stable")[:, :4]
+        np.testing.assert_array_equal(batch.columns[f"{who}_ids"][by_key], ids_NK)
+        np.testing.assert_allclose(
+            batch.columns[f"{who}_probs"][by_key],
+            np.take_along_axis(probability_NV, ids_NK, axis=1), rtol=1e-3, atol=1e-7,
+        )  # fmt: skip
+    (batch,) = log.scan("contexts", ["context"])
+    by_key = np.lexsort((batch.columns["position"], batch.columns["sequence_id"]))
+    value_NK = (hidden_NH - hidden_NH.mean(axis=0)) @ projection(48)
+    bits_NK = np.unpackbits(batch.columns["context"][by_key], axis=1, bitorder="little")
+    clear_NK = np.abs(value_NK) > 1e-4 * np.abs(value_NK).mean()
+    np.testing.assert_array_equal(bits_NK[clear_NK], (value_NK > 0)[clear_NK])
+
+
+def test_what_is_recorded_may_be_chosen(checkpoints: Path, text: Path, tmp_path: Path) -> None:
+    rescore(checkpoints, text, tmp_path / "log", 10, alternatives=0, contexts=False, columns=())
+    log = rocktok.open(tmp_path / "log")
+    assert log.tables() == ("fixed", "sequences")
+    assert log.columns("fixed") == ["step", "sequence_id", "position", "token_id", "loss"]
+    assert log.run is not None and "contexts" not in log.run
+    for options in ({}, {"contexts": True, "columns": ()}, {"alternatives": 1, "columns": ()}):
+        with pytest.raises(LogError, match="holds a log of other text, models or options"):
+            rescore(checkpoints, text, tmp_path / "log", 10,
+                    **{"alternatives": 0, "contexts": False, **options})  # fmt: skip
+    # The recorder's default, and a preset.
+    rescore(checkpoints, text, tmp_path / "default", 10)
+    assert tuple(rocktok.open(tmp_path / "default").columns("fixed")[5:]) == DEFAULT_COLUMNS
+    rescore(checkpoints, text, tmp_path / "all", 10, columns="all")
+    assert tuple(rocktok.open(tmp_path / "all").columns("fixed")[5:]) == schema.OPTIONAL_STATISTICS
+
+
+def test_a_text_too_long_for_sketches_is_said(
+    checkpoints: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "MOST_POSITIONS", 110)
+    done = rescore(checkpoints, text, tmp_path / "log", 10)
+    assert done.notes == (
+        "contexts are left out: the text has 111 positions, and more than 110 would take more than "
+        "1 GiB of memory; score fewer sequences",
+    )
+    assert rocktok.open(tmp_path / "log").tables() == ("fixed", "alternatives", "sequences")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": "lens"}, r"^columns is 'lens'; give one of the presets default, lenses, all,"),
+        ({"columns": ("kld",)}, r"^columns: no column 'kld'; choose from log_ratio, student_logp"),
+        ({"alternatives": -1}, r"^alternatives is -1; it must be 0 or more$"),
+        ({"alternatives": 321}, r"^alternatives is 321, more than the vocabulary of 320$"),
+    ],
+)
+def test_options_out_of_range(
+    checkpoints: Path, text: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        rescore(checkpoints, text, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_end_masses_need_terminal_ids(checkpoints: Path, text: Path, tmp_path: Path) -> None:
+    for name in ("checkpoint-10", "teacher"):
+        shutil.copytree(checkpoints / name, tmp_path / name)
+        for file in (tmp_path / name).glob("tokenizer*"):
+            file.unlink()
+        (tmp_path / name / "generation_config.json").unlink()
+        path = tmp_path / name / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": None}))
+    message = (
+        r"^columns has student_end and teacher_end, which need terminal ids; neither the models' "
+        "generation_config.json nor their tokenizers name one: name the columns without these$"
+    )
+    with pytest.raises(UsageError, match=message):
+        rescore(tmp_path, text, tmp_path / "out", 10, columns="lenses")
+    assert not (tmp_path / "out").exists()
+    # A list, as chat models have it; and of the tokenizer none is needed.
+    (tmp_path / "teacher/generation_config.json").write_text('{"eos_token_id": [3, 8]}')
+    rescore(tmp_path, text, tmp_path / "out", 10, columns="lenses")
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["terminal_ids"] == {"student": [], "teacher": [3, 8]}
+    assert "special_ids" not in run
 
 
 @pytest.mark.long
@@ -287,10 +409,20 @@ def test_the_command(checkpoints: Path, text: Path, tmp_path: Path) -> None:
     done = run_command("rescore", "--text", text,
                        "--student", checkpoints / "checkpoint-10",
                        "--student", checkpoints / "checkpoint-20",
-                       "--teacher", checkpoints / "teacher", "-o", tmp_path / "log")  # fmt: skip
+                       "--teacher", checkpoints / "teacher", "-o", tmp_path / "log",
+                       "--columns", "log_ratio,jsd", "--alternatives", "2",
+                       "--no-contexts")  # fmt: skip
     printed = [
         "Steps 10, 20 scored: 12 sequences, 111 positions each.",
         "Exact losses, of the whole vocabulary in float32, of the same text at each step.",
         str(tmp_path / "log"),
     ]
     assert (done[0], done[1].splitlines(), done[2]) == (0, printed, "")
+    log = rocktok.open(tmp_path / "log")
+    assert log.columns("fixed")[5:] == ["log_ratio", "jsd"]
+    assert log.tables() == ("fixed", "alternatives", "sequences")
+    again = run_command("rescore", "--text", text, "--student", checkpoints / "checkpoint-10",
+                        "--teacher", checkpoints / "teacher", "-o", tmp_path / "other",
+                        "--columns", "lens")  # fmt: skip
+    assert again[0] == 2
+    assert again[2].startswith("rocktok: --columns: no column 'lens'; choose from log_ratio, ")

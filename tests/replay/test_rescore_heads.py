@@ -84,8 +84,8 @@ def test_norms_are_those_of_autograd(kind: str, text: Path, tmp_path: Path) -> N
     student, teacher = make(kind), make("gemma2", seed=1)
     student.save_pretrained(tmp_path / "checkpoint-1")
     teacher.save_pretrained(tmp_path / "teacher")
-    score(tmp_path, text, "checkpoint-1", batch_tokens=30)
     names = ("loss", "grad_norm", "head_grad_norm")
+    score(tmp_path, text, "checkpoint-1", batch_tokens=30, columns=names[1:])
     rows = read_table(tmp_path / "log", "fixed", names)
     student, teacher, texts, at = student.double(), teacher.double(), load_texts(str(text)), 0
     states: list[torch.Tensor] = []
@@ -155,11 +155,15 @@ def test_a_head_that_is_not_plain(
     monkeypatch.setattr(
         scoring, "_padded", lambda *a: (sizes.append(original(*a)[0].numel()), original(*a))[-1]
     )
-    done = score(tmp_path, text, "checkpoint-1", "checkpoint-2")
+    done = score(tmp_path, text, "checkpoint-1", "checkpoint-2",
+                 columns=("student_logprob", *scoring.NORMS))  # fmt: skip
     assert max(sizes) <= 40
-    assert done.notes[-1] == (
-        "grad_norm and head_grad_norm are left out: the output head is not a plain one"
+    assert done.notes[-2:] == (
+        "contexts are left out: what enters the teacher's output head is not known, as the head is "
+        "not a plain one",
+        "grad_norm and head_grad_norm are left out: the output head is not a plain one",
     )
+    assert not (tmp_path / "log/contexts").exists()
     columns = pq.read_schema(next((tmp_path / "log/fixed").rglob("*.parquet"))).names
     assert "loss" in columns and not set(scoring.NORMS) & set(columns)
     # Those of the whole forward pass, all the same.

@@ -26,6 +26,10 @@ from tests.processes import run_command, wait_until
 from tests.trl_models import make_model, make_tokenizer, manifest, read_table
 
 SEQUENCES = 240
+BESIDE = {
+    "alternatives": ("student_ids", "student_probs", "teacher_ids", "teacher_probs"),
+    "contexts": ("context",),
+}
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -80,10 +84,22 @@ def shards(output: Path, step: int | None = None) -> dict[str, tuple[int, int]]:
 
 
 def same_rows(one: Path, other: Path) -> None:
-    columns = ["grad_norm", "head_grad_norm", "student_entropy", "teacher_logprob"]
+    columns = ["grad_norm", "student_entropy", "teacher_logprob"]
     a, b = read_table(one, "fixed", columns), read_table(other, "fixed", columns)
     for name, values in a.items():
         np.testing.assert_array_equal(values, b[name])
+    for table, names in BESIDE.items():
+        a, b = (read_rows(log, table, names) for log in (one, other))
+        assert len(a["step"]) > 0
+        for name, values in a.items():
+            np.testing.assert_array_equal(values, b[name])
+
+
+def read_rows(log: Path, table: str, names: tuple[str, ...]) -> dict[str, Any]:
+    batches = list(rocktok.open(log).scan(table, names))
+    rows = {n: np.concatenate([b.columns[n] for b in batches]) for n in batches[0].columns}
+    order = np.lexsort((rows["position"], rows["sequence_id"], rows["step"]))
+    return {name: values[order] for name, values in rows.items()}
 
 
 @pytest.mark.long
@@ -142,7 +158,9 @@ class StoppedError(Exception):
 
 @pytest.mark.long
 @pytest.mark.parametrize("at", ["run.json", "attempts/", "vocab", "sequences/", "manifest/",
-                                "fixed/step-00000010", "fixed/step-00000020"])  # fmt: skip
+                                "fixed/step-00000010", "fixed/step-00000020",
+                                "alternatives/step-00000010", "alternatives/step-00000020",
+                                "contexts/step-00000010"])  # fmt: skip
 @pytest.mark.parametrize("after", [False, True])
 def test_any_file_may_be_the_last(
     folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, after: bool
@@ -174,6 +192,7 @@ def test_any_file_may_be_the_last(
     same_rows(whole, tmp_path / "log")
     log = open_log(tmp_path / "log")
     assert log.complete_steps("fixed") == [10, 20] and log.warnings() == []
+    assert log.complete_steps("alternatives") == [10, 20] and log.complete_steps("contexts") == [10]
     assert len(log.vocab) > 200
     assert all(shard.entry is not None for table in log.tables() for shard in log.shards(table))
 

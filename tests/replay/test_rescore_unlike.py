@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from rocktok import schema
 from rocktok.errors import LogError, RocktokError
 from rocktok.hooks.vocabulary import vocabulary
 from rocktok.replay import rescore as replay
 from rocktok.replay.models import fingerprint
 from tests.trl_models import VOCAB_SIZE, make_model, make_tokenizer, read_table
 
-COLUMNS = ["student_logprob", "teacher_logprob", "student_entropy", "teacher_entropy",
-           "grad_norm", "head_grad_norm"]  # fmt: skip
+COLUMNS = schema.OPTIONAL_STATISTICS
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,8 @@ def save(path: Path, model: Any) -> None:
 def score(folder: Path, output: Path, student: str, teacher: str) -> Any:
     torch.set_num_threads(1)
     return replay.rescore(str(folder / "text.parquet"), (str(folder / student),),
-                          str(folder / teacher), str(output), device="cpu")  # fmt: skip
+                          str(folder / teacher), str(output), device="cpu",
+                          columns="all")  # fmt: skip
 
 
 def same(one: Path, other: Path, **tolerance: float) -> None:

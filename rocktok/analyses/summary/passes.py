@@ -1,10 +1,12 @@
-"""`summary` of runs: what `detect` and `stagnation` answer of each, in one row."""
+"""`summary` of runs: what `detect`, `stagnation` and `check` answer of each, in one row."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 
+from rocktok.analyses.check.passes import check
+from rocktok.analyses.check.result import CheckResult
 from rocktok.analyses.detect.passes import detect
 from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.analyses.run import LogOrPath, opened, public
@@ -14,6 +16,9 @@ from rocktok.analyses.summary.result import RunRow, SummaryResult
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.log.catalogue import Log
+
+#: Severities of `check` that a summary names.
+FOUND = ("note", "warning", "problem")
 
 
 @public
@@ -79,10 +84,18 @@ def _row(name: str, path: LogOrPath, options: _Options) -> tuple[RunRow, list[st
         learned = stagnation(log, seed=options.seed, engine=options.engine)
     except LogError as error:
         notes.append(f"no curves: {error}")
-    return _filled(name, log, found, learned), notes
+    # Estimates held against rocks are no finding, and take most of its time.
+    healthy = check(log, rocks=(), detected=found, seed=options.seed, engine=options.engine)
+    return _filled(name, log, found, learned, healthy), notes
 
 
-def _filled(name: str, log: Log, found: DetectResult, learned: StagnationResult | None) -> RunRow:
+def _filled(
+    name: str,
+    log: Log,
+    found: DetectResult,
+    learned: StagnationResult | None,
+    healthy: CheckResult,
+) -> RunRow:
     totals, replication = found.totals, found.totals["replication"]
     shares = [row["loss_share"] or 0.0 for row in found.rocks]
     curve = [] if learned is None else learned.corpus["curve"]
@@ -106,6 +119,12 @@ def _filled(name: str, log: Log, found: DetectResult, learned: StagnationResult 
         "rocks_loss_share": None if pre is None else sum(shares),
         "replication": None if replication is None else replication["share"],
         "verdict": adjusted["verdict"] if adjusted is not None and rocks else None,
+        "check": healthy.worst,
+        "findings": [
+            f"{one['severity']}: {one['name']}"
+            for one in healthy.findings
+            if one["severity"] in FOUND
+        ],
         "error": None,
     }
 

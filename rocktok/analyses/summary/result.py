@@ -17,7 +17,8 @@ class RunRow(TypedDict):
 
     `steps`: steps at which text was scored; `replication`: of the rocks of half of the prompts, the
     share that is hard in the other half; `verdict`: of the adjusted contrast of rocks against other
-    types; `error`: why the run could not be read, and then all else is None.
+    types; `check`: the worst severity that `check` finds, `findings`: what it finds, by name;
+    `error`: why the run could not be read, and then all else is None.
     """
 
     name: str
@@ -34,6 +35,8 @@ class RunRow(TypedDict):
     rocks_loss_share: float | None
     replication: float | None
     verdict: str | None
+    check: str | None
+    findings: list[str] | None
     error: str | None
 
 

@@ -10,12 +10,13 @@ from rocktok.tables.text import Field, counted, number, percent, render_table
 
 _FIELDS = (
     Field("run", text=True),
-    Field("step"),
+    Field("step", extra=True),
     Field("loss pre→post"),
     Field("rocks"),
     Field("of loss"),
-    Field("replicate"),
-    Field("rocks vs. others", text=True),
+    Field("repl."),
+    Field("verdict", text=True),
+    Field("check", text=True),
 )
 
 
@@ -55,8 +56,9 @@ def render(result: SummaryResult, view: View | None = None) -> str:
         parts += [view.prose(str(row["error"]), indent=2) for row in result.failed]
     parts += [
         "",
-        view.aside("replicate: rocks of half of the prompts that are hard in the other half"),
-        view.aside("rocks vs. others: loss of rocks over the steps, given the first loss"),
+        view.aside("repl.: rocks of half of the prompts that are hard in the other half"),
+        view.aside("check: the worst findings of `rocktok check`"),
+        view.aside("verdict: whether the loss of rocks falls less than that of others like them"),
     ]
     return "\n".join(parts) + "\n"
 
@@ -71,7 +73,15 @@ def _cells(name: str, row: RunRow) -> tuple[str, ...]:
         percent(row["rocks_loss_share"]),
         percent(row["replication"]),
         row["verdict"] or "–",
+        _check(row),
     )
+
+
+def _check(row: RunRow) -> str:
+    """The worst findings: how many there are of them."""
+    worst = row["check"] or "–"
+    same = sum(one.startswith(f"{worst}:") for one in row["findings"] or ())
+    return counted(same, worst) if same else worst
 
 
 def encode(result: SummaryResult, form: Form) -> bytes:

@@ -7,9 +7,7 @@ any point.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import overload
 
@@ -17,18 +15,21 @@ import torch
 from torch import Tensor
 
 from rocktok.hooks.gradient_sinks import Delivery, GradientSink
-from rocktok.hooks.statistics import fused, tiles
+from rocktok.hooks.statistics import compiled, fused, operations, tiles
+from rocktok.schema import OPTIONAL_STATISTICS, TOP_K
 
-COLUMNS = (
-    "loss",
-    "log_ratio",
-    "student_logprob",
-    "teacher_logprob",
-    "student_entropy",
-    "teacher_entropy",
-    "grad_norm",
-    "head_grad_norm",
+COLUMNS = ("loss", *OPTIONAL_STATISTICS)
+# Columns that not every call can have.
+_OF_HIDDEN = frozenset(("head_grad_norm",))
+_OF_ENDS = frozenset(("student_end", "teacher_end"))
+# Those of each model's TOP_K likeliest tokens.
+_OF_TOP = frozenset(("overlap", "student_mass", "teacher_mass", "teachability"))
+# Those that a second look at rows with excluded tokens corrects.
+_SUMMED = frozenset(
+    ("loss", "student_entropy", "teacher_entropy", "grad_norm", "forward_kl", "jsd")
 )
+# What `alternatives` gives.
+_ALTERNATIVES = ("student_ids", "student_probs", "teacher_ids", "teacher_probs")
 
 # What gives the columns of the rows from one number up to another, in parts.
 Tile = Callable[[tiles.Block, tiles.Positions, Tensor, int, int], list[dict[str, Tensor]]]
@@ -53,9 +54,11 @@ def token_statistics(
     temperature: float = 1.0,
     mask: Tensor | None = None,
     columns: Collection[str] | None = None,
+    terminal_ids: Collection[int] = (),
+    alternatives: int = 0,
     gradients: GradientSink | None = None,
 ) -> dict[str, Tensor]:
-    """Loss, log-probabilities, entropies and gradient norms of every scored position.
+    """Divergences, probabilities, entropies, ranks and gradient norms of every scored position.
 
     Each model is given in one of two ways: its raw logits, or the hidden states that enter its
     head together with the head, which is then projected here, in float32. A raw logit z becomes
@@ -70,6 +73,13 @@ def token_statistics(
     - `grad_norm`: norm of the gradient of `loss` with respect to the student's raw logits
     - `head_grad_norm`: norm of its gradient with respect to the student's head weight, which is
       `grad_norm` times the norm of the hidden state, as that gradient is their outer product
+    - `forward_kl`: Σ q·(log q - log p)
+    - `jsd`: ½·KL(p‖m) + ½·KL(q‖m) with m = ½·(p + q), at most log 2
+    - `overlap`: |S ∩ T| / k, S and T the k = min(16, V) likeliest tokens of p and of q
+    - `student_mass`, `teacher_mass`: Σ p and Σ q over S ∩ T
+    - `teachability`: Σ q over S
+    - `teacher_rank`: rank of the token under q, 1 for the likeliest; 0 where q has NaN
+    - `student_end`, `teacher_end`: Σ p and Σ q over `terminal_ids`
 
     Args:
         token_ids: (...,) integers, the token generated at each position (the target).
@@ -89,24 +99,33 @@ def token_statistics(
         temperature: temperature of the loss.
         mask: (...,) nonzero where a position is scored; None scores all.
         columns: the columns wanted; None gives all that the arguments allow.
+        terminal_ids: the token ids that end a text, in the vocabulary; repeated ones count once.
+        alternatives: how many of each model's likeliest tokens to give.
         gradients: takes each position's gradient of `loss` with respect to the student's raw
             logits, the vector whose norm is `grad_norm`; 0 where the loss is not finite.
 
     Returns:
-        float32 columns, each (N,) for the N scored positions in row-major order.
+        Columns, each (N,) for the N scored positions in row-major order, float32 (`teacher_rank`:
+        int32); and with alternatives = k: `student_ids`, `teacher_ids` (N, k) int32, each model's
+        likeliest tokens, and `student_probs`, `teacher_probs` (N, k) float32, p and q of these.
+        The likeliest come first; of equal ones, here and in S, T and the rank, the smaller id.
 
     Raises:
         ValueError: for shapes, vocabularies or arguments that do not fit together, a token id
-            outside the vocabulary at a scored position, or a column that cannot be had.
+            outside the vocabulary at a scored position or among the terminal ids, more
+            alternatives than the vocabulary has, or a column that cannot be had.
 
     Arithmetic is float32 whatever the dtypes and whatever autocast or TF32 settings are in force.
     A student logit of -inf (p = 0) contributes nothing; a teacher logit of -inf where p > 0 makes
-    loss and gradient norms infinite; NaN gives NaN in its own row only.
+    loss and gradient norms infinite, and a student logit of -inf where q > 0 `forward_kl`; `jsd` is
+    always finite. NaN gives NaN in its own row only.
 
     Memory beyond inputs, result and O(N) indices stays under two tiles of 512 rows of V float32,
-    given H ≤ V / 6; with logits on the CPU it is a few rows. On an accelerator with Triton, one
-    kernel computes it all, which copies no logits; if it cannot be built, a RocktokWarning says so
-    and PyTorch's own operations give the same. DTensors are gathered whole, once.
+    given H ≤ V / 6; with logits on the CPU it is a few rows. On the CPU, compiled loops compute it
+    all (compiled once per machine, in some seconds). On an accelerator with Triton, kernels do,
+    which copy no logits and hold some 2 KB a position where likeliest tokens are wanted; if they
+    cannot be built, a RocktokWarning says so and PyTorch's own operations give the same, as they do
+    elsewhere. DTensors are gathered whole, once.
 
     Source: the loss is the per-position reverse KL of arXiv 2605.09253, exact rather than sampled;
     the gradient norms, and how it is all summed, are ours.
@@ -142,16 +161,25 @@ def token_statistics(
             f"{teacher.vocabulary}; cut both to the tokens they share"
         )
     _check_positive("temperature", temperature)
-    wanted = _wanted_columns(columns, student.hidden is not None)
+    ends = _checked_ends(terminal_ids, student.vocabulary)
+    wanted = _wanted_columns(columns, student.hidden is not None, bool(ends))
+    agreement = min(TOP_K, student.vocabulary) if wanted & _OF_TOP else 0
+    _check_alternatives(alternatives, student.vocabulary)
     positions = _scored_positions(token_ids, _plain(mask), student.device)
     token_N = _checked_tokens(token_ids, positions, student.vocabulary)
     # The norm of the head's gradient is made from that of the logits' at the end.
     with_norm = "head_grad_norm" in wanted or gradients is not None
     inner = wanted | {"grad_norm"} if with_norm else wanted
-    block = tiles.Block(student, teacher, float(temperature), inner)
+    ends_M = torch.tensor(ends, dtype=torch.int64, device=student.device) if ends else None
+    sizes = agreement, alternatives
+    block = tiles.Block(student, teacher, float(temperature), inner, ends_M, *sizes)
     with torch.autocast(student.device.type, enabled=False):
         result = _all_blocks(block, positions, token_N, gradients)
-    return {name: result[name] for name in COLUMNS if name in wanted}
+    names = (
+        *(name for name in COLUMNS if name in wanted),
+        *(_ALTERNATIVES if alternatives else ()),
+    )
+    return {name: result[name] for name in names}
 
 
 def _all_blocks(
@@ -169,26 +197,43 @@ def _all_blocks(
 def _rows(
     block: tiles.Block, positions: tiles.Positions, token_N: Tensor, sink: GradientSink | None
 ) -> dict[str, Tensor]:
-    """Every column that the logits give, by the kernel where there is one, else by the tiles.
+    """Every column that the logits give: compiled on the CPU, by the kernel where there is one.
 
-    The kernel keeps no gradients: a sink asks for the tiles.
+    The kernel keeps no gradients: a sink asks for PyTorch's operations.
     """
-    if sink is None and fused.usable(block.student, block.teacher):
+    models = block.student, block.teacher
+    if sink is None and fused.usable(*models):
         try:
             return _blocks(fused.tile, block, positions, token_N)
         except fused.KernelError as error:
             fused.give_up(error)
-    deliver = None if sink is None else Delivery(sink, range(len(positions)))
-    result = _blocks(partial(_tile, deliver), block, positions, token_N)
+    if compiled.usable(*models):
+        return _by(compiled.statistics, compiled.COPIES, block, positions, token_N, sink)
+    result = _by(operations.statistics, operations.COPIES, block, positions, token_N, sink)
     # One question for all rows: asking block by block would make an accelerator wait each time.
     odd_M = (~result["loss"].isfinite()).nonzero().squeeze(1)
     if len(odd_M):
-        careful = replace(block, excluded=True)
-        deliver = None if sink is None else Delivery(sink, odd_M.tolist())
-        again = _blocks(partial(_tile, deliver), careful, positions.subset(odd_M), token_N[odd_M])
-        for name in {"loss", "student_entropy", "teacher_entropy", "grad_norm"} & result.keys():
+        careful = partial(operations.statistics, excluded=True)
+        odd = positions.subset(odd_M), token_N[odd_M]
+        again = _by(careful, operations.COPIES, block, *odd, sink, odd_M.tolist())
+        for name in _SUMMED & result.keys():
             result[name][odd_M] = again[name]
     return result
+
+
+def _by(
+    statistics: tiles.Statistics,
+    copies: int,
+    block: tiles.Block,
+    positions: tiles.Positions,
+    token_N: Tensor,
+    sink: GradientSink | None,
+    rows: Sequence[int] | None = None,
+) -> dict[str, Tensor]:
+    """One pass by the given arithmetic; `rows` are numbers of its positions, if not all are in."""
+    deliver = None if sink is None else Delivery(sink, rows or range(len(positions)))
+    tile = partial(tiles.tile, statistics, copies, deliver)
+    return _blocks(tile, block, positions, token_N)
 
 
 def _blocks(
@@ -202,38 +247,6 @@ def _blocks(
     for start in range(0, max(1, count), step):
         parts += tile(block, positions, token_N, start, min(start + step, count))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _tile(
-    deliver: Delivery | None,
-    block: tiles.Block,
-    positions: tiles.Positions,
-    token_N: Tensor,
-    start: int,
-    stop: int,
-) -> list[dict[str, Tensor]]:
-    """The blocks of one tile, whose logits are gone when this returns."""
-    student_rows = block.student.tile(positions, start, stop)
-    teacher_rows = block.teacher.tile(positions, start, stop)
-    device = block.student.device
-    step = min(tiles.block_rows(block.student.vocabulary, device), max(1, stop - start))
-
-    def worker() -> Callable[[int, int], dict[str, Tensor]]:
-        buffers = block.workspace(step)
-
-        def work(first: int, last: int) -> dict[str, Tensor]:
-            space = buffers[:, : last - first]
-            with nullcontext() if deliver is None else deliver.block(first, last) as take:
-                student_NV = student_rows(first, last, space[0])
-                teacher_NV = teacher_rows(first, last, space[1])
-                return block.statistics(student_NV, teacher_NV, token_N[first:last], space, take)
-
-        return work
-
-    # Even without positions, one empty block says which columns there are.
-    firsts = range(start, max(stop, start + 1), step)
-    blocks = [(first, min(first + step, stop)) for first in firsts]
-    return tiles.each_block(worker, blocks, tiles.workers(device))
 
 
 def _hidden_norms(student: tiles.Model, positions: tiles.Positions) -> Tensor:
@@ -317,15 +330,38 @@ def _check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value}; it must be positive and finite")
 
 
-def _wanted_columns(columns: Collection[str] | None, have_hidden: bool) -> frozenset[str]:
+def _wanted_columns(
+    columns: Collection[str] | None, have_hidden: bool, have_ends: bool
+) -> frozenset[str]:
+    missing = (_OF_HIDDEN if not have_hidden else frozenset()) | (
+        _OF_ENDS if not have_ends else frozenset()
+    )
     if columns is None:
-        return frozenset(COLUMNS if have_hidden else COLUMNS[:-1])
+        return frozenset(COLUMNS) - missing
     unknown = [name for name in columns if name not in COLUMNS]
     if unknown:
         raise ValueError(f"no such column: {', '.join(unknown)} (there are {', '.join(COLUMNS)})")
-    if "head_grad_norm" in columns and not have_hidden:
-        raise ValueError("head_grad_norm needs student_hidden, the input of the student's head")
+    for name in columns:
+        if name in missing & _OF_HIDDEN:
+            raise ValueError(f"{name} needs student_hidden, the input of the student's head")
+        if name in missing & _OF_ENDS:
+            raise ValueError(f"{name} needs terminal_ids, the token ids that end a text")
     return frozenset(columns) | {"loss"}
+
+
+def _checked_ends(terminal_ids: Collection[int], vocabulary: int) -> list[int]:
+    """The terminal ids, each once, in order."""
+    outside = [token for token in terminal_ids if not 0 <= token < vocabulary]
+    if outside:
+        raise ValueError(f"terminal id {outside[0]} is outside the vocabulary of {vocabulary}")
+    return sorted({int(token) for token in terminal_ids})
+
+
+def _check_alternatives(alternatives: int, vocabulary: int) -> None:
+    if not 0 <= alternatives <= vocabulary:
+        raise ValueError(
+            f"alternatives is {alternatives}; a vocabulary of {vocabulary} has from 0 to that many"
+        )
 
 
 def _scored_positions(

@@ -1,21 +1,28 @@
-"""The Triton kernel of `fused`: everything a row's statistics are made of, in two sweeps over it.
+"""The Triton kernel of `fused`: what a row's statistics are made of, in two sweeps over it.
 
 Importing this imports Triton. Shape suffixes: N rows (scored positions), V vocabulary, B columns of
-a row in work at once, C sums of a row.
+a row in work at once, C sums of a row, M terminal ids, D blocks of a row.
 """
 
 import triton
 import triton.language as tl
 
 from rocktok.hooks.statistics import tiles
+from rocktok.hooks.statistics.fused_terms import (
+    EXCLUDED,
+    beyond_linear,
+    count_likelier,
+    divergences,
+    logit_of,
+    logits_of,
+    row_of,
+)
 
 # Columns in work at once, by WARPS warps: eight per thread, so that bfloat16 comes in loads of 16
 # bytes, while what a thread holds of each fits its registers. STAGES blocks are on their way.
 BLOCK = 1024
 WARPS = 4
 STAGES = 3
-# Elements that the starts of all rows must be a multiple of for such loads.
-ALIGNMENT = 16
 # What each row yields, in the order in which it is stored. Weights are exp(logit - row's largest).
 SUMS = (
     "student_sum",  # Σ w, w the student's weight
@@ -27,58 +34,19 @@ SUMS = (
     "divergence",  # Σ w·(expm1(log q - log p) - (log q - log p))
     "gradient",  # Σ (w·slope·(log q - log p + loss))², slope that of a soft cap
     "drift",  # Σ w·(log q - log p, counted from its value at the student's largest)
+    "student_end",  # Σ w of the terminal ids
+    "teacher_end",
+    "likelier",  # how many tokens the teacher holds likelier than the token id
+    "forward",  # Σ w·((1 + E)·d - E), d = log q - log p, E = expm1(d)
+    "between",  # Σ w·½·(E·d/2 - (2 + E)·log cosh(d/2))
+    "lost",  # Σ of the teacher's weight times what FLOOR takes from d
 )
 
-# How a model's logits come about: as they are, times a scale, or by a soft cap.
-RAW, SCALED, CAPPED = 0, 1, 2
-
-_RAW = tl.constexpr(RAW)
-_CAPPED = tl.constexpr(CAPPED)
 _FLOOR = tl.constexpr(tiles.FLOOR)
 # Below every logit that is meant to be one: where the search for the largest starts.
 _LOWEST = tl.constexpr(-1e38)
 _LARGEST = tl.constexpr(3.4e38)
-_EXCLUDED = tl.constexpr(-float("inf"))
-_ALIGNMENT = tl.constexpr(ALIGNMENT)
-
-
-@triton.jit
-def _beyond_linear(x):
-    """expm1(x) - x, which cancels near zero if it is computed so; off by less than 1e-5 of it."""
-    y = tl.fma(x, 1.0 / 720, 1.0 / 120)
-    y = tl.fma(x, y, 1.0 / 24)
-    y = tl.fma(x, y, 1.0 / 6)
-    y = tl.fma(x, y, 0.5)
-    return tl.where(tl.abs(x) < 0.25, x * x * y, tl.exp(x) - 1.0 - x)
-
-
-@triton.jit
-def _tanh(x):
-    """tanh(x) and its derivative, neither of which cancels, near zero or far from it."""
-    twice = -2.0 * tl.abs(x)
-    falling = tl.exp(twice)
-    fallen = tl.where(twice > -0.25, twice + _beyond_linear(twice), falling - 1.0)
-    size = -fallen / (1.0 + falling)
-    return tl.where(x < 0, -size, size), 4.0 * falling / ((1.0 + falling) * (1.0 + falling))
-
-
-@triton.jit
-def _logits(row_V, column_B, vocabulary, scale, cap, SHAPE: tl.constexpr, WHOLE: tl.constexpr):
-    """Float32 logits at the loss temperature, -inf past the row's end, and a soft cap's slope."""
-    if WHOLE:
-        logit_B = tl.load(row_V + column_B).to(tl.float32)
-    else:
-        inside_B = column_B < vocabulary
-        logit_B = tl.load(row_V + column_B, mask=inside_B, other=_EXCLUDED).to(tl.float32)
-    slope_B = 1.0
-    if SHAPE != _RAW:
-        logit_B *= scale
-    if SHAPE == _CAPPED:
-        logit_B, slope_B = _tanh(logit_B)
-        logit_B *= cap
-        if not WHOLE:
-            logit_B = tl.where(inside_B, logit_B, _EXCLUDED)
-    return logit_B, slope_B
+_INFINITE = tl.constexpr(float("inf"))
 
 
 @triton.jit
@@ -93,12 +61,23 @@ def _first_sweep(
     student_moment_B,
     teacher_moment_B,
     drift_B,
+    highest_D,
+    block,
+    blocks,
+    TOP: tl.constexpr,
 ):
     """Add a block to the sums that count from the largest logits, which it may move."""
-    # One question for both models, as asking all lanes costs more than all else here.
-    if tl.max(tl.maximum(student_B - student_high, teacher_B - teacher_high)) > 0:
+    if TOP:
+        student_most, teacher_most = tl.max(student_B), tl.max(teacher_B)
+        tl.store(highest_D + block, student_most)
+        tl.store(highest_D + blocks + block, teacher_most)
+        higher = (student_most > student_high) | (teacher_most > teacher_high)
+    else:
+        # One question for both models, as asking all lanes costs more than all else here.
+        higher = tl.max(tl.maximum(student_B - student_high, teacher_B - teacher_high)) > 0
+    if higher:
         high = tl.maximum(student_high, tl.max(student_B))
-        new_peak = tl.max(tl.where(student_B == high, teacher_B, _EXCLUDED))
+        new_peak = tl.max(tl.where(student_B == high, teacher_B, EXCLUDED))
         new_peak = tl.where(high > student_high, new_peak, peak)
         step = student_high - high
         fall = tl.exp(step)
@@ -140,25 +119,41 @@ def _first_sweep(
 
 
 @triton.jit
-def _second_sweep(student_B, teacher_B, slope_B, peak, shift, mean, divergence_B, gradient_B):
-    """Add a block, of logits that count from their row's largest, to divergence and gradient."""
+def _second_sweep(
+    student_B,
+    teacher_B,
+    slope_B,
+    peak,
+    shift,
+    mean,
+    divergence_B,
+    gradient_B,
+    forward_B,
+    between_B,
+    lost_B,
+    DIVERGENCES: tl.constexpr,
+):
+    """Add a block, of logits that count from their row's largest, to the sums that need others."""
     low_B = student_B < _FLOOR
+    if DIVERGENCES:  # noqa: SIM102 (what is constant leaves no code)
+        if tl.max(low_B.to(tl.int32)) > 0:
+            below_B = tl.where(low_B, tl.exp(teacher_B) * (_FLOOR - student_B), 0.0)
+            absent_B = student_B == EXCLUDED
+            below_B = tl.where(absent_B, _INFINITE, below_B)
+            lost_B += tl.where(absent_B & (teacher_B == EXCLUDED), 0.0, below_B)
     # Written so, and not as maxima, NaN stays NaN.
     student_B = tl.where(low_B, _FLOOR, student_B)
     teacher_B = tl.where(low_B & (teacher_B < _FLOOR), _FLOOR, teacher_B)
     weight_B = tl.exp(student_B)
-    away_B = (teacher_B - student_B) - peak
-    divergence_B = tl.fma(weight_B, _beyond_linear(away_B + shift), divergence_B)
-    pull_B = weight_B * slope_B * (away_B - mean)
-    return divergence_B, tl.fma(pull_B, pull_B, gradient_B)
-
-
-@triton.jit
-def _row(logits, row_N, row, ALIGNED: tl.constexpr):
-    start = tl.load(row_N + row)
-    if ALIGNED:
-        start = tl.multiple_of(start, _ALIGNMENT)
-    return logits + start
+    away_B = teacher_B - student_B
+    divergence_B = tl.fma(weight_B, beyond_linear(away_B + shift), divergence_B)
+    pull_B = weight_B * slope_B * ((away_B - peak) - mean)
+    gradient_B = tl.fma(pull_B, pull_B, gradient_B)
+    if DIVERGENCES:
+        adds_forward_B, adds_between_B = divergences(away_B + shift)
+        forward_B = tl.fma(weight_B, adds_forward_B, forward_B)
+        between_B = tl.fma(weight_B, adds_between_B, between_B)
+    return divergence_B, gradient_B, forward_B, between_B, lost_B
 
 
 @triton.jit
@@ -168,9 +163,12 @@ def token_sums(
     student_row_N,
     teacher_row_N,
     token_N,
+    end_M,
     sums_CN,
+    highest_ND,
     rows,
     vocabulary,
+    ends,
     student_scale,
     student_cap,
     teacher_scale,
@@ -179,6 +177,9 @@ def token_sums(
     TEACHER: tl.constexpr,
     STUDENT_ALIGNED: tl.constexpr,
     TEACHER_ALIGNED: tl.constexpr,
+    RANK: tl.constexpr,
+    DIVERGENCES: tl.constexpr,
+    TOP: tl.constexpr,
     WIDTH: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
@@ -190,9 +191,13 @@ def token_sums(
         student_row_N: int64, the element of `student_logits` with which each row begins.
         teacher_row_N: the same of the teacher.
         token_N: int64 token ids, in the vocabulary.
+        end_M: int64 terminal ids, in the vocabulary.
         sums_CN: float32, contiguous; where the sums go.
+        highest_ND: float32, contiguous (N, 2, D); where each block's largest logit goes, of the
+            student and of the teacher.
         rows: N.
         vocabulary: V.
+        ends: M.
         student_scale: factor on the raw logits; under a soft cap, of the tangent's argument.
         student_cap: factor on the hyperbolic tangent.
         teacher_scale: the same of the teacher.
@@ -201,15 +206,23 @@ def token_sums(
         TEACHER: the same of the teacher.
         STUDENT_ALIGNED: whether all of `student_row_N` are multiples of ALIGNMENT.
         TEACHER_ALIGNED: the same of the teacher.
+        RANK: whether `likelier` is wanted; else it is 0.
+        DIVERGENCES: whether `forward`, `between` and `lost` are wanted; else they are 0.
+        TOP: whether `highest_ND` is wanted; else it is not touched.
         WIDTH: columns in work at once, a power of two.
         DEPTH: blocks of columns on their way from memory.
     """
     row = tl.program_id(0)
-    student_V = _row(student_logits, student_row_N, row, STUDENT_ALIGNED)
-    teacher_V = _row(teacher_logits, teacher_row_N, row, TEACHER_ALIGNED)
+    student_V = row_of(student_logits, student_row_N, row, STUDENT_ALIGNED)
+    teacher_V = row_of(teacher_logits, teacher_row_N, row, TEACHER_ALIGNED)
     whole = vocabulary // WIDTH
     lane_B = tl.arange(0, WIDTH)
     last_B = whole * WIDTH + lane_B
+    blocks = whole + 1
+    highest_D = highest_ND + row.to(tl.int64) * 2 * blocks
+    if RANK:
+        token = tl.load(token_N + row)
+        own = logit_of(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER)
 
     student_high = tl.full((), _LOWEST, tl.float32)
     teacher_high = tl.full((), _LOWEST, tl.float32)
@@ -220,12 +233,13 @@ def token_sums(
     student_moment_B = tl.zeros((WIDTH,), tl.float32)
     teacher_moment_B = tl.zeros((WIDTH,), tl.float32)
     drift_B = tl.zeros((WIDTH,), tl.float32)
+    likelier_B = tl.zeros((WIDTH,), tl.int32)
     for block in tl.range(whole, num_stages=DEPTH):
         column_B = block * WIDTH + lane_B
-        student_B, _ = _logits(
+        student_B, _ = logits_of(
             student_V, column_B, vocabulary, student_scale, student_cap, STUDENT, True
         )
-        teacher_B, _ = _logits(
+        teacher_B, _ = logits_of(
             teacher_V, column_B, vocabulary, teacher_scale, teacher_cap, TEACHER, True
         )
         (
@@ -248,11 +262,17 @@ def token_sums(
             student_moment_B,
             teacher_moment_B,
             drift_B,
+            highest_D,
+            block,
+            blocks,
+            TOP,
         )
-    student_B, _ = _logits(
+        if RANK:
+            likelier_B = count_likelier(teacher_B, own, column_B, token, likelier_B)
+    student_B, _ = logits_of(
         student_V, last_B, vocabulary, student_scale, student_cap, STUDENT, False
     )
-    teacher_B, _ = _logits(
+    teacher_B, _ = logits_of(
         teacher_V, last_B, vocabulary, teacher_scale, teacher_cap, TEACHER, False
     )
     (
@@ -275,7 +295,13 @@ def token_sums(
         student_moment_B,
         teacher_moment_B,
         drift_B,
+        highest_D,
+        whole,
+        blocks,
+        TOP,
     )
+    if RANK:
+        likelier_B = count_likelier(teacher_B, own, last_B, token, likelier_B)
 
     # A model that excludes every token has no distribution.
     student_sum = tl.where(student_high > _LOWEST, tl.sum(student_sum_B), float("nan"))
@@ -283,19 +309,22 @@ def token_sums(
     drift = tl.sum(drift_B)
     mean = drift / student_sum
     peak -= teacher_high
-    # What turns log-ratios counted from that at the peak into log q - log p.
-    shift = tl.log(student_sum) - tl.log(teacher_sum) + peak
+    # What turns differences of logits that count from the largest into log q - log p.
+    shift = tl.log(student_sum) - tl.log(teacher_sum)
 
     # Backwards, as this first meets what the first sweep left in the cache.
     divergence_B = tl.zeros((WIDTH,), tl.float32)
     gradient_B = tl.zeros((WIDTH,), tl.float32)
-    student_B, slope_B = _logits(
+    forward_B = tl.zeros((WIDTH,), tl.float32)
+    between_B = tl.zeros((WIDTH,), tl.float32)
+    lost_B = tl.zeros((WIDTH,), tl.float32)
+    student_B, slope_B = logits_of(
         student_V, last_B, vocabulary, student_scale, student_cap, STUDENT, False
     )
-    teacher_B, _ = _logits(
+    teacher_B, _ = logits_of(
         teacher_V, last_B, vocabulary, teacher_scale, teacher_cap, TEACHER, False
     )
-    divergence_B, gradient_B = _second_sweep(
+    divergence_B, gradient_B, forward_B, between_B, lost_B = _second_sweep(
         student_B - student_high,
         teacher_B - teacher_high,
         slope_B,
@@ -304,16 +333,20 @@ def token_sums(
         mean,
         divergence_B,
         gradient_B,
+        forward_B,
+        between_B,
+        lost_B,
+        DIVERGENCES,
     )
     for block in tl.range(whole, num_stages=DEPTH):
         column_B = (whole - 1 - block) * WIDTH + lane_B
-        student_B, slope_B = _logits(
+        student_B, slope_B = logits_of(
             student_V, column_B, vocabulary, student_scale, student_cap, STUDENT, True
         )
-        teacher_B, _ = _logits(
+        teacher_B, _ = logits_of(
             teacher_V, column_B, vocabulary, teacher_scale, teacher_cap, TEACHER, True
         )
-        divergence_B, gradient_B = _second_sweep(
+        divergence_B, gradient_B, forward_B, between_B, lost_B = _second_sweep(
             student_B - student_high,
             teacher_B - teacher_high,
             slope_B,
@@ -322,19 +355,38 @@ def token_sums(
             mean,
             divergence_B,
             gradient_B,
+            forward_B,
+            between_B,
+            lost_B,
+            DIVERGENCES,
         )
 
+    student_end = tl.full((), 0.0, tl.float32)
+    teacher_end = tl.full((), 0.0, tl.float32)
+    for m in range(ends):
+        end = tl.load(end_M + m)
+        logit = logit_of(student_V, end, vocabulary, student_scale, student_cap, STUDENT)
+        student_end += tl.exp(logit - student_high)
+        logit = logit_of(teacher_V, end, vocabulary, teacher_scale, teacher_cap, TEACHER)
+        teacher_end += tl.exp(logit - teacher_high)
     token = tl.load(token_N + row)
-    student_B, _ = _logits(student_V, token, vocabulary, student_scale, student_cap, STUDENT, True)
-    teacher_B, _ = _logits(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER, True)
+    student = logit_of(student_V, token, vocabulary, student_scale, student_cap, STUDENT)
+    teacher = logit_of(teacher_V, token, vocabulary, teacher_scale, teacher_cap, TEACHER)
     # In the order of SUMS.
     sum_N = sums_CN + row
     tl.store(sum_N, student_sum)
     tl.store(sum_N + rows, teacher_sum)
     tl.store(sum_N + 2 * rows, tl.sum(student_moment_B))
     tl.store(sum_N + 3 * rows, tl.sum(teacher_moment_B))
-    tl.store(sum_N + 4 * rows, student_B - student_high)
-    tl.store(sum_N + 5 * rows, teacher_B - teacher_high)
+    tl.store(sum_N + 4 * rows, student - student_high)
+    tl.store(sum_N + 5 * rows, teacher - teacher_high)
     tl.store(sum_N + 6 * rows, tl.sum(divergence_B))
     tl.store(sum_N + 7 * rows, tl.sum(gradient_B))
     tl.store(sum_N + 8 * rows, drift)
+    tl.store(sum_N + 9 * rows, student_end)
+    tl.store(sum_N + 10 * rows, teacher_end)
+    # Exact: vocabularies are smaller than 2²⁴.
+    tl.store(sum_N + 11 * rows, tl.sum(likelier_B).to(tl.float32))
+    tl.store(sum_N + 12 * rows, tl.sum(forward_B))
+    tl.store(sum_N + 13 * rows, tl.sum(between_B))
+    tl.store(sum_N + 14 * rows, tl.sum(lost_B))

@@ -1,4 +1,4 @@
-"""Logits a few rows at a time: float32 projection, and the statistics of one block of rows.
+"""Logits a few rows at a time: where they come from, float32 projection, and blocks on threads.
 
 Shape suffixes: N rows of a block (scored positions), V vocabulary, H hidden size, C rows of a chunk
 of a head. A leading `...` stands for the caller's own dimensions, such as (batch, completion).
@@ -6,18 +6,19 @@ of a head. A leading `...` stands for the caller's own dimensions, such as (batc
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from rocktok.hooks.gradient_sinks import Delivery
 
 Part = TypeVar("Part")
 
@@ -26,8 +27,8 @@ TILE_ROWS = 512
 # Rows projected at once. Two models' take half of the two tiles; fewer rows would read and convert
 # the heads more often, more would leave no room for the rest.
 PROJECTED_ROWS = 256
-# Rows in work at any time, by all workers. Six copies of 64 are three eighths of the two tiles.
-MOST_BLOCK_ROWS = 64
+# Rows in work at any time, by all workers. Twelve copies of 32 are three eighths of the two tiles.
+MOST_BLOCK_ROWS = 32
 # Above this many, workers wait for each other's turn in the interpreter.
 MOST_WORKERS = 16
 # Elements per block on the CPU: few enough to stay in cache, enough that workers seldom wait for
@@ -44,7 +45,7 @@ CUDA_CHUNK_ELEMENTS = 1 << 24
 FLOOR = -60.0
 # A finite logit this low is a mask: what FLOOR puts in the place of its exp() would count.
 MASK = -1e15
-# How far below its row's largest an excluded logit is put, so that FLOOR takes it.
+# How far below its row's largest an excluded logit is put, so that it adds nothing.
 EXCLUDED = 200.0
 
 
@@ -152,136 +153,66 @@ class Model:
 
 @dataclass(frozen=True)
 class Block:
-    """The statistics of one block of rows; `columns` are those wanted besides the loss."""
+    """What is wanted of every block of rows; `columns` are those besides the loss."""
 
     student: Model
     teacher: Model
     temperature: float
     columns: frozenset[str]
-    # Where the teacher gives -inf, a row's loss comes out inf or NaN. To say inf only where the
-    # loss is infinite takes more time and memory: this does.
-    excluded: bool = False
+    ends_M: Tensor | None = None  # terminal ids
+    agreement: int = 0  # of how many likeliest tokens overlap and masses are wanted
+    alternatives: int = 0  # how many likeliest tokens are
 
-    def workspace(self, rows: int) -> Tensor:
-        """(3, rows, V) buffers. Allocating them anew for each block would double its cost."""
-        shape = 3, rows, self.student.vocabulary
-        return torch.empty(shape, dtype=torch.float32, device=self.student.device)
-
-    @torch.no_grad()  # again, because it holds per thread
-    def statistics(
-        self,
-        student_NV: Tensor,
-        teacher_NV: Tensor,
-        token_N: Tensor,
-        space: Tensor,
-        take: Callable[[Tensor], None] | None = None,
-    ) -> dict[str, Tensor]:
-        """Columns of (N,) from raw logits (N, V), which may lie in the first two buffers.
-
-        `take` is given the gradients (N, V), in a buffer that is used again; rows whose loss is
-        not finite are 0.
-        """
-        result: dict[str, Tensor] = {}
-        with_gradient = "grad_norm" in self.columns
-        slope = self.student.slope(student_NV, self.temperature) if with_gradient else 1.0
-        student_NV = self.student.final_logits(student_NV, self.temperature, space[0])
-        teacher_NV = self.teacher.final_logits(teacher_NV, self.temperature, space[1])
-        if self.excluded:
-            student_NV, teacher_NV, infinite_N = _without_excluded(student_NV, teacher_NV)
-        # Logits from here on count from their row's largest: exp() of one is at most 1.
-        teacher_NV = torch.sub(teacher_NV, teacher_NV.amax(-1, keepdim=True), out=space[1])
-        masked = bool(teacher_NV.amin() < MASK) if teacher_NV.numel() else False
-        weight_NV = torch.clamp_min(teacher_NV, FLOOR, out=space[2]).exp_()
-        sum_q_N = weight_NV.sum(-1)
-        if "teacher_entropy" in self.columns:
-            known_NV = teacher_NV.clamp_min(FLOOR) if masked else teacher_NV
-            result["teacher_entropy"] = _entropy(weight_NV.mul_(known_NV), sum_q_N)
-        student_NV = torch.sub(student_NV, student_NV.amax(-1, keepdim=True), out=space[0])
-        result["student_logprob"] = _gather(student_NV, token_N)
-        result["teacher_logprob"] = _gather(teacher_NV, token_N) - sum_q_N.log()
-        if masked:
-            _floor_where_both_are_low(student_NV, teacher_NV)
-        weight_NV = torch.exp(student_NV.clamp_min_(FLOOR), out=space[2])
-        sum_p_N = weight_NV.sum(-1)
-        result["student_logprob"] -= sum_p_N.log()
-        result["log_ratio"] = result["student_logprob"] - result["teacher_logprob"]
-        shift_N1 = (sum_p_N.log() - sum_q_N.log()).unsqueeze(1)
-        excess_NV = teacher_NV.sub_(student_NV).add_(shift_N1)  # log q - log p
-        if "student_entropy" in self.columns:
-            result["student_entropy"] = _entropy(student_NV.mul_(weight_NV), sum_p_N)
-        # p·(expm1(log q/p) - log q/p) sums to the divergence because p and q sum to one; unlike
-        # p·log p/q its terms are never negative, so nothing cancels where p and q nearly agree.
-        terms_NV = torch.expm1(excess_NV, out=space[0]).sub_(excess_NV).mul_(weight_NV)
-        result["loss"] = terms_NV.sum(-1).div_(sum_p_N).clamp_min_(0)
-        if with_gradient:
-            excess_NV.add_(result["loss"].unsqueeze(1))
-            descent_NV, scale = _descent(excess_NV, weight_NV, sum_p_N, slope, space[0])
-            norm_N: Tensor = torch.linalg.vector_norm(descent_NV, dim=-1)
-            result["grad_norm"] = norm_N.mul_(scale).div_(sum_p_N)
-        if self.excluded:
-            for name in {"loss", "grad_norm"} & result.keys():
-                result[name].masked_fill_(infinite_N, math.inf)
-        if with_gradient and take is not None:
-            descent_NV.mul_((-scale / sum_p_N).unsqueeze(1))
-            _clear(descent_NV, ~result["loss"].isfinite())
-            take(descent_NV)
-        return result
+    @property
+    def top(self) -> int:
+        """How many of each model's likeliest tokens must be found."""
+        return max(self.agreement, self.alternatives)
 
 
-def _floor_where_both_are_low(student_NV: Tensor, teacher_NV: Tensor) -> None:
-    """Of tokens that both models mask with some -1e30, exp(FLOOR) · 1e30 nats would remain."""
-    low_NV = (student_NV < FLOOR) & (teacher_NV < FLOOR) & teacher_NV.isfinite()
-    teacher_NV.masked_fill_(low_NV, FLOOR)
+# What computes the columns (N,) of a block: from the block, raw logits (N, V) of both models,
+# which may lie in the first two buffers, token ids (N,), the buffers, and what takes gradients.
+Statistics = Callable[
+    [Block, Tensor, Tensor, Tensor, Tensor, Callable[[Tensor], None] | None], dict[str, Tensor]
+]
 
 
-def _gather(values_NV: Tensor, token_N: Tensor) -> Tensor:
-    return values_NV.gather(1, token_N.unsqueeze(1)).squeeze(1)
+def tile(
+    statistics: Statistics,
+    copies: int,
+    deliver: Delivery | None,
+    block: Block,
+    positions: Positions,
+    token_N: Tensor,
+    start: int,
+    stop: int,
+) -> list[dict[str, Tensor]]:
+    """The columns of rows start:stop, block by block; their logits are gone when this returns.
 
-
-def _entropy(terms_NV: Tensor, sum_N: Tensor) -> Tensor:
-    """Entropy of exp(x) / sum from the terms x·exp(x)."""
-    return (sum_N.log() - terms_NV.sum(-1) / sum_N).clamp_min_(0)
-
-
-def _descent(
-    centred_NV: Tensor, weight_NV: Tensor, sum_N: Tensor, slope: Tensor | float, out_NV: Tensor
-) -> tuple[Tensor, float]:
-    """The gradient but for a factor of -scale / sum, and scale; overwrites `out`.
-
-    It is p·c·slope, with p = weight / sum and c = log q - log p + loss, and the sign turned.
+    `statistics` has `copies` buffers (N, V), allocated once per worker: allocating them anew for
+    each block would double its cost.
     """
-    torch.mul(centred_NV, weight_NV, out=out_NV)
-    # Σ p·c is zero. Taking off what rounding left of it keeps the norm right where p is all but
-    # certain and the gradient far smaller than the loss.
-    rest_N = out_NV.sum(-1) / sum_N
-    out_NV.addcmul_(weight_NV, rest_N.unsqueeze(1), value=-1)
-    if isinstance(slope, Tensor):
-        return out_NV.mul_(slope), 1.0
-    return out_NV, slope
+    student_rows = block.student.tile(positions, start, stop)
+    teacher_rows = block.teacher.tile(positions, start, stop)
+    vocabulary, device = block.student.vocabulary, block.student.device
+    step = min(block_rows(vocabulary, device), max(1, stop - start))
 
+    def worker() -> Callable[[int, int], dict[str, Tensor]]:
+        shape = copies, step, vocabulary
+        buffers = torch.empty(shape, dtype=torch.float32, device=device)
 
-def _clear(values_NV: Tensor, where_N: Tensor) -> None:
-    """Set rows to 0."""
-    if values_NV.device.type != "cpu":
-        # Asking which rows would make the host wait.
-        values_NV.masked_fill_(where_N.unsqueeze(1), 0.0)
-        return
-    for row in where_N.nonzero().flatten().tolist():
-        values_NV[row] = 0.0
+        def work(first: int, last: int) -> dict[str, Tensor]:
+            space = buffers[:, : last - first]
+            with nullcontext() if deliver is None else deliver.block(first, last) as take:
+                student_NV = student_rows(first, last, space[0])
+                teacher_NV = teacher_rows(first, last, space[1])
+                return statistics(block, student_NV, teacher_NV, token_N[first:last], space, take)
 
+        return work
 
-def _without_excluded(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits with -inf replaced by a low number that adds nothing, and which rows are infinite.
-
-    A row's loss is infinite where the teacher excludes what the student does not.
-    """
-    outside_NV = teacher_NV == -math.inf
-    both_NV = outside_NV & (student_NV == -math.inf)
-    infinite_N = (outside_NV & ~both_NV).any(-1)
-    low_N1 = student_NV.amax(-1, keepdim=True) - EXCLUDED
-    student_NV = torch.where(both_NV, low_N1, student_NV)
-    low_N1 = teacher_NV.amax(-1, keepdim=True) - EXCLUDED
-    return student_NV, torch.where(outside_NV, low_N1, teacher_NV), infinite_N
+    # Even without positions, one empty block says which columns there are.
+    firsts = range(start, max(stop, start + 1), step)
+    blocks = [(first, min(first + step, stop)) for first in firsts]
+    return each_block(worker, blocks, workers(device))
 
 
 def project(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None) -> Tensor:

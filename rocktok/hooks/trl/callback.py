@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from rocktok.hooks import words
 from rocktok.hooks.background import describe
+from rocktok.hooks.trl.agreement import differences
 from rocktok.hooks.trl.describe import describe_run, fingerprint
 from rocktok.hooks.trl.fixed import score_fixed
 from rocktok.hooks.trl.texts import generate_texts, why_not_unasked
@@ -61,11 +62,12 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         if at_start is None and self._recorder.fixed_sequences:
             why_later = why_not_unasked(self._trainer)
             at_start = why_later is None
+        run = describe_run(self._trainer)
         self._recorder.start(
             rank=self._trainer.accelerator.process_index,
             world_size=self._trainer.accelerator.num_processes,
             resume_step=state.global_step,
-            run=describe_run(self._trainer),
+            run=run,
             vocab=self._vocabulary(),
             fingerprint=fingerprint(self._trainer),
             all_gather=all_gather,
@@ -74,6 +76,8 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
             at_start=bool(at_start),
             why_later=why_later,
         )
+        for line in differences(run):
+            self._recorder.say(line)
         self._wrapping.wrap()
         kept = self._recorder.fixed.kept
         self._collected_from = 0.0 if kept else float(state.epoch or 0)

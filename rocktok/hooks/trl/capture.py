@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from rocktok.hooks.arguments import END_COLUMNS
 from rocktok.hooks.background import describe
+from rocktok.hooks.projecting import project_hidden
 from rocktok.hooks.rollouts import Rollout, prompt_identity
 from rocktok.hooks.statistics import token_statistics
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import inspect
     from collections.abc import Callable, Mapping, Sequence
 
+    from rocktok.hooks.contexts import Projections
     from rocktok.hooks.gradient_sinks import GradientSink
     from rocktok.hooks.gradients import GradientSums
     from rocktok.hooks.recorder import Recorder
@@ -46,6 +49,7 @@ class Scoring:
     inputs: Mapping[str, Any]
     record: bool = True
     gradients: GradientSums | None = None
+    projections: Projections | None = None
     calls: int = 0
 
 
@@ -209,13 +213,38 @@ class Capture:
         sink = None
         if scoring.gradients is not None:
             sink = scoring.gradients.batch(sequence_N, token_N)
-        statistics = _statistics(arguments, token_ids_BK, mask_BK, self._recorder.columns, sink)
+        statistics = _statistics(
+            arguments,
+            token_ids_BK,
+            mask_BK,
+            self._recorder,
+            alternatives=self._recorder.likeliest if scoring.table == "fixed" else 0,
+            sink=sink,
+        )
+        if scoring.projections is not None:
+            self._sketch(scoring.projections, arguments, sequence_N, (row_N, position_N))
         return {
             "sequence_id": sequence_N,
             "position": _host(position_N).astype(np.int32),
             "token_id": token_N,
             **{name: _host(values) for name, values in statistics.items()},
         }
+
+    def _sketch(
+        self,
+        projections: Projections,
+        arguments: Mapping[str, Any],
+        sequence_N: Any,
+        place_N: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        """Keep the projections of what enters the teacher's head at some (row, column) places."""
+        try:
+            hidden_BKH = _whole(arguments["teacher_hidden_states"])
+            projected_NK = project_hidden(hidden_BKH, place_N)
+            projections.add(sequence_N, _host(place_N[1]).astype(np.int32), projected_NK)
+        except Exception as error:
+            projections.fault = projections.fault or describe(error)
+            self._recorder.trouble("contexts", f"contexts could not be made ({describe(error)})")
 
     def _compare(
         self,
@@ -277,10 +306,12 @@ def _statistics(
     arguments: Mapping[str, Any],
     token_ids_BK: torch.Tensor,
     mask_BK: torch.Tensor,
-    columns: Sequence[str],
+    recorder: Recorder,
+    alternatives: int = 0,
     sink: GradientSink | None = None,
 ) -> dict[str, torch.Tensor]:
     """`token_statistics` on the loss function's own arguments, rounded as TRL rounds them."""
+    ends = any(name in recorder.columns for name in END_COLUMNS)
     device = mask_BK.device.type
     # Under autocast TRL projects operands rounded to the autocast type, into float32.
     rounded = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -310,7 +341,9 @@ def _statistics(
             teacher_softcap=arguments.get("teacher_final_logit_softcapping"),
             temperature=arguments.get("temperature", 1.0),
             mask=mask_BK,
-            columns=("loss", *columns),
+            columns=("loss", *recorder.columns),
+            terminal_ids=recorder.terminal_ids if ends else (),
+            alternatives=alternatives,
             gradients=sink,
         )
     return statistics

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rocktok.hooks.contexts import describe_contexts
+from rocktok.hooks.terminals import special_ids, terminal_ids
+from rocktok.hooks.trl.agreement import tokenizer_facts
+
 #: What tells one architecture from another, by its name in the configurations of transformers.
 _SIZES = (
     "model_type",
@@ -17,6 +21,8 @@ _SIZES = (
     "num_experts",
     "vocab_size",
 )
+#: A directory without any has no tokenizer: transformers would make one up, of special tokens.
+_TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 
 
 def describe_run(trainer: Any) -> dict[str, Any]:
@@ -25,6 +31,7 @@ def describe_run(trainer: Any) -> dict[str, Any]:
     import trl
 
     student, teacher = _models(trainer)
+    theirs = teacher_tokenizer(trainer)
     output = Path(trainer.args.output_dir).name
     sampling = {
         "temperature": trainer.temperature,
@@ -37,7 +44,7 @@ def describe_run(trainer: Any) -> dict[str, Any]:
     return {
         "student": _path(student) or output,
         "teacher": _path(teacher) or f"teacher of {output}",
-        "vocab_size": int(student.config.get_text_config().vocab_size),
+        "vocab_size": _width(student),
         "loss": {
             "divergence": "reverse_kl",
             "trained": trainer.beta == 1,
@@ -47,12 +54,39 @@ def describe_run(trainer: Any) -> dict[str, Any]:
             "teacher_temperature": float(trainer.temperature),
         },
         "sampling": {key: _plain(value) for key, value in sampling.items()},
+        "terminal_ids": {
+            "student": terminal_ids(
+                trainer._tokenizer, _declared(student), list(trainer.eos_token_ids)
+            ),
+            "teacher": terminal_ids(theirs, _declared(teacher)),
+        },
+        "tokenizers": tokenizer_facts(trainer._tokenizer, theirs, *map(_width, (student, teacher))),
+        "special_ids": special_ids(trainer._tokenizer),
+        "max_completion_length": trainer.args.max_completion_length,
+        "contexts": describe_contexts(_hidden_size(teacher)),
         "extra": {
             "trainer": f"trl.{type(trainer).__name__}",
             "trl": trl.__version__,
             "transformers": transformers.__version__,
         },
     }
+
+
+def teacher_tokenizer(trainer: Any) -> Any | None:
+    """The teacher's own tokenizer, where it was loaded from a directory that has one.
+
+    Nothing is fetched, and no code of the directory is run.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(_path(_models(trainer)[1]) or "-")
+    if not folder.is_dir() or not any(next(folder.glob(name), None) for name in _TOKENIZERS):
+        return None
+    # What goes wrong in there has no common base.
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception:
+        return None
 
 
 def fingerprint(trainer: Any) -> dict[str, Any]:
@@ -68,6 +102,21 @@ def fingerprint(trainer: Any) -> dict[str, Any]:
 def _models(trainer: Any) -> tuple[Any, Any]:
     unwrap = trainer.accelerator.unwrap_model
     return unwrap(trainer.model), unwrap(trainer.teacher_model)
+
+
+def _declared(model: Any) -> Any:
+    """The ids that end what a model generates, as its generation configuration says."""
+    return getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+
+
+def _width(model: Any) -> int:
+    """Width of a model's logits."""
+    return int(model.config.get_text_config().vocab_size)
+
+
+def _hidden_size(model: Any) -> int | None:
+    size = getattr(model.config.get_text_config(), "hidden_size", None)
+    return size if isinstance(size, int) else None
 
 
 def _path(model: Any) -> str:

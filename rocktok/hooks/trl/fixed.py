@@ -31,16 +31,23 @@ def score_fixed(trainer: Any, recorder: Recorder, capture: Capture, step: int) -
     calls = -(-recorder.fixed.largest_share(recorder.world_size) // size)
     filler = batches[-1] if batches else recorder.fixed.kept[:size]
     sums = _gradient_sums(trainer, recorder, step, share)
+    projections = recorder.begin_contexts()
     with untouched(trainer):
         for number in range(calls):
             record = number < len(batches)
             batch = batches[number] if record else filler
             try:
                 inputs = _inputs(trainer, batch)
-                _forward(trainer, capture, Scoring("fixed", step, inputs, record, gradients=sums))
+                scoring = Scoring("fixed", step, inputs, record, sums, projections)
+                _forward(trainer, capture, scoring)
             except Exception as error:
                 # The other ranks go on to their next batch: this one must, too.
                 recorder.drop(step, describe(error), table="fixed")
+    if recorder.likeliest:
+        # A rank without texts has finished them, too.
+        recorder.open_step(step, table="alternatives")
+    if projections is not None:
+        recorder.record_contexts(step, projections)
     recorder.finish_step(step, table="fixed")
     if recorder.gradients is not None:
         if sums is not None:

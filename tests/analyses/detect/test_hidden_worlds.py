@@ -12,7 +12,7 @@ import pytest
 from rocktok.analyses.detect import windows
 from tests import hidden_worlds, worlds
 from tests.evaluation import batch_of, evaluate, may_have_rocks
-from tests.hidden_worlds import HARD_ANYWHERE, HIDDEN_NULLS, TOO_HARD, Mix
+from tests.hidden_worlds import HARD_ANYWHERE, HARD_STRETCHES, HIDDEN_NULLS, Mix
 
 
 def logs_with_rocks(name: str, seeds: range) -> int:
@@ -88,7 +88,7 @@ def test_hard_stretches_that_states_tell_of_are_flagged() -> None:
     """A weakness, named in the documentation: contexts recur in being hard. All are flagged."""
     rocks = told = 0
     for seed in range(600_000, 600_010):
-        log = TOO_HARD["hard stretches, and states tell of them"].sketched(seed)
+        log = HARD_STRETCHES.sketched(seed)
         found = evaluate(batch_of(log), similarity="hidden")
         rocks += len(found.rocks)
         told += int(found.flags.stretch.sum())

@@ -13,7 +13,6 @@ import pytest
 import rocktok
 from rocktok.analyses.detect import context_passes as contexts
 from rocktok.analyses.detect import lift_passes as engine_lifts
-from rocktok.analyses.detect import result as results
 from rocktok.analyses.detect import table as report
 from rocktok.analyses.detect.lifts import Lift, LiftColumns, context_lift, singled_out
 from rocktok.analyses.detect.permute import DrawLimits, Drawn, draw_hash
@@ -307,7 +306,7 @@ def test_lifts_of_a_sample_are_those_of_its_smallest_hashes(
 
 
 def test_a_small_cap_and_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "MIN_CAP", 1)
+    monkeypatch.setattr("rocktok.analyses.detect.params.MIN_CAP", 1)
     path = write_log(tmp_path, sequences=120)
     whole, exact = lifted(path), lifted(path, cap=10, exact=True)
     assert exact["tokens"] == whole["tokens"]
@@ -327,7 +326,7 @@ def test_samples_within_rounds_give_what_samples_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A round that ends after whole types may not sample one that its windows do not hold."""
-    monkeypatch.setattr(results, "MIN_CAP", 1)
+    monkeypatch.setattr("rocktok.analyses.detect.params.MIN_CAP", 1)
     path = write_log(tmp_path, sequences=120)
     whole = lifted(path, cap=6)["tokens"]
     sampled = ["sampled" in row["flags"] for row in whole]

@@ -40,6 +40,14 @@ def test_a_row_is_what_the_analyses_say() -> None:
     assert replication is not None
     assert row["replication"] == replication["share"]
     assert row["steps"] == 6
+    healthy = rocktok.check(SAMPLE, rocks=())
+    assert row["check"] == healthy.worst
+    assert row["findings"] == [
+        f"{one['severity']}: {one['name']}"
+        for one in healthy.findings
+        if one["severity"] in ("note", "warning", "problem")
+    ]
+    assert row["findings"]
 
 
 def test_the_false_discovery_rate_is_that_of_detect() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from rocktok.report.page.figures.figure import Figure
 from rocktok.report.page.figures.gradients import gradient_cosine, gradient_norm, shares
 from rocktok.report.page.figures.learning import delta_kl, early_late, stagnation
+from rocktok.report.page.figures.lenses import lenses
 from rocktok.report.page.figures.robustness import coverage, sensitivity
 from rocktok.report.page.figures.rocks import ccr, clusters, funnel
 from rocktok.report.page.figures.texts import density, position
@@ -35,6 +36,7 @@ FIGURES: tuple[Figure[Any, Any], ...] = (
     gradient_cosine,
     coverage,
     sensitivity,
+    lenses,
 )
 
 #: Those that a page shows last, folded: how far the answer depends on settings.
@@ -52,6 +54,7 @@ __all__ = [
     "funnel",
     "gradient_cosine",
     "gradient_norm",
+    "lenses",
     "position",
     "sensitivity",
     "shares",

@@ -1,0 +1,1 @@
+"""Where rocks fall among what other papers call important tokens."""

@@ -1,0 +1,68 @@
+"""`rocktok lenses`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rocktok.cli import options
+from rocktok.cli.help import Command
+from rocktok.cli.job import Job, job_options
+
+if TYPE_CHECKING:
+    from rocktok.analyses.lenses.result import LensesResult
+    from rocktok.engine.passes import Engine
+    from rocktok.log import Log
+
+
+@click.command(
+    "lenses",
+    cls=Command,
+    common=("rocks", "pre", "post", "rows", "everything", "wide", "format_", "output", "jobs"),
+    examples=(
+        ("rocktok lenses runs/opd", "Where rocks fall among entropies, divergences, places."),
+        ("rocktok lenses runs/opd --format json -o lenses.json", "The same with every class."),
+    ),
+)
+@options.rocks_option()
+@options.table_option
+@options.pre_and_post_options
+@options.rows_options
+@click.option("--wide", is_flag=True, help="Show all columns of the terminal tables.")
+@options.replicates_option()
+@job_options()
+def lenses_command(
+    job: Job,
+    rocks: Path | None,
+    table: str,
+    pre: int | None,
+    post: int | None,
+    replicates: int,
+    seed: int,
+) -> None:
+    """Say whether the rocks of LOG are the tokens that other papers call important.
+
+    Each lens sorts positions into classes and ranks them: by entropies, divergences, their place,
+    the future. Shares of positions, loss, gradient and rock occurrences in each class; how often a
+    position stays in it; and the rock occurrences in the top 10% of each lens, against chance,
+    other hard positions, other occurrences of the same types, and shuffled losses.
+    """
+    from rocktok.analyses.lenses.passes import lenses
+    from rocktok.inputs import load_rocks
+
+    def analyse(log: Log, engine: Engine) -> LensesResult:
+        token_ids = load_rocks(rocks, log.vocab.identity) if rocks is not None else None
+        return lenses(
+            log,
+            rocks=token_ids,
+            table=table,
+            pre=pre,
+            post=post,
+            replicates=replicates,
+            seed=seed,
+            engine=engine,
+        )
+
+    job.run(analyse)

@@ -1,0 +1,101 @@
+"""Whether two tokenizers agree: what is stored, what is said, and that nothing stops a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rocktok.hooks.trl.agreement import differences, tokenizer_facts
+from tests.trl_models import END, PAD, make_tokenizer
+
+TEMPLATE = "{% for m in messages %}<user>{{ m['content'] }}{% endfor %}<bot>"
+
+
+def with_template(text: str | None, **changes: str) -> Any:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = text
+    for role, token in changes.items():
+        setattr(tokenizer, role, token)
+    return tokenizer
+
+
+class Odd:
+    """A tokenizer of one's own, of which everything fails."""
+
+    chat_template = "x"
+
+    def get_vocab(self) -> dict[str, int]:
+        raise RuntimeError("no vocabulary")
+
+    def apply_chat_template(self, *_: Any, **__: Any) -> str:
+        raise RuntimeError("no template")
+
+
+def lines(mine: Any, theirs: Any, widths: tuple[int, int], **ends: list[int]) -> list[str]:
+    facts = tokenizer_facts(mine, theirs, *widths)
+    return differences({"tokenizers": facts, "terminal_ids": ends})
+
+
+def test_the_same_tokenizer_says_nothing() -> None:
+    one = with_template(TEMPLATE)
+    facts = tokenizer_facts(one, with_template(TEMPLATE), 300, 300)
+    assert facts == {
+        "teacher_tokenizer": "found",
+        "vocab_width": {"student": 300, "teacher": 300},
+        "tokens_differ": 0,
+        "special_differ": [],
+        "template": {"same": True, "first_difference": None},
+    }
+    assert lines(one, with_template(TEMPLATE), (8, 8), student=[0], teacher=[0]) == []
+    assert differences({}) == []
+
+
+def test_without_the_teachers_nothing_is_known() -> None:
+    facts = tokenizer_facts(make_tokenizer(), None, 8, 9)
+    assert facts["teacher_tokenizer"] == "absent"
+    assert facts["tokens_differ"] is facts["special_differ"] is None
+    assert facts["template"] == {"same": None, "first_difference": None}
+    assert differences({"tokenizers": facts}) == [
+        "the student's logits are 8 wide, the teacher's 9"
+    ]
+
+
+def test_each_difference_is_a_line() -> None:
+    student, teacher = with_template(TEMPLATE), with_template(f"{TEMPLATE}\n\n", eos_token=PAD)
+    assert lines(student, teacher, (320, 1000), student=[0], teacher=[0, 1]) == [
+        "the student ends its texts with token ids 0, the teacher with 0, 1: texts grow or break "
+        "off where the teacher ends them otherwise",
+        f"special tokens differ: eos_token {END!r} (0) in the student's, {PAD!r} (1) in the "
+        "teacher's",
+        "the student's logits are 320 wide, the teacher's 1,000",
+        "the chat templates of student and teacher write a conversation differently: at character "
+        "20, the end by the student's, '\\n' by the teacher's",
+    ]
+
+
+def test_ids_with_another_text_are_counted() -> None:
+    class Shifted:
+        def get_vocab(self) -> dict[str, int]:
+            return {text: number + 3 for text, number in make_tokenizer().get_vocab().items()}
+
+    facts = tokenizer_facts(make_tokenizer(), Shifted(), 8, 8)
+    assert facts["tokens_differ"] == len(make_tokenizer()) - 3
+    said = differences({"tokenizers": facts})
+    assert said[0].startswith(f"{facts['tokens_differ']:,} token ids mean another text to")
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "same"),
+    [(None, None, True), (TEMPLATE, None, None), (None, TEMPLATE, None), (TEMPLATE, "{{", None)],
+)
+def test_a_template_that_is_not_there(mine: str | None, theirs: str | None, same: Any) -> None:
+    facts = tokenizer_facts(with_template(mine), with_template(theirs), 8, 8)
+    assert facts["template"] == {"same": same, "first_difference": None}
+
+
+def test_what_fails_is_not_known() -> None:
+    facts = tokenizer_facts(make_tokenizer(), Odd(), None, None)
+    assert facts["tokens_differ"] is None
+    assert facts["template"] == {"same": None, "first_difference": None}
+    assert all("template" not in line for line in differences({"tokenizers": facts}))
