@@ -34,9 +34,9 @@ FIGURES: tuple[Figure[Any, Any], ...] = (
     shares,
     gradient_norm,
     gradient_cosine,
+    lenses,
     coverage,
     sensitivity,
-    lenses,
 )
 
 #: Those that a page shows last, folded: how far the answer depends on settings.

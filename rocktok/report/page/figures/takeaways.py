@@ -160,6 +160,18 @@ def _sensitivity(numbers: Numbers) -> str | None:
     )
 
 
+def _lenses(numbers: Numbers) -> str | None:
+    if not numbers["lenses"]:
+        return None
+    told = [row["singles_out"] for row in numbers["lenses"]]
+    if not any(one is not None for one in told):
+        return None
+    return (
+        f"{sum(one is True for one in told)} of {len(told)} lenses rank rock "
+        "occurrences higher than all that they are held against"
+    )
+
+
 _SAID: dict[str, Callable[[Numbers], str | None]] = {
     "early_late": _early_late,
     "funnel": _funnel,
@@ -172,6 +184,7 @@ _SAID: dict[str, Callable[[Numbers], str | None]] = {
     "shares": _shares,
     "gradient_norm": _medians("Median gradient norm", " nats/logit"),
     "gradient_cosine": _medians("Median cosine with the whole gradient", ""),
+    "lenses": _lenses,
     "coverage": _coverage,
     "sensitivity": _sensitivity,
 }
