@@ -368,7 +368,37 @@ def harmful() -> Data:
     for sequence in data["text"]["sequences"]:
         sequence |= {"prompt": everything, "prompt_id": everything}
     data["text"]["capped"] = everything
+    data["opening"] = {
+        "verdict": everything,
+        "sure": everything,
+        "chips": [
+            {
+                "token_id": token,
+                "token": text,
+                "loss_pre": 2.0,
+                "loss_post": 1.0,
+                "loss_share": 0.1,
+                "curve": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}],
+                "instead": _others(),
+            }
+            for token, text in enumerate(HARMFUL)
+        ],
+    }
+    for rock in data["rocks"]:
+        rock |= {"flags": list(HARMFUL), "instead": _others()}
+    for sequence in data["text"]["sequences"]:
+        likely = [[v, 0.5, 0, 0.25] for v in sequence["token_ids"]]
+        others = {"teacher": likely, "student": {"30": likely}}
+        sequence |= {"domain": everything, "correct": False, "alternatives": others}
+    data["text"]["logs"] = [(everything, data["text"]["rocks"])]
     return data
+
+
+def _others() -> list[Data]:
+    return [
+        {"token_id": token, "token": text, "teacher": 0.5, "student": 0.1}
+        for token, text in enumerate(HARMFUL)
+    ]
 
 
 def large(sequences: int = 20, tokens: int = 1000, steps: int = 20) -> Data:

@@ -255,11 +255,11 @@ def _comparison(
     formats: tuple[str, ...],
     drawing: Drawing,
 ) -> tuple[list[str], list[str], dict[str, bytes]]:
-    """(answer, notes, files) of several logs; the page shows no texts."""
+    """(answer, notes, files) of several logs."""
     from rocktok.report.page.comparison import render_comparison
 
     _check_comparable(logs)
-    results = [analyse(log, sequences=0) for log in logs]
+    results = [analyse(log) for log in logs]
     compared = _compared(results)
     files = render_comparison(results, compared, formats, drawing)
     return compared.answer(), _notes(results), files

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, cast
 
@@ -17,7 +17,6 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.attribute.passes import attribute
-from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.log_passes import ZeroThresholdError
 from rocktok.analyses.detect.passes import run_detect
@@ -25,13 +24,14 @@ from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
 from rocktok.analyses.stability.passes import run_stability
-from rocktok.analyses.stability.result import StabilityParams, StabilityResult
+from rocktok.analyses.stability.result import StabilityParams
 from rocktok.analyses.stagnation.passes import stagnation
-from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.engine.passes import Engine
+from rocktok.report.alternatives import token_ids
 from rocktok.report.clusters import Clusters
 from rocktok.report.missing import lacks
 from rocktok.report.other_analyses import run_others
+from rocktok.report.parts import Look, OtherParts
 from rocktok.report.positions import LossByPosition
 from rocktok.report.progress import Progress
 from rocktok.report.result import (
@@ -57,7 +57,7 @@ from rocktok.report.sensitivity import (
     windows_of,
 )
 from rocktok.report.sequences import DrawnSequences
-from rocktok.report.text_view import Texts, sequence_texts
+from rocktok.report.text_view import Texts, at_steps, choose, sequence_texts
 from rocktok.stats.arrays import padded
 from rocktok.stats.sums import TypeSums
 
@@ -151,34 +151,6 @@ def _detection(
 
 
 @dataclass(frozen=True)
-class _Others:
-    """The analyses beside `detect`; None where the log lacks what they need."""
-
-    attribute: AttributeResult | None
-    stagnation: StagnationResult | None
-    stability: StabilityResult | None
-
-    def done(self) -> list[tuple[str, AttributeResult | StagnationResult | StabilityResult]]:
-        """Names and results of those that there are."""
-        named = (
-            ("attribute", self.attribute),
-            ("stagnation", self.stagnation),
-            ("stability", self.stability),
-        )
-        return [(name, result) for name, result in named if result is not None]
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What the report's own pass comes to. `windows`: of occurrences of the likely rocks."""
-
-    sums: TypeSums
-    positions: LossByPosition
-    windows: dict[str, Array]
-    drawn: DrawnSequences
-
-
-@dataclass(frozen=True)
 class _Report:
     """What is reported on a log on which `detect` has run."""
 
@@ -195,7 +167,15 @@ class _Report:
         look = progress.counted("report", lambda: self._look(likely))
         shares = self._type_shares(likely, look.windows)
         contexts = self._contexts(shares, look.windows)
-        texts = progress.counted("texts", lambda: self._texts(look.drawn, contexts))
+        ids = choose(look.drawn, contexts, self.params.sequences)
+        read = progress.counted("texts", lambda: at_steps(detection, ids) if ids else None)
+        texts = None
+        if read is not None:
+            texts = sequence_texts(detection, read, ids, look.drawn.seen)
+        in_text = None
+        if texts is not None:
+            on_page = [sequence["sequence_id"] for sequence in texts["sequences"]]
+            in_text = self._contexts(shares, look.windows, on_page)
         said = {row["what"] for row in progress.missing}
         progress.missing.extend(row for row in lacks(detection) if row["what"] not in said)
         token_texts = self._token_texts(contexts, texts, others)
@@ -222,7 +202,9 @@ class _Report:
             density=detection.density,
             sensitivity=self._sensitivity(shares),
             contexts=contexts,
+            contexts_in_text=in_text,
             texts=texts,
+            curves=read.curves if read else {},
             token_texts=token_texts,
             clusters={v: self.clusters.of(text) for v, text in token_texts.items()},
             cluster_names=self.clusters.names,
@@ -236,7 +218,7 @@ class _Report:
 
     # -- what only the report shows --------------------------------------------------------
 
-    def _look(self, likely: list[int]) -> _Look:
+    def _look(self, likely: list[int]) -> Look:
         detection = self.detection
         source, seed = detection.source, detection.params.seed
         earlier = () if source.pre is None else ("loss_pre",)
@@ -250,7 +232,7 @@ class _Report:
         if likely:
             collect = [windows_of(detection, likely)]
         detection.run.engine.run(source, sums, positions, drawn, *collect)
-        return _Look(sums, positions, collect[0].result() if collect else {}, drawn)
+        return Look(sums, positions, collect[0].result() if collect else {}, drawn)
 
     def _type_shares(self, likely: list[int], windows: dict[str, Array]) -> dict[int, TypeShares]:
         shares = judge_types(self.detection, likely, windows)
@@ -274,21 +256,19 @@ class _Report:
         return tuple(grid_rows(detection.types, detection.params, shares, gammas))
 
     def _contexts(
-        self, shares: dict[int, TypeShares], windows: dict[str, Array]
+        self,
+        shares: dict[int, TypeShares],
+        windows: dict[str, Array],
+        only: Collection[int] | None = None,
     ) -> dict[int, RockContexts]:
-        """Of each rock, typical retained contexts."""
+        """Of each rock, typical retained contexts; `only`: in these sequences."""
         token_T, text = self.detection.types.token_T, self.detection.run.log.vocab.text
         by_token = {int(token_T[index]): each for index, each in shares.items()}
         return {
-            v: typical(of_type(windows, v, MOST), by_token[v], text)
+            v: typical(of_type(windows, v, MOST), by_token[v], text, only)
             for v in (row["token_id"] for row in self.detection.result.rocks)
             if v in by_token
         }
-
-    def _texts(self, drawn: DrawnSequences, contexts: dict[int, RockContexts]) -> Texts | None:
-        if self.params.sequences == 0:
-            return None
-        return sequence_texts(self.detection, drawn, contexts, self.params.sequences)
 
     def _types(self, sums: TypeSums) -> TypeColumns:
         types = self.detection.types
@@ -308,7 +288,7 @@ class _Report:
 
     # -- the other analyses ----------------------------------------------------------------
 
-    def _others(self) -> _Others:
+    def _others(self) -> OtherParts:
         detection, progress = self.detection, self.progress
         log, engine, table = detection.run.log, detection.run.engine, detection.run.table
         post, options = detection.steps.post, detection.params
@@ -344,7 +324,7 @@ class _Report:
                 engine=engine, detection=detection,
             ),
         )  # fmt: skip
-        return _Others(shares, curves, samples)
+        return OtherParts(shares, curves, samples)
 
     def _has_course(self) -> bool:
         """Whether there are two steps from --pre to --post; without these, `stagnation` says."""
@@ -366,11 +346,13 @@ class _Report:
         return False
 
     def _token_texts(
-        self, contexts: dict[int, RockContexts], texts: Texts | None, others: _Others
+        self, contexts: dict[int, RockContexts], texts: Texts | None, others: OtherParts
     ) -> dict[int, str]:
         ids = {row["token_id"] for row in self.detection.result.tokens} | set(contexts)
         for sequence in texts["sequences"] if texts else ():
             ids |= set(sequence["token_ids"])
+            if others_here := sequence.get("alternatives"):
+                ids |= token_ids(others_here)
         for _, result in others.done():
             ids |= {int(row["token_id"]) for row in result.tokens}
         types = self.detection.types
@@ -378,7 +360,7 @@ class _Report:
         ids |= set(types.token_T[order].tolist())
         return {v: self.detection.run.log.vocab.text(v) for v in sorted(ids)}
 
-    def _notes(self, others: _Others) -> tuple[str, ...]:
+    def _notes(self, others: OtherParts) -> tuple[str, ...]:
         """Of every analysis, with its name where it is not `detect`."""
         own = self.detection.result.notes
         lines = [

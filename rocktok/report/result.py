@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
 from rocktok._types import LogIdentity
@@ -15,7 +15,7 @@ from rocktok.errors import UsageError
 from rocktok.report.other_analyses import Missing, OtherResult
 from rocktok.report.positions import PositionBin
 from rocktok.report.sensitivity import RockContexts, SensitivityRow
-from rocktok.report.text_view import Texts
+from rocktok.report.text_view import StepLoss, Texts
 
 SCHEMA = "rocktok.report/3"
 
@@ -96,12 +96,14 @@ class ReportResult:
         density: sequences by the share of their positions that is rock: bins and counts.
         sensitivity: rocks over a grid of γ, η and the null's distance; None without contexts.
         contexts: token id → typical retained contexts of a rock, and how many there are.
+        contexts_in_text: of these sequences alone that `texts` shows; None where it shows none.
         texts: sequences with all that was recorded of them, at some steps; None where not asked.
         token_texts: token id → text of all ids that stand in the above.
         clusters: token id → functional cluster; cluster_names: all of them, in order.
         missing: what could not be done.
         notes: what a reader of the numbers must know.
         others: of analyses that are not built into the report.
+        curves: token id → mean losses of a rock at the steps shown as text; {} without text.
     """
 
     log: ReportLog
@@ -123,6 +125,8 @@ class ReportResult:
     missing: tuple[Missing, ...]
     notes: tuple[str, ...]
     others: tuple[OtherResult, ...] = ()
+    curves: dict[int, list[StepLoss]] = field(default_factory=dict)
+    contexts_in_text: dict[int, RockContexts] | None = None
 
     @property
     def rocks(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ Array suffixes: M judged occurrences; E similar pairs; T types.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
@@ -344,12 +344,20 @@ def _recurring(types: TypeTable, params: DetectParams, share: dict[int, float | 
     return {i for i, kept in share.items() if able_T[i] and kept and kept >= MIN_RETAINED}
 
 
-def typical(rows: dict[str, Array], shares: TypeShares, text: Callable[[int], str]) -> RockContexts:
+def typical(
+    rows: dict[str, Array],
+    shares: TypeShares,
+    text: Callable[[int], str],
+    only: Collection[int] | None = None,
+) -> RockContexts:
     """Retained contexts of a rock, the most typical first, with the texts of the token ids.
 
-    Equal windows count as one, shown where it stands first by hash.
+    Equal windows count as one, shown where it stands first by hash. `only`: of these sequences.
     """
-    at = np.flatnonzero(shares.retained_M)
+    retained_M = shares.retained_M
+    if only is not None:
+        retained_M = retained_M & np.isin(rows["sequence"], list(only))
+    at = np.flatnonzero(retained_M)
     order = at[np.lexsort((rows["hash"][at], -shares.rate_M[at]))]
     if not len(order):
         return {"examples": [], "distinct": 0, "judged": len(shares.rate_M)}

@@ -13,6 +13,9 @@ from rocktok._types import Array
 from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
 
+#: A sequence's rows at a step, by column.
+Occurrences = dict[str, Array]
+
 
 class DrawnSequences:
     """The sequences with the smallest hashes of (seed, sequence_id): a uniform draw.
@@ -55,23 +58,33 @@ class DrawnSequences:
 
 
 class SequenceRows:
-    """All rows of the sequences that a source is restricted to (`Source.only`)."""
+    """All rows of some sequences.
 
-    def __init__(self, columns: tuple[str, ...]) -> None:
-        self.columns = columns
+    Args:
+        columns: beside keys and token ids.
+        only: ascending ids of the sequences; None: all that the source has.
+    """
+
+    def __init__(self, columns: tuple[str, ...], only: Array | None = None) -> None:
+        self.columns, self.only = columns, only
         self.needs = ("sequence_id", "position", "token_id", *columns)
         self._parts: list[dict[str, Array]] = []
 
     def update(self, batch: Batch) -> None:
         """Keep a batch."""
-        if len(batch["sequence_id"]):
-            self._parts.append({name: batch[name].copy() for name in self.needs})
+        kept: Array | slice = slice(None)
+        if self.only is not None:
+            kept = np.isin(batch["sequence_id"], self.only)
+        part = {name: batch[name][kept] for name in self.needs}
+        if len(part["sequence_id"]):
+            # A slice would keep the whole batch alive.
+            self._parts.append({name: values.copy() for name, values in part.items()})
 
     def merge(self, other: Self) -> None:
         """Append another's rows."""
         self._parts.extend(other._parts)
 
-    def result(self) -> dict[int, dict[str, Array]]:
+    def result(self) -> dict[int, Occurrences]:
         """Sequence id → its columns, in the order of position."""
         by_sequence: dict[int, dict[str, Array]] = {}
         for part in self._parts:

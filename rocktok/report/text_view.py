@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import chain
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.log.sequences import load_rows
+from rocktok.report import alternatives
 from rocktok.report.sensitivity import RockContexts
-from rocktok.report.sequences import DrawnSequences, SequenceRows
+from rocktok.report.sequences import DrawnSequences, Occurrences, SequenceRows
 from rocktok.schema import OCCURRENCE_COLUMNS
+from rocktok.stats.sums import TypeSums
 
 if TYPE_CHECKING:
     from rocktok.analyses.detect.detection import Detection
-
-#: A sequence's rows at a step, by column.
-Occurrences = dict[str, Array]
 
 #: Steps shown at most, evenly spaced, the outermost among them.
 STEPS = 12
@@ -30,15 +28,28 @@ VALUES = 300_000
 #: Significant digits of what is shown.
 DIGITS = 4
 
-#: Of the sequences shown, one in this many is there for the contexts it holds, not drawn.
-FOR_CONTEXTS = 3
+#: Of the sequences shown, this share is there for the contexts that they hold, not drawn.
+FOR_CONTEXTS = 2 / 3
+
+#: Alternatives shown at most.
+MOST_ALTERNATIVES = 200_000
 
 
 class SequenceFacts(TypedDict, total=False):
-    """What only some logs say of a sequence."""
+    """What only some logs say of a sequence; `log`: in a comparison, which it is of."""
+
+    log: int
 
     domain: str
     correct: bool
+    alternatives: alternatives.Alternatives
+
+
+class StepLoss(TypedDict):
+    """Mean loss of a type at a step."""
+
+    step: int
+    loss: float
 
 
 class SequenceText(SequenceFacts):
@@ -77,39 +88,78 @@ class Texts(TypedDict):
     capped: str | None
 
 
-def sequence_texts(
-    detection: Detection, drawn: DrawnSequences, contexts: dict[int, RockContexts], most: int
-) -> Texts:
-    """Sequences with their tokens, and with all values at some steps; which are retained.
+@dataclass(frozen=True)
+class Steps:
+    """What was read at the steps that are shown.
 
-    Args:
-        drawn: offered all sequences.
-        contexts: of the rocks: sequences that hold them are shown beside those drawn.
-        most: sequences.
+    `rows`: by step, sequence → its rows. `curves`: rock → its mean losses. `recorded`: how many
+    steps there are to show.
     """
-    ids = _choose(drawn, contexts, most)
+
+    steps: list[int]
+    recorded: int
+    columns: dict[str, str]
+    rows: list[dict[int, Occurrences]]
+    curves: dict[int, list[StepLoss]]
+
+
+def at_steps(detection: Detection, ids: Iterable[int]) -> Steps:
+    """One pass for each step shown: the rows of some sequences, and mean losses of the rocks."""
     id_S = np.sort(np.array(list(ids), dtype=np.int64))
     steps, recorded = _steps(detection)
     columns = _columns(detection)
+    curves: dict[int, list[StepLoss]] = {r["token_id"]: [] for r in detection.result.rocks}
     by_step = []
     for step in steps:
-        rows = SequenceRows(tuple(columns))
-        source = replace(detection.source, pre=None, post=step, only=id_S)
-        detection.run.engine.run(source, rows)
+        source = replace(detection.source, pre=None, post=step)
+        more: tuple[str, ...] = ()
+        # Of the student they are its own at each step, and too many to show at all of them.
+        ends = step in (detection.steps.pre, detection.steps.post)
+        if ends and len(id_S) and source.lacks("alternatives") is None:
+            more = alternatives.COLUMNS
+        rows = SequenceRows((*columns, *more), id_S)
+        sums = TypeSums(("loss",), compiled=source.large)
+        detection.run.engine.run(source, rows, sums)
         by_step.append(rows.result())
+        count_V, sum_V = sums.count_V, sums.sum_V["loss"]
+        for v, curve in curves.items():
+            if v < len(count_V) and count_V[v]:
+                curve.append({"step": step, "loss": float(sum_V[v] / count_V[v])})
+    return Steps(steps, recorded, columns, by_step, curves)
+
+
+def sequence_texts(detection: Detection, read: Steps, ids: Mapping[int, str], total: int) -> Texts:
+    """Sequences with their tokens, and with all values at some steps; which are retained.
+
+    Args:
+        read: the rows of these sequences at the steps shown.
+        ids: sequence → why it is shown.
+        total: sequences of the log.
+    """
+    id_S = np.sort(np.array(list(ids), dtype=np.int64))
+    steps, recorded, columns, by_step = read.steps, read.recorded, read.columns, read.rows
     facts = load_rows(detection.run.log, id_S)
     marks = _marks(detection, id_S)
     shown: list[SequenceText] = []
+    others_left, without = MOST_ALTERNATIVES, 0
     room, left_out, cut = VALUES // (len(steps) * len(columns)), 0, []
     if len(steps) < recorded:
         cut.append(f"Of {recorded} steps {len(steps)} are shown, evenly spaced.")
     for v, why in ids.items():
-        at_steps = [sequences.get(v) for sequences in by_step]
-        length = len(_last(at_steps)["token_id"])
+        rows = [sequences.get(v) for sequences in by_step]
+        length = len(_last(rows)["token_id"])
         if shown and length > room:
             left_out += 1
             continue
-        row = _sequence(detection, v, steps, at_steps, facts.get(v, {}), marks, columns, why)
+        row = _sequence(detection, v, steps, rows, facts.get(v, {}), marks, columns, why)
+        # Of one sequence as of another: those of the first come first.
+        others = alternatives.at_positions(steps, rows, row["positions"])
+        numbers = 0 if others is None else alternatives.count(others)
+        if others is not None and numbers <= others_left:
+            row["alternatives"] = others
+            others_left -= numbers
+        elif others is not None:
+            without += 1
         if length > room:
             row = _shortened(row, room)
             cut.append(f"Sequence {v} is shown up to its token {room:,} of {length:,}.")
@@ -120,29 +170,37 @@ def sequence_texts(
             f"At most {VALUES:,} values are shown: {left_out} of {len(ids)} sequences are left "
             "out for want of room."
         )
+    if without:
+        cut.append(f"What else the models held likely is left out of {without} of them.")
     return {
         "table": detection.run.table,
         "steps": steps,
         "columns": [{"key": name, "unit": unit} for name, unit in columns.items()],
         "sequences": shown,
-        "total": drawn.seen,
+        "total": total,
         "capped": " ".join(cut) or None,
     }
 
 
-def _choose(drawn: DrawnSequences, contexts: dict[int, RockContexts], most: int) -> dict[int, str]:
-    """Sequence → why it is shown: drawn, or for a context of one of the first rocks."""
-    with_context = dict.fromkeys(
-        (c["examples"][0]["sequence_id"] for c in contexts.values() if c["examples"]),
-        "holds a context",
-    )
-    at_random = dict.fromkeys(drawn.result(), "drawn at random")
-    first = most - min(len(with_context), most // FOR_CONTEXTS)
-    ids = dict(list(at_random.items())[:first])
-    for v, why in chain(with_context.items(), at_random.items()):
-        if len(ids) < most:
-            ids.setdefault(v, why)
-    return ids
+def choose(drawn: DrawnSequences, contexts: dict[int, RockContexts], most: int) -> dict[int, str]:
+    """Sequence → why it is shown: drawn, or for the contexts of rocks that it holds.
+
+    Those for contexts are taken one by one, each time the one that holds a context of the most
+    rocks that have none yet, and of these the one that holds the most contexts.
+    """
+    held: dict[int, list[int]] = {}
+    for rock, context in contexts.items():
+        for example in context["examples"]:
+            held.setdefault(example["sequence_id"], []).append(rock)
+    chosen: dict[int, str] = {}
+    room, open_rocks = int(most * FOR_CONTEXTS), set(contexts)
+    while held and len(chosen) < room:
+        best = max(held, key=lambda v: (len(open_rocks.intersection(held[v])), len(held[v]), -v))
+        open_rocks.difference_update(held.pop(best))
+        chosen[best] = "holds contexts"
+    at_random = {v: "drawn at random" for v in drawn.result() if v not in chosen}
+    # Where there is no room for all, a context leads to its text before one is drawn.
+    return {**chosen, **dict(list(at_random.items())[: most - len(chosen)])}
 
 
 def _steps(detection: Detection) -> tuple[list[int], int]:
@@ -245,8 +303,13 @@ def _persistent(
 
 def _shortened(row: SequenceText, length: int) -> SequenceText:
     """Only the first tokens of a sequence."""
+    others = row.get("alternatives")
+    kept: SequenceFacts = {}
+    if others is not None:
+        kept["alternatives"] = alternatives.shortened(others, length)
     return {
         **row,
+        **kept,
         "token_ids": row["token_ids"][:length],
         "positions": row["positions"][:length],
         "persistent": row["persistent"][:length],

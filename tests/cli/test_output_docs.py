@@ -32,7 +32,8 @@ NAMED_BY = {
         **NAMED, "log.passes": "<analysis>", "params.detect": "<option>",
         "params.clusters": "<cluster>", "facts": "<fact>", "thresholds": "<key>",
         "totals": "<key>", "permuted": "<key>", "figures": "<figure>", "contexts": "<id>",
-        "tests": "<analysis>", "adjusted": "<analysis>", "analyses": "<analysis>",
+        "curves": "<id>", "tests": "<analysis>", "adjusted": "<analysis>",
+        "analyses": "<analysis>",
     },
 }  # fmt: skip
 #: Whose keys are those of another output, or what a figure draws.
@@ -59,7 +60,7 @@ class _Report:
 
     def __init__(self, log: rocktok.Log) -> None:
         clusters = {"names": [" ?Vera"]}
-        found = rocktok.report(log, replicates=100, sequences=0, clusters=clusters)
+        found = rocktok.report(log, replicates=100, sequences=1, clusters=clusters)
         self.content = render_report(found)["report.json"]
 
     def to_json(self) -> str:

@@ -15,23 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-import rocktok
 from rocktok.report.naming import rock_names
 from rocktok.report.page import figures
 from rocktok.report.page.drawing import draw_one
-from rocktok.report.page.figures import BY_NAME, FIGURES
+from rocktok.report.page.figures import APPENDIX, BY_NAME, FIGURES
 from rocktok.report.page.figures.figure import AbsentError
 from rocktok.report.page.figures.multiples import multiples
 from rocktok.report.page.figures.style import encode, label, settle, styled
 from rocktok.report.page.files import figure_numbers
-from rocktok.report.passes import report
 from rocktok.report.result import ReportResult
-from tests.paths import ROOT, SAMPLE
+from tests.paths import ROOT
+from tests.report.samples import sample_report
 
 
 @pytest.fixture(scope="module")
 def sample() -> ReportResult:
-    return report(rocktok.open(SAMPLE), replicates=200, sequences=0, lifts=False)
+    return sample_report()
 
 
 def lines(figure: Any, text: str) -> Any:
@@ -44,8 +43,10 @@ def test_every_figure_is_in_the_list_and_public() -> None:
     assert len(set(names)) == len(names)
     assert sorted(names) == figures.__all__
     assert all(getattr(figures, name) is figure for name, figure in BY_NAME.items())
-    compared = ["funnel", "ccr", "clusters", "density", "position", "stagnation", "shares",
+    compared = ["stagnation", "funnel", "clusters", "ccr", "density", "position", "shares",
                 "coverage"]  # fmt: skip
+    assert names[0] == "early_late"
+    assert names[-len(APPENDIX) :] == sorted(APPENDIX)
     assert [figure.name for figure in FIGURES if figure.shared_axes] == compared
 
 
@@ -188,6 +189,12 @@ def test_small_multiples(sample: ReportResult) -> None:
     numbers = {"one_$x$": one, "two": one, "a/long/" * 9 + "path": one}
     figure = multiples(figures.density, numbers)
     used = [ax for ax in figure.axes if ax.get_visible()]
+    # One legend for all, and no number in it that is one panel's alone.
+    assert [ax.get_legend() for ax in used] == [None] * 3
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "of a rock type", "retained occurrences"]  # fmt: skip
+    assert legend.get_title().get_text() == "tested rock tokens (FDR 5%); vertical lines: medians"
     assert [ax.get_title() for ax in used][:2] == list(numbers)[:2]
     assert used[2].get_title() == "…" + ("a/long/" * 9 + "path")[-35:]
     assert len({ax.get_ylim() for ax in used}) == 1

@@ -21,7 +21,7 @@ from rocktok.report.page.render import render_page
 from rocktok.report.passes import report
 from tests.logs import RUN, rows, sequence_rows
 from tests.page_data import HARMFUL, harmful, large, small
-from tests.paths import SAMPLE
+from tests.report.samples import sample_files
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -95,7 +95,7 @@ def column(at: Visit, key: str) -> list[str]:
     script = """key => {
       const heads = [...document.querySelectorAll('#token-table th')];
       const head = heads.findIndex(h => h.dataset.key === key);
-      return [...document.querySelectorAll('#token-rows tr')].filter(r => !r.hidden)
+      return [...document.querySelectorAll('#token-rows tr.type')].filter(r => !r.hidden)
         .map(r => r.cells[head].textContent);
     }"""
     return list(at.page.evaluate(script, key))
@@ -132,6 +132,11 @@ def test_search(visit: Any) -> None:
     assert len(column(at, "token")) == 2
 
 
+def row(at: Visit, token: int) -> Any:
+    """What a rock's row unfolds."""
+    return at.page.locator(f'[id="rock={token}"]')
+
+
 def level(at: Visit, sequence: int, place: int) -> int:
     """The level of a token's shade, 0 … 15."""
     token = at.page.locator(".sequence").nth(sequence).locator(".tokens > bdi").nth(place)
@@ -142,6 +147,8 @@ def level(at: Visit, sequence: int, place: int) -> int:
 def test_slider_and_scales(visit: Any) -> None:
     at = visit(render_page(small()))
     at.page.locator("#text").scroll_into_view_if_needed()
+    assert at.page.locator("#scale").input_value() == "rank"
+    at.page.select_option("#scale", "linear")
     assert at.page.locator("#step-value").text_content() == "30"
     late = level(at, 0, 3)
     at.page.locator("#step").focus()
@@ -200,13 +207,17 @@ def test_keyboard_in_the_text(visit: Any) -> None:
 def test_from_the_table_to_contexts_to_the_text(visit: Any) -> None:
     at = visit(render_page(small()))
     at.page.locator("#token-rows a").first.click()
-    context = at.page.locator("#rock-0")
-    assert context.get_attribute("open") is not None
+    context = row(at, 0)
+    assert context.is_visible()
+    assert not row(at, 1).is_visible()
     context.locator("a[data-sequence]").click()
     assert at.page.evaluate("document.activeElement.closest('.sequence') !== null")
     assert "41 : 3" in str(at.page.locator("#tip").text_content())
     # A sequence that is not shown is named, not linked.
-    assert at.page.locator("#rock-1 a[data-sequence]").count() == 0
+    assert row(at, 1).locator("a[data-sequence]").count() == 0
+    # And back: by the button beside what was found, or by the browser's.
+    at.page.locator("#found-row").click()
+    assert at.page.evaluate("document.activeElement.dataset.rock") == "0"
 
 
 def test_hover(visit: Any) -> None:
@@ -255,17 +266,18 @@ def test_a_whole_report_of_a_harmful_vocabulary(visit: Any, tmp_path: Path) -> N
     at.page.wait_for_timeout(200)
     assert at.page.evaluate("window.harmed") is None
     drawn = sum(name.startswith("figures/") for name in files)
-    assert at.page.locator("figure img").count() == drawn == 8
-    broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
-    assert at.page.evaluate(broken) == 0
+    drawings = at.page.locator("figure .drawing > svg")
+    assert drawings.count() == drawn == 8
+    at.page.locator(".appendix > summary").click()
+    wide = "svgs => svgs.map(svg => svg.getBBox().width)"
+    assert min(drawings.evaluate_all(wide)) > 50
     tokens = files["tables/tokens.csv"].decode()
     assert not any(f"{mark}=cmd" in tokens for mark in (",", '"', "\n"))
 
 
 @pytest.fixture(scope="module")
 def sample_page() -> bytes:
-    found = report(rocktok.open(SAMPLE), replicates=100, lifts=False)
-    return render_report(found, ("svg",))["report.html"]
+    return sample_files()["report.html"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -307,8 +319,12 @@ def test_without_javascript(browser: Any, sample_page: bytes, tmp_path: Path) ->
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(path.as_uri())
-    assert page.locator("#token-rows tr").count() > 100
-    assert page.locator("figure img").count() == 13
+    assert page.locator("#token-rows tr.type").count() > 100
+    assert page.locator("figure .drawing > svg").count() == 13
+    # What a rock's row unfolds is there, and its address leads to it.
+    assert page.locator(".more .contexts").first.is_visible()
+    page.locator(".chip").nth(1).click()
+    assert page.locator(":target.more").count() == 1
     assert page.locator("noscript").first.is_visible()
     assert not page.locator("#search").is_visible()
     context.close()
@@ -344,9 +360,9 @@ def test_what_a_log_lacks_is_left_out(visit: Any, part: str) -> None:
     if part not in ("text", "everything"):
         at.page.locator(".tokens > bdi").nth(1).hover()
         assert at.page.locator("#tip").is_visible()
-    if part == "text" and at.page.locator("#rock-0").count():
+    if part == "text":
         at.page.locator("#token-rows a").first.click()
-        assert at.page.locator("#rock-0").get_attribute("open") is not None
+        assert row(at, 0).is_visible()
 
 
 def test_play_goes_to_the_last_step(visit: Any) -> None:
@@ -404,7 +420,7 @@ def test_print(visit: Any) -> None:
     at.page.emulate_media(media="print")
     for hidden in ("nav", "#search", "#text", ".help"):
         assert not at.page.locator(hidden).is_visible(), hidden
-    rows = at.page.locator("#token-rows tr")
+    rows = at.page.locator("#token-rows tr.type")
     assert sum(rows.nth(i).is_visible() for i in range(60)) == 50
     assert at.page.get_by_text("The first 50 rows of 60").is_visible()
     assert at.page.locator(".lead").first.is_visible()

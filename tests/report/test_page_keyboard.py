@@ -11,6 +11,7 @@ from rocktok.report.page.render import render_page
 from tests.page_data import figure, large, small
 
 browser, visit, column, Visit = shared.browser, shared.visit, shared.column, shared.Visit
+row = shared.row
 
 ACTIVE = """() => {
   const node = document.activeElement;
@@ -34,8 +35,8 @@ def test_ids_beyond_what_a_script_counts_to(visit: Any) -> None:
     data["rocks"][0]["contexts"][0]["sequence_id"] = near + 1
     at = visit(render_page(data))
     assert at.texts(".sequence h3") == [f"Sequence {near}", f"Sequence {near + 1}"]
-    at.page.locator("#rock-0 summary").click()
-    at.page.locator("#rock-0 a[data-sequence]").click()
+    at.page.locator("#token-rows a").first.click()
+    row(at, 0).locator("a[data-sequence]").click()
     assert at.page.evaluate(ACTIVE) == [f"Sequence {near + 1}", 3]
     assert f"{near + 1} : 3" in str(at.page.locator("#tip").text_content())
 
@@ -152,8 +153,8 @@ def test_names_for_a_screen_reader(visit: Any) -> None:
     data["figures"] = [{**figure("density"), "alt": figure("density")["caption"]}]
     at = visit(render_page(data))
     assert names(at, "#token-table thead th button")[:3] == ["rank", "token", "id"]
-    assert names(at, "#token-rows a") == ["␣␣", "␣the"]
-    assert names(at, "figure img") == ["Figure: Density"]
+    assert names(at, "#token-rows a[data-rock]") == ["␣␣", "␣the"]
+    assert names(at, ".drawing") == ["Density. Figure: Density"]
     enter(at)
     assert names(at, ".tokens > [role=button]") == ["␣␣"]
     at.page.keyboard.press("End")
@@ -184,16 +185,30 @@ def test_space_and_escape(visit: Any) -> None:
 def test_paper_says_what_it_lacks(visit: Any) -> None:
     at = visit(render_page(small()))
     at.page.emulate_media(media="print")
-    assert not at.page.locator("#contexts").is_visible()
-    assert not at.page.get_by_text("A rock's token leads to its contexts").is_visible()
-    said = at.page.get_by_text("On screen only: the contexts of rocks that were not opened, and")
+    assert not row(at, 0).is_visible()
+    assert not at.page.get_by_text("A rock's token unfolds its contexts").is_visible()
+    said = at.page.get_by_text("On screen only: the contexts of rocks that were not unfolded, and")
     assert said.is_visible()
     at.page.emulate_media(media="screen")
     assert not said.is_visible()
-    at.page.locator("#rock-0 summary").click()
+    at.page.locator("#token-rows a").first.click()
     at.page.emulate_media(media="print")
-    assert at.page.locator("#rock-0 li").is_visible()
-    assert not at.page.locator("#rock-1").is_visible()
+    assert row(at, 0).locator(".contexts li").is_visible()
+    assert not row(at, 1).is_visible()
+
+
+def test_notes_and_captions_are_on_paper(visit: Any) -> None:
+    data = small()
+    data |= {"notes": ["Losses fell."], "figures": [figure("density")]}
+    at = visit(render_page(data))
+    note, caption = at.page.locator("#notes li"), at.page.locator(".caption p")
+    assert (note.is_visible(), caption.is_visible()) == (False, False)
+    at.page.emulate_media(media="print")
+    note.wait_for()
+    caption.wait_for()
+    at.page.emulate_media(media="screen")
+    note.wait_for(state="hidden")
+    caption.wait_for(state="hidden")
 
 
 def test_search_by_id_and_with_blanks(visit: Any) -> None:
@@ -232,12 +247,15 @@ def test_numbers_have_the_same_digits(visit: Any) -> None:
 
 def test_an_address_with_a_rock_opens_it(visit: Any) -> None:
     at = visit(render_page(small()))
-    at.page.goto("about:blank")
-    at.page.goto(f"{at.address}#rock-1")
-    assert at.page.locator("#rock-1").get_attribute("open") is not None
-    assert at.page.locator("#rock-0").get_attribute("open") is None
-    at.page.evaluate("location.hash = 'rock-0'")
-    at.page.locator("#rock-0[open]").wait_for()
+    # That of an older page, too.
+    for name in ("rock=1", "rock-1"):
+        at.page.goto("about:blank")
+        at.page.goto(f"{at.address}#{name}")
+        assert row(at, 1).is_visible()
+        assert not row(at, 0).is_visible()
+    at.page.evaluate("location.hash = 'rock=0'")
+    row(at, 0).wait_for()
+    assert not row(at, 1).is_visible()
     at.requests.clear()
 
 
@@ -256,8 +274,8 @@ def test_what_the_page_says_of_times_steps_and_dates(visit: Any) -> None:
     data["rocks"][0]["contexts"][0]["times"] = 21
     data["created"] = "2026-01-31"
     at = visit(render_page(data))
-    assert "×21 · " in "".join(at.texts("#rock-0 li .facts"))
-    assert "×" not in "".join(at.texts("#rock-1 li .facts"))
+    assert "×21 · " in "".join(row(at, 0).locator("li .facts").all_text_contents())
+    assert "×" not in "".join(row(at, 1).locator("li .facts").all_text_contents())
     assert "scored at 3 steps." in "".join(at.texts("#text > p"))
     assert "; log recorded 2026-01-31." in "".join(at.texts("#about"))
     one = visit(render_page(small(steps=(7,))))

@@ -26,19 +26,21 @@ from rocktok.report.passes import report
 from rocktok.report.positions import BINS, LossByPosition
 from rocktok.report.result import ReportResult
 from rocktok.report.sequences import DrawnSequences, SequenceRows
+from rocktok.report.text_view import choose
 from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
 from tests.processes import run_command as run
+from tests.report.samples import sample_files, sample_report
 
 
 @pytest.fixture(scope="module")
 def sample() -> ReportResult:
-    return report(rocktok.open(SAMPLE), replicates=200)
+    return sample_report()
 
 
 @pytest.fixture(scope="module")
-def files(sample: ReportResult) -> dict[str, bytes]:
-    return render_report(sample)
+def files() -> dict[str, bytes]:
+    return sample_files()
 
 
 # -- what it rests on ----------------------------------------------------------------------
@@ -156,7 +158,7 @@ def test_the_cell_in_use_is_what_judging_again_comes_to(monkeypatch: pytest.Monk
 
     seen = []
 
-    def grid(types: Any, params: Any, shares: Any) -> list[Any]:
+    def grid(types: Any, params: Any, shares: Any, gammas: Any) -> list[Any]:
         again = rocks_at(setting_of(params), types, params, shares)
         seen.append(types.token_T[sorted(again)].tolist())
         return []
@@ -186,6 +188,49 @@ def test_contexts_are_retained_occurrences_of_their_rock(sample: ReportResult) -
             assert example["before"] == [text.vocab.text(u) for u in before]
             assert example["loss_pre"] >= sample.detect.thresholds["tau_pre"]
             assert example["loss_post"] >= sample.detect.thresholds["tau_post"]
+
+
+def test_contexts_on_the_page_lead_to_texts_on_the_page(sample: ReportResult) -> None:
+    assert sample.texts is not None and sample.contexts_in_text is not None
+    texts = {one["sequence_id"]: one for one in sample.texts["sequences"]}
+    assert set(sample.contexts_in_text) == set(sample.rocks)
+    for v, found in sample.contexts_in_text.items():
+        for example in found["examples"]:
+            text = texts[example["sequence_id"]]
+            at = text["positions"].index(example["position"])
+            assert (text["token_ids"][at], text["retained"][at]) == (v, 1)
+    # Sequences are chosen for this: every rock with a context that recurs leads to one.
+    with_contexts = {v for v, found in sample.contexts.items() if found["examples"]}
+    assert {v for v, found in sample.contexts_in_text.items() if found["examples"]} == with_contexts
+
+
+def test_curves_are_means_at_the_steps_shown(sample: ReportResult) -> None:
+    losses: dict[tuple[int, int], list[float]] = {}
+    for batch in rocktok.open(SAMPLE).scan("fixed", ["step", "token_id", "loss"]):
+        columns = (batch.columns[name].tolist() for name in ("step", "token_id", "loss"))
+        for step, v, loss in zip(*columns, strict=True):
+            losses.setdefault((step, v), []).append(max(loss, 0.0))
+    assert list(sample.curves) == list(sample.rocks)
+    for v, curve in sample.curves.items():
+        assert [one["step"] for one in curve] == [8, 100, 200, 300, 400, 500]
+        for one in curve:
+            assert one["loss"] == pytest.approx(np.mean(losses[one["step"], v]), rel=1e-6)
+
+
+def test_sequences_are_chosen_for_rocks_without_a_context_first() -> None:
+    def at(*sequences: int) -> Any:
+        return {"examples": [{"sequence_id": v} for v in sequences]}
+
+    drawn = DrawnSequences(0, 9)
+    drawn.update({"sequence_id": np.arange(100, 109)})
+    # 5 holds a context of two rocks; then 7, of the third; then 6, with the most of those left.
+    contexts = {1: at(5, 6, 6), 2: at(5, 8), 3: at(7)}
+    assert list(choose(drawn, contexts, 6))[:4] == [5, 7, 6, 8]
+    few = choose(drawn, contexts, 3)
+    assert list(few.items())[:2] == [(5, "holds contexts"), (7, "holds contexts")]
+    assert few == {5: "holds contexts", 7: "holds contexts", drawn.result()[0]: "drawn at random"}
+    assert choose(drawn, contexts, 0) == {}
+    assert list(choose(drawn, {}, 2)) == drawn.result()[:2]
 
 
 def test_the_text_holds_what_the_log_does(sample: ReportResult) -> None:
@@ -349,7 +394,7 @@ def test_files(files: dict[str, bytes], sample: ReportResult) -> None:
     assert {name for name in files if "/" not in name} == {"report.html", "report.json"}
     assert len([name for name in files if name.startswith("figures/")]) == 14
     assert all(files[n].startswith(b"<?xml") for n in files if n.startswith("figures/"))
-    assert len(files["report.html"]) < 5_000_000
+    assert len(files["report.html"]) < 3_000_000
     content = json.loads(files["report.json"])
     assert content["schema"] == "rocktok.report/3"
     assert set(content["figures"]) == {n[8:-4] for n in files if n.startswith("figures/")}
@@ -397,11 +442,14 @@ def test_a_list_that_is_cut_is_called_so() -> None:
 
 @pytest.mark.long
 def test_the_same_bytes_in_other_processes(sample: ReportResult, files: dict[str, bytes]) -> None:
-    with Drawing(("png", "svg", "pdf"), jobs=2) as drawing:
+    again_in = ("png", "svg", "pdf")
+    with Drawing(again_in, jobs=2) as drawing:
         for part in (sample.detect, sample.attribute, sample.stagnation, sample.stability):
             add_figures(drawing, part)
-        again = render_report(sample, ("png", "svg", "pdf"), drawing)
-    for name, data in files.items():
+        again = render_report(sample, again_in, drawing)
+    # The page links the files of all formats.
+    alike = {**files, "report.html": render_report(sample, again_in)["report.html"]}
+    for name, data in alike.items():
         assert again[name] == data, name
     assert len([n for n in again if n.endswith(".pdf")]) == 13
     here = Drawing(("pdf",))
@@ -460,7 +508,10 @@ def test_several_logs(tmp_path: Path) -> None:
         content["logs"], (log["params"] for log in content["logs"]), strict=True
     ):
         assert options["detect"]["gamma"] == 0.5
-        assert log["log"]["passes"]["texts"] == 0
+        # A pass for each step that is shown as text.
+        assert log["log"]["passes"]["texts"] in (2, 6)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('"prompt_id"') == 24
     table = list(csv.DictReader((tmp_path / "out" / "tables" / "tokens.csv").open()))
     assert len(table) == len(content["compare"]["tokens"])
 

@@ -15,9 +15,11 @@ from rocktok.report.page.files import (
     missing,
     place_figures,
 )
+from rocktok.report.page.opening import plain
 from rocktok.report.page.page_data import Cell, Column, Page, Point
 from rocktok.report.page.render import render_page
 from rocktok.report.page.summary import summary
+from rocktok.report.page.texts import texts_of_several
 from rocktok.report.result import ReportResult
 from rocktok.tables.encode import encode_csv
 from rocktok.tables.names import labels
@@ -51,13 +53,20 @@ def render_comparison(
     files: dict[str, bytes] = {}
     shown = place_figures(captions, drawing, files, "two")
     columns, rows = _tokens(compared, names)
+    pairs = _pairs(compared, names)
     page: Page = {
         "title": f"Rock tokens in {len(names)} logs",
         "log": {name: _line(result) for name, result in zip(names, results, strict=True)},
         "version": __version__,
-        "summary": [*_pairs(compared, names), *_each(results, names)],
-        "notes": [*compared.notes, *(f"{name}: {note}" for name, result in
-                                     zip(names, results, strict=True) for note in result.notes)],
+        "opening": {
+            "verdict": " ".join(point["text"] for point in pairs),
+            "chips": [],
+            "sure": " ".join(point["text"] for point in _each(results, names)),
+        },
+        "summary": [{**point, "text": ""} for point in pairs],
+        "notes": [*map(plain, compared.notes),
+                  *(f"{name}: {plain(note)}" for name, result in
+                    zip(names, results, strict=True) for note in result.notes)],
         "missing": [
             {**row, "what": f"{name}: {row['what']}"}
             for name, result in zip(names, results, strict=True)
@@ -65,6 +74,7 @@ def render_comparison(
         ],
         "figures": shown,
         "table": {"columns": columns, "rows": rows, "total": len(rows), "shown": len(rows)},
+        "text": texts_of_several(results, names),
     }  # fmt: skip
     content = {
         "schema": SCHEMA,
@@ -76,13 +86,13 @@ def render_comparison(
         ],
         "compare": compared.to_dict(),
     }  # fmt: skip
-    pairs = [
+    numbers = [
         {k: v for k, v in row.items() if not isinstance(v, list | tuple)} for row in compared.pairs
     ]
     files["report.html"] = render_page(page).encode()
     files["report.json"] = encode_json(content)
     files["tables/tokens.csv"] = encode_csv(rows)
-    files["tables/pairs.csv"] = encode_csv(pairs)
+    files["tables/pairs.csv"] = encode_csv(numbers)
     return dict(sorted(files.items()))
 
 

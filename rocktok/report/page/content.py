@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 from rocktok._version import __version__
 from rocktok.report.other_analyses import Missing
-from rocktok.report.page.page_data import Cell, Column, Kind, Page, PageFigure, Rock, Text
+from rocktok.report.page.flags import explained
+from rocktok.report.page.opening import curve_of, likeliest, page_opening, plain
+from rocktok.report.page.page_data import Cell, Column, Kind, Page, PageFigure, Rock
 from rocktok.report.page.sections import sections
 from rocktok.report.page.summary import summary
+from rocktok.report.page.texts import text_view
 from rocktok.report.result import ReportResult
 
 #: Columns of the table of tokens: key, label, kind, and what it means.
@@ -33,6 +37,9 @@ COLUMNS: tuple[tuple[str, str, Kind, str], ...] = (
     ("flags", "flags", "flags", "what to know of the row; see docs/definitions.md"),
 )  # fmt: skip
 
+#: The name of a flag after what it means.
+_CODE = re.compile(r" \([a-z]+_[a-z_]+\)")
+
 
 def all_params(result: ReportResult) -> dict[str, object]:
     """Options of the report and of `detect`."""
@@ -48,8 +55,12 @@ def page_content(result: ReportResult, figures: list[PageFigure], missing: list[
         "log": facts(result),
         "created": result.run.get("created_at"),
         "version": __version__,
-        "summary": summary(result),
-        "notes": list(result.notes),
+        "opening": page_opening(result),
+        # Its first point is what the page opens with.
+        "summary": [
+            {**point, "text": _CODE.sub("", point["text"])} for point in summary(result)[1:]
+        ],
+        "notes": list(map(plain, result.notes)),
         "missing": missing,
         "figures": figures,
         "table": {
@@ -62,9 +73,7 @@ def page_content(result: ReportResult, figures: list[PageFigure], missing: list[
             "total": len(result.types["token_id"]),
             "shown": len(shown),
         },
-        "rocks": [
-            _contexts_of(result, row) for row in result.detect.rocks if row["ccr"] is not None
-        ],
+        "rocks": [_rock(result, row) for row in result.detect.rocks],
         "text": text_view(result),
         "sections": sections(result.others),
     }
@@ -141,56 +150,25 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
     return [row for _, row in rows]
 
 
-def _contexts_of(result: ReportResult, row: Mapping[str, Any]) -> Rock:
-    contexts = result.contexts.get(row["token_id"])
+def _rock(result: ReportResult, row: Mapping[str, Any]) -> Rock:
+    """Of its contexts those that stand in a text on the page; where no text is shown, any."""
+    v, listed = row["token_id"], result.contexts_in_text
+    contexts = result.contexts.get(v)
+    shown = contexts if listed is None else listed.get(v)
     return {
         "rank": row["rank"],
-        "token_id": row["token_id"],
+        "token_id": v,
         "token": row["token"],
         "frequency": row["frequency"],
         "retained": row["retained"],
         "persistent": row["persistent"],
         "ccr": row["ccr"],
-        "contexts": contexts["examples"] if contexts else [],
+        "contexts": shown["examples"] if shown else [],
         "total_contexts": contexts["distinct"] if contexts else 0,
-    }
-
-
-_LABELS = {
-    "loss": "loss",
-    "log_ratio": "log ratio",
-    "student_logprob": "log p, student",
-    "teacher_logprob": "log q, teacher",
-    "student_entropy": "entropy, student",
-    "teacher_entropy": "entropy, teacher",
-    "grad_norm": "gradient norm",
-    "head_grad_norm": "gradient norm, head",
-}
-
-
-def text_view(result: ReportResult) -> Text | None:
-    """The sequences as the page reads them; None where none are shown."""
-    texts = result.texts
-    if not texts or not texts["sequences"]:
-        return None
-    used = {v for sequence in texts["sequences"] for v in sequence["token_ids"]}
-    several = len(texts["steps"]) > 1
-    why = {sequence["why"] for sequence in texts["sequences"]}
-    drawn = sum(sequence["why"] == "drawn at random" for sequence in texts["sequences"])
-    others = len(texts["sequences"]) - drawn
-    said = [f"{drawn} were drawn at random, {others} hold contexts shown above."] if (
-        len(why) > 1) else []  # fmt: skip
-    return {
-        "table": texts["table"],
-        "steps": texts["steps"],
-        "columns": [
-            {"key": c["key"], "label": _LABELS[c["key"]], "unit": c["unit"], "by_step": several}
-            for c in texts["columns"]
-        ],
-        "tokens": {str(v): result.token_texts[v] for v in sorted(used)},
-        "rocks": [v for v in result.rocks if v in used],
-        "sequences": texts["sequences"],
-        "shown": len(texts["sequences"]),
-        "total": texts["total"],
-        "capped": " ".join([*said, *([texts["capped"]] if texts["capped"] else [])]) or None,
+        "curve": curve_of(result, row),
+        "instead": likeliest(row),
+        "instead_occurrences": row.get("instead_occurrences"),
+        "teacher_on_token": row.get("teacher_on_token"),
+        "student_on_token": row.get("student_on_token"),
+        "flags": explained(row["flags"]),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 #: Processes that draw, at most: each takes some 80 MB.
 WORKERS = 2
 
+#: What is drawn, beside files: the places of types.
+POINTS = "points"
+
 
 def draw_one(
     name: str,
@@ -26,15 +30,22 @@ def draw_one(
     several: bool = False,
     columns: int = 1,
 ) -> dict[str, bytes]:
-    """Format → bytes of one figure. `several`: the numbers are label → numbers of each log."""
+    """Format → bytes of one figure. `several`: the numbers are label → numbers of each log.
+
+    Beside the formats, `POINTS`: as JSON, where the types of a figure of one log lie in its SVG.
+    """
     from rocktok.report.page.figures import BY_NAME
     from rocktok.report.page.figures.multiples import multiples
+    from rocktok.report.page.figures.points import placed
     from rocktok.report.page.figures.style import encode, settle
 
     figure = BY_NAME[name]
     canvas = multiples(figure, numbers) if several else figure.alone(numbers, columns)
     settle(canvas)
-    return {form: encode(canvas, form) for form in dict.fromkeys(("svg", *formats))}
+    files = {form: encode(canvas, form) for form in dict.fromkeys(("svg", *formats))}
+    # Of several logs each has token ids of its own.
+    points = [] if several else placed(canvas)
+    return {**files, POINTS: json.dumps(points, allow_nan=False).encode()}
 
 
 def _start_worker() -> None:

@@ -8,9 +8,10 @@ from typing import Any, Literal, cast
 
 from rocktok.report.other_analyses import Missing
 from rocktok.report.page.content import COLUMNS, all_params, facts, page_content, token_rows
-from rocktok.report.page.drawing import Drawing
-from rocktok.report.page.figures import BY_NAME, FIGURES
+from rocktok.report.page.drawing import POINTS, Drawing
+from rocktok.report.page.figures import APPENDIX, BY_NAME, FIGURES
 from rocktok.report.page.figures.figure import AbsentError, AnyNumbers, Caption, Figure
+from rocktok.report.page.figures.takeaways import takeaway
 from rocktok.report.page.page_data import PageFigure
 from rocktok.report.page.render import render_page
 from rocktok.report.page.summary import summary
@@ -41,6 +42,8 @@ def render_report(
     files["report.json"] = encode_json(to_dict(result, numbers))
     captions = {name: BY_NAME[name].caption(one) for name, one in numbers.items()}
     shown = place_figures(captions, drawing, files, "one" if drawing.columns == 1 else "two")
+    for figure in shown:
+        figure["takeaway"] = takeaway(figure["name"], numbers[figure["name"]])
     files["report.html"] = render_page(page_content(result, shown, missing(result))).encode()
     return dict(sorted(files.items()))
 
@@ -98,6 +101,8 @@ def place_figures(
         shown.append({
             "name": name, "title": title, "caption": text, "alt": f"Figure: {title}. {text}",
             "svg": drawn[name]["svg"].decode(), "width": width,
+            "points": json.loads(drawn[name][POINTS]), "appendix": name in APPENDIX,
+            "files": {form: f"figures/{name}.{form}" for form in drawing.formats},
         })  # fmt: skip
     return shown
 
@@ -118,6 +123,7 @@ def to_dict(result: ReportResult, numbers: Mapping[str, AnyNumbers]) -> dict[str
         "figures": dict(numbers),
         "tokens": token_rows(result),
         "contexts": {str(v): contexts for v, contexts in result.contexts.items()},
+        "curves": {str(v): curve for v, curve in result.curves.items()},
         "tests": {
             "attribute": list(result.attribute.tests) if result.attribute else None,
             "stagnation": list(result.stagnation.tests) if result.stagnation else None,

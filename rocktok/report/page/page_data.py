@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
+from rocktok.analyses.detect.instead import InsteadRow
 from rocktok.report.other_analyses import Missing
+from rocktok.report.page.figures.points import PlacedPoint
 from rocktok.report.sensitivity import Example
-from rocktok.report.text_view import SequenceText
+from rocktok.report.text_view import SequenceText, StepLoss
 
 #: What a cell of the table of tokens holds; the kind of its column says how it is shown.
 Cell = str | float | bool | Sequence[str] | None
@@ -29,8 +31,32 @@ class Point(TypedDict):
     numbers: list[Fact]
 
 
+class Chip(TypedDict):
+    """A rock on the first screen; `curve`: mean losses; `instead`: what the teacher wanted."""
+
+    token_id: int
+    token: str
+    loss_pre: float | None
+    loss_post: float
+    loss_share: float | None
+    curve: list[StepLoss]
+    instead: list[InsteadRow]
+
+
+class Opening(TypedDict):
+    """The first screen: the answer in a sentence, the strongest rocks, how sure all of it is."""
+
+    verdict: str
+    chips: list[Chip]
+    sure: str
+
+
 class PageFigure(TypedDict):
-    """A figure, drawn: `svg` is ours, trusted."""
+    """A figure, drawn: `svg` is ours, trusted.
+
+    `takeaway`: what its numbers come to, in a line. `points`: where types lie in it. `files`: its
+    files beside the page, by format. `appendix`: folded, after the others.
+    """
 
     name: str
     title: str
@@ -38,6 +64,10 @@ class PageFigure(TypedDict):
     alt: str
     svg: str
     width: Literal["one", "two"]
+    takeaway: NotRequired[str | None]
+    points: NotRequired[list[PlacedPoint]]
+    files: NotRequired[dict[str, str]]
+    appendix: NotRequired[bool]
 
 
 class Column(TypedDict):
@@ -62,7 +92,7 @@ class Table(TypedDict):
 
 
 class Rock(TypedDict):
-    """A rock with some of its contexts."""
+    """A rock: what its row in the table unfolds. `flags`: in words."""
 
     rank: int
     token_id: int
@@ -73,6 +103,12 @@ class Rock(TypedDict):
     ccr: float | None
     contexts: list[Example]
     total_contexts: int
+    curve: NotRequired[list[StepLoss]]
+    instead: NotRequired[list[InsteadRow]]
+    instead_occurrences: NotRequired[int | None]
+    teacher_on_token: NotRequired[float | None]
+    student_on_token: NotRequired[float | None]
+    flags: NotRequired[list[str]]
 
 
 class TextColumn(TypedDict):
@@ -85,7 +121,10 @@ class TextColumn(TypedDict):
 
 
 class Text(TypedDict):
-    """The text view; `tokens`: id → text, `rocks`: ids, `total`: sequences in the log."""
+    """The text view; `tokens`: id → text, `rocks`: ids, `total`: sequences in the log.
+
+    `logs`: of a comparison, name → ids of its rocks, in the order that sequences number them by.
+    """
 
     table: str
     steps: list[int]
@@ -96,6 +135,7 @@ class Text(TypedDict):
     shown: int
     total: int
     capped: str | None
+    logs: NotRequired[list[tuple[str, list[int]]]]
 
 
 class Section(TypedDict):
@@ -120,6 +160,7 @@ class Page(TypedDict, total=False):
     created: str | None
     version: str | None
     log: Mapping[str, object] | None
+    opening: Opening | None
     summary: list[Point] | None
     notes: list[str] | None
     missing: list[Missing] | None

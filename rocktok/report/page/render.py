@@ -11,14 +11,18 @@ import base64
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from rocktok.report.alternatives import Alternatives
 from rocktok.report.page.escape import Piece, pieces, printable, signs
+from rocktok.report.page.inline import inline
 from rocktok.report.page.page_data import Kind, Page, PageFigure, Rock, Table, Text
 from rocktok.report.page.sections import render_sections
+from rocktok.report.text_view import StepLoss
 from rocktok.tables.text import count, number, percent
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 Part = dict[str, object]
 
 #: One module of the page, in this order.
-SCRIPTS = ("text.js", "scales.js", "notes.js", "page.js")
+SCRIPTS = ("text.js", "scales.js", "moving.js", "overview.js", "notes.js", "table.js", "page.js")
 
 #: Figures in the values of the text view: what a reader compares, and what a page can carry.
 DIGITS = 3
@@ -44,18 +48,26 @@ def render_page(page: Page) -> str:
     if text is not None and not text.get("sequences"):
         text = None
     occurrences = _occurrences(text)
+    in_text = Counter(occurrences.values())
+    figures = [_figure(figure) for figure in page.get("figures") or []]
+    rocks = {
+        rock["token_id"]: _rock(rock, occurrences, in_text) for rock in page.get("rocks") or []
+    }
     return str(
         _template().render(
             title=page.get("title") or "rocktok",
             created=page.get("created"),
             version=page.get("version"),
             log=[(label, _shown(value)) for label, value in (page.get("log") or {}).items()],
+            opening=_opening(page),
             summary=page.get("summary") or [],
             notes=page.get("notes") or [],
             missing=page.get("missing") or [],
-            figures=[_figure(figure) for figure in page.get("figures") or []],
-            table=_table(page.get("table"), page.get("rocks") or []),
-            rocks=[_rock(rock, occurrences) for rock in page.get("rocks") or []],
+            figures=[figure for figure in figures if not figure["appendix"]],
+            appendix=[figure for figure in figures if figure["appendix"]],
+            table=_table(page.get("table"), rocks),
+            # Rocks whose row the table does not have.
+            rocks=[] if page.get("table") else list(rocks.values()),
             text=text,
             sections=page.get("sections") or [],
             rendered_sections=render_sections(page.get("sections") or []),
@@ -88,6 +100,7 @@ def _template() -> Template:
     environment.filters["count"] = count
     environment.filters["number"] = lambda value: _number(_finite(value))
     environment.filters["percent"] = lambda value: percent(_finite(value), 0)
+    environment.filters["share"] = lambda value: percent(_finite(value))
     return environment.from_string(_asset("page.html"))
 
 
@@ -146,33 +159,85 @@ def _shown(value: Any) -> str:
     return number(_finite(value)) if isinstance(value, float) else str(value)
 
 
-def _figure(figure: PageFigure) -> Part:
-    svg = str(figure["svg"]).encode("utf-8", "replace")
-    title, caption = figure.get("title") or figure["name"], figure.get("caption") or ""
-    alt = figure.get("alt")
-    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+def _opening(page: Page) -> Part:
+    """Without one, the first point of the summary."""
+    opening = page.get("opening")
+    if opening is None:
+        points = page.get("summary") or []
+        verdict = points[0]["text"] if points else None
+        return {"verdict": verdict, "chips": [], "sure": ""}
     return {
-        "name": figure["name"],
-        "title": title,
-        "caption": caption,
-        # What is below the image anyway is not read twice.
-        "alt": alt if alt and alt != caption else f"Figure: {title}",
-        "source": source,
-        "wide": figure.get("width") == "two",
+        "verdict": opening["verdict"],
+        "sure": opening["sure"],
+        "chips": [
+            {
+                **chip,
+                **_token(chip["token"]),
+                "spark": spark(chip["curve"]),
+                "instead": [{**one, **_token(one["token"])} for one in chip["instead"]],
+            }
+            for chip in opening["chips"]
+        ],
     }
 
 
-def _table(table: Table | None, rocks: Iterable[Rock]) -> Part | None:
+def _token(text: str) -> Part:
+    shown = pieces(text)
+    return {"pieces": shown, "signs": signs(shown), "repr": repr(text)}
+
+
+def spark(curve: Sequence[StepLoss], width: int = 100, height: int = 28) -> Part | None:
+    """A curve as a line from zero up, and what it says; None for less than two steps."""
+    known = [(one["step"], one["loss"]) for one in curve if math.isfinite(one["loss"])]
+    if len(known) < 2:
+        return None
+    (first, _), (last, _) = known[0], known[-1]
+    most = max(loss for _, loss in known) or 1.0
+    at = [
+        (width * (step - first) / ((last - first) or 1), height * (1 - loss / most))
+        for step, loss in known
+    ]
+    return {
+        "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in at),
+        "ends": [{"x": f"{x:.1f}", "y": f"{y:.1f}"} for x, y in (at[0], at[-1])],
+        "steps": (first, last),
+        "losses": (known[0][1], known[-1][1]),
+        "all": known,
+    }
+
+
+def _figure(figure: PageFigure) -> Part:
+    from markupsafe import Markup
+
+    title, caption = figure.get("title") or figure["name"], figure.get("caption") or ""
+    alt = figure.get("alt")
+    svg = inline(str(figure["svg"]), figure["name"], figure.get("points") or ())
+    return {
+        "name": figure["name"],
+        "title": title,
+        "takeaway": figure.get("takeaway") or title,
+        "caption": caption,
+        # What is below the image anyway is not read twice.
+        "alt": alt if alt and alt != caption else f"Figure: {title}",
+        # Ours, and without what could run: `inline` keeps no text of the log but numbers.
+        "svg": Markup(svg),
+        "files": figure.get("files") or {},
+        "wide": figure.get("width") == "two",
+        "appendix": figure.get("appendix", False),
+    }
+
+
+def _table(table: Table | None, rocks: Mapping[int, Part]) -> Part | None:
     if not table or not table.get("rows"):
         return None
     columns, rows = table["columns"], table["rows"]
-    linked = {rock["token_id"] for rock in rocks}
     return {
         "columns": columns,
         "rows": [
             {
                 "rock": bool(row.get("is_rock")),
-                "link": row["token_id"] if row.get("token_id") in linked else None,
+                "token_id": row.get("token_id"),
+                "more": rocks.get(cast(int, row.get("token_id"))),
                 "cells": [
                     _cell(row.get(column["key"]), column["kind"], column["key"])
                     for column in columns
@@ -181,6 +246,7 @@ def _table(table: Table | None, rocks: Iterable[Rock]) -> Part | None:
             for row in rows
         ],
         "total": table.get("total") or len(rows),
+        "some_more": any(row.get("token_id") in rocks for row in rows),
         "some_rocks": any(row.get("is_rock") for row in rows)
         and not all(row.get("is_rock") for row in rows),
     }
@@ -208,7 +274,9 @@ def _cell(value: Any, kind: Kind, key: str) -> Part:
     return cell
 
 
-def _rock(rock: Rock, occurrences: Mapping[tuple[int, int], int]) -> Part:
+def _rock(
+    rock: Rock, occurrences: Mapping[tuple[int, int], int], in_text: Mapping[int, int]
+) -> Part:
     contexts = [
         {
             **context,
@@ -221,11 +289,16 @@ def _rock(rock: Rock, occurrences: Mapping[tuple[int, int], int]) -> Part:
     ]
     return {
         **rock,
-        "pieces": pieces(rock["token"]),
-        "repr": repr(rock["token"]),
+        **_token(rock["token"]),
         "contexts": contexts,
         "total_contexts": rock.get("total_contexts") or len(contexts),
-        "in_text": sum(token_id == rock["token_id"] for token_id in occurrences.values()),
+        "in_text": in_text.get(rock["token_id"], 0),
+        "spark": spark(rock.get("curve") or ()),
+        "instead": [{**one, **_token(one["token"])} for one in rock.get("instead") or ()],
+        "instead_occurrences": rock.get("instead_occurrences"),
+        "teacher_on_token": rock.get("teacher_on_token"),
+        "student_on_token": rock.get("student_on_token"),
+        "flags": rock.get("flags") or (),
     }
 
 
@@ -256,13 +329,20 @@ def _payload(text: Text | None) -> Part:
                 str(token_id): _compact(pieces(shown))
                 for token_id, shown in (text.get("tokens") or {}).items()
             },
-            "rocks": text.get("rocks") or [],
+            "logs": [
+                {"name": printable(name), "rocks": rocks}
+                for name, rocks in text.get("logs") or [("", text.get("rocks") or [])]
+            ],
             "sequences": [
                 {
                     # As text: a script's numbers are exact to 2^53 only.
                     "id": str(sequence["sequence_id"]),
                     "prompt_id": printable(str(sequence.get("prompt_id") or "")),
                     "prompt": _compact(pieces(sequence.get("prompt") or "", None, prose=True)),
+                    "log": sequence.get("log") or 0,
+                    "domain": printable(str(sequence.get("domain") or "")),
+                    "correct": sequence.get("correct"),
+                    "alternatives": _alternatives(sequence.get("alternatives")),
                     "tokens": sequence["token_ids"],
                     "positions": sequence["positions"],
                     "retained": sequence.get("retained") or [],
@@ -277,6 +357,11 @@ def _payload(text: Text | None) -> Part:
             ],
         }
     }
+
+
+def _alternatives(others: Alternatives | None) -> Part | None:
+    """Ids and probabilities by position; a script that reads none shows none."""
+    return None if others is None else {**others}
 
 
 def _compact(shown: Sequence[Piece]) -> str | list[Piece]:

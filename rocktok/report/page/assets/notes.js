@@ -1,11 +1,12 @@
 // ---------------------------------------------------------------- one token: what is said of it
 
-function describe(sequence, i) {
+function describe({ sequence, i, node }) {
+  const step = node.isTwin ? state.other : state.step;
   const token = sequence.tokens[i];
   const said = element("bdi", "token");
   show(said, piecesOf(token), false);
   const hard = sequence.retained[i] ? "retained" : sequence.persistent[i] ? "persistent" : "";
-  const what = [rocks.has(token) ? "rock" : "", hard];
+  const what = [isRock(sequence, token) ? "rock" : "", hard];
   const head = element("div");
   head.append(said, ` ${what.filter(Boolean).join(", ")}`);
   const list = element("dl");
@@ -14,19 +15,51 @@ function describe(sequence, i) {
     list.append(element("dt", name, label), element("dd", name, value));
   };
   for (const { key, label, unit } of columns) {
-    const value = valuesOf(sequence, key, state.step)?.[i];
+    const value = valuesOf(sequence, key, step)?.[i];
     const known = value !== null && value !== undefined;
     line(label, `${format(value)} ${known ? unit ?? "" : ""}`, key === state.key);
+    if (key === state.key && differs()) {
+      const change = shownValues(sequence)?.[i] ?? null;
+      line(`above step ${text.steps[state.other]}`, `${format(change)} ${unit ?? ""}`);
+    }
   }
-  line("token id", String(token));
+  line("token id", String(token % 2 ** 32));
   line("sequence : position", `${sequence.id} : ${sequence.positions[i]}`);
-  tip.replaceChildren(head, list, ...course(sequence, i));
+  tip.replaceChildren(head, list, ...alternatives(sequence, i, step), ...course(sequence, i));
   tip.hidden = false;
+}
+
+/** What both models held likeliest there, where that was recorded. */
+function alternatives(sequence, i, step) {
+  const { teacher, student } = sequence.alternatives ?? {};
+  if (!teacher?.[i]?.length) return [];
+  // The student's are known at some steps: at the one shown, or at the last of them.
+  const at = student[text.steps[step]] ? String(text.steps[step]) : Object.keys(student).at(-1);
+  const made = element("table");
+  const head = element("tr");
+  head.append(element("th", "", "teacher"), element("th", "", `student, step ${at}`));
+  made.append(head);
+  const cell = (all, k) => {
+    const one = element("td");
+    if (all && 2 * k < all.length) {
+      const likely = element("bdi", "token");
+      show(likely, piecesOf(all[2 * k]), false);
+      one.append(likely, ` ${Math.round(100 * all[2 * k + 1])}%`);
+    }
+    return one;
+  };
+  const rows = Math.max(teacher[i].length, student[at][i]?.length ?? 0) / 2;
+  for (let k = 0; k < rows; k++) {
+    const row = element("tr");
+    row.append(cell(teacher[i], k), cell(student[at][i], k));
+    made.append(row);
+  }
+  return [made];
 }
 
 /** The chosen value over the steps, as a line, where it has a course. */
 function course(sequence, i) {
-  const all = (sequence.values[state.key] ?? []).map((values) => values[i]);
+  const all = (sequence.values[state.key] ?? []).map((values) => values?.[i] ?? null);
   if (all.length < 2 || all.some((value) => value === null)) return [];
   const greatest = Math.max(...all);
   const least = Math.min(0, ...all);
@@ -53,11 +86,11 @@ function course(sequence, i) {
 function point(node) {
   const sequence = sequenceOf(node);
   state.active = { sequence, i: node.place, node };
-  describe(sequence, node.place);
+  describe(state.active);
   placeTip(node);
 }
 
-function placeTip(node) {
+function placeTip(node, tip = byId("tip")) {
   const [rect] = node.getClientRects();
   if (!rect) return;
   const { offsetWidth: width, offsetHeight: height } = tip;
@@ -79,4 +112,42 @@ function unpoint() {
   tip.hidden = true;
   const focused = tokenAt(document.activeElement ?? document.body);
   if (focused && focused.matches(":focus-visible")) point(focused);
+}
+
+// ---------------------------------------------------------------- points of figures
+
+/** A point says which token it is, and its numbers; a click leads to the token's row. */
+function setUpFigures() {
+  const note = byId("figure-tip");
+  const hits = [...document.querySelectorAll(".hit")];
+  const mark = (token) => {
+    for (const hit of hits) hit.classList.toggle("is-pointed", hit.dataset.token === token);
+  };
+  document.addEventListener("pointerover", ({ target }) => {
+    const hit = target.closest?.(".hit");
+    if (!hit) {
+      if (note.hidden) return;
+      note.hidden = true;
+      mark(null);
+      return;
+    }
+    const { token, values } = hit.dataset;
+    const said = rowOf(token)?.querySelector("bdi.token")?.cloneNode(true) ?? element("bdi", "token");
+    if (!said.textContent) show(said, piecesOf(token), false);
+    const list = element("dl");
+    for (const line of values.split("\n").filter(Boolean)) {
+      const [label, value] = line.split("\t");
+      list.append(element("dt", "", label), element("dd", "", value));
+    }
+    note.replaceChildren(said, list);
+    note.hidden = false;
+    mark(token);
+    placeTip(hit, note);
+  });
+  document.addEventListener("click", ({ target }) => {
+    const hit = target.closest?.(".hit");
+    if (!hit) return;
+    note.hidden = true;
+    leadTo(hit.dataset.token);
+  });
 }

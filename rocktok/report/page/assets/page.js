@@ -1,4 +1,4 @@
-// What text.js, scales.js, notes.js and this file make is one module. Text of the log reaches the
+// What the scripts of this folder and this file make is one module. Text of the log reaches the
 // document through textContent alone.
 
 function byId(id) {
@@ -48,105 +48,127 @@ function counted(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-// ---------------------------------------------------------------- the table of tokens
+// ---------------------------------------------------------------- the address
 
-function setUpTable() {
-  const body = byId("token-rows");
-  const rows = [...body.rows];
-  const headers = [...byId("token-table").tHead.rows[0].cells];
-  headers.forEach((header, column) => {
-    const button = element("button", "", header.textContent);
-    button.type = "button";
-    header.replaceChildren(button);
-    button.addEventListener("click", () => sortRows(body, rows, headers, column));
-  });
-  const search = byId("search");
-  const onlyRocks = byId("only-rocks");
-  const haystacks = rows.map((row) => haystack(row, headers));
-  const filter = () => {
-    const typed = search.value.toLowerCase();
-    const matches = (wanted) => haystacks.map(({ words, ids }) => words.includes(wanted) || ids.includes(wanted));
-    let matched = matches(typed);
-    // Blanks are part of tokens; where they are part of none, they were typed by the way.
-    if (typed.trim() && !matched.includes(true)) matched = matches(typed.trim());
-    let left = 0;
-    rows.forEach((row, index) => {
-      const kept = matched[index] && (!onlyRocks?.checked || row.classList.contains("rock"));
-      row.hidden = !kept;
-      left += kept;
-    });
-    const [few, all] = [left, rows.length].map((number) => number.toLocaleString("en"));
-    byId("count").textContent = `${few} of ${all} shown`;
+/** What is seen, as the address has it: #rock=277&step=100&seq=98:46, what is not usual alone. */
+function addressOf() {
+  const parts = [];
+  if (state.rock !== null) parts.push(`rock=${state.rock}`);
+  if (byId("text")) {
+    const last = text.steps.length - 1;
+    if (slider && state.step !== last) parts.push(`step=${text.steps[state.step]}`);
+    if (state.other !== null) parts.push(`other=${text.steps[state.other]}`, `as=${state.how}`);
+    if (state.key !== columns[0]?.key) parts.push(`by=${encodeURIComponent(state.key)}`);
+    if (byId("scale").value !== "rank") parts.push(`scale=${byId("scale").value}`);
+    if (state.at !== null) parts.push(`seq=${state.at.join(":")}`);
+  }
+  return parts.length ? `#${parts.join("&")}` : "";
+}
+
+/** A place as the address names it; the first log goes without saying. */
+function placeOf({ id, log }, position) {
+  return log ? [id, position, log] : [id, position];
+}
+
+let isReading = false;
+let waiting = null;
+
+/** Once keys and wheels rest: a browser takes so many addresses in a time. */
+function writeAddressSoon() {
+  if (isReading) return;
+  clearTimeout(waiting);
+  waiting = setTimeout(writeAddress, 150);
+}
+
+/** `push`: a place that the back button leads back from. */
+function writeAddress(push = false) {
+  clearTimeout(waiting);
+  if (isReading) return;
+  const address = addressOf();
+  if (address === location.hash) return;
+  const whole = location.href.split("#")[0] + address;
+  history[push ? "pushState" : "replaceState"](null, "", whole);
+}
+
+/** Show what the address names. One without a name of ours leads to a section, as any does. */
+function readAddress() {
+  const { hash } = location;
+  const older = /^#rock-(\d+)$/.exec(hash);
+  if (hash && !hash.includes("=") && !older) return;
+  clearTimeout(waiting);
+  isReading = true;
+  const named = new URLSearchParams(older ? `rock=${older[1]}` : hash.slice(1));
+  const rock = named.get("rock");
+  if (state.rock !== null && state.rock !== rock) foldRock();
+  if (byId("text")) readText(named);
+  if (rock !== null && rock !== state.rock) openRock(rock, false);
+  const [, id, position, log] = /^(-?\d+):(\d+)(?::(\d+))?$/.exec(named.get("seq") ?? "") ?? [];
+  if (id === undefined) state.at = null;
+  else goTo(id, Number(position), Number(log ?? 0));
+  isReading = false;
+}
+
+function readText(named) {
+  const stepOf = (name) => {
+    const step = text.steps.indexOf(Number(named.get(name)));
+    return named.get(name) === null || step < 0 ? null : step;
   };
-  search.addEventListener("input", filter);
-  onlyRocks?.addEventListener("change", filter);
-  filter();
+  const by = named.get("by");
+  state.key = columnOf(by) ? by : columns[0]?.key;
+  byId("shade").value = state.key;
+  const scale = named.get("scale");
+  byId("scale").value = ["linear", "log"].includes(scale) ? scale : "rank";
+  if (slider) {
+    setStep(stepOf("step") ?? text.steps.length - 1);
+    setOther(stepOf("other"), named.get("as") === "beside" ? "beside" : "difference");
+  } else rescale();
 }
 
-/** What a search looks at: the token as shown and as written in code, words, flags; whole ids. */
-function haystack(row, headers) {
-  const parts = row.classList.contains("rock") ? ["rock"] : [];
-  const ids = [];
-  headers.forEach((header, column) => {
-    const cell = row.cells[column];
-    const kind = header.className;
-    if (kind === "token") parts.push(cell.textContent, cell.querySelector("bdi")?.title.slice(1, -1) ?? "");
-    else if (kind === "text" || kind === "flags") parts.push(cell.textContent.trim());
-    else if (/_id$|^cluster$/.test(header.dataset.key)) ids.push(cell.dataset.v);
+function setUpCopy() {
+  const said = byId("copied");
+  byId("copy").addEventListener("click", async () => {
+    writeAddress();
+    try {
+      await navigator.clipboard.writeText(location.href);
+      said.textContent = "copied";
+    } catch {
+      // Where a page from a disk may not write there, it is in the address to be copied.
+      said.textContent = "the address bar has it";
+    }
   });
-  return { words: parts.join("\n").toLowerCase(), ids };
-}
-
-function sortRows(body, rows, headers, column) {
-  const header = headers[column];
-  const text = /token|text|flags/.test(header.className);
-  const first = text || header.dataset.key.startsWith("rank") ? "ascending" : "descending";
-  const other = first === "ascending" ? "descending" : "ascending";
-  const order = header.getAttribute("aria-sort") === first ? other : first;
-  headers.forEach((one) => one.removeAttribute("aria-sort"));
-  header.setAttribute("aria-sort", order);
-  const sign = order === "ascending" ? 1 : -1;
-  const keyed = rows.map((row, index) => {
-    const cell = row.cells[column];
-    const value = text ? cell.textContent : cell.dataset.v === undefined ? null : Number(cell.dataset.v);
-    const absent = value === "" || (value === "–" && !cell.querySelector("bdi"));
-    return { row, index, value: absent ? null : value };
-  });
-  keyed.sort((a, b) => {
-    // What has no number comes last whichever way the others are sorted.
-    const absent = (a.value === null) - (b.value === null);
-    if (absent) return absent;
-    const compared = a.value < b.value ? -1 : a.value > b.value ? 1 : 0;
-    return sign * compared || a.index - b.index;
-  });
-  body.append(...keyed.map((one) => one.row));
 }
 
 // ---------------------------------------------------------------- from one part to another
 
 function setUpLinks() {
   document.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     const link = event.target.closest?.("[data-rock], [data-find], [data-sequence]");
     if (!link) return;
-    const { rock, find: wanted, sequence, position } = link.dataset;
+    const { rock, find: wanted, sequence, position, log = "0" } = link.dataset;
     if (rock) {
-      byId(`rock-${rock}`).open = true;
-      if (byId("text")) find(Number(rock));
+      const row = rowOf(rock);
+      if (!row?.more) return;
+      event.preventDefault();
+      const fold = row.contains(link) && row.more.classList.contains("is-open");
+      if (!fold) return openRock(rock, true);
+      if (state.rock === rock) foldRock();
+      else unfold(row, false);
+      writeAddress(true);
     } else if (wanted) {
       find(Number(wanted));
       goToFound(1);
-    } else if (goTo(sequence, Number(position))) {
+    } else if (byId("text")) {
       event.preventDefault();
+      for (const one of document.querySelectorAll(".is-current")) one.classList.remove("is-current");
+      link.classList.add("is-current");
+      // The place that is left is one to come back to.
+      writeAddress();
+      state.at = placeOf({ id: sequence, log: Number(log) }, Number(position));
+      writeAddress(true);
+      goTo(sequence, Number(position), Number(log));
     }
   });
-}
-
-/** An address that names a rock opens it. */
-function openNamed() {
-  const rock = location.hash.startsWith("#rock-") ? byId(location.hash.slice(1)) : null;
-  if (!rock) return;
-  rock.open = true;
-  rock.scrollIntoView({ behavior: "instant" });
 }
 
 function setUpSections() {
@@ -176,10 +198,25 @@ function setUpSections() {
   }
 }
 
+/** On paper nothing can be unfolded: notes, captions and the appendix are open there. */
+function setUpPaper() {
+  let opened = [];
+  matchMedia("print").addEventListener("change", ({ matches }) => {
+    if (matches) opened = [...document.querySelectorAll("details:is(.notes, .caption, .appendix):not([open])")];
+    for (const details of opened) details.open = matches;
+    if (!matches) opened = [];
+  });
+}
+
 document.documentElement.classList.add("js");
 if (byId("token-table")) setUpTable();
-if (byId("text")) setUpText();
+if (byId("text")) {
+  setUpText();
+  setUpCopy();
+}
 setUpLinks();
-openNamed();
-addEventListener("hashchange", openNamed);
+setUpPaper();
+if (byId("figure-tip")) setUpFigures();
 setUpSections();
+if (location.hash) readAddress();
+addEventListener("popstate", readAddress);

@@ -37,6 +37,29 @@ function makeScale(sorted, kind) {
   return { edges, low, high, least, greatest };
 }
 
+/** Sizes of all changes from the other step to this one that are not 0, in order. */
+function sortedChanges() {
+  const kept = [];
+  for (const sequence of sequences) {
+    for (const value of shownValues(sequence) ?? []) if (value) kept.push(Math.abs(value));
+  }
+  return Float64Array.from(kept).sort();
+}
+
+/** A scale on both sides of zero, alike: half of the levels below, half above. */
+function makeDifferenceScale(sizes, kind) {
+  const at = (share) => sizes[Math.min(sizes.length - 1, Math.floor(share * sizes.length))];
+  const greatest = sizes[sizes.length - 1];
+  const high = kind === "rank" ? greatest : at(0.99) || greatest;
+  const half = LEVELS / 2;
+  const above = Array.from({ length: half - 1 }, (_, k) => {
+    const share = (k + 1) / half;
+    return kind === "rank" ? at(share) : high * share;
+  });
+  const edges = Float64Array.from([...above.map((edge) => -edge).reverse(), 0, ...above]);
+  return { edges, low: -high, high, least: -greatest, greatest };
+}
+
 /** The number of edges below a value: 0 … LEVELS − 1. */
 function levelOf(edges, value) {
   let low = 0;

@@ -1,30 +1,53 @@
 // The text view: tokens shaded by a value, on a scale, at a step.
 
-const EMPTY = { steps: [], columns: [], tokens: {}, rocks: [], sequences: [] };
+const EMPTY = { steps: [], columns: [], tokens: {}, logs: [], sequences: [] };
 const text = JSON.parse(byId("data").textContent).text ?? EMPTY;
 const LEVELS = 16;
 const LINE_EMS = 2; // as page.css has it for .tokens
 const LEVEL_CLASSES = Array.from({ length: LEVELS }, (_, level) => ` b${level}`);
+// Of a difference; the last: none at all.
+const DIFFERENCE_CLASSES = [...Array.from({ length: LEVELS }, (_, level) => ` d${level}`), ""];
 
 // ---------------------------------------------------------------- the view
 
 const columns = text.columns.filter((c) => text.sequences.some((s) => s.values[c.key]));
-const rocks = new Set(text.rocks);
+const logs = text.logs.map(({ name, rocks }) => ({ name, rocks: new Set(rocks) }));
 const view = byId("sequences");
 const tip = byId("tip");
 const slider = byId("step");
 const sorted = new Map();
 const sequences = text.sequences.map((sequence, index) => ({
   ...sequence, index, nodes: null, base: [], levels: null, near: false, drawn: -1,
-  section: null, box: null, mean: null,
+  section: null, box: null, mean: null, pair: null, twin: null,
 }));
+// `other`: a step to hold against `step`, null: none; `rock` and `at` ([sequence, position]): what
+// the address names.
 const state = { key: columns[0]?.key, scale: null, step: Math.max(0, text.steps.length - 1),
-  version: 0, found: null, places: [], active: null };
+  other: null, how: "difference", version: 0, found: null, places: [], active: null,
+  rock: null, at: null };
 
 const valuesOf = (sequence, key, step) => {
   const all = sequence.values[key];
   return all?.[Math.min(step, all.length - 1)];
 };
+const isRock = (sequence, token) => logs[sequence.log].rocks.has(token);
+const differs = () => state.other !== null && state.how === "difference";
+const isPaired = () => state.other !== null && state.how === "beside";
+
+/** Names what is shaded, for what is kept of it: the same means and scales come again. */
+const shownName = () => [state.key, state.step, differs() ? state.other : ""].join(" ");
+
+/** What is shaded: values at the step, or what they are above those at the other step. */
+function shownValues(sequence) {
+  const values = valuesOf(sequence, state.key, state.step);
+  if (!differs() || !values) return values;
+  const others = valuesOf(sequence, state.key, state.other);
+  return values.map((value, i) => {
+    const other = others?.[i] ?? null;
+    return value === null || other === null ? null : value - other;
+  });
+}
+
 const piecesOf = (token) => text.tokens[token] ?? `<id ${token}>`;
 const columnOf = (key) => columns.find((column) => column.key === key);
 
@@ -33,7 +56,7 @@ const columnOf = (key) => columns.find((column) => column.key === key);
 function baseClass(sequence, i) {
   const token = sequence.tokens[i];
   let name = "t";
-  if (rocks.has(token)) name += " rock";
+  if (isRock(sequence, token)) name += " rock";
   if (sequence.retained[i]) name += " retained";
   else if (sequence.persistent[i]) name += " persistent";
   if (token === state.found) name += " is-found";
@@ -43,12 +66,16 @@ function baseClass(sequence, i) {
 function makeSection(sequence) {
   const section = element("section", "sequence");
   const head = element("header");
-  const rockCount = sequence.tokens.reduce((sum, token) => sum + rocks.has(token), 0);
+  const rockCount = sequence.tokens.reduce((sum, token) => sum + isRock(sequence, token), 0);
   const keptCount = sequence.retained.reduce((sum, kept) => sum + kept, 0);
   const title = element("h3", "", `Sequence ${sequence.id}`);
   const length = counted(sequence.tokens.length, "token");
   const facts = [length, `${rockCount} of rock types`, `${keptCount} retained`];
+  Object.assign(sequence, { rockShare: rockCount / (sequence.tokens.length || 1) });
+  if (sequence.correct !== null) facts.push(sequence.correct ? "correct" : "wrong");
+  if (sequence.domain) facts.unshift(sequence.domain);
   if (sequence.prompt_id) facts.unshift(`prompt ${sequence.prompt_id}`);
+  if (logs[sequence.log].name) facts.unshift(logs[sequence.log].name);
   sequence.mean = element("span", "facts");
   head.append(title, element("span", "facts", facts.join(" · ")), sequence.mean);
   section.append(head);
@@ -58,7 +85,9 @@ function makeSection(sequence) {
   sequence.box.setAttribute("aria-label", `Tokens of sequence ${sequence.id}`);
   // A stop of the Tab key, until its tokens are made and one of them is the stop.
   sequence.box.tabIndex = 0;
-  section.append(sequence.box);
+  sequence.pair = element("div");
+  sequence.pair.append(sequence.box);
+  section.append(sequence.pair);
   sequence.section = section;
   section.sequence = sequence;
   return section;
@@ -128,35 +157,84 @@ function build(sequence) {
   if (sequence.nodes.length) sequence.nodes[0].tabIndex = 0;
 }
 
-function shade(sequence) {
-  sequence.drawn = state.version;
-  const values = valuesOf(sequence, state.key, state.step);
-  const { nodes, base, levels } = sequence;
+/** The same text beside itself, to be seen and pointed at; keys move in the first alone. */
+function pair(sequence) {
+  if (!isPaired()) {
+    if (sequence.twin) sequence.pair.replaceChildren(sequence.box);
+    sequence.pair.className = "";
+    sequence.twin = null;
+    return;
+  }
+  if (!sequence.twin) {
+    const box = sequence.box.cloneNode(true);
+    box.setAttribute("aria-hidden", "true");
+    box.removeAttribute("role");
+    for (const one of box.querySelectorAll("[tabindex]")) one.removeAttribute("tabindex");
+    const nodes = [...box.children].filter((one) => one.matches("bdi"));
+    nodes.forEach((node, i) => Object.assign(node, { place: i, isTwin: true }));
+    sequence.twin = { nodes, levels: new Int8Array(nodes.length).fill(-2), heads: [] };
+    sequence.twin.heads = [element("p", "facts"), element("p", "facts")];
+    const sides = [[sequence.twin.heads[0], box], [sequence.twin.heads[1], sequence.box]];
+    sequence.pair.className = "pair";
+    sequence.pair.replaceChildren(...sides.map((parts) => {
+      const side = element("div");
+      side.append(...parts);
+      return side;
+    }));
+  }
+  const [left, right] = sequence.twin.heads;
+  left.textContent = `step ${text.steps[state.other]}`;
+  right.textContent = `step ${text.steps[state.step]}`;
+}
+
+function paint(sequence, nodes, levels, values) {
   const edges = state.scale?.edges;
+  const classes = differs() ? DIFFERENCE_CLASSES : LEVEL_CLASSES;
   let sum = 0;
   let known = 0;
   for (let i = 0; i < nodes.length; i++) {
     const value = values?.[i] ?? null;
-    const level = value === null ? -1 : levelOf(edges, value);
+    let level = -1;
     if (value !== null) {
+      // Where nothing changed there is no scale.
+      level = value === 0 && differs() ? LEVELS : levelOf(edges, value);
       sum += value;
       known++;
     }
     if (level !== levels[i]) {
       levels[i] = level;
-      nodes[i].className = base[i] + (level < 0 ? " bx" : LEVEL_CLASSES[level]);
+      nodes[i].className = sequence.base[i] + (level < 0 ? " bx" : classes[level]);
     }
   }
+  return known ? sum / known : null;
+}
+
+function shade(sequence) {
+  sequence.drawn = state.version;
+  pair(sequence);
+  const mean = paint(sequence, sequence.nodes, sequence.levels, shownValues(sequence));
+  const { twin } = sequence;
+  if (twin) paint(sequence, twin.nodes, twin.levels, valuesOf(sequence, state.key, state.other));
   const column = columnOf(state.key);
-  const mean = known ? format(sum / known) : "";
-  sequence.mean.textContent = known ? `mean ${column.label} ${mean} ${column.unit ?? ""}` : "";
+  const what = differs() ? `mean change of ${column?.label}` : `mean ${column?.label}`;
+  sequence.mean.textContent = mean === null ? "" : `${what} ${format(mean)} ${column.unit ?? ""}`;
+}
+
+/** All tokens are painted anew: the classes mean something else. */
+function repaint() {
+  for (const sequence of sequences) {
+    sequence.levels?.fill(-2);
+    sequence.twin?.levels.fill(-2);
+    sequence.drawn = -1;
+  }
 }
 
 /** Only what is near the window is drawn now; the rest when it comes near. */
 function redraw() {
   state.version++;
   for (const sequence of sequences) if (sequence.near && sequence.nodes) shade(sequence);
-  if (!tip.hidden && state.active) describe(state.active.sequence, state.active.i);
+  if (!tip.hidden && state.active) describe(state.active);
+  drawBars();
 }
 
 function draw(sequence) {
@@ -168,26 +246,30 @@ function draw(sequence) {
 
 function rescale() {
   if (!columns.length) return;
-  if (!sorted.has(state.key)) sorted.set(state.key, sortedValues(state.key));
-  const values = sorted.get(state.key);
   const select = byId("scale");
+  const name = differs() ? shownName() : state.key;
+  if (!sorted.has(name)) sorted.set(name, differs() ? sortedChanges() : sortedValues(state.key));
+  const values = sorted.get(name);
   const logOption = select.querySelector("[value=log]");
-  logOption.disabled = !(values[0] >= 0);
-  if (logOption.disabled && select.value === "log") select.value = "linear";
-  state.scale = values.length ? makeScale(values, select.value) : null;
+  logOption.disabled = differs() || !(values[0] >= 0);
+  if (logOption.disabled && select.value === "log") select.value = "rank";
+  const make = differs() ? makeDifferenceScale : makeScale;
+  state.scale = values.length ? make(values, select.value) : null;
   legend(select.value);
   redraw();
 }
 
 function legend(kind) {
-  if (!state.scale) return;
-  const { low, high, least, greatest } = state.scale;
+  const classes = differs() ? DIFFERENCE_CLASSES.slice(0, LEVELS) : LEVEL_CLASSES;
+  byId("swatches").replaceChildren(...classes.map((name) => element("i", `t${name}`)));
+  const { low, high, least, greatest } = state.scale ?? { low: 0, high: 0, least: 0, greatest: 0 };
   const { label, unit } = columnOf(state.key);
   const from = (least < low ? "≤ " : "") + format(low);
   const to = `${greatest > high ? "≥ " : ""}${format(high)} ${unit ?? ""}`.trim();
   byId("scale-low").textContent = from;
-  byId("scale-high").textContent = kind === "rank" ? `${to}, by rank` : to;
-  const said = `Colour scale of ${label}, ${kind}: from ${from} to ${to}`;
+  byId("scale-high").textContent = kind === "rank" ? `${to}, by quantile` : to;
+  const what = differs() ? `the change of ${label}` : label;
+  const said = `Colour scale of ${what}, ${kind === "rank" ? "quantile" : kind}: from ${from} to ${to}`;
   byId("scale-bar").setAttribute("aria-label", said);
 }
 
@@ -196,7 +278,19 @@ function setStep(step) {
   slider.value = step;
   byId("step-value").textContent = text.steps[step];
   slider.setAttribute("aria-valuetext", `step ${text.steps[step]}, ${step + 1} of ${text.steps.length}`);
-  redraw();
+  if (differs()) rescale();
+  else redraw();
+}
+
+/** Hold the step against another (null: none), as a difference or side by side. */
+function setOther(other, how) {
+  state.other = other;
+  state.how = how;
+  byId("other").value = other ?? "";
+  byId("how").value = how;
+  byId("how").disabled = other === null;
+  repaint();
+  rescale();
 }
 
 function setUpSlider() {
@@ -208,6 +302,14 @@ function setUpSlider() {
     play.textContent = "Play";
   };
   slider.addEventListener("input", () => setStep(Number(slider.value)));
+  slider.addEventListener("change", writeAddressSoon);
+  const compare = () => {
+    const { value } = byId("other");
+    setOther(value === "" ? null : Number(value), byId("how").value);
+    writeAddress();
+  };
+  byId("other").addEventListener("change", compare);
+  byId("how").addEventListener("change", compare);
   play.addEventListener("click", () => {
     if (timer !== null) return stop();
     if (state.step === text.steps.length - 1) setStep(0);
@@ -220,116 +322,10 @@ function setUpSlider() {
   setStep(state.step);
 }
 
-// ---------------------------------------------------------------- moving
-
-function focusToken(sequence, i) {
-  draw(sequence);
-  const node = sequence.nodes[i];
-  if (!node) return;
-  for (const other of sequence.box.querySelectorAll("[tabindex]")) {
-    if (other === node) continue;
-    for (const name of ["tabindex", "role", "aria-describedby", "aria-label"]) other.removeAttribute(name);
-  }
-  node.tabIndex = 0;
-  node.focus({ preventScroll: true, focusVisible: true });
-  const { top, bottom } = node.getBoundingClientRect();
-  if (top < 180 || bottom > innerHeight - 40) {
-    node.scrollIntoView({ block: "center", behavior: "instant" });
-  }
-  point(node);
-}
-
-/** The token nearest above (−1) or below (+1) in the lines as they are set. */
-function inNextLine(sequence, i, direction) {
-  const start = sequence.nodes[i].getClientRects()[0];
-  let best = i;
-  let line = null;
-  for (let k = i + direction; k >= 0 && k < sequence.nodes.length; k += direction) {
-    const rect = sequence.nodes[k].getClientRects()[0];
-    if (!rect || Math.abs(rect.top - start.top) < 4) continue;
-    if (line === null) line = rect.top;
-    if (Math.abs(rect.top - line) > 4) break;
-    const gain = (node) => Math.abs(node.getClientRects()[0].left - start.left);
-    if (best === i || gain(sequence.nodes[k]) < gain(sequence.nodes[best])) best = k;
-  }
-  return best;
-}
-
-function onKey(event) {
-  const node = tokenAt(event.target);
-  if (!node || event.ctrlKey || event.metaKey || event.altKey) return;
-  const sequence = sequenceOf(node);
-  const last = sequence.nodes.length - 1;
-  const moves = {
-    ArrowLeft: () => Math.max(0, node.place - 1),
-    ArrowRight: () => Math.min(last, node.place + 1),
-    ArrowUp: () => inNextLine(sequence, node.place, -1),
-    ArrowDown: () => inNextLine(sequence, node.place, 1),
-    Home: () => 0,
-    End: () => last,
-  };
-  const acts = {
-    Enter: () => find(sequence.tokens[node.place]),
-    n: () => goToFound(1),
-    p: () => goToFound(-1),
-  };
-  acts[" "] = acts.Enter;
-  if (moves[event.key]) focusToken(sequence, moves[event.key]());
-  else if (acts[event.key]) acts[event.key]();
-  else return;
-  event.preventDefault();
-}
-
-// ---------------------------------------------------------------- finding a type
-
-function find(token) {
-  state.found = token;
-  state.places = [];
-  for (const sequence of sequences) {
-    sequence.tokens.forEach((one, i) => {
-      if (one === token) state.places.push([sequence.index, i]);
-    });
-    if (!sequence.nodes) continue;
-    sequence.base = sequence.tokens.map((_, i) => baseClass(sequence, i));
-    sequence.levels.fill(-2);
-    sequence.drawn = -1;
-  }
-  const status = byId("found-text");
-  byId("found").hidden = token === null;
-  if (token !== null) {
-    const shown = show(element("bdi", "token"), piecesOf(token), false);
-    const where = new Set(state.places.map(([index]) => index)).size;
-    const many = counted(state.places.length, "occurrence");
-    status.replaceChildren(shown, ` ${many} in ${counted(where, "sequence")}`);
-  }
-  redraw();
-}
-
-function goToFound(direction) {
-  if (!state.places.length) return;
-  const from = state.active ? [state.active.sequence.index, state.active.i] : [-1, -1];
-  const order = ([a, i], [b, k]) => a - b || i - k;
-  const later = direction > 0 ? state.places.find((place) => order(place, from) > 0)
-    : state.places.findLast((place) => order(place, from) < 0);
-  const [index, i] = later ?? state.places.at(direction > 0 ? 0 : -1);
-  focusToken(sequences[index], i);
-}
-
-/** `id` is text: ids beyond 2^53 are no numbers to a script. */
-function goTo(id, position) {
-  const sequence = sequences.find((one) => one.id === id);
-  const i = sequence ? sequence.positions.indexOf(position) : -1;
-  if (i < 0) return false;
-  sequence.section.scrollIntoView({ behavior: "instant" });
-  focusToken(sequence, i);
-  return true;
-}
-
 // ---------------------------------------------------------------- start
 
 function setUpText() {
   for (const { key, label } of columns) byId("shade").append(new Option(label, key));
-  byId("swatches").append(...LEVEL_CLASSES.map((name) => element("i", `t${name}`)));
   view.append(...sequences.map(makeSection));
   for (const name of ["rock", "persistent", "retained"]) {
     const box = byId(`mark-${name}`);
@@ -340,11 +336,17 @@ function setUpText() {
   byId("shade").addEventListener("change", (event) => {
     state.key = event.target.value;
     rescale();
+    writeAddress();
   });
-  byId("scale").addEventListener("change", rescale);
+  byId("scale").addEventListener("change", () => {
+    rescale();
+    writeAddress();
+  });
   byId("found-next").addEventListener("click", () => goToFound(1));
   byId("found-previous").addEventListener("click", () => goToFound(-1));
   byId("found-clear").addEventListener("click", () => find(null));
+  byId("found-row").addEventListener("click", () => leadTo(state.found));
+  setUpOverview();
   const onToken = (type, act, otherwise) => view.addEventListener(type, (event) => {
     const node = tokenAt(event.target);
     if (node) act(node);

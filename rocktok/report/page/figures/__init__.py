@@ -23,21 +23,24 @@ from rocktok.report.page.figures.texts import density, position
 
 #: All of them, in the order in which a page tells its story; the numbers of each are of a kind.
 FIGURES: tuple[Figure[Any, Any], ...] = (
+    early_late,
+    stagnation,
     funnel,
-    ccr,
     clusters,
+    ccr,
     density,
     position,
-    stagnation,
-    early_late,
     delta_kl,
     shares,
     gradient_norm,
     gradient_cosine,
+    lenses,
     coverage,
     sensitivity,
-    lenses,
 )
+
+#: Those that a page shows last, folded: how far the answer depends on settings.
+APPENDIX = frozenset({"sensitivity"})
 
 BY_NAME = {figure.name: figure for figure in FIGURES}
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.report.naming import RockNames, rock_names
 from rocktok.report.page.figures.figure import AbsentError, Figure
-from rocktok.report.page.figures.points import GroupValues, by_group, strips, thinned
+from rocktok.report.page.figures.points import ENOUGH as ENOUGH_TYPES
+from rocktok.report.page.figures.points import (
+    GroupValues,
+    by_group,
+    of_types,
+    size,
+    strips,
+    thinned,
+)
 from rocktok.report.page.figures.rule import named, with_rule
 from rocktok.report.page.figures.style import group_style, legend_below, log_axis
 from rocktok.report.result import ReportResult
@@ -63,16 +71,27 @@ class CurvePoint(TypedDict):
     high: float | None
 
 
+class Kept(TypedDict):
+    """The share of the loss at the step of choice that is left at the last, with its interval."""
+
+    share: float | None
+    low: float | None
+    high: float | None
+
+
 class Line(TypedDict):
-    """A group's losses over the steps."""
+    """A group's losses over the steps; `kept`: from the step on at which groups were chosen."""
 
     group: str
     types: int | None
     curve: list[CurvePoint]
+    kept: NotRequired[Kept]
 
 
 class StagnationNumbers(TypedDict):
     """Losses over the steps; `chosen`: on one half of the prompts, measured on the other.
+
+    `pre`, `post`: steps between which changes are measured; losses up to pre chose the groups.
 
     `rollouts`: of several logs, those whose losses are of each step's own rollouts; None: all.
     """
@@ -81,6 +100,8 @@ class StagnationNumbers(TypedDict):
     text: str
     lines: list[Line]
     chosen: bool
+    pre: NotRequired[int]
+    post: NotRequired[int]
     rollouts: NotRequired[list[str] | None]
 
 
@@ -115,7 +136,7 @@ def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
     for rock in (False, True):
         points = [p for p in numbers["points"] if p["is_rock"] == rock]
         style = group_style(ROCKS.name if rock else OTHERS.name)
-        ax.plot(
+        (line,) = ax.plot(
             [p["loss_pre"] for p in points], [p["loss_post"] for p in points], linestyle="",
             marker="o" if rock else ".", markersize=3.2, color=style["color"],
             markeredgewidth=0.3, markeredgecolor="white" if rock else style["color"],
@@ -123,6 +144,7 @@ def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
             else f"other types ({len(points)})",
             rasterized=len(points) > 500,
         )  # fmt: skip
+        of_types(line, [p["token_id"] for p in points])
     log_axis(ax.xaxis)
     ax.set_xlim(*ends)
     log_axis(ax.yaxis)
@@ -182,12 +204,19 @@ def _draw_delta(ax: Axes, numbers: DeltaNumbers) -> None:
     ax.minorticks_off()
 
 
+def _kept(row: Mapping[str, Any]) -> Kept:
+    share, low, high = (row.get(f"stagnation{end}") for end in ("", "_low", "_high"))
+    return {"share": share, "low": low, "high": high}
+
+
 def _stagnation_of(result: StagnationResult) -> StagnationNumbers:
     corpus: list[CurvePoint] = [
         {"step": row["step"], "loss": row["loss"], "low": row["loss_low"], "high": row["loss_high"]}
         for row in result.corpus["curve"]
     ]
-    lines: list[Line] = [{"group": ALL_POSITIONS.name, "types": None, "curve": corpus}]
+    lines: list[Line] = [
+        {"group": ALL_POSITIONS.name, "types": None, "curve": corpus, "kept": _kept(result.corpus)}
+    ]
     for group in result.groups:
         curve: list[CurvePoint] = [
             {"step": row["step"], "loss": row.get("loss"), "low": row.get("loss_low"),
@@ -196,8 +225,16 @@ def _stagnation_of(result: StagnationResult) -> StagnationNumbers:
             if row["group"] == group["group"]
         ]  # fmt: skip
         if group["types_at_both_ends"]:
-            lines.append({"group": group["group"], "types": group["types"], "curve": curve})
+            lines.append(
+                {
+                    "group": group["group"],
+                    "types": group["types"],
+                    "curve": curve,
+                    "kept": _kept(group),
+                }
+            )
     return {"table": result.log["table"], "text": result.log["text"], "lines": lines,
+            "pre": result.log["pre"], "post": result.log["post"],
             "chosen": result.log["descriptive"] is None}  # fmt: skip
 
 
@@ -231,9 +268,11 @@ def _draw_stagnation(ax: Axes, numbers: StagnationNumbers) -> None:
         low = np.array([point["low"] for point in line["curve"]], dtype=float)
         middle = np.array([point["loss"] for point in line["curve"]], dtype=float)
         high = np.array([point["high"] for point in line["curve"]], dtype=float)
-        size = "" if line["types"] is None else f" ({line['types']})"
-        ax.plot(steps, middle, **style, label=f"{LABELS[line['group']]}{size}")
-        ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        types = line["types"]
+        held = "" if types is None else f" ({size(types)})"
+        ax.plot(steps, middle, **style, label=f"{LABELS[line['group']]}{held}")
+        if types is None or types >= ENOUGH_TYPES:
+            ax.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
     log_axis(ax.yaxis)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("optimizer steps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +12,7 @@ from rocktok.report.page.figures.style import HEIGHT, WIDTHS, log_ticks, styled
 
 if TYPE_CHECKING:
     import matplotlib.figure
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 #: Panels in a row.
@@ -37,12 +39,37 @@ def multiples(
         for ax, (title, numbers) in zip(used, by_log.items(), strict=True):
             figure.draw(ax, numbers)
             ax.set_title(_short(title), parse_math=False)
+        _share_legend(canvas, list(used))
         for ax in axes[len(by_log) :]:
             ax.set_visible(False)
         for direction in ("x", "y"):
             if direction in figure.shared_axes:
                 _share(list(used), direction)
     return canvas
+
+
+#: In a legend: how many, which panels do not share.
+_COUNT = re.compile(r"^[\d,]+ (?:of [\d,]+ )?| \(\d[\d,]*(?:: too few)?\)$")
+
+
+def _share_legend(canvas: matplotlib.figure.Figure, used: Sequence[Axes]) -> None:
+    """One legend for all panels, of everything that any of them shows; numbers go with panels."""
+    handles: dict[str, Artist] = {}
+    titles: dict[str, None] = {}
+    for ax in used:
+        legend = ax.get_legend()
+        if legend is None:
+            continue
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(_COUNT.sub("", label), handle)
+        titles[_COUNT.sub("", legend.get_title().get_text())] = None
+        legend.remove()
+    if handles:
+        canvas.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=3,
+            columnspacing=1.2, handlelength=2.6, title="; ".join(filter(None, titles)) or None,
+            title_fontsize=6,
+        )  # fmt: skip
 
 
 def _share(used: Sequence[Axes], direction: Literal["x", "y"]) -> None:

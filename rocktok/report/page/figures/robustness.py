@@ -8,7 +8,7 @@ import numpy as np
 
 from rocktok.analyses.stability.result import StabilityResult
 from rocktok.report.page.figures.figure import AbsentError, Figure
-from rocktok.report.page.figures.style import legend_below
+from rocktok.report.page.figures.style import FIXED, legend_below
 from rocktok.report.result import ReportResult
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ def _draw_sensitivity(ax: Axes, numbers: SensitivityNumbers) -> None:
         grid[at] = np.nan if cell["jaccard"] is None else cell["jaccard"]
         light = cell["jaccard"] is not None and cell["jaccard"] > 0.55
         ax.text(at[1], at[0], str(cell["rocks"]), ha="center", va="center", fontsize=6,
-                color="white" if light else "black")  # fmt: skip
+                color="white" if light else "black",
+                gid=f"{FIXED}{at[0]}-{at[1]}")  # fmt: skip
     image = ax.imshow(grid, cmap="cividis_r", vmin=0, vmax=1, aspect="auto", origin="lower")
     in_use = numbers["in_use"]
     used = [i for i, (eta, _) in enumerate(columns) if eta == in_use["eta"]]

@@ -12,7 +12,7 @@ from rocktok.analyses.detect.result import DetectResult
 from rocktok.report.clusters import Clusters
 from rocktok.report.naming import RockNames, rock_names
 from rocktok.report.page.figures.figure import AbsentError, Figure
-from rocktok.report.page.figures.points import thinned
+from rocktok.report.page.figures.points import of_types, thinned
 from rocktok.report.page.figures.rule import named, with_names, with_rule
 from rocktok.report.page.figures.style import group_style, label, legend_below, log_axis, write
 from rocktok.report.result import ReportResult
@@ -164,13 +164,14 @@ def _draw_funnel(ax: Axes, numbers: FunnelNumbers) -> None:
         points = [p for p in numbers["points"] if p["is_rock"] == rock]
         style = group_style(ROCKS.name if rock else OTHERS.name)
         # Points of a large vocabulary as one picture: a path each would make the file heavy.
-        ax.plot(
+        (line,) = ax.plot(
             [p["frequency"] for p in points], [p["mean_loss"] for p in points], linestyle="",
             marker="o" if rock else ".", markersize=3.2 if rock else 2.4, color=style["color"],
             markeredgewidth=0.3, markeredgecolor="white" if rock else style["color"],
             label=named(numbers) if rock else "other types", rasterized=len(points) > 500,
             zorder=3 if rock else 1,
         )  # fmt: skip
+        of_types(line, [p["token_id"] for p in points])
     band = numbers["band"]
     # Bins are of whole numbers below their upper edge: one that holds 1 alone stands at 1.
     ends = [(np.ceil(r["frequency_low"]), np.ceil(r["frequency_high"]) - 1) for r in band]
@@ -246,6 +247,7 @@ def _draw_ccr(ax: Axes, numbers: CcrNumbers) -> None:
         c=retained, cmap="cividis_r", vmin=0, vmax=1, s=13,
         edgecolors="black", linewidths=0.3, rasterized=len(points) > 500,
     )  # fmt: skip
+    of_types(drawn, [p["token_id"] for p in points])
     for p in points:
         if p["ccr_low"] is not None and p["ccr_high"] is not None:
             ax.vlines(p["rock_score"], p["ccr_low"], p["ccr_high"], color="black", linewidth=0.4)

@@ -82,6 +82,9 @@ _STYLE: dict[str, Any] = {
     "path.simplify": False,
 }
 
+#: Begins the ids of what keeps its colour whatever the page is like, as it stands on another.
+FIXED = "on-colour-"
+
 #: What would put the time of drawing into a file, by format.
 _TIMELESS: dict[str, dict[str, Any]] = {
     "png": {},

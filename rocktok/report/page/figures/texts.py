@@ -9,10 +9,12 @@ import numpy as np
 
 from rocktok.report.naming import RockNames, rock_names
 from rocktok.report.page.figures.figure import AbsentError, Figure
+from rocktok.report.page.figures.points import ENOUGH
 from rocktok.report.page.figures.rule import named, with_rule
 from rocktok.report.page.figures.style import group_style, legend_below
 from rocktok.report.result import ReportResult
 from rocktok.stats.group_names import OTHERS, ROCKS
+from rocktok.tables.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +58,9 @@ class PositionNumbers(TypedDict):
 def _density_of(result: ReportResult) -> DensityNumbers:
     if not result.density["sequences"] or not result.rocks:
         raise AbsentError("no rocks")
+    if result.density["sequences"] < ENOUGH:
+        few = counted(result.density["sequences"], "sequence")
+        raise AbsentError(f"too few for a distribution: {few}", "record more sequences")
     histogram, density = result.density, result.detect.density
     return {
         "named": rock_names(result.detect),

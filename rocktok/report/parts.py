@@ -1,0 +1,41 @@
+"""What a report comes to on the way: the analyses beside `detect`, and its own pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rocktok._types import Array
+from rocktok.analyses.attribute.result import AttributeResult
+from rocktok.analyses.stability.result import StabilityResult
+from rocktok.analyses.stagnation.result import StagnationResult
+from rocktok.report.positions import LossByPosition
+from rocktok.report.sequences import DrawnSequences
+from rocktok.stats.sums import TypeSums
+
+
+@dataclass(frozen=True)
+class OtherParts:
+    """The analyses beside `detect`; None where the log lacks what they need."""
+
+    attribute: AttributeResult | None
+    stagnation: StagnationResult | None
+    stability: StabilityResult | None
+
+    def done(self) -> list[tuple[str, AttributeResult | StagnationResult | StabilityResult]]:
+        """Names and results of those that there are."""
+        named = (
+            ("attribute", self.attribute),
+            ("stagnation", self.stagnation),
+            ("stability", self.stability),
+        )
+        return [(name, result) for name, result in named if result is not None]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the report's own pass comes to. `windows`: of occurrences of the likely rocks."""
+
+    sums: TypeSums
+    positions: LossByPosition
+    windows: dict[str, Array]
+    drawn: DrawnSequences
