@@ -165,7 +165,20 @@ _LABELS = {
     "teacher_entropy": "entropy, teacher",
     "grad_norm": "gradient norm",
     "head_grad_norm": "gradient norm, head",
+    "forward_kl": "forward KL",
+    "jsd": "JSD",
+    "overlap": "overlap of likeliest",
+    "student_mass": "shared mass, student",
+    "teacher_mass": "shared mass, teacher",
+    "teacher_rank": "rank, teacher",
+    "student_end": "end mass, student",
+    "teacher_end": "end mass, teacher",
 }
+
+
+def column_label(name: str) -> str:
+    """What a column of a log is called on a page."""
+    return _LABELS.get(name, name.replace("_", " "))
 
 
 def text_view(result: ReportResult) -> Text | None:
@@ -184,7 +197,12 @@ def text_view(result: ReportResult) -> Text | None:
         "table": texts["table"],
         "steps": texts["steps"],
         "columns": [
-            {"key": c["key"], "label": _LABELS[c["key"]], "unit": c["unit"], "by_step": several}
+            {
+                "key": c["key"],
+                "label": column_label(c["key"]),
+                "unit": c["unit"],
+                "by_step": several,
+            }
             for c in texts["columns"]
         ],
         "tokens": {str(v): result.token_texts[v] for v in sorted(used)},
