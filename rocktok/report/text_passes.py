@@ -290,7 +290,7 @@ def _own_step(row: SequenceText) -> SequenceText:
         name: [next(values for values in by_step if values[0] is not None)]
         for name, by_step in row["values"].items()
     }
-    return {**row, "values": cast("dict[str, list[list[float | None]]]", kept)}
+    return {**row, "values": kept}
 
 
 def _shortened(row: SequenceText, length: int) -> SequenceText:
