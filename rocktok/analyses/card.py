@@ -67,7 +67,7 @@ def card(answer: Iterable[str], frame: pd.DataFrame, notes: Iterable[str]) -> st
 
 def _table(frame: pd.DataFrame) -> str:
     """The first rows, every cell escaped; columns without a value in any row are left out."""
-    filled = frame.loc[:, frame.notna().any()]
+    filled = frame.loc[:, (frame.notna() & (frame != "")).any()]
     columns = {str(name): list(values) for name, values in filled.head(ROWS).items()}
     texts = [any(isinstance(v, str | list | tuple) for v in c) for c in columns.values()]
     heads = "".join(map(_cell, repeat("th"), columns, texts))

@@ -101,7 +101,7 @@ def _expected(log: Path) -> dict[int, dict[str, float]]:
     for step in np.unique(rows["step"]).tolist():
         here = {name: values[rows["step"] == step] for name, values in rows.items()}
         loss = here["loss"].astype(np.float64)
-        by_type = sorted((loss[here["token_id"] == v].sum() for v in set(here["token_id"])))
+        by_type = sorted(loss[here["token_id"] == v].sum() for v in set(here["token_id"]))
         found[step] = {"loss": loss.mean(), "top10_loss_share": sum(by_type[-10:]) / loss.sum()}
         at = [i for i, v in enumerate(here["token_id"].tolist()) if v in ends]
         if at:
