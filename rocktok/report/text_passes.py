@@ -19,7 +19,7 @@ from rocktok.analyses.run import LogOrPath, Run, opened, public
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 from rocktok.log.sequences import load_rows
-from rocktok.report.page.content import column_label
+from rocktok.report.page.labels import column_label
 from rocktok.report.page.page_data import Text
 from rocktok.report.page.render import render_page
 from rocktok.report.sequences import DrawnSequences, SequenceRows

@@ -12,8 +12,10 @@ import pytest
 import rocktok
 from rocktok.errors import LogError, UsageError
 from rocktok.log import LogWriter
+from rocktok.report.page.labels import column_label
 from rocktok.report.page.page_data import Text
 from rocktok.report.text_passes import TextView
+from rocktok.schema import OPTIONAL_STATISTICS
 from tests.logs import RUN, rows, sequence_rows
 from tests.page_data import HARMFUL
 from tests.paths import SAMPLE
@@ -191,3 +193,10 @@ def test_the_frame_in_a_browser(harmful: TextView, visit: Any) -> None:
 
 def test_content_has_the_form_of_the_page() -> None:
     assert set(rocktok.text(SAMPLE, 51).content) == Text.__required_keys__
+
+
+def test_every_column_has_a_label() -> None:
+    """A report of a log with any of them must not end at a name that nobody knew."""
+    labels = [column_label(name) for name in ("loss", *OPTIONAL_STATISTICS)]
+    assert len(set(labels)) == len(labels)
+    assert labels[0] == "loss" and not any("_" in label for label in labels)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from rocktok._version import __version__
 from rocktok.report.other_analyses import Missing
+from rocktok.report.page.labels import column_label
 from rocktok.report.page.page_data import Cell, Column, Kind, Page, PageFigure, Rock, Text
 from rocktok.report.page.sections import sections
 from rocktok.report.page.summary import summary
@@ -154,31 +155,6 @@ def _contexts_of(result: ReportResult, row: Mapping[str, Any]) -> Rock:
         "contexts": contexts["examples"] if contexts else [],
         "total_contexts": contexts["distinct"] if contexts else 0,
     }
-
-
-_LABELS = {
-    "loss": "loss",
-    "log_ratio": "log ratio",
-    "student_logprob": "log p, student",
-    "teacher_logprob": "log q, teacher",
-    "student_entropy": "entropy, student",
-    "teacher_entropy": "entropy, teacher",
-    "grad_norm": "gradient norm",
-    "head_grad_norm": "gradient norm, head",
-    "forward_kl": "forward KL",
-    "jsd": "JSD",
-    "overlap": "overlap of likeliest",
-    "student_mass": "shared mass, student",
-    "teacher_mass": "shared mass, teacher",
-    "teacher_rank": "rank, teacher",
-    "student_end": "end mass, student",
-    "teacher_end": "end mass, teacher",
-}
-
-
-def column_label(name: str) -> str:
-    """What a column of a log is called on a page."""
-    return _LABELS.get(name, name.replace("_", " "))
 
 
 def text_view(result: ReportResult) -> Text | None:
