@@ -13,7 +13,6 @@ import rocktok
 from rocktok.errors import LogError, UsageError
 from rocktok.log import LogWriter
 from rocktok.report.page.labels import column_label
-from rocktok.report.page.page_data import Text
 from rocktok.report.text_passes import TextView
 from rocktok.schema import OPTIONAL_STATISTICS
 from tests.logs import RUN, rows, sequence_rows
@@ -180,7 +179,7 @@ def test_the_frame_in_a_browser(harmful: TextView, visit: Any) -> None:
     assert frame.locator("#sequences .sequence").count() == 9
     assert frame.locator("#mark-retained").is_hidden()
     assert "retained" not in frame.locator(".sequence header").first.inner_text()
-    frame.locator(".sequence .t").first.click()
+    frame.locator(".sequence .t").first.focus()
     frame.locator("#tip").wait_for()
     frame.locator("#step").press("ArrowLeft")
     assert frame.locator("#step-value").inner_text() == "0"
@@ -189,10 +188,6 @@ def test_the_frame_in_a_browser(harmful: TextView, visit: Any) -> None:
     assert at.page.evaluate("window.harmed") is None
     assert frame.locator("body").evaluate("() => window.harmed") is None
     at.requests = [url for url in at.requests if url != "about:srcdoc"]
-
-
-def test_content_has_the_form_of_the_page() -> None:
-    assert set(rocktok.text(SAMPLE, 51).content) == Text.__required_keys__
 
 
 def test_every_column_has_a_label() -> None:
