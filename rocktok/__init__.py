@@ -8,6 +8,7 @@ Hooks write per-token losses into a log (`rocktok.hooks`, or `LogWriter` from an
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rocktok._version import __version__
@@ -30,23 +31,28 @@ if TYPE_CHECKING:
     from rocktok.log.compact import compact as compact
     from rocktok.replay.rescore import rescore as rescore
     from rocktok.report.passes import report as report
+    from rocktok.report.text_passes import text as text
 
-#: Beside the analyses: name → where it is in `rocktok.log`.
-_OF_LOG = {"Log": "Log", "LogWriter": "LogWriter", "open": "open_log"}
+#: Beside the analyses: name → module and what it is called there.
+_OTHERS = {
+    "Log": ("rocktok.log", "Log"),
+    "LogWriter": ("rocktok.log", "LogWriter"),
+    "open": ("rocktok.log", "open_log"),
+    "text": ("rocktok.report.text_passes", "text"),
+}
 
-__all__ = ["__version__", *_OF_LOG, *_analyses()]
+__all__ = ["__version__", *_OTHERS, *_analyses()]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: `rocktok --help` and the training hooks must not pay for the analyses.
-    if name in _OF_LOG:
-        from rocktok import log
-
-        return getattr(log, _OF_LOG[name])
+    if name in _OTHERS:
+        module, own = _OTHERS[name]
+        return getattr(import_module(module), own)
     if name in _analyses():
         return _analyses()[name].load()
     raise AttributeError(f"module 'rocktok' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({"__version__", *_OF_LOG, *_analyses()})
+    return sorted({"__version__", *_OTHERS, *_analyses()})

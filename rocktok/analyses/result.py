@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from html import escape
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -38,6 +37,8 @@ class Result:
 
     #: Name and version of the JSON output, "rocktok.<command>/<n>".
     SCHEMA: ClassVar[str]
+    #: Columns that a card in a notebook shows, of a table with too many; (): all.
+    CARD: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         # `dataclass` would write one with every number in it, unless the class has its own.
@@ -86,15 +87,13 @@ class Result:
         return list(module.opening(self))
 
     def _repr_html_(self) -> str:
-        """For notebooks: the answer, a table, and what a reader of it must know."""
+        """For notebooks: a card of the answer, the first rows, and what a reader must know."""
+        from rocktok.analyses.card import card
+
         frame = frame_of(self.shown()[1])
-        answer = "<br>".join(map(escape, self.answer()))
-        notes = "".join(f"<li>{escape(note)}</li>" for note in getattr(self, "notes", ()))
-        return (
-            (f"<p>{answer}</p>" if answer else "")
-            + str(frame.to_html(index=False))
-            + (f"<ul>{notes}</ul>" if notes else "")
-        )
+        columns = [name for name in self.CARD if name in frame.columns]
+        notes: Iterable[str] = getattr(self, "notes", ())
+        return card(self.answer(), frame[columns] if columns else frame, notes)
 
 
 def frame_of(rows: Iterable[object] | pd.DataFrame) -> pd.DataFrame:

@@ -40,6 +40,7 @@ class Recording:
         likeliest: how many of each model's likeliest tokens go with a position of kept text.
         rank, world_size, attempt: of this process, once it has started.
         fixed: the kept text. `sketching`: what contexts it still lacks.
+        observer: called with the rows of each step that is whole, before they are handed on.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], every: int, quiet: bool) -> None:
@@ -51,6 +52,7 @@ class Recording:
         self.finished_steps = 0
         self.fixed = FixedSet(0, 1)
         self.sketching = Sketching(self.fixed)
+        self.observer: Callable[[StepRows], None] | None = None
         self._background: Background | None = None
         self._pending = PendingSteps()
         self._with_domain = False
@@ -158,6 +160,7 @@ class Recording:
             also = [StepRows(name, step, more.rows, more.batches)
                     for name, more in beside.items() if more.dropped is None]  # fmt: skip
             rows = StepRows(table, step, pending.rows, pending.batches, sequences, also)
+            self._observe(rows)
             if not self._background.offer(rows):
                 pending.dropped = "queue full: the disk is slower than training"
         if pending.dropped is not None:
@@ -169,6 +172,13 @@ class Recording:
             elif more.dropped is not None:
                 self._lose(self._background, name, step, more.rows, more.dropped)
         self._report(self._background)
+
+    def _observe(self, rows: StepRows) -> None:
+        try:
+            if self.observer is not None:
+                self.observer(rows)
+        except Exception as error:
+            self.trouble("observer", f"numbers of a step are not reported: {describe(error)}")
 
     def _lose(self, background: Background, table: str, step: int, rows: int, why: str) -> None:
         """Count a step that is given up, and warn of it."""

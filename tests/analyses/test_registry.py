@@ -26,7 +26,7 @@ def test_users_meet_them_in_this_order() -> None:
 
 
 def test_the_root_has_a_name_for_each() -> None:
-    names = ["__version__", "Log", "LogWriter", "open", *analyses()]
+    names = ["__version__", "Log", "LogWriter", "open", "text", *analyses()]
     assert list(rocktok.__all__) == names
     assert dir(rocktok) == sorted(names)
     with pytest.raises(AttributeError, match="module 'rocktok' has no attribute 'detcet'"):
@@ -42,9 +42,10 @@ def test_names_for_type_checkers_are_those_of_the_registry() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    of_log = {"Log": "rocktok.log:Log", "LogWriter": "rocktok.log:LogWriter",
-              "open": "rocktok.log:open_log"}  # fmt: skip
-    assert listed == {entry.name: entry.function for entry in analyses().values()} | of_log
+    others = {"Log": "rocktok.log:Log", "LogWriter": "rocktok.log:LogWriter",
+              "open": "rocktok.log:open_log",
+              "text": "rocktok.report.text_passes:text"}  # fmt: skip
+    assert listed == {entry.name: entry.function for entry in analyses().values()} | others
 
 
 @pytest.mark.parametrize("name", list(analyses()))

@@ -28,7 +28,7 @@ def _compared(log: rocktok.Log) -> Any:
 
 #: Command → a result of it, and a column that its table in a notebook has.
 RESULTS: dict[str, tuple[Callable[[rocktok.Log], Any], str]] = {
-    "detect": (lambda log: rocktok.detect(log, context="off"), "rock_score"),
+    "detect": (lambda log: rocktok.detect(log, context="off"), "loss_share"),
     "attribute": (lambda log: rocktok.attribute(log, rocks=(1, 2), replicates=100), "grad_share"),
     "stagnation": (lambda log: rocktok.stagnation(log, top=3, replicates=100), "stagnation"),
     "stability": (
@@ -40,7 +40,7 @@ RESULTS: dict[str, tuple[Callable[[rocktok.Log], Any], str]] = {
         "control_token_id",
     ),
     "compare": (_compared, "jaccard"),
-    "lenses": (lambda log: rocktok.lenses(log, rocks=(13, 198), replicates=100), "rocks_share"),
+    "lenses": (lambda log: rocktok.lenses(log, rocks=(13, 198), replicates=100), "loss_share"),
     "info": (rocktok_info, "superseded_rows"),
 }
 
@@ -54,14 +54,14 @@ def test_every_result_has_json_and_a_table_for_notebooks(command: str) -> None:
     assert list(content)[1] == "log"
     assert set(content) - set(result.about("log")) == {"log"}
     html = result._repr_html_()
-    assert f"<th>{column}</th>" in html
+    assert f">{column}</th>" in html
     assert html.count("<li>") == len(result.notes)
     assert "<a>" not in html
     # The answer comes first, and is what the terminal shows first.
     printed = table_module(result).render(result)
     assert repr(result) == str(result) == printed.rstrip("\n")
     assert max(map(len, printed.splitlines())) < 200
-    assert html.startswith(f"<p>{escape(printed.splitlines()[0])}")
+    assert f"<p><strong>{escape(printed.splitlines()[0])}" in html
     assert len(result.table) > 0
 
 
@@ -104,5 +104,5 @@ def test_a_result_without_a_terminal_table_is_a_short_summary() -> None:
     assert table_module(bare) is None
     assert repr(bare) == "Bare (rows: 2)"
     assert bare.answer() == ["two <rows>"]
-    assert bare._repr_html_().startswith("<p>two &lt;rows&gt;</p><table")
+    assert "<p><strong>two &lt;rows&gt;</strong></p>" in bare._repr_html_()
     assert bare.table["a"].tolist() == [1, 2]

@@ -230,6 +230,11 @@ class DetectResult(Result):
     """
 
     SCHEMA: ClassVar[str] = "rocktok.detect/3"
+    CARD: ClassVar[tuple[str, ...]] = (
+        "rank", "token", "token_id", "frequency", "mean_loss_pre", "mean_loss", "loss_share",
+        "persistent", "retained", "ccr", "hardness", "q_value", "teacher_on_token",
+        "student_on_token", "instead", "flags",
+    )  # fmt: skip
 
     log: DetectLog
     params: DetectOptions

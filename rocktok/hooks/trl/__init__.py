@@ -108,12 +108,13 @@ class Attachment:
             return
         self._attached = False
         self.recorder.close(final=final)
+        self.recorder.observer = None
         self._trainer.remove_callback(self._callback)
         self._wrapping.unwrap()
         atexit.unregister(self.recorder.warn_if_nothing)
 
 
-def attach(trainer: Any, recorder: Recorder) -> Attachment:
+def attach(trainer: Any, recorder: Recorder, *, report: bool = False) -> Attachment:
     """Attach a recorder to a `trl.DistillationTrainer`.
 
     Recording ends with the block of a context manager, with `detach` of the result, or with the
@@ -125,6 +126,12 @@ def attach(trainer: Any, recorder: Recorder) -> Attachment:
 
     TRL's functions are wrapped while `train` runs, and restored after it. A block or a process
     that ends without a recorded step warns.
+
+    Args:
+        trainer: the trainer.
+        recorder: what takes the rows into a log.
+        report: whether a few numbers of the recorded steps go to what the trainer reports to
+            (`report_to`), with its own metrics: see `rocktok.hooks.trl.reporting`.
 
     Raises:
         HookError: before training: the trainer is of another class or has no local teacher, the
@@ -138,7 +145,9 @@ def attach(trainer: Any, recorder: Recorder) -> Attachment:
     # Needs torch and transformers: only where there is a trainer.
     from rocktok.hooks.trl.callback import RecordingCallback
     from rocktok.hooks.trl.capture import Capture
+    from rocktok.hooks.trl.reporting import Reporting
 
+    observer = Reporting(trainer, recorder) if report else None
     capture = Capture(trainer, recorder, inspect.signature(getattr(module, _LOSS)))
     wrapping = Wrapping(
         (module, _LOSS, capture.loss),
@@ -146,6 +155,7 @@ def attach(trainer: Any, recorder: Recorder) -> Attachment:
         (trainer, _COMPUTE, capture.compute_loss),
     )
     callback = RecordingCallback(trainer, recorder, capture, wrapping)
+    recorder.observer = observer
     return Attachment(trainer, recorder, callback, wrapping)
 
 

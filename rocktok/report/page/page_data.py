@@ -154,8 +154,12 @@ class Section(TypedDict):
 
 
 class Page(TypedDict, total=False):
-    """A page. Any part may be absent, None or empty: the page then goes without it."""
+    """A page. Any part may be absent, None or empty: the page then goes without it.
 
+    `embedded`: within another page, which has its own way around: without navigation and footer.
+    """
+
+    embedded: bool
     title: str | None
     created: str | None
     version: str | None

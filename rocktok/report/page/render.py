@@ -56,6 +56,7 @@ def render_page(page: Page) -> str:
     return str(
         _template().render(
             title=page.get("title") or "rocktok",
+            embedded=page.get("embedded", False),
             created=page.get("created"),
             version=page.get("version"),
             log=[(label, _shown(value)) for label, value in (page.get("log") or {}).items()],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rocktok.report.alternatives import Alternatives, token_ids
+from rocktok.report.page.labels import column_label
 from rocktok.report.page.page_data import Text, TextColumn
 from rocktok.report.result import ReportResult
 from rocktok.report.text_view import SequenceText
@@ -14,17 +15,6 @@ OF_ALL, OF_EACH = 24, 4
 
 #: Where vocabularies differ, ids of each log's types are this far apart.
 APART = 1 << 32
-
-_LABELS = {
-    "loss": "loss",
-    "log_ratio": "log ratio",
-    "student_logprob": "log p, student",
-    "teacher_logprob": "log q, teacher",
-    "student_entropy": "entropy, student",
-    "teacher_entropy": "entropy, teacher",
-    "grad_norm": "gradient norm",
-    "head_grad_norm": "gradient norm, head",
-}
 
 
 def text_view(result: ReportResult) -> Text | None:
@@ -46,7 +36,12 @@ def text_view(result: ReportResult) -> Text | None:
         "table": texts["table"],
         "steps": texts["steps"],
         "columns": [
-            {"key": c["key"], "label": _LABELS[c["key"]], "unit": c["unit"], "by_step": several}
+            {
+                "key": c["key"],
+                "label": column_label(c["key"]),
+                "unit": c["unit"],
+                "by_step": several,
+            }
             for c in texts["columns"]
         ],
         "tokens": {str(v): result.token_texts[v] for v in sorted(used)},

@@ -70,7 +70,10 @@ function makeSection(sequence) {
   const keptCount = sequence.retained.reduce((sum, kept) => sum + kept, 0);
   const title = element("h3", "", `Sequence ${sequence.id}`);
   const length = counted(sequence.tokens.length, "token");
-  const facts = [length, `${rockCount} of rock types`, `${keptCount} retained`];
+  const facts = [length];
+  if (rockCount) facts.push(`${rockCount} of rock types`);
+  // Where it was not judged which contexts recur, none is not their number.
+  if (sequence.retained.length) facts.push(`${keptCount} retained`);
   Object.assign(sequence, { rockShare: rockCount / (sequence.tokens.length || 1) });
   if (sequence.correct !== null) facts.push(sequence.correct ? "correct" : "wrong");
   if (sequence.domain) facts.unshift(sequence.domain);
@@ -329,6 +332,7 @@ function setUpText() {
   view.append(...sequences.map(makeSection));
   for (const name of ["rock", "persistent", "retained"]) {
     const box = byId(`mark-${name}`);
+    box.parentElement.hidden = sequences.every((sequence) => sequence[name]?.length === 0);
     const apply = () => byId("text").classList.toggle(`mark-${name}`, box.checked);
     box.addEventListener("change", apply);
     apply();

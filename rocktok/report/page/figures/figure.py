@@ -118,8 +118,9 @@ class Figure(Generic[Source, Numbers]):
     def alone(self, numbers: Numbers, columns: int = 1) -> matplotlib.figure.Figure:
         """Draw the numbers on a new figure, as wide as 1 or 2 columns of a paper."""
         with styled():
-            from matplotlib.figure import Figure as Canvas
+            # Needs matplotlib, which is not imported as it stands: see `styled`.
+            from rocktok.report.page.figures.notebook import NotebookFigure
 
-            canvas = Canvas(figsize=(WIDTHS[columns], HEIGHT), layout="constrained")
+            canvas = NotebookFigure(figsize=(WIDTHS[columns], HEIGHT), layout="constrained")
             self.draw(canvas.add_subplot(), numbers)
         return canvas
