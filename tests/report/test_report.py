@@ -470,7 +470,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert path == f"{out / 'report.html'}"
     assert all(line.startswith("rocktok: note: ") for line in stderr.splitlines())
     assert {p.suffix for p in (out / "figures").iterdir()} == {".svg", ".png"}
-    assert len(json.loads((out / "report.json").read_text())["figures"]) == 13
+    assert len(json.loads((out / "report.json").read_text())["figures"]) == 14
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     before = (out / "report.json").stat().st_ino
     code, _, stderr = run("report", SAMPLE, "-o", out)
