@@ -267,7 +267,7 @@ def test_a_whole_report_of_a_harmful_vocabulary(visit: Any, tmp_path: Path) -> N
     assert at.page.evaluate("window.harmed") is None
     drawn = sum(name.startswith("figures/") for name in files)
     drawings = at.page.locator("figure .drawing > svg")
-    assert drawings.count() == drawn == 8
+    assert drawings.count() == drawn == 9
     at.page.locator(".appendix > summary").click()
     wide = "svgs => svgs.map(svg => svg.getBBox().width)"
     assert min(drawings.evaluate_all(wide)) > 50
@@ -320,7 +320,7 @@ def test_without_javascript(browser: Any, sample_page: bytes, tmp_path: Path) ->
     page = context.new_page()
     page.goto(path.as_uri())
     assert page.locator("#token-rows tr.type").count() > 100
-    assert page.locator("figure .drawing > svg").count() == 13
+    assert page.locator("figure .drawing > svg").count() == 14
     # What a rock's row unfolds is there, and its address leads to it.
     assert page.locator(".more .contexts").first.is_visible()
     page.locator(".chip").nth(1).click()

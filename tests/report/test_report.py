@@ -451,7 +451,7 @@ def test_the_same_bytes_in_other_processes(sample: ReportResult, files: dict[str
     alike = {**files, "report.html": render_report(sample, again_in)["report.html"]}
     for name, data in alike.items():
         assert again[name] == data, name
-    assert len([n for n in again if n.endswith(".pdf")]) == 13
+    assert len([n for n in again if n.endswith(".pdf")]) == 14
     here = Drawing(("pdf",))
     here.add("ccr", json.loads(files["report.json"])["figures"]["ccr"])
     assert here.drawn()["ccr"]["pdf"] == again["figures/ccr.pdf"]
@@ -470,7 +470,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert path == f"{out / 'report.html'}"
     assert all(line.startswith("rocktok: note: ") for line in stderr.splitlines())
     assert {p.suffix for p in (out / "figures").iterdir()} == {".svg", ".png"}
-    assert len(json.loads((out / "report.json").read_text())["figures"]) == 13
+    assert len(json.loads((out / "report.json").read_text())["figures"]) == 14
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     before = (out / "report.json").stat().st_ino
     code, _, stderr = run("report", SAMPLE, "-o", out)
