@@ -116,6 +116,11 @@ class PendingSteps(dict[tuple[str, int], PendingStep]):
 def _fault(batch: Mapping[str, NDArray[Any]], statistics: Sequence[str], exact: bool) -> str | None:
     """Why the log may not hold these rows, if so."""
     fault = _not_finite({name: batch[name] for name in ("loss", *statistics)})
+    if fault is not None and fault.startswith("forward_kl"):
+        return (
+            f"{fault}, as where the student excludes a token that the teacher does not; record "
+            "other columns, such as columns='lenses'"
+        )
     if fault is not None:
         return fault
     least = batch["loss"].min(initial=0.0)

@@ -18,6 +18,7 @@ import pytest
 import rocktok
 from rocktok.errors import RocktokWarning
 from rocktok.hooks import recorder
+from rocktok.hooks.pending import PendingStep
 from rocktok.log import LogWriter
 from tests.processes import LIMIT, wait_until
 from tests.recording import (
@@ -176,6 +177,15 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         assert not [p for p in (folder / "log").rglob(".*") if p.is_file()]
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_column_that_can_be_infinite_says_what_to_record_instead() -> None:
+    step = PendingStep()
+    rows = {"loss": np.ones(2), "forward_kl": np.array([0.5, np.inf])}
+    step.add(0, rows, ("forward_kl",), ())
+    assert step.dropped is not None
+    assert step.dropped.startswith("forward_kl is NaN or infinite, as where the student excludes")
+    assert step.dropped.endswith("such as columns='lenses'")
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_takeaways_by_hand() -> None:
     others = [two(1, 0.1, rock=False), two(1, 0.2, rock=False), two(1, 0.4, rock=False)]
     numbers = {"pre": 1, "post": 9, "points": rocks + others}
     assert takeaway("early_late", numbers) == (
-        "The median rock keeps 75% of its loss from step 1 to 9, the median other type 20%"
+        "Rocks are hard at both steps by choice: median 2.00 nats at step 1, 1.00 at 9"
     )
     assert takeaway("early_late", {**numbers, "points": rocks[:2] + others}) is None
 

@@ -21,15 +21,14 @@ def takeaway(name: str, numbers: Numbers) -> str | None:
 
 
 def _early_late(numbers: Numbers) -> str | None:
-    kept: dict[bool, list[float]] = {True: [], False: []}
-    for point in numbers["points"]:
-        kept[point["is_rock"]].append(point["loss_post"] / point["loss_pre"])
-    if min(map(len, kept.values())) < ENOUGH:
+    """Levels, no change: rocks are chosen by both losses, so that nothing follows of learning."""
+    rocks = [point for point in numbers["points"] if point["is_rock"]]
+    if min(len(rocks), len(numbers["points"]) - len(rocks)) < ENOUGH:
         return None
-    rocks, others = (percent(median(kept[rock]), 0) for rock in (True, False))
+    pre, post = (number(median(r[loss] for r in rocks), 3) for loss in ("loss_pre", "loss_post"))
     return (
-        f"The median rock keeps {rocks} of its loss from step {numbers['pre']} to "
-        f"{numbers['post']}, the median other type {others}"
+        f"Rocks are hard at both steps by choice: median {pre} nats at step {numbers['pre']}, "
+        f"{post} at {numbers['post']}"
     )
 
 
