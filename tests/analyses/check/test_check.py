@@ -496,7 +496,7 @@ def test_in_python(found: CheckResult) -> None:
     assert list(found.table["name"]) == [f["name"] for f in found.findings]
     assert list(found.table.columns)[:3] == ["name", "severity", "value"]
     html = found._repr_html_()
-    assert html.startswith("<p>No findings.<br>17 of 17 checks are ok.</p>")
+    assert "<p><strong>No findings.</strong><br>17 of 17 checks are ok.</p>" in html
     assert "<th>finding</th>" in html
 
 

@@ -226,7 +226,7 @@ def test_json_table_and_notebook(tmp_path: Path) -> None:
     assert list(result.table["token"])[:2] == [row["token"] for row in content["tokens"][:2]]
     html = result._repr_html_()
     assert "<table" in html
-    assert html.startswith("<p>No rock tokens: none of 0 tested types is persistently hard")
+    assert "<p><strong>No rock tokens: none of 0 tested types is persistently hard" in html
     assert "fixed/, step 0 to 10: 40 sequences" in repr(result).splitlines()[-2]
 
 

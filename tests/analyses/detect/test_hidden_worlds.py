@@ -60,22 +60,23 @@ def test_the_state_at_its_own_place_would_make_every_hard_type_recur(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", HIDDEN_NULLS)
-def test_the_level_holds(name: str) -> None:
-    assert logs_with_rocks(name, range(600_000, 600_050)) <= 3
+def test_the_level_holds() -> None:
+    """Three logs of each world; docs/statistics.md has fifty."""
+    assert sum(logs_with_rocks(name, range(600_000, 600_003)) for name in HIDDEN_NULLS) <= 1
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", HARD_ANYWHERE)
-def test_types_that_are_hard_anywhere_are_no_rocks(name: str) -> None:
+def test_types_that_are_hard_anywhere_are_no_rocks() -> None:
+    """Three logs of each world; docs/statistics.md has twenty."""
     logs, p_values = 0, []
-    for seed in range(600_000, 600_050):
-        log = HARD_ANYWHERE[name].sketched(seed)
-        found = evaluate(batch_of(log), similarity="hidden")
-        logs += bool(found.rocks)
-        types = found.types
-        p_values.append(types.p_context[np.isin(types.hard.token_T, log.kinds["decoy"])])
-    assert logs <= 3
+    for name in HARD_ANYWHERE:
+        for seed in range(600_000, 600_003):
+            log = HARD_ANYWHERE[name].sketched(seed)
+            found = evaluate(batch_of(log), similarity="hidden")
+            logs += bool(found.rocks)
+            types = found.types
+            p_values.append(types.p_context[np.isin(types.hard.token_T, log.kinds["decoy"])])
+    assert logs <= 1
     p = np.concatenate(p_values)
     p = p[np.isfinite(p)]
     assert len(p) > 300
@@ -87,7 +88,7 @@ def test_types_that_are_hard_anywhere_are_no_rocks(name: str) -> None:
 def test_hard_stretches_that_states_tell_of_are_flagged() -> None:
     """A weakness, named in the documentation: contexts recur in being hard. All are flagged."""
     rocks = told = 0
-    for seed in range(600_000, 600_010):
+    for seed in range(600_000, 600_003):
         log = HARD_STRETCHES.sketched(seed)
         found = evaluate(batch_of(log), similarity="hidden")
         rocks += len(found.rocks)
@@ -98,18 +99,22 @@ def test_hard_stretches_that_states_tell_of_are_flagged() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("token", [0.0, 1.0])
-@pytest.mark.parametrize(("prompts", "rocks"), worlds.PLANTED_WORLDS)
-def test_the_power_is_kept(prompts: int, rocks: int, token: float) -> None:
+def test_the_power_is_kept(token: float) -> None:
+    """One log of each size; docs/statistics.md has more of each."""
     mix = Mix(meaning=1.0, token=token)
-    recall, false = recall_and_false(prompts, rocks, range(600_000, 600_010), mix)
-    assert recall >= 0.9
-    assert false <= 0.05
+    cells = [
+        recall_and_false(prompts, rocks, range(600_000, 600_001), mix)
+        for prompts, rocks in worlds.PLANTED_WORLDS
+    ]
+    recalls, false = zip(*cells, strict=True)
+    assert float(np.mean(recalls)) >= 0.9
+    assert max(false) <= 0.05
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("dims", [64, 512])
 def test_the_width_of_the_teacher_does_not_matter(dims: int) -> None:
     mix = Mix(dims=dims, meaning=1.0, token=1.0)
-    recall, false = recall_and_false(60, 17, range(600_000, 600_005), mix)
+    recall, false = recall_and_false(60, 17, range(600_000, 600_001), mix)
     assert recall >= 0.9
     assert false <= 0.05
