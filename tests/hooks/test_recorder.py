@@ -149,7 +149,7 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_starting_twice_is_refused(tmp_path: Path) -> None:
     rec = make_recorder(tmp_path)
     rec.start()
-    with pytest.raises(HookError, match="runs already"):
+    with pytest.raises(HookError, match="is already running"):
         rec.start()
     rec.close()
 
