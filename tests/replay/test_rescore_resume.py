@@ -125,8 +125,8 @@ def test_a_killed_run_goes_on_behind_its_last_shard(folder: Path, tmp_path: Path
     assert (done.returncode, done.stderr) == (0, "")
     rows = SEQUENCES * 10
     assert done.stdout.splitlines()[0] == (
-        f"Steps 20 scored: 240 sequences, {rows:,} positions each; {stood:,} positions stood "
-        "already."
+        f"Steps 20 scored: 240 sequences, {rows:,} positions each; {stood:,} positions "
+        "were scored before."
     )
     assert second.items() <= shards(log).items()
     same_rows(whole, log)
