@@ -167,8 +167,8 @@ class MissingRow(TypedDict):
     remedy: str
 
 
-class LensTableRow(TypedDict):
-    """One class of one lens, with what is said of the lens: a row of the files."""
+class LensColumns(TypedDict):
+    """What a row of the files says of its lens."""
 
     lens: str
     source: str
@@ -182,21 +182,11 @@ class LensTableRow(TypedDict):
     over_shuffled: float | None
     p_holm: float | None
     singles_out: bool | None
-    name: str
-    positions: int
-    share: float
-    share_low: float | None
-    share_high: float | None
-    loss_share: float | None
-    loss_share_low: float | None
-    loss_share_high: float | None
-    grad_share: float | None
-    grad_share_low: float | None
-    grad_share_high: float | None
-    rocks_share: float | None
-    rocks_share_low: float | None
-    rocks_share_high: float | None
-    few_prompts_carry_it: bool
+
+
+class LensTableRow(LensColumns, ClassRow):
+    """One class of one lens, with what is said of the lens: a row of the files."""
+
     stays: float | None
     stays_low: float | None
     stays_high: float | None
