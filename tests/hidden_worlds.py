@@ -215,13 +215,16 @@ HARD_STRETCHES = HardAnywhere(Mix(hard=1.0), stretches=True)
 # --- planted rocks -----------------------------------------------------------------------------
 
 
-def recurring_meanings(seed: int, prompts: int, rocks: int, mix: Mix | None = None) -> PlantedLog:
+def recurring_meanings(
+    seed: int, prompts: int, rocks: int, mix: Mix | None = None, noise: float | None = 1.0
+) -> PlantedLog:
     """Rocks as in `worlds.planted_rocks`, but the tokens around them are drawn anew at each use.
 
     What recurs is the meaning of a phrase: all its places in all its uses have a part of their
     hidden states in common. So have they the part of what is about to be said, where `mix` has it.
+    `noise`: the share of the tokens that are drawn anew; None: as few as in `planted_rocks`.
     """
     mix = Mix(meaning=1.0) if mix is None else mix
     rng = np.random.default_rng([seed, prompts, rocks, 13])
-    log, text, phrase_N = worlds.rocks_in_text(rng, prompts, rocks, noise=1.0)
+    log, text, phrase_N = worlds.rocks_in_text(rng, prompts, rocks, noise=noise)
     return replace(log, context=sketch(hidden_states(rng, text, mix, meaning_N=phrase_N)))

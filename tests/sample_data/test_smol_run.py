@@ -86,7 +86,7 @@ def test_the_student_is_the_teacher_without_its_middle():
 
 def test_generation_follows_the_weights_of_the_moment(tmp_path: Path):
     model = tiny_model().train()
-    generate = smol_models.Generation(model, tmp_path / "texts", seed=0)
+    generate = smol_models.Generation(model, tmp_path / "texts", 0, torch.bfloat16)
     ids = torch.arange(2, 10).reshape(2, 4)
     options = {**SAMPLING, "do_sample": False}
     before = generate(ids, torch.ones_like(ids), **options)
@@ -104,17 +104,43 @@ def test_generation_follows_the_weights_of_the_moment(tmp_path: Path):
 
 def test_kept_text_is_written_once_and_the_same_in_whatever_order(tmp_path: Path):
     first, second = torch.arange(2, 10).reshape(2, 4), torch.arange(20, 28).reshape(2, 4)
-    generate = smol_models.Generation(tiny_model().eval(), tmp_path / "a", seed=0)
+    generate = smol_models.Generation(tiny_model().eval(), tmp_path / "a", 0, torch.float32)
     written = [generate(ids, torch.ones_like(ids), **SAMPLING) for ids in (first, second)]
-    other = smol_models.Generation(tiny_model().eval(), tmp_path / "b", seed=0)
+    other = smol_models.Generation(tiny_model().eval(), tmp_path / "b", 0, torch.float32)
     backwards = [other(ids, torch.ones_like(ids), **SAMPLING) for ids in (second, first)]
     assert torch.equal(written[0], backwards[1]) and torch.equal(written[1], backwards[0])
     # Read, not written anew: these weights would write something else.
     changed = smol_models.Generation(
-        smol_models.with_layers(tiny_model(), [2]).eval(), tmp_path / "a", seed=0
+        smol_models.with_layers(tiny_model(), [2]).eval(), tmp_path / "a", 0, torch.float32
     )
     assert torch.equal(changed(first, torch.ones_like(first), **SAMPLING), written[0])
     assert len(list((tmp_path / "a").iterdir())) == 2
+
+
+def test_what_the_teacher_makes_of_kept_text_is_computed_once(tmp_path: Path):
+    student, teacher = tiny_model(2), tiny_model(3).eval()
+    ids, mask = torch.arange(2, 10).reshape(2, 4), torch.ones(2, 4, dtype=torch.long)
+    with torch.no_grad():
+        wanted = teacher.model(input_ids=ids, attention_mask=mask).last_hidden_state
+    forward = teacher.model.forward
+    calls = []
+
+    def counted(**inputs: Any) -> Any:
+        calls.append(student.training)
+        return forward(**inputs)
+
+    teacher.model.forward = counted
+    teacher.model.forward = smol_models.Remembered(teacher, student, tmp_path / "kept")
+    for training in (False, False, True, True):
+        student.train(training)
+        with torch.no_grad():
+            made = teacher.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+        assert torch.equal(made, wanted)
+    with torch.no_grad():
+        student.eval()
+        other = teacher.base_model(input_ids=ids.flip(0), attention_mask=mask).last_hidden_state
+    assert torch.equal(other, wanted.flip(0))
+    assert calls == [False, True, True, False]
 
 
 def test_only_whole_checkpoints_count(tmp_path: Path):
@@ -140,7 +166,7 @@ def test_the_full_run_has_prompts_and_steps_enough():
     full = make_smol.FULL
     assert full.steps >= 120 and full.prompts >= 1000 and full.kept <= full.prompts
     assert full.steps // full.fixed_every + 1 == 5 and full.steps % full.save_every == 0
-    assert full.kept * full.tokens >= make_smol.ENOUGH_POSITIONS
+    assert full.kept * full.tokens >= make_smol.ENOUGH_POSITIONS and full.dtype == torch.float32
 
 
 CHILD = """
