@@ -71,9 +71,9 @@ class Settings:
     batch: int = 12
     tokens: int = 64
     prompts: int = 1440
-    kept: int = 864
+    kept: int = 960
     record_every: int = 5
-    fixed_every: int = 30
+    fixed_every: int = 40
     save_every: int = 10
     learning_rate: float = 2e-4
     warmup_steps: int = 5
