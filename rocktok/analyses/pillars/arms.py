@@ -203,16 +203,21 @@ def _corrected(p_A: Sequence[float], families: Sequence[Sequence[int]]) -> dict[
 
 def category(row: ArmRow, params: PillarsParams) -> str:
     """What an arm is: rejected and beyond the margin, inside it, or neither."""
-    p = {
+    rejected = corrected_p(row, params.correction) <= params.level
+    if rejected and abs(row["delta"]) >= params.margin:
+        return PILLAR if row["delta"] < 0 else STUMBLING
+    inside = -params.margin <= row["ci90_low"] and row["ci90_high"] <= params.margin
+    return EQUIVALENT if inside else INCONCLUSIVE
+
+
+def corrected_p(row: ArmRow, correction: str) -> float:
+    """The p-value of an arm after a correction."""
+    return {
         "holm": row["p_holm"],
         "bonferroni": row["p_bonferroni"],
         "bh": row["q_bh"],
         "none": row["p_value"],
-    }[params.correction]
-    if p <= params.level and abs(row["delta"]) >= params.margin:
-        return PILLAR if row["delta"] < 0 else STUMBLING
-    inside = -params.margin <= row["ci90_low"] and row["ci90_high"] <= params.margin
-    return EQUIVALENT if inside else INCONCLUSIVE
+    }[correction]
 
 
 def global_rows(benchmark: Benchmark, rows: Sequence[ArmRow]) -> list[GlobalRow]:

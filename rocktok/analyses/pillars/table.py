@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from rocktok.analyses.pillars.arms import corrected_p
 from rocktok.analyses.pillars.asymmetry import BASELINES
 from rocktok.analyses.pillars.result import (
     EQUIVALENT,
@@ -16,7 +17,6 @@ from rocktok.analyses.pillars.result import (
     PillarsResult,
 )
 from rocktok.tables.encode import Form, encode_table, kinds_of
-from rocktok.tables.names import labels
 from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, counted, number, p_value, percent, render_table
 from rocktok.tables.text import token as quoted
@@ -37,7 +37,7 @@ _ARMS = (
     Field("95%"),
     Field("p"),
     Field("p corr."),
-    Field("category", text=True),
+    Field("category", text=True, least=12),
     Field("min. effect"),
     Field("mode", text=True, extra=True),
     Field("benchmark", text=True, extra=True),
@@ -190,7 +190,7 @@ def render(result: PillarsResult, view: View | None = None) -> str:
     if ranked:
         parts += [
             view.heading("Change of accuracy by arm, in percentage points"),
-            _table(_ARMS, map(_arm_cells, shown), view, result),
+            _table(_ARMS, [_arm_cells(row, result) for row in shown], view, result),
             *view.more(len(ranked) - len(shown), "--all", "arms"),
             view.aside(
                 f"min. effect: smallest change that is told with a chance of 80%; equivalent: the "
@@ -236,26 +236,24 @@ def _table(
 
 
 def _provenance(result: PillarsResult) -> Iterator[str]:
-    for source, name in zip(
-        result.sources, labels([row["path"] for row in result.sources]), strict=True
-    ):
+    for source in result.sources:
         baselines = counted(len(source["baseline_accuracies"]), "baseline")
         left = source["never_fired"]
         out = f"; {counted(left, 'arm')} that never acted left out" if left else ""
         yield (
             f"{source['benchmark']}: {counted(source['arms'], 'arm')}, {baselines} "
-            f"({BASELINES} are asked for){out}; {name}"
+            f"({BASELINES} are asked for){out}; {source['path']}"
         )
 
 
-def _arm_cells(row: ArmRow) -> tuple[str, ...]:
+def _arm_cells(row: ArmRow, result: PillarsResult) -> tuple[str, ...]:
     return (
         "–" if row["token"] is None else quoted(row["token"]),
         f"{row['token_id']}",
         _signed(row["delta"]),
         _between(row["ci_low"], row["ci_high"]),
         p_value(row["p_value"]),
-        p_value(row["p_holm"]),
+        p_value(corrected_p(row, result.params["correction"])),
         _category(row),
         "none" if row["minimum_effect"] is None else f"±{_points(row['minimum_effect'])}",
         row["mode"],

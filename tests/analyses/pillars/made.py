@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from rocktok._types import Array
-from rocktok.outcomes import About, encode_outcomes
+from rocktok.outcomes import About, Outcomes, encode_outcomes, outcomes_schema
+from rocktok.outcomes.checks import checked_outcomes
 from rocktok.outcomes.schema import COLUMNS
 
 NAMES = tuple(name for name, _, _ in COLUMNS)
@@ -69,6 +71,11 @@ class Made:
     def encode(self) -> bytes:
         """The file."""
         return encode_outcomes(self.columns, self.about)
+
+    def outcomes(self) -> Outcomes:
+        """What is read of the file."""
+        table = pa.table(self.columns, schema=outcomes_schema())
+        return checked_outcomes(table, self.about, "made")
 
     def save(self, path: Path) -> Path:
         """Write the file."""
