@@ -26,6 +26,7 @@ BASE = {
     "files",
     "inputs",
     "kernel",
+    "outcomes",
     "publishing",
     "temporary",
 }
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "files": {"errors", "folders", "publishing", "temporary"},
     "directories": {"errors", "files", "publishing", "temporary"},
     "inputs": {"errors", "_types", "files"},
+    "outcomes": {"errors", "_types", "files"},
     "stats": {"kernel", "hashing", "_types", "errors"},
     "pairs": {"kernel", "hashing", "_types", "errors"},
     "log": BASE,

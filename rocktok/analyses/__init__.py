@@ -65,6 +65,8 @@ ANALYSES = (
            "analyses.stability.passes"),
     Analysis("lenses", "Overlap of rocks with the tokens that other papers call important.",
              "rocktok.analyses.lenses.passes:lenses"),
+    _entry("pillars", "Tokens that the accuracy depends on, from the outcomes of interventions.",
+           "analyses.pillars.passes"),
 )  # fmt: skip
 
 
