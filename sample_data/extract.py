@@ -107,7 +107,9 @@ def _identity(log: Log, extract: Extract) -> dict[str, Any]:
     if extract.used and len(log.vocab):
         run["tokens"] = run.get("tokens", len(log.vocab))
     left = {
-        table: [step for step in log.complete_steps(table) if step not in extract.steps.get(table, ())]
+        table: [
+            step for step in log.complete_steps(table) if step not in extract.steps.get(table, ())
+        ]
         for table in schema.STEP_TABLES
     }
     columns = [
@@ -145,8 +147,7 @@ def _rows(
                 if name.endswith(("token_id", "_ids")):
                     used |= set(np.unique(values).tolist())
             yield {
-                name: rounded(values, extract.bits_of(table, name))
-                for name, values in rows.items()
+                name: rounded(values, extract.bits_of(table, name)) for name, values in rows.items()
             }
 
 
@@ -177,7 +178,7 @@ def _described(rows: dict[str, Any], extract: Extract, used: set[int]) -> dict[s
 
 
 def rounded(values: Any, bits: int) -> Any:
-    """float32 with so many bits of the mantissa, to the nearest, ties to even; others as they are."""
+    """float32 with so many bits of the mantissa, ties to even; other types as they are."""
     if values.dtype != np.float32 or bits >= MANTISSA:
         return values
     dropped = MANTISSA - bits

@@ -207,7 +207,7 @@ def means(values: list[float], size: int) -> list[float]:
 
 
 def publish(log: Path, target: Path) -> None:
-    """Write what ``extract.sample`` keeps of the log to ``target``, where an older one gives way."""
+    """Write what ``extract.sample`` keeps of a log to ``target``; an older one gives way."""
     unfinished = target.with_name(f".{target.name}.unfinished")
     whole = rocktok.open(log)
     extract.write(whole, unfinished, extract.sample(whole))

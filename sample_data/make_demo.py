@@ -1,10 +1,10 @@
-"""Make the log that ships in the package, for `rocktok demo`: an extract of a log, a few hundred kB.
+"""Make the log that ships in the package, for `rocktok demo`: an extract of another log.
 
     python sample_data/make_demo.py LOG
 
-replaces rocktok/demo/ by the largest extract of LOG that takes no more than --limit bytes: fixed text at its
-first and last step and at some between, losses and a few columns, the last rollouts, the tokens
-that occur. As many texts are kept as fit; what is kept beside them the options say.
+replaces rocktok/demo/ by the largest extract of LOG that takes no more than --limit bytes: fixed
+text at its first and last step and at some between, losses and a few columns, the last rollouts,
+the tokens that occur. As many texts are kept as fit; what is kept beside them the options say.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def fit(log: Log, target: Path, wanted: Extract, limit: int) -> tuple[Extract, i
 @click.option("--limit", default=295_000, show_default=True, help="Bytes of all files.")
 @click.option("--fixed", default=3, show_default=True, help="Steps of fixed text.")
 @click.option("--rollouts", default=2, show_default=True, help="Last recorded steps of rollouts.")
-@click.option("--alternatives", default=2, show_default=True, help="Likeliest tokens of each model.")
+@click.option(
+    "--alternatives", default=2, show_default=True, help="Likeliest tokens of each model."
+)
 @click.option(
     "--columns",
     default="grad_norm",

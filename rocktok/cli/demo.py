@@ -12,9 +12,7 @@ from rocktok.cli import options
 from rocktok.cli.help import Command
 
 
-def _directory(
-    context: click.Context, parameter: click.Parameter, name: str | None
-) -> Path | None:
+def _directory(context: click.Context, parameter: click.Parameter, name: str | None) -> Path | None:
     return None if name is None else options.local_directory(context, parameter, name)
 
 
@@ -58,7 +56,7 @@ def demo_command(
 
     if log_only is not None:
         if output is not None:
-            raise UsageError("--log-only makes no report, so that --output has no use; leave it out")
+            raise UsageError("--log-only makes no report; leave out --output")
         _copy(log_only)
         return
     page = _report(output, force=force, quiet=quiet) / "report.html"

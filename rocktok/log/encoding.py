@@ -89,7 +89,9 @@ def _split_floats(columns: pa.Schema) -> dict[str, str]:
         )
         for field in columns
     }
-    return {path: "BYTE_STREAM_SPLIT" for path, type_ in paths.items() if pa.types.is_floating(type_)}
+    return {
+        path: "BYTE_STREAM_SPLIT" for path, type_ in paths.items() if pa.types.is_floating(type_)
+    }
 
 
 def _row_groups(table: pa.Table, target: int) -> Iterator[tuple[int, int]]:
