@@ -126,7 +126,7 @@ def test_the_report_is_whole_and_asks_for_no_network(
     content = json.loads((out / "report.json").read_text())
     # Every section is there, or says what it lacks and what would help.
     assert all(row["why"] and row["remedy"] for row in content["missing"])
-    assert {row["what"] for row in content["missing"]} <= {"which way the gradients point"}
+    assert {row["what"] for row in content["missing"]} <= {"gradient directions"}
     assert content["tokens"] and content["figures"] and set(content["analyses"]) >= {"check"}
 
 
@@ -176,11 +176,10 @@ def test_the_browser_is_asked_for_by_a_flag() -> None:
 @pytest.mark.long
 def test_the_wheel_holds_the_log(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode and "hatchling" in done.stdout + done.stderr:
-        pytest.skip("hatchling is not installed here")
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         packed = {i.filename: i for i in wheel.infolist() if i.filename.startswith("rocktok/demo/")}
