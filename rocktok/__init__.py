@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rocktok.log import LogWriter as LogWriter
     from rocktok.log import open_log as open  # noqa: F401
     from rocktok.log.compact import compact as compact
+    from rocktok.log.shipped import demo as demo
     from rocktok.replay.rescore import rescore as rescore
     from rocktok.report.passes import report as report
     from rocktok.report.text_passes import text as text

@@ -27,6 +27,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import click
+import extract
 import models
 import problems
 import torch
@@ -206,10 +207,10 @@ def means(values: list[float], size: int) -> list[float]:
 
 
 def publish(log: Path, target: Path) -> None:
-    """Copy the finished log to ``target``, where an older log gives way."""
+    """Write what ``extract.sample`` keeps of a log to ``target``; an older one gives way."""
     unfinished = target.with_name(f".{target.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(log, unfinished)
+    whole = rocktok.open(log)
+    extract.write(whole, unfinished, extract.sample(whole))
     shutil.rmtree(target, ignore_errors=True)
     unfinished.rename(target)
     files = [path for path in target.rglob("*") if path.is_file()]

@@ -39,6 +39,8 @@ def _entry(name: str, help_: str, module: str) -> Analysis:
 
 #: In the order in which users meet them.
 ANALYSES = (
+    _entry("demo", "Report of a small log that ships with rocktok, opened in the browser.",
+           "log.shipped"),
     _entry("info", "Contents of a log: steps, sequences, columns, gaps, damage.",
            "analyses.info.passes"),
     Analysis("check", "Health of the run: end tokens, templates, cut or looping texts, losses.",

@@ -25,8 +25,8 @@ GROUPS = {
         "exclude_most_frequent", "controls", "control_kind", "replication", "lifts",
     ),
     "Output": (
-        "top", "rows", "all_types", "everything", "wide", "format_", "output", "force", "quiet",
-        "fail_if",
+        "top", "rows", "all_types", "everything", "wide", "format_", "output", "log_only", "show",
+        "force", "quiet", "fail_if",
     ),
     "Computation": ("seed", "replicates", "jobs", "dask", "allow_missing"),
     "Help": ("help_all", "help"),

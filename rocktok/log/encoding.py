@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,9 @@ ROW_GROUP_ROWS = 1 << 20
 #: Numbers in the lists of a row group of gradients/ or alternatives/: what a reader holds at once.
 ROW_GROUP_NUMBERS = 1 << 24
 _DICTIONARIES = ("step", "sequence_id", "prompt_id", "kind", "vocab_size", "sketch_dims", "seed")
+#: Of a small shard: a page is what is compressed at once, so that what recurs later in a row group
+#: (the same text at the next step) costs next to nothing.
+_SMALL_LEVEL, _SMALL_PAGE_BYTES = 19, 1 << 26
 
 
 def encode_shard(
@@ -32,11 +35,14 @@ def encode_shard(
     attempt: int,
     rank: int = 0,
     row_group_rows: int = ROW_GROUP_ROWS,
+    small: bool = False,
 ) -> bytes:
     """Bytes of a shard for a table that is in canonical order.
 
     A sequence at a step never straddles a row group. LZ4, or ZSTD for alternatives; dictionary
     encoding for step and sequence_id, delta encoding for position; a checksum in every page.
+    With `small` ZSTD at a high level, and the four bytes of a float apart from one another:
+    fewer bytes, in many times the time.
     """
     names = table.schema.names
     encoded = table.replace_schema_metadata(
@@ -48,13 +54,22 @@ def encode_shard(
         }
     )
     sink = pa.BufferOutputStream()
+    encodings = {"position": "DELTA_BINARY_PACKED"} if "position" in names else {}
+    options: dict[str, Any] = {"compression": _compression(names)}
+    if small:
+        encodings |= _split_floats(encoded.schema)
+        options = {
+            "compression": "zstd",
+            "compression_level": _SMALL_LEVEL,
+            "data_page_size": _SMALL_PAGE_BYTES,
+        }
     with pq.ParquetWriter(
         sink,
         encoded.schema,
-        compression=_compression(names),
         use_dictionary=[name for name in _DICTIONARIES if name in names],
-        column_encoding={"position": "DELTA_BINARY_PACKED"} if "position" in names else None,
+        column_encoding=encodings or None,
         write_page_checksum=True,
+        **options,
     ) as writer:
         for start, stop in _row_groups(encoded, row_group_rows):
             writer.write_table(encoded.slice(start, stop - start), row_group_size=stop - start)
@@ -64,6 +79,19 @@ def encode_shard(
 def _compression(names: list[str]) -> str:
     # Lists of ids and of float16 become a third smaller by entropy coding, which LZ4 has not.
     return "zstd" if "student_ids" in names else "lz4"
+
+
+def _split_floats(columns: pa.Schema) -> dict[str, str]:
+    """Path of each column of floats, or of lists of them → its encoding."""
+    paths = {
+        f"{field.name}.list.element" if is_list(field.type) else field.name: (
+            field.type.value_type if is_list(field.type) else field.type
+        )
+        for field in columns
+    }
+    return {
+        path: "BYTE_STREAM_SPLIT" for path, type_ in paths.items() if pa.types.is_floating(type_)
+    }
 
 
 def _row_groups(table: pa.Table, target: int) -> Iterator[tuple[int, int]]:

@@ -66,6 +66,8 @@ class LogWriter:
         supersede: start at step 0 over a finished run, whose rows are then no longer read.
         flush_bytes, flush_seconds: buffered rows are published at the end of a step once they
             are that many bytes or that old.
+        small: compress shards as far as they go, which takes many times as long: for a log that
+            is published.
 
     Raises:
         HookError: the directory holds another run, a finished one, or one of other models,
@@ -93,6 +95,7 @@ class LogWriter:
         supersede: bool = False,
         flush_bytes: int = 64 << 20,
         flush_seconds: float = 600.0,
+        small: bool = False,
     ) -> None:
         self.place = place(path)
         self.columns = tuple(c for c in schema.OPTIONAL_STATISTICS if c in set(columns))
@@ -124,6 +127,7 @@ class LogWriter:
         self._rules = runs.rules_of(runs.load_run(self.place), self.place.show(runs.PATH))
         self._resume_step = resume_step
         self._flush_bytes, self._flush_seconds = flush_bytes, flush_seconds
+        self._small = small
         self._manifest = manifest or Manifest(run_id=run_id, rank=rank, attempt=attempt)
         self._manifest.final = False
         self._buffers = {table: Buffer() for table in schema.TABLES}
@@ -372,7 +376,9 @@ class LogWriter:
         if (np.diff(order) != 1).any():
             rows = rows.take(pa.array(order))
         step_N = np.asarray(rows["step"])
-        data = encode_shard(rows, run_id=self.run_id, attempt=self.attempt, rank=self.rank)
+        data = encode_shard(
+            rows, run_id=self.run_id, attempt=self.attempt, rank=self.rank, small=self._small
+        )
         name = f"{shard_prefix(self.rank, self.attempt)}{self._numbers[table]:05d}.parquet"
         folder = table if table == "sequences" else f"{table}/step-{int(step_N[0]):08d}"
         entry = entry_of(f"{folder}/{name}", data, step_N)

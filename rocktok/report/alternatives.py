@@ -1,4 +1,4 @@
-"""What both models held likeliest at the positions of the sequences shown as text."""
+"""Likeliest tokens of both models at the positions of the text view."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TypedDict
 
 from rocktok.report.sequences import Occurrences
 
-#: Alternatives of each model that are shown at a position.
+#: Maximum number of alternatives of each model per position.
 SHOWN = 3
 
-#: Columns of a source that hold them.
+#: Columns of a source with alternatives.
 COLUMNS = (
     "has_alternatives",
     "student_ids",
@@ -32,7 +32,7 @@ class Alternatives(TypedDict):
 def at_positions(
     steps: list[int], at_steps: list[Occurrences | None], positions: list[int]
 ) -> Alternatives | None:
-    """Of both models, where the steps have them; of the teacher those of the last such step."""
+    """Alternatives of both models; of the teacher at the last step that has them."""
     found: Alternatives = {"teacher": [], "student": {}}
     for step, rows in zip(steps, at_steps, strict=True):
         if rows is None or "has_alternatives" not in rows:
@@ -58,7 +58,7 @@ def _likeliest(rows: Occurrences, model: str) -> list[list[float]]:
 
 
 def count(others: Alternatives) -> int:
-    """How many tokens they name."""
+    """Number of tokens in all lists."""
     lists = [others["teacher"], *others["student"].values()]
     return sum(len(one) // 2 for each in lists for one in each)
 
@@ -70,7 +70,7 @@ def token_ids(others: Alternatives) -> set[int]:
 
 
 def shortened(others: Alternatives, length: int) -> Alternatives:
-    """Of the first positions."""
+    """Alternatives of the first positions alone."""
     return {
         "teacher": others["teacher"][:length],
         "student": {step: each[:length] for step, each in others["student"].items()},

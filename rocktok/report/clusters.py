@@ -1,4 +1,4 @@
-"""What tokens are for: functional clusters by the look of their text. Ours; the rules are a table.
+"""Functional clusters of tokens, by patterns of their text; the rules, our own, are a table.
 
 The first rule whose pattern matches a token's whole text says what it is. Text pieces are judged
 as they stand: a piece of a word is a word.
@@ -31,7 +31,7 @@ class Rule:
     meaning: str
 
 
-#: In this order.
+#: The first match wins.
 RULES = (
     Rule(
         "whitespace and Markdown",
@@ -54,7 +54,7 @@ RULES = (
 
 OTHER = Rule("other", "", "what no rule takes: code, commands, ids without text, mixtures")
 
-#: All names, in the order in which they are shown.
+#: All names, in the order of the page.
 NAMES = (*(rule.name for rule in RULES), OTHER.name)
 
 
@@ -85,7 +85,7 @@ class Clusters:
                 ) from error
 
     def of(self, text: str) -> str:
-        """The first cluster that takes the text; "other" if none does."""
+        """The first cluster that matches the text; "other" if none does."""
         for name, pattern in self._compiled:
             if pattern.fullmatch(text):
                 return name

@@ -1,4 +1,4 @@
-"""What a log lacks for the analyses of a report, and what would help."""
+"""Columns and tables that a log lacks for a report, each with the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rocktok.report.result import PERSISTENCE
 
 
 def lacks(detection: Detection) -> list[Missing]:
-    """What cannot be said of a log, and what of that another recording could."""
+    """Results that the log does not allow; most of them another recording would."""
     return [*_no_context(detection), *_columns(detection), *_tables(detection)]
 
 
@@ -31,13 +31,13 @@ def _columns(detection: Detection) -> Iterator[Missing]:
     log, table = detection.run.log, detection.run.table
     if "grad_norm" not in log.columns(table):
         yield {
-            "what": "who takes the gradient",
+            "what": "shares of the gradient norm by token type",
             "why": f"{table}/ has no column grad_norm",
             "remedy": "record it with Recorder(columns=[…, 'grad_norm'])",
         }
     elif not log.complete_steps("gradients"):
         yield {
-            "what": "which way the gradients point",
+            "what": "gradient directions",
             "why": "no gradient sums in this log",
             "remedy": "record sums with Recorder(gradient_types=…) or Recorder(gradient_sketch=…)",
         }
@@ -46,13 +46,13 @@ def _columns(detection: Detection) -> Iterator[Missing]:
 def _tables(detection: Detection) -> Iterator[Missing]:
     if not len(detection.run.log.vocab):
         yield {
-            "what": "the texts of tokens, and what they are for",
+            "what": "texts and functional clusters of tokens",
             "why": "the log has no vocab.parquet",
-            "remedy": "write one (token_id, token, bytes), or record with the tokenizer at hand",
+            "remedy": "write vocab.parquet (token_id, token, bytes), or record with the tokenizer",
         }
     if not detection.source.prompts.known:
         yield {
-            "what": "which sequences share a prompt",
+            "what": "grouping of sequences by prompt",
             "why": "the log has no sequences/; each sequence counts as its own prompt, and "
             "intervals may be too narrow",
             "remedy": "write sequences/ (sequence_id, step, num_tokens, prompt_id)",

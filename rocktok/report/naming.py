@@ -1,4 +1,4 @@
-"""What the rocks of a report are, in words: how many, and by which rule."""
+"""The rocks of a report in words: their number and the rule that chose them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RockNames(TypedDict):
 
 
 def rock_names(detected: DetectResult) -> RockNames:
-    """What to call the rocks of `detect`."""
+    """Names for the rocks of a result of `detect`."""
     params, rocks = detected.params, len(detected.rocks)
     if params["rule"] == "tested":
         fdr = f"FDR {100 * params['fdr']:g}%"

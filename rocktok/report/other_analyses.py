@@ -1,4 +1,4 @@
-"""Analyses that are not built into the report: each is run, and shown in a section of its own."""
+"""Analyses that are not built into the report: each has a section of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rocktok.log import Log
 
 
 class Missing(TypedDict):
-    """What could not be done, why, and what would help."""
+    """A result that the log does not allow, the reason, and the remedy."""
 
     what: str
     why: str
@@ -26,13 +26,13 @@ class Missing(TypedDict):
 
 @dataclass(frozen=True)
 class OtherResult:
-    """What one of them gave.
+    """Result of one analysis.
 
     Attributes:
         analysis: its entry in the registry.
         result: its result; None where the log lacks what it needs.
         missing: then what is missing: `what`, `why`, `remedy`.
-        passes: how many it made.
+        passes: number of passes it made.
     """
 
     analysis: Analysis
@@ -52,7 +52,7 @@ def run_others(
 ) -> tuple[OtherResult, ...]:
     """Run every analysis that has a section, with those of these arguments that it takes.
 
-    `detected`: what `detect` found, so that rocks are the same everywhere.
+    `detected`: the result of `detect`, so that rocks are the same in every section.
 
     Raises `DamagedError`, `DataError` as the analyses do.
     """

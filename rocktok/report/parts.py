@@ -1,4 +1,4 @@
-"""What a report comes to on the way: the analyses beside `detect`, and its own pass."""
+"""Intermediate results of a report: the analyses beside `detect`, and its own pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OtherParts:
     stability: StabilityResult | None
 
     def done(self) -> list[tuple[str, AttributeResult | StagnationResult | StabilityResult]]:
-        """Names and results of those that there are."""
+        """Names and results of the analyses that were made."""
         named = (
             ("attribute", self.attribute),
             ("stagnation", self.stagnation),
@@ -33,7 +33,7 @@ class OtherParts:
 
 @dataclass(frozen=True)
 class Look:
-    """What the report's own pass comes to. `windows`: of occurrences of the likely rocks."""
+    """Results of the report's own pass. `windows`: of occurrences of the candidate rocks."""
 
     sums: TypeSums
     positions: LossByPosition

@@ -1,10 +1,11 @@
-"""`report` over a log: every analysis that it allows, then what only the report shows.
+"""`report` of a log: all analyses that the log allows, and the contents of the page beside them.
 
 1. `detect`, with lifts;
-2. one pass: losses of all types at both steps, losses by position, windows of the likely rocks, a
-   draw of sequences;
-3. each step shown as text once, of the sequences shown;
-4. `attribute`, `stagnation` and `stability`, where the log has what they need.
+2. `attribute`, `stagnation` and `stability`, where the log has the columns and steps they need;
+3. one pass: losses of all types at both steps, losses by position, windows of the candidate rocks,
+   a random sample of sequences;
+4. one pass over each step of the text view, of the sampled sequences alone;
+5. the analyses with sections of their own.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ from rocktok.report.text_view import Texts, at_steps, choose, sequence_texts
 from rocktok.stats.arrays import padded
 from rocktok.stats.sums import TypeSums
 
-#: Types by Rock Score that are drawn again.
+#: Types, in descending order of Rock Score, whose stability is measured.
 RANKED = 5_000
 
 
@@ -105,27 +106,27 @@ def report(
     engine: Engine | None = None,
     tell: Callable[[Analysis], None] | None = None,
 ) -> ReportResult:
-    """All analyses that a log allows, and what the report shows beside them.
+    """All analyses that the log allows, as one result.
 
     Args:
         log: an open log (`rocktok.open`), or the path of one.
-        clusters: name → patterns of functional clusters, asked before the built-in table.
-        replicates: of every bootstrap.
-        sequences: how many are shown as text, at most.
-        rows: of the table of tokens; rocks are always in it.
+        clusters: name → patterns of functional clusters, matched before the built-in ones.
+        replicates: number of bootstrap replicates of each analysis.
+        sequences: maximum number of sequences in the text view.
+        rows: maximum number of rows in the table of tokens; rocks are always included.
         pre, post, table, context, quantile_pre, quantile_post, tau_pre, tau_post, persistence,
             window, similarity, partners, gamma, eta, rule, fdr, min_hardness, top_k, tau_r,
             min_frequency, exclude_most_frequent, cap, exact, seed, all_types, embeddings: as in
             `rocktok.detect`.
-        lifts: as in `rocktok.detect`, where there is persistence.
+        lifts: as in `rocktok.detect`, where the log has two steps of the same text.
         outcomes: of interventions, as `rocktok.pillars` takes them, for a section of their own.
-        engine: what makes the passes; default: threads on the cores this process may use.
-        tell: called with the result of each analysis as soon as there is one.
+        engine: runs the passes; default: threads on the available cores.
+        tell: callback, given the result of each analysis as soon as it is complete.
 
     Raises:
-        TypeError: a keyword that is none of the above; the message names the nearest.
-        UsageError: options out of range.
-        LogError: the log is damaged, or has nothing to analyse.
+        TypeError: an unknown keyword; the message names the nearest one.
+        UsageError: an option is out of range.
+        LogError: the log is damaged, or has no positions to analyse.
     """
     params = options_of(ReportParams, locals())
     options, own = options_of(DetectParams, locals()), Clusters(clusters)
@@ -141,10 +142,10 @@ def report(
 def _detection(
     progress: Progress, options: DetectParams, embeddings: Array | None, *, lifts: bool
 ) -> Detection:
-    """Without persistence where no loss, or too few of them, is above zero."""
+    """The detection; without persistence where too few losses are above zero for a threshold."""
     log, engine = progress.log, progress.engine
     try:
-        # The grid has nulls, whatever η is in use.
+        # The sensitivity grid needs the null distributions also where η is a number.
         return run_detect(
             log, options, embeddings=embeddings, engine=engine,
             lifts="auto" if lifts else False, null=True, replicate="auto",
@@ -156,7 +157,7 @@ def _detection(
 
 @dataclass(frozen=True)
 class _Report:
-    """What is reported on a log on which `detect` has run."""
+    """Builds the result from a finished detection."""
 
     detection: Detection
     params: ReportParams
@@ -165,7 +166,7 @@ class _Report:
     given: tuple[OtherResult, ...] = ()
 
     def result(self) -> ReportResult:
-        """All passes after `detect`."""
+        """Make all further passes, and put their results together."""
         detection, progress = self.detection, self.progress
         others = self._others()
         likely = likely_rocks(detection)
@@ -221,7 +222,7 @@ class _Report:
             others=(*further, *self.given),
         )
 
-    # -- what only the report shows --------------------------------------------------------
+    # -- contents of the page beside the analyses ------------------------------------------
 
     def _look(self, likely: list[int]) -> Look:
         detection = self.detection
@@ -266,7 +267,7 @@ class _Report:
         windows: dict[str, Array],
         only: Collection[int] | None = None,
     ) -> dict[int, RockContexts]:
-        """Of each rock, typical retained contexts; `only`: in these sequences."""
+        """Token id of a rock → its typical retained contexts; `only`: in these sequences."""
         token_T, text = self.detection.types.token_T, self.detection.run.log.vocab.text
         by_token = {int(token_T[index]): each for index, each in shares.items()}
         return {
@@ -302,7 +303,7 @@ class _Report:
         if "grad_norm" in log.columns(table):
             shares = progress.allowed(
                 "attribute",
-                "who takes the gradient",
+                "shares of the gradient norm by token type",
                 lambda: attribute(
                     log, detected=detection.result, embeddings=detection.embeddings, step=post,
                     replicates=replicates, table=table, seed=options.seed, engine=engine,
@@ -311,7 +312,7 @@ class _Report:
         if self._has_course():
             curves = progress.allowed(
                 "stagnation",
-                "whether rocks learn",
+                "loss of rocks over the steps",
                 lambda: stagnation(
                     log, detected=detection.result, embeddings=detection.embeddings,
                     pre=options.pre, post=options.post, top_k=options.most_rocks,
@@ -320,7 +321,7 @@ class _Report:
             )  # fmt: skip
         samples = progress.allowed(
             "stability",
-            "whether half of the prompts would name the same rocks",
+            "stability of the rocks under half of the prompts",
             lambda: run_stability(
                 log,
                 StabilityParams(
@@ -332,7 +333,7 @@ class _Report:
         return OtherParts(shares, curves, samples)
 
     def _has_course(self) -> bool:
-        """Whether there are two steps from --pre to --post; without these, `stagnation` says."""
+        """Whether --pre and --post leave two steps; without these options `stagnation` decides."""
         pre, post = self.detection.params.pre, self.detection.params.post
         if pre is None and post is None:
             return True
@@ -343,7 +344,7 @@ class _Report:
             return True
         self.progress.missing.append(
             {
-                "what": "whether rocks learn",
+                "what": "loss of rocks over the steps",
                 "why": f"{view.table}/ has no complete step before {high}",
                 "remedy": "give a later --post",
             }
@@ -366,7 +367,7 @@ class _Report:
         return {v: self.detection.run.log.vocab.text(v) for v in sorted(ids)}
 
     def _notes(self, others: OtherParts) -> tuple[str, ...]:
-        """Of every analysis, with its name where it is not `detect`."""
+        """Notes of all analyses, each with the name of its analysis unless that is `detect`."""
         own = self.detection.result.notes
         lines = [
             *own,

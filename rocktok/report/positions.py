@@ -1,4 +1,4 @@
-"""Where in a sequence the loss lies: sums by relative position, of rocks and of all others."""
+"""Loss by relative position in a sequence: sums for rocks and for all other types."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class LossByPosition:
             total_GB += other.sum_GB[name]
 
     def result(self) -> list[PositionBin]:
-        """Each bin of the others, then of the rocks."""
+        """Rows by bin: first of the other types, then of the rocks."""
         return [
             {
                 "group": name,

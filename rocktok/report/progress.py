@@ -1,4 +1,4 @@
-"""What a report has come to: which analyses are done, in how many passes, and what is missing."""
+"""State of a report in the making: passes by analysis, and what the log lacks."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Progress:
     missing: list[Missing] = field(default_factory=list)
 
     def counted(self, name: str, analyse: Callable[[], T]) -> T:
-        """The result of an analysis, its passes counted."""
+        """Run an analysis, count its passes, and return its result."""
         before = self.engine.passes
         result = analyse()
         self.passes[name] = self.engine.passes - before
         return result
 
     def allowed(self, name: str, what: str, analyse: Callable[[], A]) -> A | None:
-        """The result, or None and what is missing for it."""
+        """As `counted`; None, with an entry in `missing`, where the log does not allow it."""
         try:
             result = self.counted(name, analyse)
         except (DamagedError, DataError):
@@ -49,6 +49,6 @@ class Progress:
         return result
 
     def refused(self, what: str, error: LogError) -> None:
-        """Note that a log does not allow something; the message says why, and the remedy."""
+        """Add an entry to `missing`; the error's message has the reason and the remedy."""
         why, _, remedy = str(error).removeprefix(f"{self.log.name}: ").partition("; ")
         self.missing.append({"what": what, "why": why, "remedy": remedy})

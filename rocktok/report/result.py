@@ -1,4 +1,4 @@
-"""What a report rests on: every analysis that a log allows, and what it lacks for the others."""
+"""Contents of a report: results of all analyses of a log, and what it lacks for the others."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from rocktok.report.text_view import StepLoss, Texts
 
 SCHEMA = "rocktok.report/3"
 
-#: Of `missing`: what a log without the same text at two steps lacks, and one with too little of it.
-PERSISTENCE = "persistence, context consistency, retained contexts, early against late loss"
-NO_NULL = "which contexts recur"
+#: Entries of `missing`: of a log without the same text at two steps, and of one with too little
+#: text.
+PERSISTENCE = "persistence, context consistency, retained contexts, loss at two steps"
+NO_NULL = "recurring contexts"
 
 
 @dataclass(frozen=True)
 class ReportParams:
     """Options of `report` beside those of `detect`.
 
-    `replicates`: of every bootstrap; `sequences`: how many are shown as text; `rows`: of the table
-    of tokens; `lifts`: as in `detect`.
+    `replicates`: number of bootstrap replicates; `sequences`: maximum number of sequences in the
+    text view; `rows`: maximum number of rows in the table of tokens; `lifts`: as in `detect`.
     """
 
     replicates: int = 1000
@@ -77,7 +78,7 @@ class TypeColumns(TypedDict):
     loss_pre: list[float | None]
 
 
-#: What `report` tells of as soon as there is one.
+#: Results that `report` passes to its callback as soon as each is complete.
 Analysis = DetectResult | AttributeResult | StagnationResult | StabilityResult
 
 
@@ -100,8 +101,8 @@ class ReportResult:
         texts: sequences with all that was recorded of them, at some steps; None where not asked.
         token_texts: token id → text of all ids that stand in the above.
         clusters: token id → functional cluster; cluster_names: all of them, in order.
-        missing: what could not be done.
-        notes: what a reader of the numbers must know.
+        missing: results that the log does not allow: what, why, and the remedy.
+        notes: caveats of the results.
         others: of analyses that are not built into the report.
         curves: token id → mean losses of a rock at the steps shown as text; {} without text.
     """

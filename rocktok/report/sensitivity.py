@@ -1,4 +1,4 @@
-"""How the rocks move with γ, with η and with the null's distance; and typical retained contexts.
+"""Sensitivity of the rocks to γ, η and the distance of the null; typical retained contexts.
 
 A type is judged at every γ from one product of its windows: the similarities are the same, only
 the threshold moves. Of types with many persistent occurrences a sample is judged.
@@ -36,10 +36,10 @@ GAMMAS = (0.3, 0.4, 0.5, 0.6, 0.7)
 GAMMA_SHARES = (0.8, 0.9, 0.95, 0.98, 0.99)
 ETAS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
-#: Persistent occurrences of a type that are judged here, at most.
+#: Maximum number of judged persistent occurrences per type.
 MOST = 500
 
-#: Retained contexts that are shown of a rock, at most.
+#: Maximum number of retained contexts shown per rock.
 EXAMPLES = 6
 
 #: Types down the bound on R_ctx that the grid judges, for each rock there may be; where rocks are
@@ -104,7 +104,7 @@ class RockContexts(TypedDict):
 
 @dataclass(frozen=True)
 class TypeShares:
-    """One type under every setting: what of its judged occurrences is retained.
+    """Retained occurrences of one type under every setting.
 
     `recurrence`: not judgeable where too few positions are left for the null. `rate_M`,
     `retained_M`: at the setting of the log's own `detect`.
@@ -117,7 +117,7 @@ class TypeShares:
     def share(self, setting: Setting) -> float | None:
         """Share of the judged occurrences that is retained; None: not judgeable."""
         found = self.recurrence[setting]
-        # Of hidden states a type may have none that are known.
+        # With hidden states, no context of a type may be known.
         return found.hits / max(1, found.judged) if found.judgeable else None
 
 
@@ -144,7 +144,7 @@ def settings(
 
 
 def setting_of(params: DetectParams) -> Setting:
-    """The one that `detect` itself used."""
+    """The setting that `detect` used."""
     far = distances(params.window)[0] if params.eta == "auto" else None
     return Setting(_gamma(params), params.eta, far)
 
@@ -156,7 +156,7 @@ def _gamma(params: DetectParams) -> float:
 
 
 def likely_rocks(detection: Detection) -> list[int]:
-    """Types (indices) that may be rocks under some setting, down the bound on their score."""
+    """Candidate rocks under any setting (indices), in descending order of their score's bound."""
     if detection.contexts is None:
         return []
     types, params = detection.types, replace(detection.params, all_types=False)
@@ -184,7 +184,7 @@ def windows_of(detection: Detection, indices: list[int]) -> PersistentWindows:
     assert types.persistent_T is not None
     counts = {int(types.token_T[i]): int(types.persistent_T[i]) for i in indices}
     limit_V = sample_limits(counts, MOST, lambda n: n > MOST)
-    # The texts around are shown, whatever is compared.
+    # The page shows the surrounding text whichever similarity is in use.
     contents = tuple(sorted({CONTENTS[0], contents_of(params.similarity)}))
     return PersistentWindows(
         detection.thresholds, params.window, params.seed, limit_V, contents=contents
@@ -276,7 +276,7 @@ def grid_rows(
     shares: dict[int, TypeShares],
     gammas: tuple[float, ...] = GAMMAS,
 ) -> list[SensitivityRow]:
-    """How many rocks each setting gives, and how many of them are those in use.
+    """Number of rocks under each setting, and how many of them `detect` names, too.
 
     The setting in use gives the rocks in use. The others are judged by at most `MOST` persistent
     occurrences of a type.
@@ -336,7 +336,7 @@ def _rocks(types: TypeTable, params: DetectParams, score_T: Array) -> set[int]:
 
 
 def _recurring(types: TypeTable, params: DetectParams, share: dict[int, float | None]) -> set[int]:
-    """Types (indices) that are hard enough, and of whose judged occurrences enough are retained."""
+    """Types (indices) with enough hardness and enough retained occurrences."""
     assert types.tested is not None
     hard = types.tested.hard
     able_T = hard.worth_judging(params.fdr) & (hard.hardness >= params.min_hardness)

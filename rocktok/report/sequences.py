@@ -1,4 +1,4 @@
-"""Whole sequences, to be read: which ones, and their rows.
+"""Whole sequences for the text view: their random sample, and their rows.
 
 Array suffixes: N rows; S sequences.
 """
@@ -18,7 +18,7 @@ Occurrences = dict[str, Array]
 
 
 class DrawnSequences:
-    """The sequences with the smallest hashes of (seed, sequence_id): a uniform draw.
+    """Uniform random sample: the sequences with the smallest hashes of (seed, sequence_id).
 
     `seen`: sequences offered. `rows_S`: structured, `hash`, `sequence` and `rows` (how many).
     """
@@ -31,7 +31,7 @@ class DrawnSequences:
         self.rows_S = np.zeros(0, dtype=kind)
 
     def update(self, batch: Batch) -> None:
-        """Offer the sequences of a batch."""
+        """Add the sequences of a batch."""
         sequence_N = batch["sequence_id"]
         if not len(sequence_N):
             return
@@ -53,7 +53,7 @@ class DrawnSequences:
         self.rows_S = np.sort(rows, order=["hash", "sequence"])[: self.most]
 
     def result(self) -> list[int]:
-        """Ids of the sequences drawn, in the order of the draw."""
+        """Ids of the sampled sequences, in ascending order of their hashes."""
         return [int(v) for v in self.rows_S["sequence"]]
 
 

@@ -1,4 +1,4 @@
-"""`text` over a log: some sequences to be read in a notebook, with what was recorded of each token.
+"""`text` of a log: sequences for a notebook, with the recorded values of each token.
 
 One pass finds which sequences there are; each step shown is then one more, over these sequences.
 """
@@ -27,7 +27,7 @@ from rocktok.report.text_view import DIGITS, STEPS, VALUES, SequenceFacts, Seque
 from rocktok.schema import OCCURRENCE_COLUMNS
 from rocktok.tables.text import counted
 
-#: Sequences that are drawn where none are named.
+#: Number of sampled sequences where no ids are given.
 DRAWN = 3
 
 #: A sequence's rows at a step, by column.
@@ -36,7 +36,7 @@ Occurrences = dict[str, Array]
 
 @dataclass(frozen=True, repr=False)
 class TextView:
-    """Sequences as text, shaded by what was recorded of each token; shown by notebooks.
+    """Sequences as text, shaded by the recorded values of each token; notebooks display it.
 
     Attributes:
         log: path or address of the log.
@@ -57,7 +57,7 @@ class TextView:
         return f"text of {shown} of {self.log} ({self.content['table']}/, step {steps})"
 
     def to_html(self) -> str:
-        """A page that holds all that it shows, and asks for nothing from elsewhere."""
+        """The page, in one file that loads nothing from elsewhere."""
         said = f"Text of {self.log}."
         return render_page(
             {
@@ -69,7 +69,7 @@ class TextView:
         )
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own: neither style nor script reaches the notebook."""
+        """The page in an iframe, so that its styles and scripts do not affect the notebook."""
         page = escape(self.to_html(), quote=True)
         return (
             f'<iframe title="{escape(repr(self), quote=True)}" sandbox="allow-scripts" '
@@ -144,7 +144,7 @@ class _Reading:
     most: int
 
     def content(self) -> Text:
-        """What the text view shows."""
+        """Content of the text view."""
         drawn = DrawnSequences(self.run.seed, self.most)
         self.run.engine.run(self.run.source(self.run.view.complete[-1]), drawn)
         ids = drawn.result() if self.ids is None else self.ids
@@ -169,7 +169,7 @@ class _Reading:
         if left_out:
             cut.append(f"{counted(left_out, 'sequence')} left out: {VALUES:,} values at most.")
         if self.run.table != "fixed":
-            # Each has the losses of one step: there is nothing to move through.
+            # A rollout has the losses of one step, so there is no slider.
             shown = [_own_step(row) for row in shown]
         used = sorted({v for row in shown for v in row["token_ids"]})
         rocks = {row["token_id"] for row in self.detected.rocks} if self.detected else set()
@@ -242,7 +242,7 @@ class _Reading:
         vocab, known = self.run.log.vocab.text, facts.get(v, {})
         prompt = known.get("prompt_token_ids")
         optional = {n: known[n] for n in ("domain", "correct") if known.get(n) is not None}
-        # Where a step has other positions of it, its values do not go with these.
+        # Values of a step that scored other positions cannot be aligned with these.
         same = [
             rows if rows is not None and rows["position"].tolist() == positions else None
             for rows in at_steps
@@ -255,7 +255,7 @@ class _Reading:
             "token_ids": last["token_id"].tolist(),
             "positions": positions,
             "persistent": self._persistent(steps, same),
-            # Which contexts recur is not judged here.
+            # Retained occurrences are not computed here.
             "retained": [],
             "values": {name: [_values(rows, name, len(positions)) for rows in same]
                        for name in columns},

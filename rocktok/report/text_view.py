@@ -1,4 +1,4 @@
-"""Sequences of a log as text: which ones, and everything that was recorded of them."""
+"""Sequences of a log as text: their choice, and the values recorded at each position."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from rocktok.stats.sums import TypeSums
 if TYPE_CHECKING:
     from rocktok.analyses.detect.detection import Detection
 
-#: Steps shown at most, evenly spaced, the outermost among them.
+#: Maximum number of steps, evenly spaced, with the first and the last.
 STEPS = 12
 
-#: Numbers shown at most: tokens × steps × columns.
+#: Maximum number of values on the page: tokens × steps × columns.
 VALUES = 300_000
 
-#: Significant digits of what is shown.
+#: Significant digits of the values.
 DIGITS = 4
 
-#: Of the sequences shown, this share is there for the contexts that they hold, not drawn.
+#: Share of the sequences that are chosen for the contexts they contain, not at random.
 FOR_CONTEXTS = 2 / 3
 
-#: Alternatives shown at most.
+#: Maximum number of alternatives on the page.
 MOST_ALTERNATIVES = 200_000
 
 
@@ -78,7 +78,7 @@ class TextColumn(TypedDict):
 
 
 class Texts(TypedDict):
-    """Sequences shown as text, of how many, and what was cut for want of room."""
+    """The text view: its sequences, the number in the log, and what was cut to fit."""
 
     table: str
     steps: list[int]
@@ -90,7 +90,7 @@ class Texts(TypedDict):
 
 @dataclass(frozen=True)
 class Steps:
-    """What was read at the steps that are shown.
+    """Rows and mean losses at the steps of the text view.
 
     `rows`: by step, sequence → its rows. `curves`: rock → its mean losses. `recorded`: how many
     steps there are to show.
@@ -113,7 +113,7 @@ def at_steps(detection: Detection, ids: Iterable[int]) -> Steps:
     for step in steps:
         source = replace(detection.source, pre=None, post=step)
         more: tuple[str, ...] = ()
-        # Of the student they are its own at each step, and too many to show at all of them.
+        # The student's alternatives change with the step, and those of all steps are too many.
         ends = step in (detection.steps.pre, detection.steps.post)
         if ends and len(id_S) and source.lacks("alternatives") is None:
             more = alternatives.COLUMNS
@@ -152,7 +152,7 @@ def sequence_texts(detection: Detection, read: Steps, ids: Mapping[int, str], to
             left_out += 1
             continue
         row = _sequence(detection, v, steps, rows, facts.get(v, {}), marks, columns, why)
-        # Of one sequence as of another: those of the first come first.
+        # One limit for all sequences, filled in their order.
         others = alternatives.at_positions(steps, rows, row["positions"])
         numbers = 0 if others is None else alternatives.count(others)
         if others is not None and numbers <= others_left:
@@ -199,7 +199,7 @@ def choose(drawn: DrawnSequences, contexts: dict[int, RockContexts], most: int) 
         open_rocks.difference_update(held.pop(best))
         chosen[best] = "holds contexts"
     at_random = {v: "drawn at random" for v in drawn.result() if v not in chosen}
-    # Where there is no room for all, a context leads to its text before one is drawn.
+    # If not all fit, sequences with contexts come before sampled ones.
     return {**chosen, **dict(list(at_random.items())[: most - len(chosen)])}
 
 

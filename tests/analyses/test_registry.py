@@ -19,7 +19,7 @@ from rocktok.cli import cli
 
 def test_users_meet_them_in_this_order() -> None:
     assert list(analyses()) == [
-        "info", "check", "compact", "rescore", "detect", "report", "summary", "compare",
+        "demo", "info", "check", "compact", "rescore", "detect", "report", "summary", "compare",
         "attribute", "stagnation", "controls", "stability", "lenses",
         "pillars",
     ]  # fmt: skip

@@ -22,10 +22,18 @@ def test_every_key_is_read() -> None:
         "max_completion_length": 512,
         "tokenizers": {"teacher_tokenizer": "found", "tokens_differ": 0},
         "contexts": {"bits": 256, "seed": 0, "hidden_size": 64},
+        "tokens": 40,
     }
     facts = run_facts(run, "run.json")
     assert facts == RunFacts(
-        (3, 7), (3, 9), (0, 3, 9), 512, {"teacher_tokenizer": "found", "tokens_differ": 0}, 0, 64
+        (3, 7),
+        (3, 9),
+        (0, 3, 9),
+        512,
+        {"teacher_tokenizer": "found", "tokens_differ": 0},
+        0,
+        64,
+        40,
     )
     assert facts.terminal == (3, 7, 9)
 

@@ -546,17 +546,17 @@ def _lacks(path: Path, **options: Any) -> tuple[dict[str, Any], dict[str, bytes]
 def test_a_log_with_one_step(tmp_path: Path) -> None:
     content, _ = _lacks(write_log(tmp_path, steps=(10,)))
     what = {row["what"]: row for row in content["missing"]}
-    assert "whether rocks learn" in what
-    assert what["whether rocks learn"]["why"] == "fixed/ has one complete step, 10"
+    assert "loss of rocks over the steps" in what
+    assert what["loss of rocks over the steps"]["why"] == "fixed/ has one complete step, 10"
     assert any(name.startswith("persistence") for name in what)
-    assert "rocktok rescore" in what["whether rocks learn"]["remedy"]
+    assert "rocktok rescore" in what["loss of rocks over the steps"]["remedy"]
     assert set(content["figures"]) == {"funnel", "position", "coverage"}
 
 
 def test_a_log_without_gradients(tmp_path: Path) -> None:
     content, _ = _lacks(write_log(tmp_path))
     of_the_log = [row for row in content["missing"] if not row["what"].startswith("the figure")]
-    assert [row["what"] for row in of_the_log] == ["who takes the gradient"]
+    assert [row["what"] for row in of_the_log] == ["shares of the gradient norm by token type"]
     assert content["missing"][0]["why"] == "fixed/ has no column grad_norm"
     assert not {"shares", "gradient_norm", "gradient_cosine"} & set(content["figures"])
 
@@ -566,14 +566,14 @@ def test_a_log_without_gradient_sums(tmp_path: Path) -> None:
     absent = shutil.ignore_patterns("gradients", "manifest", "attempts")
     shutil.copytree(SAMPLE, tmp_path / "log", ignore=absent)
     content, _ = _lacks(tmp_path / "log", lifts=False)
-    assert [row["what"] for row in content["missing"]] == ["which way the gradients point"]
+    assert [row["what"] for row in content["missing"]] == ["gradient directions"]
     assert content["figures"]["gradient_norm"]["measure"] == "mean_grad_norm"
     assert "gradient_cosine" not in content["figures"]
 
 
 def test_a_log_without_vocabulary(tmp_path: Path) -> None:
     content, _ = _lacks(write_log(tmp_path, vocab=False))
-    assert "the texts of tokens, and what they are for" in {r["what"] for r in content["missing"]}
+    assert "texts and functional clusters of tokens" in {r["what"] for r in content["missing"]}
     assert content["tokens"][0]["token"].startswith("<id ")
 
 
@@ -581,7 +581,7 @@ def test_rows_by_hand_and_nothing_else(tmp_path: Path) -> None:
     for step in (0, 10):
         write_by_hand(tmp_path, rows(step, range(40)), f"s{step}")
     content, _ = _lacks(tmp_path)
-    assert "which sequences share a prompt" in {row["what"] for row in content["missing"]}
+    assert "grouping of sequences by prompt" in {row["what"] for row in content["missing"]}
     assert "stagnation" in content["figures"]
 
 
@@ -599,7 +599,7 @@ def test_rollouts_alone(tmp_path: Path) -> None:
 def test_too_few_positions_for_a_null(tmp_path: Path) -> None:
     content, _ = _lacks(write_log(tmp_path, sequences=10))
     missing = {row["what"]: row for row in content["missing"]}
-    assert "too few positions" in missing["which contexts recur"]["why"]
+    assert "too few positions" in missing["recurring contexts"]["why"]
     assert content["summary"][0]["text"].startswith("Whether any token type is a rock cannot be")
     assert not {"sensitivity", "density", "clusters", "ccr"} & set(content["figures"])
 
@@ -630,7 +630,7 @@ def test_the_remedy_fits_the_options() -> None:
     for options, what, remedy in (
         ({"table": "rollout"}, "persistence", "leave out --table rollout"),
         ({"context": "off"}, "persistence", "leave out --context off"),
-        ({"post": 8}, "whether rocks learn", "give a later --post"),
+        ({"post": 8}, "loss of rocks over the steps", "give a later --post"),
     ):
         result = report(log, **options, **quick)
         assert [row["remedy"] for row in result.missing if row["what"].startswith(what)] == [remedy]
@@ -651,7 +651,7 @@ def test_one_prompt(tmp_path: Path) -> None:
     one = {**sequence_rows(range(30)), "prompt_id": ["p"] * 30}
     write_by_hand(tmp_path, one, "all", "sequences")
     content, _ = _lacks(tmp_path)
-    assert "whether half of the prompts would name the same rocks" in {
+    assert "stability of the rocks under half of the prompts" in {
         r["what"] for r in content["missing"]
     }
 

@@ -1,1 +1,1 @@
-"""Who takes the gradient: its norm by token and by group, and its directions."""
+"""Gradient norm by token type and by group of types, and gradient directions."""

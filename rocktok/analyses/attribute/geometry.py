@@ -21,6 +21,7 @@ from rocktok._types import Array
 from rocktok.analyses.attribute.result import GeometryContrast
 from rocktok.errors import UsageError
 from rocktok.hashing import SKETCH_TABLES, sketch_widths
+from rocktok.stats.rank_tests import mann_whitney_p
 
 #: What is measured of each type, in the order of the table; see `Geometry`.
 MEASURES = (
@@ -204,13 +205,11 @@ def compare_groups(
 
 
 def _unpaired_p(measured: Geometry, measure: str, *groups: Sequence[int]) -> float | None:
-    from scipy.stats import mannwhitneyu
-
     values_T = getattr(measured, measure)
     first, second = (values_T[measured._known(ids, values_T)] for ids in groups)
     if min(len(first), len(second)) < MIN_TYPES:
         return None
-    return float(mannwhitneyu(first, second).pvalue)
+    return mann_whitney_p(first, second)
 
 
 def _paired_p(measured: Geometry, measure: str, pairs: tuple[tuple[int, int], ...]) -> float | None:

@@ -1,4 +1,4 @@
-"""Who takes the gradient: shares of its norm by type and by group of types.
+"""Shares of the gradient norm by token type and by group of types.
 
 Shares are of summed norms, ‖g_o‖ over occurrences: vectors cancel, norms do not. Source: arXiv
 2605.09253, section 4; squared norms, the share of positions beside every share, the bootstrap over

@@ -154,7 +154,7 @@ class Used:
     Attributes:
         positions: rows of the step.
         types: distinct ids in them.
-        known: ids with a text; None: the log has no vocabulary.
+        known: tokens of the tokenizer; None: the log has no vocabulary.
         beyond: rows whose id has no text.
         mass: model → its mean mass on ids without a text, as far as alternatives tell.
     """

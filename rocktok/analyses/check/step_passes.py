@@ -70,7 +70,7 @@ class Told:
         return Used(
             positions=int(count_V.sum()),
             types=len(used),
-            known=len(known) or None,
+            known=(log.facts.tokens or len(known)) if known else None,
             beyond=int(count_V[beyond].sum()),
             mass=self.untold.result() if self.untold is not None else {},
         )

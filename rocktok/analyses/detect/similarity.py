@@ -87,7 +87,11 @@ class _Side:
     size: Array
 
     def rows(self, rows: slice) -> _Side:
-        return _Side(self.matrix[rows], self.size[rows])
+        """Some of the rows; of all of them no copy is made."""
+        start, stop, _ = rows.indices(len(self.size))
+        if (start, stop) == (0, len(self.size)):
+            return self
+        return _Side(_rows_of(self.matrix, start, stop), self.size[start:stop])
 
 
 @dataclass(frozen=True)
@@ -225,8 +229,9 @@ class Similarity:
         else:
             matrix = self._sparse(both)
             size = self._sizes(matrix)
-        ours = _Side(matrix[:cut], size[:cut])
-        return ours, ours if both is ours_MK else _Side(matrix[cut:], size[cut:])
+        whole = _Side(matrix, size)
+        ours = whole.rows(slice(0, cut))
+        return ours, ours if both is ours_MK else whole.rows(slice(cut, len(both)))
 
     def _sparse(self, window_NK: Array) -> Any:
         """CSR of (weighted) token counts, or of (offset, token) marks, columns by token id."""
@@ -315,6 +320,19 @@ class Similarity:
         with np.errstate(divide="ignore", invalid="ignore"):
             alike: Array = dots / scale
         return alike
+
+
+def _rows_of(matrix: Any, start: int, stop: int) -> Any:
+    """Rows of a CSR or a dense matrix; of a CSR without its own slicing, which checks far more."""
+    if isinstance(matrix, np.ndarray):
+        return matrix[start:stop]
+    first, last = matrix.indptr[start], matrix.indptr[stop]
+    parts = (
+        matrix.data[first:last],
+        matrix.indices[first:last],
+        matrix.indptr[start : stop + 1] - first,
+    )
+    return type(matrix)(parts, shape=(stop - start, matrix.shape[1]))
 
 
 def _ranked(values_E: Array) -> tuple[Array, int]:

@@ -26,14 +26,15 @@ class Moments:
 
 def scores(moments: Moments) -> dict[str, Array]:
     """Name → score of each type, −inf where it has none. Types have one occurrence or more."""
-    from scipy.stats import t as student_t
+    # Not the distribution of scipy.stats: its import takes longer than most logs do.
+    from scipy.special import stdtrit
 
     n = moments.count_T.astype(np.float64)
     mean = moments.loss_T / n
     within = np.maximum(0.0, moments.square_T - n * mean * mean)
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = np.sqrt(within / (n - 1))
-        lcb = mean - student_t.ppf(0.95, n - 1) * spread / np.sqrt(n)
+        lcb = mean - stdtrit(n - 1, 0.95) * spread / np.sqrt(n)
     lcb = np.where(n >= 2, lcb, -np.inf)
     posterior, bound = _empirical_bayes(n, mean, within)
     return {

@@ -1,4 +1,4 @@
-"""Who takes the gradient, and which way it points."""
+"""Figures of the gradient: shares of its norm, and its directions."""
 
 from __future__ import annotations
 

@@ -1,0 +1,55 @@
+"""The Mann-Whitney test against SciPy's, and a case by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
+
+from rocktok.stats.rank_tests import FEW, mann_whitney_p
+
+GROUPS = st.lists(st.integers(-9, 9), min_size=1, max_size=30)
+
+
+@settings(deadline=None, max_examples=50)
+@given(GROUPS, GROUPS)
+def test_with_ties_it_is_scipys(first: list[int], second: list[int]) -> None:
+    x, y = np.array(first, float), np.array(second, float)
+    assert mann_whitney_p(x, y) == pytest.approx(mannwhitneyu(x, y).pvalue, rel=1e-12)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 99))
+def test_without_ties_it_is_scipys(first: int, second: int, seed: int) -> None:
+    x, y = np.split(np.random.default_rng(seed).normal(size=first + second), [first])
+    assert mann_whitney_p(x, y) == pytest.approx(mannwhitneyu(x, y).pvalue, rel=1e-12)
+
+
+def test_by_hand() -> None:
+    """Nine values each, all of the first above: U = 81, z = (81 − 40.5 − 0.5)/√(81·19/12)."""
+    x = np.arange(9.0)
+    assert mann_whitney_p(x + 9, x) == pytest.approx(2 * 0.00020627, rel=1e-3)
+    assert mann_whitney_p(x, x + 9) == mann_whitney_p(x + 9, x)
+
+
+def test_of_equal_values_nothing_is_known() -> None:
+    assert mann_whitney_p(np.ones(4), np.ones(20)) == 1.0
+    assert np.isnan(mann_whitney_p(np.array([1.0, np.nan]), np.ones(3)))
+    with pytest.raises(ValueError, match="a value in each group"):
+        mann_whitney_p(np.zeros(0), np.ones(3))
+
+
+def test_larger_groups_do_not_load_scipy_stats() -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from rocktok.stats.rank_tests import mann_whitney_p\n"
+        f"mann_whitney_p(np.arange({FEW + 1}.0), np.arange({FEW + 1}.0))\n"
+        "print('scipy.stats' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
