@@ -28,6 +28,7 @@ BASE = {
     "kernel",
     "publishing",
     "temporary",
+    "weighting",
 }
 
 #: Room → the other rooms it may import. `analyses/detect` is a room of `analyses`.
@@ -44,6 +45,7 @@ MAY_IMPORT = {
     "files": {"errors", "folders", "publishing", "temporary"},
     "directories": {"errors", "files", "publishing", "temporary"},
     "inputs": {"errors", "_types", "files"},
+    "weighting": {"errors", "files"},
     "stats": {"kernel", "hashing", "_types", "errors"},
     "pairs": {"kernel", "hashing", "_types", "errors"},
     "log": BASE,
