@@ -65,6 +65,10 @@ ANALYSES = (
            "analyses.stability.passes"),
     Analysis("lenses", "Overlap of rocks with the tokens that other papers call important.",
              "rocktok.analyses.lenses.passes:lenses"),
+    _entry("occurrences", "Persistent occurrences one by one, with the similar ones that decide.",
+           "analyses.occurrences.passes"),
+    _entry("weights", "Weights of tokens for training, from rocks or by other selections.",
+           "analyses.weights.passes"),
 )  # fmt: skip
 
 
