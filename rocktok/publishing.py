@@ -93,10 +93,9 @@ def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        with ExitStack() as stack:
-            with temporary.open("xb") as file:
-                stack.enter_context(holding(temporary))
-                yield temporary, file
+        with ExitStack() as stack, temporary.open("xb") as file:
+            stack.enter_context(holding(temporary))
+            yield temporary, file
     finally:
         temporary.unlink(missing_ok=True)
 

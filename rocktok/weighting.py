@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, NoReturn
@@ -27,6 +28,9 @@ NORMALIZATION = "tokens"
 
 #: Ids are kept as int32; one that stands in a window for "no token there" is this.
 MISSING = -1
+
+#: A list of numbers, one a line: within a text there are no line breaks.
+_IDS = re.compile(r"\[\n\s*-?\d+(?:,\n\s*-?\d+)*\n\s*\]")
 
 _WANTED = "give what `rocktok weights ROCKS -o FILE.json` writes"
 
@@ -207,7 +211,8 @@ class Weights:
 
     def to_json(self) -> str:
         """The text of the file: ASCII, so that no text of a token steers a terminal."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        return _IDS.sub(lambda ids: " ".join(ids[0].split()), text)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write the file, whole or not at all; over another only with `force`.

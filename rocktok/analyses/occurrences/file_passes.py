@@ -98,9 +98,11 @@ class Runs:
         keys = [("sequence_id", "ascending"), ("position", "ascending")]
         table = table.sort_by(keys).combine_chunks()
         path = self._folder / f"{len(self._runs)}.arrow"
-        with pa.OSFile(os.fspath(path), "wb") as sink:
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
+        with (
+            pa.OSFile(os.fspath(path), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)
         mapped = pa.ipc.open_file(pa.memory_map(os.fspath(path))).read_all()
         self._runs.append((mapped, mapped["sequence_id"].to_numpy()))
 

@@ -106,7 +106,7 @@ class Rounds:
         contexts, counts = self.contexts, self._counts
         persistent = {v: counts[v][0] for v in tokens}
         held = {
-            v: counts[v][1] for v in tokens if 0 < counts[v][1] and not self._streamed(counts[v][1])
+            v: counts[v][1] for v in tokens if counts[v][1] > 0 and not self._streamed(counts[v][1])
         }
         windows = self._windows(contexts.thresholds, persistent)
         others = self._windows(Others(contexts.thresholds), held)
