@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ NAMED = {
 NAMED_BY = {
     "check": {**NAMED, "findings[].details": "<number>"},
     "detect": {name: word for name, word in NAMED.items() if name != "params"},
+    "weights": {**NAMED, "provenance": "<part>"},
     "report": {
         **NAMED, "log.passes": "<analysis>", "params.detect": "<option>",
         "params.clusters": "<cluster>", "facts": "<fact>", "thresholds": "<key>",
@@ -39,7 +41,7 @@ NAMED_BY = {
 #: Whose keys are those of another output, or what a figure draws.
 ELSEWHERE = {
     "totals.<key>", "figures.<figure>", "tests.<analysis>", "adjusted.<analysis>",
-    "analyses.<analysis>",
+    "analyses.<analysis>", "provenance.<part>",
 }  # fmt: skip
 GROUPS = {f"members.{name}" for name in group_names.NAMES}
 
@@ -67,6 +69,14 @@ class _Report:
         return self.content.decode()
 
 
+def _weights(log: rocktok.Log) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "occurrences.parquet"
+        rocktok.occurrences(log, path)
+        rocks = rocktok.detect(log, replication=False)
+        return rocktok.weights(rocks, occurrences=path, radius=1)
+
+
 RESULTS: dict[str, Callable[[rocktok.Log], Any]] = {
     "check": lambda log: rocktok.check(log, replicates=100),
     "detect": lambda log: rocktok.detect(log, lifts=True),
@@ -78,6 +88,8 @@ RESULTS: dict[str, Callable[[rocktok.Log], Any]] = {
     "controls": rocktok.controls,
     "stagnation": lambda log: rocktok.stagnation(log, replicates=100),
     "lenses": lambda log: rocktok.lenses(log, replicates=100),
+    "occurrences": rocktok.occurrences,
+    "weights": _weights,
 }
 
 

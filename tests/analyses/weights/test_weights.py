@@ -30,7 +30,7 @@ from tests.analyses.occurrences.occurrence_logs import frame, write
 from tests.logs import write_log
 from tests.processes import run_command
 
-OPTIONS: dict[str, Any] = {"window": 2, "gamma": 0.4, "tau_pre": 0.4, "tau_post": 0.4}
+OPTIONS: dict[str, Any] = {"window": 2, "gamma": 0.4, "eta": 0.02, "tau_pre": 0.4, "tau_post": 0.4}
 
 
 def detected(log: Path | str, **options: Any) -> DetectResult:
@@ -68,9 +68,9 @@ def test_rocks_need_no_log(made: tuple[Path, pd.DataFrame]) -> None:
     assert rocktok.weights(found, weight=0.5).weights.token_ids == weights.token_ids
     shares = weights.budget
     assert result.answer() == [
-        f"3 token types get weight 0.5: {shares.loss_share:.1%} of the loss, "
-        f"{shares.token_share:.1%} of the positions are theirs.",
-        "They are the 3 rocks of the file.",
+        f"3 token types get weight 0.5. The types carry {shares.loss_share:.1%} of the loss at "
+        f"{shares.token_share:.1%} of the positions.",
+        "Selected: the 3 rocks of the file.",
     ]
 
 
@@ -89,7 +89,7 @@ def _until(order: list[int], share: pd.Series, target: float) -> list[int]:
 def test_selections_against_pandas(select: str, tmp_path: Path) -> None:
     frames, listed = lens_logs.frames(seed=1)
     log = lens_logs.write(tmp_path / "log", frames, listed, flush=20)
-    found = detected(log, window=2)
+    found = detected(log, window=2, gamma=0.2, eta=0.01)
     result = rocktok.weights(found, log=log, select=select, seed=3)
     rows = frames[10]
     types = rows.groupby("token_id")
@@ -201,7 +201,7 @@ def test_windows_are_those_of_retained_occurrences(made: tuple[Path, pd.DataFram
     assert windows
     assert (contexts.before, contexts.after, contexts.min_similarity) == (2, 2, 0.4)
     assert result.answer()[0].startswith(
-        "3 token types get weight 0, and so do the 1 positions on each side of retained contexts"
+        "3 token types get weight 0, and so do positions within 1 of retained contexts. The types"
     )
     assert Weights.from_dict(json.loads(result.to_json())) == result.weights
 
@@ -307,8 +307,8 @@ def test_on_the_command_line(made: tuple[Path, pd.DataFrame], tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.json", "m.parquet", "weights.json"]
 
 
-def _changed(rocks: Path, target: Path, **changes: Any) -> Path:
-    content = json.loads(rocks.read_text())
+def _changed(source: Path, target: Path, **changes: Any) -> Path:
+    content = json.loads(source.read_text())
     for key, value in changes.items():
         if key == "rocks":
             for row in content["tokens"]:
