@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class Rounds:
         if tokens:
             yield tokens
 
-    @property
+    @cached_property
     def _counts(self) -> dict[int, tuple[int, int]]:
         """Token id → persistent occurrences, of types with any, and the others."""
         persistent_T = self.types.persistent_T

@@ -25,11 +25,15 @@ class WeightRow(TypedDict):
 
 
 class MaskCounts(TypedDict):
-    """Positions in a mask, those with a weight other than 1's, and those by the radius alone."""
+    """Positions in a mask, those that are weighted, and of these those by the radius alone.
+
+    `unpaired_sequences`: of only one of the two steps, whose text is not in the mask.
+    """
 
     positions: int
     weighted: int
     by_radius: int
+    unpaired_sequences: int
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,20 @@ def check_occurrences(file: OccurrencesFile, rocks: Rocks) -> None:
             )
 
 
+def other_options(file: OccurrencesFile, rocks: Rocks) -> list[str]:
+    """A note where the occurrences were judged by other options than the rocks, else none."""
+    theirs = file.about["parameters"]
+    apart = [
+        f"{name} {theirs[name]} (rocks: {value})"
+        for name, value in rocks.params.items()
+        # γ stands there as it was used, and here perhaps as auto.
+        if name in theirs and value != "auto" and theirs[name] != value
+    ]
+    if not apart:
+        return []
+    return [f"the occurrences were judged by other options: {', '.join(apart)}"]
+
+
 def retained_windows(
     file: OccurrencesFile, token_ids: tuple[int, ...]
 ) -> tuple[WindowContexts, int]:

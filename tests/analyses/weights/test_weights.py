@@ -206,6 +206,19 @@ def test_windows_are_those_of_retained_occurrences(made: tuple[Path, pd.DataFram
     assert Weights.from_dict(json.loads(result.to_json())) == result.weights
 
 
+def test_occurrences_by_other_options_are_said(
+    made: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    folder, _ = made
+    path = _described(folder / "occurrences.parquet", tmp_path / "o", {"seed": 3, "fdr": 0.1})
+    given_: dict[str, Any] = {"occurrences": path, "radius": 1}
+    assert rocktok.weights(folder / "rocks.json", **given_).notes == (
+        "the occurrences were judged by other options: fdr 0.1 (rocks: 0.05), seed 3 (rocks: 0)",
+    )
+    given_["occurrences"] = folder / "occurrences.parquet"
+    assert rocktok.weights(folder / "rocks.json", **given_).notes == ()
+
+
 def test_of_too_many_windows_some_are_kept(
     made: tuple[Path, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +268,7 @@ def test_a_mask_against_brute_force(
         "positions": len(rows),
         "weighted": sum(row["weight"] != 1 for row in mask),
         "by_radius": sum(place in near and token[place] not in selected for place in places),
+        "unpaired_sequences": 0,
     }
     about = json.loads(pq.read_metadata(path).metadata[b"rocktok"])
     assert (about["schema"], about["radius"]) == ("rocktok.mask/1", radius)
@@ -333,7 +347,7 @@ def _changed(source: Path, target: Path, **changes: Any) -> Path:
         (("--select", "lens:nothing"), 2, "a lens 'nothing' does not exist; choose from tip, "),
         (("--select", "lens:scope"), 2, "a lens 'scope' ranks no positions"),
         (("--select", "random"), 2, "--select is 'random', which needs the log of the rocks"),
-        (("--format", "mask"), 2, "--mask needs the log of the rocks; give --log"),
+        (("--format", "mask"), 2, "a mask needs the log of the rocks; give --log"),
         (("--format", "kdflow", "--weight", "0.5"), 2, "--weight is 0.5, but a KDFlow list"),
         (("--select", "grad-norm", "--log", "LOG"), 1, "LOG: fixed/ has no column grad_norm; "),
         (("--select", "aligned", "--log", "LOG"), 1, "no gradient sums in this log; record them"),
