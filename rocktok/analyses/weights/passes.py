@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -228,7 +229,9 @@ class _Making:
         self, token_ids: list[int], loss_shares: list[float], token_shares: list[float]
     ) -> list[WeightRow]:
         texts = dict(zip(self.rocks.token_ids, self.rocks.texts, strict=True))
-        of = self.text.run.log.vocab.text if self.text is not None else texts.__getitem__
+        of: Callable[[int], str] = texts.__getitem__
+        if self.text is not None:
+            of = self.text.run.log.vocab.text
         return [
             {
                 "token_id": v,

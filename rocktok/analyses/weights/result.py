@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
-from rocktok.weighting import SCHEMA, Budget, Weights
+from rocktok.weighting import SCHEMA as FILE_SCHEMA
+from rocktok.weighting import Budget, Weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ class WeightsResult(Result):
         notes: what a reader of the numbers must know.
     """
 
-    SCHEMA: ClassVar[str] = SCHEMA
+    SCHEMA: ClassVar[str] = FILE_SCHEMA
 
     weights: Weights
     rocks: int

@@ -119,19 +119,19 @@ class RetainedPlaces:
 
     @staticmethod
     def _read(file: OccurrencesFile, token_ids: tuple[int, ...]) -> Iterator[Places]:
-        last = -(2**63), -1
+        last = -(2**63)
         for table in file.groups(["sequence_id", "position", "token_id", "retained"]):
             keep = pc.and_(
                 pc.fill_null(table["retained"], False),
                 pc.is_in(table["token_id"], value_set=_ids(token_ids)),
             )
             sequence_M = table["sequence_id"].to_numpy()
-            if len(sequence_M) and (sequence_M[0] < last[0] or (np.diff(sequence_M) < 0).any()):
+            if len(sequence_M) and (sequence_M[0] < last or (np.diff(sequence_M) < 0).any()):
                 raise LogError(
                     f"{file.path}: its rows are not in order; write it again with `rocktok "
                     "occurrences`"
                 )
-            last = (int(sequence_M[-1]), 0) if len(sequence_M) else last
+            last = int(sequence_M[-1]) if len(sequence_M) else last
             chosen = table.filter(keep)
             yield Places(
                 chosen["sequence_id"].to_numpy(), chosen["position"].to_numpy().astype(np.int64)
