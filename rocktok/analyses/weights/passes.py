@@ -22,7 +22,7 @@ from rocktok.analyses.weights.retained_passes import (
     other_options,
     retained_windows,
 )
-from rocktok.analyses.weights.rocks import Rocks, RocksOrPath, rocks_of
+from rocktok.analyses.weights.rocks_passes import Rocks, RocksOrPath, rocks_of
 from rocktok.analyses.weights.selecting import MIN_OCCURRENCES
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from rocktok._types import Array
 from rocktok.analyses.occurrences.file_passes import OccurrencesFile
-from rocktok.analyses.weights.rocks import Rocks
+from rocktok.analyses.weights.rocks_passes import Rocks
 from rocktok.errors import LogError
 from rocktok.hashing import hash_rows
 from rocktok.weighting import Window, WindowContexts
