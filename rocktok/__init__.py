@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rocktok.log import LogWriter as LogWriter
     from rocktok.log import open_log as open  # noqa: F401
     from rocktok.log.compact import compact as compact
+    from rocktok.replay.intervene.run import intervene as intervene
     from rocktok.replay.rescore import rescore as rescore
     from rocktok.report.passes import report as report
     from rocktok.report.text_passes import text as text

@@ -65,6 +65,8 @@ ANALYSES = (
            "analyses.stability.passes"),
     Analysis("lenses", "Overlap of rocks with the tokens that other papers call important.",
              "rocktok.analyses.lenses.passes:lenses"),
+    _entry("intervene", "Answers of a student with rocks banned or replaced, beside controls.",
+           "replay.intervene.run"),
 )  # fmt: skip
 
 
