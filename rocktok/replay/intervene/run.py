@@ -217,7 +217,7 @@ def intervene(
     if occurrences is not None and IN_CONTEXT in options.modes:
         wanted = [*candidates.rocks, *(one.token_id for one in candidates.controls)]
         found = load_occurrences(occurrences, wanted, min_similarity=min_similarity, **about_vocab)
-    longest = None if models.longest is None else models.longest - max_new_tokens
+    longest = None if models.longest is None else max(0, models.longest - max_new_tokens)
     prompts = encode_prompts(
         asked, models.tokenizer, chat=chat, size=models.shared, longest=longest
     )
