@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rocktok.analyses.detect.passes import detect as detect
     from rocktok.analyses.info.passes import info as info
     from rocktok.analyses.lenses.passes import lenses as lenses
-    from rocktok.analyses.pillars.passes import pillars as pillars
     from rocktok.analyses.occurrences.passes import occurrences as occurrences
+    from rocktok.analyses.pillars.passes import pillars as pillars
     from rocktok.analyses.stability.passes import stability as stability
     from rocktok.analyses.stagnation.passes import stagnation as stagnation
     from rocktok.analyses.summary.passes import summary as summary
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rocktok.log import open_log as open  # noqa: F401
     from rocktok.log.compact import compact as compact
     from rocktok.log.shipped import demo as demo
+    from rocktok.replay.intervene.run import intervene as intervene
     from rocktok.replay.rescore import rescore as rescore
     from rocktok.report.passes import report as report
     from rocktok.report.text_passes import text as text

@@ -67,12 +67,14 @@ ANALYSES = (
            "analyses.stability.passes"),
     Analysis("lenses", "Overlap of rocks with the tokens that other papers call important.",
              "rocktok.analyses.lenses.passes:lenses"),
-    _entry("pillars", "Tokens that the accuracy depends on, from the outcomes of interventions.",
-           "analyses.pillars.passes"),
     _entry("occurrences", "Persistent occurrences one by one, with the similar ones that decide.",
            "analyses.occurrences.passes"),
     _entry("weights", "Weights of tokens for training, from rocks or by other selections.",
            "analyses.weights.passes"),
+    _entry("intervene", "Answers of a student with rocks banned or replaced, beside controls.",
+           "replay.intervene.run"),
+    _entry("pillars", "Tokens that the accuracy depends on, from the outcomes of interventions.",
+           "analyses.pillars.passes"),
 )  # fmt: skip
 
 
