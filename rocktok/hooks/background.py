@@ -141,14 +141,18 @@ class Background:
         """Ask that everything queued so far be published."""
         self._put(_Flush())
 
-    def settle(self, timeout: float) -> None:
-        """Flush, and wait until that was tried, or the thread has ended, or time is up."""
+    def settle(self, timeout: float) -> bool:
+        """Flush, and wait until that was tried, or the thread has ended, or time is up.
+
+        Returns whether it was tried.
+        """
         request = _Flush()
         self._put(request)
         deadline = time.monotonic() + timeout
         while self._thread.is_alive() and time.monotonic() < deadline:
             if request.done.wait(0.05):
-                return
+                break
+        return request.done.is_set()
 
     def close(self, final: bool, timeout: float) -> bool:
         """Publish everything, mark the rank final, end the thread; False if that took too long."""

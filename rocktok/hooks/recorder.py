@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from rocktok.hooks.gradient_request import GradientTypes
 
 
-#: Seconds that a SIGTERM and the end of training wait for the writer thread. Schedulers commonly
-#: kill 30 s after SIGTERM.
+#: Seconds that a SIGTERM, a checkpoint and the end of training wait for the writer thread.
+#: Schedulers commonly kill 30 s after SIGTERM.
 SIGTERM_WAIT = 15.0
+SAVE_WAIT = 60.0
 CLOSE_WAIT = 300.0
 
 
@@ -72,6 +73,9 @@ class Recorder(Recording):
             sum.
         gradient_seed: random seed of the sketch, and of the halves of the prompts.
         queue_steps: maximum number of steps that wait for the disk; a further step is dropped.
+        sync_on_save: whether the trainer waits, before it saves a checkpoint, until the rows of
+            all finished steps are on disk (a minute at most): a run that is killed after the
+            checkpoint and resumes from it then has no gap in its log.
         student, teacher: names for run.json, if the trainer's names are not specific enough.
         extra: further content of run.json.
         supersede: start at step 0 over a finished run in the same directory; its rows are then
@@ -98,6 +102,7 @@ class Recorder(Recording):
         gradient_sketch: int | None = None,
         gradient_seed: int = 0,
         queue_steps: int = 8,
+        sync_on_save: bool = True,
         student: str | None = None,
         teacher: str | None = None,
         extra: Mapping[str, Any] | None = None,
@@ -111,7 +116,7 @@ class Recorder(Recording):
         self.alternatives, self.contexts = alternatives, contexts
         self.fixed_rollouts = fixed_rollouts
         self.fixed_at_start = fixed_at_start
-        self.queue_steps = queue_steps
+        self.queue_steps, self.sync_on_save = queue_steps, sync_on_save
         self.student, self.teacher, self.extra = student, teacher, dict(extra or {})
         self.supersede = supersede
         check_counts(1, every=every, fixed_every=self.fixed_every, queue_steps=queue_steps)
@@ -249,6 +254,17 @@ class Recorder(Recording):
         """Ask for all finished steps to be published (at a checkpoint, say); does not wait."""
         if self.running and self._background is not None:
             self._background.flush()
+            self._report(self._background)
+
+    def sync(self) -> None:
+        """Wait until all finished steps have been published, or a minute has passed.
+
+        For a checkpoint that is about to be saved: a run that resumes from it finds their rows.
+        What the disk refuses is dropped, counted and warned of, as ever.
+        """
+        if self.running and self._background is not None:
+            if not self._background.settle(SAVE_WAIT):
+                self._warn("save", words.unsynced(str(self.log_dir), SAVE_WAIT))
             self._report(self._background)
 
     def _flush_before_death(self) -> None:

@@ -118,6 +118,15 @@ def hung(log: str, seconds: float) -> str:
     return f"{log}: the disk did not store the last records within {seconds:.0f} s; they are lost"
 
 
+def unsynced(log: str, seconds: float) -> str:
+    """Message for a disk that is too slow for the rows that belong to a checkpoint."""
+    return (
+        f"{log}: the rows before a checkpoint were not on disk within {seconds:.0f} s, and the "
+        "checkpoint is saved without them: if this run is killed now and resumes from it, its log "
+        "has a gap. Training continues; Recorder(sync_on_save=False) does not wait"
+    )
+
+
 def unsaved(log: str, manifest: Manifest) -> str:
     """Message for a last manifest that could not be written."""
     return (

@@ -137,23 +137,39 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
             recorder.finish_step(step)
         last = control.should_training_stop or state.global_step >= state.max_steps
         self._score_if_due(state.global_step, last=last)
+        if control.should_save:
+            self._save()
 
     @_guarded
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score the last step, if an evaluation or a checkpoint was what ended training."""
         self._score_if_due(state.global_step, last=control.should_training_stop)
+        if control.should_save:
+            self._save()
 
     @_guarded
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Early stopping is decided here, and the best weights may be loaded soon."""
         self._score_if_due(state.global_step, last=control.should_training_stop)
+        if args.save_strategy == "best":
+            # Whether this is the best model yet is decided after this call.
+            self._save()
 
     @_guarded
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A checkpoint: what belongs to it goes to disk, too."""
+        """After a checkpoint that nobody announced; otherwise nothing is left to do."""
+        self._save()
+
+    def _save(self) -> None:
+        """What belongs to a checkpoint goes to disk, too: before it, so that no kill in between
+        leaves a checkpoint from which a run resumes with a gap in its log.
+        """
         if self._recorder.fixed.collecting:
             self._recorder.store_fixed()
-        self._recorder.flush()
+        if self._recorder.sync_on_save:
+            self._recorder.sync()
+        else:
+            self._recorder.flush()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the attempt."""
