@@ -14,6 +14,7 @@ from rocktok.hooks.trl.agreement import differences
 from rocktok.hooks.trl.describe import describe_run, fingerprint
 from rocktok.hooks.trl.fixed import score_fixed
 from rocktok.hooks.trl.texts import generate_texts, why_not_unasked
+from rocktok.hooks.trl.weighting_callback import warn_if_unweighted
 from rocktok.hooks.vocabulary import vocabulary
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.trl.capture import Capture
+    from rocktok.hooks.trl.weighted_loss import Weighted
     from rocktok.hooks.trl.wrapping import Wrapping
 
 
@@ -43,12 +45,19 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
     """Drives a recorder through `Trainer.train`: one attempt for each call."""
 
     def __init__(
-        self, trainer: Any, recorder: Recorder, capture: Capture, wrapping: Wrapping
+        self,
+        trainer: Any,
+        recorder: Recorder,
+        capture: Capture,
+        wrapping: Wrapping,
+        weighted: Weighted | None = None,
     ) -> None:
         self._trainer = trainer
         self._recorder = recorder
         self._capture = capture
         self._wrapping = wrapping
+        self._weighted = weighted
+        self._began = 0
         self._collected_from = 0.0
         self._resumed = False
 
@@ -79,6 +88,9 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         for line in differences(run):
             self._recorder.say(line)
         self._wrapping.wrap()
+        self._began = state.global_step
+        if self._weighted is not None:
+            self._weighted.calls = 0
         kept = self._recorder.fixed.kept
         self._collected_from = 0.0 if kept else float(state.epoch or 0)
         self._resumed = state.global_step > 0
@@ -137,6 +149,8 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
             recorder.finish_step(step)
         last = control.should_training_stop or state.global_step >= state.max_steps
         self._score_if_due(state.global_step, last=last)
+        if not last:
+            recorder.advance_search(state.global_step)
         if control.should_save:
             self._save()
 
@@ -176,6 +190,8 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         self._score_at_end(args, state, control)
         self._recorder.close(final=True)
         self._wrapping.unwrap()
+        if self._weighted is not None:
+            warn_if_unweighted(self._weighted.calls, state.global_step - self._began)
 
     @_guarded
     def _score_at_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -208,6 +224,7 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         if fixed.is_due(step, last=last):
             fixed.scored(step)
             score_fixed(self._trainer, self._recorder, self._capture, step)
+            self._recorder.search_after(step)
 
 
 def all_gather(value: Any) -> list[Any]:
