@@ -230,8 +230,8 @@ class TokenWeights:
             theirs = texts.get(token, text)
             if text not in (theirs, f"<id {token}>"):
                 raise HookError(
-                    f"TokenWeights: token {token} is {text!r} in the weights file and {theirs!r} in "
-                    "this trainer's tokenizer; make the weights from a log of this tokenizer"
+                    f"TokenWeights: token {token} is {text!r} in the weights file and {theirs!r} "
+                    "in this trainer's tokenizer; make the weights from a log of this tokenizer"
                 )
 
     def facts(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """How long a checkpoint waits for the recorder: `Recorder(sync_on_save=True)`.
 
-`python tests/benchmarks/save_wait.py [--rounds 5] [--steps 16] [--rows 4096]` records some steps of
-rollouts with the default columns, and times `sync`: encoding, writing and `fsync` of all their rows,
-then a second `sync` with nothing left to do. Prints milliseconds by the clock and of processor time.
+`python tests/benchmarks/save_wait.py [--rounds 5] [--steps 16] [--rows 4096]` records some steps
+of rollouts with the default columns, and times `sync`: encoding, writing and `fsync` of all their
+rows, then a second `sync` with nothing left to do. Prints milliseconds by the clock and of
+processor time.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
         for number in range((args.rounds + 1) * args.steps):
             (sequence,) = recorder.new_sequence_ids(1).tolist()
             values = draw.random(args.rows, dtype=np.float32)
-            columns = {name: values for name in ("loss", *recorder.columns)}
+            columns = dict.fromkeys(("loss", *recorder.columns), values)
             token_ids = draw.integers(0, 151_936, args.rows)
             keys = {"sequence_id": np.full(args.rows, sequence), "token_id": token_ids}
             recorder.record(number, {**keys, "position": np.arange(args.rows), **columns})
