@@ -77,6 +77,7 @@ class RunFacts:
         context_seed: seed of the projection behind contexts/.
         context_hidden_size: width of the hidden states that were projected.
         tokens: tokens of the tokenizer, where vocab.parquet lists only some of them.
+        weights: weights of target tokens in the loss of the first attempt.
     """
 
     terminal_student: tuple[int, ...] | None = None
@@ -87,6 +88,7 @@ class RunFacts:
     context_seed: int | None = None
     context_hidden_size: int | None = None
     tokens: int | None = None
+    weights: Mapping[str, Any] | None = None
 
     @property
     def terminal(self) -> tuple[int, ...] | None:
@@ -120,6 +122,7 @@ def run_facts(run: Mapping[str, Any] | None, name: str) -> RunFacts:
         contexts.number("seed", 0),
         contexts.number("hidden_size", 1),
         facts.number("tokens", 1),
+        facts.inner("weights").content or None,
     )
 
 
