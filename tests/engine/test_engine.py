@@ -229,8 +229,10 @@ def test_a_cluster_gives_the_same_bytes_and_survives_a_lost_worker(
         assert list(engine.map(np.add, [(1, 2), (3, 4)])) == [3, 7]
 
 
-def _allow_no_failures(dask_scheduler: Any) -> None:
-    dask_scheduler.allowed_failures = 0
+def _allow_failures(number: int, dask_scheduler: Any) -> int:
+    """How often a task may lose its worker; returns what it was."""
+    before, dask_scheduler.allowed_failures = dask_scheduler.allowed_failures, number
+    return int(before)
 
 
 @pytest.mark.long
@@ -396,11 +398,12 @@ def test_workers_that_cannot_be_used_are_one_line(
                 Engine(dask=file)
             code, out, error = run_command("detect", log, "--dask", file)
             assert (code, out, error.count("\n")) == (1, "", 1)
-        client.run_on_scheduler(_allow_no_failures)
+        before = client.run_on_scheduler(_allow_failures, 0)
         with pytest.raises(
             RocktokError, match=r"the Dask cluster failed \(.*check the logs of its workers"
         ):
             list(engine.map(os._exit, [(1,), (1,), (1,)]))
+        client.run_on_scheduler(_allow_failures, before)
         monkeypatch.setattr(passes, "WORKERS_WAIT", 2)
         for worker in cluster.workers:
             worker.send_signal(signal.SIGKILL)

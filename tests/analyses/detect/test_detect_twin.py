@@ -438,8 +438,8 @@ def test_types_that_leave_few_positions_free(tmp_path: Path) -> None:
     share = np.array([0.13, 0.22, 0.33, *np.full(10, 0.032)])
     text = rng.choice(len(share), p=share, size=(100, 300))
     text[::7, 40:52] = text[0, 40:52]  # something that recurs
-    hard = rng.random(text.shape) < 0.002
-    hard[::7, 40:52] |= rng.random(text[::7, 40:52].shape) < 0.2
+    hard = rng.random(text.shape) < 0.006
+    hard[::7, 40:52] |= rng.random(text[::7, 40:52].shape) < 0.6
     log.steps = [0, 10]
     log.tables["fixed"] = [
         Row(step, 3 * s + 1, t, int(text[s, t]), 8.0 - step / 10 if hard[s, t] else 0.125)
