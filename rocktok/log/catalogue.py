@@ -259,6 +259,14 @@ class Log:
                     by_step.setdefault(step, []).append((shard, rows))
         return by_step
 
+    @cached_property
+    def looked_up(self) -> dict[tuple[str, int, int], tuple[int, int] | None]:
+        """(shard, row group, step) → its sequence ids, from and to, where they had to be read.
+
+        Every pass is shared out by these; in a log by hand nothing else tells them. None: no rows.
+        """
+        return {}
+
     def complete_steps(self, table: str) -> list[int]:
         """Steps that every rank has finished: the ones that defaults and curves use."""
         return [s.step for s in self.steps(table) if s.complete]

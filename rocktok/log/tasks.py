@@ -18,6 +18,8 @@ from rocktok.log.shard import Shard
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rocktok.log.shard import OpenShard
+
 #: Rows of the later step that a task of a join holds at least, where the log can be cut so.
 TASK_ROWS = 1 << 20
 
@@ -129,17 +131,27 @@ def _groups(log: Log, table: str, step: int) -> list[_Group]:
                 continue
             ids = opened.group_range(group, "sequence_id")
             if ids is None:
-                # Nothing vouches for the statistics of this shard: look.
-                where = Where(opened.name, group)
-                rows = opened.read_group(group, ["step", "sequence_id"])
-                step_N, id_N = (to_numpy(rows[n], n, where) for n in ("step", "sequence_id"))
-                id_N = id_N[step_N == step]
-                if len(id_N) == 0:
+                ids = _looked_up(log, opened, group, step)
+                if ids is None:
                     continue
-                ids = int(id_N.min()), int(id_N.max())
             count = opened.file.metadata.row_group(group).num_rows
             row_groups.append(_Group(shard, ids[0], ids[1], count))
     return row_groups
+
+
+def _looked_up(log: Log, opened: OpenShard, group: int, step: int) -> tuple[int, int] | None:
+    """What ids a row group has at a step, by its rows: nothing vouches for its statistics.
+
+    Read once for all passes over a log. None: it has no rows of the step.
+    """
+    key = opened.shard.path, group, step
+    if key not in log.looked_up:
+        where = Where(opened.name, group)
+        rows = opened.read_group(group, ["step", "sequence_id"])
+        step_N, id_N = (to_numpy(rows[n], n, where) for n in ("step", "sequence_id"))
+        id_N = id_N[step_N == step]
+        log.looked_up[key] = (int(id_N.min()), int(id_N.max())) if len(id_N) else None
+    return log.looked_up[key]
 
 
 def _beside(parts: Sequence[tuple[str, int, Sequence[_Group]]], span: Span) -> tuple[Beside, ...]:

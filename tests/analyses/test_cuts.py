@@ -20,21 +20,29 @@ from tests.paths import SAMPLE
 #: Of a log, not of its numbers.
 _PLACES = ("path", "name", "first", "second", "shards", "run_id", "notes")
 
-#: Shards of a step, and rows of a row group; None: a row group for each sequence.
-CUTS = {"one": (1, 1 << 20), "many": (7, 100), "sequences": (3, None)}
+#: Shards of a step, and rows of a row group; None: a row group for every `TOGETHER` sequences.
+CUTS = {"one": (1, 1 << 20), "many": (7, 400), "sequences": (3, None)}
+TOGETHER = 4
 
 #: Analyses whose sums do not depend on the tasks either: these are of so few rows.
 TASK_ROWS = {"attribute": 4000, "compare": 4000, "lenses": 4000}
 
 
 def cut(target: Path, shards: int, group: int | None) -> Path:
-    """The sample's fixed text, with losses and norms over fourteen orders of magnitude."""
+    """The sample's fixed text at three steps, losses and norms over fourteen orders of magnitude.
+
+    Three are what `stagnation` needs; each further one would be read by every pass, and show no
+    more.
+    """
     log = rocktok.open(SAMPLE)
+    complete = log.complete_steps("fixed")
+    steps = [complete[0], complete[len(complete) // 2], complete[-1]]
     (target / "fixed").mkdir(parents=True)
     for name in ("run.json", "vocab.parquet", "sequences"):
         (shutil.copytree if (SAMPLE / name).is_dir() else shutil.copy)(SAMPLE / name, target / name)
     table = pa.concat_tables(pq.read_table(SAMPLE / s.path) for s in log.shards("fixed"))
     frame = table.to_pandas().sort_values(["step", "sequence_id", "position"])
+    frame = frame[frame["step"].isin(steps)].copy()
     spread = 10.0 ** ((frame["sequence_id"] * 7919 + frame["position"] * 104729) % 10007 / 715 - 12)
     for column in ("loss", "grad_norm"):
         frame[column] = (frame[column] * spread).astype(np.float32)
@@ -42,7 +50,8 @@ def cut(target: Path, shards: int, group: int | None) -> Path:
         parts = np.array_split(rows["sequence_id"].unique(), shards)
         for number, ids in enumerate(parts):
             part = rows[rows["sequence_id"].isin(ids)]
-            groups = [one for _, one in part.groupby("sequence_id")] if group is None else [part]
+            bunch = np.searchsorted(np.sort(ids), part["sequence_id"]) // TOGETHER
+            groups = [one for _, one in part.groupby(bunch)] if group is None else [part]
             schema = pa.Schema.from_pandas(part, preserve_index=False).remove_metadata()
             with pq.ParquetWriter(target / "fixed" / f"{step}-{number}.parquet", schema) as file:
                 for one in groups:

@@ -17,6 +17,7 @@ from rocktok.analyses import analyses
 from rocktok.cli.job import Job
 from rocktok.cli.options import Renamed
 from tests.logs import write_log
+from tests.processes import run_command
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[bytes]:
@@ -24,23 +25,27 @@ def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[bytes]
     return subprocess.run(words, capture_output=True, cwd=cwd)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        (),
-        *(pytest.param(("--format", f), marks=pytest.mark.long) for f in ("csv", "parquet")),
-    ],
-)
+@pytest.mark.parametrize("options", [(), ("--format", "csv")])
 def test_a_dash_is_stdout(options: tuple[str, ...], tmp_path: Path) -> None:
     log = write_log(tmp_path / "log")
-    plain = run("detect", log, *options, cwd=tmp_path)
-    dashed = run("detect", log, *options, "-o", "-", cwd=tmp_path)
-    assert plain.returncode == 0
-    assert plain.stdout
-    assert (dashed.returncode, dashed.stdout) == (0, plain.stdout)
+    code, plain, _ = run_command("detect", log, *options, cwd=tmp_path)
+    assert code == 0 and plain
+    assert run_command("detect", log, *options, "-o", "-", cwd=tmp_path)[:2] == (0, plain)
     # A file of that name has a path.
-    assert run("info", log, "-o", "./-", cwd=tmp_path).stdout == b""
+    assert run_command("info", log, "-o", "./-", cwd=tmp_path)[1] == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["-", "log"]
+
+
+@pytest.mark.long
+def test_a_dash_is_stdout_for_bytes_too(tmp_path: Path) -> None:
+    """Parquet, through the pipe of a process."""
+    log = write_log(tmp_path / "log")
+    plain, dashed = (
+        run("detect", log, "--format", "parquet", *more, cwd=tmp_path) for more in ((), ("-o", "-"))
+    )
+    assert plain.returncode == 0 and plain.stdout.startswith(b"PAR1")
+    assert (dashed.returncode, dashed.stdout) == (0, plain.stdout)
+    assert [p.name for p in tmp_path.iterdir()] == ["log"]
 
 
 @click.command()

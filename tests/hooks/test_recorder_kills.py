@@ -20,7 +20,7 @@ from rocktok.analyses.info.passes import info
 from tests.paths import ROOT
 from tests.processes import wait_until
 
-KILLS = int(os.environ.get("ROCKTOK_KILLS", "6"))
+KILLS = int(os.environ.get("ROCKTOK_KILLS", "4"))
 ATTEMPTS = 6
 ROWS = 400
 

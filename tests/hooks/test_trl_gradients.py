@@ -18,8 +18,10 @@ from rocktok.hooks.fixed_set import inherit
 from rocktok.hooks.trl import attach
 from rocktok.hooks.trl import fixed as trl_fixed
 from rocktok.log import StepGradients, load_gradients
-from tests.hooks.test_trl_training import assert_same, busy_trainer, outcome
+from tests.hooks.test_trl_training import assert_same, busy_trainer, outcome, untouched
 from tests.trl_models import VOCAB_SIZE, make_trainer, manifest, read_table
+
+__all__ = ["untouched"]  # a fixture: what training leaves without a recorder
 
 #: A temperature, so that the chain factor is not 1.
 OPTIONS: dict[str, Any] = {"max_steps": 4, "temperature": 0.8}
@@ -124,14 +126,14 @@ def test_norms_are_those_of_the_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "recorder", [{"gradient_types": range(40)}, {"gradient_sketch": 256}], ids=["exact", "sketch"]
 )
-def test_training_is_bit_identical(tmp_path: Path, recorder: dict[str, Any]) -> None:
-    plain = busy_trainer(tmp_path / "plain")
-    plain.train()
-    trainer = busy_trainer(tmp_path / "recorded")
+def test_training_is_bit_identical(
+    tmp_path: Path, untouched: dict[str, Any], recorder: dict[str, Any]
+) -> None:
+    trainer = busy_trainer(tmp_path)
     rec = Recorder(tmp_path / "log", every=1, fixed_sequences=6, fixed_every=2, **recorder)
     with attach(trainer, rec):
         trainer.train()
-    assert_same(outcome(trainer), outcome(plain))
+    assert_same(outcome(trainer), untouched)
     assert rocktok.open(tmp_path / "log").complete_steps("gradients") == [0, 2, 4, 6]
 
 

@@ -19,6 +19,7 @@ from rocktok.errors import DamagedError, DataError, HookError, LogError
 from rocktok.log import LogWriter, encoding, manifest, opening
 from rocktok.log.join import JoinedSteps
 from rocktok.log.sequences import load_prompts
+from rocktok.log.shard import OpenShard
 from rocktok.log.tasks import joined_tasks
 from tests.logs import RUN, rows, sequence_rows, shards, write_by_hand, write_log
 
@@ -360,6 +361,32 @@ def test_pairs_have_columns_as_they_are_at_both_steps(tmp_path: Path) -> None:
         np.testing.assert_array_equal(batch["student_entropy"], 2 * batch["loss_post"])
         np.testing.assert_array_equal(batch["student_entropy_pre"], 2 * batch["loss_pre"])
         assert not np.array_equal(batch["loss_pre"], batch["loss_post"])
+
+
+def test_row_groups_that_nothing_vouches_for_are_looked_up_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pass is shared out by their ids; a log by hand keeps these in its rows alone."""
+    (tmp_path / "fixed").mkdir()
+    for step, name in ((0, "a"), (9, "b")):
+        frame = pd.DataFrame(rows(step, range(20)))
+        frame.to_parquet(tmp_path / f"fixed/{name}.parquet", index=False, row_group_size=60)
+    log, looked, read_group = rocktok.open(tmp_path), [], OpenShard.read_group
+
+    def spy(self: OpenShard, group: int, columns: list[str]):
+        looked.append((self.name, group, tuple(columns)))
+        return read_group(self, group, columns)
+
+    first = joined_tasks(log, "fixed", 0, 9, task_rows=50)
+    monkeypatch.setattr(OpenShard, "read_group", spy)
+    assert joined_tasks(log, "fixed", 0, 9, task_rows=50) == first
+    assert looked == [] and len(first) == 4
+    # In a log that is opened anew, each is looked up again, once.
+    again = rocktok.open(tmp_path)
+    for _ in range(2):
+        assert joined_tasks(again, "fixed", 0, 9, task_rows=50) == first
+    at_groups = [one for one in looked if one[2] == ("step", "sequence_id")]
+    assert len(at_groups) == len(set(at_groups)) == 8
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:

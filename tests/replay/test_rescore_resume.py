@@ -156,12 +156,20 @@ class StoppedError(Exception):
     pass
 
 
+#: In the order in which they are published. Right after one is right before the next, but for the
+#: manifest, whose reserve follows, and for what a later manifest follows: this is the first one.
+PUBLISHED = ["run.json", "attempts/", "vocab", "manifest/", "sequences/", "fixed/step-00000010",
+             "alternatives/step-00000010", "contexts/step-00000010", "fixed/step-00000020",
+             "alternatives/step-00000020"]  # fmt: skip
+NOT_BEFORE_THE_NEXT = ["manifest/", "alternatives/step-00000010", "contexts/step-00000010",
+                       "alternatives/step-00000020"]  # fmt: skip
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("at", ["run.json", "attempts/", "vocab", "sequences/", "manifest/",
-                                "fixed/step-00000010", "fixed/step-00000020",
-                                "alternatives/step-00000010", "alternatives/step-00000020",
-                                "contexts/step-00000010"])  # fmt: skip
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("at", "after"),
+    [*((name, False) for name in PUBLISHED), *((name, True) for name in NOT_BEFORE_THE_NEXT)],
+)
 def test_any_file_may_be_the_last(
     folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, after: bool
 ) -> None:

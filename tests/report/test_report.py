@@ -442,7 +442,7 @@ def test_a_list_that_is_cut_is_called_so() -> None:
 
 @pytest.mark.long
 def test_the_same_bytes_in_other_processes(sample: ReportResult, files: dict[str, bytes]) -> None:
-    again_in = ("png", "svg", "pdf")
+    again_in = ("svg", "pdf")
     with Drawing(again_in, jobs=2) as drawing:
         for part in (sample.detect, sample.attribute, sample.stagnation, sample.stability):
             add_figures(drawing, part)

@@ -205,20 +205,23 @@ def draws(process: int) -> bool:
         return False
 
 
+#: Signal, whether the whole group gets it, whether the workers draw already → exit code. Each way
+#: to stop it once, and at both stages those that differ in what is left to others: its own handler,
+#: and none.
 STOPS = [
-    (signal.SIGINT, False, 130),
-    pytest.param(signal.SIGTERM, False, 143, marks=pytest.mark.long),
-    pytest.param(signal.SIGKILL, False, -9, marks=pytest.mark.long),
-    pytest.param(signal.SIGTERM, True, 143, marks=pytest.mark.long),
-    pytest.param(signal.SIGINT, True, 130, marks=pytest.mark.long),
+    (signal.SIGINT, False, False, 130),
+    pytest.param(signal.SIGINT, True, True, 130, marks=pytest.mark.long),
+    pytest.param(signal.SIGTERM, False, True, 143, marks=pytest.mark.long),
+    pytest.param(signal.SIGTERM, True, False, 143, marks=pytest.mark.long),
+    pytest.param(signal.SIGKILL, False, False, -9, marks=pytest.mark.long),
+    pytest.param(signal.SIGKILL, False, True, -9, marks=pytest.mark.long),
 ]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize("drawing", [False, pytest.param(True, marks=pytest.mark.long)])
-@pytest.mark.parametrize("signal_, whole_group, code", STOPS)
+@pytest.mark.parametrize(("signal_", "whole_group", "drawing", "code"), STOPS)
 def test_no_process_and_no_file_is_left(
-    tmp_path: Path, signal_: int, whole_group: bool, code: int, drawing: bool
+    tmp_path: Path, signal_: int, whole_group: bool, drawing: bool, code: int
 ) -> None:
     """Stopped when its workers (two, and Python's tracker of resources) have just begun, or draw.
 

@@ -35,6 +35,8 @@ EACH_PARTNERS = [
     *(pytest.param(name, marks=pytest.mark.long) for name in PARTNERS[1:]),
 ]
 VOCAB = 48
+#: Rows of a small row group: ends within sequences, and well below a step's rows.
+SMALL_GROUP = 23
 
 
 # --- random logs -------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ class RandomLog:
                 part.astype(types).to_parquet(
                     folder / f"part-{number}.parquet",
                     index=False,
-                    row_group_size=7 if small else None,
+                    row_group_size=SMALL_GROUP if small else None,
                 )
         if sequences:
             frame = pd.DataFrame(
@@ -334,18 +336,22 @@ def test_the_twin_by_hand() -> None:
 # --- detect against the twin -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "persistence", ["high", pytest.param("recalcitrant", marks=pytest.mark.long)]
-)
+#: Rules of what is hard. Which one is no matter of the similarity, so that numbers take turns.
+PERSISTENCE = ("high", "recalcitrant")
+
+
 @pytest.mark.parametrize("partners", EACH_PARTNERS)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_a_number_for_eta(tmp_path: Path, similarity: str, partners: str, persistence: str) -> None:
-    seed = hash_of(similarity, partners, persistence)
+def test_a_number_for_eta(tmp_path: Path, similarity: str, partners: str) -> None:
+    seed = hash_of("eta", similarity, partners)
     rng = random.Random(seed)
     log = RandomLog(seed, positions=150, steps=rng.choice([2, 3]))
     path = log.write(tmp_path / "log", rng.choice(LAYOUTS))
-    retained = 0
-    for eta, gamma in ((0.0, 0.2), (0.1, 0.3), (0.25, 0.5), (1 / 3, 0.4), (0.5, 0.2), (1.0, 0.1)):
+    retained = dict.fromkeys(PERSISTENCE, 0)
+    for number, (eta, gamma) in enumerate(
+        ((0.0, 0.2), (0.1, 0.3), (0.25, 0.5), (1 / 3, 0.4), (0.5, 0.2), (1.0, 0.1))
+    ):
+        persistence = PERSISTENCE[number % 2]
         answer = check(
             log,
             path,
@@ -358,26 +364,25 @@ def test_a_number_for_eta(tmp_path: Path, similarity: str, partners: str, persis
             window=rng.choice([1, 2, 4, 8]),
             all_types=True,
         )
-        retained += sum(token["retained"] for token in answer["tokens"])
-    assert retained > 0  # or the test would show little
+        retained[persistence] += sum(token["retained"] for token in answer["tokens"])
+    assert all(retained.values())  # or the test would show little
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "persistence", [pytest.param("high", marks=pytest.mark.long), "recalcitrant"]
-)
-@pytest.mark.parametrize("partners", EACH_PARTNERS)
+@pytest.mark.parametrize("partners", PARTNERS)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_eta_from_the_null(
-    tmp_path: Path, similarity: str, partners: str, persistence: str
-) -> None:
-    seed = hash_of("auto", similarity, partners, persistence)
+def test_eta_from_the_null(tmp_path: Path, similarity: str, partners: str) -> None:
+    seed = hash_of("auto", similarity, partners)
     rng = random.Random(seed)
     log = RandomLog(seed, positions=420, tokens=VOCAB, grid=rng.random() < 0.5)
     path = log.write(tmp_path / "log", rng.choice(LAYOUTS))
     thresholds = {"quantile_pre": 0.5, "quantile_post": 0.5}
     retained = 0
-    for window, gamma, options in ((2, 0.5, {}), (3, 0.4, thresholds), (1, 0.9, thresholds)):
+    for window, gamma, persistence, options in (
+        (2, 0.5, "high", {}),
+        (3, 0.4, "recalcitrant", thresholds),
+        (1, 0.9, "high", thresholds),
+    ):
         answer = check(
             log,
             path,
@@ -427,23 +432,23 @@ def test_a_thousand_draws(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_types_that_leave_few_positions_free(tmp_path: Path) -> None:
-    """In 90,000 positions, types so frequent that the null must look far for its draws, or near."""
+    """In 30,000 positions, types so frequent that the null must look far for its draws, or near."""
     log = RandomLog(21, positions=0)
     rng = np.random.default_rng(21)
-    share = np.array([0.15, 0.25, 0.35, *np.full(10, 0.025)])
-    text = rng.choice(len(share), p=share, size=(300, 300))
+    share = np.array([0.13, 0.22, 0.33, *np.full(10, 0.032)])
+    text = rng.choice(len(share), p=share, size=(100, 300))
     text[::7, 40:52] = text[0, 40:52]  # something that recurs
-    hard = rng.random(text.shape) < 0.002
-    hard[::7, 40:52] |= rng.random(text[::7, 40:52].shape) < 0.2
+    hard = rng.random(text.shape) < 0.006
+    hard[::7, 40:52] |= rng.random(text[::7, 40:52].shape) < 0.6
     log.steps = [0, 10]
     log.tables["fixed"] = [
         Row(step, 3 * s + 1, t, int(text[s, t]), 8.0 - step / 10 if hard[s, t] else 0.125)
         for step in log.steps
-        for s in range(300)
+        for s in range(100)
         for t in range(300)
     ]
     log.tables["rollout"] = []
-    log.prompts = {3 * s + 1: f"prompt {s // 2}" for s in range(300)}
+    log.prompts = {3 * s + 1: f"prompt {s // 2}" for s in range(100)}
     path = log.write(tmp_path / "log", "sequences dealt out")
     answer = check(log, path, tau_pre=5.0, tau_post=5.0, all_types=True)
     distances = {token["token_id"]: token["null_distance"] for token in answer["tokens"]}
@@ -512,7 +517,7 @@ def option_sets(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.mark.long
 @hypothesis.settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(hypothesis.HealthCheck),
@@ -567,12 +572,13 @@ def test_all_options_together(
         {"table": "fixed", "context": "off"},
     ],
 )
-@pytest.mark.parametrize("all_types", [False, True])
-def test_the_rock_score_alone(
-    tmp_path: Path, layout: str, options: dict[str, Any], all_types: bool
-) -> None:
+def test_the_rock_score_alone(tmp_path: Path, layout: str, options: dict[str, Any]) -> None:
     log = RandomLog(11, positions=150)
-    check(log, log.write(tmp_path / "log", layout), all_types=all_types, **options)
+    path = log.write(tmp_path / "log", layout)
+    # All types hold the rocks; where the list is cut is looked at once for every shape of a log.
+    check(log, path, all_types=True, **options)
+    if options.get("top_k"):
+        check(log, path, all_types=False, **options)
 
 
 def test_one_step_and_rollouts_alone(tmp_path: Path) -> None:
