@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rocktok.analyses.detect.passes import detect as detect
     from rocktok.analyses.info.passes import info as info
     from rocktok.analyses.lenses.passes import lenses as lenses
+    from rocktok.analyses.pillars.passes import pillars as pillars
     from rocktok.analyses.stability.passes import stability as stability
     from rocktok.analyses.stagnation.passes import stagnation as stagnation
     from rocktok.analyses.summary.passes import summary as summary

@@ -67,6 +67,8 @@ ANALYSES = (
              "rocktok.analyses.lenses.passes:lenses"),
     _entry("intervene", "Answers of a student with rocks banned or replaced, beside controls.",
            "replay.intervene.run"),
+    _entry("pillars", "Tokens that the accuracy depends on, from the outcomes of interventions.",
+           "analyses.pillars.passes"),
 )  # fmt: skip
 
 

@@ -112,6 +112,12 @@ def _formats(_: click.Context, parameter: click.Parameter, text: str) -> tuple[s
     metavar="FILE",
     help="JSON file of functional clusters (name → patterns), matched before the built-in ones.",
 )
+@click.option(
+    "--outcomes",
+    multiple=True,
+    metavar="FILE",
+    help="File of `rocktok intervene`, shown as a section. May be given several times.",
+)
 @options.seed_option
 @options.engine_options
 @click.option("--force", is_flag=True, help="Replace an existing report.")
@@ -152,6 +158,7 @@ def report_command(
     replicates: int,
     lifts: bool,
     clusters: Path | None,
+    outcomes: tuple[str, ...],
     seed: int,
     jobs: int | None,
     dask: str | None,
@@ -168,7 +175,7 @@ def report_command(
     from rocktok.report.page.drawing import Drawing
     from rocktok.report.passes import report
 
-    _check_logs(logs, compare=compare)
+    _check_logs(logs, outcomes, compare=compare)
     check = partial(
         check_directory, output, force=force, own=OWN, marker=MARKER, schema=SCHEMA, inputs=logs
     )
@@ -204,6 +211,7 @@ def report_command(
         exclude_most_frequent=exclude_most_frequent,
         cap=cap,
         exact=exact,
+        outcomes=outcomes,
         seed=seed,
     )
     with (
@@ -220,14 +228,16 @@ def report_command(
     options.say_path(output / "report.html")
 
 
-def _check_logs(logs: tuple[str, ...], *, compare: bool) -> None:
-    """Raise `UsageError` for one log too many or too few."""
+def _check_logs(logs: tuple[str, ...], outcomes: tuple[str, ...], *, compare: bool) -> None:
+    """Raise `UsageError` for one log too many or too few, and for outcomes beside several."""
     from rocktok.errors import UsageError
 
     if len(logs) > 1 and not compare:
         raise UsageError(f"{len(logs)} logs were given; add --compare to show several")
     if compare and len(logs) < 2:
         raise UsageError("--compare needs two logs or more")
+    if compare and outcomes:
+        raise UsageError("--outcomes are those of one student; leave out --compare")
 
 
 def _patterns(clusters: Path | None) -> dict[str, list[str]] | None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from rocktok.outcomes.file import encode_outcomes as encode_outcomes
 from rocktok.outcomes.file import load_outcomes as load_outcomes
 from rocktok.outcomes.schema import BASELINE as BASELINE
+from rocktok.outcomes.schema import GROUPS as GROUPS
+from rocktok.outcomes.schema import MODES as MODES
 from rocktok.outcomes.schema import SCHEMA as SCHEMA
 from rocktok.outcomes.schema import About as About
 from rocktok.outcomes.schema import Arm as Arm

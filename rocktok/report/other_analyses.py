@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from rocktok.analyses import Analysis, analyses
 from rocktok.analyses.detect.result import DetectResult
+from rocktok.analyses.pillars.passes import OutcomesOrPath, pillars
 from rocktok.analyses.result import Result
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError
@@ -73,3 +75,21 @@ def run_others(
             missing = {"what": analysis.help.removesuffix("."), "why": why, "remedy": remedy}
         others.append(OtherResult(analysis, result, missing, engine.passes - before))
     return tuple(others)
+
+
+def of_outcomes(log: Log, outcomes: Sequence[OutcomesOrPath], seed: int) -> tuple[OtherResult, ...]:
+    """What `pillars` says of outcomes of interventions on the log's student; () without any.
+
+    Raises `LogError` for outcomes that cannot be read, and for those of another vocabulary.
+    """
+    if not outcomes:
+        return ()
+    result = pillars(*outcomes, seed=seed)
+    ours = log.vocab.identity
+    for source in result.sources:
+        if None not in (ours, source["tokenizer"]) and ours != source["tokenizer"]:
+            raise LogError(
+                f"{source['path']}: its vocabulary differs from the log's, so ids have other "
+                "texts; give outcomes of a student with the same tokenizer"
+            )
+    return (OtherResult(analyses()["pillars"], result, None, 0),)

@@ -22,6 +22,7 @@ from rocktok.analyses.detect.log_passes import ZeroThresholdError
 from rocktok.analyses.detect.passes import run_detect
 from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.pillars.passes import OutcomesOrPath
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
 from rocktok.analyses.stability.passes import run_stability
 from rocktok.analyses.stability.result import StabilityParams
@@ -30,7 +31,7 @@ from rocktok.engine.passes import Engine
 from rocktok.report.alternatives import token_ids
 from rocktok.report.clusters import Clusters
 from rocktok.report.missing import lacks
-from rocktok.report.other_analyses import run_others
+from rocktok.report.other_analyses import OtherResult, of_outcomes, run_others
 from rocktok.report.parts import Look, OtherParts
 from rocktok.report.positions import LossByPosition
 from rocktok.report.progress import Progress
@@ -100,6 +101,7 @@ def report(
     seed: int = 0,
     all_types: bool = False,
     embeddings: Array | None = None,
+    outcomes: Sequence[OutcomesOrPath] = (),
     engine: Engine | None = None,
     tell: Callable[[Analysis], None] | None = None,
 ) -> ReportResult:
@@ -116,6 +118,7 @@ def report(
             min_frequency, exclude_most_frequent, cap, exact, seed, all_types, embeddings: as in
             `rocktok.detect`.
         lifts: as in `rocktok.detect`, where there is persistence.
+        outcomes: of interventions, as `rocktok.pillars` takes them, for a section of their own.
         engine: what makes the passes; default: threads on the cores this process may use.
         tell: called with the result of each analysis as soon as there is one.
 
@@ -127,11 +130,12 @@ def report(
     params = options_of(ReportParams, locals())
     options, own = options_of(DetectParams, locals()), Clusters(clusters)
     progress = Progress(opened(log), engine or Engine(), tell or (lambda _: None))
+    given = of_outcomes(progress.log, outcomes, seed)
     detection = progress.counted(
         "detect", lambda: _detection(progress, options, embeddings, lifts=lifts)
     )
     progress.tell(detection.result)
-    return _Report(detection, params, own, progress).result()
+    return _Report(detection, params, own, progress, given).result()
 
 
 def _detection(
@@ -158,6 +162,7 @@ class _Report:
     params: ReportParams
     clusters: Clusters
     progress: Progress
+    given: tuple[OtherResult, ...] = ()
 
     def result(self) -> ReportResult:
         """All passes after `detect`."""
@@ -213,7 +218,7 @@ class _Report:
             attribute=others.attribute,
             stagnation=others.stagnation,
             stability=others.stability,
-            others=further,
+            others=(*further, *self.given),
         )
 
     # -- what only the report shows --------------------------------------------------------

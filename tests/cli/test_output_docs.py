@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rocktok.analyses.compare.rankings import Ranking, compare_rankings
 from rocktok.analyses.detect.instead import InsteadRow
 from rocktok.report.page.files import render_report
 from rocktok.stats import group_names
+from tests.analyses.pillars.made import world
 from tests.paths import ROOT
 
 SAMPLE = ROOT / "sample_data" / "opd"
@@ -27,6 +29,9 @@ NAMED = {
 #: Of one command: each option of `detect` is named; report.json holds parts of other outputs.
 NAMED_BY = {
     "check": {**NAMED, "findings[].details": "<number>"},
+    "pillars": {
+        **NAMED, "sources[].models": "<role>", "sources[].decoding": "<setting>",
+    },
     "detect": {name: word for name, word in NAMED.items() if name != "params"},
     "report": {
         **NAMED, "log.passes": "<analysis>", "params.detect": "<option>",
@@ -55,6 +60,16 @@ def _compared(log: rocktok.Log) -> Any:
     return compare_rankings([Ranking.of(name, found) for name in "ab"], {"top_k": 20})
 
 
+def _pillars() -> Any:
+    """With a row of each kind."""
+    made = world(1)
+    made.about.update(models={"student": "s"}, decoding={"temperature": 1.0})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "detect.json"
+        path.write_text(json.dumps({"tokens": [{"token_id": v, "x": v % 4} for v in range(6)]}))
+        return rocktok.pillars(made.outcomes(), made.outcomes(), predictors=[path])
+
+
 class _Report:
     """A report, whose JSON is a file."""
 
@@ -78,6 +93,7 @@ RESULTS: dict[str, Callable[[rocktok.Log], Any]] = {
     "controls": rocktok.controls,
     "stagnation": lambda log: rocktok.stagnation(log, replicates=100),
     "lenses": lambda log: rocktok.lenses(log, replicates=100),
+    "pillars": lambda _: _pillars(),
 }
 
 

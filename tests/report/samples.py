@@ -8,13 +8,14 @@ import rocktok
 from rocktok.report.page.files import render_report
 from rocktok.report.passes import report
 from rocktok.report.result import ReportResult
+from tests.analyses.pillars.made import world
 from tests.paths import SAMPLE
 
 
 @cache
 def sample_report() -> ReportResult:
     """With all that a report has."""
-    return report(rocktok.open(SAMPLE), replicates=200)
+    return report(rocktok.open(SAMPLE), replicates=200, outcomes=[world(1).outcomes()])
 
 
 @cache

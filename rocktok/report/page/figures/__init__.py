@@ -17,6 +17,7 @@ from rocktok.report.page.figures.figure import Figure
 from rocktok.report.page.figures.gradients import gradient_cosine, gradient_norm, shares
 from rocktok.report.page.figures.learning import delta_kl, early_late, stagnation
 from rocktok.report.page.figures.lenses import lenses
+from rocktok.report.page.figures.pillars import pillars
 from rocktok.report.page.figures.robustness import coverage, sensitivity
 from rocktok.report.page.figures.rocks import ccr, clusters, funnel
 from rocktok.report.page.figures.texts import density, position
@@ -35,6 +36,7 @@ FIGURES: tuple[Figure[Any, Any], ...] = (
     gradient_norm,
     gradient_cosine,
     lenses,
+    pillars,
     coverage,
     sensitivity,
 )
@@ -55,6 +57,7 @@ __all__ = [
     "gradient_cosine",
     "gradient_norm",
     "lenses",
+    "pillars",
     "position",
     "sensitivity",
     "shares",

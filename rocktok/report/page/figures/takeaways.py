@@ -171,6 +171,17 @@ def _lenses(numbers: Numbers) -> str | None:
     )
 
 
+def _pillars(numbers: Numbers) -> str | None:
+    rows = [row for row in numbers["arms"] if row["group"] == "rock"] or numbers["arms"]
+    changed = [row for row in rows if row["category"] in ("pillar", "stumbling")]
+    what = "rocks" if rows[0]["group"] == "rock" else "tokens"
+    if not changed:
+        return f"Of {len(rows)} {what} none changes the accuracy beyond chance"
+    down = sum(row["category"] == "pillar" for row in changed)
+    up = len(changed) - down
+    return f"Taking away one of {len(rows)} {what} costs accuracy for {down}, adds some for {up}"
+
+
 _SAID: dict[str, Callable[[Numbers], str | None]] = {
     "early_late": _early_late,
     "funnel": _funnel,
@@ -184,6 +195,7 @@ _SAID: dict[str, Callable[[Numbers], str | None]] = {
     "gradient_norm": _medians("Median gradient norm", " nats/logit"),
     "gradient_cosine": _medians("Median cosine with the whole gradient", ""),
     "lenses": _lenses,
+    "pillars": _pillars,
     "coverage": _coverage,
     "sensitivity": _sensitivity,
 }
