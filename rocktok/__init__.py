@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from rocktok.analyses.detect.passes import detect as detect
     from rocktok.analyses.info.passes import info as info
     from rocktok.analyses.lenses.passes import lenses as lenses
+    from rocktok.analyses.occurrences.passes import occurrences as occurrences
     from rocktok.analyses.pillars.passes import pillars as pillars
     from rocktok.analyses.stability.passes import stability as stability
     from rocktok.analyses.stagnation.passes import stagnation as stagnation
     from rocktok.analyses.summary.passes import summary as summary
+    from rocktok.analyses.weights.passes import weights as weights
     from rocktok.log import Log as Log
     from rocktok.log import LogWriter as LogWriter
     from rocktok.log import open_log as open  # noqa: F401

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from rocktok.errors import DamagedError, LogError, UsageError
 from rocktok.folders import Entry, walk, why_no_file
-from rocktok.publishing import PUT, create_file, replace_file
+from rocktok.publishing import PUT, create_file, file_to_be, replace_file
 from rocktok.temporary import clear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import BinaryIO
 
 #: Bytes that a JSON file or a vocabulary may have.
 SMALL_FILE_BYTES = 1 << 28
@@ -287,6 +288,29 @@ def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
             replace_file(final, data)
         else:
             create_file(final, data)
+    except FileExistsError as error:
+        raise UsageError(f"{target}: exists already; give --force to replace it") from error
+    except OSError as error:
+        raise LogError(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
+def open_output(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
+    """`write_output` piece by piece, for what need not fit in memory.
+
+    Raises `UsageError`, before anything is written, for what is no regular file and cannot be
+    sought in, or for a file that exists; `LogError` if it cannot be written.
+    """
+    target = local_path(path)
+    if writes_into(target):
+        raise UsageError(f"{target}: is no regular file; give the name of a file for the output")
+    if target.exists() and not force:
+        raise UsageError(f"{target}: exists already; give --force to replace it")
+    try:
+        final = resolved(target)
+        clear(final)
+        with file_to_be(final, replace=force) as file:
+            yield file
     except FileExistsError as error:
         raise UsageError(f"{target}: exists already; give --force to replace it") from error
     except OSError as error:

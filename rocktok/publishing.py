@@ -39,6 +39,25 @@ def create_file(path: Path, data: bytes) -> str:
     return way
 
 
+@contextmanager
+def file_to_be(path: Path, *, replace: bool) -> Iterator[BinaryIO]:
+    """A file that is written piece by piece, and gets its name when the block has ended.
+
+    `replace`: over an older one; else as `create_file`, which see for what is raised. It is gone
+    if the block raises.
+    """
+    with _temporary(path) as (temporary, file):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        if replace:
+            temporary.replace(path)
+        else:
+            _publish(temporary, path)
+    sync_directory(path.parent)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old one or the new one, never a part."""
     with _write_temporary(path, data) as temporary:
@@ -62,14 +81,21 @@ def _write_through(file: BinaryIO, data: bytes) -> None:
 @contextmanager
 def _write_temporary(path: Path, data: bytes) -> Iterator[Path]:
     """A file of the data beside `path`, held, and removed in the end if it is still there."""
+    with _temporary(path) as (temporary, file):
+        _write_through(file, data)
+        file.close()
+        yield temporary
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside `path`, held, and removed in the end if it is still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        with ExitStack() as stack:
-            with temporary.open("xb") as file:
-                stack.enter_context(holding(temporary))
-                _write_through(file, data)
-            yield temporary
+        with ExitStack() as stack, temporary.open("xb") as file:
+            stack.enter_context(holding(temporary))
+            yield temporary, file
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -29,6 +29,7 @@ BASE = {
     "outcomes",
     "publishing",
     "temporary",
+    "weighting",
 }
 
 #: Room → the other rooms it may import. `analyses/detect` is a room of `analyses`.
@@ -46,6 +47,7 @@ MAY_IMPORT = {
     "directories": {"errors", "files", "publishing", "temporary"},
     "inputs": {"errors", "_types", "files"},
     "outcomes": {"errors", "_types", "files"},
+    "weighting": {"errors", "files"},
     "stats": {"kernel", "hashing", "_types", "errors"},
     "pairs": {"kernel", "hashing", "_types", "errors"},
     "log": BASE,

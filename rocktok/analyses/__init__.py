@@ -69,6 +69,10 @@ ANALYSES = (
            "replay.intervene.run"),
     _entry("pillars", "Tokens that the accuracy depends on, from the outcomes of interventions.",
            "analyses.pillars.passes"),
+    _entry("occurrences", "Persistent occurrences one by one, with the similar ones that decide.",
+           "analyses.occurrences.passes"),
+    _entry("weights", "Weights of tokens for training, from rocks or by other selections.",
+           "analyses.weights.passes"),
 )  # fmt: skip
 
 

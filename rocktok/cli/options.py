@@ -80,6 +80,19 @@ def local_directory(context: click.Context, parameter: click.Parameter, name: st
     return local_path(name)
 
 
+def output_file(_: click.Context, parameter: click.Parameter, name: str | None) -> Path | None:
+    """Callback of an option that takes a local file which is written piece by piece, not stdout."""
+    if name is None:
+        return None
+    if name == "-" or descriptor_of(name) is not None:
+        raise click.BadParameter(f"{name}: the output is a file; give its name")
+    if "://" in name:
+        raise click.BadParameter(f"{name}: is an address; give a local path for the output")
+    if local_path(name).is_dir():
+        raise click.BadParameter(f"{name}: is a directory; give the name of a file")
+    return local_path(name)
+
+
 _ATTEMPT = "rocktok.attempt"
 
 

@@ -120,24 +120,35 @@ class Engine(AbstractContextManager["Engine"]):
         Returns them with what the reading counted. Raises `DataError` or `DamagedError` as the
         reader does; the accumulators are then of no use.
         """
-        self.passes += 1
-        tasks = source.tasks({name for a in accumulators for name in a.needs})
-        total, done = sum(t.rows for t in tasks), 0
         whole = Partial(accumulators, 0, 0, SequenceRuns(), Counter())
-        prototypes = self._share(Prototypes(copy.deepcopy(accumulators)))
-        calls = ((source.for_task(task), task, prototypes) for task in tasks)
-        for task, part in zip(tasks, self.map(make_partial, calls), strict=True):
+        for part in self.partials(source, *copy.deepcopy(accumulators)):
             for ours, theirs in zip(accumulators, part.accumulators, strict=True):
                 ours.merge(theirs)
             whole.unpaired += part.unpaired
             whole.unlisted += part.unlisted
             whole.runs.merge(part.runs)
             whole.lacking.update(part.lacking)
+        return whole
+
+    def partials(self, source: Source, *accumulators: Accumulator) -> Iterator[Partial]:
+        """One pass whose partial results are not merged, in the order of the tasks.
+
+        Of rows of two steps, joined, each task holds a range of sequences, above that of the one
+        before. `accumulators` are empty, and stay so. Raises as `run` does; duplicates are found
+        only after the last part.
+        """
+        self.passes += 1
+        tasks = source.tasks({name for a in accumulators for name in a.needs})
+        total, done, runs = sum(t.rows for t in tasks), 0, SequenceRuns()
+        prototypes = self._share(Prototypes(accumulators))
+        calls = ((source.for_task(task), task, prototypes) for task in tasks)
+        for task, part in zip(tasks, self.map(make_partial, calls), strict=True):
+            yield part
+            runs.merge(part.runs)
             done += task.rows
             if self._progress is not None:
                 self._progress(done, total)
-        whole.runs.check()
-        return whole
+        runs.check()
 
     def _share(self, prototypes: Prototypes) -> Any:
         """On a cluster, what is large goes to each worker once, not with every task."""

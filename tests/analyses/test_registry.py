@@ -21,7 +21,7 @@ def test_users_meet_them_in_this_order() -> None:
     assert list(analyses()) == [
         "info", "check", "compact", "rescore", "detect", "report", "summary", "compare",
         "attribute", "stagnation", "controls", "stability", "lenses", "intervene",
-        "pillars",
+        "pillars", "occurrences", "weights",
     ]  # fmt: skip
     assert cli.list_commands(click.Context(cli)) == list(analyses())
 

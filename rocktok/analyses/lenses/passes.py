@@ -78,11 +78,13 @@ def lenses(
     # Without persistence there no earlier step is looked for here.
     context = "auto" if detected is None else detected.params["context"]
     steps = run.view.pre_post(pre, post, context)
-    usable, missing = _usable(run.log, run.table)
+    usable, missing = usable_lenses(run.log, run.table)
     return _Look(run, params, steps, usable, missing, rocks, detected).result()
 
 
-def _usable(log: Log, table: str) -> tuple[dict[str, tuple[str, ...]], tuple[MissingRow, ...]]:
+def usable_lenses(
+    log: Log, table: str
+) -> tuple[dict[str, tuple[str, ...]], tuple[MissingRow, ...]]:
     """Lens → the columns that it takes; and what the others lack."""
     present = {*log.columns(table), "loss"}
     usable, missing = {}, []
@@ -106,6 +108,38 @@ def _usable(log: Log, table: str) -> tuple[dict[str, tuple[str, ...]], tuple[Mis
         if not lacks:
             usable[lens.name] = ways[0]
     return usable, tuple(missing)
+
+
+def find_cuts(
+    engine: Engine,
+    source: Source,
+    quantiles: Quantiles,
+    columns: list[str],
+    *,
+    cuts: CutsByEnding,
+    correct: Correct | None,
+    seed: int,
+) -> CutsByEnding:
+    """Thresholds of lenses, in two passes; none where none are wanted.
+
+    Args:
+        columns: that the lenses need.
+        cuts: thresholds that scale what is looked at.
+        correct: which sequences were right; None where no lens needs that.
+        seed: of the shuffle.
+    """
+    if not quantiles.wanted:
+        return {}
+    large = source.large
+    upper = Histograms(
+        quantiles.upper(), columns, cuts=cuts, correct=correct, seed=seed, compiled=large
+    )
+    engine.run(source, upper)
+    lower = Histograms(
+        quantiles.lower(upper), columns, cuts=cuts, correct=correct, seed=seed, compiled=large
+    )
+    engine.run(source, lower)
+    return quantiles.values(upper, lower)
 
 
 def _missing_column(lens: Lens, column: str, table: str) -> MissingRow:
@@ -261,28 +295,10 @@ class _Look:
         correct: Correct | None,
     ) -> CutsByEnding:
         """Two passes; `cuts`: those that scale what is looked at."""
-        if not quantiles.wanted:
-            return {}
         source, engine, columns = self._source, self.run.engine, self._columns
-        upper = Histograms(
-            quantiles.upper(),
-            columns,
-            cuts=cuts,
-            correct=correct,
-            seed=self.params.seed,
-            compiled=source.large,
+        return find_cuts(
+            engine, source, quantiles, columns, cuts=cuts, correct=correct, seed=self.params.seed
         )
-        engine.run(source, upper)
-        lower = Histograms(
-            quantiles.lower(upper),
-            columns,
-            cuts=cuts,
-            correct=correct,
-            seed=self.params.seed,
-            compiled=source.large,
-        )
-        engine.run(source, lower)
-        return quantiles.values(upper, lower)
 
     # -- rows ------------------------------------------------------------------------------
 

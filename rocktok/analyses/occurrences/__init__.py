@@ -1,0 +1,1 @@
+"""Persistent occurrences one by one: which are retained, and by which partners."""
