@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from rocktok.log import LogWriter
-    from rocktok.log.manifest import Manifest
+    from rocktok.log.manifest import Manifest, WeightsInForce
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class _Dropped:
 @dataclass(frozen=True)
 class _Mismatch:
     step: int
+
+
+@dataclass(frozen=True)
+class _Weights:
+    weights: WeightsInForce
 
 
 @dataclass(frozen=True)
@@ -137,18 +142,28 @@ class Background:
         """Put a small file into the log at the next flush, in the place of an older one."""
         self._put(_Store(path, encode))
 
-    def flush(self) -> None:
-        """Ask that everything queued so far be published."""
-        self._put(_Flush())
+    def note_weights(self, weights: WeightsInForce) -> None:
+        """Say in the log, at the next flush, which weights the trained loss has."""
+        self._put(_Weights(weights))
 
-    def settle(self, timeout: float) -> None:
-        """Flush, and wait until that was tried, or the thread has ended, or time is up."""
+    def flush(self) -> threading.Event:
+        """Ask that everything queued so far be published. Returns what is set once it was tried."""
+        request = _Flush()
+        self._put(request)
+        return request.done
+
+    def settle(self, timeout: float) -> bool:
+        """Flush, and wait until that was tried, or the thread has ended, or time is up.
+
+        Returns whether it was tried.
+        """
         request = _Flush()
         self._put(request)
         deadline = time.monotonic() + timeout
         while self._thread.is_alive() and time.monotonic() < deadline:
             if request.done.wait(0.05):
-                return
+                break
+        return request.done.is_set()
 
     def close(self, final: bool, timeout: float) -> bool:
         """Publish everything, mark the rank final, end the thread; False if that took too long."""
@@ -215,6 +230,8 @@ class Background:
                 self._writer.add_mismatch(item.step)
             case _Store():
                 self._unstored[item.path] = item.encode
+            case _Weights():
+                self._writer.note_weights(item.weights)
             case _Flush():
                 self._publish(self._writer.flush)
             case _Close():

@@ -17,6 +17,7 @@ from rocktok.hooks.arguments import alternatives_of, check_columns, check_counts
 from rocktok.hooks.background import Background
 from rocktok.hooks.fixed_set import FixedSet, Inherited
 from rocktok.hooks.gradient_request import gradient_request
+from rocktok.hooks.live_weights import LIVE, LiveSearch, in_force
 from rocktok.hooks.recording import Recording, alone
 from rocktok.hooks.signals import TerminationHandler
 from rocktok.hooks.sketching import Sketching
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from rocktok.hooks.gradient_request import GradientTypes
+    from rocktok.hooks.live_weights import LiveWeights
+    from rocktok.hooks.token_weights import TokenWeights
+    from rocktok.log.manifest import WeightsInForce
 
 
-#: Seconds that a SIGTERM and the end of training wait for the writer thread. Schedulers commonly
-#: kill 30 s after SIGTERM.
+#: Seconds that a SIGTERM, a checkpoint and the end of training wait for the writer thread.
+#: Schedulers commonly kill 30 s after SIGTERM.
 SIGTERM_WAIT = 15.0
+SAVE_WAIT = 60.0
 CLOSE_WAIT = 300.0
 
 
@@ -72,8 +77,12 @@ class Recorder(Recording):
             sum.
         gradient_seed: random seed of the sketch, and of the halves of the prompts.
         queue_steps: maximum number of steps that wait for the disk; a further step is dropped.
+        sync_on_save: whether the trainer waits, before it saves a checkpoint, until the rows of
+            all finished steps are on disk (a minute at most): a run that is killed after the
+            checkpoint and resumes from it then has no gap in its log.
         student, teacher: names for run.json, if the trainer's names are not specific enough.
         extra: further content of run.json.
+        live_weights: rocks to look for while training goes on, and to weight from then on.
         supersede: start at step 0 over a finished run in the same directory; its rows are then
             read only with `--attempt`.
         quiet: print nothing on stderr when recording starts and ends; warnings remain.
@@ -98,9 +107,11 @@ class Recorder(Recording):
         gradient_sketch: int | None = None,
         gradient_seed: int = 0,
         queue_steps: int = 8,
+        sync_on_save: bool = True,
         student: str | None = None,
         teacher: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        live_weights: LiveWeights | None = None,
         supersede: bool = False,
         quiet: bool = False,
     ) -> None:
@@ -111,9 +122,16 @@ class Recorder(Recording):
         self.alternatives, self.contexts = alternatives, contexts
         self.fixed_rollouts = fixed_rollouts
         self.fixed_at_start = fixed_at_start
-        self.queue_steps = queue_steps
+        self.queue_steps, self.sync_on_save = queue_steps, sync_on_save
         self.student, self.teacher, self.extra = student, teacher, dict(extra or {})
         self.supersede = supersede
+        self.live_weights = live_weights
+        self.weights: TokenWeights | None = None
+        self.search: LiveSearch | None = None
+        if live_weights is not None and fixed_sequences == 0:
+            raise HookError(
+                "Recorder: live_weights are found on kept text; fixed_sequences must not be 0"
+            )
         check_counts(1, every=every, fixed_every=self.fixed_every, queue_steps=queue_steps)
         check_counts(1, fixed_rollouts=fixed_rollouts)
         check_counts(0, fixed_sequences=fixed_sequences, alternatives=alternatives)
@@ -170,7 +188,7 @@ class Recorder(Recording):
         self.likeliest = alternatives_of(self.alternatives, self.vocab_size)
         self._with_domain, self._all_gather = with_domain, all_gather
         self._pending.exact = ((run or {}).get("loss") or {}).get("exactness", "exact") == "exact"
-        writer, inherited, self.terminal_ids = start_attempt(
+        begun = start_attempt(
             self.log_dir,
             columns=self.columns,
             rank=rank,
@@ -182,10 +200,11 @@ class Recorder(Recording):
             supersede=self.supersede,
             all_gather=all_gather,
         )
+        writer, self.terminal_ids = begun.writer, begun.terminal_ids
         self.attempt, self._counter, self.finished_steps = writer.attempt, 0, 0
         self._pending.clear()
         self._background = Background(writer, self.queue_steps)
-        inherited = inherited if self.fixed_sequences else Inherited()
+        inherited = begun.inherited if self.fixed_sequences else Inherited()
         self.fixed = FixedSet(
             self.fixed_sequences, self.fixed_every, inherited, self.fixed_rollouts
         )
@@ -193,6 +212,7 @@ class Recorder(Recording):
         if self.fixed.kept:
             self.store_fixed()
             self.flush()
+        self._begin_weights(resume_step, begun.weights)
         self._signals = TerminationHandler(self._flush_before_death)
         self._signals.install()
         atexit.register(self.close, final=False)
@@ -202,8 +222,13 @@ class Recorder(Recording):
         """What run.json says."""
         named = {"student": self.student, "teacher": self.teacher}
         sketched = self.contexts and self.fixed_sequences > 0
+        weights = None if self.weights is None else self.weights.facts()
+        if self.live_weights is not None:
+            weights = {"select": LIVE, "weight": self.live_weights.weight,
+                       "step": self.live_weights.step}  # fmt: skip
         return {
             **{key: value for key, value in run.items() if sketched or key != "contexts"},
+            **({} if weights is None else {"weights": weights}),
             **{key: value for key, value in named.items() if value is not None},
             "every": self.every,
             "fixed_every": self.fixed_every,
@@ -221,6 +246,8 @@ class Recorder(Recording):
         if not self.running or self._background is None:
             return
         background = self._background
+        if self.search is not None:
+            self.search.close()
         atexit.unregister(self.close)
         for (table, step), pending in self._pending.items():
             if pending.rows:
@@ -245,10 +272,67 @@ class Recorder(Recording):
             self._warn("unsaved", words.unsaved(log, manifest))
         self.say(words.ending(log, manifest, ranks=self.world_size, final=final))
 
+    # --- weights of the trained loss -------------------------------------------------------------
+
+    def _begin_weights(self, step: int, found: WeightsInForce | None) -> None:
+        self.search = None
+        if self.live_weights is not None:
+            self.search = LiveSearch(
+                self.live_weights, self.log_dir, rank=self.rank, inherited=found
+            )
+            if found is not None:
+                self._note_weights(found)
+                self.say(words.weights_again(found))
+        elif self.weights is not None:
+            self._note_weights(in_force(self.weights, step))
+            self.say(words.weights_given(self.weights))
+
+    def weights_at(self, step: int) -> TokenWeights | None:
+        """Weights of target tokens in the loss that the student of `step` steps is trained on."""
+        if self.search is not None:
+            return self.search.at(step)
+        return self.weights
+
+    def search_after(self, step: int) -> None:
+        """Look for live weights, if it is time, now that the kept text has been scored."""
+        background, first = self._background, self.fixed.complete_step
+        if self.search is not None and background is not None and first is not None:
+            self.search.scored(step, first, background.flush)
+
+    def advance_search(self, step: int) -> None:
+        """Go on with the search for live weights, between two steps of training.
+
+        Every rank calls this at the same time, after each step, with the number of steps taken.
+        """
+        if self.search is None or self._background is None:
+            return
+        begun, answer = self.search.advance(step, self._all_gather)
+        if begun is not None:
+            self._note_weights(begun)
+            self.flush()
+            self.say(words.weights_found(begun))
+        elif answer is not None and answer.fault is not None:
+            self.trouble("live", f"live weights: rocks could not be looked for: {answer.fault}")
+
+    def _note_weights(self, weights: WeightsInForce) -> None:
+        if self.rank == 0 and self._background is not None:
+            self._background.note_weights(weights)
+
     def flush(self) -> None:
         """Ask for all finished steps to be published (at a checkpoint, say); does not wait."""
         if self.running and self._background is not None:
             self._background.flush()
+            self._report(self._background)
+
+    def sync(self) -> None:
+        """Wait until all finished steps have been published, or a minute has passed.
+
+        For a checkpoint that is about to be saved: a run that resumes from it finds their rows.
+        What the disk refuses is dropped, counted and warned of, as ever.
+        """
+        if self.running and self._background is not None:
+            if not self._background.settle(SAVE_WAIT):
+                self._warn("save", words.unsynced(str(self.log_dir), SAVE_WAIT))
             self._report(self._background)
 
     def _flush_before_death(self) -> None:

@@ -10,6 +10,7 @@ from rocktok.files import place
 from rocktok.hooks.arguments import check_terminal_ids
 from rocktok.hooks.background import describe
 from rocktok.hooks.fixed_set import Inherited, inherit
+from rocktok.hooks.live_weights import inherit_weights
 from rocktok.log.run import PATH, load_run, run_facts
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from rocktok.files import Place
     from rocktok.log import LogWriter
+    from rocktok.log.manifest import WeightsInForce
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,20 @@ class _Opened:
     run_id: str
     inherited: Inherited
     terminal_ids: tuple[int, ...]
+    weights: WeightsInForce | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a rank begins an attempt with.
+
+    `weights`: those that an earlier attempt found.
+    """
+
+    writer: LogWriter
+    inherited: Inherited
+    terminal_ids: tuple[int, ...]
+    weights: WeightsInForce | None
 
 
 def start_attempt(
@@ -42,7 +58,7 @@ def start_attempt(
     fingerprint: Mapping[str, Any],
     supersede: bool,
     all_gather: Callable[[Any], Sequence[Any]],
-) -> tuple[LogWriter, Inherited, tuple[int, ...]]:
+) -> Start:
     """Every rank's writer, the kept texts of earlier attempts, and the run's terminal ids.
 
     Arguments: `Recorder.start`. Terminal ids are those of the log, as its columns are sums over
@@ -69,10 +85,11 @@ def start_attempt(
             # Before the attempt exists: creating it voids rows, so all else must be in order.
             where = place(log_dir)
             inherited = inherit(where, resume_step)
+            weights = inherit_weights(where, resume_step)
             terminal_ids = _terminal_ids(where, run)
             check_terminal_ids(columns, terminal_ids)
             writer = create(run=run, vocab=vocab, fingerprint=fingerprint, supersede=supersede)
-            opened = _Opened(writer.attempt, writer.run_id, inherited, terminal_ids)
+            opened = _Opened(writer.attempt, writer.run_id, inherited, terminal_ids, weights)
         except Exception as problem:
             error = _say(log_dir, problem)
     opened, error = all_gather((opened, error))[0]
@@ -84,7 +101,7 @@ def start_attempt(
     errors = [e for e in all_gather(error) if e is not None]
     if errors or writer is None or opened is None:
         raise HookError(errors[0])
-    return writer, opened.inherited, opened.terminal_ids
+    return Start(writer, opened.inherited, opened.terminal_ids, opened.weights)
 
 
 def _terminal_ids(where: Place, run: Mapping[str, Any]) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ import rocktok.schema as schema
 
 if TYPE_CHECKING:
     from rocktok.hooks.recorder import Recorder
-    from rocktok.log.manifest import Manifest
+    from rocktok.hooks.token_weights import TokenWeights
+    from rocktok.log.manifest import Manifest, WeightsInForce
 
 _SHOWN = 3
 
@@ -116,6 +117,41 @@ def ending(log: str, manifest: Manifest, *, ranks: int, final: bool) -> str:
 def hung(log: str, seconds: float) -> str:
     """Message for a disk that does not answer."""
     return f"{log}: the disk did not store the last records within {seconds:.0f} s; they are lost"
+
+
+def weights_given(weights: TokenWeights) -> str:
+    """One line: which tokens have which weight."""
+    around = f", and {weights.radius} positions around their contexts" if weights.radius else ""
+    return (
+        f"{_counted(len(weights.token_ids), 'token type')} ({weights.select}) weighted "
+        f"{weights.weight:g} in the trained loss{around}"
+    )
+
+
+def weights_found(weights: WeightsInForce) -> str:
+    """One line: rocks that are weighted from now on."""
+    return (
+        f"found {_counted(len(weights.token_ids), 'rock')} in the kept text at step "
+        f"{weights.found_at}; weighted {weights.weight:g} in the trained loss from step "
+        f"{weights.from_step} on"
+    )
+
+
+def weights_again(weights: WeightsInForce) -> str:
+    """One line: rocks that an earlier attempt found."""
+    return (
+        f"{_counted(len(weights.token_ids), 'rock')} that an earlier attempt found at step "
+        f"{weights.found_at} weighted {weights.weight:g} from step {weights.from_step} on"
+    )
+
+
+def unsynced(log: str, seconds: float) -> str:
+    """Message for a disk that is too slow for the rows that belong to a checkpoint."""
+    return (
+        f"{log}: the rows before a checkpoint were not on disk within {seconds:.0f} s, and the "
+        "checkpoint is saved without them: if this run is killed now and resumes from it, its log "
+        "has a gap. Training continues; Recorder(sync_on_save=False) does not wait"
+    )
 
 
 def unsaved(log: str, manifest: Manifest) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rocktok.files import Place
     from rocktok.log.checks import Rules
-    from rocktok.log.manifest import Attempt, FileSeal, Manifest
+    from rocktok.log.manifest import Attempt, FileSeal, Manifest, WeightsInForce
     from rocktok.log.reader import Reader, ShardRows
     from rocktok.log.shard import OpenShard, Shard
 
@@ -138,6 +138,14 @@ class Log:
         if any(file.table == "vocab" for file in self.skipped):
             return Vocab()
         return Vocab.load(self.place, self.vocab_seal)
+
+    @property
+    def weights(self) -> tuple[tuple[int, WeightsInForce], ...]:
+        """Weights of the trained loss: (attempt, weights) of the attempts that had some."""
+        owned = sorted(
+            (m for m in self.manifests if m.weights is not None), key=lambda m: m.attempt
+        )
+        return tuple((m.attempt, m.weights) for m in owned if m.weights is not None)
 
     def tables(self) -> tuple[str, ...]:
         """Names of the tables that have shards."""

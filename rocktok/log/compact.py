@@ -246,6 +246,7 @@ def _describe(log: Log, target: Place, run_id: str, manifest: Manifest) -> None:
             continue
         manifest.steps[table] = log.complete_steps(table)
     manifest.dropped = [drop for m in log.manifests for drop in m.dropped]
+    manifest.weights = next((w for _, w in reversed(log.weights)), None)
     for other in log.manifests:
         for step, n in other.mismatches.items():
             manifest.mismatches[step] = manifest.mismatches.get(step, 0) + n

@@ -50,6 +50,29 @@ class FileSeal:
         return cls(len(data), zlib.crc32(data))
 
 
+@dataclass(frozen=True)
+class WeightsInForce:
+    """Weights that target tokens had in the trained loss; recorded losses have none.
+
+    Attributes:
+        from_step: first optimizer step whose loss they are part of: of the student of that many
+            steps.
+        found_at: step of the kept text at which the run found them; None: they were given.
+        sha256: of the weights file, or of the weights. select: how the types were selected.
+        weight, radius: as in the weights file. windows: contexts that were matched.
+        token_ids: types that were weighted.
+    """
+
+    from_step: int
+    found_at: int | None
+    sha256: str
+    select: str
+    weight: float
+    radius: int
+    windows: int
+    token_ids: tuple[int, ...]
+
+
 @dataclass
 class Manifest:
     """What one rank has published in one attempt.
@@ -58,6 +81,7 @@ class Manifest:
     which it had no rows). `mismatches`: step → calls whose recorded loss was not the trainer's.
     `vocab`: vocab.parquet as it was when the attempt began (None: none was there, or not rank 0).
     `publishing`: how the files got their names (see `rocktok.publishing`; None: not known).
+    `weights`: of target tokens in the trained loss (rank 0; None: there were none).
     """
 
     run_id: str
@@ -70,6 +94,7 @@ class Manifest:
     mismatches: dict[int, int] = field(default_factory=dict)
     vocab: FileSeal | None = None
     publishing: str | None = None
+    weights: WeightsInForce | None = None
 
     @property
     def path(self) -> str:
@@ -182,9 +207,14 @@ def load_manifest(where: Place, path: str) -> Manifest:
             mismatches={int(step): n for step, n in content["mismatches"].items()},
             vocab=None if content.get("vocab") is None else FileSeal(**content["vocab"]),
             publishing=content.get("publishing"),
+            weights=None if content.get("weights") is None else _weights(content["weights"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"{name}: not a manifest ({error!r}); {_RESTORE}") from error
+
+
+def _weights(entry: dict[str, Any]) -> WeightsInForce:
+    return WeightsInForce(**{**entry, "token_ids": tuple(map(_whole, entry["token_ids"]))})
 
 
 def _shard_entry(entry: dict[str, Any]) -> ShardEntry:

@@ -76,6 +76,7 @@ class RunFacts:
         tokenizers: in what the teacher's tokenizer differs from the student's.
         context_seed: seed of the projection behind contexts/.
         context_hidden_size: width of the hidden states that were projected.
+        weights: weights of target tokens in the loss of the first attempt.
     """
 
     terminal_student: tuple[int, ...] | None = None
@@ -85,6 +86,7 @@ class RunFacts:
     tokenizers: Mapping[str, Any] | None = None
     context_seed: int | None = None
     context_hidden_size: int | None = None
+    weights: Mapping[str, Any] | None = None
 
     @property
     def terminal(self) -> tuple[int, ...] | None:
@@ -117,6 +119,7 @@ def run_facts(run: Mapping[str, Any] | None, name: str) -> RunFacts:
         facts.inner("tokenizers").content or None,
         contexts.number("seed", 0),
         contexts.number("hidden_size", 1),
+        facts.inner("weights").content or None,
     )
 
 

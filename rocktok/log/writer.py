@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
 
+    from rocktok.log.manifest import WeightsInForce
     from rocktok.log.shard import ShardEntry
 
 #: Tables with rows of positions.
@@ -297,6 +298,11 @@ class LogWriter:
         """Count calls whose recorded loss was not what the trainer returned."""
         mismatches = self._manifest.mismatches
         mismatches[step] = mismatches.get(step, 0) + n
+        self._manifest_stale = True
+
+    def note_weights(self, weights: WeightsInForce) -> None:
+        """Say, from the next flush on, which weights the trained loss has."""
+        self._manifest.weights = weights
         self._manifest_stale = True
 
     def drop_buffered(self, reason: str, *, sequences: bool = False) -> int:

@@ -17,6 +17,7 @@ from rocktok.analyses.info.result import (
     RankInfo,
     StepInfo,
     TableInfo,
+    WeightsInfo,
 )
 from rocktok.analyses.run import LogOrPath, opened, public
 from rocktok.engine.passes import Engine
@@ -90,6 +91,10 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
             *log.warnings(),
             *_uncovered(covered.get("contexts")),
             *(_unfinished(name) for name in temporary),
+        ),
+        weights=tuple(
+            cast(WeightsInfo, {"attempt": attempt, **asdict(weights)})
+            for attempt, weights in log.weights
         ),
     )
 

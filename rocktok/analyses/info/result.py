@@ -39,6 +39,23 @@ class RankInfo(TypedDict):
     publishing: str | None
 
 
+class WeightsInfo(TypedDict):
+    """Weights that target tokens had in the trained loss, from a step of an attempt on.
+
+    `found_at`: step at which the run found them by itself; None: they were given.
+    """
+
+    attempt: int
+    from_step: int
+    found_at: int | None
+    sha256: str
+    select: str
+    weight: float
+    radius: int
+    windows: int
+    token_ids: tuple[int, ...]
+
+
 class DroppedInfo(TypedDict):
     """A step that a rank could not write."""
 
@@ -112,6 +129,7 @@ class LogInfo(Result):
     verified: bool
     temporary_files: tuple[str, ...]
     notes: tuple[str, ...]
+    weights: tuple[WeightsInfo, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """With `answer`, `next` and `questions`, which follow from the fields."""

@@ -9,7 +9,7 @@ from rocktok.tables.terminal import View
 from rocktok.tables.text import count, counted
 
 if TYPE_CHECKING:
-    from rocktok.analyses.info.result import Coverage, LogInfo, TableInfo
+    from rocktok.analyses.info.result import Coverage, LogInfo, TableInfo, WeightsInfo
 
 
 def opening(info: LogInfo) -> list[str]:
@@ -111,7 +111,21 @@ def _attempts(info: LogInfo) -> list[tuple[str, str]]:
         ranks_of = f"{size} rank" if size == 1 else f"{size} ranks"
         value = f"from step {attempt['resume_step']}, {ranks_of}, {state}"
         facts.append((f"attempt {attempt['attempt']}", value))
+        facts += [
+            ("  weights", _weighted(weights))
+            for weights in info.weights
+            if weights["attempt"] == attempt["attempt"]
+        ]
     return facts
+
+
+def _weighted(weights: WeightsInfo) -> str:
+    found = "" if weights["found_at"] is None else f", found at step {weights['found_at']}"
+    around = f", with {weights['radius']} positions around contexts" if weights["radius"] else ""
+    return (
+        f"{counted(len(weights['token_ids']), 'token type')} ({weights['select']}{found}) weighted "
+        f"{weights['weight']:g} in the trained loss from step {weights['from_step']} on{around}"
+    )
 
 
 def _losses(info: LogInfo) -> list[tuple[str, str]]:

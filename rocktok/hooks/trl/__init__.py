@@ -17,52 +17,22 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from rocktok.errors import HookError
+from rocktok.hooks.trl.checks import COMPUTE, GENERATE, LOSS, check_calls, check_teacher
+from rocktok.hooks.trl.weighting import (
+    WeightsAttachment,
+    attach_weights,
+    attachment_of,
+    distillation_parts,
+    vocabulary_size,
+    weighted_distillation,
+)
 from rocktok.hooks.trl.wrapping import Wrapping
 
 if TYPE_CHECKING:
     from rocktok.hooks.recorder import Recorder
+    from rocktok.hooks.token_weights import TokenWeights
 
-_LOSS = "_chunked_divergence_loss"
-_COMPUTE = "_compute_loss"
-_GENERATE = "_generate_and_score_completions"
-
-#: Parameters of the loss function. One that is not listed may change what the loss means.
-_LOSS_REQUIRED = (
-    "student_hidden_states",
-    "teacher_hidden_states",
-    "student_lm_head_weight",
-    "teacher_lm_head_weight",
-    "completion_mask",
-    "beta",
-)
-_LOSS_KNOWN = (
-    *_LOSS_REQUIRED,
-    "num_items_in_batch",
-    "student_lm_head_bias",
-    "teacher_lm_head_bias",
-    "student_logit_scale",
-    "teacher_logit_scale",
-    "student_final_logit_softcapping",
-    "teacher_final_logit_softcapping",
-    "temperature",
-)
-_METHODS = {
-    _COMPUTE: ("self", "unwrapped_student", "inputs", "num_items_in_batch"),
-    _GENERATE: ("self", "inputs"),
-}
-#: What else is used of the trainer.
-_ATTRIBUTES = (
-    "_forward_redirection",
-    "_tokenizer",
-    "accelerator",
-    "beta",
-    "compute_loss_context_manager",
-    "eos_token_ids",
-    "temperature",
-    "top_k",
-    "top_p",
-)
-
+__all__ = ["Attachment", "attach", "attach_weights"]
 
 #: What may have to be detached before another is attached.
 _all: WeakSet[Attachment] = WeakSet()
@@ -114,7 +84,13 @@ class Attachment:
         atexit.unregister(self.recorder.warn_if_nothing)
 
 
-def attach(trainer: Any, recorder: Recorder, *, report: bool = False) -> Attachment:
+def attach(
+    trainer: Any,
+    recorder: Recorder,
+    *,
+    report: bool = False,
+    weights: TokenWeights | None = None,
+) -> Attachment:
     """Attach a recorder to a `trl.DistillationTrainer`.
 
     Recording ends with the block of a context manager, with `detach` of the result, or with the
@@ -132,6 +108,8 @@ def attach(trainer: Any, recorder: Recorder, *, report: bool = False) -> Attachm
         recorder: what takes the rows into a log.
         report: whether a few numbers of the recorded steps go to what the trainer reports to
             (`report_to`), with its own metrics: see `rocktok.hooks.trl.reporting`.
+        weights: weights of the target tokens in the trained loss: see `attach_weights`. What is
+            recorded are the losses without weights.
 
     Raises:
         HookError: before training: the trainer is of another class or has no local teacher, the
@@ -141,30 +119,32 @@ def attach(trainer: Any, recorder: Recorder, *, report: bool = False) -> Attachm
         # Training runs in no other place now: it broke off, and nothing has put TRL back.
         if other.recorder.running and not other.in_block:
             other.detach(final=False)
-    module = _check(trainer, recorder)
+    module = _check(trainer, recorder, weights)
     # Needs torch and transformers: only where there is a trainer.
     from rocktok.hooks.trl.callback import RecordingCallback
     from rocktok.hooks.trl.capture import Capture
     from rocktok.hooks.trl.reporting import Reporting
 
     observer = Reporting(trainer, recorder) if report else None
-    capture = Capture(trainer, recorder, inspect.signature(getattr(module, _LOSS)))
+    capture = Capture(trainer, recorder, inspect.signature(getattr(module, LOSS)))
+    weighted = None
+    if weights is not None or recorder.live_weights is not None:
+        weighted = weighted_distillation(trainer, recorder.weights_at)
+        capture.weighted = weighted
+    # The recorder's wrappers go around: it records the losses of all tokens, unweighted.
     wrapping = Wrapping(
-        (module, _LOSS, capture.loss),
-        (trainer, _GENERATE, capture.generate),
-        (trainer, _COMPUTE, capture.compute_loss),
+        *(() if weighted is None else distillation_parts(trainer, weighted)),
+        (module, LOSS, capture.loss),
+        (trainer, GENERATE, capture.generate),
+        (trainer, COMPUTE, capture.compute_loss),
     )
-    callback = RecordingCallback(trainer, recorder, capture, wrapping)
+    recorder.weights = weights
+    callback = RecordingCallback(trainer, recorder, capture, wrapping, weighted)
     recorder.observer = observer
     return Attachment(trainer, recorder, callback, wrapping)
 
 
-def _attachment_of(trainer: Any) -> Attachment | None:
-    callbacks = trainer.callback_handler.callbacks
-    return next((c.attachment for c in callbacks if hasattr(c, "attachment")), None)
-
-
-def _check(trainer: Any, recorder: Recorder) -> Any:
+def _check(trainer: Any, recorder: Recorder, weights: TokenWeights | None) -> Any:
     """Refuse what cannot be recorded rightly; returns TRL's module."""
     try:
         from trl.trainer import distillation_trainer as module
@@ -176,13 +156,18 @@ def _check(trainer: Any, recorder: Recorder) -> Any:
         raise HookError(
             f"attach: {type(trainer).__name__} is not trl.DistillationTrainer (nor a subclass)"
         )
-    earlier = _attachment_of(trainer)
+    earlier = attachment_of(trainer)
+    if isinstance(earlier, WeightsAttachment):
+        raise HookError(
+            "attach: this trainer has weights already; detach them, and give them here: "
+            "attach(trainer, recorder, weights=…)"
+        )
     if earlier is not None and earlier.in_block:
         raise HookError("attach: this trainer already has a recorder; leave its block first")
     if recorder.running:
         raise HookError("attach: the recorder is already running; give each trainer its own")
-    _check_teacher(trainer)
-    _check_calls(module, trainer)
+    check_teacher(trainer)
+    check_calls(module, trainer)
     if trainer._is_vlm and recorder.fixed_sequences:
         raise HookError(
             "attach: kept texts cannot be scored for vision-language models (their images are "
@@ -190,6 +175,13 @@ def _check(trainer: Any, recorder: Recorder) -> Any:
         )
     if recorder.fixed_at_start and recorder.fixed_sequences:
         _check_start(trainer)
+    if weights is not None:
+        if recorder.live_weights is not None:
+            raise HookError(
+                "attach: weights are given, and the recorder is to find some (live_weights); "
+                "choose one"
+            )
+        weights.check_vocabulary(vocabulary_size(trainer))
     if earlier is not None:
         earlier.detach()
     return module
@@ -204,42 +196,3 @@ def _check_start(trainer: Any) -> None:
             f"attach: kept text cannot be generated before training: {obstacle}; leave out "
             "fixed_at_start=True"
         )
-
-
-def _check_teacher(trainer: Any) -> None:
-    if trainer.teacher_model is None:
-        raise HookError(
-            f"attach: {type(trainer).__name__} has no local teacher, so its losses are not exact; "
-            "use trl.DistillationTrainer with a teacher_model"
-        )
-
-
-def _check_calls(module: Any, trainer: Any) -> None:
-    import trl
-
-    version = f"trl {trl.__version__}"
-    loss = getattr(module, _LOSS, None)
-    if loss is None:
-        raise HookError(f"attach: {version} has no {module.__name__}.{_LOSS}; use trl 1.16")
-    names = list(inspect.signature(loss).parameters)
-    missing = [name for name in _LOSS_REQUIRED if name not in names]
-    unknown = [name for name in names if name not in _LOSS_KNOWN]
-    if missing or unknown:
-        parts = [f"lacks {', '.join(missing)}"] if missing else []
-        parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
-        raise HookError(
-            f"attach: {_LOSS} of {version} {' and '.join(parts)}; use trl 1.16 or a newer rocktok"
-        )
-    for name, expected in _METHODS.items():
-        method = getattr(module.DistillationTrainer, name, None)
-        found = tuple(inspect.signature(method).parameters) if method is not None else None
-        if found != expected:
-            raise HookError(
-                f"attach: {name} of {version} takes {found or 'nothing, as it is missing'}, not "
-                f"{expected}; use trl 1.16 or a newer rocktok"
-            )
-    used = inspect.unwrap(module.DistillationTrainer._compute_loss).__code__.co_names
-    absent = [name for name in _ATTRIBUTES if not hasattr(trainer, name)]
-    if _LOSS not in used or absent:
-        what = f"_compute_loss does not call {_LOSS}" if not absent else f"no {', '.join(absent)}"
-        raise HookError(f"attach: {version}: {what}; use trl 1.16 or a newer rocktok")

@@ -14,6 +14,7 @@ from rocktok.hooks.trl.agreement import differences
 from rocktok.hooks.trl.describe import describe_run, fingerprint
 from rocktok.hooks.trl.fixed import score_fixed
 from rocktok.hooks.trl.texts import generate_texts, why_not_unasked
+from rocktok.hooks.trl.weighting_callback import warn_if_unweighted
 from rocktok.hooks.vocabulary import vocabulary
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.trl.capture import Capture
+    from rocktok.hooks.trl.weighted_loss import Weighted
     from rocktok.hooks.trl.wrapping import Wrapping
 
 
@@ -43,12 +45,19 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
     """Drives a recorder through `Trainer.train`: one attempt for each call."""
 
     def __init__(
-        self, trainer: Any, recorder: Recorder, capture: Capture, wrapping: Wrapping
+        self,
+        trainer: Any,
+        recorder: Recorder,
+        capture: Capture,
+        wrapping: Wrapping,
+        weighted: Weighted | None = None,
     ) -> None:
         self._trainer = trainer
         self._recorder = recorder
         self._capture = capture
         self._wrapping = wrapping
+        self._weighted = weighted
+        self._began = 0
         self._collected_from = 0.0
         self._resumed = False
 
@@ -79,6 +88,9 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         for line in differences(run):
             self._recorder.say(line)
         self._wrapping.wrap()
+        self._began = state.global_step
+        if self._weighted is not None:
+            self._weighted.calls = 0
         kept = self._recorder.fixed.kept
         self._collected_from = 0.0 if kept else float(state.epoch or 0)
         self._resumed = state.global_step > 0
@@ -137,29 +149,49 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
             recorder.finish_step(step)
         last = control.should_training_stop or state.global_step >= state.max_steps
         self._score_if_due(state.global_step, last=last)
+        if not last:
+            recorder.advance_search(state.global_step)
+        if control.should_save:
+            self._save()
 
     @_guarded
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score the last step, if an evaluation or a checkpoint was what ended training."""
         self._score_if_due(state.global_step, last=control.should_training_stop)
+        if control.should_save:
+            self._save()
 
     @_guarded
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Early stopping is decided here, and the best weights may be loaded soon."""
         self._score_if_due(state.global_step, last=control.should_training_stop)
+        if args.save_strategy == "best":
+            # Whether this is the best model yet is decided after this call.
+            self._save()
 
     @_guarded
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A checkpoint: what belongs to it goes to disk, too."""
+        """After a checkpoint that nobody announced; otherwise nothing is left to do."""
+        self._save()
+
+    def _save(self) -> None:
+        """What belongs to a checkpoint goes to disk, too: before it, so that no kill in between
+        leaves a checkpoint from which a run resumes with a gap in its log.
+        """
         if self._recorder.fixed.collecting:
             self._recorder.store_fixed()
-        self._recorder.flush()
+        if self._recorder.sync_on_save:
+            self._recorder.sync()
+        else:
+            self._recorder.flush()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End the attempt."""
         self._score_at_end(args, state, control)
         self._recorder.close(final=True)
         self._wrapping.unwrap()
+        if self._weighted is not None:
+            warn_if_unweighted(self._weighted.calls, state.global_step - self._began)
 
     @_guarded
     def _score_at_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -192,6 +224,7 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         if fixed.is_due(step, last=last):
             fixed.scored(step)
             score_fixed(self._trainer, self._recorder, self._capture, step)
+            self._recorder.search_after(step)
 
 
 def all_gather(value: Any) -> list[Any]:

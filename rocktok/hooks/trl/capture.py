@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rocktok.hooks.gradient_sinks import GradientSink
     from rocktok.hooks.gradients import GradientSums
     from rocktok.hooks.recorder import Recorder
+    from rocktok.hooks.trl.weighted_loss import WeightedDistillation
 
 #: Row-aligned sequence ids in the trainer's batches.
 IDS_KEY = "rocktok_sequence_ids"
@@ -104,6 +105,8 @@ class Capture:
         self._loss_signature = loss_signature
         self._generation: _Generation | None = None
         self._candidates: list[Rollout] = []
+        #: Weighs the losses that the trainer trains on, where weights are attached.
+        self.weighted: WeightedDistillation | None = None
 
     def take_candidates(self) -> list[Rollout]:
         """New texts for the fixed set since the last call."""
@@ -190,7 +193,8 @@ class Capture:
             rows = int(mask_BK.sum())
             columns = self._columns(scoring, arguments, mask_BK)
             if arguments["beta"] == 1:
-                self._compare(scoring, columns["loss"], rows, arguments, result)
+                loss_N = self._trained(scoring, columns["loss"], mask_BK)
+                self._compare(scoring, loss_N, rows, arguments, result)
             self._recorder.record(
                 scoring.step,
                 columns,
@@ -247,6 +251,13 @@ class Capture:
             self._recorder.trouble(
                 "contexts", f"contexts could not be computed ({describe(error)})"
             )
+
+    def _trained(self, scoring: Scoring, loss_N: Any, mask_BK: torch.Tensor) -> Any:
+        """The losses as they are trained on: with their weights, if there are any."""
+        if self.weighted is None or scoring.table != "rollout":
+            return loss_N
+        weight_BK = self.weighted.weight_of(scoring.inputs, mask_BK)
+        return loss_N if weight_BK is None else loss_N * _host(weight_BK[mask_BK])
 
     def _compare(
         self,
