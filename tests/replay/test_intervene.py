@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +183,17 @@ def intervene(folder: Path, output: Path, rocks: Any, **options: Any) -> Any:
     )
 
 
-def frequent(folder: Path, number: int, temperature: float = 0.0, rollouts: int = 1) -> list[int]:
-    """The types that the baseline writes most often."""
-    texts = trial_of(folder, temperature, rollouts).baseline().texts
-    return np.argsort(-np.bincount(np.concatenate(texts)), kind="stable")[:number].tolist()
+@cache
+def written(folder: Path, temperature: float = 0.0, rollouts: int = 1) -> list[Any]:
+    """The baseline's completions."""
+    return trial_of(folder, temperature, rollouts).baseline().texts
+
+
+def frequent(texts: list[Any], number: int) -> list[int]:
+    """The types that are written most often, without the end."""
+    counts = np.bincount(np.concatenate(texts))
+    counts[0] = 0
+    return np.argsort(-counts, kind="stable")[:number].tolist()
 
 
 def values(found: Outcomes, arm: str) -> dict[str, Any]:
@@ -194,7 +202,8 @@ def values(found: Outcomes, arm: str) -> dict[str, Any]:
 
 
 def test_outcomes_of_sampled_text(folder: Path, tmp_path: Path) -> None:
-    rocks = [*frequent(folder, 2, 1.0, 2), 319]
+    texts = written(folder, 1.0, 2)
+    rocks = [*frequent(texts, 2), 319]
     rows = [{"token_id": v, "is_rock": True, "frequency": 9, "mean_loss": 1.0} for v in rocks]
     vocab = models_of(str(folder / "student"), None).vocab.identity
     detected = tmp_path / "rocks.json"
@@ -206,9 +215,11 @@ def test_outcomes_of_sampled_text(folder: Path, tmp_path: Path) -> None:
         ("retained", pa.bool_()),
         ("context_left", pa.list_(pa.int32())),
     )
-    # One window without a token of its own: it agrees with everything that ends so.
+    # The token before the first rock, once: the arm acts wherever both stand side by side.
+    (token,) = [int(text_T[place - 1]) for text_T in texts
+                for place in np.flatnonzero(text_T == rocks[0]) if place][:1]  # fmt: skip
     table = pa.table({name: pa.array([value], kind) for (name, kind), value in
-                      zip(kinds, (rocks[0], True, [rocks[0]]), strict=True)})  # fmt: skip
+                      zip(kinds, (rocks[0], True, [token]), strict=True)})  # fmt: skip
     about = {"schema": "rocktok.occurrences/1", "log": {"vocab": vocab},
              "parameters": {"window": 1, "similarity": "positional", "gamma": 1.0}}  # fmt: skip
     pq.write_table(table.replace_schema_metadata({"rocktok": json.dumps(about)}),
@@ -228,7 +239,8 @@ def test_outcomes_of_sampled_text(folder: Path, tmp_path: Path) -> None:
     assert (found.draws, len(found.problems), found.baselines) == (2, 5, 2)
     names = [arm.name for arm in found.arms]
     assert {f"{mode}:{v}" for mode in ("ban", "replace") for v in rocks[:2]} < set(names)
-    assert {"ban:319", "replace:319"} < {row["arm"] for row in found.never_fired}
+    assert {"ban:319", "replace:319"} <= {row["arm"] for row in found.never_fired}
+    assert f"ban-in-context:{rocks[0]}" in names
     assert f"ban-in-context:{rocks[1]}" not in {*names, *(r["arm"] for r in found.never_fired)}
     base = values(found, "baseline")
     again = values(found, "baseline-2")
@@ -236,7 +248,6 @@ def test_outcomes_of_sampled_text(folder: Path, tmp_path: Path) -> None:
     assert (base["num_tokens"] != again["num_tokens"]).any() or (
         base["correct"] != again["correct"]
     ).any()
-    texts = trial_of(folder, 1.0, 2).baseline().texts
     assert base["num_tokens"].tolist() == [len(text_T) for text_T in texts]
     for arm, row in zip(found.arms[2:], done.arms, strict=True):
         own = values(found, arm.name)
@@ -250,6 +261,10 @@ def test_outcomes_of_sampled_text(folder: Path, tmp_path: Path) -> None:
         assert (own["first_position"] >= 0).tolist() == own["fired"].tolist()
         if arm.mode == "ban":
             held = [bool((text_T == arm.token_id).any()) for text_T in texts]
+            assert own["fired"].tolist() == held
+        if arm.name == f"ban-in-context:{rocks[0]}":
+            pair = f" {token} {rocks[0]} "
+            held = [pair in " " + " ".join(map(str, text)) + " " for text in tokens(texts)]
             assert own["fired"].tolist() == held
         behind = own["fired"] & (own["first_position"] < np.minimum(
             own["num_tokens"], base["num_tokens"]) - 1)  # fmt: skip
@@ -270,7 +285,7 @@ def test_outcomes_of_sampled_text(folder: Path, tmp_path: Path) -> None:
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rocks = frequent(folder, 2)
+    rocks = frequent(written(folder), 2)
     whole, output = tmp_path / "whole.parquet", tmp_path / "o.parquet"
     calls: list[int] = []
     generate = TransformersBackend.generate
@@ -312,11 +327,12 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 @pytest.mark.long
 def test_a_killed_process_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     def command(output: Path) -> list[str]:
+        rocks = ",".join(map(str, frequent(written(folder), 3)))
         return [sys.executable, "-m", "rocktok", "intervene", "--student", "student", "--teacher",
-                "teacher", "--problems", "problems.jsonl", "--rocks",
-                ",".join(map(str, frequent(folder, 3))), "--modes", "ban,replace", "--checker",
-                "length_of_text:even", "--max-new-tokens", str(LONGEST), "--batch-tokens", "1",
-                "--device", "cpu", "-o", str(output)]  # fmt: skip
+                "teacher", "--problems", "problems.jsonl", "--rocks", rocks, "--modes",
+                "ban,replace", "--checker", "length_of_text:even", "--max-new-tokens",
+                str(LONGEST), "--batch-tokens", "1", "--device", "cpu", "-o",
+                str(output)]  # fmt: skip
 
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     whole, output = tmp_path / "whole.parquet", tmp_path / "o.parquet"

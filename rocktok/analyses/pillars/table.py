@@ -240,9 +240,11 @@ def _provenance(result: PillarsResult) -> Iterator[str]:
         baselines = counted(len(source["baseline_accuracies"]), "baseline")
         left = source["never_fired"]
         out = f"; {counted(left, 'arm')} that never acted left out" if left else ""
+        few = not source["shared_draws"] and len(source["baseline_accuracies"]) < BASELINES
+        asked = f" ({BASELINES} are asked for)" if few else ""
         yield (
-            f"{source['benchmark']}: {counted(source['arms'], 'arm')}, {baselines} "
-            f"({BASELINES} are asked for){out}; {source['path']}"
+            f"{source['benchmark']}: {counted(source['arms'], 'arm')}, {baselines}{asked}{out}; "
+            f"{source['path']}"
         )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -42,18 +43,23 @@ class Work:
         if self.folder is None:
             return make()
         path = self.folder / f"{name}.npz"
-        try:
-            if path.exists():
+        if path.exists():
+            try:
                 with np.load(path, allow_pickle=False) as stored:
                     return dict(stored)
-            made = make()
-            sink = io.BytesIO()
-            np.savez(sink, **made)
+            except (OSError, ValueError, EOFError, BadZipFile) as error:
+                raise LogError(
+                    f"{path}: is damaged ({error}); remove it, and start again"
+                ) from error
+        made = make()
+        sink = io.BytesIO()
+        np.savez(sink, **made)
+        try:
             replace_file(path, sink.getvalue())
-        except (OSError, ValueError, EOFError) as error:
+        except OSError as error:
             raise LogError(
-                f"{path}: cannot be read or written ({error}); free space there, or remove the "
-                "file and start again"
+                f"{path}: cannot be written ({error.strerror or error}); free space there, and "
+                "start again"
             ) from error
         return made
 

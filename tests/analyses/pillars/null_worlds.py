@@ -10,10 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.pillars.agreement import agreement_rows, predictor_rows
+from rocktok.analyses.pillars.arms import Benchmark, arm_rows, global_rows, pair_rows
 from rocktok.analyses.pillars.asymmetry import rank_sum_p
 from rocktok.analyses.pillars.paired import flips_p, interval, resampled
+from rocktok.analyses.pillars.places import cohort_rows, compensation_rows
 from rocktok.analyses.pillars.power import discordance_bound, minimum_effect
+from rocktok.analyses.pillars.result import PillarsParams
+from rocktok.outcomes import Outcomes
 from rocktok.stats.bootstrap import holm
+from tests.analyses.pillars.made import Made
 
 MARGIN, LEVEL = 0.01, 0.05
 
@@ -123,6 +129,72 @@ def rates(world: World, worlds: int, seed: int, *, intervals: int = 4) -> Rates:
                  float(np.nanmedian(minimum)))  # fmt: skip
 
 
+def noise(seed: int, *, problems: int = 100, arms: int = 12) -> Outcomes:
+    """Outcomes without any effect, with controls, places, losses and edits; problems differ."""
+    generator = np.random.default_rng(seed)
+    chance = generator.beta(1.4, 0.6, (problems, 1))
+    level = generator.gamma(2, 0.1, (problems, 1))
+    length = generator.integers(20, 200, (problems, 1))
+    made = Made().add("baseline", generator.random((problems, 1)) < chance, num_tokens=length)
+    for token in range(2 * arms):
+        made.add(
+            f"ban:{token}",
+            generator.random((problems, 1)) < chance,
+            group="rock" if token < arms else "control",
+            control_of=None if token < arms else token - arms,
+            fired=generator.random((problems, 1)) < 0.8,
+            num_tokens=length,
+            first_position=(length * generator.random((problems, 1))).astype(int),
+            loss_after=level * generator.gamma(1, 1, (problems, 1)),
+            baseline_loss_after=level * generator.gamma(1, 1, (problems, 1)),
+            edit_after=generator.random((problems, 1)),
+        )
+    return made.outcomes()
+
+
+def group_rates(worlds: int, seed: int) -> dict[str, float]:
+    """Share of rejections at 5%, or of intervals without the truth, of what groups say of noise."""
+    params = PillarsParams(replicates=1_000)
+    outside: dict[str, list[bool]] = {}
+    for number in range(worlds):
+        pair = [Benchmark.of(name, noise(seed + 2 * number + at), params)
+                for at, name in enumerate("ab")]  # fmt: skip
+        rows = [row for one in pair for row in arm_rows(one)]
+        first = [row for row in rows if row["benchmark"] == "a"]
+        generator = np.random.default_rng(number)
+        values = {"x": dict(enumerate(generator.random(12).tolist()))}
+        pairs, contrasts = pair_rows(pair[0], first)
+        changes, minus = compensation_rows(pair[0], LEVEL)
+        means = [(row["ci_low"], row["ci_high"]) for row in global_rows(pair[0], first)]
+        found: dict[str, list[tuple[float | None, float | None]]] = {
+            "mean change": list(means),
+            "cohorts": [(r["ci_low"], r["ci_high"]) for r in cohort_rows(pair[0], LEVEL)],
+            "loss change": [(r["loss_change_low"], r["loss_change_high"]) for r in changes],
+            "loss change, rocks minus controls": [
+                (r["loss_change_low"], r["loss_change_high"]) for r in minus
+            ],
+            "edits, rocks minus controls": [
+                (r["edit_after_low"], r["edit_after_high"]) for r in minus
+            ],
+            "agreement": [
+                (r["spearman_low"], r["spearman_high"]) for r in agreement_rows("ab", rows, LEVEL)
+            ],
+        }
+        for name, ends in found.items():
+            outside.setdefault(name, []).extend(
+                low > 0 or high < 0 for low, high in ends if low is not None and high is not None
+            )
+        p_values = {
+            "pairs": [row["p_value"] for row in pairs],
+            "contrasts": [row["p_value"] for row in contrasts],
+            "same sign": [row["p_sign"] or 1.0 for row in agreement_rows("ab", rows, LEVEL)],
+            "predictors": [row["p_value"] or 1.0 for row in predictor_rows(first, values, LEVEL)],
+        }
+        for name, ps in p_values.items():
+            outside.setdefault(name, []).extend(p <= LEVEL for p in ps)
+    return {name: float(np.mean(values)) for name, values in outside.items()}
+
+
 #: Worlds of the tables: without an effect, with texts of the baseline's, with an effect.
 NULL = (
     World(0.5, 0.05), World(0.5, 0.3), World(0.7, 0.2), World(0.7, 0.2, 100),
@@ -143,6 +215,7 @@ def main() -> None:
     for worlds, table in ((200, NULL), (200, SHARED), (50, EFFECTS)):
         for world in table:
             print(world, rates(world, worlds, 7), flush=True)
+    print(group_rates(100, 1_000))
 
 
 if __name__ == "__main__":
