@@ -12,10 +12,11 @@ Row = dict[str, Any]
 
 INTRODUCTION = """# Experiments
 
-What are rocks good for? `sample_data/experiments.py` asks the models of the samples: a student that was distilled from a teacher
-on word problems (`sample_data/make.py`), and a language model (`sample_data/make_smol.py`). Outcomes of every single
-problem, and all numbers below, are in `sample_data/experiments/`. The toy models are small and their problems alike: what holds here
-need not hold elsewhere.
+What are rocks good for? `sample_data/experiments.py` asks the models of the samples: a student that
+was distilled from a teacher on word problems (`sample_data/make.py`), and a language model
+(`sample_data/make_smol.py`). Outcomes of every single problem, and all numbers below, are in
+`sample_data/experiments/`. The toy models are small and their problems alike: what holds here need
+not hold elsewhere.
 """
 
 #: Group of arms → its name on the page, in the order of the tables.
@@ -158,9 +159,9 @@ def census_section(census: Row) -> str:
     return "\n".join(
         [
             "## Banned tokens\n",
-            "Which tokens does the accuracy depend on? Each rock is banned in turn, as are types of "
-            "similar loss and of similar\nfrequency, and for each rock that is written a random type "
-            "that stands in as many answers (placebo). "
+            "Which tokens does the accuracy depend on? Each rock is banned in turn, as are types\n"
+            "of similar loss and of similar frequency, and for each rock that is written a random\n"
+            "type that stands in as many answers (placebo). "
             f"{_asked(census)}\n",
             _overall_table(census),
             _decided_table(census),
@@ -174,8 +175,8 @@ def replacement_section(replacement: Row) -> str:
     return "\n".join(
         [
             "## Replaced tokens\n",
-            "What if the teacher's token stands where the student writes a rock? The first place "
-            "where the teacher prefers another\ntoken is replaced, and the student goes on. "
+            "What if the teacher's token stands where the student writes a rock? The first place\n"
+            "where the teacher prefers another token is replaced, and the student goes on. "
             f"{_asked(replacement)}\n",
             _overall_table(replacement),
             _contrast_table(replacement),
@@ -217,12 +218,12 @@ def training_section(training: Row) -> str:
     return "\n".join(
         [
             "## Trained without them\n",
-            "Does a student need the loss of rocks? Selections carry as much of the loss as the "
-            f"rocks. {len(training['seeds'])} trainings of each, of\n"
-            f"{training['steps']} steps; accuracy on {training['problems']:,} held-out problems, and "
-            "behind it the difference to no weights in points, with 95% intervals over\nproblems "
-            "(for these trainings) and over trainings. Step time: CPU time of a step over that "
-            "without weights; tokens: of a rollout.\n",
+            "Does a student need the loss of rocks? Selections carry as much of the loss as the\n"
+            f"rocks. {len(training['seeds'])} trainings of each, of {training['steps']} steps; "
+            f"accuracy on {training['problems']:,} held-out problems,\nand behind it the "
+            "difference to no weights in points, with 95% intervals over problems\n(for these "
+            "trainings) and over trainings. Step time: CPU time of a step over that\nwithout "
+            "weights; tokens: of a rollout.\n",
             table(header, rows),
         ]
     )
@@ -233,9 +234,9 @@ def language_section(language: Row) -> str:
     return "\n".join(
         [
             "## A language model\n",
-            f"{language['prompts']:,} prompts that training has not seen, one draw each at temperature "
-            "1. There is no right answer; what a replacement does\nis the loss and the edits of the "
-            "next 32 tokens.\n",
+            f"{language['prompts']:,} prompts that training has not seen, one draw each at "
+            "temperature 1. There is no\nright answer; what a replacement does is the loss and the "
+            "edits of the next 32 tokens.\n",
             _after_table(language),
         ]
     )

@@ -10,6 +10,7 @@ import json
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -221,7 +222,7 @@ def write_summary(folder: Path, settings: Settings, path: Path) -> None:
                 "condition": condition.name,
                 "weight": condition.weight,
                 **_budget(folder, condition, settings.seeds),
-                "step_cpu_seconds": median(sum(steps[condition.name], [])),
+                "step_cpu_seconds": median(chain(*steps[condition.name])),
                 "step_ratio": step_ratio(steps[condition.name], steps[UNWEIGHTED]),
                 "mean_length": lengths[condition.name],
             }
@@ -253,7 +254,7 @@ def contrast_rows(decoding: str, reference: str, right: dict[str, Any]) -> list[
     """
     rows: list[dict[str, Any]] = []
     for name, right_SP in right.items():
-        if name == reference or name == UNWEIGHTED:
+        if name in (reference, UNWEIGHTED):
             continue
         difference_SP = right_SP.astype(np.int64) - right[reference]
         seeds, problems = difference_SP.shape
