@@ -116,7 +116,14 @@ def recording(
     return attach(trainer, recorder)
 
 
-def distillation_config(output: Path) -> DistillationConfig:
+def distillation_config(
+    output: Path,
+    *,
+    steps: int = STEPS,
+    batch: int = BATCH,
+    longest: int = MAX_COMPLETION,
+    seed: int = 3,
+) -> DistillationConfig:
     """Reverse KL on untruncated samples at temperature 1: the loss recorded is the loss trained."""
     return DistillationConfig(
         output_dir=str(output),
@@ -127,13 +134,13 @@ def distillation_config(output: Path) -> DistillationConfig:
         save_strategy="no",
         disable_tqdm=True,
         logging_steps=1,
-        seed=3,
-        max_steps=STEPS,
-        per_device_train_batch_size=BATCH,
+        seed=seed,
+        max_steps=steps,
+        per_device_train_batch_size=batch,
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="cosine",
         warmup_steps=WARMUP_STEPS,
-        max_completion_length=MAX_COMPLETION,
+        max_completion_length=longest,
         beta=1.0,
         temperature=1.0,
         top_p=1.0,

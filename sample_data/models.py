@@ -93,15 +93,23 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCau
     )
 
 
+#: Batches whose problems are drawn at once.
+POOL = 50
+
+
+def corpora(recipe: Recipe, avoid: frozenset[str]) -> Iterator[list[tuple[str, str]]]:
+    """All (prompt, solution) that a model is trained on, pool after pool."""
+    for pool in range(-(-recipe.steps // POOL)):
+        size, seed = POOL * recipe.batch, recipe.seed * 1000 + pool
+        yield list(problems.write_corpus(recipe.habit, size, seed, avoid))
+
+
 def batches(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, avoid: frozenset[str]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(input ids, labels) of fresh problems, of like length within a batch; prompts unlabelled."""
     rng = random.Random(recipe.seed)
-    per_pool = 50
-    for pool in range(-(-recipe.steps // per_pool)):
-        size, seed = per_pool * recipe.batch, recipe.seed * 1000 + pool
-        corpus = list(problems.write_corpus(recipe.habit, size, seed, avoid))
+    for corpus in corpora(recipe, avoid):
         prompts = tokenizer([prompt for prompt, _ in corpus])["input_ids"]
         solutions = tokenizer([solution for _, solution in corpus])["input_ids"]
         texts = sorted(zip(prompts, solutions, strict=True), key=lambda t: len(t[0]) + len(t[1]))
@@ -126,10 +134,14 @@ def collate(
 
 
 def train_model(
-    name: str, tokenizer: PreTrainedTokenizerFast, path: Path, avoid: frozenset[str]
+    name: str,
+    tokenizer: PreTrainedTokenizerFast,
+    path: Path,
+    avoid: frozenset[str],
+    recipe: Recipe | None = None,
 ) -> None:
-    """Train a model from scratch with cross-entropy on its own corpus."""
-    recipe = RECIPES[name]
+    """Train a model from scratch with cross-entropy on its own corpus; `recipe`: another one."""
+    recipe = recipe or RECIPES[name]
     model = new_model(recipe, tokenizer)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
@@ -163,30 +175,43 @@ def accuracy(
     tokenizer: PreTrainedTokenizerFast,
     held_out: list[problems.Problem],
     sampled: bool,
-    batch: int = 100,
 ) -> int:
-    """How many of the problems end with the right number, whatever the formatting.
+    """How many of the problems end with the right number, whatever the formatting."""
+    prompts, answers = ([getattr(p, name) for p in held_out] for name in ("prompt", "answer"))
+    return sum(solved(model, tokenizer, prompts, answers, sampled=sampled))
+
+
+def solved(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[str],
+    answers: list[int],
+    sampled: bool,
+    batch: int = 100,
+    longest: int = 192,
+) -> list[bool]:
+    """Whether the completion of each prompt ends, and its last number is the answer.
 
     ``sampled``: one draw at temperature 1, as in distillation; otherwise greedy decoding.
+    ``longest``: tokens of a completion.
     """
-    right = 0
+    right: list[bool] = []
     drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     how = drawing if sampled else {"do_sample": False}
     torch.manual_seed(0)
     model.eval()
-    for start in range(0, len(held_out), batch):
-        chosen = held_out[start : start + batch]
-        inputs = tokenizer([p.prompt for p in chosen], return_tensors="pt", padding=True)
+    for start in range(0, len(prompts), batch):
+        inputs = tokenizer(prompts[start : start + batch], return_tensors="pt", padding=True)
         with torch.no_grad():
             output = model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
-                max_new_tokens=192,
+                max_new_tokens=longest,
                 **how,
             )
         completions = output[:, inputs["input_ids"].shape[1] :]
-        for problem, ids in zip(chosen, completions, strict=True):
+        for answer, ids in zip(answers[start : start + batch], completions, strict=True):
             ended = bool((ids == tokenizer.eos_token_id).any())
             text = tokenizer.decode(ids, skip_special_tokens=True)
-            right += ended and problems.read_answer(text) == problem.answer
+            right.append(ended and problems.read_answer(text) == answer)
     return right

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -337,3 +338,8 @@ def read_answer(completion: str) -> int | None:
     """
     numbers = re.findall(r"\d+", completion)
     return int(numbers[-1]) if numbers else None
+
+
+def is_answered(completion: str, line: dict[str, Any]) -> bool:
+    """Whether a completion answers the problem of a line: a checker of `rocktok intervene`."""
+    return read_answer(completion) == line["answer"]

@@ -1,0 +1,394 @@
+"""The page of the experiments, from their summary: a section for each part that is done.
+
+Every number and every answer is read from the summary; what is not there is not on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+INTRODUCTION = """# Experiments
+
+What are rocks good for? `sample_data/experiments.py` asks the models of the samples: a student that
+was distilled from a teacher on word problems (`sample_data/make.py`), and a language model
+(`sample_data/make_smol.py`). Outcomes of every single problem, and all numbers below, are in
+`sample_data/experiments/`. The toy models are small and their problems alike: what holds here need
+not hold elsewhere.
+"""
+
+#: Group of arms → its name on the page, in the order of the tables.
+GROUPS = {
+    "rock": "rocks",
+    "control": "similar loss",
+    "frequency": "similar frequency",
+    "placebo": "placebo",
+}
+
+CONDITIONS = {
+    "unweighted": "no weights",
+    "rocks-0": "rocks, 0",
+    "rocks-0.5": "rocks, 0.5",
+    "frequency-0": "most frequent, 0",
+    "mean-loss-0": "highest mean loss, 0",
+    "random-0": "random, 0",
+    "control-0": "matched controls, 0",
+    "tip-0": "lens TIP, 0",
+}
+
+
+def page(summary: Row) -> str:
+    """Markdown of all that has been measured."""
+    makers = {
+        "census": census_section,
+        "replacement": replacement_section,
+        "training": training_section,
+        "language": language_section,
+    }
+    parts = [INTRODUCTION]
+    claims = list(claim_rows(summary))
+    if claims:
+        parts += [
+            "## Claims and answers\n",
+            table(("claim or question", "test", "answer"), claims),
+        ]
+    parts += [make(summary[name]) for name, make in makers.items() if name in summary]
+    return "\n".join(parts)
+
+
+# -- claims ----------------------------------------------------------------------------------
+
+
+def claim_rows(summary: Row) -> Iterable[tuple[str, str, str]]:
+    """(claim, test, answer) of the parts that there are."""
+    if "census" in summary:
+        yield from _census_claims(summary["census"])
+    if "replacement" in summary:
+        yield from _replacement_claims(summary["replacement"])
+    if "training" in summary:
+        yield from _training_claims(summary["training"])
+    if "language" in summary:
+        row = _against(summary["language"]["compensation_contrasts"], "placebo")
+        if row is not None:
+            yield (
+                "On a language model, too, another token in place of a rock changes the text no "
+                "more than one in place of another token.",
+                "replacement by the teacher's token at temperature 1; loss and edits of the next "
+                "32 tokens, rocks less placebos",
+                f"{_loss(row)}; {_edits(row)}.",
+            )
+
+
+def _census_claims(census: Row) -> Iterable[tuple[str, str, str]]:
+    problems = census["sources"][0]["problems"]
+    rocks = _group(census["global"], "rock")
+    if rocks is None:
+        return
+    placebo = _group(census["global"], "placebo")
+    beside = f" Of placebos: {_categories(placebo)}." if placebo else ""
+    yield (
+        "Nearly every rock can be banned without an effect (96.5% of the paper's bans are called "
+        "neutral).",
+        f"each rock banned on {problems:,} problems, greedy; ±1 point counts as equivalent",
+        f"{_categories(rocks)}; {rocks['never_fired']} are never written.{beside}",
+    )
+    told = rocks["p_placebo"]
+    compared = "there are no placebos to compare with"
+    if told is not None:
+        compared = f"against placebos: p = {told:.3g}"
+    yield (
+        "Bans of rocks lower the accuracy more often than they raise it (the paper's p = 0.002).",
+        "accuracies under bans of rocks against those under placebo bans, by ranks",
+        f"{rocks['negative']} lower it, {rocks['positive']} raise it, {rocks['zero']} neither; "
+        f"{compared}.",
+    )
+
+
+def _replacement_claims(replacement: Row) -> Iterable[tuple[str, str, str]]:
+    rows = [row for row in replacement["contrasts"] if row["mode"] == "replace"]
+    if rows:
+        yield (
+            "Rocks are form: the teacher's token in place of a rock does as well as in place of "
+            "another token.",
+            "first such occurrence replaced, greedy; change of the accuracy at rocks less that at "
+            "their controls",
+            "; ".join(
+                f"{GROUPS[row['control_group']]}: {_interval(row, 'difference', 'ci')} points, "
+                f"p = {row['p_value']:.3g} ({row['pairs']} pairs)"
+                for row in rows
+            )
+            + ".",
+        )
+    row = _against(replacement["compensation_contrasts"], "placebo")
+    if row is not None:
+        yield (
+            "The text behind a replaced rock makes up for it (a referee's objection).",
+            "loss and edits of the next 32 tokens against the baseline's, rocks less placebos",
+            f"{_loss(row)}; {_edits(row)}.",
+        )
+
+
+def _training_claims(training: Row) -> Iterable[tuple[str, str, str]]:
+    for condition, reference, claim in (
+        ("rocks-0", "unweighted", "Training does without the loss of rocks."),
+        ("random-0", "rocks-0", "Skipping rocks is better than skipping as much loss at random."),
+        ("frequency-0", "rocks-0", "… than skipping the most frequent tokens."),
+    ):
+        rows = [
+            row
+            for row in training["contrasts"]
+            if (row["condition"], row["reference"]) == (condition, reference)
+        ]
+        if rows:
+            yield (
+                claim,
+                f"{len(training['seeds'])} trainings each of {training['steps']} steps, "
+                f"{training['problems']:,} held-out problems: {CONDITIONS[condition]} less "
+                f"{CONDITIONS[reference]}, 95% interval over trainings",
+                "; ".join(f"{row['decoding']} {_over_seeds(row)}" for row in rows) + ".",
+            )
+
+
+# -- sections --------------------------------------------------------------------------------
+
+
+def census_section(census: Row) -> str:
+    """Banned tokens."""
+    return "\n".join(
+        [
+            "## Banned tokens\n",
+            "Which tokens does the accuracy depend on? Each rock is banned in turn, as are types\n"
+            "of similar loss and of similar frequency, and for each rock that is written a random\n"
+            "type that stands in as many answers (placebo). "
+            f"{_asked(census)}\n",
+            _overall_table(census),
+            _decided_table(census),
+            _contrast_table(census),
+        ]
+    )
+
+
+def replacement_section(replacement: Row) -> str:
+    """Replaced tokens."""
+    return "\n".join(
+        [
+            "## Replaced tokens\n",
+            "What if the teacher's token stands where the student writes a rock? The first place\n"
+            "where the teacher prefers another token is replaced, and the student goes on. "
+            f"{_asked(replacement)}\n",
+            _overall_table(replacement),
+            _contrast_table(replacement),
+            "By the third of the answer in which the place lies:\n",
+            _thirds_table(replacement),
+            "Behind the place, over 32 tokens:\n",
+            _after_table(replacement),
+        ]
+    )
+
+
+def training_section(training: Row) -> str:
+    """Trainings with token weights."""
+    contrasts = {
+        (row["condition"], row["decoding"]): row
+        for row in training["contrasts"]
+        if row["reference"] == "unweighted"
+    }
+    right = {(row["condition"], row["decoding"]): row for row in training["accuracies"]}
+    rows = []
+    for row in training["conditions"]:
+        name = row["condition"]
+        cells = [
+            CONDITIONS[name],
+            f"{row['token_types']:g}",
+            f"{row['loss_share']:.1%}",
+            f"{row['token_share']:.1%}",
+        ]
+        for how in ("greedy", "sampled"):
+            cells.append(f"{right[name, how]['accuracy']:.1%}")
+            contrast = contrasts.get((name, how))
+            cells += ["", ""] if contrast is None else [
+                _interval(contrast, "difference", "problems"), _seeds(contrast)
+            ]  # fmt: skip
+        rows.append([*cells, f"{row['step_ratio']:.2f}", f"{row['mean_length']:.0f}"])
+    header = ("tokens, weight", "types", "of the loss", "of the text",
+              "greedy", "over problems", "over trainings",
+              "sampled", "over problems", "over trainings", "step time", "tokens")  # fmt: skip
+    return "\n".join(
+        [
+            "## Trained without them\n",
+            "Does a student need the loss of rocks? Selections carry as much of the loss as the\n"
+            f"rocks. {len(training['seeds'])} trainings of each, of {training['steps']} steps; "
+            f"accuracy on {training['problems']:,} held-out problems,\nand behind it the "
+            "difference to no weights in points, with 95% intervals over problems\n(for these "
+            "trainings) and over trainings. Step time: CPU time of a step over that\nwithout "
+            "weights; tokens: of a rollout.\n",
+            table(header, rows),
+        ]
+    )
+
+
+def language_section(language: Row) -> str:
+    """The replacement on a language model."""
+    return "\n".join(
+        [
+            "## A language model\n",
+            f"{language['prompts']:,} prompts that training has not seen, one draw each at "
+            "temperature 1. There is no\nright answer; what a replacement does is the loss and the "
+            "edits of the next 32 tokens.\n",
+            _after_table(language),
+        ]
+    )
+
+
+# -- tables ----------------------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, with an empty line behind it."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n"
+                   for line in lines)  # fmt: skip
+
+
+def _overall_table(result: Row) -> str:
+    power = {row["group"]: row for row in result["power"]}
+    rows = []
+    for group, name in GROUPS.items():
+        row = _group(result["global"], group)
+        if row is None:
+            continue
+        smallest = power[group]["minimum_effect"] if group in power else None
+        rows.append(
+            [name, str(row["arms"]), str(row["never_fired"])]
+            + [str(row[key]) for key in ("pillar", "stumbling", "equivalent", "inconclusive")]
+            + [_interval(row, "mean_delta", "ci"), "" if smallest is None else _points(smallest)]
+        )
+    header = ("tokens", "arms", "never act", "lower", "raise", "equivalent", "undecided",
+              "mean change (points)", "smallest effect told")  # fmt: skip
+    return table(header, rows)
+
+
+def _decided_table(result: Row) -> str:
+    rows = [
+        [
+            f"`{row['token']}`" if row["token"] is not None else str(row["token_id"]),
+            GROUPS[row["group"]],
+            row["category"],
+            _interval(row, "delta", "ci"),
+            f"{row['p_holm']:.2g}",
+        ]
+        for row in result["arms"]
+        if row["category"] in ("pillar", "stumbling")
+    ]
+    if not rows:
+        return "No ban of a single token changes the accuracy by a point or more.\n"
+    return table(("token", "among", "is", "change (points)", "p (Holm)"), rows)
+
+
+def _contrast_table(result: Row) -> str:
+    rows = [
+        [
+            GROUPS[row["control_group"]],
+            str(row["pairs"]),
+            _interval(row, "difference", "ci"),
+            f"{row['p_value']:.2g}",
+        ]
+        for row in result["contrasts"]
+    ]
+    return table(("rocks less", "pairs", "difference (points)", "p"), rows)
+
+
+def _thirds_table(result: Row) -> str:
+    found = {(row["group"], row["cohort"]): row for row in result["cohorts"]
+             if row["kind"] == "position"}  # fmt: skip
+    thirds = ("early", "middle", "late")
+    rows = [
+        [
+            name,
+            *(
+                _interval(found[group, third], "delta", "ci") if (group, third) in found else ""
+                for third in thirds
+            ),
+        ]
+        for group, name in GROUPS.items()
+        if any((group, third) in found for third in thirds)
+    ]
+    return table(("tokens", *thirds), rows)
+
+
+def _after_table(result: Row) -> str:
+    rows = [
+        [GROUPS[row["group"]], f"{row['rows']:,}", _loss(row), _edits(row)]
+        for row in result["compensation"]
+        if row["group"] in GROUPS
+    ]
+    rows += [
+        [f"rocks less {GROUPS[row['against']]}", "", _loss(row), _edits(row)]
+        for row in result["compensation_contrasts"]
+    ]
+    return table(("tokens", "places", "change of the loss", "edits"), rows)
+
+
+# -- words -----------------------------------------------------------------------------------
+
+
+def _asked(result: Row) -> str:
+    source = result["sources"][0]
+    return f"{source['problems']:,} problems; accuracy {source['accuracy']:.1%} without."
+
+
+def _group(rows: Iterable[Row], group: str) -> Row | None:
+    return next((row for row in rows if row["group"] == group), None)
+
+
+def _against(rows: Iterable[Row], group: str) -> Row | None:
+    return next((row for row in rows if row["against"] == group), None)
+
+
+def _categories(row: Row) -> str:
+    return (
+        f"{row['equivalent']} of {row['arms']} are equivalent, {row['pillar']} lower and "
+        f"{row['stumbling']} raise the accuracy, {row['inconclusive']} are undecided"
+    )
+
+
+def _points(share: float, sign: bool = False) -> str:
+    return f"{100 * share:+.2f}" if sign else f"{100 * share:.2f}"
+
+
+def _interval(row: Row, key: str, ends: str) -> str:
+    """A share in percentage points, with its interval where there is one."""
+    low, high = row[f"{ends}_low"], row[f"{ends}_high"]
+    shown = _points(row[key], sign=True)
+    if low is None or high is None:
+        return shown
+    return f"{shown} ({_points(low, sign=True)} to {_points(high, sign=True)})"
+
+
+def _seeds(row: Row) -> str:
+    if row["seeds_low"] is None:
+        return ""
+    return f"{_points(row['seeds_low'], sign=True)} to {_points(row['seeds_high'], sign=True)}"
+
+
+def _over_seeds(row: Row) -> str:
+    shown = f"{_interval(row, 'difference', 'seeds')} points"
+    return shown if row["p_holm"] is None else f"{shown}, p (Holm) = {row['p_holm']:.2g}"
+
+
+def _loss(row: Row) -> str:
+    return _number(row, "loss_change", "nats")
+
+
+def _edits(row: Row) -> str:
+    return _number(row, "edit_after", "of the tokens edited")
+
+
+def _number(row: Row, key: str, unit: str) -> str:
+    value, low, high = row[key], row[f"{key}_low"], row[f"{key}_high"]
+    if value is None:
+        return "not recorded"
+    around = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
+    return f"{value:+.3f}{around} {unit}"
