@@ -7,23 +7,25 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
 from rocktok.stats.rank_tests import FEW, mann_whitney_p
 
+#: On a loaded machine drawing takes long, too.
+SLOW = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 GROUPS = st.lists(st.integers(-9, 9), min_size=1, max_size=30)
 
 
-@settings(deadline=None, max_examples=50)
+@SLOW
 @given(GROUPS, GROUPS)
 def test_with_ties_it_is_scipys(first: list[int], second: list[int]) -> None:
     x, y = np.array(first, float), np.array(second, float)
     assert mann_whitney_p(x, y) == pytest.approx(mannwhitneyu(x, y).pvalue, rel=1e-12)
 
 
-@settings(deadline=None, max_examples=50)
+@SLOW
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 99))
 def test_without_ties_it_is_scipys(first: int, second: int, seed: int) -> None:
     x, y = np.split(np.random.default_rng(seed).normal(size=first + second), [first])
