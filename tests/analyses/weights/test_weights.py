@@ -84,7 +84,14 @@ def _until(order: list[int], share: pd.Series, target: float) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "select", ["frequency", "mean-loss", "grad-norm", "random", "lens:forking", "lens:position"]
+    "select",
+    [
+        "frequency",
+        "mean-loss",
+        "random",
+        "lens:forking",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("grad-norm", "lens:position")),
+    ],
 )
 def test_selections_against_pandas(select: str, tmp_path: Path) -> None:
     frames, listed = lens_logs.frames(seed=1)
@@ -137,6 +144,7 @@ def test_aligned_types_are_those_whose_gradients_point_with_the_others(tmp_path:
     assert set(result.weights.token_ids) <= set(range(12))
 
 
+@pytest.mark.long
 def test_controls_are_all_taken_where_they_do_not_reach_the_budget(tmp_path: Path) -> None:
     log = str(Path(__file__).parents[3] / "sample_data" / "opd")
     found = rocktok.detect(log, replication=False)
