@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 from rocktok.log.catalogue import Log
 from rocktok.log.checks import Where, to_numpy
 from rocktok.log.selection import Span
-from rocktok.log.shard import Shard
+from rocktok.log.shard import OpenShard, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from rocktok.log.shard import OpenShard
 
 #: Rows of the later step that a task of a join holds at least, where the log can be cut so.
 TASK_ROWS = 1 << 20
