@@ -50,7 +50,7 @@ class Contexts:
             mine_B1 = before_BK[:, k, None]
             same_BW += (mine_B1 == self.left_WK[:, k]) & (mine_B1 != MISSING)
         similar_BW = same_BW / self.width >= self.min_similarity - EPSILON
-        found: Array = (similar_BW & (same_BW > 0)).any(axis=1)
+        found: Array = np.logical_or.reduce(similar_BW & (same_BW > 0), axis=1)
         return found
 
 

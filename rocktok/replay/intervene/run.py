@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,7 @@ from rocktok.errors import UsageError
 from rocktok.files import local_path, write_output, writes_into
 from rocktok.outcomes import About, NeverFired, encode_outcomes
 from rocktok.replay.checks import expanded, usable_device
-from rocktok.replay.intervene.arms import (
-    BAN,
-    IN_CONTEXT,
-    MODES,
-    PLACEBO,
-    ROCK,
-    Candidate,
-    Plan,
-    completions_with,
-    placebo_contexts,
-    placebos,
-)
+from rocktok.replay.intervene.arms import BAN, IN_CONTEXT, Plan
 from rocktok.replay.intervene.backend import Decoding
 from rocktok.replay.intervene.candidates import (
     Candidates,
@@ -39,6 +28,7 @@ from rocktok.replay.intervene.checkers import Checker
 from rocktok.replay.intervene.checkers import checker as checker_of
 from rocktok.replay.intervene.loading import Models, models_of
 from rocktok.replay.intervene.options import Options
+from rocktok.replay.intervene.plans import make_plans
 from rocktok.replay.intervene.problems import Problem, digest, load_problems
 from rocktok.replay.intervene.prompts import encode_prompts
 from rocktok.replay.intervene.result import ArmRow, Intervened, Skipped
@@ -217,7 +207,7 @@ def intervene(
     if occurrences is not None and IN_CONTEXT in options.modes:
         wanted = [*candidates.rocks, *(one.token_id for one in candidates.controls)]
         found = load_occurrences(occurrences, wanted, min_similarity=min_similarity, **about_vocab)
-    longest = None if models.longest is None else models.longest - max_new_tokens
+    longest = None if models.longest is None else max(0, models.longest - max_new_tokens)
     prompts = encode_prompts(
         asked, models.tokenizer, chat=chat, size=models.shared, longest=longest
     )
@@ -252,7 +242,9 @@ def _run(job: _Job, work: Work, progress: Progress | None) -> Intervened:
         repeats = 1
     tell.begin(len(cases) * repeats)
     baselines = [trial.baseline(number) for number in range(repeats)]
-    plans = _plans(job, trial, baselines[0], notes)
+    plans = make_plans(
+        trial, baselines[0], job.candidates, job.options, job.models, job.occurrences, notes
+    )
     places = [trial.first_places(plan, baselines[0]) for plan in plans]
     tell.begin(sum(int((first_N >= 0).sum()) for first_N in places))
     done: list[tuple[Plan, Acted]] = []
@@ -288,66 +280,6 @@ def _is_correct(job: _Job) -> Callable[[int, Array], bool]:
         return job.checker(text, job.problems[place])
 
     return is_correct
-
-
-def _plans(job: _Job, trial: Trial, baseline: Baseline, notes: list[str]) -> list[Plan]:
-    """All arms, by mode, then rocks before their controls."""
-    candidates = [Candidate(v) for v in job.candidates.rocks] + list(job.candidates.controls)
-    if job.options.placebos:
-        excluded = {
-            *(one.token_id for one in candidates),
-            *job.models.terminal_ids,
-            *job.models.special_ids,
-        }
-        held = completions_with(baseline.texts)
-        drawn = placebos(job.candidates.rocks, held, excluded)
-        candidates += drawn
-        alone = len(set(job.candidates.rocks) & set(held)) - len(drawn)
-        if alone:
-            notes.append(
-                f"{alone:,} rocks have no placebo: no other type stands in about as many "
-                "completions"
-            )
-    plans = []
-    for mode in (mode for mode in MODES if mode in job.options.modes):
-        found = [Plan(one, mode) for one in candidates]
-        plans += _in_context(job, trial, baseline, found, notes) if mode == IN_CONTEXT else found
-    return plans
-
-
-def _in_context(
-    job: _Job, trial: Trial, baseline: Baseline, plans: list[Plan], notes: list[str]
-) -> list[Plan]:
-    """The plans with their contexts, without those that have none."""
-    occurrences = job.occurrences
-    assert occurrences is not None
-    notes.extend(occurrences.notes)
-    made: dict[tuple[str, int], Plan] = {}
-    acts: dict[int, int] = {}
-    for plan in plans:
-        one = plan.candidate
-        if one.control_of is not None and (ROCK, one.control_of) not in made:
-            continue
-        if one.group == PLACEBO:
-            assert one.control_of is not None
-            like = made[ROCK, one.control_of].contexts
-            assert like is not None
-            wanted = acts[one.control_of]
-            contexts = placebo_contexts(one.token_id, baseline.texts, wanted, like)
-        else:
-            contexts = occurrences.contexts(one)
-        if contexts is None:
-            continue
-        made[one.group, one.token_id] = chosen = replace(plan, contexts=contexts)
-        if one.group == ROCK:
-            acts[one.token_id] = int((trial.first_places(chosen, baseline) >= 0).sum())
-    without = [v for v in job.candidates.rocks if (ROCK, v) not in made]
-    if without:
-        notes.append(
-            f"{len(without):,} rocks have no retained occurrences in {job.occurrences_file}, so "
-            "they and their controls have no arm with mode ban-in-context"
-        )
-    return list(made.values())
 
 
 def _never_fired(plan: Plan) -> NeverFired:

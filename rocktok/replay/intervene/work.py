@@ -53,7 +53,8 @@ class Work:
                 ) from error
         made = make()
         sink = io.BytesIO()
-        np.savez(sink, **made)
+        arrays: dict[str, Any] = made
+        np.savez(sink, **arrays)
         try:
             replace_file(path, sink.getvalue())
         except OSError as error:
