@@ -186,6 +186,14 @@ def with_about(**about: Any) -> Callable[[pa.Table], pa.Table]:
             with_about(schema="rocktok.outcomes/1", benchmark="toy", never_fired=[5]),
             f"never_fired in its metadata is no list of arms; {WRITTEN}",
         ),
+        (
+            with_about(schema="rocktok.outcomes/1", benchmark="toy", models="s"),
+            f"models in its metadata is no object; {WRITTEN}",
+        ),
+        (
+            with_about(schema="rocktok.outcomes/1", benchmark="toy", tokenizer=["s"]),
+            f"tokenizer in its metadata is no text; {WRITTEN}",
+        ),
         (lambda t: t.drop_columns(["fired"]), f"has no column fired; {WRITTEN}"),
         (
             lambda t: t.set_column(8, "correct", pa.array([0, 1, 2, *[0] * 13])),

@@ -95,7 +95,7 @@ def _column(table: pa.Table, column: str, kind: str, absent: bool, name: str) ->
     if kind == "string":
         return values.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
     if kind == "float32":
-        floats = values.to_numpy(zero_copy_only=False).astype(np.float32)
+        floats: Array = values.to_numpy(zero_copy_only=False).astype(np.float32)
         present = ~values.is_null().to_numpy(zero_copy_only=False)
         if not np.isfinite(floats[present]).all():
             row = int(np.flatnonzero(present & ~np.isfinite(floats))[0])

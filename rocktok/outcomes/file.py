@@ -70,6 +70,11 @@ def _about(table: pa.Table, name: str) -> About:
         raise LogError(f"{name}: its schema is {schema}, this version reads {SCHEMA}; {REMEDY}")
     if not isinstance(about.get("benchmark"), str):
         raise LogError(f"{name}: its metadata does not name the benchmark; {REMEDY}")
+    for key in ("models", "decoding", "token_texts"):
+        if not isinstance(about.get(key) or {}, dict):
+            raise LogError(f"{name}: {key} in its metadata is no object; {REMEDY}")
+    if not isinstance(about.get("tokenizer") or "", str):
+        raise LogError(f"{name}: tokenizer in its metadata is no text; {REMEDY}")
     fired = about.get("never_fired") or []
     try:
         good = all({"arm", "token_id", "mode", "group"} <= row.keys() for row in fired)

@@ -64,9 +64,10 @@ def pillars(
         raise UsageError("give at least one file of outcomes")
     tables = [table for one in outcomes for table in _opened(one)]
     for table in tables:
-        if len(table.problems) < 2:
+        if (count := len(table.problems)) < 2:
             raise LogError(
-                f"{table.name}: has 1 problem; effects are compared over problems, give several"
+                f"{table.name}: has {count} problem{'' if count else 's'}; effects are compared "
+                "over problems, give several"
             )
     benchmarks = [
         Benchmark.of(name, table, params)

@@ -86,23 +86,27 @@ def _draw(ax: Axes, numbers: PillarsNumbers) -> None:
     margin = 100 * numbers["margin"]
     ax.axvspan(-margin, margin, color="#EEEEEE", zorder=0, linewidth=0)
     ax.axvline(0, color="#999999", linewidth=0.6, zorder=1)
-    for name, style, own in (
-        ("rocks", group_style(ROCKS.name), lambda row: row["group"] == "rock"),
-        ("other tokens", group_style(CONTROL.name), lambda row: row["group"] != "rock"),
+    for name, group, is_rock in (
+        ("rocks", ROCKS.name, True),
+        ("other tokens", CONTROL.name, False),
     ):
-        chosen = [(at, row) for at, row in zip(place, rows, strict=True) if own(row)]
+        style = group_style(group)
+        chosen = [
+            (at, row)
+            for at, row in zip(place, rows, strict=True)
+            if (row["group"] == "rock") == is_rock
+        ]
         if not chosen:
             continue
-        at = [one for one, _ in chosen]
-        ax.hlines(at, [100 * row["low"] for _, row in chosen],
+        heights = [at for at, _ in chosen]
+        ax.hlines(heights, [100 * row["low"] for _, row in chosen],
                   [100 * row["high"] for _, row in chosen],
                   color=style["color"], linewidth=0.9)  # fmt: skip
-        ax.plot([100 * row["delta"] for _, row in chosen], at, linestyle="", label=name,
+        ax.plot([100 * row["delta"] for _, row in chosen], heights, linestyle="", label=name,
                 marker=style["marker"], color=style["color"])  # fmt: skip
-    marks = {PILLAR: " *", STUMBLING: " *"}
     names = [
-        f"{label(row['token']) if row['token'] is not None else row['token_id']}"
-        f"{marks.get(row['category'], '')}"
+        f"{row['token_id'] if row['token'] is None else label(row['token'])}"
+        f"{' *' if row['category'] in (PILLAR, STUMBLING) else ''}"
         for row in rows
     ]
     ax.set_yticks(place, names, fontsize=6.5 if len(rows) <= 12 else 5)
@@ -114,17 +118,22 @@ def _draw(ax: Axes, numbers: PillarsNumbers) -> None:
     legend_below(ax)
 
 
-pillars = Figure(
-    "pillars",
-    "Accuracy without each token",
-    lambda numbers: (
+def _says(numbers: PillarsNumbers) -> str:
+    text = (
         f"Change of the accuracy on {numbers['benchmark']} under each intervention, with 95% "
         "intervals over problems (or those of the level that was asked for); the arms with the "
         "smallest p are on top, rocks before other tokens. * changes the accuracy, corrected for "
         "the number of arms. In the grey band changes are too small to count: an interval that "
         "reaches out of it decides nothing."
-        + (f" {numbers['left_out']:,} more arms are in the table." if numbers["left_out"] else "")
-    ),
+    )
+    left = numbers["left_out"]
+    return f"{text} {left:,} more arms are in the table." if left else text
+
+
+pillars = Figure(
+    "pillars",
+    "Accuracy without each token",
+    _says,
     rests_on=(PillarsResult,),
     numbers_of=_numbers_of,
     draw=_draw,
