@@ -294,18 +294,23 @@ def write_output(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
         raise LogError(f"{target}: cannot be written ({error.strerror or error})") from error
 
 
-@contextmanager
-def open_output(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
-    """`write_output` piece by piece, for what need not fit in memory.
-
-    Raises `UsageError`, before anything is written, for what is no regular file and cannot be
-    sought in, or for a file that exists; `LogError` if it cannot be written.
-    """
+def refuse_output(path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raise `UsageError` for what `open_output` cannot write: before the work is done for it."""
     target = local_path(path)
     if writes_into(target):
         raise UsageError(f"{target}: is no regular file; give the name of a file for the output")
     if target.exists() and not force:
         raise UsageError(f"{target}: exists already; give --force to replace it")
+
+
+@contextmanager
+def open_output(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[BinaryIO]:
+    """`write_output` piece by piece, for what need not fit in memory; a regular file.
+
+    Raises `UsageError` as `refuse_output`, `LogError` if it cannot be written.
+    """
+    target = local_path(path)
+    refuse_output(path, force=force)
     try:
         final = resolved(target)
         clear(final)

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from rocktok.errors import LogError, UsageError
 from rocktok.files import local_path, write_output
@@ -108,8 +108,6 @@ class Weights:
         contexts: windows to match; None where no radius was asked for.
         budget, vocabulary, provenance: what was selected of the log, and whose ids these are.
     """
-
-    SCHEMA: ClassVar[str] = SCHEMA
 
     select: str
     weight: float

@@ -33,6 +33,7 @@ NAMED_BY = {
         **NAMED, "sources[].models": "<role>", "sources[].decoding": "<setting>",
     },
     "detect": {name: word for name, word in NAMED.items() if name != "params"},
+    "weights": {**NAMED, "provenance": "<part>"},
     "report": {
         **NAMED, "log.passes": "<analysis>", "params.detect": "<option>",
         "params.clusters": "<cluster>", "facts": "<fact>", "thresholds": "<key>",
@@ -44,7 +45,7 @@ NAMED_BY = {
 #: Whose keys are those of another output, or what a figure draws.
 ELSEWHERE = {
     "totals.<key>", "figures.<figure>", "tests.<analysis>", "adjusted.<analysis>",
-    "analyses.<analysis>",
+    "analyses.<analysis>", "provenance.<part>",
 }  # fmt: skip
 GROUPS = {f"members.{name}" for name in group_names.NAMES}
 
@@ -82,6 +83,14 @@ class _Report:
         return self.content.decode()
 
 
+def _weights(log: rocktok.Log) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "occurrences.parquet"
+        rocktok.occurrences(log, path)
+        rocks = rocktok.detect(log, replication=False)
+        return rocktok.weights(rocks, occurrences=path, radius=1)
+
+
 RESULTS: dict[str, Callable[[rocktok.Log], Any]] = {
     "check": lambda log: rocktok.check(log, replicates=100),
     "detect": lambda log: rocktok.detect(log, lifts=True),
@@ -94,6 +103,8 @@ RESULTS: dict[str, Callable[[rocktok.Log], Any]] = {
     "stagnation": lambda log: rocktok.stagnation(log, replicates=100),
     "lenses": lambda log: rocktok.lenses(log, replicates=100),
     "pillars": lambda _: _pillars(),
+    "occurrences": rocktok.occurrences,
+    "weights": _weights,
 }
 
 

@@ -245,6 +245,9 @@ def _about(path: str | os.PathLike[str], file: pq.ParquetFile) -> dict[str, Any]
         if about["schema"] != OccurrencesResult.SCHEMA:
             raise refusal
         parts = (about["log"], about["steps"], about["parameters"])
+        window, gamma = about["parameters"]["window"], about["parameters"]["gamma"]
+        if type(window) is not int or not isinstance(gamma, int | float):
+            raise refusal
     except (KeyError, ValueError, TypeError) as error:
         raise refusal from error
     lacks = [name for name in SCHEMA.names if name not in file.schema_arrow.names]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -25,7 +24,7 @@ from rocktok.analyses.occurrences.round_passes import Rounds
 from rocktok.analyses.run import LogOrPath, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
-from rocktok.files import open_output, resolved
+from rocktok.files import open_output, refuse_output, resolved
 from rocktok.temporary import temporary_directory
 
 
@@ -85,19 +84,19 @@ def occurrences(
             f"list_partners is {list_partners}; it must be 0 or more", parameter="list_partners"
         )
     params = options_of(DetectParams, locals())
-    with ExitStack() as stack:
-        # What cannot be written is refused before anything is read.
-        file = None if output is None else stack.enter_context(open_output(output, force=force))
-        # Without persistence there is nothing to list.
-        wanted = replace(params, context="required" if context == "auto" else context)
-        found = run_detect(log, wanted, embeddings=embeddings, engine=engine)
-        listing = _Listing(found, _contexts_of(found), list_partners)
-        if file is None or output is None:
-            listing.count()
-        else:
-            # Not named after the output itself: its own file is begun.
-            beside = Path(f"{resolved(output)}.rounds")
-            listing.write(file, stack.enter_context(temporary_directory(beside)))
+    if output is not None:
+        refuse_output(output, force=force)
+    # Without persistence there is nothing to list.
+    wanted = replace(params, context="required" if context == "auto" else context)
+    found = run_detect(log, wanted, embeddings=embeddings, engine=engine)
+    listing = _Listing(found, _contexts_of(found), list_partners)
+    if output is None:
+        listing.count()
+    else:
+        # The folder is not named after the output itself, whose own file is begun.
+        beside = Path(f"{resolved(output)}.rounds")
+        with open_output(output, force=force) as file, temporary_directory(beside) as folder:
+            listing.write(file, folder)
     return listing.result(None if output is None else os.fspath(output))
 
 

@@ -6,8 +6,9 @@ more than `cap` of them a sample is judged, as there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class Rounds:
         if tokens:
             yield tokens
 
-    @property
+    @cached_property
     def _counts(self) -> dict[int, tuple[int, int]]:
         """Token id → persistent occurrences, of types with any, and the others."""
         persistent_T = self.types.persistent_T
@@ -110,8 +111,12 @@ class Rounds:
         }
         windows = self._windows(contexts.thresholds, persistent)
         others = self._windows(Others(contexts.thresholds), held)
-        passes = [windows, *([others] if held else []), *([] if unfilled is None else [unfilled])]
-        contexts.engine.run(contexts.source, *passes)
+        contexts.engine.run(
+            contexts.source,
+            windows,
+            *([others] if held else []),
+            *([] if unfilled is None else [unfilled]),
+        )
         rows = windows.result()
         more = others.result() if held else {}
         apart = {
@@ -125,7 +130,9 @@ class Rounds:
     def _windows(self, choice: Choice, counts: dict[int, int]) -> PersistentWindows:
         """Collects the windows of some types, as many of each as are judged."""
         contexts = self.contexts
-        sampled = self._is_sampled if choice is contexts.thresholds else (lambda _: False)
+        sampled: Callable[[int], bool] = lambda _: False  # noqa: E731
+        if choice is contexts.thresholds:
+            sampled = self._is_sampled
         return PersistentWindows(
             choice,
             contexts.params.window,
@@ -159,10 +166,8 @@ class Rounds:
             return
         rule = contexts.rule
         samples = {v: of_type(rows, v, self._limit(counts[v][0])) for v in tokens}
-        nulls = {
-            v: contexts.null.nearest(v) if contexts.null and contexts.params.eta == "auto" else None
-            for v in tokens
-        }
+        pool = contexts.null if contexts.params.eta == "auto" else None
+        nulls = {v: None if pool is None else pool.nearest(v) for v in tokens}
         ours = {v: rule.windows(sample) for v, sample in samples.items()}
         compared: dict[int, Windows] = {}
         for v in tokens:

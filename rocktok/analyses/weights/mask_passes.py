@@ -59,8 +59,9 @@ def write_mask(
     about: dict[str, Any] = {**weights.to_dict(), "schema": "rocktok.mask/1"}
     writer = RowGroups(file, SCHEMA, about)
     selected = np.array(sorted(weights.token_ids), dtype=np.int64)
-    weighted = by_radius = 0
+    weighted = by_radius = unpaired = 0
     for part in engine.partials(source, TextPlaces()):
+        unpaired += part.unpaired
         (text,) = part.accumulators
         assert isinstance(text, TextPlaces)
         rows = text.result()
@@ -81,7 +82,12 @@ def write_mask(
         }
         writer.add(pa.table(columns, schema=SCHEMA))
     writer.close()
-    return {"positions": writer.rows, "weighted": weighted, "by_radius": by_radius}
+    return {
+        "positions": writer.rows,
+        "weighted": weighted,
+        "by_radius": by_radius,
+        "unpaired_sequences": unpaired,
+    }
 
 
 def within(sequence_N: Array, position_N: Array, places: Places, radius: int) -> Array:

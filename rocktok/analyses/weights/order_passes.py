@@ -15,7 +15,7 @@ from rocktok.analyses.lenses.passes import find_cuts, usable_lenses
 from rocktok.analyses.lenses.quantities import POST, Cuts, Rows
 from rocktok.analyses.lenses.thresholds import CutsByEnding, Quantiles, needs
 from rocktok.analyses.run import Run
-from rocktok.analyses.weights.rocks import Rocks
+from rocktok.analyses.weights.rocks_passes import Rocks
 from rocktok.analyses.weights.selecting import Types
 from rocktok.engine.source import Source
 from rocktok.errors import LogError, UsageError

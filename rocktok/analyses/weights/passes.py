@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rocktok._types import Array
@@ -18,14 +19,15 @@ from rocktok.analyses.weights.retained_passes import (
     MOST_WINDOWS,
     RetainedPlaces,
     check_occurrences,
+    other_options,
     retained_windows,
 )
-from rocktok.analyses.weights.rocks import Rocks, RocksOrPath, rocks_of
+from rocktok.analyses.weights.rocks_passes import Rocks, RocksOrPath, rocks_of
 from rocktok.analyses.weights.selecting import MIN_OCCURRENCES
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError, UsageError
-from rocktok.files import open_output
+from rocktok.files import open_output, refuse_output
 from rocktok.weighting import (
     Budget,
     Provenance,
@@ -81,6 +83,8 @@ def weights(
     check_select(select)
     check_lens(select)
     _check_given(occurrences, log, select, radius, mask)
+    if mask is not None:
+        refuse_output(mask, force=force)
     found = rocks_of(rocks)
     if mask is not None and found.log["table"] != "fixed":
         raise LogError(
@@ -118,7 +122,7 @@ def _check_given(occurrences: object, log: object, select: str, radius: int, mas
             parameter="select",
         )
     if mask is not None and log is None:
-        raise UsageError("mask needs the log of the rocks; give --log", parameter="mask")
+        raise UsageError("a mask needs the log of the rocks; give --log")
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class _Making:
     ) -> WeightsResult:
         """The weights, without a mask. `masked`: whether one follows, which holds the places."""
         notes = [] if self.text is None else list(self.text.notes)
+        notes += [] if self.occurrences is None else other_options(self.occurrences, self.rocks)
         token_ids, loss_shares, token_shares, budget = self._types(select, notes)
         rows = self._rows(token_ids, loss_shares, token_shares)
         contexts = None
@@ -188,14 +193,9 @@ class _Making:
         counts: MaskCounts = write_mask(
             output, self.text.run.engine, self.text.source, result.weights, retained
         )
-        return WeightsResult(
-            weights=result.weights,
-            rocks=result.rocks,
-            target=result.target,
-            tokens=result.tokens,
-            mask=counts,
-            notes=result.notes,
-        )
+        alone = counts["unpaired_sequences"]
+        notes = [f"{alone} sequences of only one of the two steps are not in the mask"]
+        return replace(result, mask=counts, notes=(*result.notes, *(notes if alone else [])))
 
     def _types(
         self, select: str, notes: list[str]
@@ -229,7 +229,9 @@ class _Making:
         self, token_ids: list[int], loss_shares: list[float], token_shares: list[float]
     ) -> list[WeightRow]:
         texts = dict(zip(self.rocks.token_ids, self.rocks.texts, strict=True))
-        of = self.text.run.log.vocab.text if self.text is not None else texts.__getitem__
+        of: Callable[[int], str] = texts.__getitem__
+        if self.text is not None:
+            of = self.text.run.log.vocab.text
         return [
             {
                 "token_id": v,

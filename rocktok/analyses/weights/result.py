@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 from rocktok.analyses.result import Result
 from rocktok.errors import UsageError
-from rocktok.weighting import SCHEMA, Budget, Weights
+from rocktok.weighting import SCHEMA as FILE_SCHEMA
+from rocktok.weighting import Budget, Weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,11 +26,15 @@ class WeightRow(TypedDict):
 
 
 class MaskCounts(TypedDict):
-    """Positions in a mask, those with a weight other than 1's, and those by the radius alone."""
+    """Positions in a mask, those that are weighted, and of these those by the radius alone.
+
+    `unpaired_sequences`: of only one of the two steps, whose text is not in the mask.
+    """
 
     positions: int
     weighted: int
     by_radius: int
+    unpaired_sequences: int
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class WeightsResult(Result):
         notes: what a reader of the numbers must know.
     """
 
-    SCHEMA: ClassVar[str] = SCHEMA
+    SCHEMA: ClassVar[str] = FILE_SCHEMA
 
     weights: Weights
     rocks: int

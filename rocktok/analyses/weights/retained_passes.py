@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from rocktok._types import Array
 from rocktok.analyses.occurrences.file_passes import OccurrencesFile
-from rocktok.analyses.weights.rocks import Rocks
+from rocktok.analyses.weights.rocks_passes import Rocks
 from rocktok.errors import LogError
 from rocktok.hashing import hash_rows
 from rocktok.weighting import Window, WindowContexts
@@ -32,6 +32,20 @@ def check_occurrences(file: OccurrencesFile, rocks: Rocks) -> None:
                 f"{file.path}: its {words} is {log.get(key)}, that of the rocks of {rocks.name} is "
                 f"{rocks.log[key]}; run `rocktok occurrences` with the options of `detect`"
             )
+
+
+def other_options(file: OccurrencesFile, rocks: Rocks) -> list[str]:
+    """A note where the occurrences were judged by other options than the rocks, else none."""
+    theirs = file.about["parameters"]
+    apart = [
+        f"{name} {theirs[name]} (rocks: {value})"
+        for name, value in rocks.params.items()
+        # γ stands there as it was used, and here perhaps as auto.
+        if name in theirs and value != "auto" and theirs[name] != value
+    ]
+    if not apart:
+        return []
+    return [f"the occurrences were judged by other options: {', '.join(apart)}"]
 
 
 def retained_windows(
@@ -105,19 +119,19 @@ class RetainedPlaces:
 
     @staticmethod
     def _read(file: OccurrencesFile, token_ids: tuple[int, ...]) -> Iterator[Places]:
-        last = -(2**63), -1
+        last = -(2**63)
         for table in file.groups(["sequence_id", "position", "token_id", "retained"]):
             keep = pc.and_(
                 pc.fill_null(table["retained"], False),
                 pc.is_in(table["token_id"], value_set=_ids(token_ids)),
             )
             sequence_M = table["sequence_id"].to_numpy()
-            if len(sequence_M) and (sequence_M[0] < last[0] or (np.diff(sequence_M) < 0).any()):
+            if len(sequence_M) and (sequence_M[0] < last or (np.diff(sequence_M) < 0).any()):
                 raise LogError(
                     f"{file.path}: its rows are not in order; write it again with `rocktok "
                     "occurrences`"
                 )
-            last = (int(sequence_M[-1]), 0) if len(sequence_M) else last
+            last = int(sequence_M[-1]) if len(sequence_M) else last
             chosen = table.filter(keep)
             yield Places(
                 chosen["sequence_id"].to_numpy(), chosen["position"].to_numpy().astype(np.int64)

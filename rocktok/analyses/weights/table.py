@@ -17,14 +17,14 @@ _FIELDS = (
 
 def opening(result: WeightsResult) -> list[str]:
     """What is weighted, and by what rule."""
-    weights, budget = result.weights, result.weights.budget
+    weights, budget, number = result.weights, result.weights.budget, len(result.tokens)
     near = ""
     if weights.radius:
-        near = f", and so do the {weights.radius} positions on each side of retained contexts"
+        near = f", and so do positions within {weights.radius} of retained contexts"
     return [
-        f"{counted(len(result.tokens), 'token type')} get weight {weights.weight:g}{near}: "
-        f"{percent(budget.loss_share)} of the loss, {percent(budget.token_share)} of the "
-        "positions are theirs.",
+        f"{counted(number, 'token type')} {'gets' if number == 1 else 'get'} weight "
+        f"{weights.weight:g}{near}. The types carry {percent(budget.loss_share)} of the loss at "
+        f"{percent(budget.token_share)} of the positions.",
         _how(result),
     ]
 
@@ -33,7 +33,7 @@ def _how(result: WeightsResult) -> str:
     rocks, target, budget = counted(result.rocks, "rock"), result.target, result.weights.budget
     select = result.weights.select
     if select == "rocks":
-        return f"They are the {rocks} of the file."
+        return f"Selected: the {rocks} of the file."
     assert target.loss_share is not None
     assert budget.loss_share is not None
     over = budget.loss_share - target.loss_share

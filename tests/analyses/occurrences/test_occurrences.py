@@ -144,8 +144,8 @@ def expected(rows: pd.DataFrame, options: dict[str, Any], most: int) -> dict[tup
     ("similarity", "partners", "eta", "gamma"),
     [
         ("surprisal", "other-prompt", "auto", 0.4),
-        ("bag", "other-sequence", 0.1, 0.5),
-        ("jaccard", "all", "auto", 0.3),
+        pytest.param("bag", "other-sequence", 0.1, 0.5, marks=pytest.mark.long),
+        pytest.param("jaccard", "all", "auto", 0.3, marks=pytest.mark.long),
         ("positional", "other-prompt", 0.02, 0.25),
     ],
 )

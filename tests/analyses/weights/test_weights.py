@@ -30,7 +30,7 @@ from tests.analyses.occurrences.occurrence_logs import frame, write
 from tests.logs import write_log
 from tests.processes import run_command
 
-OPTIONS: dict[str, Any] = {"window": 2, "gamma": 0.4, "tau_pre": 0.4, "tau_post": 0.4}
+OPTIONS: dict[str, Any] = {"window": 2, "gamma": 0.4, "eta": 0.02, "tau_pre": 0.4, "tau_post": 0.4}
 
 
 def detected(log: Path | str, **options: Any) -> DetectResult:
@@ -68,9 +68,9 @@ def test_rocks_need_no_log(made: tuple[Path, pd.DataFrame]) -> None:
     assert rocktok.weights(found, weight=0.5).weights.token_ids == weights.token_ids
     shares = weights.budget
     assert result.answer() == [
-        f"3 token types get weight 0.5: {shares.loss_share:.1%} of the loss, "
-        f"{shares.token_share:.1%} of the positions are theirs.",
-        "They are the 3 rocks of the file.",
+        f"3 token types get weight 0.5. The types carry {shares.loss_share:.1%} of the loss at "
+        f"{shares.token_share:.1%} of the positions.",
+        "Selected: the 3 rocks of the file.",
     ]
 
 
@@ -84,12 +84,19 @@ def _until(order: list[int], share: pd.Series, target: float) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "select", ["frequency", "mean-loss", "grad-norm", "random", "lens:forking", "lens:position"]
+    "select",
+    [
+        "frequency",
+        "mean-loss",
+        "random",
+        "lens:forking",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("grad-norm", "lens:position")),
+    ],
 )
 def test_selections_against_pandas(select: str, tmp_path: Path) -> None:
     frames, listed = lens_logs.frames(seed=1)
     log = lens_logs.write(tmp_path / "log", frames, listed, flush=20)
-    found = detected(log, window=2)
+    found = detected(log, window=2, gamma=0.2, eta=0.01)
     result = rocktok.weights(found, log=log, select=select, seed=3)
     rows = frames[10]
     types = rows.groupby("token_id")
@@ -137,6 +144,7 @@ def test_aligned_types_are_those_whose_gradients_point_with_the_others(tmp_path:
     assert set(result.weights.token_ids) <= set(range(12))
 
 
+@pytest.mark.long
 def test_controls_are_all_taken_where_they_do_not_reach_the_budget(tmp_path: Path) -> None:
     log = str(Path(__file__).parents[3] / "sample_data" / "opd")
     found = rocktok.detect(log, replication=False)
@@ -201,9 +209,22 @@ def test_windows_are_those_of_retained_occurrences(made: tuple[Path, pd.DataFram
     assert windows
     assert (contexts.before, contexts.after, contexts.min_similarity) == (2, 2, 0.4)
     assert result.answer()[0].startswith(
-        "3 token types get weight 0, and so do the 1 positions on each side of retained contexts"
+        "3 token types get weight 0, and so do positions within 1 of retained contexts. The types"
     )
     assert Weights.from_dict(json.loads(result.to_json())) == result.weights
+
+
+def test_occurrences_by_other_options_are_said(
+    made: tuple[Path, pd.DataFrame], tmp_path: Path
+) -> None:
+    folder, _ = made
+    path = _described(folder / "occurrences.parquet", tmp_path / "o", {"seed": 3, "fdr": 0.1})
+    given_: dict[str, Any] = {"occurrences": path, "radius": 1}
+    assert rocktok.weights(folder / "rocks.json", **given_).notes == (
+        "the occurrences were judged by other options: fdr 0.1 (rocks: 0.05), seed 3 (rocks: 0)",
+    )
+    given_["occurrences"] = folder / "occurrences.parquet"
+    assert rocktok.weights(folder / "rocks.json", **given_).notes == ()
 
 
 def test_of_too_many_windows_some_are_kept(
@@ -255,6 +276,7 @@ def test_a_mask_against_brute_force(
         "positions": len(rows),
         "weighted": sum(row["weight"] != 1 for row in mask),
         "by_radius": sum(place in near and token[place] not in selected for place in places),
+        "unpaired_sequences": 0,
     }
     about = json.loads(pq.read_metadata(path).metadata[b"rocktok"])
     assert (about["schema"], about["radius"]) == ("rocktok.mask/1", radius)
@@ -307,8 +329,8 @@ def test_on_the_command_line(made: tuple[Path, pd.DataFrame], tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["f.json", "m.parquet", "weights.json"]
 
 
-def _changed(rocks: Path, target: Path, **changes: Any) -> Path:
-    content = json.loads(rocks.read_text())
+def _changed(source: Path, target: Path, **changes: Any) -> Path:
+    content = json.loads(source.read_text())
     for key, value in changes.items():
         if key == "rocks":
             for row in content["tokens"]:
@@ -333,7 +355,7 @@ def _changed(rocks: Path, target: Path, **changes: Any) -> Path:
         (("--select", "lens:nothing"), 2, "a lens 'nothing' does not exist; choose from tip, "),
         (("--select", "lens:scope"), 2, "a lens 'scope' ranks no positions"),
         (("--select", "random"), 2, "--select is 'random', which needs the log of the rocks"),
-        (("--format", "mask"), 2, "--mask needs the log of the rocks; give --log"),
+        (("--format", "mask"), 2, "a mask needs the log of the rocks; give --log"),
         (("--format", "kdflow", "--weight", "0.5"), 2, "--weight is 0.5, but a KDFlow list"),
         (("--select", "grad-norm", "--log", "LOG"), 1, "LOG: fixed/ has no column grad_norm; "),
         (("--select", "aligned", "--log", "LOG"), 1, "no gradient sums in this log; record them"),
