@@ -1,4 +1,4 @@
-"""The writer thread: owns the `LogWriter`, so that training never waits for a disk.
+"""The writer thread: owns the `LogWriter`, so that steps of training never wait for a disk.
 
 The training thread puts whole steps into a bounded queue and goes on. What does not fit, or what
 the disk refuses, is dropped by whole steps and counted in the log. Nothing that is raised here ends

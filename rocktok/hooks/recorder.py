@@ -49,8 +49,8 @@ class Recorder(Recording):
             trainer.train()
 
     In a training loop of your own, call `start`, then for each step `record` and `finish_step`,
-    and `close` at the end. After `start` only `close` raises or waits. An error drops whole
-    steps, which the log counts, and warns once.
+    and `close` at the end. After `start` only `close` raises; it and `sync` wait. An error drops
+    whole steps, which the log counts, and warns once.
 
     Not usable in a forked child, and not picklable: each process makes its own.
 

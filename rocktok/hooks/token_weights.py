@@ -29,7 +29,7 @@ from rocktok.weighting import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import torch
 
@@ -61,6 +61,8 @@ class TokenWeights:
         contexts: windows of retained occurrences that contexts are matched with.
         select: how the types were selected, for the log.
         sha256: of the file that they come from; None: of what this holds.
+        token_texts: texts of `token_ids`, which the trainer's tokenizer must have, too; None: not
+            known.
 
     Raises `HookError` for a value out of range, and for a radius without contexts.
     """
@@ -71,6 +73,7 @@ class TokenWeights:
     contexts: WindowContexts | None = None
     select: str = GIVEN
     sha256: str | None = None
+    token_texts: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class TokenWeights:
         *,
         select: str = GIVEN,
         sha256: str | None = None,
+        token_texts: Iterable[str] | None = None,
     ) -> None:
         ids = tuple(token_ids)
         for token in ids:
@@ -103,6 +107,7 @@ class TokenWeights:
             "contexts": contexts,
             "select": select,
             "sha256": sha256,
+            "token_texts": None if token_texts is None else tuple(token_texts),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -127,6 +132,7 @@ class TokenWeights:
             weights.contexts,
             select=weights.select,
             sha256=sha256 or hashlib.sha256(weights.to_json().encode()).hexdigest(),
+            token_texts=weights.token_texts,
         )
 
     def of(self, target_ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -214,6 +220,19 @@ class TokenWeights:
                 f"TokenWeights: token id {outside} is outside the vocabulary of {size}; were these "
                 "weights made from another model's log?"
             )
+
+    def check_texts(self, texts: Mapping[int, str]) -> None:
+        """Raise `HookError` where a token has another text in `texts` than in the weights file.
+
+        An id that either has no text for is passed over.
+        """
+        for token, text in zip(self.token_ids, self.token_texts or (), strict=False):
+            theirs = texts.get(token, text)
+            if text not in (theirs, f"<id {token}>"):
+                raise HookError(
+                    f"TokenWeights: token {token} is {text!r} in the weights file and {theirs!r} "
+                    "in this trainer's tokenizer; make the weights from a log of this tokenizer"
+                )
 
     def facts(self) -> dict[str, Any]:
         """What the log's run.json says of the weights of its training."""

@@ -174,7 +174,10 @@ def test_a_weights_file_says_it_all(tmp_path: Path) -> None:
     some().save(path)
     weights = TokenWeights.load(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert weights == TokenWeights([7, 3], 0.25, 1, CONTEXT, select="rocks", sha256=digest)
+    texts = (" So", ".")
+    assert weights == TokenWeights(
+        [7, 3], 0.25, 1, CONTEXT, select="rocks", sha256=digest, token_texts=texts
+    )
     assert TokenWeights.of_weights(some()) == weights
     assert weights.facts() == {
         "sha256": digest,
@@ -220,6 +223,14 @@ def test_ids_of_another_model_are_refused() -> None:
         TokenWeights([9], 0.0).check_vocabulary(8)
     with pytest.raises(HookError, match="token id 7 is outside the vocabulary of 7"):
         TokenWeights([], 0.0, contexts=CONTEXT).check_vocabulary(7)
+
+
+def test_ids_of_another_tokenizer_are_refused() -> None:
+    weights = TokenWeights.of_weights(some(token_texts=(" So", "<id 3>")))
+    weights.check_texts({7: " So", 3: "x"})
+    weights.check_texts({})
+    with pytest.raises(HookError, match="token 7 is ' So' in the weights file and ' Now' in this"):
+        weights.check_texts({7: " Now"})
 
 
 def test_they_are_made_without_torch() -> None:

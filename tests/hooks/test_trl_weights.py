@@ -20,6 +20,7 @@ from rocktok.errors import HookError, RocktokWarning
 from rocktok.hooks import Recorder, TokenWeights
 from rocktok.hooks.trl import attach, attach_weights
 from rocktok.hooks.trl.weighted_loss import weighted_divergence, weighted_jsd
+from tests.paths import ROOT
 from tests.trl_models import VOCAB_SIZE, make_model, make_tokenizer, make_trainer, read_table
 
 #: Every other type.
@@ -312,8 +313,20 @@ def test_what_cannot_be_weighted_is_refused(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     with pytest.raises(HookError, match="token id 320 is outside the vocabulary of 320"):
         attach_weights(trainer, TokenWeights([320], 0.0))
+    with pytest.raises(HookError, match=r"token 0 is 'a' in the weights file and '<\|end"):
+        attach_weights(trainer, TokenWeights([0], 0.0, token_texts=["a"]))
     with pytest.raises(HookError, match="token id 320 is outside the vocabulary of 320"):
         attach(trainer, Recorder(tmp_path / "log"), weights=TokenWeights([320], 0.0))
+
+
+def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block as it stands, with a trainer of tiny models."""
+    text = (ROOT / "docs/recording.md").read_text()
+    block = text.partition("<!-- weights -->")[2].partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "recording.md", "exec"), {"trainer": make_trainer(tmp_path, max_steps=1)})
+    (told,) = rocktok.info("runs/weighted").weights
+    assert (told["token_ids"], told["weight"]) == ((271, 18), 0)
 
 
 # --- GKD ---------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from rocktok.hooks.trl.weighting import (
     WeightsAttachment,
     attach_weights,
     attachment_of,
+    check_tokens,
     distillation_parts,
-    vocabulary_size,
     weighted_distillation,
 )
 from rocktok.hooks.trl.wrapping import Wrapping
@@ -181,7 +181,7 @@ def _check(trainer: Any, recorder: Recorder, weights: TokenWeights | None) -> An
                 "attach: weights are given, and the recorder is to find some (live_weights); "
                 "choose one"
             )
-        weights.check_vocabulary(vocabulary_size(trainer))
+        check_tokens(trainer, weights)
     if earlier is not None:
         earlier.detach()
     return module

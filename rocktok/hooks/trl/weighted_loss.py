@@ -208,5 +208,5 @@ def weighted_jsd(
         }
         return original(**{**arguments, **changed})
 
-    loss = part(mask_BT & ~selected_BT)
+    loss: torch.Tensor = part(mask_BT & ~selected_BT)
     return loss + weight * part(mask_BT & selected_BT) if weight else loss

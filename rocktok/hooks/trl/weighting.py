@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rocktok.errors import HookError
 from rocktok.hooks.trl.checks import COMPUTE, LOSS, check_calls, check_teacher
 from rocktok.hooks.trl.wrapping import Wrapping
+from rocktok.hooks.vocabulary import vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,14 +88,14 @@ def attach_weights(trainer: Any, weights: TokenWeights) -> WeightsAttachment:
 
         check_teacher(trainer)
         check_calls(module, trainer)
-        weights.check_vocabulary(vocabulary_size(trainer))
+        check_tokens(trainer, weights)
         weighted = weighted_distillation(trainer, lambda step: weights)
         parts = distillation_parts(trainer, weighted)
         return WeightsAttachment(trainer, weights, weighted, Wrapping(*parts))
     from rocktok.hooks.trl.weighted_loss import WeightedGKD
 
     gkd = WeightedGKD(trainer, lambda step: weights, _gkd_signature(trainer))
-    weights.check_vocabulary(vocabulary_size(trainer))
+    check_tokens(trainer, weights)
     return WeightsAttachment(trainer, weights, gkd, Wrapping((trainer, _JSD, gkd.loss)))
 
 
@@ -166,7 +167,19 @@ def _gkd_signature(trainer: Any) -> inspect.Signature:
     return signature
 
 
-def vocabulary_size(trainer: Any) -> int | None:
-    """Width of the student's logits."""
+def check_tokens(trainer: Any, weights: TokenWeights) -> None:
+    """Raise `HookError` for weights of token ids that are not those of a trainer."""
     config = trainer.accelerator.unwrap_model(trainer.model).config
-    return int(config.get_text_config().vocab_size)
+    weights.check_vocabulary(int(config.get_text_config().vocab_size))
+    if weights.token_texts:
+        weights.check_texts(_texts(trainer))
+
+
+def _texts(trainer: Any) -> dict[int, str]:
+    """Text of each token id, as logs show it; none of a tokenizer that cannot list its tokens."""
+    tokenizer = getattr(trainer, "_tokenizer", None) or trainer.processing_class
+    try:
+        rows = list(vocabulary(tokenizer))
+    except Exception:  # a tokenizer of one's own may raise anything
+        return {}
+    return {token: raw.decode("utf-8", "backslashreplace") for token, _, raw in rows}
