@@ -17,7 +17,7 @@ class Settings:
         problems: on which tokens are banned; replaced: the first of these, on which tokens are
             replaced; answered: the first of these, which trained students answer.
         rocks: number of rocks, the first of `detect`; None: all.
-        longest: tokens of an answer at most.
+        longest: tokens of an answer at most; temperature: of its draws, 0: greedy.
         batch_tokens: tokens of a batch of `intervene`.
         seeds: of the trainings, each of which takes `steps` of `batch` rollouts of at most
             `completion` tokens.
@@ -31,6 +31,7 @@ class Settings:
     answered: int = 2000
     rocks: int | None = None
     longest: int = 192
+    temperature: float = 0.0
     batch_tokens: int = 49_152
     seeds: tuple[int, ...] = (1, 2, 3)
     steps: int = 200
@@ -45,7 +46,7 @@ class Settings:
 
 FULL = Settings()
 
-#: Models that have only begun to write, so that rocks and controls stand in their texts.
+#: Models that have only begun to write; drawn, their texts hold rocks, controls and placebos.
 SMOKE = Settings(
     name="experiments-smoke",
     problems=24,
@@ -53,6 +54,7 @@ SMOKE = Settings(
     answered=8,
     rocks=8,
     longest=40,
+    temperature=1.0,
     batch_tokens=4096,
     seeds=(1,),
     steps=1,
@@ -62,7 +64,7 @@ SMOKE = Settings(
     language_rocks=4,
     language_tokens=24,
     recipes={
-        "teacher": models.Recipe(problems.TEACHER, 48, 2, 2, 60, 5e-3, seed=1, batch=16),
-        "student": models.Recipe(problems.STUDENT, 48, 2, 2, 60, 5e-3, seed=2, batch=16),
+        "teacher": models.Recipe(problems.TEACHER, 48, 2, 2, 40, 5e-3, seed=1, batch=16),
+        "student": models.Recipe(problems.STUDENT, 48, 2, 2, 40, 5e-3, seed=2, batch=16),
     },
 )

@@ -77,7 +77,7 @@ def claim_rows(summary: Row) -> Iterable[tuple[str, str, str]]:
                 "more than one in place of another token.",
                 "replacement by the teacher's token at temperature 1; loss and edits of the next "
                 "32 tokens, rocks less placebos",
-                f"{_loss(row)}; {_edits(row)}.",
+                f"{_loss(row)}; {_edits(row, sign=True)}.",
             )
 
 
@@ -91,7 +91,8 @@ def _census_claims(census: Row) -> Iterable[tuple[str, str, str]]:
     yield (
         "Nearly every rock can be banned without an effect (96.5% of the paper's bans are called "
         "neutral).",
-        f"each rock banned on {problems:,} problems, greedy; ±1 point counts as equivalent",
+        f"each rock banned on {problems:,} problems, {_decoding(census)}; within one point counts "
+        "as equivalent",
         f"{_categories(rocks)}; {rocks['never_fired']} are never written.{beside}",
     )
     told = rocks["p_placebo"]
@@ -112,8 +113,8 @@ def _replacement_claims(replacement: Row) -> Iterable[tuple[str, str, str]]:
         yield (
             "Rocks are form: the teacher's token in place of a rock does as well as in place of "
             "another token.",
-            "first such occurrence replaced, greedy; change of the accuracy at rocks less that at "
-            "their controls",
+            f"first such occurrence replaced, {_decoding(replacement)}; change of the accuracy at "
+            "rocks less that at their controls",
             "; ".join(
                 f"{GROUPS[row['control_group']]}: {_interval(row, 'difference', 'ci')} points, "
                 f"p = {row['p_value']:.3g} ({row['pairs']} pairs)"
@@ -126,7 +127,7 @@ def _replacement_claims(replacement: Row) -> Iterable[tuple[str, str, str]]:
         yield (
             "The text behind a replaced rock makes up for it (a referee's objection).",
             "loss and edits of the next 32 tokens against the baseline's, rocks less placebos",
-            f"{_loss(row)}; {_edits(row)}.",
+            f"{_loss(row)}; {_edits(row, sign=True)}.",
         )
 
 
@@ -144,7 +145,7 @@ def _training_claims(training: Row) -> Iterable[tuple[str, str, str]]:
         if rows:
             yield (
                 claim,
-                f"{len(training['seeds'])} trainings each of {training['steps']} steps, "
+                f"{_trainings(training)}; "
                 f"{training['problems']:,} held-out problems: {CONDITIONS[condition]} less "
                 f"{CONDITIONS[reference]}, 95% interval over trainings",
                 "; ".join(f"{row['decoding']} {_over_seeds(row)}" for row in rows) + ".",
@@ -219,7 +220,7 @@ def training_section(training: Row) -> str:
         [
             "## Trained without them\n",
             "Does a student need the loss of rocks? Selections carry as much of the loss as the\n"
-            f"rocks. {len(training['seeds'])} trainings of each, of {training['steps']} steps; "
+            f"rocks{_short(training)}. {_trainings(training)}; "
             f"accuracy on {training['problems']:,} held-out problems,\nand behind it the "
             "difference to no weights in points, with 95% intervals over problems\n(for these "
             "trainings) and over trainings. Step time: CPU time of a step over that\nwithout "
@@ -297,6 +298,8 @@ def _contrast_table(result: Row) -> str:
         ]
         for row in result["contrasts"]
     ]
+    if not rows:
+        return "No rock and its control both act, so that rocks have no controls to compare with.\n"
     return table(("rocks less", "pairs", "difference (points)", "p"), rows)
 
 
@@ -320,13 +323,14 @@ def _thirds_table(result: Row) -> str:
 
 def _after_table(result: Row) -> str:
     rows = [
-        [GROUPS[row["group"]], f"{row['rows']:,}", _loss(row), _edits(row)]
-        for row in result["compensation"]
-        if row["group"] in GROUPS
+        [name, f"{row['rows']:,}", _loss(row), _edits(row)]
+        for group, name in GROUPS.items()
+        if (row := _group(result["compensation"], group)) is not None
     ]
     rows += [
-        [f"rocks less {GROUPS[row['against']]}", "", _loss(row), _edits(row)]
-        for row in result["compensation_contrasts"]
+        [f"rocks less {name}", "", _loss(row), _edits(row, sign=True)]
+        for group, name in GROUPS.items()
+        if (row := _against(result["compensation_contrasts"], group)) is not None
     ]
     return table(("tokens", "places", "change of the loss", "edits"), rows)
 
@@ -336,7 +340,15 @@ def _after_table(result: Row) -> str:
 
 def _asked(result: Row) -> str:
     source = result["sources"][0]
-    return f"{source['problems']:,} problems; accuracy {source['accuracy']:.1%} without."
+    return (
+        f"{source['problems']:,} problems, {_decoding(result)};\naccuracy without intervention "
+        f"{source['accuracy']:.1%}."
+    )
+
+
+def _decoding(result: Row) -> str:
+    temperature = result["sources"][0]["decoding"]["temperature"]
+    return "greedy decoding" if temperature == "greedy" else f"temperature {temperature:g}"
 
 
 def _group(rows: Iterable[Row], group: str) -> Row | None:
@@ -382,13 +394,30 @@ def _loss(row: Row) -> str:
     return _number(row, "loss_change", "nats")
 
 
-def _edits(row: Row) -> str:
-    return _number(row, "edit_after", "of the tokens edited")
+def _edits(row: Row, sign: bool = False) -> str:
+    return _number(row, "edit_after", "of the tokens edited", sign)
 
 
-def _number(row: Row, key: str, unit: str) -> str:
+def _number(row: Row, key: str, unit: str, sign: bool = True) -> str:
     value, low, high = row[key], row[f"{key}_low"], row[f"{key}_high"]
     if value is None:
         return "not recorded"
-    around = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
-    return f"{value:+.3f}{around} {unit}"
+    how = "+.3f" if sign else ".3f"
+    around = "" if low is None or high is None else f" ({low:{how}} to {high:{how}})"
+    return f"{value:{how}}{around} {unit}"
+
+
+def _short(training: Row) -> str:
+    """Which selections carry less of the loss than the rocks, as too few types can be selected."""
+    shares = {row["condition"]: row["loss_share"] for row in training["conditions"]}
+    short = [CONDITIONS[name] for name, share in shares.items()
+             if name != "unweighted" and share < shares["rocks-0"] - 0.01]  # fmt: skip
+    return f", but less where too few types can be selected ({'; '.join(short)})" if short else ""
+
+
+def _trainings(training: Row) -> str:
+    count, steps = len(training["seeds"]), training["steps"]
+    return (
+        f"{count} training{'' if count == 1 else 's'} of each, of {steps} "
+        f"step{'' if steps == 1 else 's'}"
+    )

@@ -208,6 +208,7 @@ def _intervene(
             top=settings.rocks,
             benchmark="toy word problems",
             max_new_tokens=settings.longest,
+            temperature=settings.temperature,
             batch_tokens=settings.batch_tokens,
             device="cpu",
             dtype="float32",

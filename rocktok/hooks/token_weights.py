@@ -197,7 +197,9 @@ class TokenWeights:
             theirs_MK = torch.tensor(window_MK, dtype=around_PK.dtype, device=around_PK.device)
             found = [
                 ((part_PK[:, None] == theirs_MK) & (part_PK[:, None] >= 0)).sum(-1).amax(1)
-                for part_PK in around_PK.split(max(1, _COMPARISONS // max(1, theirs_MK.numel())))
+                for part_PK in torch.split(
+                    around_PK, max(1, _COMPARISONS // max(1, theirs_MK.numel()))
+                )
             ]
             equal_P = torch.cat(found).double()
             # At a text's only token, with windows that look ahead, there is nothing to compare.

@@ -282,11 +282,12 @@ def load_occurrences(
             persistent.setdefault(token_id, []).append(left_K)
             if kept:
                 retained.setdefault(token_id, []).append(left_K)
-    distinct = (
-        {v: np.unique(np.stack(rows), axis=0) for v, rows in part.items()}
-        for part in (retained, persistent)
-    )
-    return Occurrences(*distinct, gamma, width, notes)
+    return Occurrences(_distinct(retained), _distinct(persistent), gamma, width, notes)
+
+
+def _distinct(rows_of_type: dict[int, list[Array]]) -> dict[int, Array]:
+    """Token id → (W, K) distinct rows."""
+    return {v: np.unique(np.stack(rows), axis=0) for v, rows in rows_of_type.items()}
 
 
 def _right_aligned(left: Sequence[int | None], width: int) -> Array:
@@ -305,10 +306,12 @@ def _gamma(parameters: dict[str, Any], given: float | None) -> tuple[float, tupl
     kind, value = parameters.get("similarity"), parameters.get("min_similarity")
     if value is None:
         value = parameters.get("gamma")
-    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
-    if kind == "positional" and known:
-        return float(value), ()
-    gamma = float(value) if known and kind in ("surprisal", "bag", "jaccard") else 0.5
+    known = None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        known = float(value)
+    if kind == "positional" and known is not None:
+        return known, ()
+    gamma = known if known is not None and kind in ("surprisal", "bag", "jaccard") else 0.5
     return gamma, (
         f"the occurrences were retained by similarity {kind or 'unknown'}; the ban matches the "
         f"tokens before a place offset by offset, at {gamma:g} (--min-similarity changes it)",

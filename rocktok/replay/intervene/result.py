@@ -114,4 +114,4 @@ class Intervened:
 
         shown = self.table.assign(token=[repr(row.token) for row in self.arms])
         said = "".join(f"<p>{escape(line)}</p>" for line in (*self.answer(), *self.notes))
-        return f"<div>{said}{shown.to_html(index=False, float_format='%.4f')}</div>"
+        return f"<div>{said}{shown.to_html(index=False, float_format='{:.4f}'.format)}</div>"

@@ -201,12 +201,16 @@ def intervene(
     device = usable_device(device)
     names = expanded(student), None if teacher is None else expanded(teacher)
     models = models_of(*names)
-    about_vocab = {"vocab": models.vocab.identity, "student": names[0]}
-    candidates = load_candidates(rocks, controls, size=models.shared, top=top, **about_vocab)
+    vocab = models.vocab.identity
+    candidates = load_candidates(
+        rocks, controls, size=models.shared, top=top, vocab=vocab, student=names[0]
+    )
     found = None
     if occurrences is not None and IN_CONTEXT in options.modes:
         wanted = [*candidates.rocks, *(one.token_id for one in candidates.controls)]
-        found = load_occurrences(occurrences, wanted, min_similarity=min_similarity, **about_vocab)
+        found = load_occurrences(
+            occurrences, wanted, min_similarity=min_similarity, vocab=vocab, student=names[0]
+        )
     longest = None if models.longest is None else max(0, models.longest - max_new_tokens)
     prompts = encode_prompts(
         asked, models.tokenizer, chat=chat, size=models.shared, longest=longest
@@ -318,7 +322,10 @@ def _result(
         len(base_N),
         tuple(float(one.correct_N.mean()) for one in baselines),
         tuple(rows),
-        tuple(Skipped(**{"control_of": None, **row}) for row in never),
+        tuple(
+            Skipped(row["arm"], row["token_id"], row["mode"], row["group"], row.get("control_of"))
+            for row in never
+        ),
         tuple(notes),
     )
 

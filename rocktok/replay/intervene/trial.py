@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,7 +137,7 @@ class Trial:
         length_N = [len(self.prompt(case)) for case in range(len(self.cases))]
         for number, batch in enumerate(self.batches(range(len(self.cases)), length_N)):
             name = f"baseline-{replicate + 1}-{number:05d}"
-            part = self.work.part(name, lambda b=batch: self._write(b, replicate, scored))
+            part = self.work.part(name, partial(self._write, batch, replicate, scored))
             for case, text_T in zip(batch, _split(part, "text"), strict=True):
                 texts[case] = text_T
                 correct_N[case] = self.is_correct(self.cases[case].problem, text_T)
@@ -193,7 +194,7 @@ class Trial:
         for number, batch in enumerate(self.batches(fired, length_N)):
             part = self.work.part(
                 f"{stem}-{number:05d}",
-                lambda b=batch: self._act(plan, baseline, b, first_N[b]),
+                partial(self._act, plan, baseline, batch, first_N[batch]),
             )
             for case, text_T in zip(batch, _split(part, "text"), strict=True):
                 acted.correct_N[case] = self.is_correct(self.cases[case].problem, text_T)
