@@ -35,7 +35,7 @@ def _directory(context: click.Context, parameter: click.Parameter, name: str | N
     "--open/--no-open",
     "show",
     default=True,
-    help="Open the report in the browser, where there is a display.  [default: open]",
+    help="Open the report in the browser, where there is a display. Default: --open.",
 )
 @click.option(
     "--log-only",

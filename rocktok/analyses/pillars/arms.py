@@ -56,7 +56,7 @@ class Benchmark:
     @classmethod
     def of(cls, name: str, outcomes: Outcomes, params: PillarsParams) -> Benchmark:
         """Tell apart the arms that fired."""
-        fired_A: Array = outcomes.columns["fired"].any(axis=(1, 2))
+        fired_A: Array = np.logical_or.reduce(outcomes.columns["fired"], axis=(1, 2))
         own = range(outcomes.baselines, len(outcomes.arms))
         silent = [outcomes.arms[a] for a in own if not fired_A[a]]
         dropped = [(arm.mode, arm.group) for arm in silent]
