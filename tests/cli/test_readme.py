@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import shlex
 from collections.abc import Iterator
@@ -56,6 +57,14 @@ def test_what_is_shown_is_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> No
     for block in shown:
         line, _, output = block.partition("\n")
         assert run_command(*shlex.split(line)[2:]) == (0, output, "")
+
+
+def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    monkeypatch.chdir(tmp_path)
+    how = doctest.NORMALIZE_WHITESPACE
+    tutorial = str(ROOT / "docs" / "tutorial.md")
+    assert doctest.testfile(tutorial, module_relative=False, optionflags=how) == (0, 25)
 
 
 def test_every_command_is_shown() -> None:
