@@ -85,7 +85,9 @@ class Totals(TypedDict):
     """Of all types, but `retained` of the rocks; None without persistence.
 
     `tests`: m of the false discovery rate; `tested`: types with enough persistent occurrences;
-    `untested_loss_share`: of all others. None by another rule than "tested".
+    `hard`: of these, those that are persistently hard beyond chance, in whatever contexts;
+    `untested_loss_share`: of all others; `text_wanted`: how many times as much text until types
+    with half of the loss are testable. None by another rule than "tested".
     """
 
     sequences: int
@@ -96,7 +98,9 @@ class Totals(TypedDict):
     unpaired_sequences: int | None
     tests: int | None
     tested: int | None
+    hard: int | None
     untested_loss_share: float | None
+    text_wanted: float | None
     replication: ReplicationRow | None
 
 

@@ -59,9 +59,11 @@ def opening(result: DetectResult) -> list[str]:
     if rocks:
         return [_carried(result), *_how_sure(result)]
     types = counted(result.totals["tested"] or 0, "tested type")
+    hard = result.totals["hard"]
+    beside = f" Of these, {count(hard)} {'is' if hard == 1 else 'are'} hard" if hard else ""
     return [
         f"No rock tokens: none of {types} is persistently hard in recurring contexts beyond "
-        "chance.",
+        f"chance.{beside and beside + ' beyond chance, in contexts that do not recur.'}",
         *_how_sure(result),
     ]
 
@@ -170,6 +172,14 @@ def _how_sure(result: DetectResult) -> list[str]:
         f"{counted(totals['tests'] or 0, 'type')} in enough prompts could be tested; untested "
         f"types carry {percent(totals['untested_loss_share'])} of the loss."
     )
+    wanted = totals["text_wanted"]
+    if wanted is not None and wanted > 1:
+        line += (
+            f" To test types with half of the loss takes about {wanted:.2g} times as much text."
+            if wanted < _MUCH_TEXT
+            else f" To test types with half of the loss takes more than {_MUCH_TEXT} times as much "
+            "text."
+        )
     again = totals["replication"]
     if again is not None and again["share"] is not None:
         line += (
@@ -272,6 +282,9 @@ _INSTEAD = "teacher wrote instead"
 _OTHERS = 2
 
 #: Columns of a screen from which there is room for its whole heading.
+#: Times as much text beyond which growth foretells nothing.
+_MUCH_TEXT = 100
+
 _ROOMY = 100
 
 #: Name of a column → its cells.

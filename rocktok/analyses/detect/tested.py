@@ -33,6 +33,13 @@ MIN_RETAINED = 0.10
 MIN_HARDNESS = 1.5
 #: False discovery rate of the default call.
 FDR = 0.05
+#: Share of the loss whose types should be testable before a log without rocks says much.
+WANTED_SHARE = 0.5
+#: Parts of the prompts from which growth is measured: quarters, then halves.
+PARTS = 4
+#: Growth of the testable share for each doubling of the text below which nothing is foretold.
+_LEAST_GROWTH = 0.01
+
 #: Prompts of the other half that must hold a rock for it to be looked for there.
 REPLICATION_PROMPTS = 3
 
@@ -47,6 +54,8 @@ class HardTests:
         hardness: votes over expected votes; infinite where none were expected.
         p_hard: chance of as many votes, or more.
         testable: enough persistent occurrences, in enough prompts.
+        testable_in: (T, 2) shares of the quarters, and of the halves, of the prompts that would be
+            enough alone.
     """
 
     token_T: Array
@@ -54,6 +63,7 @@ class HardTests:
     hardness: Array
     p_hard: Array
     testable: Array
+    testable_in: Array
 
     @property
     def among(self) -> Array:
@@ -82,9 +92,13 @@ def hard_tests(votes: Votes, *, all_types: bool = False, compiled: bool = False)
     votes_T = np.bincount(type_E, votes.hard_E[voting] / votes.rows_E[voting], types)
     expected_T = np.bincount(type_E, chance_E, types)
     hard_pairs = votes.hard_E > 0
-    persistent_T = np.bincount(votes.type_E, votes.hard_E, types)
-    hard_prompts_T = np.bincount(votes.type_E[hard_pairs], minlength=types)
-    testable_T = (persistent_T >= MIN_PERSISTENT) & (hard_prompts_T >= MIN_PROMPTS)
+    # Clusters are in the order of hashes: each fourth is as good as drawn.
+    part_E = votes.type_E * PARTS + votes.cluster_E % PARTS
+    persistent_TQ = np.bincount(part_E, votes.hard_E, types * PARTS).reshape(-1, PARTS)
+    prompts_TQ = np.bincount(part_E[hard_pairs], minlength=types * PARTS).reshape(-1, PARTS)
+    testable_T = _enough(persistent_TQ.sum(axis=1), prompts_TQ.sum(axis=1))
+    halves = persistent_TQ[:, :2] + persistent_TQ[:, 2:], prompts_TQ[:, :2] + prompts_TQ[:, 2:]
+    shares = [_enough(*part).mean(axis=1) for part in ((persistent_TQ, prompts_TQ), halves)]
     wanted_T = np.ones(types, dtype=bool) if all_types else testable_T
     p_hard_T = np.full(types, np.nan)
     p_hard_T[wanted_T] = tails(
@@ -101,7 +115,31 @@ def hard_tests(votes: Votes, *, all_types: bool = False, compiled: bool = False)
         hardness_T,
         p_hard_T,
         testable_T,
+        np.stack(shares, axis=1),
     )
+
+
+def _enough(persistent: Array, prompts: Array) -> Array:
+    enough: Array = (persistent >= MIN_PERSISTENT) & (prompts >= MIN_PROMPTS)
+    return enough
+
+
+def text_wanted(hard: HardTests, loss_T: Array) -> float | None:
+    """How many times as much text until types with half of the loss are testable.
+
+    1 where they are; None where the share of the loss in testable types does not grow from a
+    quarter of the prompts to all of them. It is taken to go on growing as it did, by so much for
+    each doubling.
+    """
+    total = float(loss_T.sum())
+    if total <= 0:
+        return None
+    share = float(loss_T[hard.testable].sum()) / total
+    if share >= WANTED_SHARE:
+        return 1.0
+    quarter = float(loss_T @ hard.testable_in[:, 0]) / total
+    growth = (share - quarter) / np.log2(PARTS)
+    return float(2 ** ((WANTED_SHARE - share) / growth)) if growth >= _LEAST_GROWTH else None
 
 
 def _q_values(p_T: Array, among_T: Array) -> Array:

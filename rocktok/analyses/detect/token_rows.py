@@ -34,7 +34,7 @@ from rocktok.analyses.detect.result import (
     TestedColumns,
     ThresholdRow,
 )
-from rocktok.analyses.detect.tested import Replication
+from rocktok.analyses.detect.tested import Replication, text_wanted
 from rocktok.stats.intervals import FEW_PROMPTS
 from rocktok.stats.sums import SequenceCounts
 
@@ -115,7 +115,7 @@ def make_result(
             "persistent": None if persistent_T is None else int(persistent_T.sum()),
             "retained": None if persistent_T is None else retained,
             "unpaired_sequences": unpaired,
-            **_tests(types, total),
+            **_tests(types, params, total),
             "replication": None
             if replication is None
             else {
@@ -260,18 +260,23 @@ def _tested(types: TypeTable, index: int, beside: _Beside | None) -> TestedColum
 class _Tests(TypedDict):
     tests: int | None
     tested: int | None
+    hard: int | None
     untested_loss_share: float | None
+    text_wanted: float | None
 
 
-def _tests(types: TypeTable, total: float) -> _Tests:
+def _tests(types: TypeTable, params: DetectParams, total: float) -> _Tests:
     tested = types.tested
     if tested is None:
-        return {"tests": None, "tested": None, "untested_loss_share": None}
+        return cast(_Tests, dict.fromkeys(_Tests.__annotations__))
+    hard_T = tested.hard.worth_judging(params.fdr) & tested.hard.testable
     untested = float(types.loss_T[~tested.tested].sum())
     return {
         "tests": tested.tests,
         "tested": int(tested.tested.sum()),
+        "hard": int((hard_T & (tested.hard.hardness >= params.min_hardness)).sum()),
         "untested_loss_share": untested / total if total else None,
+        "text_wanted": text_wanted(tested.hard, types.loss_T),
     }
 
 

@@ -114,7 +114,7 @@ def test_keywords_have_the_defaults_of_the_options(
     options, defaults = _options(*params), _defaults(function)
     assert {name: defaults[name] for name in options} == options
     beside = {"log", "embeddings", "engine", "half", "only", "lifts", "clusters", "tell"}
-    beside |= {"replication"}
+    beside |= {"replication", "outcomes"}
     assert set(defaults) - set(options) <= beside
 
 

@@ -459,6 +459,7 @@ def test_what_is_not_worth_judging_changes_no_rock_and_no_q_of_one() -> None:
             np.full(types, 2.0),
             p_hard,
             rng.random(types) < 0.9,
+            np.zeros((types, 2)),
         )
         contexts = {
             place: tested.Recurrence(20, 10, 9, float(rng.uniform(0, 5)), True, 10.0)
@@ -500,6 +501,7 @@ def test_replication_by_hand() -> None:
         np.array([1.5, 9.0, 1.4, 9.0]),
         np.ones(4),
         np.ones(4, bool),
+        np.ones((4, 2)),
     )
     # 4 is in too few prompts, 5 in none; of 2 and 6 only 2 is hard.
     assert tested.replication(np.array([2, 4, 5, 6]), other) == tested.Replication(4, 2, 1)
@@ -532,3 +534,34 @@ def test_losses_of_any_size_keep_their_order() -> None:
     expected = sums_of([batch]).expected()
     loss_by_type = dict(zip(expected.token_T.tolist(), expected.loss_T.tolist(), strict=True))
     assert all(loss_by_type[largest] > loss_by_type[other] > 0 for other in others)
+
+
+def test_how_much_more_text_by_hand() -> None:
+    """Type 0 is testable in every quarter, 1 in one of the halves, 2 in the whole, 3 never."""
+    hard = tested.HardTests(
+        np.arange(4), np.full(4, 9), np.ones(4), np.ones(4), np.array([True, True, True, False]),
+        np.array([[1.0, 1.0], [0.0, 0.5], [0.0, 0.0], [0.0, 0.0]]),
+    )  # fmt: skip
+    # 10% in a quarter, 30% in all: 10 points for each doubling, and two more doublings to go.
+    assert tested.text_wanted(hard, np.array([10.0, 10.0, 10.0, 70.0])) == pytest.approx(4.0)
+    assert tested.text_wanted(hard, np.array([10.0, 10.0, 30.0, 50.0])) == 1.0
+    assert tested.text_wanted(hard, np.array([30.0, 0.0, 0.0, 70.0])) is None
+    assert tested.text_wanted(hard, np.zeros(4)) is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_parts_of_the_prompts_are_as_logs_of_these(seed: int) -> None:
+    batch = random_batch(seed)
+    sums = sums_of([batch])
+    votes = sums.expected().all_votes()
+    found = tested.hard_tests(votes)
+    wanted_TP = np.zeros((len(votes.token_T), 2))
+    for column, parts in ((0, 4), (1, 2)):
+        for part in range(parts):
+            here = votes.cluster_E % parts == part
+            for place in range(len(votes.token_T)):
+                mine = here & (votes.type_E == place)
+                enough = votes.hard_E[mine].sum() >= 5 and (votes.hard_E[mine] > 0).sum() >= 5
+                wanted_TP[place, column] += enough / parts
+    np.testing.assert_array_equal(found.testable_in, wanted_TP)
