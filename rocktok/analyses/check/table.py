@@ -52,7 +52,9 @@ def _sentence(one: Finding) -> str:
     interval = ""
     low, high, level = one["low"], one["high"], one["level"]
     if low is not None and high is not None and level is not None and one["severity"] != "ok":
-        interval = f" [{level:.0%}: {low:.3g} to {high:.3g}]"
+        # As the text has them: shares in percent.
+        ends = (f"{end:.1%}" if "share" in one["measure"] else f"{end:.3g}" for end in (low, high))
+        interval = f" [{level:.0%}: {' to '.join(ends)}]"
     text = f"{one['text']}{interval}"
     return f"{text} → {one['remedy']}" if one["remedy"] else text
 
