@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from rocktok.log import LogWriter
 
@@ -99,3 +102,15 @@ def write_by_hand(path: Path, batch: dict[str, Any], name: str = "a", table: str
 def shards(path: Path, table: str = "fixed") -> list[Path]:
     """A log's shards of a table, in order."""
     return sorted((path / table).rglob("*.parquet"))
+
+
+def bare_copy(log: Path, target: Path, tables: Sequence[str]) -> None:
+    """Some tables of a log as somebody's own Parquet files: nothing says whose shards they are."""
+    for table in tables:
+        (target / table).mkdir(parents=True)
+        for shard in (log / table).rglob("*.parquet"):
+            bare = pq.read_table(shard).replace_schema_metadata()
+            name = str(shard.relative_to(log / table)).replace("/", "-")
+            pq.write_table(bare, target / table / name)
+    for name in ("run.json", "vocab.parquet"):
+        shutil.copy(log / name, target / name)

@@ -44,10 +44,7 @@ def _directory(context: click.Context, parameter: click.Parameter, name: str | N
     help="Copy the log to a new directory, and make no report.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing report.")
-@click.option("-q", "--quiet", is_flag=True, help="Print no notes on stderr.")
-def demo_command(
-    output: Path | None, show: bool, log_only: Path | None, force: bool, quiet: bool
-) -> None:
+def demo_command(output: Path | None, show: bool, log_only: Path | None, force: bool) -> None:
     """Make the report of a log that ships with rocktok, and open it in the browser.
 
     The log is a small extract of a real distillation. Nothing is downloaded.
@@ -59,14 +56,14 @@ def demo_command(
             raise UsageError("--log-only makes no report; leave out --output")
         _copy(log_only)
         return
-    page = _report(output, force=force, quiet=quiet) / "report.html"
+    page = _report(output, force=force) / "report.html"
     if show and _has_display():
         import webbrowser
 
         webbrowser.open(page.resolve().as_uri())
 
 
-def _report(output: Path | None, *, force: bool, quiet: bool) -> Path:
+def _report(output: Path | None, *, force: bool) -> Path:
     """Write the report as `rocktok report` does; returns its directory."""
     import tempfile
 
@@ -75,7 +72,9 @@ def _report(output: Path | None, *, force: bool, quiet: bool) -> Path:
 
     log = demo_path()
     folder = output or Path(tempfile.mkdtemp(prefix="rocktok-demo-"))
-    flags = [*(["--force"] if force else ()), *(["--quiet"] if quiet else ())]
+    # Its notes are on the page, too.
+    flags = ["--quiet", *(["--force"] if force else ())]
+    click.echo("rocktok: making the report of the log that ships with rocktok …", err=True)
     arguments = ["--output", str(folder), *flags, "--", str(log)]
     report_command.main(arguments, prog_name="rocktok demo", standalone_mode=False)
     return folder

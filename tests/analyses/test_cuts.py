@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 import rocktok
 from rocktok.log import tasks
+from tests.logs import bare_copy
 from tests.paths import SAMPLE
 
 #: Of a log, not of its numbers.
@@ -37,9 +37,8 @@ def cut(target: Path, shards: int, group: int | None) -> Path:
     log = rocktok.open(SAMPLE)
     complete = log.complete_steps("fixed")
     steps = [complete[0], complete[len(complete) // 2], complete[-1]]
-    (target / "fixed").mkdir(parents=True)
-    for name in ("run.json", "vocab.parquet", "sequences"):
-        (shutil.copytree if (SAMPLE / name).is_dir() else shutil.copy)(SAMPLE / name, target / name)
+    bare_copy(SAMPLE, target, ("sequences",))
+    (target / "fixed").mkdir()
     table = pa.concat_tables(pq.read_table(SAMPLE / s.path) for s in log.shards("fixed"))
     frame = table.to_pandas().sort_values(["step", "sequence_id", "position"])
     frame = frame[frame["step"].isin(steps)].copy()

@@ -86,13 +86,13 @@ def test_a_browser_is_opened_where_there_is_a_display(
     monkeypatch.setenv("DISPLAY", ":0")
     assert run_command("demo", "-o", out, "--no-open")[0] == 0
     assert opened == []
-    assert run_command("demo", "-o", out, "--force", "-q")[0] == 0
+    assert run_command("demo", "-o", out, "--force")[0] == 0
     assert opened == [(out / "report.html").as_uri()]
     log = str(shipped.demo_path())
     assert no_report == [
-        ["--output", str(out), "--", log],
-        ["--output", str(out), "--", log],
-        ["--output", str(out), "--force", "--quiet", "--", log],
+        ["--output", str(out), "--quiet", "--", log],
+        ["--output", str(out), "--quiet", "--", log],
+        ["--output", str(out), "--quiet", "--force", "--", log],
     ]
     monkeypatch.delenv("DISPLAY")
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -120,7 +120,7 @@ def test_the_report_is_whole_and_asks_for_no_network(
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     out = tmp_path / "report"
-    code, printed, _ = run_command("demo", "-o", out, "--no-open", "-q")
+    code, printed, _ = run_command("demo", "-o", out, "--no-open")
     assert code == 0
     assert printed.splitlines()[-1] == str(out / "report.html")
     content = json.loads((out / "report.json").read_text())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from rocktok.report.positions import BINS, LossByPosition
 from rocktok.report.result import ReportResult
 from rocktok.report.sequences import DrawnSequences, SequenceRows
 from rocktok.report.text_view import choose
-from tests.logs import RUN, rows, sequence_rows, write_by_hand, write_log
+from tests.logs import RUN, bare_copy, rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
 from tests.processes import run_command as run
 from tests.report.samples import sample_files, sample_report
@@ -563,8 +562,7 @@ def test_a_log_without_gradients(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_log_without_gradient_sums(tmp_path: Path) -> None:
-    absent = shutil.ignore_patterns("gradients", "manifest", "attempts")
-    shutil.copytree(SAMPLE, tmp_path / "log", ignore=absent)
+    bare_copy(SAMPLE, tmp_path / "log", ("fixed", "rollout", "sequences"))
     content, _ = _lacks(tmp_path / "log", lifts=False)
     assert [row["what"] for row in content["missing"]] == ["gradient directions"]
     assert content["figures"]["gradient_norm"]["measure"] == "mean_grad_norm"
