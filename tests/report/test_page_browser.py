@@ -320,7 +320,7 @@ def test_without_javascript(browser: Any, sample_page: bytes, tmp_path: Path) ->
     page = context.new_page()
     page.goto(path.as_uri())
     assert page.locator("#token-rows tr.type").count() > 100
-    assert page.locator("figure .drawing > svg").count() == 14
+    assert page.locator("figure .drawing > svg").count() == 15
     # What a rock's row unfolds is there, and its address leads to it.
     assert page.locator(".more .contexts").first.is_visible()
     page.locator(".chip").nth(1).click()
