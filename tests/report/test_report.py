@@ -391,7 +391,7 @@ def test_own_clusters_come_first() -> None:
 
 def test_files(files: dict[str, bytes], sample: ReportResult) -> None:
     assert {name for name in files if "/" not in name} == {"report.html", "report.json"}
-    assert len([name for name in files if name.startswith("figures/")]) == 14
+    assert len([name for name in files if name.startswith("figures/")]) == 15
     assert all(files[n].startswith(b"<?xml") for n in files if n.startswith("figures/"))
     assert len(files["report.html"]) < 3_000_000
     content = json.loads(files["report.json"])
