@@ -29,7 +29,7 @@ from rocktok.report.text_view import choose
 from tests.logs import RUN, bare_copy, rows, sequence_rows, write_by_hand, write_log
 from tests.paths import SAMPLE
 from tests.processes import run_command as run
-from tests.report.samples import sample_files, sample_report
+from tests.report.samples import report_anew, sample_files, sample_report
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_the_density_counts_every_sequence(sample: ReportResult) -> None:
 @pytest.mark.long
 def test_threads_change_nothing(files: dict[str, bytes], sample: ReportResult) -> None:
     with Engine(3) as engine:
-        again = report(rocktok.open(SAMPLE), replicates=200, engine=engine)
+        again = report_anew(engine)
     assert render_report(again) == files
 
 
