@@ -450,7 +450,7 @@ def test_the_same_bytes_in_other_processes(sample: ReportResult, files: dict[str
     alike = {**files, "report.html": render_report(sample, again_in)["report.html"]}
     for name, data in alike.items():
         assert again[name] == data, name
-    assert len([n for n in again if n.endswith(".pdf")]) == 14
+    assert len([n for n in again if n.endswith(".pdf")]) == 15
     here = Drawing(("pdf",))
     here.add("ccr", json.loads(files["report.json"])["figures"]["ccr"])
     assert here.drawn()["ccr"]["pdf"] == again["figures/ccr.pdf"]
