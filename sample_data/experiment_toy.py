@@ -43,16 +43,14 @@ def made(work: Path, folder: Path, settings: Settings, log: Path | None) -> Toy:
     """The models, made by make.py's stages unless they are there. `log`: another one for rocks."""
     if settings.recipes is not None:
         return rehearsed(folder, settings.recipes, log)
-    if not (work / "distilled-again" / "figures.json").exists():
-        click.echo(f"{work}: does not hold the models of make.py, which are made first")
-        make.run(work, folder / "sample")
-    again = work / "distilled-again"
+    # The second distillation of make.py adds gradients, of which nothing is used here.
+    distilled = make.distil_once(work, record=True)
     return Toy(
         work / "tokenizer",
         work / "teacher",
         work / "student",
-        again / "student",
-        log or again / "log",
+        distilled / "student",
+        log or distilled / "log",
     )
 
 

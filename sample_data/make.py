@@ -251,13 +251,19 @@ def main(work: Path | None, target: Path, force: bool, no_record: bool, threads:
         run(work, None if no_record else target)
 
 
-def run(work: Path, target: Path | None) -> None:
-    """All stages in order; without a ``target`` nothing is recorded."""
+def distil_once(work: Path, record: bool) -> Path:
+    """The models and a first distillation; where it is."""
     stage(work / "tokenizer", models.make_tokenizer)
     for name in models.RECIPES:
         stage(work / name, partial(make_model, name, work))
-    distilled = work / ("distilled" if target else "distilled-unrecorded")
-    stage(distilled, partial(distil, work, target is not None, None))
+    distilled = work / ("distilled" if record else "distilled-unrecorded")
+    stage(distilled, partial(distil, work, record, None))
+    return distilled
+
+
+def run(work: Path, target: Path | None) -> None:
+    """All stages in order; without a ``target`` nothing is recorded."""
+    distilled = distil_once(work, record=target is not None)
     if target:
         # Which types are rocks is known only at the end. The second run is the first over again,
         # as neither the seed nor the recorder changes anything.
