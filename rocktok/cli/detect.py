@@ -63,7 +63,7 @@ def detect_command(
     tau_pre: float | None,
     tau_post: float | Literal["same"] | None,
     persistence: str,
-    window: int,
+    window: int | None,
     similarity: str,
     partners: str,
     gamma: float | Literal["auto"],

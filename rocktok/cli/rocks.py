@@ -93,17 +93,17 @@ _OPTIONS = (
     click.option(
         "--window",
         type=int,
-        default=8,
-        show_default=True,
-        help="Tokens on each side of an occurrence.",
+        help="Tokens on each side of an occurrence. Default: 8. Given, similarity auto compares "
+        "windows.",
     ),
     click.option(
         "--similarity",
-        type=_choice("surprisal", "bag", "jaccard", "positional", "embedding", "hidden"),
-        default="surprisal",
+        type=_choice("auto", "surprisal", "bag", "jaccard", "positional", "embedding", "hidden"),
+        default="auto",
         show_default=True,
-        help="Similarity of two contexts. surprisal: cosine of windows, weighted by token rarity. "
-        "hidden: cosine of the teacher's hidden states before the tokens.",
+        help="Similarity of two contexts. auto: hidden where the log has contexts/, else "
+        "surprisal. hidden: cosine of the teacher's hidden states before the tokens. surprisal: "
+        "cosine of windows, weighted by token rarity.",
     ),
     click.option(
         "--partners",
@@ -121,7 +121,7 @@ _OPTIONS = (
         default="auto",
         show_default=True,
         help="Minimum similarity for two contexts to match. auto: 0.5; for hidden, the 95% "
-        "quantile of random pairs of positions.",
+        "quantile of random pairs of positions. With a number, similarity auto compares windows.",
     ),
     click.option(
         "--min-partner-share",

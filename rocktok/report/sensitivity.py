@@ -145,7 +145,7 @@ def settings(
 
 def setting_of(params: DetectParams) -> Setting:
     """The setting that `detect` used."""
-    far = distances(params.window)[0] if params.eta == "auto" else None
+    far = distances(params.window_size)[0] if params.eta == "auto" else None
     return Setting(_gamma(params), params.eta, far)
 
 
@@ -187,7 +187,7 @@ def windows_of(detection: Detection, indices: list[int]) -> PersistentWindows:
     # The page shows the surrounding text whichever similarity is in use.
     contents = tuple(sorted({CONTENTS[0], contents_of(params.similarity)}))
     return PersistentWindows(
-        detection.thresholds, params.window, params.seed, limit_V, contents=contents
+        detection.thresholds, params.window_size, params.seed, limit_V, contents=contents
     )
 
 
@@ -198,7 +198,7 @@ def judge_types(
     if detection.contexts is None:
         return {}
     rule, null, params = detection.contexts.rule, detection.contexts.null, detection.params
-    near = distances(params.window)
+    near = distances(params.window_size)
     grid = settings(_gamma(params), params.eta, near, gammas_of(detection))
     own, least = setting_of(params), min(setting.gamma for setting in grid)
     similarity = rule.similarity.at(least)
@@ -288,7 +288,7 @@ def grid_rows(
     """
     in_use, own = _rocks(types, params, analysis.scores(types)), setting_of(params)
     rows: list[SensitivityRow] = []
-    for setting in settings(_gamma(params), params.eta, distances(params.window), gammas):
+    for setting in settings(_gamma(params), params.eta, distances(params.window_size), gammas):
         rocks = in_use if setting == own else rocks_at(setting, types, params, shares)
         untested = types.tested is not None and setting.eta != "auto"
         union = len(rocks | in_use)

@@ -204,7 +204,7 @@ class Contexts:
         limit_V = sample_limits(persistent, self._sample_size, self._is_sampled)
         collect = PersistentWindows(
             choice,
-            self.params.window,
+            self.params.window_size,
             self.params.seed,
             limit_V,
             contents=(self.rule.similarity.contents,),
@@ -249,7 +249,7 @@ class Contexts:
             draws, ours = nulls[v], self.rule.windows(rows)
             compared[v] = ours if draws is None else ours.joined(draws[0])
         partners = PartnerCounts(
-            choice, self.params.window, self.params.seed, self.rule.on_workers(), compared
+            choice, self.params.window_size, self.params.seed, self.rule.on_workers(), compared
         )
         self.engine.run(self.source, partners)
         by_token = {}
@@ -296,9 +296,9 @@ def judge_contexts(
     rows, sketched = int(count_V.sum()), params.similarity == "hidden"
     draw = null or params.eta == "auto"
     hard = HardCounts(thresholds)
-    pool = Pool(params.seed, 2 * params.window, total=rows, sketched=sketched)
+    pool = Pool(params.seed, 2 * params.window_size, total=rows, sketched=sketched)
     collect = PersistentWindows(
-        thresholds, params.window, params.seed, contents=(contents_of(params.similarity),)
+        thresholds, params.window_size, params.seed, contents=(contents_of(params.similarity),)
     )
     sketches = SketchCount()
     small = rows <= ROUND_WINDOWS
@@ -336,12 +336,12 @@ def judge_contexts(
     similarity = Similarity(
         params.similarity,
         gamma,
-        2 * params.window,
+        2 * params.window_size,
         contexts.surprisal(count_V),
         embeddings,
         engine.jobs,
     )
-    null_pool = Null(pool.result(), free, params.window, params.partners) if draw else None
+    null_pool = Null(pool.result(), free, params.window_size, params.partners) if draw else None
     hardness = None if sums is None else hardness_of(sums, votes)
     if hardness is not None and null_pool is not None:
         hardness = hardness.where(null_pool.judgeable(hardness.tests.token_T))
@@ -382,10 +382,10 @@ def _free_pools(types: TypeTable, params: DetectParams, pool: Pool) -> FreePools
     scarce_T = scarce_types(pool.result(), types.token_T) & (types.persistent_T > 0)
     if not scarce_T.any():
         return None
-    near = distances(params.window)
+    near = distances(params.window_size)
     return FreePools(
         params.seed,
-        2 * params.window,
+        2 * params.window_size,
         types.token_T[scarce_T].tolist(),
         near,
         DRAWS,

@@ -41,6 +41,9 @@ def params_of(result: DetectResult) -> DetectParams:
     """The options that a result was found with."""
     names = {field.name for field in fields(DetectParams)}
     given = {name: value for name, value in result.params.items() if name in names}
+    if result.params["similarity"] == "auto":
+        # Nothing was compared. The default, filled in, would say that windows are.
+        del given["window"]
     return DetectParams(**given)  # type: ignore[arg-type]
 
 

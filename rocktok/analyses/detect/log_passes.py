@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.detect import auto
 from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.clusters import Clusters, PromptList, choose_clusters
 from rocktok.analyses.detect.context_passes import (
@@ -24,6 +25,7 @@ from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.tested import Replication, replication
+from rocktok.analyses.detect.windows import SketchCount
 from rocktok.analyses.run import Run
 from rocktok.engine.choose import PrePost
 from rocktok.engine.source import DERIVABLE, Source
@@ -44,7 +46,8 @@ class Counts:
 
     `clusters`: prompts that vote, where rocks are tested. `upper`: column → upper halves of the
     histogram that gives its quantile. `unpaired`: sequences that stand at one of two steps only.
-    `unlisted`: those that are not in sequences/.
+    `unlisted`: those that are not in sequences/. `sketches`: where similarity "auto" may stand for
+    hidden states, how many positions have one.
     """
 
     types: TypeTable
@@ -54,6 +57,7 @@ class Counts:
     upper: dict[str, Histogram]
     unpaired: int
     unlisted: int
+    sketches: SketchCount | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,10 @@ class LogPasses:
         tests = self.params.tests and self.steps.pre is not None
         upper = {name: Histogram(name, compiled=compiled) for name in self._quantiles()}
         listed = [prompts] if tests else []
-        read = self.run.engine.run(self.source, sums, sizes, *listed, *upper.values())
+        undecided = self.params.similarity == "auto" and not self.params.of_windows
+        sketches = SketchCount() if undecided and self._has_contexts else None
+        counted = [] if sketches is None else [sketches]
+        read = self.run.engine.run(self.source, sums, sizes, *listed, *upper.values(), *counted)
         if sizes.rows == 0:
             raise LogError(
                 f"{self.run.log.name}: no sequence of {self.run.table}/ is scored at both step "
@@ -95,7 +102,20 @@ class LogPasses:
         clusters = None
         if tests:
             clusters = choose_clusters(prompts.result(), sums.count_V, self.run.seed)
-        return Counts(types, sums.count_V, clusters, sizes, upper, read.unpaired, read.unlisted)
+        return Counts(
+            types, sums.count_V, clusters, sizes, upper, read.unpaired, read.unlisted, sketches
+        )
+
+    @property
+    def _has_contexts(self) -> bool:
+        return self.steps.pre is not None and self.source.lacks("contexts") is None
+
+    def choose_similarity(self, counts: Counts) -> tuple[LogPasses, tuple[str, ...]]:
+        """The same with a similarity that says what is compared, and what to note of it."""
+        if self.steps.pre is None:
+            return self, ()
+        chosen = auto.choose(self.params, counts.sketches, has_contexts=self._has_contexts)
+        return replace(self, params=chosen.params), chosen.notes
 
     def _quantiles(self) -> dict[str, float]:
         """Column → quantile, for the thresholds that the options leave open."""
@@ -175,7 +195,8 @@ class LogPasses:
         if self.steps.pre is None:
             return counts.types
         thresholds = self.thresholds(counts)
-        params = replace(self.params, all_types=False)
+        chosen, _ = self.choose_similarity(counts)
+        params = replace(chosen.params, all_types=False)
         types, _ = judge_contexts(
             self.source, self.run.engine, params, thresholds, counts.types,
             count_V=counts.count_V, clusters=counts.clusters, embeddings=embeddings, null=False,

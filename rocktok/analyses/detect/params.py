@@ -32,6 +32,7 @@ class DetectParams:
     """Options of `detect`; docs/definitions.md explains each.
 
     `quantile_post` None: 0.8 for persistence "high"; 0.2, of the change, for "recalcitrant".
+    `window` None: 8. `similarity` "auto": `passes` learns from the log what it stands for.
     `rule` None: "top-k" where an option that only it has is given, else "tested". `top_k` None:
     100.
     """
@@ -45,8 +46,8 @@ class DetectParams:
     tau_pre: float | None = None
     tau_post: float | Literal["same"] | None = None
     persistence: str = "high"
-    window: int = WINDOW
-    similarity: str = "surprisal"
+    window: int | None = None
+    similarity: str = "auto"
     partners: str = "other-prompt"
     gamma: float | Literal["auto"] = "auto"
     eta: float | Literal["auto"] = "auto"
@@ -67,7 +68,7 @@ class DetectParams:
             ("table", TABLES),
             ("context", CONTEXTS),
             ("persistence", CRITERIA),
-            ("similarity", SIMILARITIES),
+            ("similarity", ("auto", *SIMILARITIES)),
             ("partners", PARTNERS),
         ):
             _demand(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", self)
@@ -78,11 +79,11 @@ class DetectParams:
         tau = self.tau_post
         good = tau == "same" or (not isinstance(tau, str) and _positive(tau))
         _demand(good, "tau_post", "above 0, and finite, or 'same'", self)
-        _demand(self.window >= 1, "window", "1 or more", self)
+        _demand(self.window is None or self.window >= 1, "window", "1 or more", self)
         gamma = self.gamma
         good = gamma == "auto" or (not isinstance(gamma, str) and 0 < gamma <= 1)
         _demand(good, "gamma", "'auto', or above 0 and at most 1", self)
-        if self.similarity == "hidden" and self.window != WINDOW:
+        if self.similarity == "hidden" and self.window not in (None, WINDOW):
             raise UsageError(
                 "window has no meaning with similarity 'hidden', which compares hidden states; "
                 "leave it out",
@@ -123,6 +124,16 @@ class DetectParams:
         return tuple(name for name, is_given in given.items() if is_given)
 
     @property
+    def of_windows(self) -> tuple[str, ...]:
+        """Options given that say that windows are compared, where `similarity` leaves it open."""
+        given = {
+            "window": self.window is not None,
+            # A number is of a scale: 0.5 of windows is not 0.5 of hidden states.
+            "gamma": self.gamma != "auto",
+        }
+        return tuple(name for name, is_given in given.items() if is_given)
+
+    @property
     def tests(self) -> bool:
         """Whether rocks are tested; else they are the first by their scores."""
         return self.rule == "tested" or (self.rule is None and not self.of_top_k)
@@ -133,11 +144,16 @@ class DetectParams:
         return MOST_ROCKS if self.top_k is None else self.top_k
 
     @property
+    def window_size(self) -> int:
+        """`window` with its default filled in."""
+        return WINDOW if self.window is None else self.window
+
+    @property
     def min_similarity(self) -> float | None:
         """`gamma` with its default filled in; None: the log gives it."""
         if self.gamma != "auto":
             return self.gamma
-        return None if self.similarity == "hidden" else MIN_SIMILARITY
+        return None if self.similarity in ("auto", "hidden") else MIN_SIMILARITY
 
     @property
     def second_quantile(self) -> float:

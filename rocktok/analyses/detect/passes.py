@@ -55,8 +55,8 @@ def detect(
     tau_pre: float | None = None,
     tau_post: float | Literal["same"] | None = None,
     persistence: str = "high",
-    window: int = 8,
-    similarity: str = "surprisal",
+    window: int | None = None,
+    similarity: str = "auto",
     partners: str = "other-prompt",
     gamma: float | Literal["auto"] = "auto",
     eta: float | Literal["auto"] = "auto",
@@ -93,9 +93,11 @@ def detect(
         tau_pre, tau_post: thresholds in nats instead; tau_post "same": that of pre.
         persistence: "high": hard at both steps; "recalcitrant": hard at pre, and hardly lower at
             post.
-        window: number of tokens on each side of a context window.
+        window: number of tokens on each side of a context window; None: 8.
         similarity: "surprisal", "bag", "jaccard", "positional" or "embedding" of windows, or
-            "hidden": of the teacher's hidden states before the tokens, from contexts/.
+            "hidden": of the teacher's hidden states before the tokens, from contexts/; "auto":
+            "hidden" where at least half of the positions have a row in contexts/, and neither
+            window nor gamma is given, else "surprisal".
         partners: occurrences that a context is compared with: "other-prompt", "other-sequence" or
             "all".
         gamma: minimum similarity for two contexts to match; "auto": 0.5 for windows, and for hidden
@@ -193,6 +195,8 @@ def run_detect(
         raise LogError(f"{run.log.name}: {lacking}, or choose another similarity than 'hidden'")
     passes = LogPasses(run, params, steps, source)
     counts = passes.count()
+    given, (passes, of_similarity) = params, passes.choose_similarity(counts)
+    params = passes.params
     types, thresholds, contexts = counts.types, None, None
     if steps.pre is not None:
         thresholds = passes.thresholds(counts)
@@ -211,7 +215,7 @@ def run_detect(
     )
     types, rollout_step = passes.with_rollouts(types)
     notes, replicated, both_lifts = passes.notes(thresholds, counts), None, None
-    notes += of_alternatives
+    notes += [*of_similarity, *of_alternatives]
     notes += [] if alternatives is None else alternatives_coverage(source, alternatives)
     wanted = counts.sizes.rows <= MOST_REPLICATED if replicate == "auto" else replicate
     wanted = bool(wanted and half is None and types.tested is not None)
@@ -259,6 +263,7 @@ def run_detect(
             "embeddings": _identity(embeddings),
         },
         params=params,
+        similarity_given=given.similarity,
         notes=notes,
         thresholds=thresholds,
         gamma=None if contexts is None else contexts.rule.similarity.gamma,

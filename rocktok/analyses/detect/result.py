@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class DetectOptions(TypedDict):
-    """Every option of `DetectParams`; `lifts` only where these were asked for."""
+    """Every option of `DetectParams`; `lifts` only where these were asked for.
+
+    `similarity` is what was compared ("auto": nothing was), `similarity_given` the option.
+    """
 
     pre: int | None
     post: int | None
@@ -47,6 +50,7 @@ class DetectOptions(TypedDict):
     exact: bool
     seed: int
     all_types: bool
+    similarity_given: str
     lifts: NotRequired[bool]
 
 

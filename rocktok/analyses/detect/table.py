@@ -224,12 +224,17 @@ def _occurrences(result: DetectResult) -> list[str]:
 
 
 def _similar(result: DetectResult) -> list[str]:
-    """What contexts are, where they are no windows, and when two are similar."""
-    gamma = result.thresholds.get("gamma")  # older files have none
-    if result.params["similarity"] != "hidden" or gamma is None:
+    """What contexts are, and when two are similar."""
+    params, gamma = result.params, result.thresholds.get("gamma")  # older files have none
+    if gamma is None:
         return []
-    chosen = " (95% quantile of random pairs)" if result.params["gamma"] == "auto" else ""
-    return [f"contexts: hidden states of the teacher, similar if cosine ≥ {number(gamma)}{chosen}"]
+    what = "hidden states of the teacher"
+    if params["similarity"] != "hidden":
+        what = f"windows of {counted(params['window'], 'token')} on each side"
+    by = " (auto)" if params.get("similarity_given") == "auto" else ""
+    chosen = " (95% quantile of random pairs)" if params["gamma"] == "auto" else ""
+    measure = _MEASURES[params["similarity"]]
+    return [f"contexts{by}: {what}, similar if {measure} ≥ {number(gamma)}{chosen}"]
 
 
 def _provenance(result: DetectResult) -> list[str]:
@@ -274,6 +279,16 @@ def _with_interval(value: float | None, low: float | None, high: float | None) -
         return text
     return f"{text} ({number(low, 2)}–{number(high, 2)})"
 
+
+#: Similarity → what it is, in a line on contexts.
+_MEASURES = {
+    "surprisal": "rarity-weighted cosine",
+    "bag": "cosine of token counts",
+    "jaccard": "Jaccard index",
+    "positional": "share of equal places",
+    "embedding": "cosine of mean embeddings",
+    "hidden": "cosine",
+}
 
 #: What the teacher held likeliest in the place of a rock: the first column to go for want of room.
 _INSTEAD = "teacher wrote instead"

@@ -43,6 +43,7 @@ def make_result(
     *,
     log: DetectLog,
     params: DetectParams,
+    similarity_given: str,
     notes: list[str],
     thresholds: Thresholds | None,
     gamma: float | None,
@@ -106,7 +107,7 @@ def make_result(
     persistent_T = types.persistent_T
     return DetectResult(
         log=log,
-        params=_options(params, lifts=lifts is not None),
+        params=_options(params, similarity_given, lifts=lifts is not None),
         thresholds=_thresholds(thresholds, gamma),
         totals={
             "sequences": sizes.sequences,
@@ -132,8 +133,9 @@ def make_result(
     )
 
 
-def _options(params: DetectParams, *, lifts: bool) -> DetectOptions:
-    options = cast(DetectOptions, asdict(params))
+def _options(params: DetectParams, given: str, *, lifts: bool) -> DetectOptions:
+    options = cast(DetectOptions, {**asdict(params), "similarity_given": given})
+    options["window"] = params.window_size
     options["quantile_post"] = params.second_quantile
     options["gamma"] = "auto" if params.min_similarity is None else params.min_similarity
     options["rule"] = "tested" if params.tests else "top-k"

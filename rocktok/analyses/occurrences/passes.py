@@ -44,8 +44,8 @@ def occurrences(
     tau_pre: float | None = None,
     tau_post: float | Literal["same"] | None = None,
     persistence: str = "high",
-    window: int = 8,
-    similarity: str = "surprisal",
+    window: int | None = None,
+    similarity: str = "auto",
     partners: str = "other-prompt",
     gamma: float | Literal["auto"] = "auto",
     eta: float | Literal["auto"] = "auto",
@@ -142,7 +142,7 @@ class _Listing:
             runs.add(types)
         params = contexts.params
         writer = RowGroups(file, SCHEMA, self._about())
-        collect = PersistentWindows(contexts.thresholds, params.window, params.seed)
+        collect = PersistentWindows(contexts.thresholds, params.window_size, params.seed)
         rock_U = np.array(sorted(self._found.rocks), dtype=np.int64)
         for part in contexts.engine.partials(contexts.source, collect):
             (collected,) = part.accumulators
@@ -150,7 +150,7 @@ class _Listing:
             rows = collected.result()
             if rows and len(rows["sequence"]):
                 first, last = int(rows["sequence"].min()), int(rows["sequence"].max())
-                writer.add(rows_of(rows, runs.between(first, last), rock_U, params.window))
+                writer.add(rows_of(rows, runs.between(first, last), rock_U, params.window_size))
         writer.close()
 
     def _rounds(self) -> Iterable[list[JudgedType]]:

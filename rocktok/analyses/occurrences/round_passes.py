@@ -135,7 +135,7 @@ class Rounds:
             sampled = self._is_sampled
         return PersistentWindows(
             choice,
-            contexts.params.window,
+            contexts.params.window_size,
             contexts.params.seed,
             sample_limits(counts or {0: 0}, self._sample_size, sampled),
             contents=(contexts.rule.similarity.contents,),
@@ -198,7 +198,7 @@ class Rounds:
         contexts = self.contexts
         return PartnerCounts(
             choice,
-            contexts.params.window,
+            contexts.params.window_size,
             contexts.params.seed,
             contexts.rule.on_workers(),
             compared,
