@@ -21,6 +21,16 @@ def _alike(paths: Sequence[str]) -> bool:
     return plain and len({path.startswith("/") for path in paths}) == 1
 
 
+def contexts_of_rocks(log: Mapping[str, Any]) -> list[str]:
+    """A line on how the contexts of the rocks were compared, where they were found; else none."""
+    similarity = log.get("similarity")  # older files have none
+    if similarity is None:
+        return []
+    if similarity == "hidden":
+        return ["contexts of rocks: hidden states of the teacher"]
+    return [f"contexts of rocks: windows of tokens ({similarity})"]
+
+
 def left_out(log: Mapping[str, Any]) -> list[str]:
     """A line where shards were left out, else none; `log`: its identity in any result."""
     shards = log["skipped_shards"]

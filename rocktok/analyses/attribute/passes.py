@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -129,7 +130,7 @@ class _Attribution:
     def result(self) -> AttributeResult:
         """All passes."""
         run, params = self.run, self.params
-        rocks = self._rocks()
+        rocks = self._rocks
         facts = self._facts()
         groups = choose_groups(facts, rocks, params.seed, params.group_size)
         if self.pairs is not None:
@@ -151,6 +152,7 @@ class _Attribution:
                 "steps": list(self.steps),
                 "step": self.step,
                 "chosen_at": list(self._chosen_at),
+                "similarity": None if self._found is None else self._found.similarity,
                 "passes": run.passes,
             },
             params=cast(
@@ -249,19 +251,30 @@ class _Attribution:
         alone = self.run.table != "fixed" or options.context == "off" or len(first) < 2
         return (self.step,) if alone else first
 
+    @cached_property
+    def _found(self) -> DetectResult | None:
+        """Rocks of all prompts; None: they were given."""
+        if self.rocks is not None:
+            return None
+        if self.detected is not None:
+            return self.detected
+        return run_detect(self.run.log, self._options, engine=self.run.engine).result
+
+    @property
     def _rocks(self) -> Array:
         """Of the shares: those given, or found on all prompts."""
-        if self.rocks is not None:
+        if self._found is None:
+            assert self.rocks is not None
             return self.rocks
-        detected = self.detected
-        if detected is None:
-            detected = run_detect(self.run.log, self._options, engine=self.run.engine).result
-        return np.array(sorted(row["token_id"] for row in detected.rocks), dtype=np.int64)
+        return np.array(sorted(row["token_id"] for row in self._found.rocks), dtype=np.int64)
 
     def _rocks_of_half(self) -> RocksAtCutoffs:
         """Of the contrasts."""
         steps = self._chosen_at
         options = replace(self._options, table=self.run.table, pre=steps[0], post=steps[-1])
+        if self._found is not None and self._found.similarity is not None:
+            # As on all prompts, whatever the log has of this half.
+            options = replace(options, similarity=self._found.similarity)
         if len(steps) < 2:
             options = replace(options, pre=None, context="off")
         try:

@@ -49,12 +49,16 @@ class AttributeParams:
 
 
 class AttributeLog(LogIdentity):
-    """What was read. `chosen_at`: steps at which the rocks of the contrasts were chosen."""
+    """What was read. `chosen_at`: steps at which the rocks of the contrasts were chosen.
+
+    `similarity`: how contexts were compared when rocks were looked for; None: they were not.
+    """
 
     table: str
     steps: list[int]
     step: int
     chosen_at: list[int]
+    similarity: str | None
     passes: int
 
 

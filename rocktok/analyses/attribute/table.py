@@ -18,7 +18,7 @@ from rocktok.stats.verdicts import (
 )
 from rocktok.tables.adjusted import adjusted_table
 from rocktok.tables.encode import Form, encode_table, kinds_of
-from rocktok.tables.names import left_out
+from rocktok.tables.names import contexts_of_rocks, left_out
 from rocktok.tables.terminal import View
 from rocktok.tables.text import (
     Field,
@@ -119,7 +119,7 @@ def render(result: AttributeResult, view: View | None = None) -> str:
             f"{log['table']}/, step {step}: {count(result.totals['positions'])} positions, "
             f"{number(result.totals['loss'], 4)} nats; {log['passes']} passes"
         ),
-        *map(view.aside, (*left_out(log), log["path"])),
+        *map(view.aside, (*contexts_of_rocks(log), *left_out(log), log["path"])),
     ]
     return "\n".join(parts) + "\n"
 

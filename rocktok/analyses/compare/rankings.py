@@ -17,6 +17,7 @@ from rocktok.analyses.compare.result import (
     CompareResult,
     ListedToken,
 )
+from rocktok.analyses.detect.auto import note_differences
 from rocktok.errors import LogError, UsageError
 from rocktok.stats.ranks import spearman
 
@@ -63,6 +64,8 @@ class Ranking:
         rocks = sorted(rows, key=lambda r: int(r["rank"]))
         tokens = tuple((int(r["token_id"]), str(r["token"]), float(r[by])) for r in rocks)
         about = {key: log.get(key) for key in _ABOUT}
+        compared = content.get("thresholds", {}).get("gamma") is not None
+        about["similarity"] = content["params"].get("similarity") if compared else None
         return cls(name, log.get("vocab"), tokens, by, about)
 
 
@@ -211,6 +214,7 @@ def _notes(rankings: Sequence[Ranking], *, by_id: bool) -> list[str]:
             "some lists rank by context Rock Score and some by Rock Score only, which measure "
             "different things"
         )
+    notes += note_differences((r.name, r.about.get("similarity")) for r in rankings)
     notes += [f"{r.name}: no rocks" for r in rankings if not r.tokens]
     notes += dict.fromkeys(f"{r.name}: {note}" for r in rankings for note in r.notes)
     return notes

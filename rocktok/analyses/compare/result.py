@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class ComparedList(TypedDict, total=False):
-    """A list of rocks: its log's identity, where the list has it, and what it is ranked by."""
+    """A list of rocks: its log's identity, where the list has it, and what it is ranked by.
+
+    `similarity`: how contexts were compared; None: they were not.
+    """
 
     name: str
     ranked_by: str
@@ -29,6 +32,7 @@ class ComparedList(TypedDict, total=False):
     table: str | None
     pre: int | None
     post: int | None
+    similarity: str | None
 
 
 class CompareOptions(TypedDict):

@@ -25,6 +25,7 @@ from rocktok.analyses.controls.result import (
     Matched,
 )
 from rocktok.analyses.detect.passes import detect
+from rocktok.analyses.detect.result import DetectResult
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
@@ -67,7 +68,9 @@ def controls(
     run = Run.begin(log, engine, table, seed)
     last, steps, notes = run.view.reference(step)
     source = run.source(steps[0] if step is None else last)
-    rock_V = np.array(sorted(set(rocks or _detected(run))), dtype=np.int64)
+    found = None if rocks else _detected(run)
+    ids = {row["token_id"] for row in found.rocks} if found is not None else {*(rocks or ())}
+    rock_V = np.array(sorted(ids), dtype=np.int64)
     facts, count_V = _facts(run, source)
     if not np.isin(rock_V, np.flatnonzero(count_V)).any():
         raise LogError(
@@ -84,6 +87,7 @@ def controls(
             "step": source.post,
             "passes": run.passes,
             "rocks": rock_V.tolist(),
+            "similarity": None if found is None else found.similarity,
         },
         params=cast(ControlsOptions, asdict(params)),
         kinds=matched,
@@ -92,18 +96,16 @@ def controls(
     )
 
 
-def _detected(run: Run) -> tuple[int, ...]:
-    """The rocks of `detect` by its defaults. Raises `LogError` where there are none."""
-    rows = detect(
-        run.log, engine=run.engine, table=run.table, seed=run.seed, replication=False
-    ).rocks
-    if not rows:
+def _detected(run: Run) -> DetectResult:
+    """`detect` by its defaults. Raises `LogError` where it finds no rocks."""
+    found = detect(run.log, engine=run.engine, table=run.table, seed=run.seed, replication=False)
+    if not found.rocks:
         raise LogError(
             f"{run.log.name}: `detect` finds no rocks in {run.table}/ with its default options, "
             "so there is nothing to match; give --rocks, as from `rocktok detect --rule top-k -o "
             "FILE`"
         )
-    return tuple(row["token_id"] for row in rows)
+    return found
 
 
 def _facts(run: Run, source: Source) -> tuple[TypeFacts, Array]:

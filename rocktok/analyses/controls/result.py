@@ -41,12 +41,16 @@ class ControlsParams:
 
 
 class ControlsLog(LogIdentity):
-    """What was read, and the rocks."""
+    """What was read, and the rocks.
+
+    `similarity`: how contexts were compared when rocks were looked for; None: they were given.
+    """
 
     table: str
     step: int
     passes: int
     rocks: list[int]
+    similarity: str | None
 
 
 class ControlsOptions(TypedDict):

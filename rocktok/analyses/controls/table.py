@@ -7,7 +7,7 @@ from typing import Any
 
 from rocktok.analyses.controls.result import ControlsResult, PairRow
 from rocktok.tables.encode import Form, encode_table, kinds_of
-from rocktok.tables.names import left_out
+from rocktok.tables.names import contexts_of_rocks, left_out
 from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, counted, filled, render_table, token
 
@@ -76,7 +76,7 @@ def render(result: ControlsResult, view: View | None = None) -> str:
             f"{counted(len(log['rocks']), 'rock')} in {log['table']}/, step {log['step']}; "
             f"{log['passes']} passes"
         ),
-        *map(view.aside, (*left_out(log), log["path"])),
+        *map(view.aside, (*contexts_of_rocks(log), *left_out(log), log["path"])),
     ]
     return "\n".join(parts) + "\n"
 

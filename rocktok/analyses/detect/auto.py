@@ -6,6 +6,7 @@ Where words recur both find the same, where only meanings do windows find next t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from rocktok.analyses.detect.params import DetectParams
@@ -43,6 +44,25 @@ def choose(params: DetectParams, sketches: SketchCount | None, *, has_contexts: 
     if there < MIN_SKETCHED * sketches.rows:
         return Chosen(windows, (_few(there, sketches.rows),))
     return Chosen(replace(params, similarity="hidden"))
+
+
+def note_differences(similarities: Iterable[tuple[str, str | None]]) -> list[str]:
+    """A note where logs whose rocks stand side by side had their contexts compared in other ways.
+
+    Args:
+        similarities: (name of a log, how its contexts were compared; None: they were not).
+    """
+    names: dict[str, list[str]] = {}
+    for name, similarity in similarities:
+        if similarity is not None:
+            names.setdefault(similarity, []).append(name)
+    if len(names) < 2:
+        return []
+    which = "; ".join(f"{kind}: {', '.join(of_kind)}" for kind, of_kind in names.items())
+    return [
+        f"contexts were compared in different ways, so rocks may differ for that alone ({which}); "
+        "give each log to `rocktok detect` with the same --similarity"
+    ]
 
 
 def _implied(names: tuple[str, ...]) -> str:

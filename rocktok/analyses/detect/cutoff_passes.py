@@ -26,10 +26,12 @@ class RocksAtCutoffs:
     Attributes:
         rocks: cutoff → token ids, ascending; the first cutoff is that of the options.
         tests: how many types were tested; None by another rule than "tested".
+        similarity: how contexts were compared; None: they were not.
     """
 
     rocks: Mapping[float, Array]
     tests: int | None
+    similarity: str | None = None
 
     @property
     def shown(self) -> Array:
@@ -85,10 +87,11 @@ def rocks_at_cutoffs(
     loosest = max(by_cutoff.values(), key=lambda one: (one.fdr, one.most_rocks, -(one.tau_r or 0)))
     steps = run.view.pre_post(params.pre, params.post, params.context)
     source = run.source(steps.post, steps.pre, half=half, only=only)
-    types = LogPasses(run, loosest, steps, source).judged(embeddings)
+    types, similarity = LogPasses(run, loosest, steps, source).judged(embeddings)
     score_T = analysis.scores(types)
     rocks = {}
     for cutoff, options in by_cutoff.items():
         order, is_rock = analysis.ranking(types, options, score_T)
         rocks[cutoff] = np.sort(types.token_T[order[is_rock]])
-    return RocksAtCutoffs(rocks, None if types.tested is None else int(types.tested.tested.sum()))
+    tests = None if types.tested is None else int(types.tested.tested.sum())
+    return RocksAtCutoffs(rocks, tests, similarity)

@@ -54,7 +54,11 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
         limit_V = sample_limits(counts, 2 * LIFT_SAMPLE, lambda n: n > 2 * LIFT_SAMPLE)
         both.append(
             PersistentWindows(
-                choice, params.window_size, params.seed, limit_V, contents=(rule.similarity.contents,)
+                choice,
+                params.window_size,
+                params.seed,
+                limit_V,
+                contents=(rule.similarity.contents,),
             )
         )
     contexts.engine.run(contexts.source, hard, *both)

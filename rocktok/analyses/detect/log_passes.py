@@ -186,14 +186,15 @@ class LogPasses:
         self.run.engine.run(self.source, density, prompts, *more)
         return density, prompts.result(), None if beside is None else beside.result()
 
-    def judged(self, embeddings: Array | None) -> TypeTable:
+    def judged(self, embeddings: Array | None) -> tuple[TypeTable, str | None]:
         """All types, those that may be rocks judged; without an earlier step their sums alone.
 
-        Raises `LogError` where the rows do not allow it.
+        With the similarity of their contexts; None: these were not compared. Raises `LogError`
+        where the rows do not allow it.
         """
         counts = self.count()
         if self.steps.pre is None:
-            return counts.types
+            return counts.types, None
         thresholds = self.thresholds(counts)
         chosen, _ = self.choose_similarity(counts)
         params = replace(chosen.params, all_types=False)
@@ -201,7 +202,7 @@ class LogPasses:
             self.source, self.run.engine, params, thresholds, counts.types,
             count_V=counts.count_V, clusters=counts.clusters, embeddings=embeddings, null=False,
         )  # fmt: skip
-        return types
+        return types, params.similarity
 
     def on_half(self, half: int) -> LogPasses:
         """The same over one half of the prompts."""
@@ -212,7 +213,7 @@ class LogPasses:
 
         Raises `LogError` where the half does not allow it.
         """
-        types = self.on_half(half).judged(embeddings)
+        types, _ = self.on_half(half).judged(embeddings)
         order, is_rock = analysis.ranking(types, self.params, analysis.scores(types))
         rocks: Array = types.token_T[order[is_rock]]
         return rocks

@@ -269,6 +269,12 @@ class DetectResult(Result):
         return frame
 
     @property
+    def similarity(self) -> str | None:
+        """How contexts were compared; None: they were not."""
+        compared = self.thresholds.get("gamma") is not None
+        return self.params["similarity"] if compared else None
+
+    @property
     def rocks(self) -> tuple[DetectRow, ...]:
         """The rows that are rocks."""
         return tuple(row for row in self.tokens if row["is_rock"])

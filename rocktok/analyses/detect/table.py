@@ -223,25 +223,26 @@ def _occurrences(result: DetectResult) -> list[str]:
     return lines
 
 
-def _similar(result: DetectResult) -> list[str]:
-    """What contexts are, and when two are similar."""
-    params, gamma = result.params, result.thresholds.get("gamma")  # older files have none
-    if gamma is None:
-        return []
+def contexts(result: DetectResult) -> tuple[str, str] | None:
+    """A name for what was compared, and when two contexts are similar; None: none was compared."""
+    params, similarity = result.params, result.similarity
+    if similarity is None:
+        return None
     what = "hidden states of the teacher"
-    if params["similarity"] != "hidden":
+    if similarity != "hidden":
         what = f"windows of {counted(params['window'], 'token')} on each side"
-    by = " (auto)" if params.get("similarity_given") == "auto" else ""
+    by = "contexts (auto)" if params.get("similarity_given") == "auto" else "contexts"
     chosen = " (95% quantile of random pairs)" if params["gamma"] == "auto" else ""
-    measure = _MEASURES[params["similarity"]]
-    return [f"contexts{by}: {what}, similar if {measure} ≥ {number(gamma)}{chosen}"]
+    least = number(result.thresholds["gamma"])
+    return by, f"{what}, similar if {_MEASURES[similarity]} ≥ {least}{chosen}"
 
 
 def _provenance(result: DetectResult) -> list[str]:
     log, totals = result.log, result.totals
     steps = f"{log['post']}" if log["pre"] is None else f"{log['pre']} to {log['post']}"
+    compared = contexts(result)
     return [
-        *_similar(result),
+        *([] if compared is None else [": ".join(compared)]),
         f"{log['table']}/, step {steps}: {counted(totals['sequences'], 'sequence')}, "
         f"{counted(totals['positions'], 'position')}, {number(totals['loss'], 4)} nats; "
         f"{log['passes']} passes",

@@ -163,12 +163,16 @@ def _not_exact(lens: Lens, exactness: str) -> MissingRow:
 
 @dataclass(frozen=True)
 class _Hard:
-    """Who is persistent, and which types are rocks; `no_rocks`: why there are none."""
+    """Who is persistent, and which types are rocks; `no_rocks`: why there are none.
+
+    `similarity`: how contexts were compared; None: they were not.
+    """
 
     thresholds: Thresholds | None
     rocks: Array
     no_rocks: str | None
     notes: tuple[str, ...] = ()
+    similarity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,7 @@ class _Look:
         thresholds = Thresholds(tau["tau_pre"], tau["tau_post"], tau["tau_change"])
         rocks = np.array(sorted(row["token_id"] for row in found.rocks), dtype=np.int64)
         why = None if len(rocks) else "`detect` finds no rocks"
-        return _Hard(thresholds, rocks, why)
+        return _Hard(thresholds, rocks, why, similarity=found.similarity)
 
     def _given(self) -> _Hard:
         """Rocks that were given, and who is persistent by the default thresholds."""
@@ -324,5 +328,6 @@ class _Look:
             "no_rocks": why,
             "hard": persistent,
             "rock_occurrences": rock_occurrences,
+            "similarity": hard.similarity,
         }
         return rows, log

@@ -48,6 +48,7 @@ class LensesLog(LogIdentity):
 
     `no_context`: why there is no earlier step; `no_rocks`: why there are no rock occurrences.
     `hard`: persistent occurrences of all types; `rock_occurrences`: those of the rocks.
+    `similarity`: how contexts were compared when rocks were looked for; None: they were not.
     """
 
     table: str
@@ -60,6 +61,7 @@ class LensesLog(LogIdentity):
     no_rocks: str | None
     hard: int | None
     rock_occurrences: int | None
+    similarity: str | None
 
 
 class ClassRow(TypedDict):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rocktok.analyses.lenses.result import ClassRow, LensesResult, LensRow, LensTableRow
 from rocktok.stats.intervals import WHY_NONE
 from rocktok.tables.encode import Form, encode_table, kinds_of
-from rocktok.tables.names import left_out
+from rocktok.tables.names import contexts_of_rocks, left_out
 from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, counted, number, p_value, percent, render_table
 
@@ -92,6 +92,7 @@ def render(result: LensesResult, view: View | None = None) -> str:
     provenance = [
         f"{log['table']}/, {steps}: {counted(log['positions'], 'position')}; "
         f"{log['passes']} passes",
+        *contexts_of_rocks(log),
         *left_out(log),
         log["path"],
     ]

@@ -192,6 +192,7 @@ class _Stability:
                 "positions": int(count_T.sum()),
                 "types": len(token_T),
                 "candidates": len(kept),
+                "similarity": None if detection is None else detection.result.similarity,
             },
             params=cast(StabilityOptions, asdict(self.params)),
             rocks=None if again is None else again.summary,

@@ -65,7 +65,10 @@ _With = TypedDict("_With", {"with": SecondLog | None})
 
 
 class StabilityLog(LogIdentity, _With):
-    """What was read."""
+    """What was read.
+
+    `similarity`: how contexts were compared when rocks were looked for; None: they were not.
+    """
 
     table: str
     step: int
@@ -74,6 +77,7 @@ class StabilityLog(LogIdentity, _With):
     positions: int
     types: int
     candidates: int
+    similarity: str | None
 
 
 class StabilityOptions(TypedDict):

@@ -9,7 +9,7 @@ from rocktok.analyses.result import MOST_TYPES
 from rocktok.analyses.stability.result import OFTEN, STABLE, RankedType, StabilityResult
 from rocktok.stats.intervals import WHY_NONE
 from rocktok.tables.encode import Form, encode_table, kinds_of
-from rocktok.tables.names import left_out
+from rocktok.tables.names import contexts_of_rocks, left_out
 from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
 
@@ -97,6 +97,7 @@ def render(result: StabilityResult, view: View | None = None) -> str:
     provenance = [
         f"{log['table']}/, step {log['step']}: {counted(log['prompts'], 'prompt')}, "
         f"{counted(log['positions'], 'position')}; {log['passes']} passes",
+        *contexts_of_rocks(log),
         "one log is one training run",
         *_beyond(result.cutoffs, log["types"]),
         *left_out(log),

@@ -124,7 +124,7 @@ class _Measured:
     """Groups, the curves of their losses, every type and the adjusted contrast where there are."""
 
     groups: ComparedGroups
-    no_rocks: str | None
+    found: ChosenRocks
     curves: LossCurves
     every: EveryType | None
     adjusted: AdjustedSums | None
@@ -178,7 +178,7 @@ class _Course:
             measured = self._measured(source, check_text=False)
         groups, curves = measured.groups, measured.curves
         return StagnationResult(
-            log=self._identity(groups.first, measured.no_rocks),
+            log=self._identity(groups.first, measured.found),
             params=self._options(),
             corpus=corpus_row(curves),
             tokens=tuple(self._tokens(measured)),
@@ -215,7 +215,7 @@ class _Course:
             by_cutoff = found.by_cutoff or high_loss_by_size(facts, size, CHOSEN_ON)
             adjusted = AdjustedSums(facts, groups.first, by_cutoff, self.params, CHOSEN_ON)
         curves = self._curves(source, facts, groups, every, adjusted, text)
-        return _Measured(groups, found.why_none, curves, every, adjusted)
+        return _Measured(groups, found, curves, every, adjusted)
 
     def _search(self, source: Source, *, check_text: bool) -> ChosenRocks:
         """What `detect` finds on the half that chooses; `_OtherTextError`: see `_measured`."""
@@ -344,7 +344,7 @@ class _Course:
         }
         return cast(StagnationOptions, options)
 
-    def _identity(self, first: str, no_rocks: str | None) -> StagnationLog:
+    def _identity(self, first: str, found: ChosenRocks) -> StagnationLog:
         halved, given = self.halved, self.rocks is not None
         same = "the same text at every step"
         descriptive = GIVEN if self.params.select_at == "first" else DESCRIPTIVE
@@ -358,7 +358,8 @@ class _Course:
             "post": self.steps[-1],
             "passes": self.run.passes,
             "first": first,
-            "no_rocks": no_rocks,
+            "no_rocks": found.why_none,
+            "similarity": found.similarity,
             "selected_at": "rocks given" if given else chosen_at,
             "chosen_on": "rocks given"
             if given
@@ -391,7 +392,7 @@ class _Course:
         return notes_on(
             measured.groups,
             self.params,
-            no_rocks=measured.no_rocks,
+            no_rocks=measured.found.why_none,
             rocks_given=self.rocks is not None,
             pairs_given=None if self.pairs is None else len(self.pairs),
             table=self.run.table,

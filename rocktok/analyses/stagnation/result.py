@@ -63,6 +63,7 @@ class StagnationLog(LogIdentity):
 
     `pre`, `post`: changes are from the one to the other; curves have all `steps`. `first`: the
     group that the others are held against: `rocks`, or `high_loss` and then `no_rocks` says why.
+    `similarity`: how contexts were compared when rocks were looked for; None: they were not.
     """
 
     table: str
@@ -73,6 +74,7 @@ class StagnationLog(LogIdentity):
     passes: int
     first: str
     no_rocks: str | None
+    similarity: str | None
     selected_at: list[int] | str
     chosen_on: str
     measured_on: str

@@ -24,10 +24,14 @@ _MORE_STEPS = (
 
 @dataclass(frozen=True)
 class ChosenRocks:
-    """Rocks by cutoff; none where they were given, and where `why_none` says why."""
+    """Rocks by cutoff; none where they were given, and where `why_none` says why.
+
+    `similarity`: how their contexts were compared; None: they were not.
+    """
 
     by_cutoff: TypesByCutoff
     why_none: str | None
+    similarity: str | None = None
 
 
 def why_not_searched(
@@ -65,12 +69,15 @@ def search_rocks(
     except ZeroThresholdError:
         return ChosenRocks({}, "no rocks to follow: too many losses are zero for a threshold")
     if len(found.shown):
-        return ChosenRocks(found.rocks, None)
+        return ChosenRocks(found.rocks, None, found.similarity)
     where = f"on half of the prompts at steps {pre} and {post}"
     if found.tests is None:
-        return ChosenRocks({}, f"no rocks to follow: no type has a score above 0 {where}")
+        return ChosenRocks(
+            {}, f"no rocks to follow: no type has a score above 0 {where}", found.similarity
+        )
     return ChosenRocks(
         {},
         f"no rocks to follow: none of the {found.tests:,} types tested {where} is persistently "
         "hard in recurring contexts beyond chance",
+        found.similarity,
     )

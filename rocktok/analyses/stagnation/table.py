@@ -12,7 +12,7 @@ from rocktok.stats.intervals import FEW_PROMPTS, WHY_NONE
 from rocktok.stats.verdicts import DEPENDS, INCONCLUSIVE, NOT_COMPARABLE, SAME, AdjustedComparison
 from rocktok.tables.adjusted import adjusted_table
 from rocktok.tables.encode import Form, encode_table, kinds_of
-from rocktok.tables.names import left_out
+from rocktok.tables.names import contexts_of_rocks, left_out
 from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
 
@@ -99,6 +99,7 @@ def render(result: StagnationResult, view: View | None = None) -> str:
         _chosen(result),
         f"changes from step {log['pre']} to {log['post']}",
         f"{log['table']}/, {len(steps)} steps: {log['text']}; {log['passes']} passes",
+        *contexts_of_rocks(log),
         "one log is one training run",
         *left_out(log),
         log["path"],

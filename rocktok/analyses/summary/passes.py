@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rocktok.analyses.check.passes import check
 from rocktok.analyses.check.result import CheckResult
+from rocktok.analyses.detect.auto import note_differences
 from rocktok.analyses.detect.passes import detect
 from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.analyses.run import LogOrPath, opened, public
@@ -57,6 +58,7 @@ def summary(
             row, lines = _empty(name, str(error)), []
         rows.append(row)
         notes += [f"{name}: {line}" for line in lines]
+    notes += note_differences((row["name"], row["similarity"]) for row in rows)
     return SummaryResult({"fdr": fdr, "seed": seed}, tuple(rows), tuple(notes))
 
 
@@ -115,6 +117,7 @@ def _filled(
         "loss_pre": None if pre is None else loss_at.get(pre),
         "loss_post": mean,
         "tested": totals["tested"],
+        "similarity": found.similarity,
         "rocks": None if pre is None else len(found.rocks),
         "rocks_loss_share": None if pre is None else sum(shares),
         "replication": None if replication is None else replication["share"],

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 class RunRow(TypedDict):
     """One run. Losses are means over positions, in nats; shares are from 0 to 1.
 
-    `steps`: steps at which text was scored; `replication`: of the rocks of half of the prompts, the
-    share that is hard in the other half; `verdict`: of the adjusted contrast of rocks against other
-    types; `check`: the worst severity that `check` finds, `findings`: what it finds, by name;
-    `error`: why the run could not be read, and then all else is None.
+    `steps`: steps at which text was scored; `similarity`: how contexts were compared (None: they
+    were not); `replication`: of the rocks of half of the prompts, the share that is hard in the
+    other half; `verdict`: of the adjusted contrast of rocks against other types; `check`: the worst
+    severity that `check` finds, `findings`: what it finds, by name; `error`: why the run could not
+    be read, and then all else is None.
     """
 
     name: str
@@ -31,6 +32,7 @@ class RunRow(TypedDict):
     loss_pre: float | None
     loss_post: float | None
     tested: int | None
+    similarity: str | None
     rocks: int | None
     rocks_loss_share: float | None
     replication: float | None

@@ -42,7 +42,9 @@ def other_options(file: OccurrencesFile, rocks: Rocks) -> list[str]:
         for name, value in rocks.params.items()
         # γ stands there as it was used, and here perhaps as auto; of two similarities that were
         # asked for only what they came to matters.
-        if name in theirs and value != "auto" and name != "similarity_given"
+        if name in theirs
+        and value != "auto"
+        and name != "similarity_given"
         and theirs[name] != value
     ]
     if not apart:

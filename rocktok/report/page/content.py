@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from rocktok._version import __version__
+from rocktok.analyses.detect.table import contexts
 from rocktok.report.other_analyses import Missing
 from rocktok.report.page.flags import explained
 from rocktok.report.page.opening import curve_of, likeliest, page_opening, plain
@@ -102,7 +103,7 @@ def facts(result: ReportResult) -> dict[str, str | int]:
     log, run = result.log, result.run
     loss = run.get("loss") or {}
     steps = str(log["post"]) if log["pre"] is None else f"{log['pre']} and {log['post']}"
-    totals = result.detect.totals
+    totals, compared = result.detect.totals, contexts(result.detect)
     values: dict[str, str | int | None] = {
         "log": log["path"],
         "run": log["run_id"],
@@ -113,6 +114,7 @@ def facts(result: ReportResult) -> dict[str, str | int]:
         + ("" if loss.get("trained", True) else "; the trained loss is another"),
         "table": f"{log['table']}/, step {steps}",
         "positions": f"{totals['positions']:,} in {totals['sequences']:,} sequences",
+        **dict([compared] if compared is not None else []),
         "seed": result.detect.params["seed"],
         "passes": ", ".join(f"{name} {count}" for name, count in log["passes"].items() if count),
     }
