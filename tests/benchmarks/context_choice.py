@@ -1,9 +1,12 @@
 """Which similarity of contexts finds most, where the level is the same for all.
 
-    python -m tests.benchmarks.context_choice [LOG] [--logs 3] [--shuffles 5]
+    python -m tests.benchmarks.context_choice [LOG] [--logs 3] [--shuffles 5] [--level 3]
+                                              [--partial 3]
 
 Planted logs: the share of rocks that each setting finds, and of what it names that is none; in text
-whose phrases recur word for word, and in text where only their meaning does. With LOG, a log of
+whose phrases recur word for word, and in text where only their meaning does. `--level`: types that
+are hard anywhere, in contexts that do not recur, so that only the test of contexts can leave them
+out. `--partial`: hidden states of a part of the text alone, against windows. With LOG, a log of
 real models with contexts: types that can be tested, rocks, how many of the rocks of one half of the
 prompts are rocks of the other half, and what is found when losses are dealt out anew among the
 occurrences of each type, so that no context matters.
@@ -29,7 +32,8 @@ from rocktok.hashing import halves
 from rocktok.log.sequences import load_prompts
 from tests import hidden_worlds, worlds
 from tests.evaluation import Batch, Evaluation, batch_of, evaluate
-from tests.hidden_worlds import Mix
+from tests.hidden_worlds import HARD_ANYWHERE, Mix
+from tests.planted import PlantedLog
 
 
 @dataclass(frozen=True)
@@ -121,16 +125,71 @@ def planted(logs: int) -> None:
     )
     print("|---" * (1 + len(made)) + "|")
     for setting in SETTINGS:
-        cells = []
-        for pairs in made.values():
-            recall, false, named = [], 0, 0
-            for log, batch in pairs:
-                real = {*log.kinds["common"], *log.kinds["rare"]}
-                found = set(setting.of(batch).rocks)
-                recall.append(len(found & real) / len(real))
-                false, named = false + len(found - real), named + len(found)
-            cells.append(f"{np.mean(recall):.2f}, {false} of {named}")
+        cells = [
+            recall_and_false([(log, setting.of(batch)) for log, batch in pairs])
+            for pairs in made.values()
+        ]
         print(f"| {setting} | " + " | ".join(cells) + " |", flush=True)
+
+
+def recall_and_false(found: list[tuple[PlantedLog, Evaluation]]) -> str:
+    """Mean share of the planted rocks that was found; how much of what was named is none."""
+    recall, false, named = [], 0, 0
+    for log, evaluation in found:
+        real, rocks = {*log.kinds["common"], *log.kinds["rare"]}, set(evaluation.rocks)
+        recall.append(len(rocks & real) / len(real))
+        false, named = false + len(rocks - real), named + len(rocks)
+    return f"{np.mean(recall):.2f}, {false} of {named}"
+
+
+def level(logs: int) -> None:
+    """Types that are hard anywhere: how many are named, and by how many contexts seem to recur."""
+    print("\nHard anywhere, in no context that recurs (states of the type)\n")
+    print("| setting | named | p_context ≤ 0.05 | ≤ 0.01 |")
+    print("|---|---|---|---|")
+    made = [
+        HARD_ANYWHERE["states of the type"].sketched(seed)
+        for seed in range(720_000, 720_000 + logs)
+    ]
+    batches = [batch_of(log) for log in made]
+    for setting in SETTINGS:
+        named, p = 0, []
+        for log, batch in zip(made, batches, strict=True):
+            found, decoys = setting.of(batch), log.kinds["decoy"]
+            named += len({*found.rocks} & {*decoys})
+            p.append(found.types.p_context[np.isin(found.types.hard.token_T, decoys)])
+        p_T = np.concatenate(p)
+        decoys_of_all = sum(len(log.kinds["decoy"]) for log in made)
+        print(
+            f"| {setting} | {named} of {decoys_of_all} | {share(p_T)} | {share(p_T, 0.01)} |",
+            flush=True,
+        )
+
+
+#: Shares of the sequences that have contexts.
+SHARES = (1.0, 0.9, 0.75, 0.5, 0.35, 0.25, 0.1)
+
+
+def partial(logs: int) -> None:
+    """Recall and false rocks where a part of the sequences has contexts, and of windows."""
+    print("\nContexts of a part of the sequences: recall, rocks that are none of how many\n")
+    print("| text | " + " | ".join(("windows", *(f"{100 * s:g}%" for s in SHARES))) + " |")
+    print("|---" * (2 + len(SHARES)) + "|")
+    mix = Mix(meaning=1.0, token=1.0)
+    for kind, noise in {"words recur": None, "meanings recur": 1.0}.items():
+        for prompts, rocks in SIZES:
+            cells: list[list[tuple[PlantedLog, Evaluation]]] = [[] for _ in (0, *SHARES)]
+            for seed in range(710_000, 710_000 + logs):
+                log = hidden_worlds.recurring_meanings(seed, prompts, rocks, mix, noise)
+                batch = batch_of(log)
+                cells[0].append((log, evaluate(batch, similarity="surprisal")))
+                _, index_N = np.unique(batch["sequence_id"], return_inverse=True)
+                at_N = np.random.default_rng(seed).random(index_N.max() + 1)[index_N]
+                for cell, some in zip(cells[1:], SHARES, strict=True):
+                    part = {**batch, "has_context": at_N <= some}
+                    cell.append((log, evaluate(part, similarity="hidden")))
+            row = " | ".join(map(recall_and_false, cells))
+            print(f"| {kind}, {prompts} prompts | {row} |", flush=True)
 
 
 def real(path: str, shuffles: int) -> None:
@@ -170,10 +229,10 @@ def real(path: str, shuffles: int) -> None:
         )
 
 
-def share(p_T: np.ndarray) -> str:
-    """How many of the measured are at most 0.05."""
+def share(p_T: np.ndarray, most: float = 0.05) -> str:
+    """How many of the measured are at most so large."""
     measured = p_T[np.isfinite(p_T)]
-    return f"{(measured <= 0.05).sum()} of {len(measured)}"
+    return f"{(measured <= most).sum()} of {len(measured)}"
 
 
 def main() -> None:
@@ -182,11 +241,17 @@ def main() -> None:
     parser.add_argument("log", nargs="?")
     parser.add_argument("--logs", type=int, default=3, help="Planted logs of each size.")
     parser.add_argument("--shuffles", type=int, default=5, help="Logs with losses dealt out anew.")
+    parser.add_argument("--level", type=int, default=0, help="Logs of types hard anywhere.")
+    parser.add_argument("--partial", type=int, default=0, help="Logs with contexts for a part.")
     options = parser.parse_args()
     if options.log:
         real(options.log, options.shuffles)
     if options.logs:
         planted(options.logs)
+    if options.level:
+        level(options.level)
+    if options.partial:
+        partial(options.partial)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,8 @@ def test_what_is_said_of_a_planted_log(tmp_path: Path) -> None:
     assert len(rocks & real) >= 0.9 * len(real)
     assert not rocks - real
     assert rocks == set(evaluate(batch_of(log), similarity="hidden").rocks)
-    assert not rocktok.detect(path, replication=False).rocks
+    assert rocktok.detect(path, replication=False).tokens == found.tokens
+    assert not rocktok.detect(path, similarity="surprisal", replication=False).rocks
     gamma_used = found.thresholds["gamma"]
     assert gamma_used is not None
     assert 0.1 < gamma_used < 0.5
