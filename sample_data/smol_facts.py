@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 import smol_models
+import smol_slim
 from transformers import AutoTokenizer
 
 import rocktok
@@ -39,8 +40,7 @@ def tokenizers(wheel: Path | None) -> tuple[Any, Any]:
 
 def facts_of(log: Log, student: Any, teacher: Any) -> dict[str, Any]:
     """What run.json is to say of two tokenizers. Raises `click.ClickException` for strangers."""
-    words = {number: text for number, text, _ in vocabulary(student)}
-    if words != dict(log.vocab.texts):
+    if list(vocabulary(student)) != smol_slim.vocabulary(log):
         raise click.ClickException(f"{log.name}: recorded with another tokenizer")
     width = (log.run or {})["vocab_size"]
     return tokenizer_facts(student, teacher, width, width)
