@@ -99,8 +99,8 @@ def _prompts_wanted(prompts: int, positions: int) -> int:
 def _size(fixed: FixedSet) -> str:
     positions, types = fixed.size(MIN_PROMPTS)
     return (
-        f"{_counted(positions, 'position')}; at most {_counted(types, 'type')} can be tested, those "
-        f"in {MIN_PROMPTS} prompts or more"
+        f"{_counted(positions, 'position')}; at most {_counted(types, 'type')} can be tested, "
+        f"those in {MIN_PROMPTS} prompts or more"
     )
 
 

@@ -108,7 +108,7 @@ def _enough(info: LogInfo) -> list[tuple[str, str]]:
     if found["positions"] < schema.ENOUGH_POSITIONS:
         facts.append(
             (
-                "little text",
+                "text",
                 f"{counted(found['positions'], 'position')} of fixed text; text of a real "
                 f"language model takes {count(schema.ENOUGH_POSITIONS)} or more",
             )
