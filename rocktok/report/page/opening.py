@@ -21,7 +21,7 @@ from rocktok.tables.text import count, counted, number
 CHIPS, INSTEAD = 8, 2
 
 #: A part of a note that says how to call a command or function, not what the numbers mean.
-_CALL = re.compile(r"--[a-z]|Recorder\(|`rocktok|rocktok [a-z]+ --")
+_CALL = re.compile(r"--[a-z]|Recorder\(|`rocktok|rocktok [a-z]+ --|`certain`")
 
 #: Names in notes that are those of columns or parameters, in words.
 _WORDS = {"tau_pre": "the earlier threshold", "tau_post": "the later threshold"}
