@@ -122,8 +122,8 @@ def test_the_page_names_no_rock_anywhere(hard: ReportResult) -> None:
     assert "None of them is a rock" in render_page({**content, "folded": "x"})
     assert content["folded"] == (
         "There are no rocks, so figures of their contexts, kinds, density, share of the gradient "
-        "and place in other papers' lenses are left out; none of 15 other settings of contexts "
-        "would name any."
+        "and place in other papers' lenses are left out; none of 15 settings of contexts names "
+        "any."
     )
     for note in content["notes"] or []:
         assert not re.search(r"no rocks (for|to)|0 rocks", note)

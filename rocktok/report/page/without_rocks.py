@@ -33,7 +33,7 @@ def folded(result: ReportResult, figures: Collection[str]) -> str | None:
         text += f", so figures of their {listed} are left out"
     cells = counting_rocks(result.sensitivity or ())
     if cells and not any(cell["rocks"] for cell in cells):
-        text += f"; none of {count(len(cells))} other settings of contexts would name any"
+        text += f"; none of {count(len(cells))} settings of contexts names any"
     return f"{text}."
 
 
