@@ -139,6 +139,9 @@ GRADIENT_COLUMNS: tuple[Column, ...] = (
     Column("seed", "int64", "–", "seed of the halves and of the sketch"),
 )
 
+#: Positions of kept text below which little can be concluded from it.
+ENOUGH_POSITIONS = 40_000
+
 #: Columns of a scored occurrence that a log may hold, beside the required ones.
 OPTIONAL_STATISTICS = tuple(c.name for c in OCCURRENCE_COLUMNS if not c.required)
 

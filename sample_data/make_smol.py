@@ -220,11 +220,9 @@ def distil(work: Path, run: Path, settings: Settings) -> None:
         return
     smol_models.remove_others(output, found.values())
     models = work / "models"
-    student = smol_models.load_model(
-        models / "student", "SmolLM2-135M-Instruct-24-layers", torch.float32
-    )
+    student = smol_models.load_model(models / "student", torch.float32)
     student.generate = smol_models.Generation(student, run / "texts", settings.seed, settings.dtype)
-    teacher = smol_models.load_model(models / "teacher", "SmolLM2-135M-Instruct", settings.dtype)
+    teacher = smol_models.load_model(models / "teacher", settings.dtype)
     teacher.model.forward = smol_models.Remembered(teacher, student, run / "teacher")
     trainer = smol_models.MixedPrecisionTrainer(
         model=student,
@@ -243,6 +241,9 @@ def distil(work: Path, run: Path, settings: Settings) -> None:
         columns=COLUMNS,
         alternatives=ALTERNATIVES,
         contexts=CONTEXTS,
+        # Else the log would hold paths of this machine.
+        student="SmolLM2-135M-Instruct-24-layers",
+        teacher="SmolLM2-135M-Instruct",
     )
     with attach(trainer, recorder):
         # After the recorder's, so that the time of its scorings is seen.

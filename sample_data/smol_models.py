@@ -107,11 +107,9 @@ def with_layers(model: LlamaForCausalLM, kept: list[int]) -> LlamaForCausalLM:
     return copy
 
 
-def load_model(path: Path, name: str, dtype: torch.dtype) -> LlamaForCausalLM:
-    """Load a model under a name of our own, so that no path of this machine reaches the log."""
-    model = LlamaForCausalLM.from_pretrained(path, dtype=dtype)
-    model.config._name_or_path = model.name_or_path = name
-    return model
+def load_model(path: Path, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Load a model, which knows the folder it comes from: the hook reads the tokenizer there."""
+    return LlamaForCausalLM.from_pretrained(path, dtype=dtype)
 
 
 def load_tokenizer(path: Path) -> Any:

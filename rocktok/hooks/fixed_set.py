@@ -97,6 +97,17 @@ class FixedSet:
         self._of_prompt.update(rollout.prompt_id for rollout in taken)
         return taken
 
+    def size(self, prompts: int) -> tuple[int, int]:
+        """Scored positions, and types that stand in so many prompts or more."""
+        pairs = set[tuple[str, int]]()
+        positions = 0
+        for rollout in self.kept:
+            scored = rollout.completion_token_ids[rollout.loss_mask != 0]
+            positions += len(scored)
+            pairs.update((rollout.prompt_id, token) for token in np.unique(scored).tolist())
+        held = Counter(token for _, token in pairs)
+        return positions, sum(count >= prompts for count in held.values())
+
     @property
     def is_full(self) -> bool:
         """Whether as many texts are kept as were wanted."""

@@ -139,6 +139,8 @@ class Recorder(Recording):
             gradient_types, gradient_sketch, gradient_seed, fixed_sequences
         )
         self.vocab_size: int | None = None
+        #: Tokens of a completion at most, where the run says so.
+        self.most_tokens: int | None = None
         self._signals: TerminationHandler | None = None
 
     def __reduce__(self) -> Any:
@@ -183,6 +185,7 @@ class Recorder(Recording):
             raise HookError("this recorder is already running; close it first")
         self.rank, self.world_size, self._process = rank, world_size, os.getpid()
         self.vocab_size = (run or {}).get("vocab_size")
+        self.most_tokens = (run or {}).get("max_completion_length")
         if self.gradients is not None and self.vocab_size is not None:
             self.gradients.check_vocabulary(self.vocab_size)
         self.likeliest = alternatives_of(self.alternatives, self.vocab_size)

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 import rocktok.schema as schema
 
 if TYPE_CHECKING:
+    from rocktok.hooks.fixed_set import FixedSet
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.token_weights import TokenWeights
     from rocktok.log.manifest import Manifest, WeightsInForce
 
 _SHOWN = 3
+
+#: Prompts that must hold a type for `rocktok detect` to test it.
+MIN_PROMPTS = 5
 
 
 def beginning(
@@ -47,8 +51,10 @@ def beginning(
         return "; ".join([*parts, "no kept text"])
     text = f"text of {_counted(prompts, 'prompt')}"
     text += f" ({rollouts} rollouts each)" if rollouts > 1 else ""
+    text += _at_most(recorder)
     if inherited:
-        text += " kept by an earlier attempt,"
+        text += " kept by an earlier attempt"
+        text += f" ({_size(recorder.fixed)})," if recorder.fixed.kept else ","
         at_start = True
     elif at_start:
         text += " kept now,"
@@ -69,6 +75,46 @@ def beginning(
             "less, or fixed_at_start=True"
         )
     return "; ".join([*parts, text])
+
+
+def _at_most(recorder: Recorder) -> str:
+    """That the text to keep will be too little, where its largest size is known to be."""
+    tokens, fixed = recorder.most_tokens, recorder.fixed
+    if tokens is None or not fixed.collecting:
+        return ""
+    most = recorder.fixed_sequences * recorder.fixed_rollouts * tokens
+    if most >= schema.ENOUGH_POSITIONS:
+        return ""
+    return (
+        f" ({most:,} positions at most; {schema.ENOUGH_POSITIONS:,} are advised: set "
+        f"fixed_sequences={_prompts_wanted(recorder.fixed_sequences, most)} or more)"
+    )
+
+
+def _prompts_wanted(prompts: int, positions: int) -> int:
+    """Prompts for enough positions, if each gives as many as these."""
+    return -(-schema.ENOUGH_POSITIONS * prompts // max(1, positions))
+
+
+def _size(fixed: FixedSet) -> str:
+    positions, types = fixed.size(MIN_PROMPTS)
+    return (
+        f"{_counted(positions, 'position')}; at most {_counted(types, 'type')} can be tested, "
+        f"those in {MIN_PROMPTS} prompts or more"
+    )
+
+
+def kept_text(fixed: FixedSet) -> str:
+    """One line: how much text is kept, how many types can be tested, whether that is little."""
+    positions, _ = fixed.size(MIN_PROMPTS)
+    line = f"kept text of {_counted(fixed.prompts, 'prompt')}: {_size(fixed)}"
+    if positions < schema.ENOUGH_POSITIONS:
+        wanted = _prompts_wanted(fixed.prompts, positions)
+        line += (
+            f"; {schema.ENOUGH_POSITIONS:,} positions are advised: set fixed_sequences={wanted} or "
+            "more"
+        )
+    return line
 
 
 def _scored(first: int, last: int, every: int) -> list[int]:

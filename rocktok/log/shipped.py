@@ -24,9 +24,18 @@ def demo() -> Log:
     return open_log(demo_path())
 
 
+def is_demo(path: str) -> bool:
+    """Whether a path is that of the log that ships in the package."""
+    return Path(path) == _path()
+
+
+def _path() -> Path:
+    return Path(__file__).parents[1] / "demo"
+
+
 def demo_path() -> Path:
     """Where the log lies that ships in the package. Raises `LogError` where it does not."""
-    path = Path(__file__).parents[1] / "demo"
+    path = _path()
     if not (path / "run.json").is_file():
         raise LogError(
             f"{path}: the log that ships in the package is not there; install rocktok again"

@@ -20,6 +20,11 @@ def rock_names(detected: DetectResult) -> RockNames:
     params, rocks = detected.params, len(detected.rocks)
     if params["rule"] == "tested":
         fdr = f"FDR {100 * params['fdr']:g}%"
+        if not rocks:
+            return {
+                "rocks": f"no tested rock tokens ({fdr})",
+                "rule": f"No type is a rock: hard in recurring contexts beyond chance, {fdr}.",
+            }
         return {
             "rocks": f"{counted(rocks, 'tested rock token')} ({fdr})",
             "rule": f"Rocks are tested: hard in recurring contexts beyond chance, {fdr}.",

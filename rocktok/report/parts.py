@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rocktok._types import Array
 from rocktok.analyses.attribute.result import AttributeResult
+from rocktok.analyses.detect.instead import Instead
 from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.report.positions import LossByPosition
@@ -33,9 +34,13 @@ class OtherParts:
 
 @dataclass(frozen=True)
 class Look:
-    """Results of the report's own pass. `windows`: of occurrences of the candidate rocks."""
+    """Results of the report's own pass. `windows`: of occurrences of the candidate rocks.
+
+    `instead`: token id → what the teacher held likely in the place of the hardest types.
+    """
 
     sums: TypeSums
     positions: LossByPosition
     windows: dict[str, Array]
     drawn: DrawnSequences
+    instead: dict[int, Instead]

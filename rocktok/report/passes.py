@@ -31,6 +31,7 @@ from rocktok.analyses.stagnation.passes import stagnation
 from rocktok.engine.passes import Engine
 from rocktok.report.alternatives import token_ids
 from rocktok.report.clusters import Clusters
+from rocktok.report.hardest import hardest_rows, hardest_types, wanted_instead
 from rocktok.report.missing import lacks
 from rocktok.report.other_analyses import OtherResult, of_outcomes, run_others
 from rocktok.report.parts import Look, OtherParts
@@ -169,12 +170,14 @@ class _Report:
         """Make all further passes, and put their results together."""
         detection, progress = self.detection, self.progress
         others = self._others()
-        likely = likely_rocks(detection)
-        look = progress.counted("report", lambda: self._look(likely))
+        likely, hardest = likely_rocks(detection), hardest_types(detection)
+        look = progress.counted("report", lambda: self._look(likely, hardest))
         shares = self._type_shares(likely, look.windows)
         contexts = self._contexts(shares, look.windows)
         ids = choose(look.drawn, contexts, self.params.sequences)
-        read = progress.counted("texts", lambda: at_steps(detection, ids) if ids else None)
+        named = [row["token_id"] for row in detection.result.rocks]
+        curves = [*named, *detection.types.token_T[hardest].tolist()]
+        read = progress.counted("texts", lambda: at_steps(detection, ids, curves) if ids else None)
         texts = None
         if read is not None:
             texts = sequence_texts(detection, read, ids, look.drawn.seen)
@@ -211,6 +214,7 @@ class _Report:
             contexts_in_text=in_text,
             texts=texts,
             curves=read.curves if read else {},
+            hardest=hardest_rows(detection, hardest, look.instead),
             token_texts=token_texts,
             clusters={v: self.clusters.of(text) for v, text in token_texts.items()},
             cluster_names=self.clusters.names,
@@ -224,7 +228,7 @@ class _Report:
 
     # -- contents of the page beside the analyses ------------------------------------------
 
-    def _look(self, likely: list[int]) -> Look:
+    def _look(self, likely: list[int], hardest: Array) -> Look:
         detection = self.detection
         source, seed = detection.source, detection.params.seed
         earlier = () if source.pre is None else ("loss_pre",)
@@ -237,8 +241,11 @@ class _Report:
         collect = []
         if likely:
             collect = [windows_of(detection, likely)]
-        detection.run.engine.run(source, sums, positions, drawn, *collect)
-        return Look(sums, positions, collect[0].result() if collect else {}, drawn)
+        instead = wanted_instead(detection, hardest)
+        beside = [] if instead is None else [instead]
+        detection.run.engine.run(source, sums, positions, drawn, *collect, *beside)
+        windows = collect[0].result() if collect else {}
+        return Look(sums, positions, windows, drawn, {} if instead is None else instead.result())
 
     def _type_shares(self, likely: list[int], windows: dict[str, Array]) -> dict[int, TypeShares]:
         shares = judge_types(self.detection, likely, windows)
@@ -362,6 +369,7 @@ class _Report:
         for _, result in others.done():
             ids |= {int(row["token_id"]) for row in result.tokens}
         types = self.detection.types
+        ids |= set(types.token_T[hardest_types(self.detection)].tolist())
         order = np.lexsort((types.token_T, -types.loss_T))[: self.params.rows]
         ids |= set(types.token_T[order].tolist())
         return {v: self.detection.run.log.vocab.text(v) for v in sorted(ids)}

@@ -12,6 +12,7 @@ from rocktok.analyses.detect.result import DetectResult
 from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.errors import UsageError
+from rocktok.report.hardest import HardType
 from rocktok.report.other_analyses import Missing, OtherResult
 from rocktok.report.positions import PositionBin
 from rocktok.report.sensitivity import RockContexts, SensitivityRow
@@ -105,6 +106,7 @@ class ReportResult:
         notes: caveats of the results.
         others: of analyses that are not built into the report.
         curves: token id → mean losses of a rock at the steps shown as text; {} without text.
+        hardest: of a log without rocks, the types that a page shows first; () with rocks.
     """
 
     log: ReportLog
@@ -128,6 +130,7 @@ class ReportResult:
     others: tuple[OtherResult, ...] = ()
     curves: dict[int, list[StepLoss]] = field(default_factory=dict)
     contexts_in_text: dict[int, RockContexts] | None = None
+    hardest: tuple[HardType, ...] = ()
 
     @property
     def rocks(self) -> tuple[int, ...]:

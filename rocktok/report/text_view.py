@@ -92,7 +92,7 @@ class Texts(TypedDict):
 class Steps:
     """Rows and mean losses at the steps of the text view.
 
-    `rows`: by step, sequence → its rows. `curves`: rock → its mean losses. `recorded`: how many
+    `rows`: by step, sequence → its rows. `curves`: type → its mean losses. `recorded`: how many
     steps there are to show.
     """
 
@@ -103,12 +103,12 @@ class Steps:
     curves: dict[int, list[StepLoss]]
 
 
-def at_steps(detection: Detection, ids: Iterable[int]) -> Steps:
-    """One pass for each step shown: the rows of some sequences, and mean losses of the rocks."""
+def at_steps(detection: Detection, ids: Iterable[int], types: Iterable[int]) -> Steps:
+    """One pass for each step shown: the rows of some sequences, and mean losses of some types."""
     id_S = np.sort(np.array(list(ids), dtype=np.int64))
     steps, recorded = _steps(detection)
     columns = _columns(detection)
-    curves: dict[int, list[StepLoss]] = {r["token_id"]: [] for r in detection.result.rocks}
+    curves: dict[int, list[StepLoss]] = {v: [] for v in types}
     by_step = []
     for step in steps:
         source = replace(detection.source, pre=None, post=step)

@@ -196,6 +196,21 @@ def count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
+#: Times as much text beyond which growth foretells nothing.
+_MUCH_TEXT = 100
+
+
+def times_as_much(factor: float) -> str:
+    """How many times as much text is wanted, as a foretelling.
+
+    >>> times_as_much(3.04)
+    'about 3 times as much'
+    """
+    if factor < _MUCH_TEXT:
+        return f"about {factor:.2g} times as much"
+    return f"more than {_MUCH_TEXT} times as much"
+
+
 def counted(number: int, noun: str) -> str:
     """A count and its noun: 1 shard, 2 shards."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

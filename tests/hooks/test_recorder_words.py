@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from rocktok.analyses.detect import tested
 from rocktok.hooks import Recorder
-from rocktok.hooks.words import beginning, fewer_prompts
-from tests.recording import make_recorder, record_step
+from rocktok.hooks.fixed_set import FixedSet
+from rocktok.hooks.words import MIN_PROMPTS, beginning, fewer_prompts, kept_text
+from tests.recording import make_recorder, make_rollout, record_step
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,51 @@ def test_the_first_line_of_a_resumed_attempt() -> None:
         "recording into runs/opd (attempt 2, from step 50); rollouts every 10 steps; text of 256 "
         "prompts kept by an earlier attempt, scored at steps 60, 80, 100"
     )
+
+
+def test_too_little_text_is_foretold() -> None:
+    recorder = Recorder("runs/opd")
+    recorder.attempt, recorder.most_tokens = 0, 64
+    recorder.fixed.limit = recorder.fixed_sequences
+    assert beginning(recorder, last=500, at_start=True) == (
+        "recording into runs/opd; rollouts every 10 steps; text of 256 prompts (16,384 positions "
+        "at most; 40,000 are advised: set fixed_sequences=625 or more) kept now, scored at steps "
+        "0, 100, 200, … 500 (6 in all)"
+    )
+    recorder.most_tokens = 157
+    assert "advised" not in beginning(recorder, last=500, at_start=True)
+
+
+def kept(prompts: int, length: int) -> FixedSet:
+    fixed = FixedSet(prompts, every=1)
+    fixed.accept([make_rollout(i, prompt=i, length=length + i) for i in range(prompts)])
+    fixed.complete(0)
+    return fixed
+
+
+def test_kept_text_says_how_many_types_can_be_tested() -> None:
+    # Lengths 3 to 8 of ids from 0 up: 0 to 3 stand in five prompts or more, 4 in four.
+    fixed = kept(6, 3)
+    assert fixed.size(5) == (33, 4)
+    assert kept_text(fixed) == (
+        "kept text of 6 prompts: 33 positions; at most 4 types can be tested, those in 5 prompts "
+        "or more; 40,000 positions are advised: set fixed_sequences=7273 or more"
+    )
+    fixed.kept[0].loss_mask[:] = 0
+    assert fixed.size(5) == (30, 4)
+    fixed.kept[1].loss_mask[0] = 0
+    assert fixed.size(5) == (29, 3)
+    assert kept_text(kept(5, 8_000)).endswith("those in 5 prompts or more")
+    assert MIN_PROMPTS == tested.MIN_PROMPTS
+
+
+def test_a_resumed_attempt_says_how_much_text_there_is() -> None:
+    recorder = Recorder("runs/opd", fixed_sequences=6)
+    recorder.attempt, recorder.fixed = 1, kept(6, 3)
+    assert (
+        "text of 6 prompts kept by an earlier attempt (33 positions; at most 4 types can be "
+        "tested, those in 5 prompts or more), scored every 100 steps"
+    ) in beginning(recorder, first=50)
 
 
 def test_a_recorder_says_that_it_begins_and_ends(

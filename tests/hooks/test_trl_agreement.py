@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rocktok.hooks.trl.agreement import differences, tokenizer_facts
+from rocktok.hooks.trl.describe import teacher_tokenizer
 from tests.trl_models import END, PAD, make_tokenizer
 
 TEMPLATE = "{% for m in messages %}<user>{{ m['content'] }}{% endfor %}<bot>"
@@ -99,3 +102,30 @@ def test_what_fails_is_not_known() -> None:
     assert facts["tokens_differ"] is None
     assert facts["template"] == {"same": None, "first_difference": None}
     assert all("template" not in line for line in differences({"tokenizers": facts}))
+
+
+def test_the_tokenizer_of_a_teacher_from_the_hub_is_read_in_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--owner--model"
+    snapshot = folder / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123")
+    (snapshot / "config.json").write_text("{}")
+    # Of a model without tokenizer files transformers would make one up.
+    assert teacher_tokenizer(trainer_of("owner/model")) is None
+    make_tokenizer().save_pretrained(snapshot)
+    found = teacher_tokenizer(trainer_of("owner/model"))
+    assert found is not None and found.get_vocab() == make_tokenizer().get_vocab()
+    for name in ("", "owner/other", "model", "a/b/c", str(tmp_path / "nowhere")):
+        assert teacher_tokenizer(trainer_of(name)) is None
+
+
+def trainer_of(teacher: str) -> Any:
+    """As much of a trainer as names its teacher."""
+    config = SimpleNamespace(_name_or_path=teacher)
+    model = SimpleNamespace(config=config)
+    accelerator = SimpleNamespace(unwrap_model=lambda one: one)
+    return SimpleNamespace(accelerator=accelerator, model=model, teacher_model=model)

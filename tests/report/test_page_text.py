@@ -60,6 +60,23 @@ def test_the_first_screen(visit: Any) -> None:
     assert at.page.evaluate(height) < 900
 
 
+def test_chips_of_no_rocks_are_told_apart_and_lead_to_their_rows(visit: Any) -> None:
+    chip = {**chips()[1], "token_id": 3, "token": " of", "label": "not a rock"}
+    groups = [{"heading": "Not rocks: the largest sums of loss (Rock Scores)", "chips": [chip]}]
+    opening = {"verdict": "No rocks.", "chips": [], "sure": "", "others": groups}
+    at = visit(render_page({**small(), "opening": opening, "folded": "No figures of rocks."}))
+    assert at.texts(".kind") == ["Not rocks: the largest sums of loss (Rock Scores)"]
+    assert at.texts(".chip .kind-of") == ["not a rock"]
+    assert at.texts(".folded") == ["No figures of rocks."]
+    frame = "getComputedStyle(document.querySelector('.chip')).borderTopStyle"
+    assert at.page.evaluate(frame) == "dashed"
+    outline = "getComputedStyle(document.querySelector('.chip bdi.token')).outlineStyle"
+    assert at.page.evaluate(outline) == "none"
+    at.page.locator(".chip").click()
+    assert at.page.evaluate("document.activeElement.dataset.token") == "3"
+    assert at.page.evaluate(STATE) == ""
+
+
 def test_a_chip_leads_to_its_row_and_back_leads_back(visit: Any) -> None:
     at = visit(render_page(opened()))
     at.page.locator(".chip").nth(1).click()

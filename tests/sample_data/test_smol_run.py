@@ -212,6 +212,9 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(work: Path, tmp_path: Path
     assert losses(whole) == losses(broken) and len(losses(whole)) == 4
     one, other = (rocktok.open(run / "log") for run in (whole, broken))
     assert one.complete_steps("fixed") == other.complete_steps("fixed") == [0, 2, 4]
+    # The hook finds the teacher's tokenizer, and no path of this machine reaches the log.
+    assert one.run is not None and one.run["tokenizers"]["tokens_differ"] == 0
+    assert one.run["teacher"] == "SmolLM2-135M-Instruct" and str(work) not in json.dumps(one.run)
     # Sequence ids name the attempt; text and losses are the same.
     one_rows, other_rows = (read_table(run / "log", "fixed") for run in (whole, broken))
     for name in ("step", "position", "token_id", "loss"):

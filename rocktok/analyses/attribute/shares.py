@@ -125,7 +125,7 @@ def contrasts(
             places = [_places(bootstrap, groups.members[name]) for name in ("rocks", other)]
             kept = [at[np.isfinite(values_T[at])] for at in places]
             small = [
-                f"{name} has {len(at)} types with a value"
+                f"{name} has {len(at)} type{'' if len(at) == 1 else 's'} with a value"
                 for name, at in zip(("rocks", other), kept, strict=True)
                 if len(at) < MIN_TYPES
             ]

@@ -91,19 +91,7 @@ def render(result: AttributeResult, view: View | None = None) -> str:
     """Answer, groups, contrasts, directions, tokens, provenance."""
     view = view or View.plain()
     log, step = result.log, result.log["step"]
-    groups = (_group(r) for r in result.groups if r["step"] == step)
-    parts = [
-        *view.answer(opening(result)),
-        "",
-        view.heading(f"Shares by group, step {step}"),
-        render_table(_GROUPS, groups, view),
-    ]
-    parts += adjusted_table(
-        result.adjusted, view, what="Mean gradient norm of rocks", types="rocks", loss="loss"
-    )
-    for measure, words in _MEASURES.items():
-        rows = [row for row in result.tests if row["measure"] == measure]
-        parts += [view.heading(f"Rocks minus others: {words}"), *_tests(rows, view)]
+    parts = [*view.answer(opening(result)), "", *_compared(result, view)]
     if result.geometry is not None:
         parts += _geometry(result.geometry, view)
     top, everything = result.params["top"], result.params["all_types"]
@@ -113,7 +101,7 @@ def render(result: AttributeResult, view: View | None = None) -> str:
         render_table(_TOKENS, map(_token, shown), view).rstrip("\n"),
         *view.more(result.totals["types"] - len(shown), "--all"),
         *map(view.aside, _few((*result.groups, *shown))),
-        view.aside(legend(NAMES)),
+        *([view.aside(legend(NAMES))] if any(row["groups"] for row in shown) else []),
         "",
         view.aside(
             f"{log['table']}/, step {step}: {count(result.totals['positions'])} positions, "
@@ -122,6 +110,25 @@ def render(result: AttributeResult, view: View | None = None) -> str:
         *map(view.aside, (*contexts_of_rocks(log), *left_out(log), log["path"])),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _compared(result: AttributeResult, view: View) -> list[str]:
+    """The groups and their contrasts; one line where there is nothing to compare."""
+    step = result.log["step"]
+    groups = [row for row in result.groups if row["step"] == step and row["types"]]
+    if not groups:
+        return ["No rocks, and so no groups of types to compare.", ""]
+    parts = [
+        view.heading(f"Shares by group, step {step}"),
+        render_table(_GROUPS, map(_group, groups), view),
+        *adjusted_table(
+            result.adjusted, view, what="Mean gradient norm of rocks", types="rocks", loss="loss"
+        ),
+    ]
+    for measure, words in _MEASURES.items():
+        rows = [row for row in result.tests if row["measure"] == measure]
+        parts += [view.heading(f"Rocks minus others: {words}"), *_tests(rows, view)]
+    return parts
 
 
 def _few(rows: Sequence[Row]) -> list[str]:

@@ -198,7 +198,8 @@ def on_policy(
         )
         text += f" ({why})." if why else "."
     elif number.low is None:
-        text = f"Too few prompts carry the mean of the rollouts of step {step} to decide."
+        why = f"Too few prompts carry the mean of the rollouts of step {step} to decide."
+        return unknown("on_policy", why, "record more prompts at a step", measure=measure)
     return finding(
         "on_policy", severity, text, number=number, measure=measure,
         remedy="compare the sampler's log-probabilities with the trainer's: temperature, top-p and "

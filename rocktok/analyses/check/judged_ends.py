@@ -126,6 +126,10 @@ def student_end(
 def _no_ends(name: str, ends: Ends, measure: str) -> Finding:
     if not ends.texts:
         why = "No text that stopped was recorded, or the log has no finish_reason."
-        return unknown(name, why, "write finish_reason into sequences/", measure=measure)
+        remedy = (
+            "record texts that end by themselves (a larger max_completion_length), with "
+            "finish_reason in sequences/"
+        )
+        return unknown(name, why, remedy, measure=measure)
     why = "The log has too few probabilities at the end of texts."
     return unknown(name, why, _ENDS, measure=measure)

@@ -93,8 +93,8 @@ def tokenizer(said: Said) -> Finding:
         if said.tokenizers is None:
             why = "run.json does not say whether the tokenizers agree."
         remedy = (
-            "load the teacher from a local folder that holds its tokenizer, and record with the "
-            "TRL hook of this version"
+            "load the teacher from a folder or a Hub name whose tokenizer is on this machine, and "
+            "record with the TRL hook of this version"
         )
         return unknown("tokenizer", why, remedy, measure=measure)
     special = said.part("special_differ")
@@ -127,8 +127,8 @@ def template(said: Said) -> Finding:
         elif said.tokenizers is not None:
             why = "The chat templates could not be compared: one of the models has none."
         remedy = (
-            "load the teacher from a local folder that holds its tokenizer and chat template, and "
-            "record with the TRL hook of this version"
+            "load the teacher from a folder or a Hub name whose tokenizer and chat template are on "
+            "this machine, and record with the TRL hook of this version"
         )
         return unknown("template", why, remedy, measure=measure)
     difference = said.part("template", "first_difference")

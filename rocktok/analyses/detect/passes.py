@@ -243,10 +243,11 @@ def run_detect(
             notes.append(f"lifts are unknown: {why}")
         else:
             measured = np.intersect1d(types.token_T[rocks], chosen)
-            notes.append(
-                f"lifts: for the {len(measured)} of {len(rocks)} rocks that half {CHOSEN_ON} of "
-                f"the prompts also names, measured on half {1 - CHOSEN_ON}"
-            )
+            if len(rocks):
+                notes.append(
+                    f"lifts: for the {len(measured)} of {len(rocks)} rocks that half {CHOSEN_ON} "
+                    f"of the prompts also names, measured on half {1 - CHOSEN_ON}"
+                )
         both_lifts = (
             lifts_of(contexts, types, measured),
             permuted(contexts, types, rocks, score_T),

@@ -10,7 +10,17 @@ from rocktok.stats.intervals import FEW_PROMPTS, MIN_EFFECTIVE
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.terminal import View
-from rocktok.tables.text import Field, count, counted, lay_out, number, p_value, percent, token
+from rocktok.tables.text import (
+    Field,
+    count,
+    counted,
+    lay_out,
+    number,
+    p_value,
+    percent,
+    times_as_much,
+    token,
+)
 
 #: Marks of flags in the table, each explained below it.
 _MARKS = {
@@ -174,12 +184,7 @@ def _how_sure(result: DetectResult) -> list[str]:
     )
     wanted = totals["text_wanted"]
     if wanted is not None and wanted > 1:
-        line += (
-            f" To test types with half of the loss takes about {wanted:.2g} times as much text."
-            if wanted < _MUCH_TEXT
-            else f" To test types with half of the loss takes more than {_MUCH_TEXT} times as much "
-            "text."
-        )
+        line += f" To test types with half of the loss takes {times_as_much(wanted)} text."
     again = totals["replication"]
     if again is not None and again["share"] is not None:
         line += (
@@ -298,9 +303,6 @@ _INSTEAD = "teacher wrote instead"
 _OTHERS = 2
 
 #: Columns of a screen from which there is room for its whole heading.
-#: Times as much text beyond which growth foretells nothing.
-_MUCH_TEXT = 100
-
 _ROOMY = 100
 
 #: Name of a column → its cells.

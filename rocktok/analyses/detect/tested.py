@@ -79,6 +79,11 @@ class HardTests:
         p_T = np.where(self.testable, self.p_hard, 1.0)
         return _q_values(p_T, self.among) <= fdr
 
+    def beyond_chance(self, fdr: float, min_hardness: float) -> Array:
+        """Types that are persistently hard beyond chance, in whatever contexts."""
+        hard_T: Array = self.worth_judging(fdr) & self.testable & (self.hardness >= min_hardness)
+        return hard_T
+
 
 def hard_tests(votes: Votes, *, all_types: bool = False, compiled: bool = False) -> HardTests:
     """The test of each type from one vote of each prompt that holds it.

@@ -271,12 +271,11 @@ def _tests(types: TypeTable, params: DetectParams, total: float) -> _Tests:
     tested = types.tested
     if tested is None:
         return cast(_Tests, dict.fromkeys(_Tests.__annotations__))
-    hard_T = tested.hard.worth_judging(params.fdr) & tested.hard.testable
     untested = float(types.loss_T[~tested.tested].sum())
     return {
         "tests": tested.tests,
         "tested": int(tested.tested.sum()),
-        "hard": int((hard_T & (tested.hard.hardness >= params.min_hardness)).sum()),
+        "hard": int(tested.hard.beyond_chance(params.fdr, params.min_hardness).sum()),
         "untested_loss_share": untested / total if total else None,
         "text_wanted": text_wanted(tested.hard, types.loss_T),
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 import rocktok.schema as schema
+from rocktok.analyses.detect.enough_passes import EnoughText, enough_text
 from rocktok.analyses.info.beside_passes import coverage, misfits, uneven
 from rocktok.analyses.info.result import (
     AttemptInfo,
@@ -46,8 +47,8 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
 
     Raises `LogError` for a log that cannot be opened; damage inside it is named in the result.
     """
-    log = opened(log)
-    damage = _damage(log, verify, engine or Engine())
+    log, engine = opened(log), engine or Engine()
+    damage = _damage(log, verify, engine)
     covered: dict[str, Coverage] = {}
     try:
         covered = {} if damage else coverage(log)
@@ -56,6 +57,7 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
     there = [table for table in schema.STEP_TABLES if log.shards(table)]
     tables = {} if damage else {table: _table(log, table, covered.get(table)) for table in there}
     sequences, prompts = (None, None) if damage else _sequences(log)
+    enough, unknown = (None, []) if damage else _enough(log, engine)
     dropped = [
         cast(DroppedInfo, {"rank": m.rank, "attempt": m.attempt, **asdict(d)})
         for m in log.manifests
@@ -91,12 +93,22 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
             *log.warnings(),
             *_uncovered(covered.get("contexts")),
             *(_unfinished(name) for name in temporary),
+            *unknown,
         ),
         weights=tuple(
             cast(WeightsInfo, {"attempt": attempt, **asdict(weights)})
             for attempt, weights in log.weights
         ),
+        enough=enough,
     )
+
+
+def _enough(log: Log, engine: Engine) -> tuple[EnoughText | None, list[str]]:
+    """How many types can be tested, and a note where that cannot be counted."""
+    try:
+        return enough_text(log, engine), []
+    except LogError as error:
+        return None, [f"how many types can be tested is unknown: {error}"]
 
 
 def _unfinished(name: str) -> str:

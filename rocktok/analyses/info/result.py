@@ -8,6 +8,7 @@ from shlex import quote
 from typing import ClassVar, TypedDict
 
 from rocktok._types import LogIdentity
+from rocktok.analyses.detect.enough_passes import EnoughText
 from rocktok.analyses.result import Result
 
 
@@ -130,6 +131,7 @@ class LogInfo(Result):
     temporary_files: tuple[str, ...]
     notes: tuple[str, ...]
     weights: tuple[WeightsInfo, ...] = ()
+    enough: EnoughText | None = None
 
     def to_dict(self) -> dict[str, object]:
         """With `answer`, `next` and `questions`, which follow from the fields."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import rocktok.schema as schema
 from rocktok.tables.terminal import View
-from rocktok.tables.text import count, counted
+from rocktok.tables.text import count, counted, percent, times_as_much
 
 if TYPE_CHECKING:
     from rocktok.analyses.info.result import Coverage, LogInfo, TableInfo, WeightsInfo
@@ -24,6 +25,7 @@ def render(info: LogInfo, view: View | None = None) -> str:
     facts = [("next", info.next), *_questions(info), *_run(info)]
     for name, table in info.tables.items():
         facts += _table(name, table)
+    facts += _enough(info)
     if info.sequences is not None:
         facts.append(("sequences", f"{count(info.sequences)} of {count(info.prompts)} prompts"))
     if info.vocab:
@@ -86,6 +88,30 @@ def _table(name: str, table: TableInfo) -> list[tuple[str, str]]:
     if table.superseded_rows:
         facts.append(
             ("  superseded", f"{count(table.superseded_rows)} rows of earlier attempts, not read")
+        )
+    return facts
+
+
+def _enough(info: LogInfo) -> list[tuple[str, str]]:
+    """How many types can be tested, and whether that is little."""
+    if info.enough is None:
+        return []
+    found = info.enough
+    text = (
+        f"{count(found['testable'])} of {counted(found['tests'], 'type')} in enough prompts; the "
+        f"others carry {percent(found['untested_loss_share'])} of the loss"
+    )
+    wanted = found["text_wanted"]
+    if wanted is not None and wanted > 1:
+        text += f"; testing half of the loss takes {times_as_much(wanted)} text"
+    facts = [("testable", text)]
+    if found["positions"] < schema.ENOUGH_POSITIONS:
+        facts.append(
+            (
+                "text",
+                f"{counted(found['positions'], 'position')} of fixed text; text of a real "
+                f"language model takes {count(schema.ENOUGH_POSITIONS)} or more",
+            )
         )
     return facts
 

@@ -116,10 +116,11 @@ def rock_answer(result: StabilityResult) -> list[str]:
         return ["No rock tokens: no type occurs in 5 prompts or more, so none is tested."]
     held = "hashed groups of prompts" if rocks["grouped"] else "prompts"
     each = f"{count(rocks['prompts'])} {held} each"
+    other = "other type" if rocks["rocks"] else "type"
     others = (
-        f"at least {percent(OFTEN, 0)} of them name {counted(rocks['others'], 'other type')}"
+        f"at least {percent(OFTEN, 0)} of them name {counted(rocks['others'], other)}"
         if rocks["others"]
-        else f"no other type is in {percent(OFTEN, 0)} of them"
+        else f"no {other} is in {percent(OFTEN, 0)} of them"
     )
     names = f"A half-sample names {number(rocks['mean_rocks'])} rocks on average; {others}"
     if not rocks["rocks"]:

@@ -163,8 +163,13 @@ def _comparison(curves: LossCurves, groups: ComparedGroups, other: str) -> Compa
 
 
 def _few(first: str, sides: list[Array]) -> str:
-    ours = "rocks" if first == ROCKS.name else f"types of {first}"
-    return f"{len(sides[0])} {ours} against {len(sides[1])} types"
+    ours, theirs = map(len, sides)
+    noun = "rock" if first == ROCKS.name else "type"
+    of = "" if first == ROCKS.name else f" of {first}"
+    return (
+        f"{ours} {noun}{'' if ours == 1 else 's'}{of} against {theirs} "
+        f"type{'' if theirs == 1 else 's'}"
+    )
 
 
 def _compare(

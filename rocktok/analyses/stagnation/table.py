@@ -75,7 +75,7 @@ def render(result: StagnationResult, view: View | None = None) -> str:
     view = view or View.plain()
     log = result.log
     steps = log["steps"]
-    groups = [_corpus(result.corpus), *map(_group, result.groups)]
+    groups = [_corpus(result.corpus), *(_group(row) for row in result.groups if row["types"])]
     parts = [
         *view.answer(opening(result)),
         "",

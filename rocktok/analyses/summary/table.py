@@ -25,14 +25,15 @@ def opening(result: SummaryResult) -> list[str]:
     read = [row for row in result.runs if row["error"] is None]
     told = [row for row in read if row["rocks"] is not None]
     some = [row for row in told if row["rocks"]]
-    answer = f"{len(some):,} of {counted(len(told), 'run')} with persistence have rock tokens."
+    verb = "has" if len(some) == 1 else "have"
+    answer = f"{len(some):,} of {counted(len(told), 'run')} with persistence {verb} rock tokens."
     if not told:
         answer = f"None of {counted(len(read), 'run')} has the same text at two steps, so no rocks."
     lines = [answer]
     shares = [row["rocks_loss_share"] or 0.0 for row in some]
     if shares:
         low, high = percent(min(shares)), percent(max(shares))
-        lines.append(f"They carry {low if low == high else f'{low} to {high}'} of a run's loss.")
+        lines.append(f"Rocks carry {low if low == high else f'{low} to {high}'} of a run's loss.")
     lines.append("One log is one training run: the variation between runs is not measured.")
     if result.failed:
         lines.append(f"{counted(len(result.failed), 'run')} could not be read (below).")

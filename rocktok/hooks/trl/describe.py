@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ _SIZES = (
     "num_experts",
     "vocab_size",
 )
+#: A model on the Hub: its owner and its name.
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 #: A directory without any has no tokenizer: transformers would make one up, of special tokens.
 _TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 
@@ -73,20 +76,32 @@ def describe_run(trainer: Any) -> dict[str, Any]:
 
 
 def teacher_tokenizer(trainer: Any) -> Any | None:
-    """The teacher's own tokenizer, where it was loaded from a directory that has one.
+    """The teacher's own tokenizer, where the directory or cache of the model's files has one.
 
-    Nothing is fetched, and no code of the directory is run.
+    Nothing is fetched, and no code of a model is run.
     """
     from transformers import AutoTokenizer
 
-    folder = Path(_path(_models(trainer)[1]) or "-")
-    if not folder.is_dir() or not any(next(folder.glob(name), None) for name in _TOKENIZERS):
+    folder = _folder(_path(_models(trainer)[1]))
+    if folder is None or not any(next(folder.glob(name), None) for name in _TOKENIZERS):
         return None
     # What goes wrong in there has no common base.
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception:
         return None
+
+
+def _folder(name: str) -> Path | None:
+    """Where the files of a model are, by what it was loaded from: a directory, or a Hub name."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if name and Path(name).is_dir():
+        return Path(name)
+    if not _HUB_NAME.fullmatch(name):
+        return None
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def fingerprint(trainer: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rocktok.report.page.texts import texts_of_several
 from rocktok.report.result import ReportResult
 from rocktok.tables.encode import encode_csv
 from rocktok.tables.names import labels
-from rocktok.tables.text import number
+from rocktok.tables.text import counted, number
 
 SCHEMA = "rocktok.report-comparison/1"
 
@@ -107,9 +107,9 @@ def _pairs(compared: CompareResult, names: Sequence[str]) -> list[Point]:
     for (a, b), row in zip(both, compared.pairs, strict=True):
         jaccard = number(row["jaccard"], 2)
         points.append({
-            "text": f"{a} and {b} share {len(row['shared'])} rocks (Jaccard {jaccard}); "
-            f"{len(row['only_first'])} stand only in the first, {len(row['only_second'])} only in "
-            "the second.",
+            "text": f"{a} and {b} share {counted(len(row['shared']), 'rock')} (Jaccard {jaccard}); "
+            f"only in the first: {len(row['only_first'])}, only in the second: "
+            f"{len(row['only_second'])}.",
             "numbers": [{"label": f"Jaccard, {a} and {b}", "value": jaccard}],
         })  # fmt: skip
     return points

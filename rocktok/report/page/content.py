@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from rocktok._version import __version__
 from rocktok.analyses.detect.table import contexts
+from rocktok.log.shipped import is_demo
 from rocktok.report.other_analyses import Missing
 from rocktok.report.page.flags import explained
 from rocktok.report.page.opening import curve_of, likeliest, page_opening, plain
@@ -15,6 +16,7 @@ from rocktok.report.page.page_data import Cell, Column, Kind, Page, PageFigure, 
 from rocktok.report.page.sections import sections
 from rocktok.report.page.summary import summary
 from rocktok.report.page.texts import text_view
+from rocktok.report.page.without_rocks import concerns, folded
 from rocktok.report.result import ReportResult
 
 #: Columns of the table of tokens: key, label, kind, and what it means.
@@ -52,7 +54,7 @@ def page_content(result: ReportResult, figures: list[PageFigure], missing: list[
     shown = token_rows(result)
     present = {key for row in shown for key, value in row.items() if value not in (None, [])}
     return {
-        "title": f"Rock tokens in {result.log['path']}",
+        "title": _title(result),
         "log": facts(result),
         "created": result.run.get("created_at"),
         "version": __version__,
@@ -61,9 +63,10 @@ def page_content(result: ReportResult, figures: list[PageFigure], missing: list[
         "summary": [
             {**point, "text": _CODE.sub("", point["text"])} for point in summary(result)[1:]
         ],
-        "notes": list(map(plain, result.notes)),
+        "notes": [plain(note) for note in result.notes if concerns(result, note)],
         "missing": missing,
         "figures": figures,
+        "folded": folded(result, [figure["name"] for figure in figures]),
         "table": {
             "columns": [
                 column
@@ -78,6 +81,15 @@ def page_content(result: ReportResult, figures: list[PageFigure], missing: list[
         "text": text_view(result),
         "sections": sections(result.others),
     }
+
+
+def _title(result: ReportResult) -> str:
+    """What the page is about, and of which log."""
+    path = str(result.log["path"])
+    name = "the log that ships with rocktok" if is_demo(path) else path
+    if result.detect.rocks:
+        return f"Rock tokens in {name}"
+    return f"{'No rock tokens' if result.log['pre'] is not None else 'Token losses'} in {name}"
 
 
 def _columns(result: ReportResult) -> list[Column]:
@@ -135,9 +147,15 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
         rows.append((v, {**{key: cells.get(key) for key, *_ in COLUMNS}, "is_rock": True,
                          "loss_pre": types["loss_pre"][place[v]]}))  # fmt: skip
     rocks = set(result.rocks)
+    # What the page opens with without rocks has its row, however little loss it carries.
+    first = {row["token_id"] for row in result.hardest}
     by_loss = sorted(
         (i for i, v in enumerate(types["token_id"]) if v not in rocks),
-        key=lambda i: (-types["frequency"][i] * types["loss_post"][i], types["token_id"][i]),
+        key=lambda i: (
+            types["token_id"][i] not in first,
+            -types["frequency"][i] * types["loss_post"][i],
+            types["token_id"][i],
+        ),
     )
     for i in by_loss[: max(0, result.params["rows"] - len(rows))]:
         v, n, loss = types["token_id"][i], types["frequency"][i], types["loss_post"][i]

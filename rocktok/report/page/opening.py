@@ -8,19 +8,20 @@ from typing import Any
 
 from rocktok.analyses.detect.instead import InsteadRow
 from rocktok.analyses.detect.table import opening as detected
+from rocktok.report.hardest import HardType
 from rocktok.report.page.flags import of_several
-from rocktok.report.page.page_data import Chip, Opening
+from rocktok.report.page.page_data import Chip, Chips, Opening
 from rocktok.report.page.summary import summary
 from rocktok.report.result import ReportResult
 from rocktok.report.text_view import StepLoss
 from rocktok.stats.group_names import LABELS, NAMES
-from rocktok.tables.text import count, counted
+from rocktok.tables.text import count, counted, number
 
 #: Rocks that a page opens with, and other tokens named with each.
 CHIPS, INSTEAD = 8, 2
 
 #: A part of a note that says how to call a command or function, not what the numbers mean.
-_CALL = re.compile(r"--[a-z]|Recorder\(|`rocktok|rocktok [a-z]+ --")
+_CALL = re.compile(r"--[a-z]|Recorder\(|`rocktok|rocktok [a-z]+ --|`certain`")
 
 #: Names in notes that are those of columns or parameters, in words.
 _WORDS = {"tau_pre": "the earlier threshold", "tau_post": "the later threshold"}
@@ -35,12 +36,17 @@ _ANALYSES = {
 
 def page_opening(result: ReportResult) -> Opening:
     """The first screen of a page."""
-    rocks = result.detect.rocks
     answer = detected(result.detect)
-    if not rocks or result.log["pre"] is None:
+    first = summary(result)[0]["text"]
+    if result.log["pre"] is None or not first.startswith(answer[0]):
         # Why there is nothing to test comes with it.
-        answer = [summary(result)[0]["text"]]
-    return {"verdict": answer[0], "chips": chips(result), "sure": _how_sure(result, answer)}
+        answer = [first]
+    return {
+        "verdict": answer[0],
+        "chips": chips(result),
+        "sure": _how_sure(result, answer),
+        "others": others(result),
+    }
 
 
 def _how_sure(result: ReportResult, answer: Sequence[str]) -> str:
@@ -75,8 +81,36 @@ def chips(result: ReportResult) -> list[Chip]:
     ]
 
 
+def others(result: ReportResult) -> list[Chips]:
+    """Without rocks, the hardest types: first those that are hard beyond chance."""
+    hard = [_no_rock(result, row) for row in result.hardest if row["hard"]]
+    largest = [_no_rock(result, row) for row in result.hardest if not row["hard"]]
+    groups: list[Chips] = [
+        {"heading": "Not rocks: hard beyond chance, in contexts that do not recur", "chips": hard},
+        {"heading": "Not rocks: the largest sums of loss (Rock Scores)", "chips": largest},
+    ]
+    return [group for group in groups if group["chips"]]
+
+
+def _no_rock(result: ReportResult, row: HardType) -> Chip:
+    """A chip that says what it is not."""
+    label = "not a rock"
+    if row["hardness"] is not None:
+        label = f"hard {number(row['hardness'], 2)} times as often as expected; {label}"
+    return {
+        "token_id": row["token_id"],
+        "token": row["token"],
+        "loss_pre": row["mean_loss_pre"],
+        "loss_post": row["mean_loss"],
+        "loss_share": row["loss_share"],
+        "curve": curve_of(result, row),
+        "instead": row["instead"][:INSTEAD],
+        "label": label,
+    }
+
+
 def curve_of(result: ReportResult, row: Mapping[str, Any]) -> list[StepLoss]:
-    """Mean losses of a rock over the steps shown; without text, at both ends alone."""
+    """Mean losses of a type over the steps shown; without text, at both ends alone."""
     curve = result.curves.get(row["token_id"])
     if curve:
         return curve

@@ -32,7 +32,10 @@ class Point(TypedDict):
 
 
 class Chip(TypedDict):
-    """A rock on the first screen; `curve`: mean losses; `instead`: what the teacher wanted."""
+    """A type on the first screen; `curve`: mean losses; `instead`: what the teacher wanted.
+
+    `label`: what is said of it alone; of a rock nothing.
+    """
 
     token_id: int
     token: str
@@ -41,14 +44,26 @@ class Chip(TypedDict):
     loss_share: float | None
     curve: list[StepLoss]
     instead: list[InsteadRow]
+    label: NotRequired[str]
+
+
+class Chips(TypedDict):
+    """Types that are no rocks, and what they are instead."""
+
+    heading: str
+    chips: list[Chip]
 
 
 class Opening(TypedDict):
-    """The first screen: the answer in a sentence, the strongest rocks, how sure all of it is."""
+    """The first screen: the answer in a sentence, the strongest rocks, how sure all of it is.
+
+    `others`: without rocks, the hardest types.
+    """
 
     verdict: str
     chips: list[Chip]
     sure: str
+    others: NotRequired[list[Chips]]
 
 
 class PageFigure(TypedDict):
@@ -157,6 +172,7 @@ class Page(TypedDict, total=False):
     """A page. Any part may be absent, None or empty: the page then goes without it.
 
     `embedded`: within another page, which has its own way around: without navigation and footer.
+    `folded`: a sentence in the place of figures that there would be with rocks.
     """
 
     embedded: bool
@@ -169,6 +185,7 @@ class Page(TypedDict, total=False):
     notes: list[str] | None
     missing: list[Missing] | None
     figures: list[PageFigure] | None
+    folded: str | None
     table: Table | None
     rocks: list[Rock] | None
     text: Text | None

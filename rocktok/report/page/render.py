@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rocktok.report.alternatives import Alternatives
 from rocktok.report.page.escape import Piece, pieces, printable, signs
 from rocktok.report.page.inline import inline
-from rocktok.report.page.page_data import Kind, Page, PageFigure, Rock, Table, Text
+from rocktok.report.page.page_data import Chip, Kind, Page, PageFigure, Rock, Table, Text
 from rocktok.report.page.sections import render_sections
 from rocktok.report.text_view import StepLoss
 from rocktok.tables.text import count, number, percent
@@ -66,6 +66,7 @@ def render_page(page: Page) -> str:
             missing=page.get("missing") or [],
             figures=[figure for figure in figures if not figure["appendix"]],
             appendix=[figure for figure in figures if figure["appendix"]],
+            folded=page.get("folded"),
             table=_table(page.get("table"), rocks),
             # Rocks whose row the table does not have.
             rocks=[] if page.get("table") else list(rocks.values()),
@@ -101,7 +102,7 @@ def _template() -> Template:
     environment.filters["count"] = count
     environment.filters["number"] = lambda value: _number(_finite(value))
     environment.filters["percent"] = lambda value: percent(_finite(value), 0)
-    environment.filters["share"] = lambda value: percent(_finite(value))
+    environment.filters["share"] = _share
     return environment.from_string(_asset("page.html"))
 
 
@@ -150,6 +151,12 @@ def _number(value: float | None) -> str:
     return f"{value:.{DIGITS - 1 - math.floor(math.log10(abs(value)))}f}"
 
 
+def _share(value: Any) -> str:
+    """With one decimal, and what is not quite nothing as such."""
+    value = _finite(value)
+    return "<0.1%" if value is not None and 0 < value < 0.0005 else percent(value)
+
+
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
@@ -166,19 +173,28 @@ def _opening(page: Page) -> Part:
     if opening is None:
         points = page.get("summary") or []
         verdict = points[0]["text"] if points else None
-        return {"verdict": verdict, "chips": [], "sure": ""}
+        return {"verdict": verdict, "groups": [], "sure": ""}
     return {
         "verdict": opening["verdict"],
         "sure": opening["sure"],
-        "chips": [
-            {
-                **chip,
-                **_token(chip["token"]),
-                "spark": spark(chip["curve"]),
-                "instead": [{**one, **_token(one["token"])} for one in chip["instead"]],
-            }
-            for chip in opening["chips"]
+        "groups": [
+            {"heading": heading, "chips": list(map(_chip, chips))}
+            for heading, chips in (
+                (None, opening["chips"]),
+                *((group["heading"], group["chips"]) for group in opening.get("others", ())),
+            )
+            if chips
         ],
+    }
+
+
+def _chip(chip: Chip) -> Part:
+    return {
+        "label": None,
+        **chip,
+        **_token(chip["token"]),
+        "spark": spark(chip["curve"]),
+        "instead": [{**one, **_token(one["token"])} for one in chip["instead"]],
     }
 
 

@@ -158,7 +158,7 @@ def _which(result: ReportResult) -> Point | None:
         text += " By the look of their text, most of the rocks' loss lies on " + (
             " and ".join(top) + "."
         )
-        numbers = [_fact(f"of rocks' loss: {name}", percent(by[name] / total)) for name in top]
+        numbers = [_fact(f"of the rocks' loss: {name}", percent(by[name] / total)) for name in top]
     low = sum("low_power" in row["flags"] for row in rocks)
     if low:
         few = "have" if low > 1 else "has"
@@ -205,7 +205,7 @@ def _learn(result: ReportResult) -> Point | None:
         "text": text,
         "numbers": [
             _fact(f"of the loss left, {LABELS[group]}", percent(first["stagnation"], 0)),
-            _fact("of the loss left, all", percent(learning.corpus["stagnation"], 0)),
+            _fact("of the loss left, all positions", percent(learning.corpus["stagnation"], 0)),
         ],
     }
 

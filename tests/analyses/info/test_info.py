@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import rocktok
+from rocktok.analyses.detect import enough_passes
 from rocktok.analyses.info.table import render
+from rocktok.log import LogWriter
 from tests.gradient_logs import frame, write
-from tests.logs import rows, shards, write_by_hand, write_log
+from tests.logs import RUN, rows, shards, write_by_hand, write_log
 from tests.paths import SAMPLE
 from tests.processes import run_command
 
@@ -121,3 +124,46 @@ def test_damage(tmp_path: Path, verify: bool) -> None:
     assert info.next == f"rocktok {remedy} {path}"
     assert render(info).startswith(info.sentence)
     assert info.answer()[0] == info.sentence
+
+
+def test_how_many_types_can_be_tested_is_what_detect_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, totals = rocktok.info(SAMPLE), rocktok.detect(SAMPLE, replication=False).totals
+    assert found.enough is not None
+    assert found.enough["positions"] == totals["positions"]
+    assert (found.enough["tests"], found.enough["testable"]) == (totals["tests"], totals["tested"])
+    for name in ("untested_loss_share", "text_wanted"):
+        assert found.enough[name] == pytest.approx(totals[name])
+    lines = render(found).splitlines()
+    (testable,) = [line for line in lines if line.startswith("testable")]
+    assert testable.split(maxsplit=1)[1] == (
+        "64 of 147 types in enough prompts; the others carry 14.1% of the loss"
+    )
+    (little,) = [line for line in lines if line.startswith("text ")]
+    assert "18,685 positions" in little and "40,000" in little
+    monkeypatch.setattr(enough_passes, "MOST_COUNTED", 18_684)
+    assert rocktok.info(SAMPLE).enough is None
+
+
+def test_more_text_is_asked_for_where_half_of_the_loss_cannot_be_tested() -> None:
+    found = rocktok.info(SAMPLE)
+    assert found.enough is not None
+    more = replace(found, enough={**found.enough, "positions": 40_000, "text_wanted": 3.04})
+    shown = render(more)
+    assert "; testing half of the loss takes about 3 times as much text\n" in shown
+    assert "\ntext " not in shown
+    endless = replace(found, enough={**found.enough, "text_wanted": 1e9})
+    assert "takes more than 100 times as much text" in render(endless)
+
+
+def test_losses_without_a_threshold_are_a_note(tmp_path: Path) -> None:
+    with LogWriter(tmp_path / "log", run=RUN) as writer:
+        for step in (0, 10):
+            batch = rows(step, range(6))
+            batch["loss"][:] = 0
+            writer.write(batch, table="fixed")
+            writer.finish_step(step, "fixed")
+    found = rocktok.info(tmp_path / "log")
+    assert found.enough is None and found.damage == ()
+    (note,) = found.notes
+    assert note.startswith("how many types can be tested is unknown: ")
+    assert "zero or less" in note

@@ -430,7 +430,7 @@ def test_noise_has_no_rocks_to_be_stable(tmp_path: Path) -> None:
     lines = table.splitlines()
     assert re.match(r"No rock tokens: none of [\d,]+ types is a rock on all prompts\.", lines[0])
     assert lines[1] == (
-        "A half-sample names 0 rocks on average; no other type is in 50% of them (200 "
+        "A half-sample names 0 rocks on average; no type is in 50% of them (200 "
         "half-samples, 50 prompts each)."
     )
     assert "Tested rocks:" not in table

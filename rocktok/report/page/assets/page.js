@@ -148,8 +148,9 @@ function setUpLinks() {
     const { rock, find: wanted, sequence, position, log = "0" } = link.dataset;
     if (rock) {
       const row = rowOf(rock);
-      if (!row?.more) return;
+      if (!row) return;
       event.preventDefault();
+      if (!row.more) return leadTo(rock);
       const fold = row.contains(link) && row.more.classList.contains("is-open");
       if (!fold) return openRock(rock, true);
       if (state.rock === rock) foldRock();

@@ -332,7 +332,9 @@ function setUpText() {
   view.append(...sequences.map(makeSection));
   for (const name of ["rock", "persistent", "retained"]) {
     const box = byId(`mark-${name}`);
-    box.parentElement.hidden = sequences.every((sequence) => sequence[name]?.length === 0);
+    const none = name === "rock" ? logs.every(({ rocks }) => rocks.size === 0)
+      : sequences.every((sequence) => !sequence[name]?.some(Boolean));
+    box.parentElement.hidden = none;
     const apply = () => byId("text").classList.toggle(`mark-${name}`, box.checked);
     box.addEventListener("change", apply);
     apply();

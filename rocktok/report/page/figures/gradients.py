@@ -13,6 +13,7 @@ from rocktok.report.page.figures.points import GroupValues, by_group, strips
 from rocktok.report.page.figures.style import legend_below, log_axis
 from rocktok.stats.group_names import LABELS
 from rocktok.stats.groups import NAMES
+from rocktok.tables.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +61,10 @@ _SHARES: tuple[tuple[_Share, _Low, _High, str, str, str | None], ...] = (
 )
 
 
+#: Groups are rocks, or what they are held against.
+_NO_GROUPS = "no rocks to hold against other types"
+
+
 def _shares_of(result: AttributeResult) -> SharesNumbers:
     groups: list[GroupShares] = [
         {
@@ -78,6 +83,8 @@ def _shares_of(result: AttributeResult) -> SharesNumbers:
         for row in result.groups
         if row["step"] == result.log["step"] and row["types"]
     ]
+    if not groups:
+        raise AbsentError(_NO_GROUPS)
     return {"step": result.log["step"], "groups": groups}
 
 
@@ -94,7 +101,7 @@ def _draw_shares(ax: Axes, numbers: SharesNumbers) -> None:
             bottom, top = row[low], row[high]
             if bottom is not None and top is not None:
                 ax.vlines(x_of, 100 * bottom, 100 * top, color="black", linewidth=0.8)
-    ax.set_xticks(place, [f"{LABELS[r['group']]}\n({r['types']} types)" for r in groups])
+    ax.set_xticks(place, [f"{LABELS[r['group']]}\n({counted(r['types'], 'type')})" for r in groups])
     ax.set_ylabel("share of all (%)")
     legend_below(ax, 3)
 
@@ -111,10 +118,12 @@ def _norms_of(result: AttributeResult) -> GradientNumbers:
     geometry, measure = result.geometry, "mean_norm"
     if geometry is None:
         measure = "mean_grad_norm"
-        groups = _measured(result, result.tokens, measure)
-        return {"measure": measure, "step": result.log["step"], "groups": groups}
-    groups = _measured(result, geometry["tokens"], measure)
-    return {"measure": measure, "step": geometry["step"], "groups": groups}
+        groups, step = _measured(result, result.tokens, measure), result.log["step"]
+    else:
+        groups, step = _measured(result, geometry["tokens"], measure), geometry["step"]
+    if not groups:
+        raise AbsentError(_NO_GROUPS)
+    return {"measure": measure, "step": step, "groups": groups}
 
 
 def _norms_caption(numbers: GradientNumbers) -> str:

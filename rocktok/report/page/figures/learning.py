@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
@@ -128,12 +127,23 @@ def _early_late_of(result: ReportResult) -> EarlyLateNumbers:
             "post": result.log["post"], "points": points, "types": len(at_both)}  # fmt: skip
 
 
+def _early_late_caption(numbers: EarlyLateNumbers) -> str:
+    text = (
+        "Mean loss of each type with 20 occurrences or more at two steps, on the same text. Below "
+        "the line is learned."
+    )
+    if any(point["is_rock"] for point in numbers["points"]):
+        text += " Rocks are chosen by what is drawn here, so they lie high by choice."
+    return with_rule(text, numbers)
+
+
 def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
     """Mean loss of each type at the earlier and the later step; on the line nothing was learned."""
     values = [loss for p in numbers["points"] for loss in (p["loss_pre"], p["loss_post"])]
     ends = max(min(values) / 1.5, max(values) * 1e-5), max(values) * 1.5
     ax.plot(ends, ends, color="black", linewidth=0.7, linestyle="--", label="no change")
-    for rock in (False, True):
+    some = any(p["is_rock"] for p in numbers["points"])
+    for rock in (False, True) if some else (False,):
         points = [p for p in numbers["points"] if p["is_rock"] == rock]
         style = group_style(ROCKS.name if rock else OTHERS.name)
         (line,) = ax.plot(
@@ -141,7 +151,7 @@ def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
             marker="o" if rock else ".", markersize=3.2, color=style["color"],
             markeredgewidth=0.3, markeredgecolor="white" if rock else style["color"],
             label=f"{len(points)} of {named(numbers)}" if rock
-            else f"other types ({len(points)})",
+            else f"{'other ' * some}types ({len(points)})",
             rasterized=len(points) > 500,
         )  # fmt: skip
         of_types(line, [p["token_id"] for p in points])
@@ -154,12 +164,16 @@ def _draw_early_late(ax: Axes, numbers: EarlyLateNumbers) -> None:
     legend_below(ax)
 
 
-#: How groups are chosen, in a caption.
-_CHOSEN = (
-    "Groups are chosen on one half of the prompts and measured on the other: rocks at the first "
-    "two steps of fixed text (so they are not quite the list of this page), high loss, the types "
-    "with the most loss, at the step from which changes are measured."
-)
+def _how_chosen(groups: Iterable[str]) -> str:
+    """How groups are chosen, in a caption."""
+    rocks = (
+        "rocks at the first two steps of fixed text (so they are not quite the list of this page), "
+    )
+    return (
+        " Groups are chosen on one half of the prompts and measured on the other: "
+        f"{rocks * (ROCKS.name in groups)}high loss, the types with the most loss, at the step "
+        "from which changes are measured."
+    )
 
 
 def _of_rollouts(whose: str) -> str:
@@ -185,7 +199,7 @@ def _delta_of(result: StagnationResult) -> DeltaNumbers:
 def _delta_caption(numbers: DeltaNumbers) -> str:
     text = (
         "ΔKL of each type of a group; bars are medians. Linear up to 0.1, logarithmic beyond."
-        + (f" {_CHOSEN}" if numbers.get("chosen") else "")
+        + (_how_chosen([g["group"] for g in numbers["groups"]]) if numbers.get("chosen") else "")
     )
     return text + _of_rollouts("Each") if numbers["table"] == "rollout" else text
 
@@ -250,7 +264,7 @@ def _stagnation_of_several(by_log: Mapping[str, StagnationNumbers]) -> Stagnatio
 
 def _stagnation_caption(numbers: StagnationNumbers) -> str:
     text = "Mean loss of a group's types, each counting the same; bands are 95% over prompts." + (
-        f" {_CHOSEN}" if numbers.get("chosen") else ""
+        _how_chosen([line["group"] for line in numbers["lines"]]) if numbers.get("chosen") else ""
     )
     if numbers["table"] != "rollout":
         return text
@@ -283,11 +297,7 @@ def _draw_stagnation(ax: Axes, numbers: StagnationNumbers) -> None:
 early_late = Figure(
     "early_late",
     "Early against late loss",
-    partial(
-        with_rule,
-        "Mean loss of each type with 20 occurrences or more at two steps, on the same text. Below "
-        "the line is learned. Rocks are chosen by what is drawn here, so they lie high by choice.",
-    ),
+    _early_late_caption,
     rests_on=(ReportResult,),
     numbers_of=_early_late_of,
     draw=_draw_early_late,

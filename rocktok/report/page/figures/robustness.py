@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -131,10 +132,15 @@ def _draw_coverage(ax: Axes, numbers: CoverageNumbers) -> None:
     legend_below(ax)
 
 
+def counting_rocks(cells: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Cells of the grid that count rocks by the rule in use, not what passes by hardness alone."""
+    return [cell for cell in cells if cell.get("counts", "rocks") == "rocks"]
+
+
 def _sensitivity_of(result: ReportResult) -> SensitivityNumbers:
     if result.sensitivity is None:
         raise AbsentError("no contexts were judged")
-    if not any(cell["rocks"] for cell in result.sensitivity):
+    if not any(cell["rocks"] for cell in counting_rocks(result.sensitivity)):
         raise AbsentError("no rocks under any setting")
     params, gamma = result.detect.params, result.detect.thresholds["gamma"]
     assert gamma is not None

@@ -160,7 +160,8 @@ def _funnel_caption(numbers: FunnelNumbers) -> str:
 
 def _draw_funnel(ax: Axes, numbers: FunnelNumbers) -> None:
     """Mean loss of every type against its frequency, rocks marked; median and 10–90% of all."""
-    for rock in (False, True):
+    some = any(p["is_rock"] for p in numbers["points"])
+    for rock in (False, True) if some else (False,):
         points = [p for p in numbers["points"] if p["is_rock"] == rock]
         style = group_style(ROCKS.name if rock else OTHERS.name)
         # Points of a large vocabulary as one picture: a path each would make the file heavy.
@@ -168,8 +169,8 @@ def _draw_funnel(ax: Axes, numbers: FunnelNumbers) -> None:
             [p["frequency"] for p in points], [p["mean_loss"] for p in points], linestyle="",
             marker="o" if rock else ".", markersize=3.2 if rock else 2.4, color=style["color"],
             markeredgewidth=0.3, markeredgecolor="white" if rock else style["color"],
-            label=named(numbers) if rock else "other types", rasterized=len(points) > 500,
-            zorder=3 if rock else 1,
+            label=named(numbers) if rock else f"{'other ' * some}types",
+            rasterized=len(points) > 500, zorder=3 if rock else 1,
         )  # fmt: skip
         of_types(line, [p["token_id"] for p in points])
     band = numbers["band"]

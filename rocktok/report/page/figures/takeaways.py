@@ -7,7 +7,8 @@ from statistics import median
 from typing import Any
 
 from rocktok.report.page.figures.points import ENOUGH
-from rocktok.stats.group_names import ALL_POSITIONS, LABELS, ROCKS
+from rocktok.report.page.figures.robustness import counting_rocks
+from rocktok.stats.group_names import ALL_POSITIONS, MEANINGS, ROCKS
 from rocktok.tables.text import counted, number, percent
 
 #: Numbers of a figure, as report.json has them.
@@ -23,12 +24,25 @@ def takeaway(name: str, numbers: Numbers) -> str | None:
 def _early_late(numbers: Numbers) -> str | None:
     """Levels, no change: rocks are chosen by both losses, so that nothing follows of learning."""
     rocks = [point for point in numbers["points"] if point["is_rock"]]
+    if not rocks:
+        return _improved(numbers)
     if min(len(rocks), len(numbers["points"]) - len(rocks)) < ENOUGH:
         return None
     pre, post = (number(median(r[loss] for r in rocks), 3) for loss in ("loss_pre", "loss_post"))
     return (
         f"Rocks are hard at both steps by choice: median {pre} nats at step {numbers['pre']}, "
         f"{post} at {numbers['post']}"
+    )
+
+
+def _improved(numbers: Numbers) -> str | None:
+    points = numbers["points"]
+    if len(points) < max(ENOUGH, numbers["types"]):
+        return None
+    lower = sum(point["loss_post"] < point["loss_pre"] for point in points)
+    return (
+        f"{lower:,} of {len(points):,} frequent types have a lower mean loss at step "
+        f"{numbers['post']} than at {numbers['pre']}"
     )
 
 
@@ -51,7 +65,10 @@ def _ccr(numbers: Numbers) -> str | None:
     if len(shares) < ENOUGH:
         return None
     most = sum(share > 0.5 for share in shares)
-    return f"Of {most} of {counted(len(shares), 'rock')} most hard occurrences recur in context"
+    return (
+        f"Most hard occurrences of {most:,} of {counted(len(shares), 'rock')} are in contexts that "
+        "recur"
+    )
 
 
 def _clusters(numbers: Numbers) -> str | None:
@@ -72,17 +89,15 @@ def _density(numbers: Numbers) -> str | None:
 
 
 def _position(numbers: Numbers) -> str | None:
-    rows = [
-        row
-        for row in numbers["bins"]
-        if row["group"] == ROCKS.name and row["positions"] >= 20 and row["loss_post"] is not None
-    ]
-    if not rows:
+    bins = [r for r in numbers["bins"] if r["positions"] >= 20 and r["loss_post"] is not None]
+    rocks = [row for row in bins if row["group"] == ROCKS.name]
+    few = any(r["group"] == ROCKS.name and r["positions"] for r in numbers["bins"]) and not rocks
+    if few or not bins:
         return None
-    worst = max(rows, key=lambda row: row["loss_post"])
+    worst = max(rocks or bins, key=lambda row: row["loss_post"])
     return (
-        f"Rocks are hardest between {percent(worst['low'], 0)} and {percent(worst['high'], 0)} of "
-        f"a completion: {number(worst['loss_post'])} nats"
+        f"{'Rocks are' if rocks else 'Text is'} hardest between {percent(worst['low'], 0)} and "
+        f"{percent(worst['high'], 0)} of a completion: {number(worst['loss_post'])} nats"
     )
 
 
@@ -96,8 +111,8 @@ def _stagnation(numbers: Numbers) -> str | None:
     if group is None or everything is None or ours is None:
         return None
     return (
-        f"From step {numbers['pre']} to {numbers['post']}, {LABELS[group]} keep {ours} of their "
-        f"loss, all positions {everything}"
+        f"From step {numbers['pre']} to {numbers['post']}, {MEANINGS[group]} keep {ours} of their "
+        f"loss, all positions together {everything}"
     )
 
 
@@ -116,9 +131,9 @@ def _medians(what: str, unit: str) -> Callable[[Numbers], str | None]:
         if not groups:
             return None
         first, *rest = groups
-        text = f"{what} of {LABELS[first['group']]}: {_signed(first['median'])}{unit}"
+        text = f"{what}: {_signed(first['median'])}{unit} for {MEANINGS[first['group']]}"
         if rest:
-            text += f"; of {LABELS[rest[0]['group']]}: {_signed(rest[0]['median'])}{unit}"
+            text += f", {_signed(rest[0]['median'])} for {MEANINGS[rest[0]['group']]}"
         return text
 
     return said
@@ -149,13 +164,14 @@ def _coverage(numbers: Numbers) -> str | None:
 
 
 def _sensitivity(numbers: Numbers) -> str | None:
-    rows = [c for c in numbers["cells"] if c.get("counts", "rocks") == "rocks"]
+    rows = counting_rocks(numbers["cells"])
     shared = [cell["jaccard"] for cell in rows if cell["jaccard"] is not None]
     if len(shared) < ENOUGH:
         return None
     return (
-        f"Over {len(shared)} settings, {min(c['rocks'] for c in rows):,} to "
-        f"{max(c['rocks'] for c in rows):,} rocks; Jaccard {number(min(shared), 2)} or more"
+        f"Over {len(shared)} settings there are {min(c['rocks'] for c in rows):,} to "
+        f"{max(c['rocks'] for c in rows):,} rocks, with a Jaccard of {number(min(shared), 2)} or "
+        "more"
     )
 
 

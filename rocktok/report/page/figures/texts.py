@@ -13,7 +13,7 @@ from rocktok.report.page.figures.points import ENOUGH
 from rocktok.report.page.figures.rule import named, with_rule
 from rocktok.report.page.figures.style import group_style, legend_below
 from rocktok.report.result import ReportResult
-from rocktok.stats.group_names import OTHERS, ROCKS
+from rocktok.stats.group_names import ALL_POSITIONS, OTHERS, ROCKS
 from rocktok.tables.text import counted
 
 if TYPE_CHECKING:
@@ -102,9 +102,21 @@ def _position_of(result: ReportResult) -> PositionNumbers:
             "post": result.log["post"]}  # fmt: skip
 
 
+def _has_rocks(numbers: PositionNumbers) -> bool:
+    return any(row["group"] == ROCKS.name and row["positions"] for row in numbers["bins"])
+
+
+def _position_caption(numbers: PositionNumbers) -> str:
+    whose = "rock types and of all others" if _has_rocks(numbers) else "all types"
+    text = f"Mean loss by relative position in the completion, of {whose}."
+    return with_rule(text, numbers)
+
+
 def _draw_position(ax: Axes, numbers: PositionNumbers) -> None:
     """Mean loss by relative position in the completion, of rocks and others, at both steps."""
-    for group in (ROCKS.name, OTHERS.name):
+    others = OTHERS if _has_rocks(numbers) else ALL_POSITIONS
+    names = {ROCKS.name: ROCKS.label, OTHERS.name: others.label}
+    for group in names:
         bins = [row for row in numbers["bins"] if row["group"] == group]
         style = group_style(group)
         pre = [(row, row["loss_pre"]) for row in bins if "loss_pre" in row]
@@ -117,12 +129,12 @@ def _draw_position(ax: Axes, numbers: PositionNumbers) -> None:
             heights = [loss for _, loss in drawn]
             edges = [*(row["low"] for row, _ in drawn), drawn[-1][0]["high"]]
             ax.stairs(heights, edges, baseline=None, color=style["color"], linestyle=line,
-                      linewidth=1.2, label=f"{group}, step {step}")  # fmt: skip
+                      linewidth=1.2, label=f"{names[group]}, step {step}")  # fmt: skip
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("relative position in the completion")
     ax.set_ylabel("mean loss (nats)")
-    legend_below(ax, title=named(numbers))
+    legend_below(ax, title=named(numbers) if _has_rocks(numbers) else None)
 
 
 density = Figure(
@@ -141,10 +153,7 @@ density = Figure(
 position = Figure(
     "position",
     "Where in the text",
-    partial(
-        with_rule,
-        "Mean loss by relative position in the completion, of rock types and of all others.",
-    ),
+    _position_caption,
     rests_on=(ReportResult,),
     numbers_of=_position_of,
     draw=_draw_position,
