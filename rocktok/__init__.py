@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rocktok.analyses.stagnation.passes import stagnation as stagnation
     from rocktok.analyses.summary.passes import summary as summary
     from rocktok.analyses.weights.passes import weights as weights
+    from rocktok.exporting.run import export as export
     from rocktok.log import Log as Log
     from rocktok.log import LogWriter as LogWriter
     from rocktok.log import open_log as open  # noqa: F401

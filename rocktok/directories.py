@@ -15,7 +15,7 @@ from rocktok.publishing import sync_directory, write_synced
 from rocktok.temporary import abandoned, holding, remove, temporary_directory, temporary_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
 #: While an existing directory is written, it holds two others: `STAGING.<random>.tmp` with what
 #: is new, `.old` with what was there. Once all of that is aside, `.tmp` is renamed to `.new`.
@@ -30,11 +30,12 @@ def check_directory(
     marker: str,
     schema: str,
     inputs: Iterable[str] = (),
+    what: str = "a report",
 ) -> Path:
     """Refuse a directory that must not or cannot be written. `force`: over one of ours.
 
     Ours are those whose JSON file `marker` has a schema that begins so, and which hold nothing
-    that `own` does not match (patterns of relative paths) and none of `inputs`.
+    that `own` does not match (patterns of relative paths) and none of `inputs`. `what` names them.
 
     What a killed process was about to exchange in it is put back, or completed.
 
@@ -49,7 +50,7 @@ def check_directory(
             with _alone(target):
                 _recover(target, marker)
         if target.exists() and any(target.iterdir()):
-            _check_ours(path, own, marker, schema)
+            _check_ours(path, own, marker, schema, what)
             if not force:
                 raise UsageError(f"{path}: exists already; give --force to replace it")
             _check_apart(path, inputs)
@@ -59,7 +60,7 @@ def check_directory(
     return target
 
 
-def _check_ours(path: Path, own: Collection[str], marker: str, schema: str) -> None:
+def _check_ours(path: Path, own: Collection[str], marker: str, schema: str, what: str) -> None:
     try:
         ours = str(json.loads((path / marker).read_bytes())["schema"]).startswith(schema)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -75,7 +76,7 @@ def _check_ours(path: Path, own: Collection[str], marker: str, schema: str) -> N
             is_ours = any(fnmatchcase(name, p) and name.count("/") == p.count("/") for p in own)
         if not is_ours:
             raise UsageError(
-                f"{path}: contains {name}, which is not part of a report; move it away, or give "
+                f"{path}: contains {name}, which is not part of {what}; move it away, or give "
                 "a new directory"
             )
 
@@ -114,12 +115,20 @@ def write_directory(path: Path, files: Mapping[str, bytes], *, marker: str) -> N
     Raises `LogError` if the disk fails, or another process writes it; what the directory held is
     then there still. Where the process is killed, `check_directory` sees to that later.
     """
+    make_directory(path, lambda folder: _fill(folder, files), marker=marker)
+
+
+def make_directory(path: Path, fill: Callable[[Path], None], *, marker: str) -> None:
+    """`write_directory` of files that need not fit in memory.
+
+    `fill` is given an empty folder to write them into; the disk must have them when it returns.
+    """
     try:
         if path.is_dir():
-            _replace(path, files, marker)
+            _replace(path, fill, marker)
         else:
             with temporary_directory(path) as made:
-                _fill(made, files)
+                fill(made)
                 made.rename(path)
         for directory in (path, path.parent):
             sync_directory(directory)
@@ -141,14 +150,14 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _replace(path: Path, files: Mapping[str, bytes], marker: str) -> None:
-    """Put files in the place of what a directory holds."""
+def _replace(path: Path, fill: Callable[[Path], None], marker: str) -> None:
+    """Put what `fill` writes in the place of what a directory holds."""
     with _alone(path):
         _recover(path, marker)
         made = temporary_name(path / STAGING)
         try:
             made.mkdir()
-            _fill(made, files)
+            fill(made)
             _exchange(path, made, marker)
         finally:
             # What a failure could not put back stays for the next run.

@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "replay": BASE | {"hooks", "log", "stats"},
     "engine": BASE | {"log", "stats"},
     "tables": BASE,
+    "exporting": BASE | {"directories", "log", "tables"},
     "analyses": BASE | {"engine", "log", "stats", "pairs", "tables"},
     "report": BASE | {"analyses", "engine", "log", "stats", "tables"},
 }

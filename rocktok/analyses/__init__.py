@@ -46,6 +46,8 @@ ANALYSES = (
     Analysis("check", "Health of the run: end tokens, templates, cut or looping texts, losses.",
              "rocktok.analyses.check.passes:check"),
     _entry("compact", "Copy of a log in few, sorted shards.", "log.compact"),
+    _entry("export", "Tables of a log for other tools: datasets, CSV, JSONL, Arrow.",
+           "exporting.run"),
     _entry("rescore", "Losses of recorded text under saved checkpoints, as a log with fixed text.",
            "replay.rescore"),
     _entry("detect", "Rock tokens: token types whose loss persists in recurring contexts.",

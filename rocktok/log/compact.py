@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,21 +20,16 @@ from rocktok.files import Place, place, resolved
 from rocktok.log import run as runs
 from rocktok.log import vocab as vocabs
 from rocktok.log.catalogue import Log
-from rocktok.log.checks import ListCheck, SequenceRuns, Where, numpy_view
+from rocktok.log.checks import numpy_view
 from rocktok.log.encoding import ROW_GROUP_NUMBERS, encode_shard, entry_of, row_numbers
-from rocktok.log.gradients import checked_rows
-from rocktok.log.lists import from_matrix
 from rocktok.log.manifest import Attempt, FileSeal, Manifest, dump_json
 from rocktok.log.opening import open_log
-from rocktok.log.sequences import cast_sequences
+from rocktok.log.ordered import ordered_rows
 from rocktok.log.shard import ShardEntry, sequence_starts
-from rocktok.log.tasks import span_tasks
 from rocktok.temporary import temporary_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from rocktok._types import Array
+    from collections.abc import Callable
 
 #: Rows of a full shard: two full row groups. (Of `alternatives` fewer: as many as their lists.)
 SHARD_ROWS = 1 << 21
@@ -159,7 +154,7 @@ def _write(log: Log, target: Place, progress: Callable[[int, int], None] | None)
     done = 0
     for table in log.tables():
         sink = _Sink(target, table, run_id)
-        for rows in _rows(log, table):
+        for rows in ordered_rows(log, table):
             sink.add(rows)
             if table == "gradients":
                 # Vectors are large, and a step of them is read at once.
@@ -172,71 +167,6 @@ def _write(log: Log, target: Place, progress: Callable[[int, int], None] | None)
         manifest.publishing = sink.publishing
     _describe(log, target, run_id, manifest)
     return len(manifest.shards)
-
-
-def _rows(log: Log, table: str) -> Iterator[pa.Table]:
-    if table == "sequences":
-        return _sequences(log)
-    return _gradients(log) if table == "gradients" else _occurrences(log, table)
-
-
-def _gradients(log: Log) -> Iterator[pa.Table]:
-    """The rows of all ranks, step by step, in the order in which readers add them up."""
-    wanted = schema.arrow_schema("gradients")
-    for step in log.steps("gradients"):
-        parts = []
-        for shard, _ in log.holders("gradients", step.step):
-            opened = log.open(shard, wanted.names)
-            for group, _ in opened.groups():
-                kept = checked_rows(log.rules, opened, group, vectors=True)["step"] == step.step
-                rows = opened.read_group(group, wanted.names).select(wanted.names).cast(wanted)
-                parts.append(rows.filter(pa.array(kept)))
-        yield pa.concat_tables(parts)
-
-
-def _occurrences(log: Log, table: str) -> Iterator[pa.Table]:
-    """Rows by step, then in ascending order of sequence_id: whole sequences in every part."""
-    columns = log.columns(table)
-    wanted = schema.arrow_schema(table, [c for c in columns if c in schema.OPTIONAL_STATISTICS])
-    for step in log.steps(table):
-        lists = ListCheck("step")
-        for task in span_tasks(log, table, step.step):
-            check, parts = SequenceRuns(), []
-            for shard in task.shards[0]:
-                for part in log.reader.scan_shard(shard, columns, [step.step], check, task.span):
-                    lists.check(part.columns, Where(part.name, 0))
-                    parts.append(part.columns)
-            check.check()
-            if not parts:
-                continue
-            rows = {name: np.concatenate([p[name] for p in parts]) for name in wanted.names}
-            order = np.lexsort((rows["position"], rows["sequence_id"]))
-            yield pa.Table.from_arrays(
-                [_array(rows[f.name][order], f.type) for f in wanted], schema=wanted
-            )
-
-
-def _array(values: Array, type_: Any) -> pa.Array:
-    return pa.array(values, type_) if values.ndim == 1 else from_matrix(values, type_).cast(type_)
-
-
-def _sequences(log: Log) -> Iterator[pa.Table]:
-    shards = log.shards("sequences")
-    names = [c.name for c in schema.columns_of("sequences")]
-    columns_of_shards = [set(log.open(shard).columns) for shard in shards]
-    common = [n for n in names if all(n in columns for columns in columns_of_shards)]
-    wanted = schema.arrow_schema(
-        "sequences", [n for n in common if n not in schema.required_names("sequences")]
-    )
-    for shard in shards:
-        opened = log.open(shard, schema.required_names("sequences"))
-        limit = log.limit_of(opened.attempt)
-        for group, _ in opened.groups():
-            rows = opened.read_group(group, wanted.names)
-            rows = cast_sequences(rows, Where(opened.name, group)).select(wanted.names)
-            if limit is not None:
-                rows = rows.filter(pa.array(np.asarray(rows["step"]) < limit))
-            yield rows
 
 
 def _describe(log: Log, target: Place, run_id: str, manifest: Manifest) -> None:

@@ -65,7 +65,7 @@ def encode_table(
     elif columns:
         from pyarrow import csv
 
-        csv.write_csv(table.rename_columns([_guarded(name) for name in columns]), sink)
+        csv.write_csv(table.rename_columns([guarded(name) for name in columns]), sink)
     return sink.getvalue()
 
 
@@ -121,11 +121,11 @@ def _text(name: str, value: Any, form: Form) -> str | None:
         return str(value) if items is None else ",".join(items)
     literal = name in _OF_A_LOG or name.endswith("token")
     if items is None:
-        return repr(value) if literal else _guarded(str(value))
-    return ",".join(repr(one) if literal or "," in one else _guarded(one) for one in items)
+        return repr(value) if literal else guarded(str(value))
+    return ",".join(repr(one) if literal or "," in one else guarded(one) for one in items)
 
 
-def _guarded(text: str) -> str:
-    """The text; as a literal where it is empty, not printable, or begins as something else."""
+def guarded(text: str) -> str:
+    """Text of a CSV cell; a literal where it is empty, unprintable or begins as another."""
     plain = text and text.isprintable() and not text.startswith(_BEGINNINGS)
     return text if plain else repr(text)

@@ -191,6 +191,8 @@ def make_trials(folder: Path) -> dict[str, Trial]:
         "detect -o": Trial(detect, "rocks.json"),
         "detect -o --force": Trial(detect, "rocks.json", lambda path: _write(path, b"older")),
         "compact": Trial(["compact", log], "compact"),
+        "export": Trial(["export", log], "exported"),
+        "export --force": Trial(["export", log, "--to", "csv"], "exported", _older_export),
         "report": Trial(report, "report"),
         "report --force": Trial(report, "report", _older_report),
         "rescore": Trial(rescore, "scored", look=rows_of, goes_on=True),
@@ -200,6 +202,12 @@ def make_trials(folder: Path) -> dict[str, Trial]:
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+def _older_export(path: Path) -> None:
+    for name in ("README.md", "fixed/00000.parquet", "fixed/00001.parquet"):
+        _write(path / name, b"older")
+    _write(path / "export.json", b'{"schema": "rocktok.export/1"}')
 
 
 def _older_report(path: Path) -> None:

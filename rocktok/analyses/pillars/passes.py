@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import cast
 
+from rocktok.analyses.pillars.after import compensation_cohort_rows, compensation_rows
 from rocktok.analyses.pillars.agreement import agreement_rows, predictor_rows
 from rocktok.analyses.pillars.arms import (
     Benchmark,
@@ -16,7 +17,7 @@ from rocktok.analyses.pillars.arms import (
     power_rows,
 )
 from rocktok.analyses.pillars.knockout_passes import FORMAT, load_knockouts
-from rocktok.analyses.pillars.places import cohort_rows, compensation_rows
+from rocktok.analyses.pillars.places import cohort_rows
 from rocktok.analyses.pillars.predictor_passes import load_predictors
 from rocktok.analyses.pillars.result import PillarsOptions, PillarsParams, PillarsResult
 from rocktok.analyses.pillars.said import notes_of
@@ -93,6 +94,9 @@ def pillars(
         cohorts=tuple(row for one in benchmarks for row in cohort_rows(one, level)),
         compensation=tuple(row for made, _ in after for row in made),
         compensation_contrasts=tuple(row for _, made in after for row in made),
+        compensation_cohorts=tuple(
+            row for one in benchmarks for row in compensation_cohort_rows(one, level)
+        ),
         agreement=tuple(agreement_rows([one.name for one in benchmarks], arms, level)),
         predictors=tuple(predictor_rows(arms, values, level)),
         notes=tuple(

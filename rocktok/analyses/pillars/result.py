@@ -244,17 +244,47 @@ class CompensationRow(TypedDict):
 
 
 class CompensationContrastRow(TypedDict):
-    """`CompensationRow` of rocks minus that of another group."""
+    """Rocks minus their controls of one group, mean over pairs, which are the unit of intervals."""
 
     benchmark: str
     mode: str
     against: str
+    pairs: int
     loss_change: float | None
     loss_change_low: float | None
     loss_change_high: float | None
     edit_after: float | None
     edit_after_low: float | None
     edit_after_high: float | None
+
+
+class CompensationCohortRow(TypedDict):
+    """`CompensationRow` of a third of the texts, and rocks minus this group in it.
+
+    `kind`, `cohort`: as of `CohortRow`; `pairs`: of a rock and its control that both act in the
+    third, over which the differences are means. Differences are None for rocks themselves.
+    """
+
+    benchmark: str
+    mode: str
+    group: str
+    kind: str
+    cohort: str
+    rows: int
+    problems: int
+    loss_change: float | None
+    loss_change_low: float | None
+    loss_change_high: float | None
+    edit_after: float | None
+    edit_after_low: float | None
+    edit_after_high: float | None
+    pairs: int
+    loss_difference: float | None
+    loss_difference_low: float | None
+    loss_difference_high: float | None
+    edit_difference: float | None
+    edit_difference_low: float | None
+    edit_difference_high: float | None
 
 
 class AgreementRow(TypedDict):
@@ -306,6 +336,7 @@ class PillarsResult(Result):
         cohorts: effects by position and by length.
         compensation: loss and edits behind the place where arms acted, by group.
         compensation_contrasts: rocks minus other groups.
+        compensation_cohorts: both by position and by length.
         agreement: pairs of benchmarks.
         predictors: correlations with numbers of other commands.
         notes: what a reader of the numbers must know.
@@ -327,6 +358,7 @@ class PillarsResult(Result):
     cohorts: tuple[CohortRow, ...]
     compensation: tuple[CompensationRow, ...]
     compensation_contrasts: tuple[CompensationContrastRow, ...]
+    compensation_cohorts: tuple[CompensationCohortRow, ...]
     agreement: tuple[AgreementRow, ...]
     predictors: tuple[PredictorRow, ...]
     notes: tuple[str, ...]

@@ -58,46 +58,31 @@ _CONTRASTS = (
 )
 
 _COHORTS = (
-    Field("texts", text=True),
-    Field("group", text=True),
-    Field("mode", text=True),
-    Field("texts acted on"),
-    Field("Δ there"),
-    Field("95%"),
+    Field("texts", text=True), Field("group", text=True), Field("mode", text=True),
+    Field("texts acted on"), Field("Δ there"), Field("95%"),
     Field("benchmark", text=True, extra=True),
-)
+)  # fmt: skip
 
 _COMPENSATION = (
-    Field("group", text=True),
-    Field("mode", text=True),
-    Field("loss after"),
-    Field("baseline"),
-    Field("change"),
-    Field("95%"),
-    Field("edited"),
-    Field("benchmark", text=True, extra=True),
-)
+    Field("group", text=True), Field("mode", text=True), Field("loss after"), Field("baseline"),
+    Field("change"), Field("95%"), Field("edited"), Field("benchmark", text=True, extra=True),
+)  # fmt: skip
+
+_THIRDS = (
+    Field("texts", text=True), Field("group", text=True), Field("mode", text=True),
+    Field("loss change"), Field("edited"), Field("pairs"), Field("rock − group: loss"),
+    Field("edited, rock − group"), Field("benchmark", text=True, extra=True),
+)  # fmt: skip
 
 _AGREEMENT = (
-    Field("benchmarks", text=True),
-    Field("arms"),
-    Field("Spearman"),
-    Field("95%"),
-    Field("same sign"),
-    Field("chance"),
-    Field("p"),
-)
+    Field("benchmarks", text=True), Field("arms"), Field("Spearman"), Field("95%"),
+    Field("same sign"), Field("chance"), Field("p"),
+)  # fmt: skip
 
 _PREDICTORS = (
-    Field("predictor", text=True),
-    Field("arms"),
-    Field("Spearman"),
-    Field("95%"),
-    Field("p"),
-    Field("q"),
-    Field("mode", text=True, extra=True),
-    Field("benchmark", text=True, extra=True),
-)
+    Field("predictor", text=True), Field("arms"), Field("Spearman"), Field("95%"), Field("p"),
+    Field("q"), Field("mode", text=True, extra=True), Field("benchmark", text=True, extra=True),
+)  # fmt: skip
 
 
 def opening(result: PillarsResult) -> list[str]:
@@ -202,6 +187,7 @@ def render(result: PillarsResult, view: View | None = None) -> str:
         ("Rocks against their controls", _CONTRASTS, _contrast_cells(result)),
         ("Effect by place and by length of the text", _COHORTS, _cohort_cells(result)),
         ("After the place: loss in nats, and edits", _COMPENSATION, _after_cells(result)),
+        ("After the place, by place and by length of the text", _THIRDS, _third_cells(result)),
         ("Agreement of benchmarks", _AGREEMENT, _agreement_cells(result)),
         ("Correlation with other numbers of the tokens", _PREDICTORS, _predictor_cells(result)),
     ):
@@ -319,8 +305,33 @@ def _after_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
             "",
             _number(contrast["loss_change"]),
             _plain_between(contrast["loss_change_low"], contrast["loss_change_high"]),
-            "–" if contrast["edit_after"] is None else f"{_signed(contrast['edit_after'])}",
+            _points_or_none(contrast["edit_after"]),
             contrast["benchmark"],
+        )
+
+
+def _third_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
+    for row in result.compensation_cohorts:
+        loss = (
+            _number(row["loss_difference"]),
+            _plain_between(row["loss_difference_low"], row["loss_difference_high"]),
+        )
+        edits = (
+            _points_or_none(row["edit_difference"]),
+            _between(row["edit_difference_low"], row["edit_difference_high"]),
+        )
+        yield (
+            f"{row['cohort']} {'text' if row['kind'] == 'length' else 'in the text'}",
+            row["group"],
+            row["mode"],
+            _number(row["loss_change"]),
+            percent(row["edit_after"]),
+            *(
+                ("", "", "")
+                if row["group"] == "rock"
+                else (count(row["pairs"]), *map(_around, (loss, edits)))
+            ),
+            row["benchmark"],
         )
 
 
@@ -359,6 +370,15 @@ def _signed(share: float) -> str:
     """A change in percentage points, with its sign."""
     text = f"{100 * share:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def _points_or_none(share: float | None) -> str:
+    return "–" if share is None else _signed(share)
+
+
+def _around(cells: tuple[str, str]) -> str:
+    """A number, and its interval in brackets where it has one."""
+    return cells[0] if cells[1] == "–" else f"{cells[0]} ({cells[1]})"
 
 
 def _between(low: float | None, high: float | None) -> str:

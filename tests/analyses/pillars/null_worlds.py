@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.pillars.after import compensation_cohort_rows, compensation_rows
 from rocktok.analyses.pillars.agreement import agreement_rows, predictor_rows
 from rocktok.analyses.pillars.arms import Benchmark, arm_rows, global_rows, pair_rows
 from rocktok.analyses.pillars.asymmetry import rank_sum_p
 from rocktok.analyses.pillars.paired import flips_p, interval, resampled
-from rocktok.analyses.pillars.places import cohort_rows, compensation_rows
+from rocktok.analyses.pillars.places import cohort_rows
 from rocktok.analyses.pillars.power import discordance_bound, minimum_effect
 from rocktok.analyses.pillars.result import PillarsParams
 from rocktok.outcomes import Outcomes
@@ -165,6 +166,7 @@ def group_rates(worlds: int, seed: int) -> dict[str, float]:
         values = {"x": dict(enumerate(generator.random(12).tolist()))}
         pairs, contrasts = pair_rows(pair[0], first)
         changes, minus = compensation_rows(pair[0], LEVEL)
+        thirds = compensation_cohort_rows(pair[0], LEVEL)
         means = [(row["ci_low"], row["ci_high"]) for row in global_rows(pair[0], first)]
         found: dict[str, list[tuple[float | None, float | None]]] = {
             "mean change": list(means),
@@ -175,6 +177,15 @@ def group_rates(worlds: int, seed: int) -> dict[str, float]:
             ],
             "edits, rocks minus controls": [
                 (r["edit_after_low"], r["edit_after_high"]) for r in minus
+            ],
+            "thirds, change of the loss": [
+                (r["loss_change_low"], r["loss_change_high"]) for r in thirds
+            ],
+            "thirds, rocks minus controls, loss": [
+                (r["loss_difference_low"], r["loss_difference_high"]) for r in thirds
+            ],
+            "thirds, rocks minus controls, edits": [
+                (r["edit_difference_low"], r["edit_difference_high"]) for r in thirds
             ],
             "agreement": [
                 (r["spearman_low"], r["spearman_high"]) for r in agreement_rows("ab", rows, LEVEL)

@@ -1,0 +1,1 @@
+"""Tables of a log as files of other tools: Hugging Face datasets, CSV, JSONL, Arrow."""
