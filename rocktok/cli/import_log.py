@@ -134,7 +134,9 @@ def import_log_command(
         done = import_log(kind, paths, output, **given)
     except UsageError as error:
         if error.parameter == "columns":
-            raise UsageError(f"columns_map{str(error).removeprefix('columns')}", "columns_map") from error
+            raise UsageError(
+                f"columns_map{str(error).removeprefix('columns')}", "columns_map"
+            ) from error
         raise
     options.notes(done.notes, quiet=quiet)
     steps = f"step {done.steps[0]}" if len(done.steps) == 1 else (

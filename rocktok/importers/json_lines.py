@@ -49,12 +49,12 @@ def need(content: dict[str, Any], key: str, where: str, kind: type | tuple[type,
         raise LogError(f"{where}: has no {key}; it is not a file of this kind")
     value = content[key]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise LogError(f"{where}: {key} is {_short(value)}; {_WANTED.get(kind, 'another type')}")
+        wanted = _WORDS.get(kind, "of another type")
+        raise LogError(f"{where}: {key} is {_short(value)}; it must be {wanted}")
     return value
 
 
-_WANTED: dict[Any, str] = {list: "it must be a list", int: "it must be an integer",
-                           dict: "it must be an object", str: "it must be text"}  # fmt: skip
+_WORDS: dict[Any, str] = {list: "a list", int: "an integer", dict: "an object", str: "text"}
 
 
 def _short(value: Any) -> str:

@@ -125,7 +125,8 @@ def _column(path: Path, items: list[Any], name: str) -> Array:
             raise TypeError
     except (KeyError, TypeError, OverflowError, pa.ArrowException):
         raise LogError(_first_wrong(path, items, name)) from None
-    return values.to_numpy()
+    column: Array = values.to_numpy()
+    return column
 
 
 def _first_wrong(path: Path, items: list[Any], name: str) -> str:
@@ -189,7 +190,8 @@ def _check_frequencies(path: Path, head: dict[str, Any], token_N: Array) -> None
     if len(token_N) and (token_N.min() < 0 or (size is not None and token_N.max() >= size)):
         worst = int(token_N.min() if token_N.min() < 0 else token_N.max())
         raise LogError(
-            f"{path}: token_id {worst} is outside the vocabulary of {size}: ids of another tokenizer"
+            f"{path}: token_id {worst} is outside the vocabulary of {size}: ids of another "
+            "tokenizer"
         )
     if counts is None or not hasattr(counts, "numpy"):
         return

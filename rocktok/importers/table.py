@@ -218,9 +218,7 @@ def _checked(path: Path, batch: dict[str, Any], first: int, step: int | None) ->
         if bad.any():
             at = int(np.argmax(bad))
             wanted = "a finite number" if values.dtype.kind == "f" else "0 or more"
-            raise LogError(
-                f"{path}: row {first + at}: {name} is {values[at]}; it must be {wanted}"
-            )
+            raise LogError(f"{path}: row {first + at}: {name} is {values[at]}; it must be {wanted}")
         rows[name] = values
     if step is not None:
         rows["step"] = np.full(len(rows["sequence_id"]), step)

@@ -184,9 +184,10 @@ def write_texts(source: TextSource, output: str, tell: Callable[[int], None]) ->
     if first is None:
         raise LogError("the files hold no completion; nothing is imported")
     done, held = Written(), list[dict[str, Any]]()
-    with open_output(output) as file, pq.ParquetWriter(
-        file, schema, write_page_checksum=True
-    ) as writer:
+    with (
+        open_output(output) as file,
+        pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
+    ):
         for text in chain([first], texts):
             held.append(_row(done.sequences, text))
             done.sequences += 1
