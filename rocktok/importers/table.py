@@ -16,6 +16,9 @@ from rocktok.errors import DamagedError, LogError, UsageError
 from rocktok.importers.json_lines import json_lines
 from rocktok.importers.source import Options, Part, Source, run_of, sampled_loss
 from rocktok.importers.words import files_of, steps_for
+from rocktok.log.buffers import IdRuns
+from rocktok.log.checks import Where
+from rocktok.log.labels import label_column
 
 #: Columns of numbers that may be mapped, and their type.
 _NUMBERS = {
@@ -126,6 +129,7 @@ class _Rows:
         self._table, self._notes = table, notes
         self._last: tuple[int, str] | None = None
         self._small: bool | None = None
+        self._of_step, self._had = -1, IdRuns()
 
     def parts(self, path: Path, names: dict[str, str], step: int | None) -> Iterator[Part]:
         """The sequences of one table; `step`: where it has no such column."""
@@ -161,6 +165,7 @@ class _Rows:
         self._last = step, str(path)
         bounds = _bounds(rows)
         start_S, length_S = bounds[:-1], np.diff(bounds)
+        self._refuse_again(path, step, rows["sequence_id"][start_S])
         number_N = np.arange(bounds[-1]) - np.repeat(start_S, length_S)
         position_N = rows.get("position", number_N)
         id_N = self._ids(path, rows["sequence_id"], step)
@@ -180,6 +185,19 @@ class _Rows:
                 **{name: rows[name] for name in own if name in rows},
             },
         )
+
+    def _refuse_again(self, path: Path, step: int, id_S: Array) -> None:
+        """Raise `LogError` where a sequence is not in one piece."""
+        if self._of_step != step:
+            self._of_step, self._had = step, IdRuns()
+        distinct_S, count_S = np.unique(id_S, return_counts=True)
+        again_S = (count_S > 1) | self._had.holds(distinct_S)
+        if again_S.any():
+            raise LogError(
+                f"{path}: sequence {distinct_S[np.argmax(again_S)]} of step {step} comes back "
+                "after others; sort the rows by step, sequence_id and position"
+            )
+        self._had.add(distinct_S)
 
     def _ids(self, path: Path, id_N: Array, step: int) -> Array:
         """Distinct over the steps of rollouts, where tables number each step's from 0."""
@@ -284,7 +302,23 @@ def _parquet(path: Path, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_BATCH_ROWS, columns=list(wanted)):
-            yield {name: batch[name].cast(kind) for name, kind in wanted.items()}
+            rows = pa.Table.from_batches([batch])
+            yield {own: _typed(rows[own], own, kind, path) for own, kind in wanted.items()}
+
+
+def _typed(column: Any, name: str, kind: Any, path: Path) -> Any:
+    """A column of Parquet in the type of the format; labels by the rule of the format."""
+    if pa.types.is_string(kind):
+        column = label_column(column, name, Where(str(path), 0), nulls=True)
+    column = column.cast(kind)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _labels(values: list[Any], kind: Any) -> list[Any]:
+    """Integers among labels, as text."""
+    if not pa.types.is_string(kind):
+        return values
+    return [str(value) if type(value) is int else value for value in values]
 
 
 def _json(path: Path, wanted: dict[str, Any], notes: list[str]) -> Iterator[dict[str, Any]]:
@@ -303,7 +337,7 @@ def _columns(lines: list[tuple[str, dict[str, Any]]], wanted: dict[str, Any]) ->
     for name, kind in wanted.items():
         values = [content.get(name) for _, content in lines]
         try:
-            columns[name] = pa.array(values, kind)
+            columns[name] = pa.array(_labels(values, kind), kind)
         except (pa.ArrowException, TypeError, OverflowError):
             where, value = _first_wrong(lines, name, kind)
             raise LogError(f"{where}: {name} is {value!r}; it must be {kind}") from None
@@ -313,7 +347,7 @@ def _columns(lines: list[tuple[str, dict[str, Any]]], wanted: dict[str, Any]) ->
 def _first_wrong(lines: list[tuple[str, dict[str, Any]]], name: str, kind: Any) -> tuple[str, Any]:
     for where, content in lines:
         try:
-            pa.array([content.get(name)], kind)
+            pa.array(_labels([content.get(name)], kind), kind)
         except (pa.ArrowException, TypeError, OverflowError):
             return where, content.get(name)
     return lines[0][0], None

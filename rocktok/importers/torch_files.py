@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +49,7 @@ def load_with_list(path: Path, key: str) -> tuple[dict[str, Any], list[Any]]:
     except (zipfile.BadZipFile, EOFError, KeyError) as error:
         raise DamagedError(f"{path}: {_CUT}") from error
     except OSError as error:
-        raise LogError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise _unreadable(path, error) from error
     if not isinstance(rest, dict):
         return {}, []
     found = rest.pop(key, []) if items is None else items
@@ -64,14 +66,22 @@ def _load(path: Path, file: Path | io.BytesIO) -> Any:
     except ImportError as error:
         raise RocktokError(f"{path}: .pt files need torch; install rocktok[torch]") from error
     try:
-        with _without_collector():
+        with _without_collector(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that it then refuses
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
         raise DamagedError(f"{path}: {_CUT}") from error
     except OSError as error:
-        raise LogError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> LogError:
+    """A cut archive is an invalid argument to PyTorch."""
+    if error.errno in (None, errno.EINVAL):
+        return DamagedError(f"{path}: {_CUT}")
+    return LogError(f"{path}: cannot be read ({error.strerror or error})")
 
 
 def _refused(path: Path, error: Exception) -> LogError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,13 @@ def test_every_row_arrives(
 
 
 def test_positions_are_counted_where_there_are_none(tmp_path: Path) -> None:
-    path = save(frame().drop(columns=["pos", "step"]), tmp_path / "t.csv")
+    path = save(frame(steps=(0,)).drop(columns=["pos", "step"]), tmp_path / "t.csv")
     own = {name: column for name, column in MAP.items() if name != "position"}
     rocktok.import_log("table", path, tmp_path / "log", columns=own, exactness="truncated",
                        steps=[7])  # fmt: skip
     found = rows(tmp_path / "log")
     assert found["step"].unique().tolist() == [7]
-    # Without a step the second half repeats the sequences of the first.
-    assert found["position"].max() == 6
+    assert found["position"].tolist() == frame(steps=(0,))["pos"].tolist()
 
 
 def test_log_probabilities_alone_give_a_sampled_loss(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_files_cut_anywhere_between_sequences_give_the_same_rows(
     edges = sorted({0, 120, *(int(starts[np.searchsorted(starts, c, "right") - 1]) for c in cuts)})
     files = [
         save(theirs[begin:end], folder / f"t{number}.csv")
-        for number, (begin, end) in enumerate(zip(edges, edges[1:], strict=False))
+        for number, (begin, end) in enumerate(pairwise(edges))
     ]
     rocktok.import_log("table", files, folder / "log", columns=MAP, exactness="exact")
     close(rows(folder / "log")["loss"], theirs["kl"])
@@ -171,6 +171,14 @@ def test_values_that_cannot_be(tmp_path: Path) -> None:
 def test_steps_out_of_order(tmp_path: Path) -> None:
     path = save(frame(steps=(5, 0)), tmp_path / "t.csv")
     assert "step 0 comes after step 5; sort the rows" in _refused(tmp_path, path)
+
+
+def test_sequences_that_come_back(tmp_path: Path) -> None:
+    theirs = frame()
+    theirs.loc[30:36, "seq"] = 1
+    theirs.loc[30:36, "pos"] += 20
+    path = save(theirs, tmp_path / "t.csv")
+    assert "sequence 1 of step 0 comes back after others; sort the rows" in _refused(tmp_path, path)
 
 
 def test_other_files(tmp_path: Path) -> None:
