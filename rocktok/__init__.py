@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rocktok.analyses.summary.passes import summary as summary
     from rocktok.analyses.weights.passes import weights as weights
     from rocktok.exporting.run import export as export
+    from rocktok.importers.run import import_log as import_log
     from rocktok.log import Log as Log
     from rocktok.log import LogWriter as LogWriter
     from rocktok.log import open_log as open  # noqa: F401
@@ -47,7 +48,9 @@ _OTHERS = {
     "text": ("rocktok.report.text_passes", "text"),
 }
 
-__all__ = ["__version__", *_OTHERS, *_analyses()]
+_FUNCTIONS = {entry.attribute: entry for entry in _analyses().values()}
+
+__all__ = ["__version__", *_OTHERS, *_FUNCTIONS]
 
 
 def __getattr__(name: str) -> Any:
@@ -55,10 +58,10 @@ def __getattr__(name: str) -> Any:
     if name in _OTHERS:
         module, own = _OTHERS[name]
         return getattr(import_module(module), own)
-    if name in _analyses():
-        return _analyses()[name].load()
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name].load()
     raise AttributeError(f"module 'rocktok' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({"__version__", *_OTHERS, *_analyses()})
+    return sorted({"__version__", *_OTHERS, *_FUNCTIONS})

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "log": BASE,
     "hooks": BASE | {"log"},
     "replay": BASE | {"hooks", "log", "stats"},
+    "importers": BASE | {"hooks", "log"},
     "engine": BASE | {"log", "stats"},
     "tables": BASE,
     "exporting": BASE | {"directories", "log", "tables"},

@@ -15,7 +15,7 @@ class Analysis:
     """One command of `rocktok`, which is one function of the package, too.
 
     Attributes:
-        name: name of both. The command is `rocktok.cli.<name>:<name>_command`.
+        name: name of the command, which is `rocktok.cli.<attribute>:<attribute>_command`.
         help: its subject, a noun phrase in one line.
         function: "module:function"; nothing is imported until it is used.
         section: whether a report makes a section from its result. False for analyses built into
@@ -26,6 +26,11 @@ class Analysis:
     help: str
     function: str
     section: bool = True
+
+    @property
+    def attribute(self) -> str:
+        """Name of the function: the command's, unless that is a word of Python's own."""
+        return self.function.split(":")[1]
 
     def load(self) -> Any:
         """Import the function."""
@@ -50,6 +55,8 @@ ANALYSES = (
            "exporting.run"),
     _entry("rescore", "Losses of recorded text under saved checkpoints, as a log with fixed text.",
            "replay.rescore"),
+    Analysis("import", "Log from files of other trainers and of inference servers.",
+             "rocktok.importers.run:import_log", section=False),
     _entry("detect", "Rock tokens: token types whose loss persists in recurring contexts.",
            "analyses.detect.passes"),
     _entry("report", "All analyses of a log, as figures, tables and one HTML page.",

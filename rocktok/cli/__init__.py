@@ -21,7 +21,12 @@ from rocktok.cli.streams import ReaderGoneError, guard_streams
 from rocktok.errors import LogError, RocktokError, UsageError, printable
 
 #: Options whose name differs from the parameter of the library.
-_OPTIONS = {"gamma": "min-similarity", "eta": "min-partner-share"}
+_OPTIONS = {
+    "gamma": "min-similarity",
+    "eta": "min-partner-share",
+    "columns_map": "map",
+    "teacher_files": "teacher-file",
+}
 
 
 class LazyGroup(click.Group):
@@ -35,8 +40,9 @@ class LazyGroup(click.Group):
         """Import the command's module."""
         if cmd_name not in analyses():
             return None
-        module = import_module(f"rocktok.cli.{cmd_name}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        name = analyses()[cmd_name].attribute
+        module = import_module(f"rocktok.cli.{name}")
+        command: click.Command = getattr(module, f"{name}_command")
         return command
 
     def resolve_command(

@@ -19,15 +19,16 @@ from rocktok.cli import cli
 
 def test_users_meet_them_in_this_order() -> None:
     assert list(analyses()) == [
-        "demo", "info", "check", "compact", "export", "rescore", "detect", "report", "summary",
-        "compare", "attribute", "stagnation", "controls", "stability", "lenses", "occurrences", "weights",
-        "intervene", "pillars",
+        "demo", "info", "check", "compact", "export", "rescore", "import", "detect", "report",
+        "summary", "compare", "attribute", "stagnation", "controls", "stability", "lenses",
+        "occurrences", "weights", "intervene", "pillars",
     ]  # fmt: skip
     assert cli.list_commands(click.Context(cli)) == list(analyses())
 
 
 def test_the_root_has_a_name_for_each() -> None:
-    names = ["__version__", "Log", "LogWriter", "open", "text", *analyses()]
+    names = ["__version__", "Log", "LogWriter", "open", "text"]
+    names += [entry.attribute for entry in analyses().values()]
     assert list(rocktok.__all__) == names
     assert dir(rocktok) == sorted(names)
     with pytest.raises(AttributeError, match="module 'rocktok' has no attribute 'detcet'"):
@@ -46,16 +47,16 @@ def test_names_for_type_checkers_are_those_of_the_registry() -> None:
     others = {"Log": "rocktok.log:Log", "LogWriter": "rocktok.log:LogWriter",
               "open": "rocktok.log:open_log",
               "text": "rocktok.report.text_passes:text"}  # fmt: skip
-    assert listed == {entry.name: entry.function for entry in analyses().values()} | others
+    assert listed == {entry.attribute: entry.function for entry in analyses().values()} | others
 
 
 @pytest.mark.parametrize("name", list(analyses()))
 def test_each_is_a_function_of_the_root_and_a_command(name: str) -> None:
     entry = analyses()[name]
     function = entry.load()
-    assert function.__name__ == name
+    assert function.__name__ == entry.attribute
     assert inspect.getdoc(function)
-    at_root = getattr(rocktok, name)
+    at_root = getattr(rocktok, entry.attribute)
     assert inspect.signature(at_root) == inspect.signature(function)
     command = cli.get_command(click.Context(cli), name)
     assert command is not None

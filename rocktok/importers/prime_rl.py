@@ -1,0 +1,82 @@
+"""prime-rl's token exports: the ids that were trained on, without the teacher.
+
+Each stretch of scored tokens becomes a sequence, with all that stands before it as its prompt: so
+what tools have written is scored by nobody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rocktok.errors import LogError
+from rocktok.hooks.rollouts import prompt_identity
+from rocktok.importers.json_lines import json_lines, need
+from rocktok.importers.source import Options, Text, TextSource, same_length
+from rocktok.importers.words import files_of
+
+_STEP = re.compile(r"step_(\d+)")
+#: Their name → ours.
+_STUDENT = {"trainer_logprobs": "student_logprob", "entropy": "student_entropy"}
+
+
+def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
+    """Sequences of `token_exports/step_*/rank_*.jsonl`, with the student's own statistics.
+
+    Raises `LogError` for other files, for steps out of order, for values that cannot be.
+    """
+    files = files_of(paths, "step_*/rank_*.jsonl", "rank_*.jsonl", "token_exports/step_*/*.jsonl")
+    files.sort(key=lambda path: (_step_of(path), path.name))
+    notes: list[str] = []
+
+    def found() -> Iterator[Text]:
+        for path in files:
+            folder = _step_of(path)
+            for where, line in json_lines(path, notes):
+                step = need(line, "step", where, int)
+                if folder >= 0 and step != folder:
+                    raise LogError(
+                        f"{where}: is of step {step}, in the folder of step {folder}: files of two "
+                        "runs, or out of order"
+                    )
+                yield from _texts(where, step, line)
+
+    def summary() -> str:
+        return (
+            "Token ids are the trainer's own; student_logprob and student_entropy stand beside "
+            "them. Losses need a teacher: rocktok rescore --text."
+        )
+
+    return TextSource(found, dict.fromkeys(_STUDENT.values(), "floats"), notes, summary)
+
+
+def _step_of(path: Path) -> int:
+    named = _STEP.fullmatch(path.parent.name)
+    return int(named[1]) if named else -1
+
+
+def _texts(where: str, step: int, line: dict[str, Any]) -> Iterator[Text]:
+    version = line.get("schema_version", 1)
+    if version != 1:
+        raise LogError(f"{where}: schema_version is {version!r}; this rocktok reads 1")
+    ids = need(line, "token_ids", where, list)
+    mask = need(line, "loss_mask", where, list)
+    columns = {own: need(line, name, where, list) for name, own in _STUDENT.items()}
+    same_length(where, {"token_ids": ids, "loss_mask": mask, **columns})
+    if not all(type(token) is int and token >= 0 for token in ids):
+        raise LogError(f"{where}: token_ids holds something that is no token id")
+    mask_T = np.asarray(mask).astype(bool)
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask_T, [False])).astype(np.int8)))
+    for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if begin == 0:
+            raise LogError(f"{where}: its first token is scored, which nothing predicts")
+        facts = {own: values[begin:end] for own, values in columns.items()}
+        for own, values in facts.items():
+            if not all(isinstance(value, int | float) for value in values):
+                raise LogError(f"{where}: {own} of a scored token is no number")
+        prompt = prompt_identity(ids[: int(edges[0])])
+        yield Text(step, prompt, ids[:begin], ids[begin:end], facts)
