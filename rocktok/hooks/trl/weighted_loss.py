@@ -62,6 +62,11 @@ class Weighted:
         weights = self.weights_at(self.trainer.state.global_step)
         return None if weights is None or weights.weight == 1 else weights
 
+    def weights_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+        """Weights of targets in the training step that runs, for comparison; None: all are 1."""
+        weights = self.weights_at(self.trainer.state.global_step)
+        return None if weights is None else weights.of(ids, mask)
+
     def _bound(self, args: Any, kwargs: Any) -> dict[str, Any]:
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -100,10 +105,7 @@ class WeightedDistillation(Weighted):
 
     def weight_of(self, inputs: Mapping[str, Any], mask_BK: torch.Tensor) -> torch.Tensor | None:
         """The weights of a training batch, for comparison with its loss; None: all are 1."""
-        weights = self.weights_at(self.trainer.state.global_step)
-        if weights is None:
-            return None
-        return weights.of(inputs["completion_ids"].to(mask_BK.device), mask_BK)
+        return self.weights_of(inputs["completion_ids"].to(mask_BK.device), mask_BK)
 
 
 @contextmanager
@@ -155,8 +157,8 @@ def weighted_divergence(
     return loss, entropy, count
 
 
-class WeightedGKD(Weighted):
-    """Wraps `generalized_jsd_loss` of a `GKDTrainer`, which has full logits and labels."""
+class WeightedJSD(Weighted):
+    """Wraps `generalized_jsd_loss` of GKD and GOLD, which has full logits and labels."""
 
     def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Around `generalized_jsd_loss(student_logits, teacher_logits, labels, …)`."""
@@ -170,7 +172,7 @@ class WeightedGKD(Weighted):
             labels_BT = arguments["labels"]
             if labels_BT is None or arguments["reduction"] != "batchmean":
                 raise HookError(
-                    "attach_weights: this GKDTrainer calls generalized_jsd_loss without labels or "
+                    "attach_weights: this trainer calls generalized_jsd_loss without labels or "
                     "with another reduction than batchmean; its loss cannot be weighted"
                 )
             mask_BT = labels_BT != IGNORED
