@@ -83,3 +83,145 @@ def make_gold(folder: Path, *, kind: Any = None, **options: Any) -> Any:
         eval_dataset=messages().select(range(4)),
         processing_class=chat_tokenizer(),
     )
+
+
+def prompts_with_context(count: int = 12) -> Any:
+    """Questions, and what the teacher alone reads."""
+    return Dataset.from_dict(
+        {
+            "prompt": QUESTIONS[:count],
+            "privileged_context": [f"It is {i}." * (1 + i % 2) for i in range(count)],
+            "domain": ["small" if i % 2 else "large" for i in range(count)],
+        }
+    )
+
+
+def saved(folder: Path) -> Any:
+    """The student, from a directory: SDFT builds its teacher from the same one."""
+    path = folder / "student"
+    if not path.exists():
+        make_model(1).save_pretrained(path)
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(path)
+
+
+def make_sdft(folder: Path, *, kind: Any = None, **options: Any) -> Any:
+    """An `SDFTTrainer`, of the whole vocabulary unless `distillation_mode` is given."""
+    from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+
+    torch.set_num_threads(1)
+    defaults = {
+        "max_completion_length": 8,
+        "num_generations": 1,
+        "distillation_mode": "full_logits",
+        "distillation_alpha": 1.0,
+    }
+    return (kind or SDFTTrainer)(
+        model=saved(folder),
+        args=SDFTConfig(**settings_of(folder, **{**defaults, **options})),
+        train_dataset=prompts_with_context(),
+        eval_dataset=prompts_with_context(4),
+        processing_class=make_tokenizer(),
+    )
+
+
+def make_sdpo(folder: Path, *, kind: Any = None, **options: Any) -> Any:
+    """An `SDPOTrainer` that rewards texts of odd length, of the whole vocabulary unless told."""
+    from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
+
+    torch.set_num_threads(1)
+    defaults = {
+        "max_completion_length": 8,
+        "num_generations": 2,
+        "distillation_mode": "full_logits",
+        "distillation_alpha": 1.0,
+    }
+
+    def reward(completions: Any, **kwargs: Any) -> list[float]:
+        return [float(len(text) % 2) for text in completions]
+
+    return (kind or SDPOTrainer)(
+        model=saved(folder),
+        reward_funcs=reward,
+        args=SDPOConfig(**settings_of(folder, **{**defaults, **options})),
+        train_dataset=prompts_with_context(),
+        eval_dataset=prompts_with_context(4),
+        processing_class=make_tokenizer(),
+    )
+
+
+def make_iw_opd(folder: Path, *, kind: Any = None, **options: Any) -> Any:
+    """An `IWOPDTrainer` with a local teacher of the same tokens."""
+    from trl.experimental.iw_opd import IWOPDConfig, IWOPDTrainer
+
+    torch.set_num_threads(1)
+    defaults = {"max_completion_length": 8, "max_length": 64, "lmbda": 1.0}
+    # The trainer reads the teacher's tokenizer from where the teacher was loaded.
+    path, tokenizer = folder / "teacher", chat_tokenizer()
+    tokenizer.save_pretrained(path)
+    teacher = make_model(2, hidden=48)
+    teacher.config._name_or_path = str(path)
+    return (kind or IWOPDTrainer)(
+        model=make_model(1),
+        teacher_model=teacher,
+        args=IWOPDConfig(**settings_of(folder, **{**defaults, **options})),
+        train_dataset=messages(),
+        eval_dataset=messages().select(range(4)),
+        processing_class=tokenizer,
+    )
+
+
+class TeacherServer:
+    """As TRL's client of a vLLM server: log-probabilities of a model that runs here instead."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.calls = model.eval(), 0
+
+    def get_sequence_logprobs(
+        self,
+        sequences: list[list[int]],
+        prompt_lengths: list[int],
+        top_logprobs: int,
+        temperature: float,
+    ) -> dict[str, Any]:
+        """Of each completion token: its own log-probability, and the likeliest tokens'."""
+        self.calls += 1
+        answer: dict[str, Any] = {"actual_logprobs": [], "logprobs": [], "logprob_token_ids": []}
+        for ids, start in zip(sequences, prompt_lengths, strict=True):
+            with torch.no_grad():
+                logits = self.model(torch.tensor([ids])).logits[0, start - 1 : -1]
+            logprobs = (logits / temperature).log_softmax(-1)
+            best = logprobs.topk(top_logprobs, dim=-1)
+            own = logprobs.gather(1, torch.tensor(ids[start:])[:, None])
+            answer["actual_logprobs"].append(own.tolist())
+            answer["logprobs"].append(best.values.tolist())
+            answer["logprob_token_ids"].append(best.indices.tolist())
+        return answer
+
+
+def make_server(folder: Path, monkeypatch: Any, *, kind: Any = None, **options: Any) -> Any:
+    """A `ServerDistillationTrainer` whose server is a stub around a tiny model."""
+    from trl.experimental.server_distillation import (
+        ServerDistillationConfig,
+        ServerDistillationTrainer,
+    )
+    from trl.generation import vllm_client
+
+    from tests.trl_models import PROMPTS
+
+    torch.set_num_threads(1)
+    server = TeacherServer(make_model(2, hidden=48))
+    monkeypatch.setattr(vllm_client, "VLLMClient", lambda **kwargs: server)
+    defaults = {
+        "max_completion_length": 8,
+        "beta": 1.0,
+        "teacher_model_server_url": "http://localhost:1",
+    }
+    return (kind or ServerDistillationTrainer)(
+        model=make_model(1),
+        args=ServerDistillationConfig(**settings_of(folder, **{**defaults, **options})),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
+        eval_dataset=Dataset.from_dict({"prompt": PROMPTS[:8]}),
+        processing_class=make_tokenizer(),
+    )

@@ -13,7 +13,7 @@ _HOME = "rocktok.hooks.trl"
 
 #: TRL's trainers: (module, class, module of ours, its class). Subclasses before what they extend.
 TRAINERS = (
-    ("trl.experimental.server_distillation", "ServerDistillationTrainer", "served", "Served"),
+    ("trl.experimental.server_distillation", "ServerDistillationTrainer", "served", "ServedFamily"),
     ("trl.trainer.distillation_trainer", "DistillationTrainer", "distillation", "Distillation"),
     ("trl.experimental.gold", "GOLDTrainer", "gkd", "GOLD"),
     ("trl.experimental.gkd", "GKDTrainer", "gkd", "GKD"),

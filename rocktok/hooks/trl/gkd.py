@@ -80,7 +80,7 @@ class GKD(Family):
             only_on_policy=float(self.trainer.lmbda) > 0,
         )
 
-    def parts(self, capture: LabelledCapture) -> tuple[Part, ...]:
+    def parts(self, capture: Any) -> tuple[Part, ...]:
         """What is wrapped: the loss, and where a batch's texts come from."""
         return (
             (self.trainer, LOSS, capture.loss),
@@ -111,7 +111,7 @@ class GKD(Family):
         """It can be."""
         return None
 
-    def weighted(self, weights_at: Callable[[int], Any]) -> WeightedJSD:
+    def weighted(self, weights_at: Callable[[int], Any]) -> Any:
         """Its loss with weights."""
         from rocktok.hooks.trl.weighted_loss import WeightedJSD
 
@@ -169,14 +169,14 @@ class GOLD(GKD):
         at = (trainer._step - 1) % trainer.args.gradient_accumulation_steps
         return at < len(flags) and bool(flags[at])
 
-    def parts(self, capture: LabelledCapture) -> tuple[Part, ...]:
+    def parts(self, capture: Any) -> tuple[Part, ...]:
         """The loss alone: which slices are the student's stands in the trainer's buffer."""
         return (
             (self.trainer, LOSS, capture.loss),
             (self.trainer, "compute_loss", capture.compute_loss),
         )
 
-    def weighted(self, weights_at: Callable[[int], Any]) -> WeightedJSD:
+    def weighted(self, weights_at: Callable[[int], Any]) -> Any:
         """Its loss with weights."""
         self._refuse_other_tokens("attach_weights")
         return super().weighted(weights_at)

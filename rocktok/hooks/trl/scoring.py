@@ -75,6 +75,11 @@ class Capturing:
         self._candidates: list[Rollout] = []
         self.weighted: Weighted | None = None
 
+    @property
+    def recorder(self) -> Recorder:
+        """What takes the rows."""
+        return self._recorder
+
     def take_candidates(self) -> list[Rollout]:
         """New texts for the fixed set since the last call."""
         taken, self._candidates = self._candidates, []
