@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 
 from tests.trl_models import make_model, make_tokenizer
 
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-QUESTIONS = [f"What is {a} plus {b}?{' Think.' * (b % 3)}\n" for a in range(3, 7) for b in (2, 3, 4)]
+QUESTIONS = [f"What is {a} plus {b}?{' Think.' * (b % 3)}\n" for a in range(3, 7) for b in range(2, 6)]
 
 
 def chat_tokenizer() -> Any:
@@ -85,7 +87,7 @@ def make_gold(folder: Path, *, kind: Any = None, **options: Any) -> Any:
     )
 
 
-def prompts_with_context(count: int = 12) -> Any:
+def prompts_with_context(count: int = 16) -> Any:
     """Questions, and what the teacher alone reads."""
     return Dataset.from_dict(
         {
@@ -224,4 +226,102 @@ def make_server(folder: Path, monkeypatch: Any, *, kind: Any = None, **options: 
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}),
         eval_dataset=Dataset.from_dict({"prompt": PROMPTS[:8]}),
         processing_class=make_tokenizer(),
+    )
+
+
+class Worker:
+    """As the async trainer's worker of rollouts: all texts are there from the start."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.rollout_buffer: Any = queue.Queue()
+        self.metrics_queue: Any = queue.Queue()
+        for sample in samples:
+            self.rollout_buffer.put(sample)
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def update_model_version(self, model_version: int) -> None: ...
+    def check_health(self, stale_after_s: float) -> None: ...
+
+
+class NoTransfer:
+    """As what sends the student's weights to its server."""
+
+    def init_weight_transfer(self) -> None: ...
+    def pause(self) -> None: ...
+    def send_weights(self, iterator: Any) -> None:
+        for _ in iterator:
+            pass
+
+    def resume(self) -> None: ...
+    def destroy(self) -> None: ...
+
+
+def served_samples(count: int, likeliest: int, seed: int = 0) -> list[Any]:
+    """Texts as the worker gives them, scored by a tiny teacher; some tokens it did not score."""
+    from trl.experimental.async_distillation.async_rollout_worker import RolloutSample
+
+    draw, teacher = np.random.default_rng(seed), make_model(2, hidden=48).eval()
+    made = []
+    for number in range(count):
+        prompt, length = int(draw.integers(3, 7)), int(draw.integers(4, 9))
+        ids = draw.integers(2, 300, prompt + length)
+        with torch.no_grad():
+            logits = teacher(torch.tensor(ids[None])).logits[0, :-1]
+        logprobs = logits.log_softmax(-1).numpy()
+        top_ids = np.full((len(ids), likeliest + 1), -1, np.int64)
+        top = np.full((len(ids), likeliest + 1), -np.inf, np.float32)
+        for at in range(prompt, len(ids)):
+            if number % 3 == 1 and at == prompt + 1:
+                continue
+            best = np.argsort(-logprobs[at - 1])[:likeliest].tolist()
+            best += [] if ids[at] in best else [int(ids[at])]
+            top_ids[at, : len(best)], top[at, : len(best)] = best, logprobs[at - 1, best]
+        made.append(
+            RolloutSample(
+                prompt=[],
+                completion=[],
+                input_ids=ids,
+                completion_mask=(np.arange(len(ids)) >= prompt).astype(np.int64),
+                teacher_topk_ids=top_ids,
+                teacher_topk_logprobs=top,
+                model_version=0,
+                metrics={},
+                teacher_id="default",
+                prompt_id=number,
+            )
+        )
+    return made
+
+
+def make_async(folder: Path, monkeypatch: Any, *, kind: Any = None, **options: Any) -> Any:
+    """An `AsyncDistillationTrainer` whose worker and servers are stubs."""
+    from trl.experimental.async_distillation import (
+        AsyncDistillationConfig,
+        AsyncDistillationTrainer,
+        async_distillation_trainer,
+    )
+
+    # It asks the graphics card how fast it is.
+    name = "get_peak_flops_per_device"
+    monkeypatch.setattr(async_distillation_trainer, name, lambda *args: 1.0)
+    torch.set_num_threads(1)
+    path = folder / "student"
+    make_model(1).save_pretrained(path)
+    defaults = {
+        "max_completion_length": 8,
+        "beta": 1.0,
+        "teacher_top_k": 4,
+        "token_budget": -1,
+        "model_init_kwargs": {"attn_implementation": "sdpa", "dtype": "float32"},
+    }
+    settings = settings_of(folder, **{**defaults, **options})
+    samples = served_samples(200, settings["teacher_top_k"])
+    return (kind or AsyncDistillationTrainer)(
+        model=str(path),
+        args=AsyncDistillationConfig(**settings),
+        train_dataset=Dataset.from_dict({"prompt": QUESTIONS}),
+        processing_class=make_tokenizer(),
+        rollout_worker=Worker(samples),
+        weight_transfer=NoTransfer(),
     )
