@@ -13,7 +13,9 @@ from datasets import Dataset
 from tests.trl_models import make_model, make_tokenizer
 
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-QUESTIONS = [f"What is {a} plus {b}?{' Think.' * (b % 3)}\n" for a in range(3, 7) for b in range(2, 6)]
+QUESTIONS = [
+    f"What is {a} plus {b}?{' Think.' * (b % 3)}\n" for a in range(3, 7) for b in range(2, 6)
+]
 
 
 def chat_tokenizer() -> Any:

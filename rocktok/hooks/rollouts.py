@@ -24,7 +24,7 @@ class Rollout:
 
     `loss_mask` (int8, as long as the completion) is 0 where a tool wrote the token. `step` is
     when it was generated. `on_policy`: whether the student wrote it; None where a trainer trains on
-    nothing else. `teacher_prompt_token_ids`: the prompt that the teacher reads, where it is another.
+    nothing else. `teacher_prompt_token_ids`: what the teacher reads instead of the prompt, if so.
     """
 
     sequence_id: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def test_the_loss_is_a_lower_bound_that_more_tokens_raise(
         told = served(logq, token, k)
         bounds.append(sparse_columns(told, of(logp, told), exact)["loss"].double())
     slack = 1e-5 + 1e-6 * exact
-    for lower, higher in zip(bounds, bounds[1:], strict=False):
+    for lower, higher in pairwise(bounds):
         assert (lower <= higher + slack).all()
     assert (bounds[-1] <= exact + slack).all()
     assert (bounds[0] >= -1e-6).all()

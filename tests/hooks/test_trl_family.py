@@ -55,7 +55,9 @@ MIXED: dict[str, dict[str, Any]] = {
 }
 
 
-def train(folder: Path, name: str, *, recorder: dict[str, Any] | None = None, **options: Any) -> Any:
+def train(
+    folder: Path, name: str, *, recorder: dict[str, Any] | None = None, **options: Any
+) -> Any:
     """Train a tiny student with a recorder; returns the trainer."""
     trainer = MAKE[name](folder, **options)
     settings: dict[str, Any] = {"every": 1, "fixed_sequences": 0, "quiet": True, **(recorder or {})}
@@ -198,7 +200,9 @@ def test_sampled_losses_are_products_of_what_is_recorded(
     width = kept[0].shape[1]
     lengths = [row["num_tokens"] for row in read_sequences(tmp_path / "log")]
     mask = np.arange(width) < np.array(lengths)[:, None]
-    assert value == pytest.approx(float(kept[0].detach().numpy()[mask].sum(dtype=np.float64)), rel=TIGHT)
+    assert value == pytest.approx(
+        float(kept[0].detach().numpy()[mask].sum(dtype=np.float64)), rel=TIGHT
+    )
     assert json.loads((tmp_path / "log/run.json").read_text())["loss"]["trained"] is False
     assert manifest(tmp_path / "log")["mismatches"] == {}
 
@@ -294,9 +298,7 @@ def recomputed(student: Any, teacher: Any, own: list[int], prompt: list[int], to
 
 def _overlap(logp: Any, logq: Any) -> Any:
     k = schema.TOP_K
-    ours, theirs = (
-        torch.zeros_like(x).scatter(1, x.topk(k).indices, 1.0) for x in (logp, logq)
-    )
+    ours, theirs = (torch.zeros_like(x).scatter(1, x.topk(k).indices, 1.0) for x in (logp, logq))
     return (ours * theirs).sum(-1) / k
 
 
@@ -305,7 +307,7 @@ COLUMNS = ["teacher_logprob", "student_entropy", "grad_norm", "overlap"]
 
 @pytest.mark.parametrize("name", ["gkd", "gold", "sdft", "iw_opd"])
 def test_rows_equal_a_recomputation(tmp_path: Path, name: str) -> None:
-    """Token by token: labels shift by one, padding has no rows, the teacher reads its own prompt."""
+    """Token by token: labels shift by one, padding has no rows, each model reads its prompt."""
     temperature = 0.7
     options = {"max_steps": 1, "temperature": temperature, **MIXED[name]}
     options |= {} if name == "sdft" else {"gradient_accumulation_steps": 4}
@@ -476,14 +478,14 @@ def test_kept_text_is_the_same_at_each_scoring(tmp_path: Path, name: str) -> Non
             assert fixed["token_id"][mine].tolist() == scored.tolist()
     # Where a trainer has texts of the student, only these are kept.
     assert all(text.on_policy in (True, None) for text in kept)
-    assert len(set(text.prompt_id for text in kept)) == 4
+    assert len({text.prompt_id for text in kept}) == 4
     if name.startswith("sd"):
         assert all(len(t.teacher_prompt_token_ids) > len(t.prompt_token_ids) for t in kept)
     assert trainer.model.training
 
 
 def test_a_kept_text_of_sdft_keeps_its_teachers_prompt(tmp_path: Path) -> None:
-    """The loss at the first scoring is a recomputation's, with the teacher as it was at the start."""
+    """The loss at the first scoring is a recomputation's, with the teacher as it was first."""
     train(tmp_path, "sdft", recorder={"fixed_sequences": 3, "fixed_every": 2}, learning_rate=0.0)
     fixed = read_table(tmp_path / "log", "fixed")
     first = fixed["step"] == fixed["step"].min()
@@ -524,7 +526,9 @@ def test_a_run_that_resumes_goes_on_with_its_kept_texts(tmp_path: Path) -> None:
     with attach(trainer, Recorder(tmp_path / "log", **settings)):
         trainer.train(resume_from_checkpoint=str(tmp_path / "trainer/checkpoint-2"))
     fixed = read_table(tmp_path / "log", "fixed")
-    texts = [set(fixed["sequence_id"][fixed["step"] == s].tolist()) for s in np.unique(fixed["step"])]
+    texts = [
+        set(fixed["sequence_id"][fixed["step"] == s].tolist()) for s in np.unique(fixed["step"])
+    ]
     assert len(texts) == 3
     assert texts[0] == texts[1] == texts[2]
     assert manifest(tmp_path / "log", attempt=1)["dropped"] == []

@@ -199,9 +199,7 @@ def test_packed_rows_are_taken_apart(
         gradient_accumulation_steps=2,
         teacher_temperature=1.0,
     )
-    monkeypatch.setattr(
-        "rocktok.hooks.trl.async_served.AsyncCapture.compare", compare
-    )
+    monkeypatch.setattr("rocktok.hooks.trl.async_served.AsyncCapture.compare", compare)
     recorder = Recorder(tmp_path / "log", every=1, columns=COLUMNS, quiet=True)
     with attach(trainer, recorder):
         trainer.train()
@@ -225,7 +223,7 @@ def test_packed_rows_are_taken_apart(
         ]
         prompt = sample.input_ids[sample.completion_mask == 0].tolist()
         assert row["prompt_token_ids"] == prompt
-        missing = {i for i in range(row["num_tokens"])} - set(rows["position"][mine].tolist())
+        missing = set(range(row["num_tokens"])) - set(rows["position"][mine].tolist())
         assert missing == ({1} if sample.prompt_id % 3 == 1 else set())
     check_packed(tmp_path / "log")
 
@@ -254,7 +252,9 @@ def test_an_async_log_says_that_it_has_no_kept_text(
     with attach(trainer, Recorder(tmp_path / "log", every=1)):
         said = capsys.readouterr().err
         trainer.train()
-    assert "without kept text: AsyncDistillationTrainer has its texts scored by a process of" in said
+    assert (
+        "without kept text: AsyncDistillationTrainer has its texts scored by a process of" in said
+    )
     assert "rocktok rescore" in said
     assert manifest(tmp_path / "log")["steps"] == {"rollout": [0, 1], "fixed": []}
     assert manifest(tmp_path / "log")["mismatches"] == {}

@@ -197,11 +197,11 @@ class AsyncServed(Family):
     columns = COLUMNS
 
     @property
-    def kind(self) -> type:
+    def kind(self) -> Any:
         """TRL's own class."""
         from trl.experimental.async_distillation import AsyncDistillationTrainer
 
-        return AsyncDistillationTrainer  # type: ignore[no-any-return]
+        return AsyncDistillationTrainer
 
     @property
     def module(self) -> Any:
@@ -220,7 +220,7 @@ class AsyncServed(Family):
         """Raise `HookError` for another version than is known."""
         signature_of(self.module, LOSS, _KNOWN)
         signature_of(self.kind, COMPUTE, ("self", "unwrapped_model", "inputs"))
-        calls(self.kind._compute_loss, LOSS)  # type: ignore[attr-defined]
+        calls(self.kind._compute_loss, LOSS)
         has(self.trainer, "eos_token_ids", "accelerator")
 
     @property

@@ -85,9 +85,7 @@ def check_calls(module: Any, trainer: Any) -> None:
     if missing or unknown:
         parts = [f"lacks {', '.join(missing)}"] if missing else []
         parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
-        raise HookError(
-            f"attach: {LOSS} of {version} {' and '.join(parts)}; {REMEDY}"
-        )
+        raise HookError(f"attach: {LOSS} of {version} {' and '.join(parts)}; {REMEDY}")
     for name, expected in _METHODS.items():
         method = getattr(module.DistillationTrainer, name, None)
         found = tuple(inspect.signature(method).parameters) if method is not None else None

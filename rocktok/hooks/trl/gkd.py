@@ -29,18 +29,19 @@ _JSD = ("student_logits", "teacher_logits", "labels", "beta", "temperature", "re
 class GKD(Family):
     """`trl.experimental.gkd.GKDTrainer`. Its loss knows no temperature: it is always 1."""
 
-    known = (*_JSD, "num_items_in_batch")
+    #: Parameters of the loss function.
+    known: tuple[str, ...] = (*_JSD, "num_items_in_batch")
 
     def __init__(self, trainer: Any) -> None:
         super().__init__(trainer)
         self._origin = "data"
 
     @property
-    def kind(self) -> type:
+    def kind(self) -> Any:
         """TRL's own class."""
         from trl.experimental.gkd import GKDTrainer
 
-        return GKDTrainer  # type: ignore[no-any-return]
+        return GKDTrainer
 
     def check(self, recorder: Recorder) -> None:
         """Raise `HookError` for another version than is known."""
@@ -129,11 +130,11 @@ class GOLD(GKD):
     known = (*_JSD, "logits_are_probs", "num_items_in_batch")
 
     @property
-    def kind(self) -> type:
+    def kind(self) -> Any:
         """TRL's own class."""
         from trl.experimental.gold import GOLDTrainer
 
-        return GOLDTrainer  # type: ignore[no-any-return]
+        return GOLDTrainer
 
     def check(self, recorder: Recorder) -> None:
         """Raise `HookError` for another version than is known, and for losses across tokenizers."""

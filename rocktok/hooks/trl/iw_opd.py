@@ -18,7 +18,6 @@ from rocktok.hooks.trl.logits import Scored
 from rocktok.hooks.trl.scoring import SCORING, Scoring, host
 
 if TYPE_CHECKING:
-    import inspect
     from collections.abc import Callable, Mapping
 
     import torch
@@ -121,8 +120,8 @@ def weighted_sum(
 ) -> float:
     """Σ of IW-OPD's loss over the scored tokens of a batch, from the log-probabilities of each.
 
-    A token's loss is −log p(x)·w·a with a = log q(x) − log p′(x), p′ the student that sampled it, and
-    w = 1 + γ·(1 − Σ|a| before it ÷ Σ|a| of its text): arXiv 2606.22600.
+    A token's loss is −log p(x)·w·a with a = log q(x) − log p′(x), p′ the student that sampled it,
+    and w = 1 + γ·(1 − Σ|a| before it ÷ Σ|a| of its text): arXiv 2606.22600.
 
     Args:
         mask_BK: which tokens are scored. columns: of these, in row-major order.
@@ -146,11 +145,11 @@ class IWOPD(GKD):
              "top_k", "add_tail", "num_items_in_batch")  # fmt: skip
 
     @property
-    def kind(self) -> type:
+    def kind(self) -> Any:
         """TRL's own class."""
         from trl.experimental.iw_opd import IWOPDTrainer
 
-        return IWOPDTrainer  # type: ignore[no-any-return]
+        return IWOPDTrainer
 
     def check(self, recorder: Recorder) -> None:
         """Raise `HookError` for another version than is known, and for a teacher on a server."""
@@ -164,7 +163,7 @@ class IWOPD(GKD):
         for name, known in KNOWN.items():
             signature_of(self.kind, name, known)
         for name in (SAMPLED, TOP_1, LOSS, TEACHER):
-            calls(self.kind.compute_loss, name)  # type: ignore[attr-defined]
+            calls(self.kind.compute_loss, name)
         has(self.trainer, "teacher_model", "beta", "temperature", "lmbda", "generation_config")
         has(self.trainer, "_buffered_on_policy_flags", "_buffer_step", "iw_opd_gamma")
 

@@ -47,7 +47,7 @@ class LabelledText:
 
 
 def labelled_text(input_L: Any, attended_L: Any, label_L: Any) -> LabelledText:
-    """Take one row apart; the first token of a row is part of its prompt, as nothing predicts it."""
+    """Take one row apart; its first token is part of the prompt, as nothing predicts it."""
     attended_L = attended_L != 0
     trained_L = (label_L != IGNORED) & attended_L
     trained_L[:1] = False

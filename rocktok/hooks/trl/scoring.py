@@ -105,16 +105,14 @@ class Capturing:
         try:
             yield call
         except Exception as error:
-            self._recorder.drop(
-                scoring.step, describe(error), table=scoring.table, rows=call.rows
-            )
+            self._recorder.drop(scoring.step, describe(error), table=scoring.table, rows=call.rows)
 
     def sketch(
         self,
         projections: Projections,
         hidden_BKH: torch.Tensor,
         sequence_N: NDArray[np.int64],
-        place_N: tuple[torch.Tensor, torch.Tensor],
+        place_N: tuple[torch.Tensor, ...],
         position_N: NDArray[np.int32],
     ) -> None:
         """Keep the projections of what enters the teacher's head at some (row, column) places."""

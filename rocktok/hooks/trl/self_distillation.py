@@ -96,7 +96,9 @@ class SelfDistillationCapture(LogitsCapture):
     def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Around `_compute_self_distillation_loss(model, inputs, distillation_logits)`."""
 
-        def compute_self_distillation_loss(model: Any, inputs: Any, distillation_logits: Any) -> Any:
+        def compute_self_distillation_loss(
+            model: Any, inputs: Any, distillation_logits: Any
+        ) -> Any:
             scoring = SCORING.get()
             if scoring is None:
                 return original(model, inputs, distillation_logits)
@@ -213,11 +215,11 @@ class SDFT(Family):
     with_domain = True
 
     @property
-    def kind(self) -> type:
+    def kind(self) -> Any:
         """TRL's own class."""
         from trl.experimental.sdft import SDFTTrainer
 
-        return SDFTTrainer  # type: ignore[no-any-return]
+        return SDFTTrainer
 
     @property
     def module(self) -> Any:
@@ -229,10 +231,9 @@ class SDFT(Family):
         self._check("attach")
         if self.trainer.temperature != 1 and recorder.gradients is not None:
             raise HookError(
-                f"attach: gradients cannot be summed: {self.name} divides logits by its temperature "
-                "of "
-                f"{self.trainer.temperature:g} before its loss; use temperature=1, or leave out "
-                "gradient_types and gradient_sketch"
+                f"attach: gradients cannot be summed: {self.name} divides logits by its "
+                f"temperature of {self.trainer.temperature:g} before its loss; use temperature=1, "
+                "or leave out gradient_types and gradient_sketch"
             )
 
     def _check(self, where: str) -> None:
@@ -246,7 +247,7 @@ class SDFT(Family):
             self.kind, LOSS, ("self", "model", "inputs", "distillation_logits"), where=where
         )
         signature_of(self.kind, PREPARE, ("self", "inputs"), where=where)
-        calls(self.kind.compute_loss, LOSS, where=where)  # type: ignore[attr-defined]
+        calls(self.kind.compute_loss, LOSS, where=where)
         for name, known in PER_TOKEN.items():
             signature_of(self.module, name, known, where=where)
             calls(getattr(self.kind, LOSS), name, where=where)
@@ -328,11 +329,11 @@ class SDPO(SDFT):
     """`trl.experimental.sdpo.SDPOTrainer`; texts without a teacher's prompt have no rows."""
 
     @property
-    def kind(self) -> type:
+    def kind(self) -> Any:
         """TRL's own class."""
         from trl.experimental.sdpo import SDPOTrainer
 
-        return SDPOTrainer  # type: ignore[no-any-return]
+        return SDPOTrainer
 
     def _check(self, where: str) -> None:
         super()._check(where)

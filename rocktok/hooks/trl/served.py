@@ -200,11 +200,11 @@ class ServedFamily(Distillation):
     columns = COLUMNS
 
     @property
-    def kind(self) -> type:
+    def kind(self) -> Any:
         """TRL's own class."""
         from trl.experimental.server_distillation import ServerDistillationTrainer
 
-        return ServerDistillationTrainer  # type: ignore[no-any-return]
+        return ServerDistillationTrainer
 
     def why_inexact(self) -> str:
         """What is known of the teacher."""
@@ -215,7 +215,7 @@ class ServedFamily(Distillation):
         for name, known in KNOWN.items():
             signature_of(self.kind, name, known)
         for name in (ASK, SPARSE, FORWARD):
-            calls(self.kind.compute_loss, name)  # type: ignore[attr-defined]
+            calls(self.kind.compute_loss, name)
         has(self.trainer, "beta", "loss_add_tail", "temperature", "eos_token_ids", "teacher_client")
         refuse_images(self.trainer, recorder)
 
@@ -230,7 +230,9 @@ class ServedFamily(Distillation):
 
     def capture(self, recorder: Recorder) -> Any:
         """What reads its losses."""
-        signatures = {name: signature_of(self.kind, name, KNOWN[name]) for name in (SPARSE, FORWARD)}
+        signatures = {
+            name: signature_of(self.kind, name, KNOWN[name]) for name in (SPARSE, FORWARD)
+        }
         return ServedCapture(self.trainer, recorder, signatures)
 
     def parts(self, capture: Any) -> tuple[Part, ...]:

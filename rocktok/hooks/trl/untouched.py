@@ -21,7 +21,8 @@ def untouched(trainer: Any) -> Iterator[None]:
     """Eval mode inside; afterwards modules' modes, random state and wrapper flags are as before.
 
     Random state is Python's, NumPy's, and PyTorch's on the CPU and on every CUDA device that holds
-    a parameter of student or teacher. What the trainer notes of losses for its next report is left out of it.
+    a parameter of student or teacher. What the trainer notes of losses meanwhile is left out of its
+    next report.
     """
     model = trainer.model_wrapped
     modes = [(module, module.training) for module in model.modules()]

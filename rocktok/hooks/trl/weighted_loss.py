@@ -192,7 +192,9 @@ class WeightedSelfDistillation(Weighted):
     def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Around `_compute_self_distillation_loss(model, inputs, distillation_logits)`."""
 
-        def compute_self_distillation_loss(model: Any, inputs: Any, distillation_logits: Any) -> Any:
+        def compute_self_distillation_loss(
+            model: Any, inputs: Any, distillation_logits: Any
+        ) -> Any:
             with _batch({"logits": distillation_logits}):
                 return original(model, inputs, distillation_logits)
 

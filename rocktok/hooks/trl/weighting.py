@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rocktok.hooks.trl.family import Family
     from rocktok.hooks.trl.weighted_loss import Weighted
 
+
 class WeightsAttachment:
     """Weights on a trainer, until they are detached or their `with` block ends."""
 
@@ -43,8 +44,9 @@ class WeightsAttachment:
 def attach_weights(trainer: Any, weights: TokenWeights) -> WeightsAttachment:
     """Weight the target tokens of a trainer's loss, without a recorder.
 
-    For `trl.DistillationTrainer`, and of `trl.experimental` GKD, GOLD (models with the same tokens),
-    SDFT and SDPO. With a recorder, give the weights to `attach(trainer, recorder, weights=…)` instead.
+    For `trl.DistillationTrainer`, and of `trl.experimental` GKD, GOLD (models with the same
+    tokens), SDFT and SDPO. With a recorder, give the weights to
+    `attach(trainer, recorder, weights=…)` instead.
 
     In training the loss of a batch is Σ weight·loss over its tokens, divided by what the trainer
     divides by: numbers of tokens, on which weights have no influence. Evaluation is not weighted.
