@@ -123,6 +123,7 @@ SEQUENCE_COLUMNS: tuple[Column, ...] = (
     Column("prompt_token_ids", "list<int32>", "–", "the prompt's token ids", False),
     Column("finish_reason", "string", "–", "stop (an end token) or length (cut)", False),
     Column("correct", "bool", "–", "whether the answer was right", False),
+    Column("on_policy", "bool", "–", "whether the student wrote the text", False, 3),
 )
 
 GRADIENT_COLUMNS: tuple[Column, ...] = (

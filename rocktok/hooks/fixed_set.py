@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rocktok.files import Place
+    from rocktok.hooks.rollouts import IntArray
 
 _COMPLETE_KEY = b"rocktok.complete_step"
 
@@ -165,6 +166,10 @@ def encode_kept(kept: Sequence[Rollout], complete_step: int | None) -> bytes:
             "loss_mask": pa.array([r.loss_mask for r in kept], pa.list_(pa.int8())),
             "finish_reason": pa.array([r.finish_reason for r in kept], pa.string()),
             "domain": pa.array([r.domain for r in kept], pa.string()),
+            "on_policy": pa.array([r.on_policy for r in kept], pa.bool_()),
+            "teacher_prompt_token_ids": pa.array(
+                [r.teacher_prompt_token_ids for r in kept], int_list
+            ),
         }
     )
     if complete_step is not None:
@@ -239,6 +244,8 @@ def _decode_kept(where: Place, path: str) -> tuple[list[Rollout], int | None]:
                 loss_mask=np.array(row["loss_mask"], dtype=np.int8),
                 finish_reason=row["finish_reason"],
                 domain=row["domain"],
+                on_policy=row.get("on_policy"),
+                teacher_prompt_token_ids=_optional_ids(row.get("teacher_prompt_token_ids")),
             )
             for row in table.to_pylist()
         ]
@@ -247,3 +254,7 @@ def _decode_kept(where: Place, path: str) -> tuple[list[Rollout], int | None]:
             f"{where.show(path)}: damaged ({str(error).splitlines()[0]}); restore it from a copy"
         ) from error
     return rollouts, None if complete is None else int(complete)
+
+
+def _optional_ids(ids: list[int] | None) -> IntArray | None:
+    return None if ids is None else np.array(ids, dtype=np.int32)

@@ -119,6 +119,7 @@ class Recorder(Recording):
         self.fixed_sequences = fixed_sequences
         self.fixed_every = 10 * every if fixed_every is None else fixed_every
         self.columns = check_columns(columns)
+        self.columns_by_preset = isinstance(columns, str)
         self.alternatives, self.contexts = alternatives, contexts
         self.fixed_rollouts = fixed_rollouts
         self.fixed_at_start = fixed_at_start

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     IntArray = NDArray[np.int32]
 
-
 _COUNTER_BITS, _RANK_BITS = 32, 21
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """A completion that the student wrote, without padding.
+    """A completion, without padding.
 
     `loss_mask` (int8, as long as the completion) is 0 where a tool wrote the token. `step` is
-    when it was generated.
+    when it was generated. `on_policy`: whether the student wrote it; None where a trainer trains on
+    nothing else. `teacher_prompt_token_ids`: what the teacher reads instead of the prompt, if so.
     """
 
     sequence_id: int
@@ -35,6 +35,8 @@ class Rollout:
     loss_mask: NDArray[np.int8]
     finish_reason: str
     domain: str | None = None
+    on_policy: bool | None = None
+    teacher_prompt_token_ids: IntArray | None = None
 
 
 def sequence_ids(attempt: int, rank: int, first: int, count: int) -> NDArray[np.int64]:
@@ -63,4 +65,6 @@ def sequence_columns(rollouts: Sequence[Rollout], with_domain: bool) -> dict[str
     }
     if with_domain:
         columns["domain"] = [r.domain for r in rollouts]
+    if any(r.on_policy is not None for r in rollouts):
+        columns["on_policy"] = [r.on_policy for r in rollouts]
     return columns

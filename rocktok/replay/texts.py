@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _FILE_COLUMNS = ("sequence_id", "prompt_token_ids", "token_ids")
 #: What else sequences/ may say of a text; it is kept.
-_FACTS = ("step", "rollout", "domain", "finish_reason", "correct")
+_FACTS = ("step", "rollout", "domain", "finish_reason", "correct", "on_policy")
 #: Rows of a file of sequences that are decoded at once.
 _FILE_ROWS = 4_096
 

@@ -118,9 +118,9 @@ def test_neither_where_neither_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_failing_sketch_leaves_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rocktok.errors import RocktokWarning
-    from rocktok.hooks.trl import capture
+    from rocktok.hooks.trl import scoring
 
-    calls, original = [], capture.project_hidden
+    calls, original = [], scoring.project_hidden
 
     def project(*args: Any) -> Any:
         calls.append(1)
@@ -128,7 +128,7 @@ def test_a_failing_sketch_leaves_the_rest(tmp_path: Path, monkeypatch: pytest.Mo
             raise RuntimeError("CUDA out of memory")
         return original(*args)
 
-    monkeypatch.setattr(capture, "project_hidden", project)
+    monkeypatch.setattr(scoring, "project_hidden", project)
     message = (
         r"contexts could not be computed \(RuntimeError: CUDA out of memory\). Training continues"
     )

@@ -1,4 +1,4 @@
-"""Attach a recorder to TRL's `DistillationTrainer`, without a fork and without a trace.
+"""Attach a recorder to a trainer of TRL's distillation family, without a fork and without a trace.
 
 ::
 
@@ -12,25 +12,24 @@
 from __future__ import annotations
 
 import atexit
-import inspect
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from rocktok.errors import HookError
-from rocktok.hooks.trl.checks import COMPUTE, GENERATE, LOSS, check_calls, check_teacher
+from rocktok.hooks.trl.families import family_of
+from rocktok.hooks.trl.limits import fit_recorder
 from rocktok.hooks.trl.weighting import (
     WeightsAttachment,
     attach_weights,
     attachment_of,
     check_tokens,
-    distillation_parts,
-    weighted_distillation,
 )
 from rocktok.hooks.trl.wrapping import Wrapping
 
 if TYPE_CHECKING:
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.token_weights import TokenWeights
+    from rocktok.hooks.trl.family import Family
 
 __all__ = ["Attachment", "attach", "attach_weights"]
 
@@ -91,7 +90,11 @@ def attach(
     report: bool = False,
     weights: TokenWeights | None = None,
 ) -> Attachment:
-    """Attach a recorder to a `trl.DistillationTrainer`.
+    """Attach a recorder to a trainer of TRL's distillation family, which is picked by its class.
+
+    `trl.DistillationTrainer`; of `trl.experimental` GKD, GOLD (models with the same tokens), SDFT,
+    SDPO, IW-OPD, server and async distillation. docs/trainers.md says what each records, and how
+    exactly.
 
     Recording ends with the block of a context manager, with `detach` of the result, or with the
     process.
@@ -112,50 +115,39 @@ def attach(
             recorded are the losses without weights.
 
     Raises:
-        HookError: before training: the trainer is of another class or has no local teacher, the
-            version of TRL is unknown, or (from `trainer.train()`) the log belongs to another run.
+        HookError: before training: the trainer is of another class, the version of TRL is unknown,
+            what the recorder is asked for cannot be had of this trainer, or (from
+            `trainer.train()`) the log belongs to another run.
     """
     for other in list(_all):
         # Training runs in no other place now: it broke off, and nothing has put TRL back.
         if other.recorder.running and not other.in_block:
             other.detach(final=False)
-    module = _check(trainer, recorder, weights)
+    family = _check(trainer, recorder, weights)
     # Needs torch and transformers: only where there is a trainer.
     from rocktok.hooks.trl.callback import RecordingCallback
-    from rocktok.hooks.trl.capture import Capture
     from rocktok.hooks.trl.reporting import Reporting
 
     observer = Reporting(trainer, recorder) if report else None
-    capture = Capture(trainer, recorder, inspect.signature(getattr(module, LOSS)))
+    capture = family.capture(recorder)
     weighted = None
     if weights is not None or recorder.live_weights is not None:
-        weighted = weighted_distillation(trainer, recorder.weights_at)
+        weighted = family.weighted(recorder.weights_at)
         capture.weighted = weighted
     # The recorder's wrappers go around: it records the losses of all tokens, unweighted.
     wrapping = Wrapping(
-        *(() if weighted is None else distillation_parts(trainer, weighted)),
-        (module, LOSS, capture.loss),
-        (trainer, GENERATE, capture.generate),
-        (trainer, COMPUTE, capture.compute_loss),
+        *(() if weighted is None else family.weighted_parts(weighted)),
+        *family.parts(capture),
     )
     recorder.weights = weights
-    callback = RecordingCallback(trainer, recorder, capture, wrapping, weighted)
+    callback = RecordingCallback(family, recorder, capture, wrapping, weighted)
     recorder.observer = observer
     return Attachment(trainer, recorder, callback, wrapping)
 
 
-def _check(trainer: Any, recorder: Recorder, weights: TokenWeights | None) -> Any:
-    """Refuse what cannot be recorded rightly; returns TRL's module."""
-    try:
-        from trl.trainer import distillation_trainer as module
-    except ImportError as error:
-        raise HookError(
-            f"TRL's DistillationTrainer cannot be imported ({error}); install rocktok[trl]"
-        ) from error
-    if not isinstance(trainer, module.DistillationTrainer):
-        raise HookError(
-            f"attach: {type(trainer).__name__} is not trl.DistillationTrainer (nor a subclass)"
-        )
+def _check(trainer: Any, recorder: Recorder, weights: TokenWeights | None) -> Family:
+    """Refuse what cannot be recorded rightly."""
+    family = family_of(trainer)
     earlier = attachment_of(trainer)
     if isinstance(earlier, WeightsAttachment):
         raise HookError(
@@ -166,33 +158,15 @@ def _check(trainer: Any, recorder: Recorder, weights: TokenWeights | None) -> An
         raise HookError("attach: this trainer already has a recorder; leave its block first")
     if recorder.running:
         raise HookError("attach: the recorder is already running; give each trainer its own")
-    check_teacher(trainer)
-    check_calls(module, trainer)
-    if trainer._is_vlm and recorder.fixed_sequences:
-        raise HookError(
-            "attach: kept texts cannot be scored for vision-language models (their images are "
-            "not kept); use Recorder(fixed_sequences=0)"
-        )
-    if recorder.fixed_at_start and recorder.fixed_sequences:
-        _check_start(trainer)
+    family.check(recorder)
+    fit_recorder(family, recorder)
     if weights is not None:
         if recorder.live_weights is not None:
             raise HookError(
                 "attach: weights are given, and the recorder is to find some (live_weights); "
                 "choose one"
             )
-        check_tokens(trainer, weights)
+        check_tokens(family, weights)
     if earlier is not None:
         earlier.detach()
-    return module
-
-
-def _check_start(trainer: Any) -> None:
-    from rocktok.hooks.trl.texts import why_not
-
-    obstacle = why_not(trainer)
-    if obstacle is not None:
-        raise HookError(
-            f"attach: kept text cannot be generated before training: {obstacle}; leave out "
-            "fixed_at_start=True"
-        )
+    return family

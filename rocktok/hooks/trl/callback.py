@@ -13,7 +13,7 @@ from rocktok.hooks.background import describe
 from rocktok.hooks.trl.agreement import differences
 from rocktok.hooks.trl.describe import describe_run, fingerprint
 from rocktok.hooks.trl.fixed import score_fixed
-from rocktok.hooks.trl.texts import generate_texts, why_not_unasked
+from rocktok.hooks.trl.texts import generate_texts
 from rocktok.hooks.trl.weighting_callback import warn_if_unweighted
 from rocktok.hooks.vocabulary import vocabulary
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rocktok.hooks.recorder import Recorder
-    from rocktok.hooks.trl.capture import Capture
+    from rocktok.hooks.trl.family import Family
+    from rocktok.hooks.trl.scoring import Capturing
     from rocktok.hooks.trl.weighted_loss import Weighted
     from rocktok.hooks.trl.wrapping import Wrapping
 
@@ -46,13 +47,13 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        trainer: Any,
+        family: Family,
         recorder: Recorder,
-        capture: Capture,
+        capture: Capturing,
         wrapping: Wrapping,
         weighted: Weighted | None = None,
     ) -> None:
-        self._trainer = trainer
+        self._family, self._trainer = family, family.trainer
         self._recorder = recorder
         self._capture = capture
         self._wrapping = wrapping
@@ -69,18 +70,18 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         columns = getattr(self._trainer.train_dataset, "column_names", None) or []
         at_start, why_later = self._recorder.fixed_at_start, None
         if at_start is None and self._recorder.fixed_sequences:
-            why_later = why_not_unasked(self._trainer)
+            why_later = self._family.why_not_unasked()
             at_start = why_later is None
-        run = describe_run(self._trainer)
+        run = describe_run(self._family)
         self._recorder.start(
             rank=self._trainer.accelerator.process_index,
             world_size=self._trainer.accelerator.num_processes,
             resume_step=state.global_step,
             run=run,
             vocab=self._vocabulary(),
-            fingerprint=fingerprint(self._trainer),
+            fingerprint=fingerprint(self._family),
             all_gather=all_gather,
-            with_domain="domain" in columns,
+            with_domain=self._family.with_domain and "domain" in columns,
             last_step=state.max_steps,
             at_start=bool(at_start),
             why_later=why_later,
@@ -124,7 +125,7 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
 
     def _vocabulary(self) -> list[tuple[int, str, bytes]] | None:
         try:
-            return list(vocabulary(self._trainer._tokenizer))
+            return list(vocabulary(self._family.tokenizer))
         except Exception as error:
             what = f"the tokenizer's vocabulary cannot be read: {describe(error)}"
             self._recorder.trouble("vocabulary", f"{what}; tokens of this log will print as ids")
@@ -224,7 +225,7 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
             self._complete(step)
         if fixed.is_due(step, last=last):
             fixed.scored(step)
-            score_fixed(self._trainer, self._recorder, self._capture, step)
+            score_fixed(self._family, self._recorder, self._capture, step)
             self._recorder.search_after(step)
 
 

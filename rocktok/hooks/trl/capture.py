@@ -7,9 +7,7 @@ scored. `_chunked_divergence_loss`: has hidden states and heads, and the trainer
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -19,43 +17,17 @@ import torch
 
 from rocktok.hooks.arguments import END_COLUMNS
 from rocktok.hooks.background import describe
-from rocktok.hooks.projecting import project_hidden
 from rocktok.hooks.rollouts import Rollout, prompt_identity
 from rocktok.hooks.statistics import token_statistics
+from rocktok.hooks.trl.scoring import IDS_KEY, SCORING, Capturing, Scoring, host, total
 
 if TYPE_CHECKING:
     import inspect
     from collections.abc import Callable, Mapping, Sequence
 
-    from rocktok.hooks.contexts import Projections
     from rocktok.hooks.gradient_sinks import GradientSink
-    from rocktok.hooks.gradients import GradientSums
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.trl.weighted_loss import WeightedDistillation
-
-#: Row-aligned sequence ids in the trainer's batches.
-IDS_KEY = "rocktok_sequence_ids"
-
-#: How far the recorded sum may be from the trainer's loss × denominator.
-RELATIVE_TOLERANCE = 1e-4
-NATS_PER_TOKEN_TOLERANCE = 1e-6
-
-
-@dataclass
-class Scoring:
-    """A batch whose losses are to be recorded, while the trainer computes its loss."""
-
-    table: str
-    step: int
-    inputs: Mapping[str, Any]
-    record: bool = True
-    gradients: GradientSums | None = None
-    projections: Projections | None = None
-    calls: int = 0
-
-
-#: Set only while the attached trainer's `_compute_loss` runs: other trainers pass through.
-_SCORING: ContextVar[Scoring | None] = ContextVar("rocktok_scoring", default=None)
 
 
 @dataclass
@@ -72,12 +44,12 @@ class _Generation:
     def rollouts(self) -> dict[int, Rollout]:
         """By sequence id, in row order. Copies from the device, once."""
         if not self._rollouts:
-            completion_mask = _host(self.output["completion_mask"]) != 0
+            completion_mask = host(self.output["completion_mask"]) != 0
             loss_mask = completion_mask
             if "tool_mask" in self.output:
-                loss_mask = completion_mask & (_host(self.output["tool_mask"]) != 0)
-            prompts = _host(self.output["prompt_ids"]), _host(self.output["prompt_mask"]) != 0
-            completions = _host(self.output["completion_ids"])
+                loss_mask = completion_mask & (host(self.output["tool_mask"]) != 0)
+            prompts = host(self.output["prompt_ids"]), host(self.output["prompt_mask"]) != 0
+            completions = host(self.output["completion_ids"])
             for row, sequence_id in enumerate(self.sequence_ids):
                 prompt = prompts[0][row][prompts[1][row]].astype(np.int32)
                 written = completion_mask[row]
@@ -96,24 +68,12 @@ class _Generation:
         return self._rollouts
 
 
-class Capture:
-    """Wraps the three calls of one trainer; what the trainer computes is left as it is."""
+class GenerationCapture(Capturing):
+    """Notes what a trainer generates with `_generate_and_score_completions`."""
 
-    def __init__(self, trainer: Any, recorder: Recorder, loss_signature: inspect.Signature) -> None:
-        self._trainer = trainer
-        self._recorder = recorder
-        self._loss_signature = loss_signature
+    def __init__(self, trainer: Any, recorder: Recorder) -> None:
+        super().__init__(trainer, recorder)
         self._generation: _Generation | None = None
-        self._candidates: list[Rollout] = []
-        #: Weighs the losses that the trainer trains on, where weights are attached.
-        self.weighted: WeightedDistillation | None = None
-
-    def take_candidates(self) -> list[Rollout]:
-        """New texts for the fixed set since the last call."""
-        taken, self._candidates = self._candidates, []
-        return taken
-
-    # --- the wrappers --------------------------------------------------------------------------
 
     def generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Around `_generate_and_score_completions(inputs)`."""
@@ -131,39 +91,6 @@ class Capture:
 
         return generate
 
-    def compute_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Around `_compute_loss(unwrapped_student, inputs, num_items_in_batch)`."""
-
-        def compute_loss(unwrapped_student: Any, inputs: Any, num_items_in_batch: Any) -> Any:
-            step = self._trainer.state.global_step
-            if _SCORING.get() is None and self._trainer.model.training:
-                if not self._recorder.wants(step):
-                    return original(unwrapped_student, inputs, num_items_in_batch)
-                with self.scoring(Scoring("rollout", step, inputs)):
-                    return original(unwrapped_student, inputs, num_items_in_batch)
-            return original(unwrapped_student, inputs, num_items_in_batch)
-
-        return compute_loss
-
-    def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Around the module's `_chunked_divergence_loss`."""
-
-        @wraps(original)
-        def chunked_divergence_loss(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            scoring = _SCORING.get()
-            if scoring is not None:
-                self._observe(scoring, args, kwargs, result)
-            return result
-
-        return chunked_divergence_loss
-
-    def scoring(self, batch: Scoring) -> _ScoringScope:
-        """Record the losses that are computed inside the `with` block."""
-        return _ScoringScope(batch, self._recorder)
-
-    # --- what they see -------------------------------------------------------------------------
-
     def _note_generation(self, inputs: Any, output: dict[str, Any]) -> None:
         rows = len(output["completion_ids"])
         ids = self._recorder.new_sequence_ids(rows)
@@ -179,30 +106,70 @@ class Capture:
         if self._recorder.fixed.collecting:
             self._candidates += self._generation.rollouts().values()
 
+    def new_rollouts(self, scoring: Scoring, sequence_id_N: Any) -> list[Rollout]:
+        """The sequences of some rows that the log does not have yet."""
+        if scoring.table == "fixed" or self._generation is None:
+            return []
+        rollouts = self._generation.rollouts()
+        return [rollouts[i] for i in np.unique(sequence_id_N).tolist() if i in rollouts]
+
+
+class Capture(GenerationCapture):
+    """Wraps the three calls of a `DistillationTrainer`."""
+
+    weighted: WeightedDistillation | None
+
+    def __init__(self, trainer: Any, recorder: Recorder, loss_signature: inspect.Signature) -> None:
+        super().__init__(trainer, recorder)
+        self._loss_signature = loss_signature
+
+    def compute_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Around `_compute_loss(unwrapped_student, inputs, num_items_in_batch)`."""
+
+        def compute_loss(unwrapped_student: Any, inputs: Any, num_items_in_batch: Any) -> Any:
+            step = self._trainer.state.global_step
+            if SCORING.get() is None and self._trainer.model.training:
+                if not self._recorder.wants(step):
+                    return original(unwrapped_student, inputs, num_items_in_batch)
+                with self.scoring(Scoring("rollout", step, inputs)):
+                    return original(unwrapped_student, inputs, num_items_in_batch)
+            return original(unwrapped_student, inputs, num_items_in_batch)
+
+        return compute_loss
+
+    def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Around the module's `_chunked_divergence_loss`."""
+
+        @wraps(original)
+        def chunked_divergence_loss(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            scoring = SCORING.get()
+            if scoring is not None:
+                self._observe(scoring, args, kwargs, result)
+            return result
+
+        return chunked_divergence_loss
+
     def _observe(self, scoring: Scoring, args: Any, kwargs: Any, result: Any) -> None:
         """Record the losses behind one call of the loss function. Never raises."""
-        scoring.calls += 1
-        if not scoring.record:
-            return
-        rows = 0
-        try:
+        with self.observing(scoring) as call:
+            if not scoring.record:
+                return
             bound = self._loss_signature.bind(*args, **kwargs)
             bound.apply_defaults()
             arguments = bound.arguments
             mask_BK = arguments["completion_mask"].detach() != 0
-            rows = int(mask_BK.sum())
+            call.rows = int(mask_BK.sum())
             columns = self._columns(scoring, arguments, mask_BK)
             if arguments["beta"] == 1:
                 loss_N = self._trained(scoring, columns["loss"], mask_BK)
-                self._compare(scoring, loss_N, rows, arguments, result)
+                self._compare(scoring, loss_N, arguments, result)
             self._recorder.record(
                 scoring.step,
                 columns,
                 table=scoring.table,
-                rollouts=self._new_rollouts(scoring, columns["sequence_id"]),
+                rollouts=self.new_rollouts(scoring, columns["sequence_id"]),
             )
-        except Exception as error:
-            self._recorder.drop(scoring.step, describe(error), table=scoring.table, rows=rows)
 
     def _columns(
         self, scoring: Scoring, arguments: Mapping[str, Any], mask_BK: torch.Tensor
@@ -212,8 +179,8 @@ class Capture:
             raise RuntimeError("the batch carries no sequence ids")
         token_ids_BK = scoring.inputs["completion_ids"].to(mask_BK.device)
         row_N, position_N = mask_BK.nonzero(as_tuple=True)
-        sequence_N = _host(ids_B)[_host(row_N)]
-        token_N = _host(token_ids_BK[mask_BK]).astype(np.int32)
+        sequence_N = host(ids_B)[host(row_N)]
+        token_N = host(token_ids_BK[mask_BK]).astype(np.int32)
         sink = None
         if scoring.gradients is not None:
             sink = scoring.gradients.batch(sequence_N, token_N)
@@ -226,94 +193,34 @@ class Capture:
             sink=sink,
         )
         if scoring.projections is not None:
-            self._sketch(scoring.projections, arguments, sequence_N, (row_N, position_N))
+            hidden_BKH = _whole(arguments["teacher_hidden_states"])
+            place_N, at_N = (row_N, position_N), host(position_N).astype(np.int32)
+            self.sketch(scoring.projections, hidden_BKH, sequence_N, place_N, at_N)
         return {
             "sequence_id": sequence_N,
-            "position": _host(position_N).astype(np.int32),
+            "position": host(position_N).astype(np.int32),
             "token_id": token_N,
-            **{name: _host(values) for name, values in statistics.items()},
+            **{name: host(values) for name, values in statistics.items()},
         }
-
-    def _sketch(
-        self,
-        projections: Projections,
-        arguments: Mapping[str, Any],
-        sequence_N: Any,
-        place_N: tuple[torch.Tensor, torch.Tensor],
-    ) -> None:
-        """Keep the projections of what enters the teacher's head at some (row, column) places."""
-        try:
-            hidden_BKH = _whole(arguments["teacher_hidden_states"])
-            projected_NK = project_hidden(hidden_BKH, place_N)
-            projections.add(sequence_N, _host(place_N[1]).astype(np.int32), projected_NK)
-        except Exception as error:
-            projections.fault = projections.fault or describe(error)
-            self._recorder.trouble(
-                "contexts", f"contexts could not be computed ({describe(error)})"
-            )
 
     def _trained(self, scoring: Scoring, loss_N: Any, mask_BK: torch.Tensor) -> Any:
         """The losses as they are trained on: with their weights, if there are any."""
         if self.weighted is None or scoring.table != "rollout":
             return loss_N
         weight_BK = self.weighted.weight_of(scoring.inputs, mask_BK)
-        return loss_N if weight_BK is None else loss_N * _host(weight_BK[mask_BK])
+        return loss_N if weight_BK is None else loss_N * host(weight_BK[mask_BK])
 
     def _compare(
-        self,
-        scoring: Scoring,
-        loss_N: Any,
-        rows: int,
-        arguments: Mapping[str, Any],
-        result: Any,
+        self, scoring: Scoring, loss_N: Any, arguments: Mapping[str, Any], result: Any
     ) -> None:
         """Hold the recorded losses against what the trainer itself computed from them."""
+        rows = len(loss_N)
         denominator = arguments.get("num_items_in_batch")
         denominator = max(rows, 1) if denominator is None else float(denominator)
         trained = float(result[0].detach()) * denominator
-        recorded = float(np.sum(loss_N, dtype=np.float64))
-        if not math.isfinite(trained) and _masked_by_both(arguments):
-            # For such an id TRL computes 0·(−inf − −inf), which is no number.
-            self._recorder.trouble(
-                "masked",
-                "the trainer's own loss is not finite, since both models mask token ids with "
-                "−inf; the recorded losses count such ids as 0",
-            )
-            return
-        tolerance = RELATIVE_TOLERANCE * abs(trained) + NATS_PER_TOKEN_TOLERANCE * rows
-        if not abs(recorded - trained) <= tolerance:
-            self._recorder.mismatch(
-                scoring.step,
-                f"{self._recorder.log_dir}: the recorded losses differ from the trained ones: at "
-                "step "
-                f"{scoring.step} ({scoring.table}, {rows} tokens) they sum to {recorded:.9g} nats, "
-                f"the trainer's own loss to {trained:.9g}. The log counts such calls, and "
-                "`rocktok info` shows their number; do not trust this log until the cause is known",
-            )
-
-    def _new_rollouts(self, scoring: Scoring, sequence_id_N: Any) -> list[Rollout]:
-        if scoring.table == "fixed" or self._generation is None:
-            return []
-        rollouts = self._generation.rollouts()
-        return [rollouts[i] for i in np.unique(sequence_id_N).tolist() if i in rollouts]
-
-
-class _ScoringScope:
-    """Makes a batch the one that the loss function's wrapper records."""
-
-    def __init__(self, batch: Scoring, recorder: Recorder) -> None:
-        self._batch = batch
-        self._recorder = recorder
-
-    def __enter__(self) -> None:
-        self._token = _SCORING.set(self._batch)
-
-    def __exit__(self, kind: object, *rest: object) -> None:
-        _SCORING.reset(self._token)
-        batch = self._batch
-        if kind is None and batch.record and batch.calls != 1:
-            reason = f"the trainer called its loss function {batch.calls} times for a batch"
-            self._recorder.drop(batch.step, reason, table=batch.table)
+        self.compare(
+            scoring, total(loss_N), trained, rows, excused=lambda: _masked_by_both(arguments)
+        )
 
 
 def _statistics(
@@ -392,7 +299,3 @@ def _whole(head: Any) -> Any:
 
 def _rounded(head: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return head if head.dtype == dtype else head.to(dtype)
-
-
-def _host(tensor: torch.Tensor) -> Any:
-    return tensor.detach().cpu().numpy()

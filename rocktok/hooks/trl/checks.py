@@ -1,4 +1,4 @@
-"""What is used of TRL's `DistillationTrainer`, and whether this version has it."""
+"""Which TRL is known, what is used of its `DistillationTrainer`, and whether a version has it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import inspect
 from typing import Any
 
 from rocktok.errors import HookError
+
+#: The TRL that all hooks of this package were run with. A version that has the same functions with
+#: the same parameters is accepted; any other is refused before training.
+TESTED_TRL = "1.16"
+REMEDY = f"use trl {TESTED_TRL} or a newer rocktok"
 
 LOSS = "_chunked_divergence_loss"
 COMPUTE = "_compute_loss"
@@ -49,6 +54,13 @@ _ATTRIBUTES = (
 )
 
 
+def trl_version() -> str:
+    """The TRL that is installed, for messages."""
+    import trl
+
+    return f"trl {trl.__version__}"
+
+
 def check_teacher(trainer: Any) -> None:
     """Raise `HookError` for a trainer whose teacher is not at hand."""
     if trainer.teacher_model is None:
@@ -63,31 +75,27 @@ def check_calls(module: Any, trainer: Any) -> None:
 
     `module`: TRL's module of `DistillationTrainer`.
     """
-    import trl
-
-    version = f"trl {trl.__version__}"
+    version = trl_version()
     loss = getattr(module, LOSS, None)
     if loss is None:
-        raise HookError(f"attach: {version} has no {module.__name__}.{LOSS}; use trl 1.16")
+        raise HookError(f"attach: {version} has no {module.__name__}.{LOSS}; use trl {TESTED_TRL}")
     names = list(inspect.signature(loss).parameters)
     missing = [name for name in _LOSS_REQUIRED if name not in names]
     unknown = [name for name in names if name not in _LOSS_KNOWN]
     if missing or unknown:
         parts = [f"lacks {', '.join(missing)}"] if missing else []
         parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
-        raise HookError(
-            f"attach: {LOSS} of {version} {' and '.join(parts)}; use trl 1.16 or a newer rocktok"
-        )
+        raise HookError(f"attach: {LOSS} of {version} {' and '.join(parts)}; {REMEDY}")
     for name, expected in _METHODS.items():
         method = getattr(module.DistillationTrainer, name, None)
         found = tuple(inspect.signature(method).parameters) if method is not None else None
         if found != expected:
             raise HookError(
                 f"attach: {name} of {version} takes {found or 'nothing, as it is missing'}, not "
-                f"{expected}; use trl 1.16 or a newer rocktok"
+                f"{expected}; {REMEDY}"
             )
     used = inspect.unwrap(module.DistillationTrainer._compute_loss).__code__.co_names
     absent = [name for name in _ATTRIBUTES if not hasattr(trainer, name)]
     if LOSS not in used or absent:
         what = f"_compute_loss does not call {LOSS}" if not absent else f"no {', '.join(absent)}"
-        raise HookError(f"attach: {version}: {what}; use trl 1.16 or a newer rocktok")
+        raise HookError(f"attach: {version}: {what}; {REMEDY}")

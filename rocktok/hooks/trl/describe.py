@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rocktok.hooks.contexts import describe_contexts
 from rocktok.hooks.terminals import special_ids, terminal_ids
 from rocktok.hooks.trl.agreement import tokenizer_facts
+
+if TYPE_CHECKING:
+    from rocktok.hooks.trl.family import Family
 
 #: What tells one architecture from another, by its name in the configurations of transformers.
 _SIZES = (
@@ -24,65 +27,79 @@ _SIZES = (
 )
 #: A model on the Hub: its owner and its name.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+#: How a trainer samples.
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 #: A directory without any has no tokenizer: transformers would make one up, of special tokens.
 _TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 
 
-def describe_run(trainer: Any) -> dict[str, Any]:
+def describe_run(family: Family) -> dict[str, Any]:
     """What run.json says of a trainer."""
     import transformers
     import trl
 
-    student, teacher = _models(trainer)
-    theirs = teacher_tokenizer(trainer)
+    trainer = family.trainer
+    student, teacher = family.student, family.teacher
+    theirs = teacher_tokenizer(teacher)
     output = Path(trainer.args.output_dir).name
-    sampling = {
-        "temperature": trainer.temperature,
-        "top_p": trainer.top_p,
-        "top_k": trainer.top_k,
-        "min_p": trainer.min_p,
-        "repetition_penalty": trainer.repetition_penalty,
-        **(trainer.args.generation_kwargs or {}),
-    }
+    temperature = family.loss_temperature
+    contexts = {} if teacher is None else {"contexts": describe_contexts(_hidden_size(teacher))}
     return {
         "student": _path(student) or output,
-        "teacher": _path(teacher) or f"teacher of {output}",
+        "teacher": (teacher is not None and _path(teacher)) or f"teacher of {output}",
         "vocab_size": _width(student),
         "loss": {
             "divergence": "reverse_kl",
-            "trained": trainer.beta == 1,
-            "beta": float(trainer.beta),
-            "exactness": "exact",
-            "student_temperature": float(trainer.temperature),
-            "teacher_temperature": float(trainer.temperature),
+            "trained": family.trains_reverse_kl,
+            "beta": family.beta,
+            "exactness": family.exactness,
+            "student_temperature": temperature,
+            "teacher_temperature": temperature,
         },
-        "sampling": {key: _plain(value) for key, value in sampling.items()},
+        "sampling": sampling(trainer),
         "terminal_ids": {
-            "student": terminal_ids(
-                trainer._tokenizer, _declared(student), list(trainer.eos_token_ids)
-            ),
+            "student": terminal_ids(family.tokenizer, _declared(student), list(family.end_ids)),
             "teacher": terminal_ids(theirs, _declared(teacher)),
         },
-        "tokenizers": tokenizer_facts(trainer._tokenizer, theirs, *map(_width, (student, teacher))),
-        "special_ids": special_ids(trainer._tokenizer),
-        "max_completion_length": trainer.args.max_completion_length,
-        "contexts": describe_contexts(_hidden_size(teacher)),
+        "tokenizers": tokenizer_facts(
+            family.tokenizer, theirs, _width(student), None if teacher is None else _width(teacher)
+        ),
+        "special_ids": special_ids(family.tokenizer),
+        "max_completion_length": _longest(trainer),
+        **contexts,
         "extra": {
-            "trainer": f"trl.{type(trainer).__name__}",
+            "trainer": f"trl.{family.name}",
             "trl": trl.__version__,
             "transformers": transformers.__version__,
+            **family.about(),
         },
     }
 
 
-def teacher_tokenizer(trainer: Any) -> Any | None:
+def sampling(trainer: Any) -> dict[str, Any]:
+    """How a trainer samples, as far as it says so, itself or in its arguments."""
+    said: dict[str, Any] = {}
+    for key in _SAMPLING:
+        if hasattr(trainer, key) or hasattr(trainer.args, key):
+            said[key] = getattr(trainer, key, getattr(trainer.args, key, None))
+    more = getattr(trainer.args, "generation_kwargs", None) or {}
+    return {key: _plain(value) for key, value in {**said, **more}.items()}
+
+
+def _longest(trainer: Any) -> int | None:
+    """Tokens at which a completion is cut."""
+    found = getattr(trainer.args, "max_completion_length", None)
+    return found if found is not None else getattr(trainer.args, "max_new_tokens", None)
+
+
+def teacher_tokenizer(teacher: Any | None) -> Any | None:
     """The teacher's own tokenizer, where the directory or cache of the model's files has one.
 
     Nothing is fetched, and no code of a model is run.
     """
     from transformers import AutoTokenizer
 
-    folder = _folder(_path(_models(trainer)[1]))
+    folder = None if teacher is None else _folder(_path(teacher))
     if folder is None or not any(next(folder.glob(name), None) for name in _TOKENIZERS):
         return None
     # What goes wrong in there has no common base.
@@ -104,19 +121,16 @@ def _folder(name: str) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def fingerprint(trainer: Any) -> dict[str, Any]:
+def fingerprint(family: Family) -> dict[str, Any]:
     """The sizes of both models, which no attempt may change; paths of checkpoints may."""
     found: dict[str, Any] = {}
-    for name, model in zip(("student", "teacher"), _models(trainer), strict=True):
+    for name, model in (("student", family.student), ("teacher", family.teacher)):
+        if model is None:
+            continue
         config = model.config.get_text_config()
         sizes = {size: getattr(config, size, None) for size in _SIZES}
         found |= {f"{name}.{size}": _plain(v) for size, v in sizes.items() if v is not None}
     return found
-
-
-def _models(trainer: Any) -> tuple[Any, Any]:
-    unwrap = trainer.accelerator.unwrap_model
-    return unwrap(trainer.model), unwrap(trainer.teacher_model)
 
 
 def _declared(model: Any) -> Any:

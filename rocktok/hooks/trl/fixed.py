@@ -9,7 +9,7 @@ import torch
 
 from rocktok.hooks.background import describe
 from rocktok.hooks.gradients import GradientSums
-from rocktok.hooks.trl.capture import IDS_KEY, Capture, Scoring
+from rocktok.hooks.trl.scoring import IDS_KEY, Scoring
 from rocktok.hooks.trl.untouched import untouched
 
 if TYPE_CHECKING:
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.rollouts import Rollout
+    from rocktok.hooks.trl.family import Family
+    from rocktok.hooks.trl.scoring import Capturing
 
 
-def score_fixed(trainer: Any, recorder: Recorder, capture: Capture, step: int) -> None:
+def score_fixed(family: Family, recorder: Recorder, capture: Capturing, step: int) -> None:
     """Record the fixed set at `step`. Every rank calls this; none raises.
 
     Each rank makes the same number of forward passes, as sharded models need: a rank with fewer
     texts repeats its last batch, and that is not recorded.
     """
+    trainer = family.trainer
     size = trainer.args.per_device_train_batch_size
     share = recorder.fixed.share(recorder.rank, recorder.world_size)
     batches = [share[i : i + size] for i in range(0, len(share), size)]
@@ -37,9 +40,9 @@ def score_fixed(trainer: Any, recorder: Recorder, capture: Capture, step: int) -
             record = number < len(batches)
             batch = batches[number] if record else filler
             try:
-                inputs = _inputs(trainer, batch)
+                inputs = _on_device(family.inputs(batch), trainer.accelerator.device)
                 scoring = Scoring("fixed", step, inputs, record, sums, projections)
-                _forward(trainer, capture, scoring)
+                _forward(family, capture, scoring)
             except Exception as error:
                 # The other ranks go on to their next batch: this one must, too.
                 recorder.drop(step, describe(error), table="fixed")
@@ -74,41 +77,46 @@ def _gradient_sums(
         return None
 
 
-def _forward(trainer: Any, capture: Capture, scoring: Scoring) -> None:
-    """As the trainer's `compute_loss` does it, without its metrics and their collectives."""
-    wrapped = trainer.model_wrapped
-    student = trainer.accelerator.unwrap_model(wrapped)
+def _forward(family: Family, capture: Capturing, scoring: Scoring) -> None:
+    """As the trainer computes its loss, without gradients."""
+    student = family.student
     forward = student.forward
     try:
-        with torch.no_grad(), trainer.compute_loss_context_manager(), capture.scoring(scoring):
-            trainer._forward_redirection(
-                wrapped, student, trainer._compute_loss, student, scoring.inputs, None
-            )
+        with (
+            torch.no_grad(),
+            family.trainer.compute_loss_context_manager(),
+            capture.scoring(scoring),
+        ):
+            family.forward(scoring)
     except BaseException:
-        # The redirection puts the student's forward back only once it has been reached.
+        # TRL's redirection puts the student's forward back only once it has been reached.
         student.forward = forward
         raise
 
 
-def _inputs(trainer: Any, rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """Kept texts as the trainer's own batches look: prompts padded left, completions right."""
-    padding = trainer._tokenizer.pad_token_id
+def _on_device(inputs: dict[str, torch.Tensor], device: Any) -> dict[str, Any]:
+    """All but the ids on the device."""
+    return {name: t if name == IDS_KEY else t.to(device) for name, t in inputs.items()}
+
+
+def generation_inputs(rollouts: Sequence[Rollout], padding: int) -> dict[str, torch.Tensor]:
+    """Kept texts as batches of generations: prompts padded left, completions right."""
     prompts = [r.prompt_token_ids for r in rollouts]
     completions = [r.completion_token_ids for r in rollouts]
     arrays = {
-        "prompt_ids": _pad(prompts, padding, left=True),
-        "prompt_mask": _pad([np.ones_like(p) for p in prompts], 0, left=True),
-        "completion_ids": _pad(completions, padding),
-        "completion_mask": _pad([np.ones_like(c) for c in completions], 0),
-        "tool_mask": _pad([r.loss_mask for r in rollouts], 1),
+        "prompt_ids": pad(prompts, padding, left=True),
+        "prompt_mask": pad([np.ones_like(p) for p in prompts], 0, left=True),
+        "completion_ids": pad(completions, padding),
+        "completion_mask": pad([np.ones_like(c) for c in completions], 0),
+        "tool_mask": pad([r.loss_mask for r in rollouts], 1),
     }
-    device = trainer.accelerator.device
-    inputs: dict[str, Any] = {name: torch.from_numpy(a).to(device) for name, a in arrays.items()}
+    inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
     inputs[IDS_KEY] = torch.tensor([r.sequence_id for r in rollouts])
     return inputs
 
 
-def _pad(rows: Sequence[Any], value: int, left: bool = False) -> Any:
+def pad(rows: Sequence[Any], value: int, left: bool = False) -> Any:
+    """(B, T) int64: rows of unlike lengths, padded."""
     width = max(len(row) for row in rows)
     padded = np.full((len(rows), width), value, dtype=np.int64)
     for target, row in zip(padded, rows, strict=True):

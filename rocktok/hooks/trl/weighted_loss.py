@@ -34,12 +34,12 @@ _BATCH: ContextVar[Mapping[str, Any] | None] = ContextVar("rocktok_weighted_batc
 
 
 class Weighted:
-    """What the weighted losses of both trainers have in common.
+    """What the weighted losses of all trainers have in common.
 
     Args:
         trainer: whose training is weighted; evaluation is not.
         weights_at: the weights at an optimizer step, None for none.
-        signature: of the trainer's loss function.
+        signature: of the trainer's loss function, where its arguments are read.
 
     Attributes:
         calls: losses that were computed in training, weighted or not.
@@ -49,7 +49,7 @@ class Weighted:
         self,
         trainer: Any,
         weights_at: Callable[[int], TokenWeights | None],
-        signature: inspect.Signature,
+        signature: inspect.Signature | None,
     ) -> None:
         self.trainer, self.weights_at, self.signature = trainer, weights_at, signature
         self.calls = 0
@@ -62,7 +62,13 @@ class Weighted:
         weights = self.weights_at(self.trainer.state.global_step)
         return None if weights is None or weights.weight == 1 else weights
 
+    def weights_of(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+        """Weights of targets in the training step that runs, for comparison; None: all are 1."""
+        weights = self.weights_at(self.trainer.state.global_step)
+        return None if weights is None else weights.of(ids, mask)
+
     def _bound(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        assert self.signature is not None
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return dict(bound.arguments)
@@ -100,10 +106,7 @@ class WeightedDistillation(Weighted):
 
     def weight_of(self, inputs: Mapping[str, Any], mask_BK: torch.Tensor) -> torch.Tensor | None:
         """The weights of a training batch, for comparison with its loss; None: all are 1."""
-        weights = self.weights_at(self.trainer.state.global_step)
-        if weights is None:
-            return None
-        return weights.of(inputs["completion_ids"].to(mask_BK.device), mask_BK)
+        return self.weights_of(inputs["completion_ids"].to(mask_BK.device), mask_BK)
 
 
 @contextmanager
@@ -155,8 +158,8 @@ def weighted_divergence(
     return loss, entropy, count
 
 
-class WeightedGKD(Weighted):
-    """Wraps `generalized_jsd_loss` of a `GKDTrainer`, which has full logits and labels."""
+class WeightedJSD(Weighted):
+    """Wraps `generalized_jsd_loss` of GKD and GOLD, which has full logits and labels."""
 
     def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Around `generalized_jsd_loss(student_logits, teacher_logits, labels, …)`."""
@@ -170,7 +173,7 @@ class WeightedGKD(Weighted):
             labels_BT = arguments["labels"]
             if labels_BT is None or arguments["reduction"] != "batchmean":
                 raise HookError(
-                    "attach_weights: this GKDTrainer calls generalized_jsd_loss without labels or "
+                    "attach_weights: this trainer calls generalized_jsd_loss without labels or "
                     "with another reduction than batchmean; its loss cannot be weighted"
                 )
             mask_BT = labels_BT != IGNORED
@@ -178,6 +181,42 @@ class WeightedGKD(Weighted):
             return weighted_jsd(original, arguments, selected_BT, weights.weight)
 
         return generalized_jsd_loss
+
+
+class WeightedSelfDistillation(Weighted):
+    """Wraps what gives SDFT and SDPO the loss of each token; each text's number of tokens stays."""
+
+    def __init__(self, trainer: Any, weights_at: Callable[[int], TokenWeights | None]) -> None:
+        super().__init__(trainer, weights_at, None)
+
+    def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Around `_compute_self_distillation_loss(model, inputs, distillation_logits)`."""
+
+        def compute_self_distillation_loss(
+            model: Any, inputs: Any, distillation_logits: Any
+        ) -> Any:
+            with _batch({"logits": distillation_logits}):
+                return original(model, inputs, distillation_logits)
+
+        return compute_self_distillation_loss
+
+    def per_token(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Around a function that gives (B, K) losses, one for each token."""
+
+        @wraps(original)
+        def per_token(*args: Any, **kwargs: Any) -> Any:
+            loss_BK = original(*args, **kwargs)
+            batch = _BATCH.get()
+            weights = None if batch is None else self.now()
+            if batch is None or weights is None:
+                return loss_BK
+            logits = batch["logits"]
+            selected_BK = weights.selected(logits.completion_ids, logits.loss_mask)
+            if weights.weight == 0:
+                return loss_BK.masked_fill(selected_BK, 0.0)
+            return torch.where(selected_BK, weights.weight * loss_BK, loss_BK)
+
+        return per_token
 
 
 #: Label of a position that is not trained on.

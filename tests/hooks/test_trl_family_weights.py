@@ -1,0 +1,193 @@
+"""Weights in the losses of GOLD, SDFT and SDPO: the definition's gradient, and nothing at λ = 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from trl.experimental.sdft import sdft_trainer
+from trl.experimental.sdpo import sdpo_trainer
+
+import rocktok
+from rocktok.errors import HookError, RocktokWarning
+from rocktok.hooks import Recorder, TokenWeights
+from rocktok.hooks.trl import attach, attach_weights
+from tests.hooks.test_trl_weights import HALF, divergence, logged, same_parameters
+from tests.trl_family import make_gold, make_iw_opd, make_sdft, make_sdpo
+from tests.trl_models import VOCAB_SIZE, make_model, read_sequences, read_table
+
+MAKE = {"gold": make_gold, "sdft": make_sdft, "sdpo": make_sdpo}
+
+
+def trained(folder: Path, name: str, weights: TokenWeights | None, **options: Any) -> Any:
+    trainer = MAKE[name](folder, **options)
+    if weights is None:
+        trainer.train()
+        return trainer
+    with attach_weights(trainer, weights):
+        trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("name", sorted(MAKE))
+def test_weight_one_is_training_without_weights_bit_for_bit(tmp_path: Path, name: str) -> None:
+    alone = trained(tmp_path / "alone", name, None)
+    one = trained(tmp_path / "one", name, TokenWeights(HALF, 1.0))
+    assert same_parameters(alone, one)
+    for key in ("loss", "grad_norm"):
+        assert logged(alone, key) == logged(one, key)
+    other = trained(tmp_path / "half", name, TokenWeights(HALF, 0.5))
+    assert not same_parameters(alone, other)
+
+
+@pytest.mark.parametrize("name", sorted(MAKE))
+def test_weight_zero_on_every_token_leaves_the_student_as_it_is(tmp_path: Path, name: str) -> None:
+    weights = TokenWeights(range(VOCAB_SIZE), 0.0)
+    frozen = trained(tmp_path, name, weights, weight_decay=0.0)
+    assert logged(frozen, "loss") == [0, 0, 0]
+    for before, after in zip(make_model(1).parameters(), frozen.model.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
+def logits_of(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    student, teacher = (torch.randn(3, 5, 11, generator=draw) for _ in range(2))
+    return student.requires_grad_(), teacher
+
+
+IDS = torch.tensor([[2, 3, 4, 5, 6], [7, 2, 9, 10, 0], [2, 2, 1, 4, 3]])
+MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize("mode", ["full_logits", "topk_logits", "sampled_token"])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("name", ["sdft", "sdpo"])
+def test_the_gradient_is_the_definitions(
+    tmp_path: Path, name: str, weight: float, mode: str
+) -> None:
+    """Of the trainer's own reduction: means of texts, whose numbers of tokens stay."""
+    options = {"distillation_mode": mode, "distillation_alpha": 1.0}
+    options |= {"distillation_topk": 4, "distillation_add_tail": True} if mode[0] == "t" else {}
+    trainer = MAKE[name](tmp_path, **options)
+    module = {"sdft": sdft_trainer, "sdpo": sdpo_trainer}[name]
+    student, teacher = logits_of(5)
+    logits = sdft_trainer.DistillationLogits(IDS, MASK, student, teacher)
+
+    def loss() -> torch.Tensor:
+        found: torch.Tensor = trainer._compute_self_distillation_loss(trainer.model, {}, logits)
+        return found
+
+    trainer.model.train()
+    plain = torch.autograd.grad(loss(), student)[0]
+    attachment = attach_weights(trainer, TokenWeights([2, 4], weight))
+    attachment._wrapping.wrap()
+    try:
+        weighted = loss()
+        (mine,) = torch.autograd.grad(weighted, student)
+    finally:
+        attachment.detach()
+    per_token = _per_token(module, mode, student, teacher)
+    selected = (torch.isin(IDS, torch.tensor([2, 4]))) & (MASK != 0)
+    weights = torch.where(selected, weight, 1.0) * MASK
+    expected = ((weights * per_token).sum(-1) / MASK.sum(-1)).mean()
+    (theirs,) = torch.autograd.grad(expected, student)
+    torch.testing.assert_close(weighted, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+    # A position has its own gradient alone: the others' are not touched by the weights.
+    assert torch.equal(mine[~selected], plain[~selected])
+    if weight == 0:
+        assert (mine[selected] == 0).all(), "a frozen position has a gradient"
+
+
+def _per_token(module: Any, mode: str, student: torch.Tensor, teacher: torch.Tensor) -> Any:
+    """The loss of each token, from the definition where that is short."""
+    if mode == "full_logits":
+        return divergence(student, teacher, 1.0)
+    if mode == "topk_logits":
+        return module.compute_topk_self_distillation_loss(
+            student,
+            teacher,
+            distillation_topk=4,
+            distillation_alpha=1.0,
+            distillation_add_tail=True,
+        )
+    p, q = (x.log_softmax(-1).gather(-1, IDS[..., None])[..., 0] for x in (student, teacher))
+    return (p - q).detach() * p
+
+
+def test_a_frozen_token_whose_loss_is_no_number_contributes_nothing(tmp_path: Path) -> None:
+    """As where the teacher excludes what the student does not."""
+    trainer = make_sdft(tmp_path)
+    student, teacher = logits_of(6)
+    with torch.no_grad():
+        teacher[0, 0] = -torch.inf
+    logits = sdft_trainer.DistillationLogits(IDS, MASK, student, teacher)
+    trainer.model.train()
+    attachment = attach_weights(trainer, TokenWeights([2], 0.0))
+    attachment._wrapping.wrap()
+    try:
+        found = trainer._compute_self_distillation_loss(trainer.model, {}, logits)
+    finally:
+        attachment.detach()
+    assert found.isfinite()
+
+
+@pytest.mark.parametrize("name", ["gold", "sdft"])
+def test_the_log_has_the_losses_without_weights(tmp_path: Path, name: str) -> None:
+    """And each recorded call is compared with the weighted loss that was trained."""
+    trainer = MAKE[name](tmp_path, learning_rate=0.0, max_steps=2)
+    recorder = Recorder(tmp_path / "log", every=1, fixed_sequences=3, fixed_every=1, quiet=True)
+    with attach(trainer, recorder, weights=TokenWeights(HALF, 0.25)):
+        trainer.train()
+    assert rocktok.info(tmp_path / "log").mismatches == 0
+    rows = read_table(tmp_path / "log")
+    weight = np.where(rows["token_id"] % 2 == 0, 0.25, 1.0)
+    for step, loss in enumerate(logged(trainer, "loss")):
+        mine = rows["step"] == step
+        if name == "gold":
+            # One call a step: its denominator is the labels' number, which the collator counted.
+            continue
+        texts = np.unique(rows["sequence_id"][mine])
+        means = [
+            (weight * rows["loss"])[rows["sequence_id"] == text].mean(dtype=np.float64)
+            for text in texts
+        ]
+        assert loss == pytest.approx(np.mean(means), rel=1e-4)
+    assert len(read_sequences(tmp_path / "log")) == 8
+
+
+def test_weights_that_are_wrong_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = TokenWeights.of
+    monkeypatch.setattr(
+        TokenWeights, "of", lambda self, ids, mask=None: original(self, ids.roll(1, 1), mask)
+    )
+    trainer = make_sdft(tmp_path, max_steps=1)
+    recorder = Recorder(tmp_path / "log", every=1, fixed_sequences=0, quiet=True)
+    with (
+        pytest.warns(RocktokWarning, match="the recorded losses differ from the trained ones"),
+        attach(trainer, recorder, weights=TokenWeights(HALF, 0.25)),
+    ):
+        trainer.train()
+
+
+def test_what_cannot_be_weighted_is_refused(tmp_path: Path) -> None:
+    weights = TokenWeights([1], 0.0)
+    said = "attach_weights: IWOPDTrainer weights each token by the losses of those before it"
+    with pytest.raises(HookError, match=said):
+        attach_weights(make_iw_opd(tmp_path), weights)
+    gold = make_gold(tmp_path)
+    gold.use_uld_loss, gold.teacher_tokenizer = True, gold.processing_class
+    with pytest.raises(HookError, match="attach_weights: GOLDTrainer has use_uld_loss=True"):
+        attach_weights(gold, weights)
+
+    class Mine(sdft_trainer.SDFTTrainer):  # type: ignore[misc]
+        def _compute_self_distillation_loss(self, *args: Any, **kwargs: Any) -> Any:
+            return super()._compute_self_distillation_loss(*args, **kwargs)
+
+    with pytest.raises(HookError, match="Mine overrides _compute_self_distillation_loss, so that"):
+        attach_weights(make_sdft(tmp_path, kind=Mine), weights)
