@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 TOPK_COLUMNS = ("student_logprob", "student_entropy", "overlap", "student_mass", "teacher_mass")
 #: Positions of which log-probabilities are held at once.
 _ROWS = 512
-#: How little the teacher may leave for the tokens that it did not give: float32's rounding of 1.
-_LEAST_REST = 1e-7
+#: More than float32 log-probabilities can be off in their sum: added to what the teacher leaves for
+#: the tokens that it did not give, so that the bound stays one.
+_ROUNDING = 1e-6
 
 
 @torch.no_grad()
@@ -53,8 +54,8 @@ def topk_statistics(
         columns: names from `TOPK_COLUMNS`.
 
     Returns:
-        Columns, each (N,) float32. Where 1 - Q is below 1e-7, it is taken for 1e-7: rounding leaves
-        no more of it.
+        Columns, each (N,) float32. 1 - Q is taken 1e-6 larger, as it may be by rounding: the bound
+        is lower for it, by less than (1 - P)·log(1 + 1e-6 / (1 - Q)).
 
     Raises:
         ValueError: a column needs `token_ids`, or more tokens of the teacher.
@@ -119,6 +120,6 @@ def _bound(p_NK: Tensor, log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:
     p_NK = p_NK.masked_fill(log_q_NK.isneginf(), 0)
     terms_NK = torch.where(p_NK > 0, p_NK * (log_p_NK - log_q_NK), 0.0)
     rest_p_N = (1 - p_NK.double().sum(-1)).clamp_min(0)
-    rest_q_N = (1 - log_q_NK.double().exp().sum(-1)).clamp_min(_LEAST_REST)
+    rest_q_N = (1 - log_q_NK.double().exp().sum(-1)).clamp_min(0) + _ROUNDING
     rest_N = torch.special.xlogy(rest_p_N, rest_p_N / rest_q_N)
     return (terms_NK.double().sum(-1) + rest_N).float()

@@ -6,6 +6,7 @@ scored positions in row-major order.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def texts_of(inputs: Mapping[str, Any], packed: bool) -> list[ScoredText]:
     if packed:
         bounds = _bounds(inputs, ids_BS.shape[1])
         return [text_of(ids_BS[0, a:b], label_BS[0, a:b] != IGNORED)
-                for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]  # fmt: skip
+                for a, b in pairwise(bounds) if b > a]  # fmt: skip
     mask = inputs.get("attention_mask")
     # Masks of other shapes are about attention, not about padding.
     there_BS = _host(mask) != 0 if mask is not None and mask.dim() == 2 else ids_BS == ids_BS

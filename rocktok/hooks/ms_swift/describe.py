@@ -34,12 +34,14 @@ def describe_run(trainer: Any, exactness: str) -> dict[str, Any]:
             "student_temperature": float(trainer.temperature),
             "teacher_temperature": float(trainer.temperature),
         },
-        "sampling": {
-            name: getattr(args, name, None) for name in ("temperature", "top_p", "top_k")
-        },
+        "sampling": {name: getattr(args, name, None) for name in ("temperature", "top_p", "top_k")},
         "terminal_ids": {"student": terminal_ids(tokenizer, declared)},
-        "tokenizers": {"teacher_tokenizer": "absent", "vocab_width": widths,
-                       "tokens_differ": None, "special_differ": None},  # fmt: skip
+        "tokenizers": {
+            "teacher_tokenizer": "absent",
+            "vocab_width": widths,
+            "tokens_differ": None,
+            "special_differ": None,
+        },
         "special_ids": special_ids(tokenizer),
         "max_completion_length": getattr(args, "max_completion_length", None),
         "extra": {

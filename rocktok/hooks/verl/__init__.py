@@ -15,7 +15,6 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from rocktok.errors import HookError
 from rocktok.hooks.calls import check_call, imported, version_of
 from rocktok.hooks.environment import settings
 from rocktok.hooks.notices import say
@@ -101,7 +100,9 @@ def install() -> None:
         registry[name] = _observed(registry[name], recording)
     engine = modules[ENGINE].BaseEngine
     engine.train_batch = _step(engine.train_batch, recording)
-    setattr(modules[FSDP], TOPK_FUNCTION, _bounded(getattr(modules[FSDP], TOPK_FUNCTION), recording))
+    setattr(
+        modules[FSDP], TOPK_FUNCTION, _bounded(getattr(modules[FSDP], TOPK_FUNCTION), recording)
+    )
     _installed = True
     if not wanted.quiet:
         say(f"{version}: the actor's distillation will be recorded into {wanted.log}")

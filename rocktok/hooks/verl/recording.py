@@ -209,9 +209,8 @@ class ActorRecording:
 
         def of(values: Any) -> Any:
             padded_BR = self._response_part(values, data).detach().float().cpu().numpy()
-            return np.concatenate(
-                [row_R[: len(t.scored)][t.scored] for row_R, t in zip(padded_BR, texts, strict=True)]
-            )
+            rows = zip(padded_BR, texts, strict=True)
+            return np.concatenate([row_R[: len(t.scored)][t.scored] for row_R, t in rows])
 
         if self._exactness == "topk":
             found = {name: of(model_output[_PREFIX + name])
