@@ -6,7 +6,7 @@ import copy
 import sys
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -307,6 +307,24 @@ def test_an_unknown_signature_is_an_error_before_training(
     monkeypatch.delattr(swift.GKDTrainer, "_compute_jsd_loss")
     with pytest.raises(HookError, match=r"has no GKDTrainer._compute_jsd_loss; use ms-swift 4.6"):
         record(tmp_path)
+
+
+def test_backends_that_split_logits_are_refused(
+    swift: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rocktok.hooks.ms_swift import record
+
+    split = "swift.megatron.trainers.gkd_trainer"
+    monkeypatch.setitem(sys.modules, split, ModuleType(split))
+    with pytest.raises(HookError, match="Megatron and Ray backends split logits"):
+        record(tmp_path, quiet=True)
+    monkeypatch.delitem(sys.modules, split)
+    record(tmp_path, quiet=True)
+    # What such a module would import now.
+    from swift.rlhf_trainers.gkd_loss import gkd_loss
+
+    with pytest.raises(HookError, match="Megatron and Ray backends split logits"):
+        gkd_loss(None, None, None, 1.0, 1.0)
 
 
 def test_a_second_call_is_refused(swift: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ Needs neither TRL of the version that `rocktok[trl]` asks for nor a fork of ms-s
 
 from __future__ import annotations
 
+import sys
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,13 @@ _LOSS_CALLS = {
     "extract_active": ("student_logits", "teacher_output", "labels"),
     "TeacherOutput": ("full_logits", "topk_logprobs", "topk_indices", "labels"),
 }
+#: Other modules that import `gkd_loss` by name: their logits are split over ranks.
+_SPLIT = ("swift.megatron.trainers.gkd_trainer", "swift.ray.megatron.loss.gkd")
+_REFUSAL = (
+    "ms-swift's Megatron and Ray backends split logits over ranks, and their losses cannot be "
+    "recorded; train with `swift rlhf`, or leave the plugin out and score checkpoints with "
+    "`rocktok rescore`"
+)
 #: A trainer class that is wrapped has this; its trainers have one with what records them.
 MARK = "_rocktok_recording"
 
@@ -82,8 +90,8 @@ def record(
 
     Raises:
         HookError: this version of ms-swift is not known, or an argument is out of range. From the
-            trainer's construction: its loss cannot be recorded (Megatron, sequence parallelism,
-            texts of the dataset alone).
+            trainer's construction, or from its first loss: that loss cannot be recorded (Megatron,
+            Ray, sequence parallelism, texts of the dataset alone).
     """
     recorder = Recorder(
         log_dir,
@@ -103,6 +111,8 @@ def record(
         check_call(loss, name, parameters, version, SUPPORTED)
     if MARK in vars(module.GKDTrainer):
         raise HookError("rocktok.hooks.ms_swift.record was called before; call it once")
+    if any(name in sys.modules for name in _SPLIT):
+        raise HookError(_REFUSAL)
     # Needs torch and transformers, which ms-swift has.
     from rocktok.hooks.ms_swift.recording import GkdRecording
 
@@ -111,7 +121,19 @@ def record(
     trainer.__init__ = _attaching(trainer.__init__, lambda made: GkdRecording(made, recorder))
     trainer.compute_loss = _scoping(trainer.compute_loss)
     trainer._compute_jsd_loss = _observing(trainer._compute_jsd_loss)
+    # The trainer's module has the function already; what imports it from now on is one of _SPLIT.
+    loss.gkd_loss = _refusing(loss.gkd_loss)
     recorder.say(f"{version}: GKD will be recorded into {log_dir}")
+
+
+def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+    """In the place of `gkd_loss`: a training that would record nothing ends at its first loss."""
+
+    @wraps(original)
+    def gkd_loss(*args: Any, **kwargs: Any) -> Any:
+        raise HookError(_REFUSAL)
+
+    return gkd_loss
 
 
 def _attaching(
