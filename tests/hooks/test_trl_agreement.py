@@ -115,17 +115,14 @@ def test_the_tokenizer_of_a_teacher_from_the_hub_is_read_in_its_cache(
     (folder / "refs" / "main").write_text("0123")
     (snapshot / "config.json").write_text("{}")
     # Of a model without tokenizer files transformers would make one up.
-    assert teacher_tokenizer(trainer_of("owner/model")) is None
+    assert teacher_tokenizer(model_of("owner/model")) is None
     make_tokenizer().save_pretrained(snapshot)
-    found = teacher_tokenizer(trainer_of("owner/model"))
+    found = teacher_tokenizer(model_of("owner/model"))
     assert found is not None and found.get_vocab() == make_tokenizer().get_vocab()
     for name in ("", "owner/other", "model", "a/b/c", str(tmp_path / "nowhere")):
-        assert teacher_tokenizer(trainer_of(name)) is None
+        assert teacher_tokenizer(model_of(name)) is None
 
 
-def trainer_of(teacher: str) -> Any:
-    """As much of a trainer as names its teacher."""
-    config = SimpleNamespace(_name_or_path=teacher)
-    model = SimpleNamespace(config=config)
-    accelerator = SimpleNamespace(unwrap_model=lambda one: one)
-    return SimpleNamespace(accelerator=accelerator, model=model, teacher_model=model)
+def model_of(path: str) -> Any:
+    """As much of a model as names what it was loaded from."""
+    return SimpleNamespace(config=SimpleNamespace(_name_or_path=path))
