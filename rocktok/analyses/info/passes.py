@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 import rocktok.schema as schema
-from rocktok.analyses.detect.enough_passes import EnoughText, enough_text
+from rocktok.analyses.detect.enough import EnoughText
+from rocktok.analyses.detect.enough_passes import enough_text
 from rocktok.analyses.info.beside_passes import coverage, misfits, uneven
 from rocktok.analyses.info.result import (
     AttemptInfo,
