@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @public
 def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) -> LogInfo:
-    """Contents of a log.
+    """Contents of a log, and how many types its text can test.
 
     Args:
         log: an open log, or the path of one.
