@@ -35,7 +35,7 @@ def info_command(
     jobs: int | None,
     dask: str | None,
 ) -> None:
-    """Show the contents of LOG: steps, sequences, shards, columns, gaps, damage.
+    """Show the contents of LOG: steps, columns, gaps, damage, and how many types can be tested.
 
     Exit code 1 if anything is damaged. Without --verify only manifests and footers are checked.
     """

@@ -121,7 +121,7 @@ def test_a_resumed_attempt_says_how_much_text_there_is() -> None:
     recorder.attempt, recorder.fixed = 1, kept(6, 3)
     assert (
         "text of 6 prompts kept by an earlier attempt (33 positions; at most 4 types can be "
-        "tested, those in 5 prompts or more), scored every 100 steps"
+        "tested, those in 5 prompts or more), scored at once and every 100 steps"
     ) in beginning(recorder, first=50)
 
 

@@ -109,6 +109,11 @@ def test_takeaways_by_hand() -> None:
         "Rocks are hard at both steps by choice: median 2.00 nats at step 1, 1.00 at 9"
     )
     assert takeaway("early_late", {**numbers, "points": rocks[:2] + others}) is None
+    others.append(two(1, 1.5, rock=False))
+    assert takeaway("early_late", {**numbers, "points": others, "types": 4}) == (
+        "3 of 4 frequent types have a lower mean loss at step 9 than at 1"
+    )
+    assert takeaway("early_late", {**numbers, "points": others, "types": 5}) is None
 
     def line(group: str, share: float | None, low: float | None = None) -> dict[str, Any]:
         high = None if low is None else 0.9
@@ -118,6 +123,10 @@ def test_takeaways_by_hand() -> None:
     assert takeaway("stagnation", {"lines": lines, "pre": 5, "post": 9}) == (
         "From step 5 to 9, rocks keep 75% (60% to 90%) of their loss, all positions 50%"
     )
+    assert takeaway("stagnation", {"lines": [lines[0], line("high_loss", 0.84)], "pre": 5,
+                                   "post": 9}) == (
+        "From step 5 to 9, the types with the most loss keep 84% of their loss, all positions 50%"
+    )  # fmt: skip
     lines[1] = line("rocks", None)
     assert takeaway("stagnation", {"lines": lines, "pre": 5, "post": 9}) is None
     # Numbers of an older report.json do not say.
@@ -127,8 +136,11 @@ def test_takeaways_by_hand() -> None:
 
     groups = [{"group": "rocks", "types": [1, 2, 3], "median": -0.5},
               {"group": "random", "types": [1, 2], "median": 1.0}]  # fmt: skip
-    said = "Median change of the loss of rocks: −0.500 nats"
+    said = "Median change of the loss: −0.500 nats for rocks"
     assert takeaway("delta_kl", {"groups": groups}) == said
+    groups[1]["types"] = [1, 2, 3]
+    assert takeaway("delta_kl", {"groups": groups}) == f"{said}, 1.00 for random types"
+    groups[1]["types"] = [1, 2]
     assert takeaway("delta_kl", {"groups": groups[1:]}) is None
 
 

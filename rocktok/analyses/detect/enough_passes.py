@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 from rocktok.analyses.detect.context_passes import hardness_of, votes_of
+from rocktok.analyses.detect.enough import EnoughText
 from rocktok.analyses.detect.hard_sums import HardSums
 from rocktok.analyses.detect.log_passes import LogPasses
 from rocktok.analyses.detect.params import DetectParams
@@ -15,21 +14,6 @@ from rocktok.log.catalogue import Log
 
 #: Positions up to which types are counted unasked: above them, text is not what a log lacks.
 MOST_COUNTED = 1_000_000
-
-
-class EnoughText(TypedDict):
-    """What the fixed text of a log allows, by the default options of `detect`.
-
-    `tests`: types in enough prompts; `testable`: of these, those with enough persistent
-    occurrences; `untested_loss_share`: of all others; `text_wanted`: how many times as much text
-    until types with half of the loss are testable, None: not to be told.
-    """
-
-    positions: int
-    tests: int
-    testable: int
-    untested_loss_share: float | None
-    text_wanted: float | None
 
 
 def enough_text(log: Log, engine: Engine) -> EnoughText | None:

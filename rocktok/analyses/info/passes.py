@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 import rocktok.schema as schema
-from rocktok.analyses.detect.enough_passes import EnoughText, enough_text
+from rocktok.analyses.detect.enough import EnoughText
+from rocktok.analyses.detect.enough_passes import enough_text
 from rocktok.analyses.info.beside_passes import coverage, misfits, uneven
 from rocktok.analyses.info.result import (
     AttemptInfo,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 @public
 def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) -> LogInfo:
-    """Contents of a log.
+    """Contents of a log, and how many types its text can test.
 
     Args:
         log: an open log, or the path of one.

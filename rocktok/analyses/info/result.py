@@ -8,7 +8,7 @@ from shlex import quote
 from typing import ClassVar, TypedDict
 
 from rocktok._types import LogIdentity
-from rocktok.analyses.detect.enough_passes import EnoughText
+from rocktok.analyses.detect.enough import EnoughText
 from rocktok.analyses.result import Result
 
 

@@ -124,6 +124,7 @@ def to_dict(result: ReportResult, numbers: Mapping[str, AnyNumbers]) -> dict[str
         "tokens": token_rows(result),
         "contexts": {str(v): contexts for v, contexts in result.contexts.items()},
         "curves": {str(v): curve for v, curve in result.curves.items()},
+        **({"hardest": list(result.hardest)} if result.hardest else {}),
         "tests": {
             "attribute": list(result.attribute.tests) if result.attribute else None,
             "stagnation": list(result.stagnation.tests) if result.stagnation else None,

@@ -38,7 +38,8 @@ def page_opening(result: ReportResult) -> Opening:
     """The first screen of a page."""
     answer = detected(result.detect)
     first = summary(result)[0]["text"]
-    if result.log["pre"] is None or not first.startswith(answer[0]):
+    told = bool(result.detect.rocks) or first.startswith(answer[0])
+    if result.log["pre"] is None or not told:
         # Why there is nothing to test comes with it.
         answer = [first]
     return {

@@ -111,9 +111,14 @@ def _stagnation(numbers: Numbers) -> str | None:
     if group is None or everything is None or ours is None:
         return None
     return (
-        f"From step {numbers['pre']} to {numbers['post']}, {MEANINGS[group]} keep {ours} of their "
-        f"loss, all positions together {everything}"
+        f"From step {numbers['pre']} to {numbers['post']}, {_named(group)} keep {ours} of their "
+        f"loss, all positions {everything}"
     )
+
+
+def _named(group: str) -> str:
+    """A group within a sentence, where "high loss" would be none."""
+    return ROCKS.name if group == ROCKS.name else MEANINGS[group]
 
 
 def _share_kept(kept: Mapping[str, float | None] | None) -> str | None:
@@ -131,9 +136,9 @@ def _medians(what: str, unit: str) -> Callable[[Numbers], str | None]:
         if not groups:
             return None
         first, *rest = groups
-        text = f"{what}: {_signed(first['median'])}{unit} for {MEANINGS[first['group']]}"
+        text = f"{what}: {_signed(first['median'])}{unit} for {_named(first['group'])}"
         if rest:
-            text += f", {_signed(rest[0]['median'])} for {MEANINGS[rest[0]['group']]}"
+            text += f", {_signed(rest[0]['median'])} for {_named(rest[0]['group'])}"
         return text
 
     return said
