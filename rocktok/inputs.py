@@ -103,6 +103,70 @@ def _token_id(value: Any) -> int:
     return value
 
 
+#: Columns of the published lists of rocks and controls, the first of which must be there.
+_LISTED = ("rock_id", "rock_token", "rock_freq_mean", "ctrl_id")
+_LIST_WANTED = "give a CSV file with a column rock_id, the best first"
+
+
+def load_rock_list(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Rows of a CSV file of rocks, best first, as the published scripts write it.
+
+    Of each: `rock_id`; and, None where the file lacks it, `rock_token`, `rock_freq_mean` (frequency
+    times mean loss) and `ctrl_id`, a control.
+
+    Raises `LogError` for a file that cannot be read or has no column rock_id, and for a row whose
+    ids are no token ids or stand twice.
+    """
+    import csv
+
+    try:
+        with local_path(path).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = reader.fieldnames or []
+            if "rock_id" not in columns:
+                shown = ", ".join(columns) or "none"
+                raise LogError(f"{path}: has no column rock_id (its columns: {shown}); "
+                               f"{_LIST_WANTED}")  # fmt: skip
+            rows = [_listed(row, f"{path}: row {number}") for number, row in enumerate(reader, 1)]
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read ({error.strerror}); {_LIST_WANTED}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise LogError(f"{path}: is not a CSV file ({error}); {_LIST_WANTED}") from error
+    seen: dict[int, int] = {}
+    for number, row in enumerate(rows, 1):
+        if (first := seen.setdefault(row["rock_id"], number)) != number:
+            raise LogError(
+                f"{path}: row {number}: rock_id {row['rock_id']} stands in row {first}, too; "
+                "leave one out"
+            )
+    if not rows:
+        raise LogError(f"{path}: holds no rows; {_LIST_WANTED}")
+    return rows
+
+
+def _listed(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """A row with its numbers. Raises `LogError` for one that holds none."""
+    found = {name: row.get(name) or None for name in _LISTED}
+    for name in ("rock_id", "ctrl_id"):
+        text = found[name]
+        if text is None and name != "rock_id":
+            continue
+        plain = "" if text is None else str(text).strip().removesuffix(".0")
+        # Not what int() takes beside: "1_000", " 7", digits of other scripts.
+        if not (plain.isascii() and plain.isdigit() and int(plain) < 2**31):
+            raise LogError(f"{where}: {name} is {text or ''!r}, which is no token id; correct it")
+        found[name] = int(plain)
+    if found["rock_freq_mean"] is not None:
+        try:
+            found["rock_freq_mean"] = float(found["rock_freq_mean"])
+        except ValueError as error:
+            text = found["rock_freq_mean"]
+            raise LogError(f"{where}: rock_freq_mean is {text!r}, not a number; correct it") from (
+                error
+            )
+    return found
+
+
 def load_patterns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Cluster → patterns, from a JSON file. Raises `LogError` for a file that is none."""
     wanted = 'give JSON such as {"names": [" ?(Anna|Omar)"]}'

@@ -19,17 +19,34 @@ if TYPE_CHECKING:
 @click.command(
     "compare",
     cls=Command,
+    common=("by", "top_k", "at", "rows", "everything", "format_", "output", "force", "quiet",
+            "jobs"),
     examples=(
         ("rocktok compare runs/a runs/b", "Agreement of two runs on their rocks."),
         ("rocktok compare runs/a --by domain", "Agreement of the domains of one run."),
+        ("rocktok compare math.csv code.csv", "Published lists, at K = 50, 100, 200."),
     ),
-)
+)  # fmt: skip
 @options.attempt_option
 @click.argument("sources", nargs=-1, required=True, metavar="A B [C...]")
 @click.option(
     "--top-k",
     type=int,
     help="Maximum number of rocks per list. Default: all if they are tested, else 100.",
+)
+@click.option(
+    "--at",
+    callback=options.numbers,
+    metavar="K,...",
+    help="Numbers K, with commas between them: agreement of the first K of each list. Default: "
+    "50,100,200 if a source is a CSV file, else none.",
+)
+@click.option(
+    "--types",
+    type=int,
+    metavar="N",
+    help="Number of types that the lists are drawn from, for the agreement by chance. Default: "
+    "what the sources say; CSV files say nothing.",
 )
 @click.option(
     "--by",
@@ -39,24 +56,30 @@ if TYPE_CHECKING:
 @options.rows_options
 @job_options(log=False)
 def compare_command(
-    job: Job, sources: tuple[str, ...], top_k: int | None, by: str | None, seed: int
+    job: Job,
+    sources: tuple[str, ...],
+    top_k: int | None,
+    at: tuple[int, ...] | None,
+    types: int | None,
+    by: str | None,
+    seed: int,
 ) -> None:
     """Measure how far logs agree on their rocks: overlap and rank correlation of each pair.
 
-    A, B, C are logs or JSON files of `rocktok detect`. Logs are searched with the default options
-    of `detect`; files count with all their rocks by default. Token types are matched by id if the
-    vocabularies are equal, otherwise by text.
+    A, B, C are logs, JSON files of `rocktok detect`, or published CSV files with a column rock_id,
+    the best first. Logs are searched with the default options of `detect`. Token types are matched
+    by id if the vocabularies are equal, otherwise by text.
     """
     from rocktok.analyses.compare.passes import compare
 
     def analyse(engine: Engine) -> CompareResult:
-        # A JSON file of `detect` is no log, and is passed on by its name.
+        # A file with a list is no log, and is passed on by its name.
         logs = [job.open(s) if by or not _is_file(s) else s for s in sources]
-        return compare(*logs, top_k=top_k, by=by, seed=seed, engine=engine)
+        return compare(*logs, top_k=top_k, at=at, types=types, by=by, seed=seed, engine=engine)
 
     job.perform(analyse)
 
 
 def _is_file(source: str) -> bool:
-    """Whether the source is a JSON file of `rocktok detect`, not a log."""
-    return source.endswith(".json") and not local_path(source).is_dir()
+    """Whether the source is a file with a list of rocks, not a log."""
+    return source.endswith((".json", ".csv")) and not local_path(source).is_dir()

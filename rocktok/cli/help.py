@@ -22,7 +22,7 @@ GROUPS = {
     ),
     "Rocks": (
         "rocks", "rule", "fdr", "min_hardness", "top_k", "tau_r", "min_frequency",
-        "exclude_most_frequent", "controls", "control_kind", "replication", "lifts",
+        "exclude_most_frequent", "at", "types", "controls", "control_kind", "replication", "lifts",
     ),
     "Output": (
         "top", "rows", "all_types", "everything", "wide", "format_", "output", "log_only", "show",

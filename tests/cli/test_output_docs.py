@@ -58,7 +58,8 @@ RARE = {"groups[].skipped", "tests[].skipped", "geometry.comparisons[].skipped",
 
 def _compared(log: rocktok.Log) -> Any:
     found = rocktok.detect(log, top_k=20).to_dict()
-    return compare_rankings([Ranking.of(name, found) for name in "ab"], {"top_k": 20})
+    lists = [Ranking.of(name, found) for name in "ab"]
+    return compare_rankings(lists, {"top_k": 20, "at": [10]})
 
 
 def _pillars() -> Any:

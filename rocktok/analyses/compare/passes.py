@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rocktok._types import Array
-from rocktok.analyses.compare.rankings import Ranking, compare_rankings
+from rocktok.analyses.compare.lists import LISTED, Ranking
+from rocktok.analyses.compare.rankings import compare_rankings
 from rocktok.analyses.compare.result import CompareResult
 from rocktok.analyses.detect.passes import detect
 from rocktok.analyses.detect.result import MOST_ROCKS
@@ -14,15 +16,20 @@ from rocktok.analyses.run import LogOrPath, opened, public
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
 from rocktok.files import local_path
-from rocktok.inputs import load_detect, not_of_detect
+from rocktok.inputs import load_detect, load_rock_list, not_of_detect
 from rocktok.log.catalogue import Log
 from rocktok.log.sequences import load_domains, load_prompts
+
+#: The K of the published table.
+THEIRS = (50, 100, 200)
 
 
 @public
 def compare(
     *sources: LogOrPath,
     top_k: int | None = None,
+    at: Sequence[int] | None = None,
+    types: int | None = None,
     by: str | None = None,
     seed: int = 0,
     engine: Engine | None = None,
@@ -30,8 +37,13 @@ def compare(
     """Agreement of logs on their rocks: overlap and rank correlation of each pair.
 
     Args:
-        sources: logs, paths of logs, or JSON files of `rocktok detect`; with `by` one log.
+        sources: logs, paths of logs, JSON files of `rocktok detect`, or published CSV files with a
+            column rock_id, the best first; with `by` one log.
         top_k: maximum number of rocks per list; None: all if they are tested, else 100.
+        at: numbers K; the first K of each list are compared, beyond `top_k`, too. None: 50, 100 and
+            200 where a source is a CSV file, else none.
+        types: number of types that the lists are drawn from, for the agreement by chance; None:
+            what the sources say.
         by: "domain": compare the domains of one log.
         seed: random seed of `detect`.
         engine: runs the passes; default: threads on the available cores.
@@ -43,6 +55,12 @@ def compare(
     engine = engine or Engine()
     if top_k is not None and top_k < 1:
         raise UsageError(f"top_k is {top_k}; it must be 1 or more", parameter="top_k")
+    if types is not None and types < 1:
+        raise UsageError(f"types is {types}; it must be 1 or more", parameter="types")
+    if at is not None and (not at or min(at) < 1):
+        raise UsageError(
+            f"at is {','.join(map(str, at))}; give numbers of 1 or more", parameter="at"
+        )
     if by not in (None, "domain"):
         raise UsageError(f"by is {by!r}; it must be 'domain'", parameter="by")
     notes: tuple[str, ...] = ()
@@ -50,7 +68,12 @@ def compare(
         rankings = [_ranking(source, engine, top_k, seed) for source in sources]
     else:
         rankings, notes = _domains(sources, engine, top_k, seed)
-    result = compare_rankings(rankings, {"top_k": top_k, "by": by, "seed": seed})
+    if at is None:
+        at = THEIRS if any(one.ranked_by == LISTED for one in rankings) else ()
+    result = compare_rankings(
+        rankings,
+        {"top_k": top_k, "by": by, "seed": seed, "at": list(dict.fromkeys(at)), "types": types},
+    )
     return replace(result, notes=(*notes, *result.notes))
 
 
@@ -60,6 +83,9 @@ def _ranking(source: LogOrPath, engine: Engine, top_k: int | None, seed: int) ->
     name = os.fspath(source)
     if name.endswith(".json") and not local_path(name).is_dir():
         return _of_file(name, top_k)
+    if name.endswith(".csv") and not local_path(name).is_dir():
+        ranking = Ranking.of_list(name, load_rock_list(name))
+        return ranking.cut(_most(ranking, top_k))
     return _of_log(name, opened(source), engine, top_k=top_k, seed=seed)
 
 
@@ -72,7 +98,7 @@ def _of_file(path: str, top_k: int | None) -> Ranking:
     rocks, most = len(ranking.tokens), _most(ranking, top_k)
     if most is not None and rocks < most and ranking.ranked_by != "score":
         notes = (*notes, f"holds {rocks} rocks, fewer than the {most} that --top-k compares")
-    return replace(ranking, tokens=ranking.tokens[:most], notes=notes)
+    return replace(ranking.cut(most), notes=notes)
 
 
 def _most(ranking: Ranking, top_k: int | None) -> int | None:
@@ -84,7 +110,9 @@ def _of_log(
     name: str, log: Log, engine: Engine, *, top_k: int | None, seed: int, only: Array | None = None
 ) -> Ranking:
     try:
-        detected = detect(log, engine=engine, seed=seed, only=only, replication=False)
+        detected = detect(
+            log, engine=engine, seed=seed, only=only, replication=False, all_types=True
+        )
     except (DamagedError, DataError):
         raise
     except LogError as error:
@@ -92,7 +120,7 @@ def _of_log(
         remedy = f"; run `rocktok detect {log.name}` with that option and give its JSON"
         raise LogError(f"{error}{remedy if '--' in str(error) else ''}") from error
     ranking = Ranking.of(name, detected.to_dict())
-    return replace(ranking, tokens=ranking.tokens[: _most(ranking, top_k)], notes=detected.notes)
+    return replace(ranking.cut(_most(ranking, top_k)), notes=detected.notes)
 
 
 def _domains(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations
+from typing import cast
 
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.compare.cutoffs import Key, agreement_at, replicated
+from rocktok.analyses.compare.lists import LISTED
+from rocktok.analyses.compare.lists import Ranking as Ranking
 from rocktok.analyses.compare.result import (
     Agreement,
     ComparedList,
@@ -20,53 +23,6 @@ from rocktok.analyses.compare.result import (
 from rocktok.analyses.detect.auto import note_differences
 from rocktok.errors import LogError, UsageError
 from rocktok.stats.ranks import spearman
-
-#: An id, a text, or what nothing else is: (number of the list, id).
-Key = int | str | tuple[int, int]
-
-#: What `compare` gives of each log, where the log's own identity has it.
-_ABOUT = (
-    "path", "run_id", "exactness", "trained_loss", "vocab", "vocab_size", "shards",
-    "skipped_shards", "versions", "table", "pre", "post",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The rocks of one log, best first.
-
-    Attributes:
-        name: of the log or file.
-        vocab: what identifies its vocabulary; None where it has none.
-        tokens: (token id, text, score).
-        ranked_by: "score" where rocks were tested, else "context_rock_score"; without context,
-            where they are the types with the largest loss, "rock_score".
-        about: what identifies the log, and table and steps.
-        notes: what a reader of the list must know.
-    """
-
-    name: str
-    vocab: str | None
-    tokens: tuple[tuple[int, str, float], ...]
-    ranked_by: str
-    about: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, name: str, content: Mapping[str, Any]) -> Ranking:
-        """From what `rocktok detect` writes as JSON."""
-        log = content["log"]
-        is_tested = content.get("params", {}).get("rule") == "tested"
-        by = "score" if is_tested else "context_rock_score"
-        rows = [r for r in content["tokens"] if r["is_rock"]]
-        if log["pre"] is None:
-            by, rows = "rock_score", rows or content["tokens"]
-        rocks = sorted(rows, key=lambda r: int(r["rank"]))
-        tokens = tuple((int(r["token_id"]), str(r["token"]), float(r[by])) for r in rocks)
-        about = {key: log.get(key) for key in _ABOUT}
-        compared = content.get("thresholds", {}).get("gamma") is not None
-        about["similarity"] = content["params"].get("similarity") if compared else None
-        return cls(name, log.get("vocab"), tokens, by, about)
 
 
 def compare_rankings(rankings: Sequence[Ranking], params: CompareOptions) -> CompareResult:
@@ -83,6 +39,17 @@ def compare_rankings(rankings: Sequence[Ranking], params: CompareOptions) -> Com
     keyed = [_places(number, ranking, by_id=by_id) for number, ranking in enumerate(rankings)]
     names = [ranking.name for ranking in rankings]
     pairs = [_pair(names[i], keyed[i], names[j], keyed[j]) for i, j in _two(len(names))]
+    whole = [
+        _places(number, replace(one, tokens=one.ranked), by_id=by_id)
+        for number, one in enumerate(rankings)
+    ]
+    at_k = [
+        agreement_at(
+            (rankings[i], list(whole[i])), (rankings[j], list(whole[j])), k, params.get("types")
+        )
+        for i, j in _two(len(names))
+        for k in params.get("at") or ()
+    ]
     return CompareResult(
         log=tuple(
             cast(ComparedList, {"name": r.name, "ranked_by": r.ranked_by, **r.about})
@@ -91,8 +58,17 @@ def compare_rankings(rankings: Sequence[Ranking], params: CompareOptions) -> Com
         params=params,
         matched_by="token_id" if by_id else "token",
         pairs=tuple(pairs),
+        at_k=tuple(at_k),
+        replication=tuple(
+            replicated(rankings[i], rankings[j], keyed[i], whole[j], by_id=by_id)
+            for i, j in permutations(range(len(names)), 2)
+        ),
         tokens=tuple(_union(keyed)),
-        notes=(*vouched, *_notes(rankings, by_id=by_id)),
+        notes=(
+            *vouched,
+            *_notes(rankings, by_id=by_id),
+            *_short(rankings, whole, params.get("at") or ()),
+        ),
     )
 
 
@@ -125,6 +101,8 @@ def _matched_by_id(rankings: Sequence[Ranking]) -> tuple[bool, list[str]]:
 
     Raises `LogError` for lists that can be matched by neither ids nor texts.
     """
+    if any(ranking.ranked_by == LISTED for ranking in rankings):
+        return _listed_by_id(rankings)
     vocabs = {ranking.vocab for ranking in rankings}
     if None not in vocabs:
         return len(vocabs) == 1, []
@@ -141,6 +119,44 @@ def _matched_by_id(rankings: Sequence[Ranking]) -> tuple[bool, list[str]]:
         f"{without}: has no vocabulary: tokens are matched by id, and only the equal vocabulary "
         "sizes suggest that ids mean the same"
     ]
+
+
+def _listed_by_id(rankings: Sequence[Ranking]) -> tuple[bool, list[str]]:
+    """The same where a list comes from a published file, which names no vocabulary.
+
+    Ids that two lists share have the same texts with one tokenizer, and seldom with two.
+    """
+    texts = [_texts(ranking) for ranking in rankings]
+    vouched = True
+    for i, j in _two(len(rankings)):
+        shared = texts[i].keys() & texts[j].keys()
+        same = sum(texts[i][v].strip() == texts[j][v].strip() for v in shared)
+        if 2 * same < len(shared):
+            return _listed_by_text(rankings, texts, f"{rankings[i].name} and {rankings[j].name}")
+        vouched = vouched and bool(shared)
+    if vouched:
+        return True, []
+    return True, [
+        "tokens are matched by id, and nothing says that ids mean the same in all lists; compare "
+        "lists of one tokenizer alone"
+    ]
+
+
+def _listed_by_text(
+    rankings: Sequence[Ranking], texts: Sequence[Mapping[int, str]], which: str
+) -> tuple[bool, list[str]]:
+    for ranking, known in zip(rankings, texts, strict=True):
+        if len(known) < len(ranking.ranked):
+            raise LogError(
+                f"{ranking.name}: has tokens without a text, and the ids of {which} have other "
+                "texts in either; give lists of one tokenizer, or with all texts"
+            )
+    return False, []
+
+
+def _texts(ranking: Ranking) -> dict[int, str]:
+    """Id → text, where one is known: published files may have "<id=7>" in its place."""
+    return {v: text for v, text, _ in ranking.ranked if text not in (f"<id {v}>", f"<id={v}>")}
 
 
 def _two(count: int) -> list[tuple[int, int]]:
@@ -205,13 +221,32 @@ def _union(keyed: list[dict[Key, _Place]]) -> list[ListedToken]:
     return sorted(rows, key=lambda row: (-row["lists"], row["best_rank"], row["token"]))
 
 
+def _short(
+    rankings: Sequence[Ranking], whole: Sequence[Mapping[Key, _Place]], at: Sequence[int]
+) -> list[str]:
+    """Which lists end before some K."""
+    notes = []
+    for ranking, places in zip(rankings, whole, strict=True):
+        beyond = [str(k) for k in at if k > len(places)]
+        if beyond:
+            notes.append(
+                f"{ranking.name}: holds {len(places)} tokens, and counts with all of them at "
+                f"K = {', '.join(beyond)}"
+            )
+    return notes
+
+
 def _notes(rankings: Sequence[Ranking], *, by_id: bool) -> list[str]:
     notes = []
     if not by_id:
         notes.append("the vocabularies are different files: tokens are matched by text")
-    if len({ranking.ranked_by for ranking in rankings}) > 1:
+    by = {ranking.ranked_by for ranking in rankings}
+    if len(by) > 1:
         notes.append(
-            "some lists rank by context Rock Score and some by Rock Score only, which measure "
+            "some lists are ranked as their files have them and some by a score of this package, "
+            "which may measure different things"
+            if LISTED in by
+            else "some lists rank by context Rock Score and some by Rock Score only, which measure "
             "different things"
         )
     notes += note_differences((r.name, r.about.get("similarity")) for r in rankings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from typing import TYPE_CHECKING, ClassVar, NotRequired, TypedDict
 
 from rocktok.analyses.result import Result
 
@@ -41,6 +41,8 @@ class CompareOptions(TypedDict):
     top_k: int | None
     by: str | None
     seed: int
+    at: NotRequired[list[int]]
+    types: NotRequired[int | None]
 
 
 class Agreement(TypedDict):
@@ -56,6 +58,40 @@ class Agreement(TypedDict):
     shared: list[str]
     only_first: list[str]
     only_second: list[str]
+
+
+class AgreementAt(TypedDict):
+    """The first `k` of two lists, which may be shorter.
+
+    `jaccard_chance`: expected of types drawn at random; None where it is not known from how many.
+    `jaccard_controls`: of the controls of these rocks; None where a list names none.
+    """
+
+    first: str
+    second: str
+    k: int
+    first_count: int
+    second_count: int
+    shared_count: int
+    jaccard: float | None
+    jaccard_chance: float | None
+    jaccard_controls: float | None
+
+
+class Replicated(TypedDict):
+    """Rocks of the first list in the second log.
+
+    `by`: "hardness", which is 1.5 or more in the second log, of `seen` rocks that 3 of its prompts
+    hold; "listed", where that is not known of all types: they stand anywhere in its list.
+    """
+
+    first: str
+    second: str
+    by: str
+    rocks: int
+    seen: int
+    replicated: int
+    share: float | None
 
 
 class ListedToken(TypedDict):
@@ -77,6 +113,8 @@ class CompareResult(Result):
         params: every option.
         matched_by: "token_id" where ids mean the same in all lists, else "token", the text.
         pairs: for each two: rocks, shared, `jaccard`, `spearman`, tokens shared and unique.
+        at_k: for each two and each K that was asked for.
+        replication: for each two in either order.
         tokens: the union, those in most lists first, with the rank in each list; `token_id` is
             None where texts are matched.
         notes: what a reader of the numbers must know.
@@ -88,6 +126,8 @@ class CompareResult(Result):
     params: CompareOptions
     matched_by: str
     pairs: tuple[Agreement, ...]
+    at_k: tuple[AgreementAt, ...]
+    replication: tuple[Replicated, ...]
     tokens: tuple[ListedToken, ...]
     notes: tuple[str, ...]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
-from rocktok.analyses.compare.result import Agreement, CompareResult
+from rocktok.analyses.compare.result import Agreement, AgreementAt, CompareResult
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import labels
 from rocktok.tables.terminal import View
-from rocktok.tables.text import Field, counted, number, render_table, token
+from rocktok.tables.text import Field, count, counted, number, percent, render_table, token
 
 Row = Mapping[str, Any]
 
@@ -29,7 +29,17 @@ _LISTS = (
     Field("steps"),
     Field("ranked by"),
 )
-_RANKED_BY = {"score": "score", "context_rock_score": "R_ctx", "rock_score": "R"}
+_REPLICATION = (
+    Field("rocks of", text=True), Field("in", text=True), Field("rocks"), Field("seen there"),
+    Field("there they are", text=True), Field("of these"), Field("share"),
+)  # fmt: skip
+_HOW = {"hardness": "hard", "listed": "in the list"}
+_AT = {"jaccard": "J", "jaccard_chance": "chance", "jaccard_controls": "controls"}
+_AT_WORDS = "chance: expected of as many types, drawn at random; controls: of the rocks' controls"
+_NO_CHANCE = "not known from how many types the lists are drawn (--types): no agreement by chance"
+_RANKED_BY = {
+    "score": "score", "context_rock_score": "R_ctx", "rock_score": "R", "listed": "rows",
+}  # fmt: skip
 
 #: Width of the other columns beside a list's name.
 _REST = 40
@@ -55,6 +65,7 @@ def render(result: CompareResult, view: View | None = None) -> str:
         "",
         render_table(_PAIRS, (_pair(*pair) for pair in pairs), view).rstrip("\n"),
         *view.more(len(result.pairs) - len(pairs), "--all"),
+        *_more_tables(result, letters, view),
         "",
         view.heading("Ranks of the tokens, sorted by number of lists"),
         render_table(fields, cells, view).rstrip("\n"),
@@ -63,6 +74,42 @@ def render(result: CompareResult, view: View | None = None) -> str:
         render_table(_LISTS, _lists(result, letters, view), view).rstrip("\n"),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _more_tables(result: CompareResult, letters: Sequence[str], view: View) -> list[str]:
+    """Agreement of the first K, and replication, where there are any."""
+    parts: list[str] = []
+    if result.at_k:
+        ks = list(dict.fromkeys(row["k"] for row in result.at_k))
+        pairs = view.first(
+            list(zip(combinations(letters, 2), _by_pair(result, len(ks)), strict=True))
+        )
+        shown = [name for name in _AT if any(row[name] is not None for row in result.at_k)]  # type: ignore[literal-required]
+        fields = [*_PAIRS[:2], *(Field(f"{_AT[name]}@{k}") for name in shown for k in ks)]
+        cells = [
+            (*two, *(number(row[name]) for name in shown for row in rows))  # type: ignore[literal-required]
+            for two, rows in pairs
+        ]
+        parts += ["", view.heading("Jaccard index of the first K of each list"),
+                  render_table(fields, cells, view).rstrip("\n")]  # fmt: skip
+        parts.append(view.aside(_AT_WORDS if "jaccard_chance" in shown else _NO_CHANCE))
+    seen = [row for row in result.replication if row["seen"]]
+    if seen:
+        own = zip(permutations(letters, 2), result.replication, strict=True)
+        rows = [
+            (*two, count(row["rocks"]), count(row["seen"]), _HOW[row["by"]],
+             count(row["replicated"]), percent(row["share"], 0))
+            for two, row in own if row["seen"]
+        ]  # fmt: skip
+        some = view.first(rows)
+        parts += ["", view.heading("Replication: rocks of one list in the other log"),
+                  render_table(_REPLICATION, some, view).rstrip("\n"),
+                  *view.more(len(rows) - len(some), "--all")]  # fmt: skip
+    return parts
+
+
+def _by_pair(result: CompareResult, ks: int) -> list[Sequence[AgreementAt]]:
+    return [result.at_k[start : start + ks] for start in range(0, len(result.at_k), ks)]
 
 
 def _letters(result: CompareResult) -> list[str]:
@@ -112,7 +159,7 @@ def _lists(result: CompareResult, letters: Sequence[str], view: View) -> list[tu
         (
             letter,
             _fitted(name, view.width - _REST),
-            f"{row['table']}/",
+            f"{row['table']}/" if row.get("table") else "–",
             _steps(row),
             _RANKED_BY[row["ranked_by"]],
         )
@@ -127,6 +174,8 @@ def _fitted(name: str, width: int) -> str:
 
 
 def _steps(row: Row) -> str:
+    if row.get("post") is None:
+        return "–"
     return str(row["post"]) if row["pre"] is None else f"{row['pre']}, {row['post']}"
 
 

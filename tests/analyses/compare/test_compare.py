@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rocktok
+from rocktok.analyses.compare.cutoffs import chance_jaccard
 from rocktok.analyses.compare.rankings import Ranking, compare_rankings
 from rocktok.analyses.compare.table import render
 from rocktok.errors import LogError, UsageError
@@ -340,3 +341,163 @@ def test_a_vocabulary_is_known_by_its_texts(tmp_path: Path) -> None:
     assert same[0] == same[1] is not None
     assert rocktok.open(with_domains(tmp_path / "c", ["x"] * 40)).vocab.identity is None
     assert np.unique([same[0], rocktok.open(SAMPLE).vocab.identity]).size == 2
+
+
+# Published lists.
+
+HEADER = (
+    "rock_id,rock_token,rock_freq,rock_mean_kl,rock_freq_mean,"
+    "ctrl_id,ctrl_token,ctrl_freq,ctrl_mean_kl,ctrl_freq_mean"
+)
+
+
+def published(path: Path, ids: list[int], *, tokens: str = "<id={}>", first: int = 1000) -> Path:
+    """A file in the layout of the published scripts, written by us; controls count from `first`."""
+    lines = [HEADER]
+    for rank, v in enumerate(ids):
+        score = 900.0 / (rank + 1)
+        lines.append(
+            f"{v},{tokens.format(v)},100,{score / 100},{score},{first + rank},x,90,0.1,9.0"
+        )
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_published_lists_by_hand(tmp_path: Path) -> None:
+    one = published(tmp_path / "math.csv", list(range(300)))
+    # The first 50 share 25, the first 100 share 75, the first 200 share 175.
+    two = published(tmp_path / "code.csv", list(range(25, 325)), first=1100)
+    found = rocktok.compare(one, two, types=1000)
+    assert [(r["k"], r["shared_count"], r["jaccard"]) for r in found.at_k] == [
+        (50, 25, 25 / 75), (100, 75, 75 / 125), (200, 175, 175 / 225)
+    ]  # fmt: skip
+    # Controls of ranks 100 to 199 of the one are those of 0 to 99 of the other.
+    assert [r["jaccard_controls"] for r in found.at_k] == [0.0, 0.0, 100 / 300]
+    assert found.pairs[0]["rocks_first"] == 100  # as without --top-k elsewhere
+    (there, back) = found.replication
+    assert (there["by"], there["rocks"], there["seen"], there["replicated"]) == (
+        "listed", 100, 100, 75
+    )  # fmt: skip
+    assert back["share"] == 1.0
+    assert found.notes == (
+        "tokens are matched by id, and nothing says that ids mean the same in all lists; compare "
+        "lists of one tokenizer alone",
+    )
+    text = repr(found)
+    assert "Jaccard index of the first K of each list" in text
+    assert "J@50" in text and "chance@200" in text and "controls@100" in text
+    plain = repr(rocktok.compare(one, two))
+    assert "chance@" not in plain and "(--types)" in plain
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 7), st.integers(0, 7), st.integers(0, 5))
+def test_agreement_by_chance_is_that_of_all_draws(a: int, b: int, more: int) -> None:
+    from itertools import combinations
+
+    types = max(a, b) + more
+    fixed = set(range(a))
+    draws = [set(c) for c in combinations(range(types), b)]
+    found = chance_jaccard(a, b, types)
+    if not a + b:
+        assert found is None
+        return
+    mean = np.mean([len(fixed & one) / len(fixed | one) for one in draws])
+    assert found == pytest.approx(mean)
+    assert chance_jaccard(a, b, None) is chance_jaccard(9, 9, 8) is None
+
+
+def test_texts_tell_two_tokenizers_apart(tmp_path: Path) -> None:
+    one = published(tmp_path / "qwen.csv", [1, 2, 3, 4], tokens="w{}")
+    same = published(tmp_path / "too.csv", [2, 1, 9, 8], tokens="w{}")
+    found = rocktok.compare(one, same)
+    assert (found.matched_by, found.pairs[0]["shared_count"]) == ("token_id", 2)
+    assert not any("nothing says" in note for note in found.notes)
+    path = tmp_path / "llama.csv"
+    path.write_text("rock_id,rock_token\n1,w3\n2,other\n3,w1\n")
+    found = rocktok.compare(one, path)
+    assert (found.matched_by, found.pairs[0]["shared_count"]) == ("token", 2)
+    assert any("holds 3 tokens" in note for note in found.notes)
+    path.write_text("rock_id,rock_token\n1,w3\n2,other\n3,\n")
+    with pytest.raises(LogError, match=r"llama.csv: has tokens without a text, and the ids of"):
+        rocktok.compare(one, path)
+
+
+def test_a_published_list_beside_a_log(tmp_path: Path) -> None:
+    """The log knows how hard every type is: the list's rocks replicate by that."""
+    log = rocktok.open(SAMPLE)
+    found = rocktok.detect(log, all_types=True, replication=False)
+    held = {r["token_id"]: r["hardness"] for r in found.tokens
+            if r["hardness"] is not None and (r["prompts_held"] or 0) >= 3}  # fmt: skip
+    ids = [*sorted(held)[:60], 1021, 1020]
+    result = rocktok.compare(published(tmp_path / "a.csv", ids), log, at=[10])
+    there, back = result.replication
+    hard = [held[v] >= 1.5 for v in ids if v in held]
+    assert (there["by"], there["seen"], there["replicated"]) == ("hardness", len(hard), sum(hard))
+    assert (back["by"], back["rocks"], back["seen"]) == ("listed", 30, 30)
+    assert [row["k"] for row in result.at_k] == [10]
+    assert result.at_k[0]["jaccard_chance"] is None  # the file does not say of how many
+    twice = rocktok.compare(log, log, at=[10])
+    assert twice.at_k[0]["jaccard_chance"] == pytest.approx(chance_jaccard(10, 10, 147))
+    assert twice.replication[0]["share"] == 1.0
+
+
+def test_types_of_some_alone_do_not_tell_of_replication() -> None:
+    """A file with the best types alone would say that all of them are hard."""
+    found = rocktok.detect(rocktok.open(SAMPLE), top_k=None, replication=False).to_dict()
+    assert Ranking.of("some", found).hardness is None
+    every = rocktok.detect(rocktok.open(SAMPLE), all_types=True, replication=False).to_dict()
+    assert len(Ranking.of("all", every).hardness or {}) > 100
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read (No such file or directory); {wanted}"),
+        ("", "has no column rock_id (its columns: none); {wanted}"),
+        ("id,score\n1,2\n", "has no column rock_id (its columns: id, score); {wanted}"),
+        ("rock_id\n", "holds no rows; {wanted}"),
+        ('rock_id\n"3,070"\n', "row 1: rock_id is '3,070', which is no token id; correct it"),
+        ("rock_id\n1\nnan\n", "row 2: rock_id is 'nan', which is no token id; correct it"),
+        ("rock_id,rock_token\n1,a\n,b\n", "row 2: rock_id is '', which is no token id; correct it"),
+        ("rock_id\n-1\n", "row 1: rock_id is '-1', which is no token id; correct it"),
+        ("rock_id\n7.5\n", "row 1: rock_id is '7.5', which is no token id; correct it"),
+        ("rock_id\n9999999999\n", "row 1: rock_id is '9999999999', which is no token id; correct "
+         "it"),
+        ("rock_id,ctrl_id\n1,x\n", "row 1: ctrl_id is 'x', which is no token id; correct it"),
+        ("rock_id\n7\n8\n7.0\n", "row 3: rock_id 7 stands in row 1, too; leave one out"),
+        ("rock_id,rock_freq_mean\n1,much\n", "row 1: rock_freq_mean is 'much', not a number; "
+         "correct it"),
+        (b"\xff\xfe\x00", "is not a CSV file ('utf-8' codec can't decode byte 0xff in position 0: "
+         "invalid start byte); {wanted}"),
+    ],
+)  # fmt: skip
+def test_published_files_that_are_none(
+    content: str | bytes | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    good = published(tmp_path / "b.csv", [1, 2])
+    wanted = "give a CSV file with a column rock_id, the best first"
+    assert run(path, good) == (1, "", f"rocktok: {path}: {message.format(wanted=wanted)}\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--at", "0,5"], "rocktok: --at is 0,5; give numbers of 1 or more\n"),
+        (["--types", "0"], "rocktok: --types is 0; it must be 1 or more\n"),
+    ],
+)
+def test_wrong_numbers(options: list[str], message: str, tmp_path: Path) -> None:
+    path = published(tmp_path / "a.csv", [1, 2])
+    assert run(path, path, *options) == (2, "", message)
+
+
+def test_rows_that_are_not_sorted_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("rock_id,rock_freq_mean\n1,2.0\n2,3.0\n")
+    found = rocktok.compare(path, published(tmp_path / "b.csv", [2, 1]), at=[1])
+    assert found.at_k[0]["jaccard"] == 0.0  # as the file has them
+    assert any("not sorted by rock_freq_mean" in note for note in found.notes)
