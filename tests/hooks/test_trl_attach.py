@@ -249,6 +249,23 @@ def other_generate(self: Any, inputs: Any, teacher_prompts: Any) -> None:
     raise AssertionError("never called")
 
 
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_heads_that_zero_3_has_sharded_are_refused(
+    tmp_path: Path, trainer: Any, whose: str
+) -> None:
+    """A stand-in: what DeepSpeed leaves of a parameter has nothing in it, and a `ds_id`."""
+    model = {"student": trainer.model, "teacher": trainer.teacher_model}[whose]
+    said = f"attach: the {whose}'s output head is sharded by DeepSpeed ZeRO-3, so that a process"
+    with attach(trainer, Recorder(tmp_path / "log", quiet=True)):
+        # The student's is sharded only when training begins.
+        model.lm_head.weight.ds_id = 7
+        with pytest.raises(HookError, match=said):
+            trainer.train()
+    assert trainer.state.global_step == 0
+    assert refusal(trainer, Recorder(tmp_path / "log")).startswith(said)
+    assert not (tmp_path / "log").exists()
+
+
 def test_an_unknown_loss_is_refused(
     tmp_path: Path, trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

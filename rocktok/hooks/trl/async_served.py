@@ -195,6 +195,7 @@ class AsyncServed(Family):
 
     exactness = "topk"
     columns = COLUMNS
+    reads_heads = True
 
     @property
     def kind(self) -> Any:

@@ -13,6 +13,7 @@ from rocktok.hooks.background import describe
 from rocktok.hooks.trl.agreement import differences
 from rocktok.hooks.trl.describe import describe_run, fingerprint
 from rocktok.hooks.trl.fixed import score_fixed
+from rocktok.hooks.trl.limits import refuse_zero_3
 from rocktok.hooks.trl.texts import generate_texts
 from rocktok.hooks.trl.weighting_callback import warn_if_unweighted
 from rocktok.hooks.vocabulary import vocabulary
@@ -67,6 +68,7 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         # Left running when training starts over inside `train` (auto_find_batch_size).
         self._recorder.close(final=False)
         self._capture.take_candidates()
+        refuse_zero_3(self._family)
         columns = getattr(self._trainer.train_dataset, "column_names", None) or []
         at_start, why_later = self._recorder.fixed_at_start, None
         if at_start is None and self._recorder.fixed_sequences:

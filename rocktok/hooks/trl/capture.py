@@ -7,7 +7,6 @@ scored. `_chunked_divergence_loss`: has hidden states and heads, and the trainer
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -246,7 +245,7 @@ def _statistics(
         arguments.get("student_lm_head_bias"),
         arguments.get("teacher_lm_head_bias"),
     ]
-    with torch.no_grad(), torch.autocast(device, enabled=False), _gathered(heads):
+    with torch.no_grad(), torch.autocast(device, enabled=False):
         student_head, teacher_head, student_bias, teacher_bias = map(_whole, heads)
         statistics: dict[str, torch.Tensor] = token_statistics(
             token_ids=token_ids_BK,
@@ -279,14 +278,6 @@ def _masked_by_both(arguments: Mapping[str, Any]) -> bool:
             return False
         masked.append((bias.to_local() if hasattr(bias, "to_local") else bias).isneginf())
     return bool((masked[0] & masked[1]).any())
-
-
-def _gathered(heads: Sequence[Any]) -> Any:
-    """TRL's own gathering of heads that DeepSpeed ZeRO-3 has sharded."""
-    from trl.trainer import utils
-
-    gather = getattr(utils, "maybe_gather_lm_head_ctx", None)
-    return nullcontext() if gather is None else gather(*heads)
 
 
 def _whole(head: Any) -> Any:

@@ -26,6 +26,7 @@ class Distillation(Family):
     """`trl.DistillationTrainer`, and subclasses that compute their loss as it does."""
 
     with_domain = True
+    reads_heads = True
 
     @property
     def module(self) -> Any:

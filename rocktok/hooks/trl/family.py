@@ -32,11 +32,13 @@ class Family:
         exactness: how the recorded `loss` is computed: see `rocktok.schema.EXACTNESS`.
         columns: statistics beside the loss that it can have; None: all.
         with_domain: whether its batches keep the data's `domain`.
+        reads_heads: whether the recorder multiplies with the output heads itself.
     """
 
     exactness = "exact"
     columns: frozenset[str] | None = None
     with_domain = False
+    reads_heads = False
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer

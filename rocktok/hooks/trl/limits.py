@@ -17,8 +17,28 @@ def fit_recorder(family: Family, recorder: Recorder) -> None:
 
     Raises `HookError` where it was asked for by name.
     """
+    refuse_zero_3(family)
     _fit_columns(family, recorder)
     _fit_kept_text(family, recorder)
+
+
+def refuse_zero_3(family: Family) -> None:
+    """Raise `HookError` where DeepSpeed ZeRO-3 has sharded an output head that is read.
+
+    Its parameters are known by their `ds_id`. Whether the student's are is certain only when
+    training has begun.
+    """
+    if not family.reads_heads:
+        return
+    for name, model in (("student", family.student), ("teacher", family.teacher)):
+        head = None if model is None else model.get_output_embeddings()
+        if any(
+            hasattr(parameter, "ds_id") for parameter in getattr(head, "_parameters", {}).values()
+        ):
+            raise HookError(
+                f"attach: the {name}'s output head is sharded by DeepSpeed ZeRO-3, so that a "
+                "process holds a part of it, or nothing; use ZeRO-2 or FSDP2"
+            )
 
 
 def _fit_columns(family: Family, recorder: Recorder) -> None:

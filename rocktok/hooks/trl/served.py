@@ -198,6 +198,7 @@ class ServedFamily(Distillation):
 
     exactness = "topk"
     columns = COLUMNS
+    reads_heads = False
 
     @property
     def kind(self) -> Any:

@@ -11,6 +11,7 @@ Array suffixes: B sequences; T, K positions of completions; N rows; H hidden; V 
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -21,7 +22,6 @@ import torch
 from rocktok.errors import HookError
 
 if TYPE_CHECKING:
-    import inspect
     from collections.abc import Callable, Iterator, Mapping
 
     from rocktok.hooks.token_weights import TokenWeights
@@ -203,18 +203,27 @@ class WeightedSelfDistillation(Weighted):
     def per_token(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Around a function that gives (B, K) losses, one for each token."""
 
+        signature = inspect.signature(original)
+
         @wraps(original)
         def per_token(*args: Any, **kwargs: Any) -> Any:
-            loss_BK = original(*args, **kwargs)
             batch = _BATCH.get()
             weights = None if batch is None else self.now()
             if batch is None or weights is None:
-                return loss_BK
+                return original(*args, **kwargs)
             logits = batch["logits"]
             selected_BK = weights.selected(logits.completion_ids, logits.loss_mask)
-            if weights.weight == 0:
-                return loss_BK.masked_fill(selected_BK, 0.0)
-            return torch.where(selected_BK, weights.weight * loss_BK, loss_BK)
+            if weights.weight:
+                loss_BK = original(*args, **kwargs)
+                return torch.where(selected_BK, weights.weight * loss_BK, loss_BK)
+            # Left out before anything is computed: a loss times 0 may still be no number.
+            arguments = signature.bind(*args, **kwargs).arguments
+            left = {
+                name: value[~selected_BK] if isinstance(value, torch.Tensor) else value
+                for name, value in arguments.items()
+            }
+            loss_M = original(**left)
+            return loss_M.new_zeros(selected_BK.shape).masked_scatter(~selected_BK, loss_M)
 
         return per_token
 
