@@ -73,7 +73,8 @@ def _recorded(base: Any, wanted: Settings) -> Any:
         def __init__(self, strategy: Any, student_model: Any, teacher_lm_head: Any, **kwargs: Any):
             super().__init__(strategy, student_model, teacher_lm_head, **kwargs)
             self._recording = StepRecording(self, wanted)
-            self.loss_fn = self._recording.observed(self.loss_fn)
+            loss_fn: Any = self.loss_fn
+            self.loss_fn: Any = self._recording.observed(loss_fn)
 
         def training_step(self, micro_batch: Any) -> Any:
             with self._recording.micro_batch(micro_batch):

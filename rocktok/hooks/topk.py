@@ -112,7 +112,8 @@ def _likeliest(ids_NK: Tensor, log_q_NK: Tensor) -> Tensor:
     """Places of the teacher's tokens, likeliest first; of equal ones the smaller id."""
     by_id_NK = ids_NK.argsort(dim=1)
     by_q_NK = log_q_NK.gather(1, by_id_NK).argsort(dim=1, descending=True, stable=True)
-    return by_id_NK.gather(1, by_q_NK)
+    place_NK: Tensor = by_id_NK.gather(1, by_q_NK)
+    return place_NK
 
 
 def _bound(p_NK: Tensor, log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:

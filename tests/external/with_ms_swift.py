@@ -15,6 +15,15 @@ from typing import Any
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "USE_HF": "1"}
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+from stand_ins import allow, named
+
+# Declared by ms-swift, and not needed by what is run here.
+allow(
+    "addict", "aiohttp", "attrdict", "binpacking", "cpm_kernels", "dacite", "einops", "fastapi",
+    "json_repair", "modelscope", "msgspec", "nltk", "openai", "oss2", "rouge", "sentencepiece",
+    "simplejson", "tiktoken", "transformers_stream_generator", "zstandard",
+)  # fmt: skip
+
 import numpy as np
 import pyarrow.parquet as pq
 import torch
@@ -90,6 +99,7 @@ def check(folder: Path, log: Path) -> str:
     models = [AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32).eval()
               for name in ("student", "teacher")]  # fmt: skip
     batch = _first(opened)
+    temperature = json.loads((log / "run.json").read_text())["loss"]["student_temperature"]
     worst = 0.0
     for number in np.unique(batch["sequence_id"]):
         mine = batch["sequence_id"] == number
@@ -99,7 +109,10 @@ def check(folder: Path, log: Path) -> str:
         prompt = sequences[number]["prompt_token_ids"]
         ids = torch.tensor([[*prompt, *tokens.tolist()]])
         with torch.no_grad():
-            z, y = (model(ids).logits[0, len(prompt) - 1 : -1].double() for model in models)
+            z, y = (
+                model(ids).logits[0, len(prompt) - 1 : -1].double() / temperature
+                for model in models
+            )
         z, y = (torch.cat([one, other[:, one.shape[1] :]], 1) for one, other in ((z, y), (y, z)))
         log_p, log_q = z.log_softmax(-1), y.log_softmax(-1)
         loss = (log_p.exp() * (log_p - log_q)).sum(-1).numpy()
@@ -125,7 +138,7 @@ def main(folder: Path) -> None:
     train(folder, log, *cases[name])
     run = json.loads((log / "run.json").read_text())
     assert run["loss"]["exactness"] == "exact" and run["vocab_size"] == width, run
-    print(f"ms-swift {run['extra']['ms-swift']}, {name}: {check(folder, log)}")
+    print(f"ms-swift {run['extra']['ms-swift']}, {name}: {check(folder, log)}{named()}")
 
 
 if __name__ == "__main__":

@@ -10,58 +10,13 @@ Run by tests/external/run.
 from __future__ import annotations
 
 import asyncio
-import importlib.abc
-import importlib.machinery
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
-#: Nothing of these may be a stand-in.
-REAL = {"tinker", "tinker_cookbook", "torch", "numpy", "rocktok", "pydantic"}
-missing: list[str] = []
-
-
-class StandIn(ModuleType):
-    """Has every attribute; what is used as a decorator gives back what it decorates."""
-
-    __path__: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return MagicMock(side_effect=lambda *args, **kwargs: args[0] if args else MagicMock())
-
-
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Asked last: what no other finder has found is missing."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        top = name.partition(".")[0]
-        if top in REAL or not asked_by_tinker():
-            return None
-        if top not in missing:
-            missing.append(top)
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
-
-    def create_module(self, spec: Any) -> Any:
-        return StandIn(spec.name)
-
-    def exec_module(self, module: Any) -> None:
-        return None
-
-
-def asked_by_tinker() -> bool:
-    """Whether the import that is under way was asked for by tinker-cookbook, at some remove."""
-    frame: Any = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("importlib", __name__)) and "importlib" not in name:
-            return name.partition(".")[0] in {"tinker", "tinker_cookbook", *missing}
-        frame = frame.f_back
-    return False
+from stand_ins import allow, named
 
 
 class Teacher:
@@ -93,7 +48,10 @@ def datum(tinker: Any, ids: list[int], mask: list[int]) -> Any:
 
 
 def main(log: Path) -> None:
-    sys.meta_path.append(Finder())
+    allow(
+        "blobfile", "chz", "distro", "httpx_aiohttp", "neptune_scale", "sniffio", "termcolor", "tml_renderers",
+        "wandb",
+    )  # fmt: skip
     import numpy as np
     import tinker
     from tinker_cookbook.distillation import train_on_policy as module
@@ -145,8 +103,7 @@ def main(log: Path) -> None:
     assert abs(rows["loss"][:4].mean() - kl) < 1e-5, kl
     run = json.loads((log / "run.json").read_text())
     version = run["extra"]["tinker-cookbook"]
-    named = f"; stand-ins for {', '.join(sorted(missing))}" if missing else ""
-    print(f"tinker-cookbook {version}: mean of the recorded losses = its teacher_kl {kl:.6f}{named}")
+    print(f"tinker-cookbook {version}: mean of the recorded losses = its teacher_kl {kl:.6f}{named()}")
 
 
 if __name__ == "__main__":

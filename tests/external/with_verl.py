@@ -1,6 +1,6 @@
-"""The hook inside the real verl, on the CPU: its own configuration, registry, packing and losses, and
-its own FSDP engine where that runs without an accelerator. What was recorded is held against the
-model itself.
+"""The hook inside the real verl, on the CPU: its own import, configurations, registry, losses, packing
+and `train_batch`. Its FSDP engine wants an accelerator and Ray a cluster: the forward pass is made
+here. What was recorded is held against the model itself.
 
 Run by tests/external/run.
 """
@@ -24,6 +24,11 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "CUDA_VISIBLE_DEVICES": "",
 }
+
+from stand_ins import allow, named
+
+# Declared by verl, and not needed by what is run here.
+allow("ray", "wandb", "torchdata", "pylatexenc", "dill", "codetiming", "cachetools", "antlr4")
 
 import numpy as np
 import torch
@@ -125,7 +130,7 @@ class Engine(BaseEngine):
             output[name] = torch.nested.nested_tensor_from_jagged(each, ids.offsets())
         loss, metrics = loss_function(model_output=output, data=data)
         loss.backward()
-        return {"metrics": metrics, "loss": float(loss)}
+        return {"metrics": metrics, "loss": float(loss.detach())}
 
     def is_mp_src_rank_with_outputs(self) -> bool:
         return True
@@ -206,7 +211,7 @@ def main() -> None:
     run = json.loads((LOG / "run.json").read_text())
     assert run["loss"]["exactness"] == ("topk" if MODE == "forward_kl_topk" else "sampled")
     assert MODE in DISTILLATION_LOSS_REGISTRY
-    print(f"verl {verl.__version__}, {MODE}: 2 steps, losses within {worst:.1e} nats of the models' own")
+    print(f"verl {verl.__version__}, {MODE}: 2 steps, losses within {worst:.1e} nats of the models' own{named()}")
 
 
 if __name__ == "__main__":

@@ -363,7 +363,7 @@ def test_a_loss_that_is_not_the_trainers_is_counted(swift: Any, tmp_path: Path) 
     with pytest.warns(RocktokWarning, match="differ from the trained ones"):
         trainer._call("on_train_begin")
         inputs = batch(*TEXTS)
-        with recording.batch(inputs):
+        with recording.scoring(inputs):
             student = trainer.model(inputs["model_inputs"]["input_ids"])
             teacher = swift.TeacherOutput(
                 trainer.teacher_model(inputs["model_inputs"]["input_ids"])

@@ -157,7 +157,7 @@ def _scoping(original: Callable[..., Any]) -> Callable[..., Any]:
         recording = getattr(self, MARK)
         if recording is None or not recording.wants(inputs):
             return original(self, model, inputs, *args, **kwargs)
-        with recording.batch(inputs):
+        with recording.scoring(inputs):
             return original(self, model, inputs, *args, **kwargs)
 
     return compute_loss

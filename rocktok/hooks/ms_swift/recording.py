@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,7 +131,7 @@ class GkdRecording:
         return bool(step == self._last or step // recorder.every > self._last // recorder.every)
 
     @contextmanager
-    def batch(self, inputs: Mapping[str, Any]) -> Iterator[None]:
+    def scoring(self, inputs: Mapping[str, Any]) -> Iterator[None]:
         """Record the losses that are computed inside the `with` block."""
         step = self._last = self._trainer.state.global_step
         try:
@@ -160,7 +159,6 @@ class GkdRecording:
     def _liger(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Around the fused loss, which takes everything by name."""
 
-        @wraps(original.__call__)
         def liger_jsd_loss(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             if self._batch is not None:

@@ -39,7 +39,7 @@ TOPK = "forward_kl_topk"
 TOPK_FUNCTION = "compute_forward_kl_topk"
 
 _LOSS = ("config", "distillation_config", "model_output", "data")
-_CALLS = {
+_CALLS: dict[str, dict[str, tuple[str, ...]]] = {
     ENGINE: {},
     LOSSES: {"no_padding_2_padding": ("tensor", "data")},
     UTILS: {"get_non_tensor_data": ("data", "key", "default")},

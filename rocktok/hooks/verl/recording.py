@@ -248,8 +248,8 @@ def _texts(data: Any) -> list[ScoredText]:
 
 
 def _text(prompt: Any, response: Any, mask: Any) -> ScoredText:
-    ids = [part.cpu().numpy().astype(np.int32) for part in (prompt, response)]
-    return ScoredText(*ids, mask.cpu().numpy() != 0)
+    prompt_ids, ids = (part.cpu().numpy().astype(np.int32) for part in (prompt, response))
+    return ScoredText(prompt_ids, ids, mask.cpu().numpy() != 0)
 
 
 def _gathered(value: Any, size: int, group: Any) -> list[Any]:
