@@ -44,11 +44,10 @@ def count_by_type(
     rank_N, rank_D = rank_L[: len(label_N)], rank_L[len(label_N) :]
 
     similar_N, similar_E = np.zeros(len(ours), np.int64), np.zeros(len(pick_E), np.int64)
-    apart = SparseRows(ours.ptr_N, _apart(ours, type_N), ours.value_E, ours.size_N)
-    for row_P, other_P in _similar_pairs(apart, apart, rule, int(size_T.max(initial=0))):
+    for row_P, other_P, _ in similar_pairs(ours, ours, type_N, type_N, rule):
         partner_P = rank_N[row_P] != rank_N[other_P]
         similar_N += np.bincount(row_P[partner_P], minlength=len(ours))
-    for row_P, other_P in _similar_pairs(_rows(draws, used_D), ours, rule, len(ours)):
+    for row_P, other_P, _ in _similar_pairs(_rows(draws, used_D), ours, rule, len(ours)):
         place_P = place_DT[row_P, type_N[other_P]]
         counted_P = (place_P >= 0) & (rank_D[row_P] != rank_N[other_P])
         similar_E += np.bincount(place_P[counted_P], minlength=len(pick_E))
@@ -62,12 +61,29 @@ def count_by_type(
     return PartnersByType(similar_N, partners_N, similar_E, partners_E)
 
 
-def _apart(ours: SparseRows, type_N: Array) -> Array:
-    """Columns of the rows that no two types share, in the same order within a row."""
-    row_E = np.repeat(np.arange(len(ours)), np.diff(ours.ptr_N))
-    width = int(ours.column_E.max(initial=0)) + 1
-    apart_E: Array = type_N[row_E] * np.int64(width) + ours.column_E
-    return apart_E
+def similar_pairs(
+    ours: SparseRows, theirs: SparseRows, type_N: Array, type_M: Array, rule: PairRule
+) -> Iterator[tuple[Array, Array, Array]]:
+    """(row of ours, row of theirs, similarity) of all similar rows of one type, by blocks.
+
+    Args:
+        ours, theirs: rows of all types, whose columns have one meaning.
+        type_N, type_M: the type of each, from 0 on.
+        rule: the similarity and its threshold.
+
+    Blocks are in the order of ours.
+    """
+    most = int(np.bincount(type_M).max(initial=0)) if len(type_M) else 0
+    width = 1 + max(int(rows.column_E.max(initial=0)) for rows in (ours, theirs))
+    both = (_apart(rows, t, width) for rows, t in ((ours, type_N), (theirs, type_M)))
+    yield from _similar_pairs(*both, rule, most)
+
+
+def _apart(rows: SparseRows, type_N: Array, width: int) -> SparseRows:
+    """The rows with columns that no two types share, in the same order within a row."""
+    type_E = np.repeat(type_N, np.diff(rows.ptr_N))
+    column_E = type_E * np.int64(width) + rows.column_E
+    return SparseRows(rows.ptr_N, column_E, rows.value_E, rows.size_N)
 
 
 def _rows(rows: SparseRows, at_D: Array) -> SparseRows:
@@ -80,9 +96,10 @@ def _rows(rows: SparseRows, at_D: Array) -> SparseRows:
 
 def _similar_pairs(
     ours: SparseRows, theirs: SparseRows, rule: PairRule, most: int
-) -> Iterator[tuple[Array, Array]]:
-    """(row of ours, row of theirs) of similar rows, block by block; `most`: theirs that a row of
-    ours may share a column with.
+) -> Iterator[tuple[Array, Array, Array]]:
+    """(row of ours, row of theirs, similarity) of similar rows, block by block.
+
+    `most`: rows of theirs that a row of ours may share a column with.
     """
     from scipy.sparse import csr_matrix
 
@@ -101,7 +118,7 @@ def _similar_pairs(
         row_P = dots.row + start
         alike_P = rule.alike(dots.data, ours.size_N[row_P], theirs.size_N[dots.col])
         similar_P = (alike_P >= rule.threshold) & (dots.data != 0)
-        yield row_P[similar_P], dots.col[similar_P]
+        yield row_P[similar_P], dots.col[similar_P], alike_P[similar_P]
 
 
 def _by_label(label_U: Array, label_D: Array) -> Iterator[tuple[Array, Array]]:

@@ -189,6 +189,25 @@ class Similarity:
             self._rule,
         )
 
+    def similar_by_type(
+        self, ours: Sequence[Windows], theirs: Sequence[Windows]
+    ) -> Iterator[tuple[Array, Array, Array]]:
+        """`similar_values` of the windows of many types at once, by sparse products.
+
+        Rows are numbered through the types, in their order. Not for "embedding" and "hidden".
+        """
+        sides = []
+        for types in (ours, theirs):
+            windows = np.concatenate([windows.window_MK for windows in types])
+            label_N = np.concatenate([windows.label_M for windows in types])
+            type_N = np.repeat(np.arange(len(types)), [len(windows) for windows in types])
+            sides.append((window_rows_numpy(windows, self.kind, self.weight_V), type_N, label_N))
+        (our_rows, our_type_N, our_N), (their_rows, their_type_N, their_N) = sides
+        pairs = few_sparse.similar_pairs(our_rows, their_rows, our_type_N, their_type_N, self._rule)
+        for row_E, other_E, alike_E in pairs:
+            partner_E = our_N[row_E] != their_N[other_E]
+            yield row_E[partner_E], other_E[partner_E], alike_E[partner_E]
+
     def count_similar_scipy(self, ours: Windows, theirs: Windows) -> Array:
         """Twin of the compiled loops, block by block, of sparse matrix products or in NumPy."""
         counts_M = np.zeros(len(ours), dtype=np.int64)
