@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,15 +66,13 @@ class Vocab:
     def __init__(self, texts: dict[int, str] | None = None) -> None:
         self._texts = texts or {}
 
-    @property
+    @cached_property
     def identity(self) -> str | None:
         """The same for vocabularies with the same texts, and no other; None without texts."""
         if not self._texts:
             return None
-        digest = hashlib.blake2b(digest_size=8)
-        for token_id, text in sorted(self._texts.items()):
-            digest.update(f"{token_id}\0{text}\0".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()
+        texts = "".join(f"{token_id}\0{text}\0" for token_id, text in sorted(self._texts.items()))
+        return hashlib.blake2b(texts.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
     @property
     def texts(self) -> dict[int, str]:

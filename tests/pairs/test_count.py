@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from rocktok.analyses.detect.similarity import Similarity, Windows, partner_counts
+from rocktok.pairs import few_sparse
 from rocktok.pairs import index as pair_index
 from rocktok.pairs.count import SimilarPairs, count_similar
 from rocktok.pairs.rows import KINDS, PairRule, SparseRows, window_rows
@@ -90,18 +91,21 @@ def test_many_pairs_are_counted_by_the_loops(
     assert similarity.count_similar(ours, theirs).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "sparse"])
 @pytest.mark.parametrize("kind", KINDS)
 @slow_ok
 @given(
     seed=seeds, gamma=st.sampled_from([1e-10, 0.2, 1 / 3, 0.5, 0.75, 1.0]), reach=st.integers(1, 4)
 )
 def test_counts_by_type_are_those_of_similarity(
-    kind: str, seed: int, gamma: float, reach: int
+    kind: str, compiled: bool, seed: int, gamma: float, reach: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(seed)
+    # The cut of the pairs does not show.
+    monkeypatch.setattr(few_sparse, "BLOCK", int(rng.choice([1, 50, 2_000_000])))
     vocabulary = int(rng.choice([3, 12, 200]))
     weight_V = rng.choice([np.log(2), 1.0, 3.5, 0.0], vocabulary)
-    similarity = Similarity(kind, gamma, 2 * reach, weight_V)
+    similarity = Similarity(kind, gamma, 2 * reach, weight_V, loaded=compiled)
     sizes = rng.integers(0, 90, rng.integers(1, 5)).tolist()
     types = [windows(rng, size, 2 * reach, vocabulary) for size in sizes]
     draws = windows(rng, 40, 2 * reach, vocabulary)

@@ -183,13 +183,13 @@ class Contexts:
         assert types.persistent_T is not None
         size_T, tokens = types.persistent_T[order], types.token_T[order].tolist()
         large = self.source.large or judging.compiled_pays(size_T)
+        null = self.null if self.params.eta == "auto" else None
         if self.rule.similarity.kind == "embedding" or not large:
-            for v in tokens:
-                yield self.rule.judge(of_type(windows, v), self._draws(v))
+            for part in judging.cut(tokens, size_T, first=judging.FIRST):
+                yield from judging.judge(self.rule, null, windows, part)
             return
         # Types are judged side by side: one thread for each.
         rule = replace(self.rule, similarity=self.rule.similarity.compiled())
-        null = self.null if self.params.eta == "auto" else None
         calls = ((rule, null, windows, part) for part in judging.cut(tokens, size_T))
         for contexts_of in self.engine.on_threads(judging.judge, calls, self.engine.jobs + 1):
             yield from contexts_of

@@ -15,11 +15,15 @@ from rocktok.analyses.detect.null import DRAWS, Null
 from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.similarity import MANY
 
-#: Windows of a type from which it is judged by itself: an index of its own then pays.
+#: Windows of a type from which it is judged by itself: an index of its own then pays, or without
+#: compiled loops a product of its own.
 ALONE = 4_000
+ALONE_SPARSE = 400
 
-#: Windows that are made ready at once, of some 500 bytes each.
+#: Windows that are made ready at once, of some 500 bytes each; of those that come first, if types
+#: are judged only until no other can be a rock.
 TOGETHER = 1 << 13
+FIRST = 1 << 8
 
 NOTHING: Array = np.zeros(0, dtype=np.int64)
 
@@ -30,14 +34,17 @@ def compiled_pays(size_T: Array) -> bool:
     return int((few_T * (few_T + DRAWS)).sum()) >= 10 * MANY
 
 
-def cut(tokens: list[int], size_T: Array) -> Iterator[list[int]]:
-    """Types that are judged in one call each, in their order."""
+def cut(tokens: list[int], size_T: Array, *, first: int | None = None) -> Iterator[list[int]]:
+    """Types that are judged in one call each, in their order.
+
+    `first`: windows of the first call; those of the others double.
+    """
     ready: list[int] = []
-    held = 0
+    held, most = 0, TOGETHER if first is None else first
     for v, size in zip(tokens, size_T.tolist(), strict=True):
-        if ready and held + size > TOGETHER:
+        if ready and held + size > most:
             yield ready
-            ready, held = [], 0
+            ready, held, most = [], 0, min(2 * most, TOGETHER)
         ready.append(v)
         held += size
     if ready:
@@ -47,12 +54,16 @@ def cut(tokens: list[int], size_T: Array) -> Iterator[list[int]]:
 def judge(
     rule: ContextRule, null: Null | None, windows: dict[str, Array], tokens: list[int]
 ) -> list[Context]:
-    """Contexts of some types, in their order. `null`: what is drawn from; None: η is a number."""
+    """Contexts of some types, in their order. `null`: what is drawn from; None: η is a number.
+
+    Compiled loops are used if the similarity has them loaded; they change nothing.
+    """
     types = [of_type(windows, v) for v in tokens]
+    alone = ALONE if rule.similarity.loaded else ALONE_SPARSE
     few: dict[int, tuple[dict[str, Array], Array]] = {}
     for v, rows in zip(tokens, types, strict=True):
         picked = NOTHING if null is None else null.picks(v)
-        if picked is not None and len(rows["loss"]) < ALONE:
+        if picked is not None and len(rows["loss"]) < alone and rule.similarity.by_type:
             few[v] = rows, picked
     found = dict(zip(few, rule.judge_together(list(few.values()), null), strict=True))
     return [

@@ -16,10 +16,10 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.detect.windows import MISSING, contents_of
 from rocktok.errors import DataError
-from rocktok.pairs import sketches
+from rocktok.pairs import few, few_sparse, sketches
 from rocktok.pairs.count import count_similar
-from rocktok.pairs.few import PartnersByType, count_by_type
-from rocktok.pairs.rows import PairRule, window_rows
+from rocktok.pairs.few import PartnersByType
+from rocktok.pairs.rows import KINDS, PairRule, ranked, window_rows, window_rows_numpy
 
 SIMILARITIES = ("surprisal", "bag", "jaccard", "positional", "embedding", "hidden")
 PARTNERS = ("other-prompt", "other-sequence", "all")
@@ -33,9 +33,6 @@ _BLOCK = 4_000_000
 
 #: Windows up to which a dense product with each is faster than a sparse one.
 _FEW = 64
-
-#: Largest value that is ranked by a table, and not by sorting.
-_TABLE = 1 << 18
 
 #: Pairs of windows from which compiled loops pay: loading them takes as long as these in SciPy.
 MANY = 3_000_000
@@ -126,6 +123,11 @@ class Similarity:
         """What is compared: "window" or "sketch"."""
         return contents_of(self.kind)
 
+    @property
+    def by_type(self) -> bool:
+        """Whether `count_by_type` compares the windows of many types at once."""
+        return self.kind in KINDS or (self.kind == "hidden" and self.loaded)
+
     def compiled(self) -> Similarity:
         """The same with compiled loops for any but a few pairs, on one thread."""
         return replace(self, jobs=1, loaded=True)
@@ -147,7 +149,7 @@ class Similarity:
             most = sketches.most_different(self.threshold)
             others = None if theirs is ours else (theirs.window_MK, theirs.label_M)
             return sketches.count_near((ours.window_MK, ours.label_M), others, most, self.jobs)
-        rule = PairRule(self.kind, self.threshold, self.offsets)
+        rule = self._rule
         our_rows = window_rows(ours.window_MK, self.kind, self.weight_V)
         their_rows = None
         if theirs is not ours:
@@ -160,7 +162,8 @@ class Similarity:
     ) -> PartnersByType:
         """Partners of the windows of each type, and of some of the draws, among those of the type.
 
-        Compiled; not for "embedding". Twins: `count_similar_scipy`, `partner_counts`.
+        Not for "embedding"; "hidden" compiled only. The same counts by compiled loops, where these
+        are loaded, and by sparse products. Twins: `count_similar_scipy`, `partner_counts`.
         """
         if self.kind == "hidden":
             return sketches.count_near_by_type(
@@ -172,16 +175,38 @@ class Similarity:
                 sketches.most_different(self.threshold),
             )
         ours = np.concatenate([windows.window_MK for windows in types])
-        return count_by_type(
-            window_rows(ours, self.kind, self.weight_V),
+        count, rows = few_sparse.count_by_type, window_rows_numpy
+        if self.loaded:
+            count, rows = few.count_by_type, window_rows
+        return count(
+            rows(ours, self.kind, self.weight_V),
             np.concatenate([windows.label_M for windows in types]),
             np.cumsum([0, *map(len, types)]),
-            window_rows(draws.window_MK, self.kind, self.weight_V),
+            rows(draws.window_MK, self.kind, self.weight_V),
             draws.label_M,
             np.concatenate(picks),
             np.cumsum([0, *map(len, picks)]),
-            PairRule(self.kind, self.threshold, self.offsets),
+            self._rule,
         )
+
+    def similar_by_type(
+        self, ours: Sequence[Windows], theirs: Sequence[Windows]
+    ) -> Iterator[tuple[Array, Array, Array]]:
+        """`similar_values` of the windows of many types at once, by sparse products.
+
+        Rows are numbered through the types, in their order. Not for "embedding" and "hidden".
+        """
+        sides = []
+        for types in (ours, theirs):
+            windows = np.concatenate([windows.window_MK for windows in types])
+            label_N = np.concatenate([windows.label_M for windows in types])
+            type_N = np.repeat(np.arange(len(types)), [len(windows) for windows in types])
+            sides.append((window_rows_numpy(windows, self.kind, self.weight_V), type_N, label_N))
+        (our_rows, our_type_N, our_N), (their_rows, their_type_N, their_N) = sides
+        pairs = few_sparse.similar_pairs(our_rows, their_rows, our_type_N, their_type_N, self._rule)
+        for row_E, other_E, alike_E in pairs:
+            partner_E = our_N[row_E] != their_N[other_E]
+            yield row_E[partner_E], other_E[partner_E], alike_E[partner_E]
 
     def count_similar_scipy(self, ours: Windows, theirs: Windows) -> Array:
         """Twin of the compiled loops, block by block, of sparse matrix products or in NumPy."""
@@ -227,51 +252,19 @@ class Similarity:
             matrix = self._embed(both)
             size = np.sqrt((matrix * matrix).sum(axis=1))
         else:
-            matrix = self._sparse(both)
-            size = self._sizes(matrix)
+            matrix, size = self._sparse(both)
         whole = _Side(matrix, size)
         ours = whole.rows(slice(0, cut))
         return ours, ours if both is ours_MK else whole.rows(slice(cut, len(both)))
 
-    def _sparse(self, window_NK: Array) -> Any:
-        """CSR of (weighted) token counts, or of (offset, token) marks, columns by token id."""
+    def _sparse(self, window_NK: Array) -> tuple[Any, Array]:
+        """CSR of (weighted) token counts, or of (offset, token) marks; the size of each row."""
         from scipy.sparse import csr_matrix
 
-        token_NK = window_NK.astype(np.int64)
-        if self.kind == "positional":
-            places = np.arange(token_NK.shape[1])
-            token_NK = np.where(token_NK < 0, token_NK, token_NK * token_NK.shape[1] + places)
-        token_NK = np.sort(token_NK, axis=1)
-        here_NK = token_NK != MISSING
-        first_NK = here_NK.copy()
-        first_NK[:, 1:] &= token_NK[:, 1:] != token_NK[:, :-1]
-        # Each entry is a run of one token; a run ends where the next begins, or its row does.
-        start_E = np.flatnonzero(first_NK)
-        stop_E = np.append(start_E[1:], 0)
-        row_stop_E = (start_E // token_NK.shape[1] + 1) * token_NK.shape[1]
-        ends = (stop_E > row_stop_E) | (stop_E == 0)
-        stop_E[ends] = row_stop_E[ends]
-        # Missing places come first in a row, so they stand before its first run, not within one.
-        stop_E = np.minimum(stop_E, row_stop_E)
-        value_E = (stop_E - start_E).astype(np.float64)
-        entry_E = token_NK.ravel()[start_E]
-        if self.kind == "jaccard":
-            value_E[:] = 1.0
-        elif self.kind == "surprisal":
-            value_E *= self.weight_V[entry_E]
-        column_E, columns = _ranked(entry_E)
-        pointer_N = np.concatenate(([0], np.cumsum(first_NK.sum(axis=1))))
+        rows = window_rows_numpy(window_NK, self.kind, self.weight_V)
+        column_E, columns = ranked(rows.column_E)
         shape = (len(window_NK), max(1, columns))
-        return csr_matrix((value_E, column_E, pointer_N), shape=shape)
-
-    def _sizes(self, matrix: Any) -> Array:
-        """Length of each row as a vector, or of its set."""
-        sums_N = np.zeros(matrix.shape[0])
-        filled_N = np.flatnonzero(np.diff(matrix.indptr))
-        if len(filled_N):
-            square_E = matrix.data * matrix.data
-            sums_N[filled_N] = np.add.reduceat(square_E, matrix.indptr[filled_N])
-        return sums_N if self.kind == "jaccard" else np.sqrt(sums_N)
+        return csr_matrix((rows.value_E, column_E, rows.ptr_N), shape=shape), rows.size_N
 
     def _embed(self, window_NK: Array) -> Array:
         """Mean embedding of each window's tokens, (N, D) float64; zeros for an empty window."""
@@ -310,16 +303,17 @@ class Similarity:
         row_E, other_E = np.nonzero((alike >= self.threshold) & shared)
         return row_E, other_E, alike[row_E, other_E]
 
+    @property
+    def _rule(self) -> PairRule:
+        return PairRule(self.kind, self.threshold, self.offsets)
+
     def _alike(self, dots: Array, ours: Array, theirs: Array) -> Array:
         """Similarities from products and sizes; NaN of two empty windows, which are not alike."""
-        scale: Any = ours * theirs
-        if self.kind == "jaccard":
-            scale = ours + theirs - dots
-        elif self.kind == "positional":
-            scale = float(self.offsets)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            alike: Array = dots / scale
-        return alike
+        if self.kind == "embedding":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                cosine: Array = dots / (ours * theirs)
+            return cosine
+        return self._rule.alike(dots, ours, theirs)
 
 
 def _rows_of(matrix: Any, start: int, stop: int) -> Any:
@@ -333,20 +327,6 @@ def _rows_of(matrix: Any, start: int, stop: int) -> Any:
         matrix.indptr[start : stop + 1] - first,
     )
     return type(matrix)(parts, shape=(stop - start, matrix.shape[1]))
-
-
-def _ranked(values_E: Array) -> tuple[Array, int]:
-    """(rank of each value among the distinct ones, how many these are); values from 0 on."""
-    if not len(values_E):
-        return np.zeros(0, dtype=np.int32), 0
-    largest = int(values_E.max())
-    if largest > _TABLE:
-        unique_U, rank_E = np.unique(values_E, return_inverse=True)
-        return rank_E.astype(np.int32), len(unique_U)
-    here_V = np.zeros(largest + 1, dtype=bool)
-    here_V[values_E] = True
-    rank_V = np.cumsum(here_V, dtype=np.int32) - np.int32(1)
-    return rank_V[values_E], int(rank_V[-1]) + 1
 
 
 def partner_counts(ours: Windows, theirs: Windows) -> Array:

@@ -5,16 +5,19 @@ Array suffixes: M judged occurrences of a type; E pairs of one and a similar par
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect.context import ContextRule, Partners, retention
+from rocktok.analyses.detect.judging import ALONE_SPARSE, NOTHING
 from rocktok.analyses.detect.null import Null
 from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.similarity import Similarity, Windows, partner_counts
+from rocktok.pairs.rows import KINDS
 
 #: Occurrences of a type among which listed partners are looked for; of more, those with the
 #: smallest hashes, a uniform sample.
@@ -79,17 +82,75 @@ def judge_types(
         tokens: ids.
         most: partners to list for an occurrence.
     """
-    found = []
+    rows_of = {v: of_type(windows, v) for v in tokens}
+    others_of = {v: of_type(others, v) if others else {} for v in tokens}
+    found = {}
+    if rule.similarity.kind in KINDS and not rule.similarity.loaded:
+        found = _judged_together(rule, null, rows_of, others_of, most)
     for v in tokens:
-        rows = of_type(windows, v)
-        ours, theirs = rule.windows(rows), rule.windows(of_type(others, v)) if others else None
+        if v in found:
+            continue
+        rows = rows_of[v]
+        ours = rule.windows(rows)
         draws = None if null is None else null.nearest(v)
         own = _partners(rule.similarity, ours, ours)
         drawn = None if draws is None else _partners(rule.similarity, draws[0], ours)
         more_M = np.zeros(len(ours), dtype=np.int64)
-        if theirs is not None:
-            more_M = rule.similarity.count_similar(ours, theirs)
-        found.append(judged_type(rule, v, rows, own, drawn, more_M, most))
+        if others_of[v]:
+            more_M = rule.similarity.count_similar(ours, rule.windows(others_of[v]))
+        found[v] = judged_type(rule, v, rows, own, drawn, more_M, most)
+    return [found[v] for v in tokens]
+
+
+def _judged_together(
+    rule: ContextRule,
+    null: Null | None,
+    rows_of: dict[int, dict[str, Array]],
+    others_of: dict[int, dict[str, Array]],
+    most: int,
+) -> dict[int, JudgedType]:
+    """Those of the types that have few windows, compared by a few products for all of them."""
+    picks = {}
+    for v, rows in rows_of.items():
+        picked = NOTHING if null is None else null.picks(v)
+        many = max(len(rows["loss"]), len(others_of[v].get("loss", ())) // 8) >= ALONE_SPARSE
+        if picked is not None and not many:
+            picks[v] = picked
+    if not picks:
+        return {}
+    similarity = rule.similarity
+    ours = {v: rule.windows(rows_of[v]) for v in picks}
+    no_windows = next(iter(ours.values())).rows(slice(0, 0))
+    draws = no_windows if null is None else null.front.windows
+    counted = similarity.count_by_type(list(ours.values()), draws, list(picks.values()))
+    theirs = [rule.windows(others_of[v]) if others_of[v] else no_windows for v in picks]
+    more_N = np.zeros(len(counted.similar_N), dtype=np.int64)
+    for row_E, _, _ in similarity.similar_by_type(list(ours.values()), theirs):
+        more_N += np.bincount(row_E, minlength=len(more_N))
+    listed_N, place_E = np.zeros(len(more_N), dtype=np.int32), NOTHING
+    if most:
+        sequence_N, position_N = (
+            np.concatenate([rows_of[v][name] for v in picks]) for name in ("sequence", "position")
+        )
+        pairs = similarity.similar_by_type(list(ours.values()), list(ours.values()))
+        listed_N, place_E = _first(pairs, sequence_N, position_N, most)
+    found = {}
+    own = drawn = slice(0, 0)
+    listed = 0
+    for v, picked in picks.items():
+        own = slice(own.stop, own.stop + len(ours[v]))
+        drawn = slice(drawn.stop, drawn.stop + len(picked))
+        here = slice(listed, listed := listed + int(listed_N[own].sum()))
+        draws_of = Partners(counted.similar_E[drawn], counted.partners_E[drawn])
+        found[v] = _judged(
+            rule.eta,
+            v,
+            rows_of[v],
+            Partners(counted.similar_N[own], counted.partners_N[own]),
+            None if null is None else draws_of,
+            more_N[own],
+            (listed_N[own], place_E[here] - own.start),
+        )
     return found
 
 
@@ -114,11 +175,25 @@ def judged_type(
         more_M: similar partners that are not persistent.
         most: partners to list for an occurrence.
     """
-    kept = retention(own, null, rule.eta)
+    listed = listed_partners(rule.similarity, rule.windows(rows), rows, most)
+    return _judged(rule.eta, v, rows, own, null, more_M, listed)
+
+
+def _judged(
+    eta: float | Literal["auto"],
+    v: int,
+    rows: dict[str, Array],
+    own: Partners,
+    null: Partners | None,
+    more_M: Array,
+    listed: tuple[Array, Array],
+) -> JudgedType:
+    """As `judged_type`, its partners listed; `listed` as `listed_partners` gives them."""
+    kept = retention(own, null, eta)
     retained_M = np.full(len(own.similar_M), NOT_JUDGED, dtype=np.int8)
     if kept is not None:
         retained_M = kept.retained_M.astype(np.int8)
-    listed_M, place_E = listed_partners(rule.similarity, rule.windows(rows), rows, most)
+    listed_M, place_E = listed
     return JudgedType(
         v,
         rows["sequence"],
@@ -139,24 +214,30 @@ def listed_partners(
 
     The most similar first; among equals by sequence and position.
     """
-    count_M = np.zeros(len(ours), dtype=np.int32)
     if most == 0 or len(ours) == 0:
-        return count_M, np.zeros(0, dtype=np.int64)
+        return np.zeros(len(ours), dtype=np.int32), NOTHING
     looked = np.arange(len(ours))
     theirs = ours
     if len(ours) > LOOKED_AT:
         looked = np.sort(np.argsort(rows["hash"], kind="stable")[:LOOKED_AT])
         theirs = Windows(ours.window_MK[looked], ours.label_M[looked])
-    parts = []
+    pairs = similarity.similar_values(ours, theirs)
+    seen = ((row_E, looked[other_E], alike_E) for row_E, other_E, alike_E in pairs)
+    return _first(seen, rows["sequence"], rows["position"], most)
+
+
+def _first(
+    pairs: Iterable[tuple[Array, Array, Array]], sequence_N: Array, position_N: Array, most: int
+) -> tuple[Array, Array]:
+    """(how many partners are listed of each row, the partners), of (row, partner, similarity)."""
+    count_N, parts = np.zeros(len(sequence_N), dtype=np.int32), [NOTHING]
     # A block holds all partners of its rows, and blocks come in the order of the rows.
-    for row_E, other_E, alike_E in similarity.similar_values(ours, theirs):
-        place_E = looked[other_E]
+    for row_E, place_E, alike_E in pairs:
         far_E = -np.round(alike_E, _DIGITS)
-        keys = (rows["position"][place_E], rows["sequence"][place_E], far_E, row_E)
-        order = np.lexsort(keys)
+        order = np.lexsort((position_N[place_E], sequence_N[place_E], far_E, row_E))
         row_E, place_E = row_E[order], place_E[order]
         rank_E = np.arange(len(row_E)) - np.searchsorted(row_E, row_E)
         kept_E = rank_E < most
-        count_M += np.bincount(row_E[kept_E], minlength=len(ours)).astype(np.int32)
+        count_N += np.bincount(row_E[kept_E], minlength=len(count_N)).astype(np.int32)
         parts.append(place_E[kept_E])
-    return count_M, np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    return count_N, np.concatenate(parts)
