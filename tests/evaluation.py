@@ -192,7 +192,9 @@ def _judged(
 ) -> dict[int, tuple[Array, Array] | None]:
     """Of each type judged: prompts of its persistent occurrences, and which are retained."""
     params, contents = contexts.params, (contexts.rule.similarity.contents,)
-    windows = PersistentWindows(contexts.thresholds, params.window, params.seed, contents=contents)
+    windows = PersistentWindows(
+        contexts.thresholds, params.window_size, params.seed, contents=contents
+    )
     windows.update(batch)
     rule, held = contexts.rule, windows.result()
     judged: dict[int, tuple[Array, Array] | None] = {}

@@ -93,8 +93,8 @@ _OPTIONS = (
     click.option(
         "--window",
         type=int,
-        help="Tokens on each side of an occurrence. Default: 8. Given, similarity auto compares "
-        "windows.",
+        help="Tokens on each side of an occurrence. Default: 8. Implies surprisal under similarity "
+        "auto.",
     ),
     click.option(
         "--similarity",
@@ -121,7 +121,7 @@ _OPTIONS = (
         default="auto",
         show_default=True,
         help="Minimum similarity for two contexts to match. auto: 0.5; for hidden, the 95% "
-        "quantile of random pairs of positions. With a number, similarity auto compares windows.",
+        "quantile of random pairs of positions. A number implies surprisal under similarity auto.",
     ),
     click.option(
         "--min-partner-share",

@@ -82,8 +82,8 @@ class Ranking:
     @classmethod
     def of(cls, name: str, content: Mapping[str, Any]) -> Ranking:
         """From what `rocktok detect` writes as JSON."""
-        log = content["log"]
-        is_tested = content.get("params", {}).get("rule") == "tested"
+        log, params = content["log"], content.get("params", {})
+        is_tested = params.get("rule") == "tested"
         by = "score" if is_tested else "context_rock_score"
         rows = [r for r in content["tokens"] if r["is_rock"]]
         if log["pre"] is None:
@@ -92,7 +92,7 @@ class Ranking:
         tokens = tuple((int(r["token_id"]), str(r["token"]), float(r[by])) for r in rocks)
         about = {key: log.get(key) for key in _ABOUT}
         compared = content.get("thresholds", {}).get("gamma") is not None
-        about["similarity"] = content["params"].get("similarity") if compared else None
+        about["similarity"] = params.get("similarity") if compared else None
         return cls(
             name,
             log.get("vocab"),

@@ -16,6 +16,7 @@ from rocktok.analyses.detect.params import DetectParams
 from rocktok.analyses.detect.windows import SketchCount
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError
+from rocktok.report.page.content import facts
 from tests.analyses.detect.test_detect_twin import RandomLog
 from tests.analyses.detect.test_hidden import sketches_of, write_contexts
 from tests.processes import run_command
@@ -272,3 +273,19 @@ def test_occurrences_hold_what_was_compared(tmp_path: Path) -> None:
     code, printed, said = run_command("weights", *arguments)
     assert (code, printed) == (1, "")
     assert "run `rocktok occurrences` with --similarity positional" in said
+
+
+@pytest.mark.parametrize(
+    ("missing", "similarity", "said"),
+    [
+        (0.1, "hidden", "hidden states of the teacher, similar if cosine ≥ "),
+        (None, "surprisal", "windows of 8 tokens on each side, similar if rarity-weighted"),
+    ],
+)
+def test_the_page_says_it(
+    tmp_path: Path, missing: float | None, similarity: str, said: str
+) -> None:
+    path = write(tmp_path / "log", missing)
+    found = rocktok.report(path, rule="top-k", replicates=100, sequences=1, lifts=False, **LOW)
+    assert str(facts(found)["contexts (auto)"]).startswith(said)
+    assert found.detect.similarity == similarity
