@@ -85,9 +85,9 @@ def test_too_little_text_is_foretold() -> None:
     recorder.attempt, recorder.most_tokens = 0, 64
     recorder.fixed.limit = recorder.fixed_sequences
     assert beginning(recorder, last=500, at_start=True) == (
-        "recording into runs/opd; rollouts every 10 steps; text of 256 prompts (16,384 positions "
-        "at most; 40,000 are advised: set fixed_sequences=625 or more) kept now, scored at steps "
-        "0, 100, 200, … 500 (6 in all)"
+        "recording into runs/opd; rollouts every 10 steps; text of 256 prompts kept now, scored "
+        "at steps 0, 100, 200, … 500 (6 in all); at most 16,384 positions are kept, 40,000 are "
+        "advised: set fixed_sequences=625 or more"
     )
     recorder.most_tokens = 157
     assert "advised" not in beginning(recorder, last=500, at_start=True)
