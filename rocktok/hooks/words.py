@@ -51,7 +51,6 @@ def beginning(
         return "; ".join([*parts, "no kept text"])
     text = f"text of {_counted(prompts, 'prompt')}"
     text += f" ({rollouts} rollouts each)" if rollouts > 1 else ""
-    text += _at_most(recorder)
     if inherited:
         text += " kept by an earlier attempt"
         text += f" ({_size(recorder.fixed)})," if recorder.fixed.kept else ","
@@ -74,21 +73,26 @@ def beginning(
             f"; that may be only one step, and persistence needs two: set fixed_every={half} or "
             "less, or fixed_at_start=True"
         )
-    return "; ".join([*parts, text])
+    return "; ".join([*parts, text, *_at_most(recorder)])
 
 
-def _at_most(recorder: Recorder) -> str:
+def _most_positions(recorder: Recorder) -> int | None:
+    """Positions of the text to keep, at most; None: the run does not say."""
+    if recorder.most_tokens is None:
+        return None
+    return recorder.fixed_sequences * recorder.fixed_rollouts * recorder.most_tokens
+
+
+def _at_most(recorder: Recorder) -> list[str]:
     """That the text to keep will be too little, where its largest size is known to be."""
-    tokens, fixed = recorder.most_tokens, recorder.fixed
-    if tokens is None or not fixed.collecting:
-        return ""
-    most = recorder.fixed_sequences * recorder.fixed_rollouts * tokens
-    if most >= schema.ENOUGH_POSITIONS:
-        return ""
-    return (
-        f" ({most:,} positions at most; {schema.ENOUGH_POSITIONS:,} are advised: set "
-        f"fixed_sequences={_prompts_wanted(recorder.fixed_sequences, most)} or more)"
-    )
+    most = _most_positions(recorder)
+    if most is None or most >= schema.ENOUGH_POSITIONS or not recorder.fixed.collecting:
+        return []
+    wanted = _prompts_wanted(recorder.fixed_sequences, most)
+    return [
+        f"at most {most:,} positions are kept, {schema.ENOUGH_POSITIONS:,} are advised: set "
+        f"fixed_sequences={wanted} or more"
+    ]
 
 
 def _prompts_wanted(prompts: int, positions: int) -> int:
@@ -104,11 +108,13 @@ def _size(fixed: FixedSet) -> str:
     )
 
 
-def kept_text(fixed: FixedSet) -> str:
+def kept_text(recorder: Recorder) -> str:
     """One line: how much text is kept, how many types can be tested, whether that is little."""
+    fixed, most = recorder.fixed, _most_positions(recorder)
     positions, _ = fixed.size(MIN_PROMPTS)
     line = f"kept text of {_counted(fixed.prompts, 'prompt')}: {_size(fixed)}"
-    if positions < schema.ENOUGH_POSITIONS:
+    foretold = most is not None and most < schema.ENOUGH_POSITIONS
+    if positions < schema.ENOUGH_POSITIONS and not foretold:
         wanted = _prompts_wanted(fixed.prompts, positions)
         line += (
             f"; {schema.ENOUGH_POSITIONS:,} positions are advised: set fixed_sequences={wanted} or "

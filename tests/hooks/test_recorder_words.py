@@ -85,9 +85,9 @@ def test_too_little_text_is_foretold() -> None:
     recorder.attempt, recorder.most_tokens = 0, 64
     recorder.fixed.limit = recorder.fixed_sequences
     assert beginning(recorder, last=500, at_start=True) == (
-        "recording into runs/opd; rollouts every 10 steps; text of 256 prompts (16,384 positions "
-        "at most; 40,000 are advised: set fixed_sequences=625 or more) kept now, scored at steps "
-        "0, 100, 200, … 500 (6 in all)"
+        "recording into runs/opd; rollouts every 10 steps; text of 256 prompts kept now, scored "
+        "at steps 0, 100, 200, … 500 (6 in all); at most 16,384 positions are kept, 40,000 are "
+        "advised: set fixed_sequences=625 or more"
     )
     recorder.most_tokens = 157
     assert "advised" not in beginning(recorder, last=500, at_start=True)
@@ -102,9 +102,10 @@ def kept(prompts: int, length: int) -> FixedSet:
 
 def test_kept_text_says_how_many_types_can_be_tested() -> None:
     # Lengths 3 to 8 of ids from 0 up: 0 to 3 stand in five prompts or more, 4 in four.
-    fixed = kept(6, 3)
+    recorder = Recorder("runs/opd")
+    recorder.fixed = fixed = kept(6, 3)
     assert fixed.size(5) == (33, 4)
-    assert kept_text(fixed) == (
+    assert kept_text(recorder) == (
         "kept text of 6 prompts: 33 positions; at most 4 types can be tested, those in 5 prompts "
         "or more; 40,000 positions are advised: set fixed_sequences=7273 or more"
     )
@@ -112,7 +113,11 @@ def test_kept_text_says_how_many_types_can_be_tested() -> None:
     assert fixed.size(5) == (30, 4)
     fixed.kept[1].loss_mask[0] = 0
     assert fixed.size(5) == (29, 3)
-    assert kept_text(kept(5, 8_000)).endswith("those in 5 prompts or more")
+    # The first line has said it.
+    recorder.most_tokens = 64
+    assert kept_text(recorder).endswith("those in 5 prompts or more")
+    recorder.most_tokens, recorder.fixed = 9_000, kept(5, 8_000)
+    assert kept_text(recorder).endswith("those in 5 prompts or more")
     assert MIN_PROMPTS == tested.MIN_PROMPTS
 
 

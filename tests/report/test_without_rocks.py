@@ -14,7 +14,7 @@ import rocktok
 from rocktok.log import LogWriter
 from rocktok.log.shipped import demo_path
 from rocktok.report.hardest import LARGEST, SHOWN
-from rocktok.report.page.content import page_content
+from rocktok.report.page.content import page_content, token_rows
 from rocktok.report.page.figures.takeaways import takeaway
 from rocktok.report.page.files import figure_numbers, missing
 from rocktok.report.page.opening import page_opening
@@ -82,9 +82,7 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> ReportResult:
 def test_the_hardest_types_are_those_with_the_most_loss(hard: ReportResult) -> None:
     assert hard.detect.rocks == ()
     assert [row["token_id"] for row in hard.hardest if row["hard"]] == [HARD]
-    types = hard.types
-    sums = {v: n * loss for v, n, loss in zip(types["token_id"], types["frequency"],
-                                              types["loss_post"], strict=True)}  # fmt: skip
+    sums = dict(_sums(hard))
     by_loss = sorted(sums, key=lambda v: (-sums[v], v))
     shown = [row["token_id"] for row in hard.hardest]
     assert shown == [HARD, *(v for v in by_loss if v != HARD)][:SHOWN]
@@ -164,3 +162,25 @@ def test_the_demo_is_named() -> None:
     demo = replace(sample, log={**sample.log, "path": str(demo_path())})
     assert page_content(demo, [], [])["title"] == "Rock tokens in the log that ships with rocktok"
     assert rocktok.demo().name == str(demo_path())
+
+
+def test_the_table_has_the_rows_of_the_chips_in_order_of_loss(hard: ReportResult) -> None:
+    few = replace(hard, params={**hard.params, "rows": 9}, hardest=hard.hardest[:3])
+    rows = token_rows(few)
+    assert len(rows) == 9
+    by_loss = [row["loss_share"] for row in rows]
+    assert by_loss == sorted(by_loss, reverse=True)
+    # One that carries little takes the place of the last.
+    last = min(range(TYPES), key=lambda v: (dict(_sums(hard)).get(v, np.inf), v))
+    rare = replace(few, hardest=({**hard.hardest[0], "token_id": last},))
+    ids = [row["token_id"] for row in token_rows(rare)]
+    assert ids[:8] == [row["token_id"] for row in rows[:8]] and ids[8] == last
+    table = page_content(hard, [], [])["table"]
+    assert table is not None
+    assert "inclusion" not in {column["key"] for column in table["columns"]}
+
+
+def _sums(result: ReportResult) -> list[tuple[int, float]]:
+    types = result.types
+    columns = (types["token_id"], types["frequency"], types["loss_post"])
+    return [(v, n * loss) for v, n, loss in zip(*columns, strict=True)]

@@ -219,7 +219,7 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
         self._recorder.store_fixed()
         if fixed.prompts < fixed.limit:
             self._recorder.say(words.fewer_prompts(fixed.prompts, fixed.limit))
-        self._recorder.say(words.kept_text(fixed))
+        self._recorder.say(words.kept_text(self._recorder))
 
     def _score_if_due(self, step: int, last: bool = False) -> None:
         fixed = self._recorder.fixed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from rocktok._version import __version__
@@ -71,7 +71,8 @@ def page_content(result: ReportResult, figures: list[PageFigure], missing: list[
             "columns": [
                 column
                 for column in _columns(result)
-                if column["key"] in present or column["key"] == "token"
+                if column["key"] == "token"
+                or (column["key"] in present and (result.rocks or column["key"] != "inclusion"))
             ],
             "rows": shown,
             "total": len(result.types["token_id"]),
@@ -147,17 +148,14 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
         rows.append((v, {**{key: cells.get(key) for key, *_ in COLUMNS}, "is_rock": True,
                          "loss_pre": types["loss_pre"][place[v]]}))  # fmt: skip
     rocks = set(result.rocks)
-    # What the page opens with without rocks has its row, however little loss it carries.
-    first = {row["token_id"] for row in result.hardest}
     by_loss = sorted(
         (i for i, v in enumerate(types["token_id"]) if v not in rocks),
-        key=lambda i: (
-            types["token_id"][i] not in first,
-            -types["frequency"][i] * types["loss_post"][i],
-            types["token_id"][i],
-        ),
+        key=lambda i: (-types["frequency"][i] * types["loss_post"][i], types["token_id"][i]),
     )
-    for i in by_loss[: max(0, result.params["rows"] - len(rows))]:
+    # What the page opens with without rocks has its row, however little loss it carries.
+    first = {row["token_id"] for row in result.hardest}
+    room = max(0, result.params["rows"] - len(rows))
+    for i in _with(by_loss, {i for i in by_loss if types["token_id"][i] in first}, room):
         v, n, loss = types["token_id"][i], types["frequency"][i], types["loss_post"][i]
         rows.append((v, {"token_id": v, "frequency": n, "mean_loss": loss, "flags": [],
                          "loss_pre": types["loss_pre"][i], "loss_share": n * loss / total,
@@ -168,6 +166,13 @@ def token_rows(result: ReportResult) -> list[dict[str, Cell]]:
         row["inclusion"] = drawn and drawn["inclusion"]
         row["in_first_k"] = drawn and drawn["in_first_k"]
     return [row for _, row in rows]
+
+
+def _with(order: Sequence[int], wanted: set[int], most: int) -> list[int]:
+    """The first of some places, as many as there is room for, with those that are wanted."""
+    others = [at for at in order if at not in wanted][: max(0, most - len(wanted))]
+    kept = {*others, *wanted}
+    return [at for at in order if at in kept]
 
 
 def _rock(result: ReportResult, row: Mapping[str, Any]) -> Rock:

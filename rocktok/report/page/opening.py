@@ -60,8 +60,8 @@ def _how_sure(result: ReportResult, answer: Sequence[str]) -> str:
             types = len(result.types["token_id"])
             rare = types - (detection.totals["tested"] or 0)
             said.append(
-                f"Not tested: {count(rare)} of {counted(types, 'token type')}, which stand or are "
-                "hard too rarely; and whether another run would name the same."
+                f"Not tested: {count(rare)} of {counted(types, 'token type')}, which are too rare "
+                "or too rarely hard; and whether another run would name the same."
             )
     return " ".join(filter(None, said))
 

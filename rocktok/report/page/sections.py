@@ -29,8 +29,10 @@ def sections(others: Iterable[OtherResult]) -> list[Section]:
 
 
 def _section(analysis: Analysis, result: Result) -> Section:
-    # What no row has, as shares of rocks without any, is no column.
-    frame = frame_of(result.shown()[1]).dropna(axis="columns", how="all")
+    frame = frame_of(result.shown()[1])
+    if len(frame):
+        # What no row has, as shares of rocks without any, is no column.
+        frame = frame.dropna(axis="columns", how="all")
     columns = list(map(str, frame.columns))
     rows = frame.head(ROWS).itertuples(index=False, name=None)
     return {

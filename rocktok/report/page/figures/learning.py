@@ -115,7 +115,7 @@ def _early_late_of(result: ReportResult) -> EarlyLateNumbers:
     if not at_both:
         two_steps = result.log["pre"] is not None
         raise AbsentError(
-            f"no type with loss stands {ENOUGH} times at two steps",
+            f"no type with loss occurs {ENOUGH} times at two steps",
             "record more sequences" if two_steps else None,
         )
     points: list[TwoLosses] = [
@@ -189,7 +189,7 @@ def _delta_of(result: StagnationResult) -> DeltaNumbers:
     )
     if not groups:
         raise AbsentError(
-            "no type stands often enough in both halves of the prompts", "record more prompts"
+            "no type occurs often enough in both halves of the prompts", "record more prompts"
         )
     return {"pre": result.log["pre"], "post": result.log["post"],
             "table": result.log["table"], "groups": groups,

@@ -148,7 +148,7 @@ def _band(frequencies: Sequence[int], losses: Sequence[float]) -> list[Band]:
 
 def _funnel_caption(numbers: FunnelNumbers) -> str:
     text = (
-        "Mean loss of every token type against how often it stands in the text. The line is the "
+        "Mean loss of every token type against how often it occurs in the text. The line is the "
         "median of types of like frequency, the band their 10th to 90th percentile. Rare types "
         "spread more by chance alone."
     )
