@@ -391,7 +391,8 @@ def command(output: Path, *more: Any, student: str = "student") -> tuple[int, st
 def test_the_command(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "o.parquet"
     code, printed, error = command(output, "--checker", "length_of_text:even", "--no-placebo")
-    assert (code, error.count("rocktok: note: ")) == (0, 2)
+    assert (code, error.count("rocktok: note: ")) == (0, 3)
+    assert "completions of the baseline were cut at --max-new-tokens" in error
     found = load_outcomes(output)
     share = values(found, "baseline")["correct"].mean()
     arms = len(found.arms) - 1
