@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import rocktok
 from rocktok.errors import LogError
 from rocktok.outcomes import Outcomes, load_outcomes, outcomes_schema
 from tests.analyses.pillars.made import Made
@@ -54,6 +55,16 @@ def test_truth_values_may_be_numbers(tmp_path: Path) -> None:
     at = table.column_names.index("correct")
     pq.write_table(table.set_column(at, "correct", table["correct"].cast(pa.int8())), path)
     assert load_outcomes(path).columns["correct"].dtype == bool
+
+
+def test_files_of_earlier_versions_do_not_say_what_was_cut(tmp_path: Path) -> None:
+    path = small().save(tmp_path / "o.parquet")
+    assert not load_outcomes(path).columns["truncated"].any()
+    pq.write_table(pq.read_table(path).drop_columns("truncated"), path)
+    assert "truncated" not in load_outcomes(path).columns
+    found = rocktok.pillars(path, replicates=1000)
+    assert found.sources[0]["truncated"] is found.arms[0]["truncated"] is None
+    assert not any("cut at the limit" in note for note in found.notes)
 
 
 def altered(column: str, value: Any, row: int = 0) -> Callable[[Made], None]:

@@ -70,6 +70,11 @@ class LiveWeights:
                 f"LiveWeights: options must be a sequence of words, not {self.options!r}"
             )
 
+    @property
+    def wants_contexts(self) -> bool:
+        """Whether contexts are to be compared by hidden states; else windows of the text are."""
+        return bool({"hidden", "--similarity=hidden"} & set(self.options))
+
 
 @dataclass(frozen=True)
 class Answer:

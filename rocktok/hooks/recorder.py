@@ -133,6 +133,11 @@ class Recorder(Recording):
             raise HookError(
                 "Recorder: live_weights are found on kept text; fixed_sequences must not be 0"
             )
+        if live_weights is not None and live_weights.wants_contexts and not contexts:
+            raise HookError(
+                "Recorder: live_weights compare contexts by hidden states, which contexts=False "
+                "does not record; leave one of them out"
+            )
         check_counts(1, every=every, fixed_every=self.fixed_every, queue_steps=queue_steps)
         check_counts(1, fixed_rollouts=fixed_rollouts)
         check_counts(0, fixed_sequences=fixed_sequences, alternatives=alternatives)

@@ -14,6 +14,7 @@ from rocktok.outcomes.schema import (
     BASELINE,
     COLUMNS,
     GROUPS,
+    LATER,
     MODES,
     OF_AN_ARM,
     REMEDY,
@@ -31,7 +32,7 @@ def checked_outcomes(table: pa.Table, about: About, name: str) -> Outcomes:
     """Rows as dense arrays.
 
     Args:
-        table: with all of `COLUMNS`; others are left alone.
+        table: with all of `COLUMNS`, maybe but for `LATER`; others are left alone.
         about: the metadata.
         name: what messages call the table.
 
@@ -40,7 +41,9 @@ def checked_outcomes(table: pa.Table, about: About, name: str) -> Outcomes:
     import numpy as np
 
     values = {
-        column: _column(table, column, kind, absent, name) for column, kind, absent in COLUMNS
+        column: _column(table, column, kind, absent, name)
+        for column, kind, absent in COLUMNS
+        if column not in LATER or column in table.column_names
     }
     if not table.num_rows:
         raise LogError(f"{name}: holds no rows; {REMEDY}")
@@ -60,7 +63,7 @@ def checked_outcomes(table: pa.Table, about: About, name: str) -> Outcomes:
     shape = len(arms), len(problems), draws
     dense = {
         column: values[column][order_N].reshape(shape)
-        for column, _, _ in COLUMNS
+        for column in values
         if column not in ("arm", "problem_id", *OF_AN_ARM)
     }
     _check_draws(dense, arms, problems, name)

@@ -12,7 +12,7 @@ from rocktok._types import Array
 from rocktok.errors import LogError
 from rocktok.files import local_path
 from rocktok.outcomes.checks import checked_outcomes
-from rocktok.outcomes.schema import KEY, REMEDY, SCHEMA, About, Outcomes, outcomes_schema
+from rocktok.outcomes.schema import KEY, LATER, REMEDY, SCHEMA, About, Outcomes, outcomes_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,7 +22,7 @@ def encode_outcomes(columns: Mapping[str, Sequence[Any] | Array], about: About) 
     """The bytes of a file.
 
     Args:
-        columns: column → values, one per row; all of `COLUMNS`.
+        columns: column → values, one per row; all of `COLUMNS`, maybe but for `LATER`.
         about: the metadata; `schema` is added.
 
     Raises `LogError` for rows that break a rule of the format.
@@ -31,6 +31,8 @@ def encode_outcomes(columns: Mapping[str, Sequence[Any] | Array], about: About) 
     import pyarrow.parquet as pq
 
     schema = outcomes_schema()
+    lacks = [name for name in LATER if name not in columns]
+    schema = pa.schema([field for field in schema if field.name not in lacks])
     table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
     whole: About = {**about, "schema": SCHEMA}
     checked_outcomes(table, whole, "outcomes")

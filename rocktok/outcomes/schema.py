@@ -39,7 +39,11 @@ COLUMNS = (
     ("loss_after", "float32", True),
     ("baseline_loss_after", "float32", True),
     ("edit_after", "float32", True),
+    ("truncated", "bool", False),
 )
+
+#: Columns that files of earlier versions lack as a whole.
+LATER = ("truncated",)
 
 REMEDY = "give what `rocktok intervene -o FILE.parquet` writes"
 
@@ -104,7 +108,8 @@ class Outcomes:
         arms: in the order of the file, baselines first, `BASELINE` the first of them.
         problems: ids, in the order of the file.
         draws: of a problem, the same for all.
-        columns: column → (A, P, D); absent whole numbers are −1, absent floats NaN.
+        columns: column → (A, P, D); absent whole numbers are −1, absent floats NaN. Those of
+            `LATER` are there if the file has them.
     """
 
     name: str

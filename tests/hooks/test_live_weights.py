@@ -154,6 +154,17 @@ def test_they_need_kept_text(tmp_path: Path) -> None:
         Recorder(tmp_path, fixed_sequences=0, live_weights=LiveWeights())
 
 
+@pytest.mark.parametrize("options", [("--similarity", "hidden"), ("--similarity=hidden",)])
+def test_hidden_states_that_are_not_recorded_are_refused_at_once(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Not at the step at which they are looked for."""
+    with pytest.raises(HookError, match="which contexts=False does not record; leave one of them"):
+        Recorder(tmp_path, contexts=False, live_weights=LiveWeights(options=options))
+    Recorder(tmp_path, contexts=False, live_weights=LiveWeights())
+    Recorder(tmp_path, live_weights=LiveWeights(options=options))
+
+
 # --- in a training -----------------------------------------------------------------------------
 
 
@@ -248,6 +259,13 @@ def test_the_process_finds_what_detect_finds(
     found = rocktok.detect(SAMPLE, replication=False)
     (tmp_path / "detect.json").write_text(found.to_json())
     assert answer == Answer(load_rocks(tmp_path / "detect.json"))
+    # The sample has no contexts/: windows of its text are compared, and a wish for more is a fault.
+    assert "contexts" not in rocktok.open(SAMPLE).tables() and answer.token_ids
+    hidden = live._Detect(SAMPLE, last, ("--similarity", "hidden"))
+    assert hidden._process is not None
+    hidden._process.wait(600)
+    lacking = hidden.answer()
+    assert lacking is not None and "has no contexts/ table" in (lacking.fault or "")
     bad = live._Detect(tmp_path / "none", 1, ())
     assert bad._process is not None
     bad._process.wait(600)

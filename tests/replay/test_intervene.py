@@ -36,10 +36,14 @@ from tests.processes import run_command, wait_until
 from tests.trl_models import PROMPTS, VOCAB_SIZE, make_model, make_tokenizer
 
 LONGEST = 12
-#: Two checkers: whether the text's length is even, and one that fails.
+#: Checkers: whether the text's length is even, whether it was not cut, and one that fails.
 CHECKER = """
 def even(text, problem):
     return (len(text) + problem["answer"]) % 2 == 0
+
+
+def whole(text, problem, truncated):
+    return not truncated
 
 
 def breaks(text, problem):
@@ -282,6 +286,29 @@ def test_outcomes_of_sampled_text(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "o.parquet.partial").exists()
 
 
+def test_completions_that_are_cut_are_told_and_counted(folder: Path, tmp_path: Path) -> None:
+    """A checker with such a parameter is told; the table, the result and a note count them."""
+    texts = written(folder, 1.0, 2)
+    (rock,) = frequent(texts, 1)
+    done = intervene(folder, tmp_path / "o.parquet", [rock], checker="length_of_text:whole",
+                     temperature=1.0, rollouts=2)  # fmt: skip
+    found = load_outcomes(tmp_path / "o.parquet")
+    ends = models_of(str(folder / "student"), None).terminal_ids
+    cut = [len(text_T) == LONGEST and int(text_T[-1]) not in ends for text_T in texts]
+    assert True in cut
+    assert values(found, "baseline")["truncated"].tolist() == cut
+    assert done.truncated == (sum(cut),)
+    for arm, row in zip(found.arms[1:], done.arms, strict=True):
+        own = values(found, arm.name)
+        assert row.truncated == own["truncated"].sum()
+        assert (own["correct"] == ~own["truncated"]).all()
+        assert (own["num_tokens"][own["truncated"]] == LONGEST).all()
+    assert (
+        f"{sum(cut)} of 10 completions of the baseline were cut at --max-new-tokens {LONGEST}, "
+        "before they ended; the checker saw what there was of them"
+    ) in done.notes
+
+
 def test_a_stopped_run_goes_on_to_the_same_bytes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,7 +391,8 @@ def command(output: Path, *more: Any, student: str = "student") -> tuple[int, st
 def test_the_command(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "o.parquet"
     code, printed, error = command(output, "--checker", "length_of_text:even", "--no-placebo")
-    assert (code, error.count("rocktok: note: ")) == (0, 2)
+    assert (code, error.count("rocktok: note: ")) == (0, 3)
+    assert "completions of the baseline were cut at --max-new-tokens" in error
     found = load_outcomes(output)
     share = values(found, "baseline")["correct"].mean()
     arms = len(found.arms) - 1

@@ -88,6 +88,8 @@ def test_a_shared_prefix_changes_nothing(
         # An arm that acts nowhere is the baseline, also where it is written from its start.
         assert (own[case].tolist() if case in own else plain) == text
         assert acted.tokens_N[case] == len(text)
+        assert acted.truncated_N[case] == (len(text) == 14 and text[-1] != END)
+        assert baseline.truncated_N[case] == (len(plain) == 14 and plain[-1] != END)
         assert acted.correct_N[case] == ((sum(text) + one.problem) % 2 == 0)
         if first is None:
             assert np.isnan([acted.loss_N[case], acted.base_loss_N[case], acted.edit_N[case]]).all()

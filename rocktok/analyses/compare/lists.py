@@ -111,5 +111,5 @@ def _hardness(content: Mapping[str, Any]) -> dict[int, float] | None:
     return {
         int(row["token_id"]): float(row["hardness"])
         for row in content["tokens"]
-        if row["hardness"] is not None and (row["prompts_held"] or 0) >= LEAST_PROMPTS
+        if row.get("hardness") is not None and (row.get("prompts_held") or 0) >= LEAST_PROMPTS
     }

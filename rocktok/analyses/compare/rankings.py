@@ -228,7 +228,7 @@ def _short(
     notes = []
     for ranking, places in zip(rankings, whole, strict=True):
         beyond = [str(k) for k in at if k > len(places)]
-        if beyond:
+        if beyond and places:
             notes.append(
                 f"{ranking.name}: holds {len(places)} tokens, and counts with all of them at "
                 f"K = {', '.join(beyond)}"

@@ -79,7 +79,7 @@ def render(result: CompareResult, view: View | None = None) -> str:
 def _more_tables(result: CompareResult, letters: Sequence[str], view: View) -> list[str]:
     """Agreement of the first K, and replication, where there are any."""
     parts: list[str] = []
-    if result.at_k:
+    if any(row["jaccard"] is not None for row in result.at_k):
         ks = list(dict.fromkeys(row["k"] for row in result.at_k))
         pairs = view.first(
             list(zip(combinations(letters, 2), _by_pair(result, len(ks)), strict=True))

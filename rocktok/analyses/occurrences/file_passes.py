@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +46,7 @@ _WANTED = "give what `rocktok occurrences LOG -o FILE.parquet` writes"
 
 
 class RowGroups:
-    """Writes tables one after another as row groups of one size.
+    """Writes tables one after another as row groups of one size; whole when the block ends.
 
     Args:
         file: open to write.
@@ -73,6 +73,17 @@ class RowGroups:
             stop = len(whole) // ROW_GROUP * ROW_GROUP
             self._writer.write_table(whole.slice(0, stop), row_group_size=ROW_GROUP)
             self._waiting = [whole.slice(stop)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+            return
+        # While the file is open still: later Parquet's writer would complain of it on stderr.
+        with suppress(Exception):
+            self._writer.close()
 
     def close(self) -> None:
         """Write what waits, and the footer."""

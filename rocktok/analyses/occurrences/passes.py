@@ -141,17 +141,16 @@ class _Listing:
             self._add(types)
             runs.add(types)
         params = contexts.params
-        writer = RowGroups(file, SCHEMA, self._about())
-        collect = PersistentWindows(contexts.thresholds, params.window_size, params.seed)
-        rock_U = np.array(sorted(self._found.rocks), dtype=np.int64)
-        for part in contexts.engine.partials(contexts.source, collect):
-            (collected,) = part.accumulators
-            assert isinstance(collected, PersistentWindows)
-            rows = collected.result()
-            if rows and len(rows["sequence"]):
-                first, last = int(rows["sequence"].min()), int(rows["sequence"].max())
-                writer.add(rows_of(rows, runs.between(first, last), rock_U, params.window_size))
-        writer.close()
+        with RowGroups(file, SCHEMA, self._about()) as writer:
+            collect = PersistentWindows(contexts.thresholds, params.window_size, params.seed)
+            rock_U = np.array(sorted(self._found.rocks), dtype=np.int64)
+            for part in contexts.engine.partials(contexts.source, collect):
+                (collected,) = part.accumulators
+                assert isinstance(collected, PersistentWindows)
+                rows = collected.result()
+                if rows and len(rows["sequence"]):
+                    first, last = int(rows["sequence"].min()), int(rows["sequence"].max())
+                    writer.add(rows_of(rows, runs.between(first, last), rock_U, params.window_size))
 
     def _rounds(self) -> Iterable[list[JudgedType]]:
         return Rounds(self._contexts, self._found.types, self._most)

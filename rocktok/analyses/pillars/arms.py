@@ -103,6 +103,11 @@ class Benchmark:
         )
         return 1 if same else baselines
 
+    def truncated(self, place: int) -> float | None:
+        """Share of an arm's texts that were cut at the limit; None where the file does not say."""
+        cut = self.outcomes.columns.get("truncated")
+        return None if cut is None else float(cut[place].mean())
+
     def text(self, token_id: int) -> str | None:
         """Text of a token, where the file has it."""
         return (self.outcomes.about.get("token_texts") or {}).get(str(token_id))
@@ -120,6 +125,7 @@ class Benchmark:
             "never_fired": len(self.dropped),
             "accuracy": accuracies[0],
             "baseline_accuracies": accuracies,
+            "truncated": self.truncated(0),
             "shared_draws": self.shared_draws,
             "tokenizer": about.get("tokenizer"),
             "models": dict(about.get("models") or {}),
@@ -166,6 +172,7 @@ def arm_rows(benchmark: Benchmark) -> list[ArmRow]:
             "problems": benchmark.problems,
             "fired": int(outcomes.columns["fired"][benchmark.places[index]].any(axis=1).sum()),
             "accuracy": int(correct_AP[benchmark.places[index]].sum()) / whole,
+            "truncated": benchmark.truncated(benchmark.places[index]),
             "delta": int(difference_P.sum()) / whole,
             "ci_low": low,
             "ci_high": high,

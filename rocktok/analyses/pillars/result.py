@@ -68,8 +68,9 @@ class SourceRow(TypedDict):
 
     `draws`: of each problem in each arm; `arms`: that fired at least once; `never_fired`: the
     others; `accuracy`: of the baseline that arms are compared with; `baseline_accuracies`: of all
-    baselines, that one first; `shared_draws`: whether texts in which an arm did not act are those
-    of the baseline, so that they share their random numbers.
+    baselines, that one first; `truncated`: share of that baseline's texts that were cut at the
+    limit of tokens, None where the file does not say; `shared_draws`: whether texts in which an arm
+    did not act are those of the baseline, so that they share their random numbers.
     """
 
     path: str
@@ -80,6 +81,7 @@ class SourceRow(TypedDict):
     never_fired: int
     accuracy: float
     baseline_accuracies: list[float]
+    truncated: float | None
     shared_draws: bool
     tokenizer: str | None
     models: dict[str, Any]
@@ -92,7 +94,8 @@ class ArmRow(TypedDict):
     `delta`: its accuracy minus the baseline's; `ci_low`, `ci_high`: 1 − level interval, by default
     95%; `ci90_low`, `ci90_high`: 1 − 2·level interval, by default 90%, that decides equivalence;
     `fired`: problems in which it acted; `gained`, `lost`: problems with more and with fewer correct
-    draws; `minimum_effect`: smallest |delta| that would have been told with a chance of 80%.
+    draws; `truncated`: share of its texts that were cut at the limit of tokens; `minimum_effect`:
+    smallest |delta| that would have been told with a chance of 80%.
     """
 
     benchmark: str
@@ -105,6 +108,7 @@ class ArmRow(TypedDict):
     problems: int
     fired: int
     accuracy: float
+    truncated: float | None
     delta: float
     ci_low: float
     ci_high: float

@@ -46,6 +46,13 @@ def notes_of(
                 f"{name}: arms share the random numbers of the first baseline, so the sign test "
                 "compares them with that one alone"
             )
+    for source in sources:
+        if source["truncated"]:
+            yield (
+                f"{source['benchmark']}: {100 * source['truncated']:.1f}% of the baseline's texts "
+                "were cut at the limit of tokens, so that effects on their length count as effects "
+                "on the accuracy; raise --max-new-tokens of `rocktok intervene`"
+            )
     few = sorted({row["baselines"] for row in overall if row["baselines"] < BASELINES})
     if few and not all(source["shared_draws"] for source in sources):
         yield (

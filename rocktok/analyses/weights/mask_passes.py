@@ -57,31 +57,30 @@ def write_mask(
 ) -> MaskCounts:
     """Write the weights of all rows of a source; one pass. `retained`: for a radius."""
     about: dict[str, Any] = {**weights.to_dict(), "schema": "rocktok.mask/1"}
-    writer = RowGroups(file, SCHEMA, about)
-    selected = np.array(sorted(weights.token_ids), dtype=np.int64)
-    weighted = by_radius = unpaired = 0
-    for part in engine.partials(source, TextPlaces()):
-        unpaired += part.unpaired
-        (text,) = part.accumulators
-        assert isinstance(text, TextPlaces)
-        rows = text.result()
-        if not len(rows["token_id"]):
-            continue
-        of_type_N = is_among(rows["token_id"], selected)
-        near_N = np.zeros(len(of_type_N), dtype=bool)
-        if retained is not None:
-            places = retained.until(int(rows["sequence_id"][-1]))
-            near_N = within(rows["sequence_id"], rows["position"], places, weights.radius)
-        either_N = of_type_N | near_N
-        weighted += int(either_N.sum())
-        by_radius += int((near_N & ~of_type_N).sum())
-        columns = {
-            "sequence_id": pa.array(rows["sequence_id"], pa.int64()),
-            "position": pa.array(rows["position"].astype(np.int32)),
-            "weight": pa.array(np.where(either_N, weights.weight, 1.0).astype(np.float32)),
-        }
-        writer.add(pa.table(columns, schema=SCHEMA))
-    writer.close()
+    with RowGroups(file, SCHEMA, about) as writer:
+        selected = np.array(sorted(weights.token_ids), dtype=np.int64)
+        weighted = by_radius = unpaired = 0
+        for part in engine.partials(source, TextPlaces()):
+            unpaired += part.unpaired
+            (text,) = part.accumulators
+            assert isinstance(text, TextPlaces)
+            rows = text.result()
+            if not len(rows["token_id"]):
+                continue
+            of_type_N = is_among(rows["token_id"], selected)
+            near_N = np.zeros(len(of_type_N), dtype=bool)
+            if retained is not None:
+                places = retained.until(int(rows["sequence_id"][-1]))
+                near_N = within(rows["sequence_id"], rows["position"], places, weights.radius)
+            either_N = of_type_N | near_N
+            weighted += int(either_N.sum())
+            by_radius += int((near_N & ~of_type_N).sum())
+            columns = {
+                "sequence_id": pa.array(rows["sequence_id"], pa.int64()),
+                "position": pa.array(rows["position"].astype(np.int32)),
+                "weight": pa.array(np.where(either_N, weights.weight, 1.0).astype(np.float32)),
+            }
+            writer.add(pa.table(columns, schema=SCHEMA))
     return {
         "positions": writer.rows,
         "weighted": weighted,

@@ -65,7 +65,9 @@ def placebos(
 ) -> list[Candidate]:
     """For each rock that occurs, a type that stands in about as many completions, if there is one.
 
-    Among those within `FACTOR` the one with the smallest hash(seed, rock, type): a random one.
+    Among those within `FACTOR` the one with the smallest hash(seed, rock, type): a random one. A
+    hash of the rock says whether it is at least or at most as frequent, where there are both:
+    fewer types are frequent, so that placebos would else act in fewer completions than rocks do.
 
     Args:
         held: as of `completions_with`.
@@ -82,7 +84,9 @@ def placebos(
         )
         if not near_F.any():
             continue
-        near = np.flatnonzero(near_F)
+        is_more = bool(hash_rows(seed, np.array([rock]))[0] >> np.uint64(63))
+        side_F = near_F & ((count_F >= ours) if is_more else (count_F <= ours))
+        near = np.flatnonzero(side_F if side_F.any() else near_F)
         hash_N = hash_rows(seed, np.full(len(near), rock), free[near])
         chosen = int(near[int(np.argmin(hash_N))])
         found.append(Candidate(int(free[chosen]), PLACEBO, rock))

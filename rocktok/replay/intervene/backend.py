@@ -43,6 +43,13 @@ class Decoding:
             len(text_T) > 0 and int(text_T[-1]) in self.terminal_ids
         )
 
+    def truncated(self, text_T: Array) -> bool:
+        """Whether a whole completion ends by its length alone: at the limit, by no terminal token.
+
+        Where there are no terminal ids, every completion that is as long as it may be.
+        """
+        return len(text_T) >= self.max_new_tokens and int(text_T[-1]) not in self.terminal_ids
+
     def cut(self, text_T: Array, start: int) -> Array:
         """Up to the first terminal token from `start` on, and no longer than it may be."""
         text_T = text_T[: self.max_new_tokens]

@@ -6,6 +6,7 @@ Built-in rules compare texts without the blanks around them; two numbers are com
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -13,15 +14,21 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rocktok.errors import RocktokError, UsageError
 
 if TYPE_CHECKING:
     from rocktok.replay.intervene.problems import Problem
 
-#: Completion and problem → whether it is answered.
-Checker = Callable[[str, "Problem"], bool]
+
+class Checker(Protocol):
+    """(completion, problem, whether it was cut at the limit of tokens) → whether it is answered."""
+
+    def __call__(self, text: str, problem: Problem, truncated: bool = False) -> bool:
+        """Raises `RocktokError` that names the problem where a function of one's own fails."""
+        ...
+
 
 KINDS = "exact, boxed, regex:PATTERN, or module:function"
 
@@ -32,16 +39,17 @@ def checker(spec: str) -> Checker:
     `exact`: the completion is the answer. `boxed`: its last `\\boxed{…}` holds it.
     `regex:PATTERN`: the first group of the pattern's last match (without groups: the match) is
     the answer. `module:function`: called with the completion and the line of the problem (a
-    mapping); returns a bool. The module is also looked for in the current directory.
+    mapping); returns a bool. A parameter `truncated`, where it has one, is whether the completion
+    was cut at the limit of tokens. The module is also looked for in the current directory.
 
     A checker raises `RocktokError` that names the problem where a function of one's own fails.
 
     Raises `UsageError` for a text that names none.
     """
     if spec == "exact":
-        return lambda text, problem: same(text, problem.answer)
+        return lambda text, problem, truncated=False: same(text, problem.answer)
     if spec == "boxed":
-        return lambda text, problem: same(boxed(text), problem.answer)
+        return lambda text, problem, truncated=False: same(boxed(text), problem.answer)
     kind, colon, rest = spec.partition(":")
     if not colon or not rest or not kind:
         raise UsageError(f"checker is {spec!r}; give {KINDS}", parameter="checker")
@@ -51,8 +59,9 @@ def checker(spec: str) -> Checker:
         except re.error as error:
             message = f"checker has a pattern that is no regular expression ({error}); give another"
             raise UsageError(message, parameter="checker") from error
-        return lambda text, problem: same(_last(pattern, text), problem.answer)
-    return partial(_call, _load(kind, rest), spec)
+        return lambda text, problem, truncated=False: same(_last(pattern, text), problem.answer)
+    function = _load(kind, rest)
+    return partial(_call, function, spec, _asks_for_truncated(function))
 
 
 def same(text: str | None, answer: Any) -> bool:
@@ -112,9 +121,25 @@ def _load(module: str, name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _call(function: Callable[..., Any], spec: str, text: str, problem: Problem) -> bool:
+def _asks_for_truncated(function: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter of that name; what has no signature has none."""
     try:
-        found = function(text, problem.content)
+        return "truncated" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _call(
+    function: Callable[..., Any],
+    spec: str,
+    asks: bool,
+    text: str,
+    problem: Problem,
+    truncated: bool = False,
+) -> bool:
+    try:
+        more = {"truncated": truncated} if asks else {}
+        found = function(text, problem.content, **more)
     except Exception as error:
         raise RocktokError(
             f"problem {problem.id!r}: the checker {spec} failed ({type(error).__name__}: "

@@ -20,6 +20,7 @@ class ArmRow:
     Attributes:
         fired: completions in which it acted, of all.
         changed_right, changed_wrong: completions that became right, and that became wrong.
+        truncated: completions that were cut at the limit of tokens.
         accuracy: share of the completions that are right.
         delta: accuracy less the baseline's.
     """
@@ -33,6 +34,7 @@ class ArmRow:
     fired: int
     changed_right: int
     changed_wrong: int
+    truncated: int
     accuracy: float
     delta: float
 
@@ -57,6 +59,7 @@ class Intervened:
         problems: number of problems.
         completions: of each arm: problems times seeds times rollouts.
         accuracy: of each baseline.
+        truncated: completions of each baseline that were cut at the limit of tokens.
         arms: those with rows, in the order of the table.
         never_fired: arms that would act in no completion of the baseline.
         notes: what a reader of the outcomes must know.
@@ -68,6 +71,7 @@ class Intervened:
     problems: int
     completions: int
     accuracy: tuple[float, ...]
+    truncated: tuple[int, ...]
     arms: tuple[ArmRow, ...]
     never_fired: tuple[Skipped, ...]
     notes: tuple[str, ...]

@@ -29,6 +29,7 @@ def baseline_columns(
         (name, -1, "baseline", "baseline", None), ids, cases,
         {
             "correct": baseline.correct_N,
+            "truncated": baseline.truncated_N,
             "num_tokens": np.array([len(text_T) for text_T in baseline.texts], np.int32),
             "first_position": np.full(size, -1, np.int32),
             "loss_after": nothing_N, "baseline_loss_after": nothing_N, "edit_after": nothing_N,
@@ -43,6 +44,7 @@ def arm_columns(plan: Plan, acted: Acted, ids: Sequence[str], cases: Sequence[Ca
         (plan.name, one.token_id, plan.mode, one.group, one.control_of), ids, cases,
         {
             "correct": acted.correct_N,
+            "truncated": acted.truncated_N,
             "num_tokens": acted.tokens_N,
             "first_position": acted.first_N,
             "loss_after": acted.loss_N,
@@ -71,6 +73,7 @@ def _columns(
     columns["fired"] = pa.array(values["first_position"] >= 0)
     for name, values_N in values.items():
         is_float = np.issubdtype(values_N.dtype, np.floating)
+        # Of truth values none is below 0.
         absent_N = np.isnan(values_N) if is_float else values_N < 0
         kind = schema.field(name).type
         columns[name] = pa.array(values_N, mask=absent_N).cast(kind, safe=False)

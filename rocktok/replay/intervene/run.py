@@ -158,7 +158,8 @@ def intervene(
         output: Parquet file to write.
         teacher: its checkpoint, for mode `replace` and for the losses behind each place.
         checker: whether a completion is right: `exact`, `boxed`, `regex:PATTERN`,
-            `module:function`.
+            `module:function`. A function with a parameter `truncated` is told whether the
+            completion was cut at `max_new_tokens`.
         modes: `ban`: a token is never written. `ban-in-context`: only where the tokens before it
             match those before its recurring occurrences. `replace`: where the student writes it,
             the teacher's likeliest token stands in its place.
@@ -263,6 +264,12 @@ def _run(job: _Job, work: Work, progress: Progress | None) -> Intervened:
             f"{len(never):,} of {len(plans):,} arms would act in no completion of the baseline, "
             "which they are therefore equal to; they have no rows"
         )
+    if cut := int(baselines[0].truncated_N.sum()):
+        notes.append(
+            f"{cut:,} of {len(cases):,} completions of the baseline were cut at "
+            f"--max-new-tokens {job.decoding.max_new_tokens}, before they ended; the checker saw "
+            "what there was of them"
+        )
     ids = [problem.id for problem in job.problems]
     parts = [
         *(baseline_columns(n, one, ids, cases) for n, one in enumerate(baselines)),
@@ -281,7 +288,7 @@ def _is_correct(job: _Job) -> Callable[[int, Array], bool]:
     def is_correct(place: int, text_T: Array) -> bool:
         ids = [v for v in text_T.tolist() if v not in ends]
         text = job.models.tokenizer.decode(ids, skip_special_tokens=True)
-        return job.checker(text, job.problems[place])
+        return job.checker(text, job.problems[place], job.decoding.truncated(text_T))
 
     return is_correct
 
@@ -311,6 +318,7 @@ def _result(
             int((acted.first_N >= 0).sum()),
             int((acted.correct_N & ~base_N).sum()),
             int((~acted.correct_N & base_N).sum()),
+            int(acted.truncated_N.sum()),
             float(acted.correct_N.mean()),
             float(acted.correct_N.mean() - base_N.mean()),
         )
@@ -321,6 +329,7 @@ def _result(
         len(job.problems),
         len(base_N),
         tuple(float(one.correct_N.mean()) for one in baselines),
+        tuple(int(one.truncated_N.sum()) for one in baselines),
         tuple(rows),
         tuple(
             Skipped(row["arm"], row["token_id"], row["mode"], row["group"], row.get("control_of"))

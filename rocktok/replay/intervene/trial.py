@@ -53,6 +53,7 @@ class Acted:
 
     Attributes:
         correct_N: bool.
+        truncated_N: bool, cut at the limit of tokens.
         tokens_N: int32, length of each completion.
         first_N: int32, first place where the arm acted; −1: nowhere.
         loss_N, base_loss_N: float64, mean loss of the tokens behind it in the arm's text and in the
@@ -61,6 +62,7 @@ class Acted:
     """
 
     correct_N: Array
+    truncated_N: Array
     tokens_N: Array
     first_N: Array
     loss_N: Array
@@ -74,6 +76,7 @@ class Baseline:
 
     texts: list[Array]
     correct_N: Array
+    truncated_N: Array
     scores: list[Scores] | None = None
 
 
@@ -133,6 +136,7 @@ class Trial:
         texts: list[Array] = [np.zeros(0, np.int32)] * len(self.cases)
         scores: list[Scores | None] = [None] * len(self.cases)
         correct_N = np.zeros(len(self.cases), dtype=bool)
+        truncated_N = np.zeros(len(self.cases), dtype=bool)
         scored = self.scored and replicate == 0
         length_N = [len(self.prompt(case)) for case in range(len(self.cases))]
         for number, batch in enumerate(self.batches(range(len(self.cases)), length_N)):
@@ -141,13 +145,14 @@ class Trial:
             for case, text_T in zip(batch, _split(part, "text"), strict=True):
                 texts[case] = text_T
                 correct_N[case] = self.is_correct(self.cases[case].problem, text_T)
+                truncated_N[case] = self.decoding.truncated(text_T)
             if scored:
                 losses, teacher = _split(part, "loss"), _split(part, "teacher")
                 for case, loss_T, teacher_T in zip(batch, losses, teacher, strict=True):
                     scores[case] = Scores(loss_T, teacher_T)
             self.tell(len(batch))
         kept = [one for one in scores if one is not None]
-        return Baseline(texts, correct_N, kept if scored else None)
+        return Baseline(texts, correct_N, truncated_N, kept if scored else None)
 
     def _write(self, batch: list[int], replicate: int, scored: bool) -> Part:
         nothing = np.zeros(0, np.int32)
@@ -182,8 +187,8 @@ class Trial:
         base_N = [len(text_T) for text_T in baseline.texts]
         nan_N = np.full(len(base_N), np.nan)
         acted = Acted(
-            baseline.correct_N.copy(), np.array(base_N, np.int32), first_N,
-            nan_N, nan_N.copy(), nan_N.copy(),
+            baseline.correct_N.copy(), baseline.truncated_N.copy(), np.array(base_N, np.int32),
+            first_N, nan_N, nan_N.copy(), nan_N.copy(),
         )  # fmt: skip
         fired = np.flatnonzero(first_N >= 0).tolist()
         length_N = [len(self.prompt(case)) + int(first_N[case]) for case in range(len(base_N))]
@@ -198,6 +203,7 @@ class Trial:
             )
             for case, text_T in zip(batch, _split(part, "text"), strict=True):
                 acted.correct_N[case] = self.is_correct(self.cases[case].problem, text_T)
+                acted.truncated_N[case] = self.decoding.truncated(text_T)
                 acted.tokens_N[case] = len(text_T)
             for name, values_N in (("loss", acted.loss_N), ("base_loss", acted.base_loss_N),
                                    ("edit", acted.edit_N)):  # fmt: skip

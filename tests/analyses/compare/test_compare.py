@@ -118,7 +118,9 @@ def test_losses_that_were_measured_unlike() -> None:
 
 
 def test_lists_without_rocks() -> None:
-    found = compare_rankings([ranking("one", ""), ranking("two", "")], {})
+    found = compare_rankings([ranking("one", ""), ranking("two", "")], {"at": [5]})
+    assert [row["jaccard"] for row in found.at_k] == [None]
+    assert [row["share"] for row in found.replication] == [None, None]
     assert (found.pairs[0]["jaccard"], found.pairs[0]["spearman"]) == (None, None)
     assert found.notes == ("one: no rocks", "two: no rocks")
     with pytest.raises(UsageError, match="two sources or more"):

@@ -61,6 +61,7 @@ class Made:
                 "num_tokens": int(more["num_tokens"][p, d]) if "num_tokens" in more else 12,
                 "first_position": at if acted[p, d] else None,
                 "fired": bool(acted[p, d]),
+                "truncated": bool(more["truncated"][p, d]) if "truncated" in more else False,
             }
             for name in ("loss_after", "baseline_loss_after", "edit_after"):
                 row[name] = float(more[name][p, d]) if name in more and acted[p, d] else None

@@ -188,6 +188,17 @@ def test_places_lengths_and_what_follows_by_hand() -> None:
     assert thirds["control", "short"]["loss_difference"] == pytest.approx(0.05)
 
 
+def test_texts_that_were_cut_are_counted() -> None:
+    base = np.ones((40, 1), bool)
+    made = Made().add("baseline", base, truncated=np.arange(40)[:, None] < 10)
+    made.add("ban:1", base, truncated=np.arange(40)[:, None] < 20)
+    result = rocktok.pillars(made.outcomes(), replicates=1000)
+    assert (result.sources[0]["truncated"], result.arms[0]["truncated"]) == (0.25, 0.5)
+    assert any(
+        note.startswith("toy: 25.0% of the baseline's texts were cut") for note in result.notes
+    )
+
+
 def test_differences_of_pairs_by_hand() -> None:
     """Student's t over pairs; several controls of a rock are one; what has no partner is out."""
     rocks = {1: 0.5, 2: 0.7, 3: 0.2, 4: 9.0}
