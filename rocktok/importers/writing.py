@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -45,7 +45,6 @@ def write_log(
     output: str,
     identity: dict[str, Any],
     vocab: list[tuple[int, str, bytes]] | None,
-    tell: Callable[[int], None],
 ) -> Written:
     """Write a log, or the rest of one that an earlier start has left.
 
@@ -70,7 +69,7 @@ def write_log(
             _nothing_left(where, stands, was_there),
             _writer(source, where, stands, identity, vocab) as writer,
         ):
-            _write_parts(writer, source.table, chain([first], parts), stands, done, tell)
+            _write_parts(writer, source.table, chain([first], parts), stands, done)
     return done
 
 
@@ -80,12 +79,10 @@ def _write_parts(
     parts: Iterator[Part],
     stands: Standing,
     done: Written,
-    tell: Callable[[int], None],
 ) -> None:
     listed, unpublished = stands.listed, 0
     for part in parts:
         done.steps.add(part.step)
-        tell(len(part.rows["sequence_id"]))
         if part.step in stands.steps:
             continue
         rows = _without(part.rows, stands.sequences.get(part.step))
@@ -162,7 +159,7 @@ def _nothing_left(where: Place, stands: Standing, was_there: bool) -> Iterator[N
 _TYPES = {"bool": pa.bool_(), "string": pa.string(), "floats": pa.list_(pa.float32())}
 
 
-def write_texts(source: TextSource, output: str, tell: Callable[[int], None]) -> Written:
+def write_texts(source: TextSource, output: str) -> Written:
     """Write a Parquet file of sequences, which `rescore` takes as `text`.
 
     Raises `UsageError` for an output that exists, `LogError` for bad input and for no text.
@@ -193,7 +190,6 @@ def write_texts(source: TextSource, output: str, tell: Callable[[int], None]) ->
             done.sequences += 1
             done.rows += len(text.completion)
             done.steps.add(text.step)
-            tell(len(text.completion))
             if len(held) >= _GROUP_TEXTS:
                 writer.write_table(pa.Table.from_pylist(held, schema=schema))
                 held.clear()
