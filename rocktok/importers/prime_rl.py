@@ -16,7 +16,7 @@ import numpy as np
 from rocktok.errors import LogError
 from rocktok.hooks.rollouts import prompt_identity
 from rocktok.importers.json_lines import json_lines, need
-from rocktok.importers.source import Options, Text, check_ids, TextSource, same_length, stretches
+from rocktok.importers.source import Options, Text, TextSource, check_ids, same_length, stretches
 from rocktok.importers.words import files_of, laid_out
 
 _STEP = re.compile(r"step_(\d+)")
@@ -75,7 +75,7 @@ def _texts(where: str, step: int, line: dict[str, Any]) -> Iterator[Text]:
     for begin, end in found:
         facts = {own: values[begin:end] for own, values in columns.items()}
         for own, values in facts.items():
-            if not all(isinstance(value, int | float) for value in values):
-                raise LogError(f"{where}: {own} of a scored token is no number")
+            if not all(isinstance(value, int | float) and abs(value) < 1e6 for value in values):
+                raise LogError(f"{where}: {own} of a scored token is no number that it can be")
         prompt = prompt_identity(ids[: found[0][0]])
         yield Text(step, prompt, ids[:begin], ids[begin:end], facts)

@@ -111,9 +111,9 @@ def _pairs(
                 f"{where}: has no counterpart in {path}; give the same texts in one order"
             )
         with laid_out(mine[0]):
-            own_text = parse(*mine, True)
+            own_text = parse(mine[0], mine[1], True)
         with laid_out(theirs[0]):
-            other_text = parse(*theirs, False)
+            other_text = parse(theirs[0], theirs[1], False)
         yield mine[0], own_text, other_text
 
 

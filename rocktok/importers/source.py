@@ -133,6 +133,7 @@ class Rollout:
 
 def parts_of(name: str, step: int, rollouts: Iterator[Rollout]) -> Iterator[Part]:
     """Sequences of one step, in parts of about `PART_ROWS` rows."""
+    check_step(step, name)
     held: list[Rollout] = []
     rows = 0
     for rollout in rollouts:
@@ -194,6 +195,12 @@ def same_length(where: str, columns: Mapping[str, Any]) -> int:
         said = ", ".join(f"{key} has {counted(n, 'value')}" for key, n in lengths.items())
         raise LogError(f"{where}: {said}; they must be equally long")
     return next(iter(lengths.values()))
+
+
+def check_step(step: int, where: str) -> None:
+    """Raise `LogError` for a step that none can be."""
+    if not 0 <= step < 1 << 31:
+        raise LogError(f"{where}: step {step}; it must be 0 or more, and below {1 << 31}")
 
 
 def check_ids(ids: Iterable[Any], where: str) -> None:

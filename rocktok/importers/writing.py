@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from rocktok.errors import DataError, LogError, RocktokError
 from rocktok.files import Place, open_output, place
+from rocktok.importers.source import check_step
 from rocktok.importers.standing import KEY, Standing, standing
 from rocktok.log import LogWriter
 from rocktok.log.resume import only_writer
@@ -186,6 +187,7 @@ def write_texts(source: TextSource, output: str) -> Written:
         pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
     ):
         for text in chain([first], texts):
+            check_step(text.step, f"prompt {text.prompt_id}")
             held.append(_row(done.sequences, text))
             done.sequences += 1
             done.rows += len(text.completion)

@@ -67,7 +67,7 @@ def test_prime_rl(tmp_path: Path) -> None:
         ({"schema_version": 2}, "schema_version is 2; this rocktok reads 1"),
         ({"loss_mask": [True] * 8}, "its first token is scored, which nothing predicts"),
         ({"token_ids": ["a"] * 8}, "'a' is no token id; it must be a number from 0 on"),
-        ({"trainer_logprobs": [None] * 8}, "student_logprob of a scored token is no number"),
+        ({"trainer_logprobs": [None] * 8}, "student_logprob of a scored token is no number that"),
         ({"token_ids": 5}, "token_ids is 5; it must be a list"),
     ],
 )
