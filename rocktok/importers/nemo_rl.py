@@ -27,7 +27,7 @@ from rocktok.importers.source import (
     sampled_loss,
 )
 from rocktok.importers.torch_files import load_pt
-from rocktok.importers.words import counted, files_of, last_number
+from rocktok.importers.words import counted, files_of, laid_out, last_number
 
 _STEP_ROWS = 1 << 32
 _STEP = re.compile(r"step_?(\d+)")
@@ -39,13 +39,14 @@ _TOP_K = ("student_topk_token_ids", "teacher_topk_token_ids", "student_topk_logi
 
 
 @dataclass
-class _Bracket:
-    """Sums of both bounds, for a note."""
+class _Tally:
+    """What the notes at the end say: sums of both bounds, and samples left out."""
 
     rows: int = 0
     lower: float = 0.0
     upper: float = 0.0
     without: int = 0
+    left_out: int = 0
 
 
 def read(paths: tuple[Path, ...], options: Options) -> Source:
@@ -74,7 +75,7 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
             "the top-k statistics are of a sample of the tokens: shares, windows and counts of the "
             "log are of that sample"
         )
-    bracket = _Bracket()
+    tally = _Tally()
     held_first = [first]
 
     def parts() -> Iterator[Part]:
@@ -91,22 +92,26 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
                     f"{held[0][0]}: step {step} has other statistics than step {steps[0]}; give "
                     "token and top-k statistics of all steps, or leave one kind out"
                 )
-            rollouts = _rollouts(step, held, top_k, with_logprobs, options, bracket, notes)
-            yield from parts_of(str(held[0][0]), step - 1, rollouts)
+            with laid_out(held[0][0]):
+                rollouts = list(_rollouts(step, held, top_k, with_logprobs, options, tally))
+            yield from parts_of(str(held[0][0]), step - 1, iter(rollouts))
+        if tally.left_out:
+            notes.append(
+                f"{counted(tally.left_out, 'sample')} left out: the loss does not count them "
+                "(sample_loss_mask)"
+            )
         if options.min_teacher_logprob is not None and top_k:
-            notes.append(_said(bracket, options.min_teacher_logprob))
+            notes.append(_said(tally, options.min_teacher_logprob))
 
     run = run_of(options, "topk" if top_k else "sampled")
     return Source(run, columns, parts, extra=extra, notes=notes)
 
 
-def _said(bracket: _Bracket, floor: float) -> str:
-    without = (
-        f"; {counted(bracket.without, 'position')} below it left out" if bracket.without else ""
-    )
-    rows = max(1, bracket.rows)
+def _said(tally: _Tally, floor: float) -> str:
+    without = f"; {counted(tally.without, 'position')} below it left out" if tally.without else ""
+    rows = max(1, tally.rows)
     return (
-        f"the mean loss is between {bracket.lower / rows:.4g} and {bracket.upper / rows:.4g} nats, "
+        f"the mean loss is between {tally.lower / rows:.4g} and {tally.upper / rows:.4g} nats, "
         f"if the teacher gives no token less than e^{floor:g}{without}; rounding of the bfloat16 "
         "logits comes on top"
     )
@@ -136,7 +141,10 @@ def _load(paths: list[Path], step: int) -> _Content:
         if content["step"] != step:
             raise LogError(f"{path}: is of step {content['step']}, its name says {step}")
         if content.get("payload_type") == "opd_topk_offline_inputs":
-            raise LogError(f"{path}: holds inputs for a later replay, without losses; leave it out")
+            raise LogError(
+                f"{path}: holds inputs for a later replay, without losses; import it by itself as "
+                "nemo-rl-inputs"
+            )
         missing = [key for key in _TOKENS if key not in content]
         if missing:
             raise LogError(f"{path}: has no {', '.join(missing)}; {_NOT_THEIRS}")
@@ -171,8 +179,7 @@ def _rollouts(
     top_k: bool,
     with_logprobs: bool,
     options: Options,
-    bracket: _Bracket,
-    notes: list[str],
+    tally: _Tally,
 ) -> Iterator[Rollout]:
     """Samples of one step that training counts, with their tokens."""
     tokens = next((one for one in held if all(k in one[1] for k in _LOGPROBS)), None)
@@ -196,11 +203,11 @@ def _rollouts(
         statistics["loss"] = lower_N
         if upper_N is not None:
             given_N = np.isfinite(upper_N)
-            bracket.without += int(np.count_nonzero(~given_N))
-            bracket.rows += int(np.count_nonzero(given_N))
-            bracket.lower += float(lower_N[given_N].sum())
-            bracket.upper += float(upper_N[given_N].sum())
-    yield from _cut(step, path, content, sample_N, place_N, token_N, statistics, mask_S, notes)
+            tally.without += int(np.count_nonzero(~given_N))
+            tally.rows += int(np.count_nonzero(given_N))
+            tally.lower += float(lower_N[given_N].sum())
+            tally.upper += float(upper_N[given_N].sum())
+    yield from _cut(step, path, content, sample_N, place_N, token_N, statistics, mask_S, tally)
 
 
 def _cut(
@@ -212,16 +219,15 @@ def _cut(
     token_N: Array,
     statistics: dict[str, Array],
     mask_S: Array | None,
-    notes: list[str],
+    tally: _Tally,
 ) -> Iterator[Rollout]:
     order = np.lexsort((place_N, sample_N))
     sample_N = sample_N[order]
-    masked = 0
     for sample in np.unique(sample_N).tolist():
         begin, end = np.searchsorted(sample_N, [sample, sample + 1])
         rows = order[begin:end]
         if mask_S is not None and mask_S[sample] <= 0:
-            masked += 1
+            tally.left_out += 1
             continue
         place_T = place_N[rows]
         length = int(_of(content, "input_length", sample, place_T[-1] + 1))
@@ -240,11 +246,6 @@ def _cut(
             {name: values[rows] for name, values in statistics.items()},
             total,
             _facts(content, sample),
-        )
-    if masked:
-        notes.append(
-            f"{path}: {counted(masked, 'sample')} left out: the loss does not count them "
-            "(sample_loss_mask)"
         )
 
 
@@ -328,18 +329,26 @@ def _train_data(files: list[Path], options: Options) -> Source:
                 "each run by itself"
             )
 
+    # Some versions count from 0.
+    first = 0 if 0 in numbers else 1
+
     def parts() -> Iterator[Part]:
         for path, number in zip(files, numbers, strict=True):
-            step = max(0, (number or 0) - 1)
+            step = (number or 0) - first
             rollouts = (
                 found
                 for index, (where, line) in enumerate(json_lines(path, notes))
-                if (found := _train_line(where, line, step * _STEP_ROWS + index)) is not None
+                if (found := _laid_out(where, line, step * _STEP_ROWS + index)) is not None
             )
             yield from parts_of(str(path), step, rollouts)
 
     columns = ("student_logprob", "teacher_logprob")
     return Source(run_of(options, "sampled"), columns, parts, notes=notes)
+
+
+def _laid_out(where: str, line: dict[str, Any], sequence_id: int) -> Rollout | None:
+    with laid_out(where):
+        return _train_line(where, line, sequence_id)
 
 
 def _train_line(where: str, line: dict[str, Any], sequence_id: int) -> Rollout | None:

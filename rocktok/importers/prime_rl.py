@@ -16,8 +16,8 @@ import numpy as np
 from rocktok.errors import LogError
 from rocktok.hooks.rollouts import prompt_identity
 from rocktok.importers.json_lines import json_lines, need
-from rocktok.importers.source import Options, Text, TextSource, same_length
-from rocktok.importers.words import files_of
+from rocktok.importers.source import Options, Text, TextSource, check_ids, same_length, stretches
+from rocktok.importers.words import files_of, laid_out
 
 _STEP = re.compile(r"step_(\d+)")
 #: Their name → ours.
@@ -43,7 +43,9 @@ def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
                         f"{where}: is of step {step}, in the folder of step {folder}: files of two "
                         "runs, or out of order"
                     )
-                yield from _texts(where, step, line)
+                with laid_out(where):
+                    stretches_here = list(_texts(where, step, line))
+                yield from stretches_here
 
     def summary() -> str:
         return (
@@ -67,16 +69,13 @@ def _texts(where: str, step: int, line: dict[str, Any]) -> Iterator[Text]:
     mask = need(line, "loss_mask", where, list)
     columns = {own: need(line, name, where, list) for name, own in _STUDENT.items()}
     same_length(where, {"token_ids": ids, "loss_mask": mask, **columns})
-    if not all(type(token) is int and token >= 0 for token in ids):
-        raise LogError(f"{where}: token_ids holds something that is no token id")
+    check_ids(ids, where)
     mask_T = np.asarray(mask).astype(bool)
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask_T, [False])).astype(np.int8)))
-    for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        if begin == 0:
-            raise LogError(f"{where}: its first token is scored, which nothing predicts")
+    found = stretches(mask_T, where)
+    for begin, end in found:
         facts = {own: values[begin:end] for own, values in columns.items()}
         for own, values in facts.items():
-            if not all(isinstance(value, int | float) for value in values):
-                raise LogError(f"{where}: {own} of a scored token is no number")
-        prompt = prompt_identity(ids[: int(edges[0])])
+            if not all(isinstance(value, int | float) and abs(value) < 1e6 for value in values):
+                raise LogError(f"{where}: {own} of a scored token is no number that it can be")
+        prompt = prompt_identity(ids[: found[0][0]])
         yield Text(step, prompt, ids[:begin], ids[begin:end], facts)

@@ -28,7 +28,7 @@ from rocktok.importers.source import (
     run_of,
     sampled_loss,
 )
-from rocktok.importers.words import counted, files_of, steps_for
+from rocktok.importers.words import counted, files_of, laid_out, steps_for
 
 _STEP_ROWS = 1 << 32
 #: Likeliest tokens of one position: id → log-probability.
@@ -88,12 +88,8 @@ def read_pairs(paths: tuple[Path, ...], options: Options, parse: Parse) -> Sourc
     def parts() -> Iterator[Part]:
         for number in order:
             base = 0 if options.table == "fixed" else steps[number] * _STEP_ROWS
-            rollouts = (
-                _rollout(where, base + index, student, teacher, top_k)
-                for index, (where, student, teacher) in enumerate(
-                    _pairs(files[number], teachers[number], parse, notes)
-                )
-            )
+            pairs = enumerate(_pairs(files[number], teachers[number], parse, notes))
+            rollouts = (_rollout(*pair, base + index, top_k) for index, pair in pairs)
             yield from parts_of(str(files[number]), steps[number], rollouts)
 
     columns = (*(("log_ratio",) if top_k else ()), "student_logprob", "teacher_logprob")
@@ -114,12 +110,15 @@ def _pairs(
             raise LogError(
                 f"{where}: has no counterpart in {path}; give the same texts in one order"
             )
-        where, line = mine
-        yield where, parse(where, line, True), parse(theirs[0], theirs[1], False)
+        with laid_out(mine[0]):
+            own_text = parse(mine[0], mine[1], True)
+        with laid_out(theirs[0]):
+            other_text = parse(theirs[0], theirs[1], False)
+        yield mine[0], own_text, other_text
 
 
 def _rollout(
-    where: str, sequence_id: int, student: Scored, teacher: Scored, top_k: bool
+    where: str, student: Scored, teacher: Scored, sequence_id: int, top_k: bool
 ) -> Rollout:
     start = student.start if student.start is not None else teacher.start
     if start is None:
@@ -147,7 +146,8 @@ def _rollout(
             raise LogError(
                 f"{where}: has no likeliest tokens, lines before it have; score all alike"
             )
-        statistics |= {"loss": _bounds(likely, likely_q), "log_ratio": ratio_T}
+        with laid_out(where):
+            statistics |= {"loss": _bounds(likely, likely_q), "log_ratio": ratio_T}
     else:
         statistics |= {"loss": ratio_T}
     facts = dict(student.facts)
@@ -176,7 +176,8 @@ def _completion(
         raise LogError(
             f"{where}: the {who}'s response has places {scored.first} to "
             f"{scored.first + len(scored.token_T) - 1}, the completion begins at {start}; score "
-            "the prompt with the completion"
+            "the prompt with the completion, and say where that begins (num_prompt_tokens) if the "
+            "student's was scored, too"
         )
     if start == 0:
         raise LogError(f"{where}: has no prompt, so that nothing predicts its first token")

@@ -25,9 +25,10 @@ _ROUNDED = (
     "the paper's scripts take log-probabilities in the precision of the logits, bfloat16 as "
     "published: losses near 0 are rounding"
 )
-_CSV = (
-    "is a list of rocks, without losses; `rocktok compare` takes it beside logs and results, and "
-    "`rocktok import rock-token` the .pt file that it was made from"
+_CSV = "is a list of token types, without losses; import the .pt file that it was made from"
+_GRADIENTS = (
+    "holds sums of gradients without norms and without halves, of which a log needs both; import "
+    "the occurrences (rock_token_occurrences_*.pt)"
 )
 
 
@@ -98,6 +99,8 @@ def _size(head: dict[str, Any]) -> int | None:
 
 
 def _check(path: Path, head: dict[str, Any], items: list[Any]) -> None:
+    if "gradient_sum" in head:
+        raise LogError(f"{path}: {_GRADIENTS}")
     if not items or not isinstance(items[0], dict):
         raise LogError(f"{path}: {_NOT_THEIRS}; give one that they wrote")
     missing = [name for name in _FIELDS if name not in items[0]]

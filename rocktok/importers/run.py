@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ from rocktok.schema import EXACTNESS, OCCURRENCE_TABLES
 
 #: What is hashed of each end of a file, to tell whether it is the same one.
 _END_BYTES = 1 << 20
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,6 @@ def import_log(
     min_teacher_logprob: float | None = None,
     append_eos: bool | None = None,
     max_completion_length: int | None = None,
-    progress: Progress | None = None,
 ) -> Imported:
     """Make a log of files that another trainer, or an inference server, has written.
 
@@ -102,7 +99,6 @@ def import_log(
             an assumption, with which an upper bound of the loss exists.
         append_eos: whether a completion without its end token gets one.
         max_completion_length: tokens at which completions were cut; these get no end token.
-        progress: told of (rows done, rows of the import as far as known).
 
     Raises:
         UsageError: an option that the kind does not have, or an output that exists.
@@ -131,18 +127,17 @@ def import_log(
     if not given:
         raise UsageError("paths is empty; give the files to import", parameter="paths")
     target = os.fspath(output)
-    tell = _Told(progress)
     module = chosen.load()
     if not chosen.has_losses:
         _refuse_as_texts(chosen, target)
         texts = module.texts(given, options)
-        done = write_texts(texts, target, tell)
+        done = write_texts(texts, target)
         return _said(chosen, target, given, done, None, texts.summary(), texts.notes)
     source: Source = module.read(given, options)
     vocab, facts = vocabulary_of(options.tokenizer, source.run)
     source.run = {**source.run, **facts}
     identity = _identity(chosen, given, options)
-    done = write_log(source, target, identity, vocab, tell)
+    done = write_log(source, target, identity, vocab)
     word = source.run["loss"]["exactness"]
     return _said(chosen, target, given, done, word, _LOSSES[word], source.notes)
 
@@ -168,19 +163,6 @@ def _said(
         summary,
         tuple(notes),
     )
-
-
-class _Told:
-    """Tells how many rows are done, of as many as are known of."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress, self._done = progress, 0
-
-    def __call__(self, rows: int) -> None:
-        self._done += rows
-        if self._progress is not None:
-            # How many are to come is not known before they are read.
-            self._progress(self._done, self._done + 1)
 
 
 def _kind(name: str) -> Kind:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from rocktok.importers.source import (
     sampled_loss,
 )
 from rocktok.importers.torch_files import load_pt
-from rocktok.importers.words import counted, files_of, last_number
+from rocktok.importers.words import counted, files_of, laid_out, last_number
 
 _STEP_ROWS = 1 << 32
 _FINISH = {"completed": "stop", "truncated": "length"}
@@ -70,6 +70,8 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     notes.append(f"the student's log-probabilities are the {whose}'s")
     columns = ["student_logprob", "teacher_logprob", *(["student_entropy"] if with_entropy else [])]
 
+    left_out = [0]
+
     def parts() -> Iterator[Part]:
         for number, dump in enumerate(dumps):
             try:
@@ -81,28 +83,37 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
                 if number == 0 or number < len(dumps) - 1:
                     raise
                 notes.append(f"the last file is left out, as of a run that was killed: {error}")
-                return
+                break
             samples = _joined(dump, train, rollout)
-            rollouts = _rollouts(dump, samples, with_entropy, notes)
+            rollouts = _rollouts(dump, samples, with_entropy, left_out)
             yield from parts_of(str(dump.name), dump.step, rollouts)
+        if left_out[0]:
+            notes.append(
+                f"{counted(left_out[0], 'sample')} left out: aborted, failed, removed, or masked "
+                "as a whole"
+            )
 
     extra = {"student_logprob_by": whose}
     return Source(run_of(options, "sampled"), tuple(columns), parts, extra=extra, notes=notes)
 
 
 def _dumps(files: list[Path]) -> tuple[list[_Dump], dict[Path, Any]]:
-    """Files by rollout id, ascending, and the content of the first ones, which was read."""
+    """Files by rollout id, ascending, and the content of those that had to be read for it."""
     by_step: dict[int, _Dump] = {}
     loaded: dict[Path, Any] = {}
-    train_folders: dict[Path, bool] = {}
-    for path in sorted(files, key=lambda p: (last_number(p) is None, last_number(p) or 0)):
-        number = last_number(_without_rank(path))
-        if path.parent not in train_folders or number is None:
+    folders: dict[Path, tuple[bool, Callable[[Path], int | None] | None]] = {}
+    # Ascending, so that what is read first is not the last file of a run that was killed.
+    for path in sorted(files, key=lambda one: (last_number(one) or 0, str(one))):
+        if path.parent not in folders:
             loaded[path] = _samples(path)
-            train_folders.setdefault(path.parent, _is_train(loaded[path][1]))
+            folders[path.parent] = _folder(path, *loaded[path])
+        is_train, number_in = folders[path.parent]
+        number = None if number_in is None else number_in(path)
+        if number is None:
+            loaded[path] = loaded.get(path) or _samples(path)
             number = loaded[path][0]
         dump = by_step.setdefault(number, _Dump(number))
-        kind = "train" if train_folders[path.parent] else "rollout"
+        kind = "train" if is_train else "rollout"
         if (other := getattr(dump, kind)) is not None:
             raise LogError(
                 f"{path}: is of rollout {number}, and so is {other}: files of two runs; import "
@@ -112,15 +123,22 @@ def _dumps(files: list[Path]) -> tuple[list[_Dump], dict[Path, Any]]:
     return [by_step[step] for step in sorted(by_step)], loaded
 
 
-def _without_rank(path: Path) -> Path:
-    """`12_0.pt` of a train dump is rollout 12 of rank 0."""
-    stem = path.stem
-    head, _, tail = stem.rpartition("_")
-    return (
-        path.with_name(f"{head}.pt")
-        if tail.isdigit() and last_number(Path(head)) is not None
-        else path
-    )
+def _folder(
+    path: Path, number: int, samples: list[dict[str, Any]]
+) -> tuple[bool, Callable[[Path], int | None] | None]:
+    """Whether a folder holds train dumps, and what reads the rollout id from its files' names.
+
+    The names are the user's. Train dumps end with the rank.
+    """
+    is_train = "log_probs" in samples[0] or "response_lengths" in samples[0]
+    readers = (_before_rank, last_number) if is_train else (last_number, _before_rank)
+    return is_train, next((read for read in readers if read(path) == number), None)
+
+
+def _before_rank(path: Path) -> int | None:
+    """The number in a name before that of its rank: 12 of `12_0.pt`."""
+    head, _, rank = path.stem.rpartition("_")
+    return last_number(Path(head)) if rank.isdigit() and head else None
 
 
 def _samples(path: Path) -> tuple[int, list[dict[str, Any]]]:
@@ -132,10 +150,6 @@ def _samples(path: Path) -> tuple[int, list[dict[str, Any]]]:
     if not isinstance(number, int):
         raise LogError(f"{path}: has no rollout_id; it is no dump of slime")
     return number, samples
-
-
-def _is_train(samples: list[dict[str, Any]]) -> bool:
-    return "log_probs" in samples[0] or "response_lengths" in samples[0]
 
 
 def _has(loaded: dict[Path, Any], dump: _Dump, key: str) -> bool:
@@ -166,54 +180,52 @@ def _joined(
             raise LogError(f"{dump.train}: sample {number} is not in {dump.rollout}: of two runs")
         other = rollout[1][place]
         ids = sample.get("tokens")
-        if ids is not None and _ints(ids).tolist() != _ints(other.get("tokens", ())).tolist():
+        where = f"{dump.train}: sample {number}"
+        if ids is not None and not np.array_equal(
+            _ints(ids, where, "tokens"), _ints(other.get("tokens", ()), where, "tokens")
+        ):
             raise LogError(
                 f"{dump.train}: sample {number} has other tokens than {dump.rollout}: these are "
                 "files of two runs"
             )
         # Of training the ids and log-probabilities; of sampling what else there is.
+        if not isinstance(other, dict):
+            raise LogError(f"{dump.rollout}: sample {place} is no dict; it is no dump of slime")
         joined.append({**other, **{k: v for k, v in sample.items() if v is not None}})
     return joined
 
 
 def _rollouts(
-    dump: _Dump, samples: list[dict[str, Any]], with_entropy: bool, notes: list[str]
+    dump: _Dump, samples: list[dict[str, Any]], with_entropy: bool, left_out: list[int]
 ) -> Iterator[Rollout]:
-    broken = 0
     for number, sample in enumerate(samples):
         where = f"{dump.name}: sample {number}"
-        if sample.get("status") in _BROKEN or sample.get("remove_sample") is True:
-            broken += 1
-            continue
-        rollout = _rollout(where, dump.step, number, sample, with_entropy)
+        if not isinstance(sample, dict):
+            raise LogError(f"{where}: is no dict; it is no dump of slime")
+        with laid_out(where):
+            broken = sample.get("status") in _BROKEN or sample.get("remove_sample") is True
+            rollout = None if broken else _rollout(where, dump.step, number, sample, with_entropy)
         if rollout is None:
-            broken += 1
+            left_out[0] += 1
         else:
             yield rollout
-    if broken:
-        notes.append(
-            f"{dump.name}: {counted(broken, 'sample')} left out: aborted, failed, removed, or "
-            "masked as a whole"
-        )
 
 
 def _rollout(
     where: str, step: int, number: int, sample: dict[str, Any], with_entropy: bool
 ) -> Rollout | None:
-    token_T = _ints(_needed(sample, "tokens", where))
+    token_T = _ints(_needed(sample, "tokens", where), where, "tokens")
     length = sample.get("response_lengths", sample.get("response_length"))
-    length = int(length) if length is not None else -1
-    if not 0 <= length <= len(token_T):
+    length = _whole(length)
+    if length is None or not 0 <= length <= len(token_T):
         raise LogError(f"{where}: response_length is {length}, of {len(token_T)} tokens")
     student = "log_probs" if sample.get("log_probs") is not None else "rollout_log_probs"
     values = {
-        student: _floats(_needed(sample, student, where)),
-        "teacher_log_probs": _floats(_needed(sample, "teacher_log_probs", where)),
+        key: _floats(_needed(sample, key, where), where, key)
+        for key in (student, "teacher_log_probs", *(["entropy"] if with_entropy else []))
     }
-    if with_entropy:
-        values["entropy"] = _floats(_needed(sample, "entropy", where))
     mask = sample.get("loss_masks", sample.get("loss_mask"))
-    mask_T = np.ones(length, bool) if mask is None else _ints(mask).astype(bool)
+    mask_T = np.ones(length, bool) if mask is None else _ints(mask, where, "loss_mask").astype(bool)
     same_length(where, {"response": np.empty(length), "loss_mask": mask_T, **values})
     if not mask_T.any():
         return None
@@ -237,7 +249,7 @@ def _rollout(
         {
             "prompt_token_ids": prompt_T.tolist(),
             **_finish(sample),
-            **correct_of(reward.item() if hasattr(reward, "item") else reward),
+            **correct_of(reward.item() if getattr(reward, "ndim", 1) == 0 else reward),
         },
     )
 
@@ -246,7 +258,14 @@ def _finish(sample: dict[str, Any]) -> dict[str, str]:
     if sample.get("status") in _FINISH:
         return {"finish_reason": _FINISH[sample["status"]]}
     cut = sample.get("truncated")
-    return {} if cut is None else {"finish_reason": "length" if int(cut) else "stop"}
+    number = _whole(cut)
+    return {} if number is None else {"finish_reason": "length" if number else "stop"}
+
+
+def _whole(value: Any) -> int | None:
+    """An integer, or a tensor of one; None for anything else."""
+    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+    return int(value) if isinstance(value, int) else None
 
 
 def _needed(sample: dict[str, Any], key: str, where: str) -> Any:
@@ -260,12 +279,31 @@ def _needed(sample: dict[str, Any], key: str, where: str) -> Any:
     return value
 
 
-def _ints(values: Any) -> Array:
-    return np.asarray(values.numpy() if hasattr(values, "numpy") else list(values), dtype=np.int64)
+def _ints(values: Any, where: str, key: str) -> Array:
+    """(T,) int64. Raises `LogError` for what is no list or tensor of integers."""
+    array = _array(values, where, key)
+    if array.dtype.kind not in "biu":
+        raise LogError(f"{where}: {key} holds more than integers; it is no dump of slime")
+    return array.astype(np.int64)
 
 
-def _floats(values: Any) -> Array:
-    array = values.float().numpy() if hasattr(values, "numpy") else np.array(
-        [np.nan if value is None else value for value in values], dtype=np.float64
-    )  # fmt: skip
-    return np.asarray(array, dtype=np.float64)
+def _floats(values: Any, where: str, key: str) -> Array:
+    """(T,) float64, NaN for None. Raises `LogError` for what is no list or tensor of numbers."""
+    array = _array(values, where, key)
+    if array.dtype.kind not in "biuf":
+        raise LogError(f"{where}: {key} holds more than numbers; it is no dump of slime")
+    return array.astype(np.float64)
+
+
+def _array(values: Any, where: str, key: str) -> Array:
+    if hasattr(values, "float"):
+        values = values.float().numpy() if values.is_floating_point() else values.numpy()
+    elif isinstance(values, list | tuple):
+        values = [np.nan if value is None else value for value in values] or np.zeros(0, np.int64)
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        array = np.zeros((0, 0))
+    if array.ndim != 1:
+        raise LogError(f"{where}: {key} is no list of numbers; it is no dump of slime")
+    return array

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import rocktok.schema as schema
 from rocktok._types import Array
 from rocktok.errors import LogError
 from rocktok.importers.words import counted
@@ -132,6 +133,7 @@ class Rollout:
 
 def parts_of(name: str, step: int, rollouts: Iterator[Rollout]) -> Iterator[Part]:
     """Sequences of one step, in parts of about `PART_ROWS` rows."""
+    check_step(step, name)
     held: list[Rollout] = []
     rows = 0
     for rollout in rollouts:
@@ -193,6 +195,27 @@ def same_length(where: str, columns: Mapping[str, Any]) -> int:
         said = ", ".join(f"{key} has {counted(n, 'value')}" for key, n in lengths.items())
         raise LogError(f"{where}: {said}; they must be equally long")
     return next(iter(lengths.values()))
+
+
+def check_step(step: int, where: str) -> None:
+    """Raise `LogError` for a step that none can be."""
+    if not 0 <= step < 1 << 31:
+        raise LogError(f"{where}: step {step}; it must be 0 or more, and below {1 << 31}")
+
+
+def check_ids(ids: Iterable[Any], where: str) -> None:
+    """Raise `LogError` for a token id that is none."""
+    for token in ids:
+        if type(token) is not int or not 0 <= token < schema.MAX_VOCABULARY:
+            raise LogError(f"{where}: {token!r} is no token id; it must be a number from 0 on")
+
+
+def stretches(mask_T: Array, where: str) -> list[tuple[int, int]]:
+    """Where runs of scored tokens begin and end. Raises `LogError` if the first token is one."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mask_T, [False])).astype(np.int8)))
+    if len(edges) and edges[0] == 0:
+        raise LogError(f"{where}: its first token is scored, which nothing predicts")
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def correct_of(reward: Any) -> dict[str, bool]:

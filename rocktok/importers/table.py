@@ -54,7 +54,15 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     notes: list[str] = []
     names = _names(files[0], options)
     for path in files[1:]:
-        if (others := _names(path, options)) != names:
+        try:
+            others = _names(path, options)
+        except DamagedError as error:
+            if path != files[-1]:
+                raise
+            notes.append(f"the last file is left out, as of a run that was killed: {error}")
+            files = files[:-1]
+            break
+        if others != names:
             apart = sorted(set(names) ^ set(others))
             raise LogError(
                 f"{path}: differs from {files[0]} in {', '.join(apart)}; give tables with the "
@@ -255,7 +263,8 @@ def _header(path: Path) -> set[str]:
             case "csv":
                 import pyarrow.csv as pc
 
-                with pc.open_csv(path) as file:
+                any_row = pc.ParseOptions(invalid_row_handler=lambda _: "skip")
+                with pc.open_csv(path, parse_options=any_row) as file:
                     return set(file.schema.names)
             case "parquet":
                 import pyarrow.parquet as pq
@@ -277,7 +286,7 @@ def _batches(path: Path, names: dict[str, str], notes: list[str]) -> Iterator[di
     try:
         match _SUFFIXES[path.suffix]:
             case "csv":
-                found = _csv(path, wanted)
+                found = _csv(path, wanted, notes)
             case "parquet":
                 found = _parquet(path, wanted)
             case _:
@@ -288,13 +297,36 @@ def _batches(path: Path, names: dict[str, str], notes: list[str]) -> Iterator[di
         raise _unreadable(path, error) from error
 
 
-def _csv(path: Path, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _csv(path: Path, wanted: dict[str, Any], notes: list[str]) -> Iterator[dict[str, Any]]:
     import pyarrow.csv as pc
 
+    cut = _without_end(path)
+
+    def wrong(row: Any) -> str:
+        """A last line with too few values is what a killed process leaves."""
+        return "skip" if row.text == cut and row.actual_columns < row.expected_columns else "error"
+
     convert = pc.ConvertOptions(column_types=wanted, include_columns=list(wanted))
-    with pc.open_csv(path, convert_options=convert) as file:
+    parse = pc.ParseOptions(invalid_row_handler=wrong)
+    with pc.open_csv(path, convert_options=convert, parse_options=parse) as file:
         for batch in file:
             yield {name: batch[name] for name in wanted}
+    if cut:
+        notes.append(
+            f"{path}: the last line has no end: it may be cut, and is left out if values are "
+            "missing"
+        )
+
+
+def _without_end(path: Path) -> str | None:
+    """The last line of a file that does not end with a line break; None for one that does."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - (1 << 16)))
+        tail = file.read()
+    if not tail or tail.endswith((b"\n", b"\r")):
+        return None
+    return tail.splitlines()[-1].decode(errors="replace")
 
 
 def _parquet(path: Path, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,21 @@ from rocktok.errors import DamagedError, LogError, UsageError
 _NUMBER = re.compile(r"\d+")
 
 Loaded = TypeVar("Loaded")
+
+
+@contextmanager
+def laid_out(where: object) -> Iterator[None]:
+    """Turns what trips over a value of another kind into a `LogError` that names the place.
+
+    Each kind checks what matters; the rest of what a foreign file may hold is without end.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LogError(
+            f"{where}: is not laid out as files of this kind ({line}); check which kind it is"
+        ) from error
 
 
 def counted(number: int, what: str) -> str:

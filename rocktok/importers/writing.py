@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from rocktok.errors import DataError, LogError, RocktokError
 from rocktok.files import Place, open_output, place
+from rocktok.importers.source import check_step
 from rocktok.importers.standing import KEY, Standing, standing
 from rocktok.log import LogWriter
 from rocktok.log.resume import only_writer
@@ -45,7 +46,6 @@ def write_log(
     output: str,
     identity: dict[str, Any],
     vocab: list[tuple[int, str, bytes]] | None,
-    tell: Callable[[int], None],
 ) -> Written:
     """Write a log, or the rest of one that an earlier start has left.
 
@@ -70,7 +70,7 @@ def write_log(
             _nothing_left(where, stands, was_there),
             _writer(source, where, stands, identity, vocab) as writer,
         ):
-            _write_parts(writer, source.table, chain([first], parts), stands, done, tell)
+            _write_parts(writer, source.table, chain([first], parts), stands, done)
     return done
 
 
@@ -80,12 +80,10 @@ def _write_parts(
     parts: Iterator[Part],
     stands: Standing,
     done: Written,
-    tell: Callable[[int], None],
 ) -> None:
     listed, unpublished = stands.listed, 0
     for part in parts:
         done.steps.add(part.step)
-        tell(len(part.rows["sequence_id"]))
         if part.step in stands.steps:
             continue
         rows = _without(part.rows, stands.sequences.get(part.step))
@@ -162,7 +160,7 @@ def _nothing_left(where: Place, stands: Standing, was_there: bool) -> Iterator[N
 _TYPES = {"bool": pa.bool_(), "string": pa.string(), "floats": pa.list_(pa.float32())}
 
 
-def write_texts(source: TextSource, output: str, tell: Callable[[int], None]) -> Written:
+def write_texts(source: TextSource, output: str) -> Written:
     """Write a Parquet file of sequences, which `rescore` takes as `text`.
 
     Raises `UsageError` for an output that exists, `LogError` for bad input and for no text.
@@ -189,11 +187,11 @@ def write_texts(source: TextSource, output: str, tell: Callable[[int], None]) ->
         pq.ParquetWriter(file, schema, write_page_checksum=True) as writer,
     ):
         for text in chain([first], texts):
+            check_step(text.step, f"prompt {text.prompt_id}")
             held.append(_row(done.sequences, text))
             done.sequences += 1
             done.rows += len(text.completion)
             done.steps.add(text.step)
-            tell(len(text.completion))
             if len(held) >= _GROUP_TEXTS:
                 writer.write_table(pa.Table.from_pylist(held, schema=schema))
                 held.clear()

@@ -68,6 +68,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         slime_rollout(made / f"dumps/rollout_data/{step}.pt", step, samples(step))
         slime_train(made / f"dumps/train_data/{step}_0.pt", step, samples(step), 0.1)
     nemo_files(made / "exp/logs", 1)
+    (made / "exp/inputs").mkdir()
+    torch.save({"step": 1, "input_ids": torch.ones(2, 4, dtype=torch.int64),
+                "token_mask": torch.tensor([[0, 0, 1, 1]] * 2),
+                "input_length": torch.tensor([4, 4])},
+               made / "exp/inputs/opd_topk_offline_inputs_step1.pt")  # fmt: skip
     _responses(made)
     write_lines(made / "outputs/token_exports/step_2/rank_0.jsonl", [prime_line()])
     verl_files(made / "rollouts")

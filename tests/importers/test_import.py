@@ -217,3 +217,13 @@ def test_fixed_steps_from_the_papers_files_can_be_tested(tmp_path: Path) -> None
     rocktok.import_log("rock-token", tmp_path, tmp_path / "log")
     assert rocktok.open(tmp_path / "log").tables() == ("rollout", "sequences")
     assert pq.read_metadata(next((tmp_path / "log/rollout").rglob("*.parquet"))).num_rows > 0
+
+
+def test_a_table_loads_neither_torch_nor_numba(tmp_path: Path) -> None:
+    from tests.test_house import _loaded
+
+    path = save(frame(), tmp_path / "t.csv")
+    words = ["import", "table", str(path), "-o", str(tmp_path / "log"), "--exactness", "exact",
+             "--map", ",".join(f"{name}={column}" for name, column in MAP.items())]  # fmt: skip
+    loaded = _loaded(f"from rocktok.cli import cli\ncli.main({words!r}, standalone_mode=False)")
+    assert not loaded & {"torch", "transformers", "numba", "matplotlib"}

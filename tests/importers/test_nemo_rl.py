@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -132,6 +133,37 @@ def test_a_last_file_that_is_cut(tmp_path: Path) -> None:
     assert any(str(path) in note for note in done.notes)
 
 
+def test_offline_inputs_become_sequences(tmp_path: Path) -> None:
+    content = {
+        "format_version": 1, "payload_type": "opd_topk_offline_inputs", "step": 3,
+        "input_ids": torch.tensor([[1, 2, 3, 4, 5, 0], [1, 2, 6, 7, 0, 0], [9, 9, 9, 0, 0, 0]]),
+        "token_mask": torch.tensor([[0, 0, 1, 0, 1, 0], [0, 0, 1, 1, 0, 0], [0, 0, 1, 0, 0, 0]]),
+        "input_length": torch.tensor([5, 4, 3]), "reward": torch.tensor([1.0, 0.5, 1.0]),
+        "sample_loss_mask": torch.tensor([1.0, 1.0, 0.0]),
+    }  # fmt: skip
+    path = tmp_path / "opd_topk_offline_inputs_step3.pt"
+    torch.save(content, path)
+    output = tmp_path / "texts.parquet"
+    done = rocktok.import_log("nemo-rl-inputs", tmp_path, output)
+    assert (done.steps, done.exactness) == ((2,), None)
+    found = pq.read_table(output).to_pylist()
+    assert [row["prompt_token_ids"] for row in found] == [[1, 2], [1, 2, 3, 4], [1, 2]]
+    assert [row["token_ids"] for row in found] == [[3], [5], [6, 7]]
+    assert [row["correct"] for row in found] == [True, True, None]
+    assert len({row["prompt_id"] for row in found}) == 1
+    for changes, said in (
+        ({"token_mask": torch.ones(2, 6)}, "are not of one shape"),
+        ({"token_mask": torch.ones(3, 6)}, "sample 0: its first token is scored"),
+    ):
+        torch.save({**content, **changes}, path)
+        with pytest.raises(LogError, match=said):
+            rocktok.import_log("nemo-rl-inputs", path, tmp_path / "other.parquet")
+    torch.save({"step": 1}, path)
+    with pytest.raises(LogError, match="it is no offline input of NeMo-RL"):
+        rocktok.import_log("nemo-rl-inputs", path, tmp_path / "other.parquet")
+    assert not (tmp_path / "other.parquet").exists()
+
+
 def test_train_data(tmp_path: Path) -> None:
     line = {
         "content": "x", "rewards": 1.0, "input_lengths": 6, "token_ids": [4, 5, 6, 7, 8, 9, 0, 0],
@@ -151,5 +183,10 @@ def test_train_data(tmp_path: Path) -> None:
     listed = sequences(tmp_path / "log")
     assert listed["prompt_token_ids"][0].tolist() == [4, 5]
     assert listed["num_tokens"].tolist() == [4]
+    # Older versions count from 0.
+    for step in (0, 1):
+        write_lines(tmp_path / f"old/train_data_step{step}.jsonl", [line])
+    old = rocktok.import_log("nemo-rl", tmp_path / "old", tmp_path / "old-log")
+    assert old.steps == (0, 1)
     write_lines(folder / "train_data_step4.jsonl", [{**line, "advantages": [0.0]}])
     assert "they must be equally long" in _refused(tmp_path / "other", folder)

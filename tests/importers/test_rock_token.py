@@ -167,12 +167,14 @@ def test_what_is_not_theirs(tmp_path: Path) -> None:
     assert "is no file of the paper's scripts" in _refused(tmp_path, path)
     authors_file(path, [{"token_id": 3}])
     assert "have no sample_idx, kl, abs_position" in _refused(tmp_path, path)
+    torch.save({"gradient_sum": torch.zeros(2, 2)}, path)
+    assert "holds sums of gradients without norms" in _refused(tmp_path, path)
     path.write_text("a,b\n1,2\n")
     assert str(path) in _refused(tmp_path, path)
     assert "no such file" in _refused(tmp_path, tmp_path / "nowhere.pt")
     lists = tmp_path / "rock_vs_control.csv"
     lists.write_text("rock_id\n5\n")
-    assert "is a list of rocks, without losses" in _refused(tmp_path, lists)
+    assert "is a list of token types, without losses" in _refused(tmp_path, lists)
 
 
 @pytest.mark.parametrize(

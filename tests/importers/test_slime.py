@@ -129,6 +129,16 @@ def test_files_of_two_runs(tmp_path: Path) -> None:
     assert "has other tokens than" in _refused(tmp_path, tmp_path / "one")
 
 
+def test_names_are_the_users(tmp_path: Path) -> None:
+    for step in (3, 12):
+        slime_rollout(tmp_path / f"run2_{step}.pt", step, samples(step))
+    assert rocktok.import_log("slime", tmp_path, tmp_path / "log").steps == (3, 12)
+    other = tmp_path / "other"
+    for name, step in (("a", 5), ("b", 4)):
+        slime_rollout(other / f"{name}.pt", step, samples(step))
+    assert rocktok.import_log("slime", other, tmp_path / "log2").steps == (4, 5)
+
+
 def test_a_step_without_its_train_dump(tmp_path: Path) -> None:
     for step in (0, 1):
         slime_rollout(tmp_path / f"rollout/{step}.pt", step, samples(step))

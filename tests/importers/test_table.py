@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import rocktok
 from rocktok.errors import LogError, UsageError
 from rocktok.importers import table as tables
+from tests.importers.files import damage
 from tests.importers.reading import close, rows, sequences
 from tests.processes import run_command
 
@@ -201,3 +202,28 @@ def test_a_last_line_that_is_cut_is_noted(tmp_path: Path) -> None:
     done = rocktok.import_log("table", path, tmp_path / "log", columns=MAP, exactness="exact")
     assert done.rows == 119
     assert any(f"{path}: line 120: the last line is cut" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("cut", [25, 4])
+def test_a_csv_that_is_cut(tmp_path: Path, cut: int) -> None:
+    """A line that lacks values is left out; one whose last value may be cut is named."""
+    theirs = frame()[["step", "seq", "pos", "tok", "prompt_id", "kl"]]
+    path = save(theirs, tmp_path / "t.csv")
+    path.write_bytes(path.read_bytes()[:-cut])
+    done = rocktok.import_log("table", path, tmp_path / "log", columns=MAP, exactness="exact")
+    assert done.rows == (119 if cut == 25 else 120)
+    assert any(f"{path}: the last line has no end" in note for note in done.notes)
+    path.write_text("step,seq,pos,tok,kl\n0,0,0,1,0.5\n0,0\n0,0,2,1,0.5\n")
+    assert "cannot be read" in _refused(tmp_path / "other", path)
+
+
+def test_a_last_table_that_is_cut_is_left_out(tmp_path: Path) -> None:
+    theirs = frame()
+    files = [save(theirs[theirs["step"] == step], tmp_path / f"{step}.parquet") for step in (0, 5)]
+    damage(files[1])
+    done = rocktok.import_log("table", files, tmp_path / "log", columns=MAP, exactness="exact")
+    assert done.steps == (0,)
+    assert any(str(files[1]) in note for note in done.notes)
+    with pytest.raises(LogError, match="cannot be read"):
+        rocktok.import_log("table", files[::-1], tmp_path / "other", columns=MAP,
+                           exactness="exact")  # fmt: skip

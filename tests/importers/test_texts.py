@@ -66,8 +66,8 @@ def test_prime_rl(tmp_path: Path) -> None:
         ({"entropy": [0.0]}, "entropy has 1 value"),
         ({"schema_version": 2}, "schema_version is 2; this rocktok reads 1"),
         ({"loss_mask": [True] * 8}, "its first token is scored, which nothing predicts"),
-        ({"token_ids": ["a"] * 8}, "token_ids holds something that is no token id"),
-        ({"trainer_logprobs": [None] * 8}, "student_logprob of a scored token is no number"),
+        ({"token_ids": ["a"] * 8}, "'a' is no token id; it must be a number from 0 on"),
+        ({"trainer_logprobs": [None] * 8}, "student_logprob of a scored token is no number that"),
         ({"token_ids": 5}, "token_ids is 5; it must be a list"),
     ],
 )
@@ -224,9 +224,11 @@ def test_what_must_be_said(tmp_path: Path, tokenizer: Path) -> None:
     assert "give --append-eos" in said
     with pytest.raises(UsageError, match="files of verl hold no losses"):
         rocktok.import_log("verl", folder, tmp_path, tokenizer=tokenizer, append_eos=True)
-    with pytest.raises(RocktokError, match="no tokenizer can be loaded"):
+    with pytest.raises(RocktokError, match="nowhere: no such directory; give a dir"):
         rocktok.import_log("verl", folder, tmp_path / "o", tokenizer=tmp_path / "nowhere",
                            append_eos=True)  # fmt: skip
+    with pytest.raises(RocktokError, match="d: no tokenizer can be loaded"):
+        rocktok.import_log("verl", folder, tmp_path / "o", tokenizer=folder, append_eos=True)
     write_lines(folder / "3.jsonl", [{"input": "a", "output": "b", "step": 2}])
     with pytest.raises(LogError, match="files of two runs"):
         rocktok.import_log("verl", folder, tmp_path / "o", tokenizer=tokenizer, append_eos=True)
@@ -239,3 +241,20 @@ def test_an_output_that_exists_stays(tmp_path: Path, tokenizer: Path) -> None:
         rocktok.import_log("verl", verl_files(tmp_path / "d"), output, tokenizer=tokenizer,
                            append_eos=True)  # fmt: skip
     assert output.read_text() == "mine"
+
+
+def test_rescore_scores_what_was_imported(tmp_path: Path, tokenizer: Path) -> None:
+    """Text → ids → losses of real models at two steps."""
+    from tests.trl_models import make_model, make_tokenizer
+
+    for name, seed in (("checkpoint-10", 1), ("checkpoint-20", 3), ("teacher", 2)):
+        make_model(seed).save_pretrained(tmp_path / name)
+        make_tokenizer().save_pretrained(tmp_path / name)
+    output = tmp_path / "texts.parquet"
+    done = rocktok.import_log("verl", verl_files(tmp_path / "d"), output, tokenizer=tokenizer,
+                              append_eos=True)  # fmt: skip
+    students = tuple(str(tmp_path / name) for name in ("checkpoint-10", "checkpoint-20"))
+    scored = rocktok.rescore(str(output), students, str(tmp_path / "teacher"),
+                             str(tmp_path / "log"), device="cpu")  # fmt: skip
+    assert (scored.sequences, scored.rows) == (done.sequences, done.rows)
+    assert rocktok.open(tmp_path / "log").complete_steps("fixed") == [10, 20]
