@@ -423,6 +423,21 @@ def test_texts_that_several_steps_train_on_are_listed_once(tmp_path: Path) -> No
     assert manifest(tmp_path / "log")["mismatches"] == {}
 
 
+def test_a_text_that_is_kept_before_its_step_is_listed_once(tmp_path: Path) -> None:
+    """Texts are generated for two steps at a time, and kept at once."""
+    options = {"steps_per_generation": 2, "gradient_accumulation_steps": 1, "max_steps": 4}
+    train(tmp_path, "sdft", recorder={"fixed_sequences": 7, "fixed_every": 2}, **options)
+    found = manifest(tmp_path / "log")
+    assert found["dropped"] == []
+    assert found["steps"]["rollout"] == [0, 1, 2, 3]
+    listed = [row["sequence_id"] for row in read_sequences(tmp_path / "log")]
+    rows = set(read_table(tmp_path / "log")["sequence_id"].tolist())
+    assert len(listed) == len(set(listed)) == 16
+    assert rows == set(listed)
+    kept = {text.sequence_id for text in inherit(place(tmp_path / "log"), 100).kept}
+    assert kept <= rows
+
+
 # --- labels ------------------------------------------------------------------------------------
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from rocktok.errors import HookError
 from rocktok.hooks.trl.checks import REMEDY, trl_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    import torch
 
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.rollouts import Rollout
@@ -95,8 +95,12 @@ class Family:
     @property
     def tokenizer(self) -> Any:
         """The student's tokenizer."""
+        from transformers import ProcessorMixin
+
         known = getattr(self.trainer, "_tokenizer", None)
-        return self.trainer.processing_class if known is None else known
+        if known is None:
+            known = self.trainer.processing_class
+        return known.tokenizer if isinstance(known, ProcessorMixin) else known
 
     @property
     def end_ids(self) -> Sequence[int]:

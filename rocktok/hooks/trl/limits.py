@@ -61,7 +61,7 @@ def _fit_columns(family: Family, recorder: Recorder) -> None:
             f"{', '.join(sorted(family.columns))}"
         )
     recorder.columns = tuple(name for name in recorder.columns if name in family.columns)
-    _tell(recorder, f"without the columns {', '.join(absent)}. {why}")
+    _tell(family, recorder, f"without the columns {', '.join(absent)}. {why}")
 
 
 def _fit_kept_text(family: Family, recorder: Recorder) -> None:
@@ -76,6 +76,7 @@ def _fit_kept_text(family: Family, recorder: Recorder) -> None:
             )
         recorder.fixed_sequences = 0
         _tell(
+            family,
             recorder,
             f"without kept text: {why_not}. Persistence needs it: score the log's texts with "
             "saved checkpoints (rocktok rescore)",
@@ -89,6 +90,6 @@ def _fit_kept_text(family: Family, recorder: Recorder) -> None:
         )
 
 
-def _tell(recorder: Recorder, line: str) -> None:
-    if not recorder.quiet:
+def _tell(family: Family, recorder: Recorder, line: str) -> None:
+    if family.trainer.accelerator.process_index == 0 and not recorder.quiet:
         say(f"recording into {recorder.log_dir} {line}")

@@ -163,9 +163,17 @@ class LogitsCapture(Capturing):
         rollouts: list[Rollout] = []
         if scoring.table == "rollout":
             columns = self._without_repeated(scoring.step, columns)
-            ids = np.unique(columns["sequence_id"]).tolist()
-            rollouts = [self._texts.pop(i) for i in ids if i in self._texts]
+            rollouts = self._unlisted(np.unique(columns["sequence_id"]).tolist())
         self._recorder.record(scoring.step, columns, table=scoring.table, rollouts=rollouts)
+
+    def _unlisted(self, ids: list[int]) -> list[Rollout]:
+        """The texts that the log does not list yet.
+
+        One that was kept at an earlier step, before any of its rows were recorded, is listed.
+        """
+        kept = {rollout.sequence_id for rollout in self._recorder.fixed.kept}
+        found = [self._texts.pop(i) for i in ids if i in self._texts]
+        return [rollout for rollout in found if rollout.sequence_id not in kept]
 
     def _without_repeated(self, step: int, columns: dict[str, Any]) -> dict[str, Any]:
         if self._recorded[0] != step:
