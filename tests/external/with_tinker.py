@@ -73,7 +73,10 @@ def main(log: Path) -> None:
     async def metrics(*args: Any) -> Any:
         return "client", {}
 
-    module.train_step, module.compute_full_batch_metrics_and_get_sampling_client = train_step, metrics
+    module.train_step, module.compute_full_batch_metrics_and_get_sampling_client = (
+        train_step,
+        metrics,
+    )
     config = SimpleNamespace(
         model_name="student", temperature=1.0, max_tokens=16, num_substeps=1, learning_rate=1e-4,
         loss_fn="importance_sampling", loss_fn_config=None, compute_post_kl=False,
@@ -103,7 +106,9 @@ def main(log: Path) -> None:
     assert abs(rows["loss"][:4].mean() - kl) < 1e-5, kl
     run = json.loads((log / "run.json").read_text())
     version = run["extra"]["tinker-cookbook"]
-    print(f"tinker-cookbook {version}: mean of the recorded losses = its teacher_kl {kl:.6f}{named()}")
+    print(
+        f"tinker-cookbook {version}: mean of the recorded losses = its teacher_kl {kl:.6f}{named()}"
+    )
 
 
 if __name__ == "__main__":
