@@ -1,4 +1,4 @@
-"""The hook around the real tinker-cookbook's own functions, with a teacher that answers from a table.
+"""The hook around the real tinker-cookbook's functions, with a teacher that answers from a table.
 
 The service needs a key, and some dependencies have no release for every Python: a module that is
 missing is replaced by a stand-in, and named in what is printed. The two functions that the hook
@@ -49,8 +49,8 @@ def datum(tinker: Any, ids: list[int], mask: list[int]) -> Any:
 
 def main(log: Path) -> None:
     allow(
-        "blobfile", "chz", "distro", "httpx_aiohttp", "neptune_scale", "sniffio", "termcolor", "tml_renderers",
-        "wandb",
+        "blobfile", "chz", "distro", "httpx_aiohttp", "neptune_scale", "sniffio", "termcolor",
+        "tml_renderers", "wandb",
     )  # fmt: skip
     import numpy as np
     import tinker

@@ -1,6 +1,6 @@
-"""The hook inside the real verl, on the CPU: its own import, configurations, registry, losses, packing
-and `train_batch`. Its FSDP engine wants an accelerator and Ray a cluster: the forward pass is made
-here. What was recorded is held against the model itself.
+"""The hook inside the real verl, on the CPU: its own import, configurations, registry, losses,
+packing and `train_batch`. Its FSDP engine wants an accelerator, and Ray a cluster: the forward pass
+is made here. What was recorded is held against the model itself.
 
 Run by tests/external/run.
 """
@@ -63,7 +63,7 @@ def make(seed: int) -> Any:
             max_position_embeddings=64,
             eos_token_id=2,
             bos_token_id=None,
-        )  # fmt: skip
+        )
     ).float()
 
 
@@ -221,9 +221,8 @@ def main() -> None:
     run = json.loads((LOG / "run.json").read_text())
     assert run["loss"]["exactness"] == ("topk" if MODE == "forward_kl_topk" else "sampled")
     assert MODE in DISTILLATION_LOSS_REGISTRY
-    print(
-        f"verl {verl.__version__}, {MODE}: 2 steps, losses within {worst:.1e} nats of the models' own{named()}"
-    )
+    held = f"losses within {worst:.1e} nats of the models' own"
+    print(f"verl {verl.__version__}, {MODE}: 2 steps, {held}{named()}")
 
 
 if __name__ == "__main__":
