@@ -106,9 +106,7 @@ def main(log: Path) -> None:
     assert abs(rows["loss"][:4].mean() - kl) < 1e-5, kl
     run = json.loads((log / "run.json").read_text())
     version = run["extra"]["tinker-cookbook"]
-    print(
-        f"tinker-cookbook {version}: mean of the recorded losses = its teacher_kl {kl:.6f}{named()}"
-    )
+    print(f"tinker-cookbook {version}: mean of the losses = its teacher_kl {kl:.6f}{named()}")
 
 
 if __name__ == "__main__":
