@@ -23,7 +23,7 @@ from rocktok.errors import HookError
 from rocktok.hooks.background import describe
 from rocktok.hooks.calls import check_call, imported
 from rocktok.hooks.environment import Settings, settings
-from rocktok.hooks.outer_columns import fit_columns
+from rocktok.hooks.possible_columns import fit_columns
 from rocktok.hooks.scored_texts import ScoredText, record_texts, text_of
 from rocktok.hooks.terminals import special_ids, terminal_ids
 from rocktok.hooks.vocabulary import vocabulary

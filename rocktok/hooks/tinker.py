@@ -24,7 +24,7 @@ import numpy as np
 from rocktok.errors import HookError
 from rocktok.hooks.background import describe
 from rocktok.hooks.calls import check_call, imported, version_of
-from rocktok.hooks.outer_columns import fit_columns
+from rocktok.hooks.possible_columns import fit_columns
 from rocktok.hooks.recorder import Recorder
 from rocktok.hooks.scored_texts import ScoredText, record_texts, text_of
 from rocktok.hooks.terminals import special_ids, terminal_ids

@@ -112,8 +112,7 @@ def _likeliest(ids_NK: Tensor, log_q_NK: Tensor) -> Tensor:
     """Places of the teacher's tokens, likeliest first; of equal ones the smaller id."""
     by_id_NK = ids_NK.argsort(dim=1)
     by_q_NK = log_q_NK.gather(1, by_id_NK).argsort(dim=1, descending=True, stable=True)
-    place_NK: Tensor = by_id_NK.gather(1, by_q_NK)
-    return place_NK
+    return by_id_NK.gather(1, by_q_NK)
 
 
 def _bound(p_NK: Tensor, log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:
@@ -122,5 +121,5 @@ def _bound(p_NK: Tensor, log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:
     terms_NK = torch.where(p_NK > 0, p_NK * (log_p_NK - log_q_NK), 0.0)
     rest_p_N = (1 - p_NK.double().sum(-1)).clamp_min(0)
     rest_q_N = (1 - log_q_NK.double().exp().sum(-1)).clamp_min(0) + _ROUNDING
-    rest_N = torch.special.xlogy(rest_p_N, rest_p_N / rest_q_N)
+    rest_N: Tensor = torch.special.xlogy(rest_p_N, rest_p_N / rest_q_N)
     return (terms_NK.double().sum(-1) + rest_N).float()

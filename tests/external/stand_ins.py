@@ -8,7 +8,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 #: Top-level packages that a stand-in was made for.
@@ -18,7 +18,7 @@ missing: list[str] = []
 class _StandIn(ModuleType):
     """Has every attribute; what is used as a decorator gives back what it decorates."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

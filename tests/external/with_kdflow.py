@@ -85,7 +85,8 @@ def main() -> None:
     assert rows["token_id"].tolist() == [t for _, c in TEXTS for t in c], rows
     difference = abs(float(rows["loss"].sum()) - loss)
     assert difference < 1e-4 * loss, (rows["loss"].sum(), loss)
-    print(f"KDFlow at {SOURCE.name}: sum of the recorded losses {rows['loss'].sum():.6f}, its own {loss:.6f}")
+    recorded = rows["loss"].sum()
+    print(f"KDFlow ({SOURCE}): sum of the recorded losses {recorded:.6f}, its own {loss:.6f}")
 
 
 if __name__ == "__main__":

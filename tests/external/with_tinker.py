@@ -1,4 +1,4 @@
-"""The hook around the real tinker-cookbook's own functions, with a teacher that answers from a table.
+"""The hook around the real tinker-cookbook's functions, with a teacher that answers from a table.
 
 The service needs a key, and some dependencies have no release for every Python: a module that is
 missing is replaced by a stand-in, and named in what is printed. The two functions that the hook
@@ -49,8 +49,8 @@ def datum(tinker: Any, ids: list[int], mask: list[int]) -> Any:
 
 def main(log: Path) -> None:
     allow(
-        "blobfile", "chz", "distro", "httpx_aiohttp", "neptune_scale", "sniffio", "termcolor", "tml_renderers",
-        "wandb",
+        "blobfile", "chz", "distro", "httpx_aiohttp", "neptune_scale", "sniffio", "termcolor",
+        "tml_renderers", "wandb",
     )  # fmt: skip
     import numpy as np
     import tinker
@@ -73,7 +73,10 @@ def main(log: Path) -> None:
     async def metrics(*args: Any) -> Any:
         return "client", {}
 
-    module.train_step, module.compute_full_batch_metrics_and_get_sampling_client = train_step, metrics
+    module.train_step, module.compute_full_batch_metrics_and_get_sampling_client = (
+        train_step,
+        metrics,
+    )
     config = SimpleNamespace(
         model_name="student", temperature=1.0, max_tokens=16, num_substeps=1, learning_rate=1e-4,
         loss_fn="importance_sampling", loss_fn_config=None, compute_post_kl=False,
@@ -103,7 +106,7 @@ def main(log: Path) -> None:
     assert abs(rows["loss"][:4].mean() - kl) < 1e-5, kl
     run = json.loads((log / "run.json").read_text())
     version = run["extra"]["tinker-cookbook"]
-    print(f"tinker-cookbook {version}: mean of the recorded losses = its teacher_kl {kl:.6f}{named()}")
+    print(f"tinker-cookbook {version}: mean of the losses = its teacher_kl {kl:.6f}{named()}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The hook inside the real verl, on the CPU: its own import, configurations, registry, losses, packing
-and `train_batch`. Its FSDP engine wants an accelerator and Ray a cluster: the forward pass is made
-here. What was recorded is held against the model itself.
+"""The hook inside the real verl, on the CPU: its own import, configurations, registry, losses,
+packing and `train_batch`. Its FSDP engine wants an accelerator, and Ray a cluster: the forward pass
+is made here. What was recorded is held against the model itself.
 
 Run by tests/external/run.
 """
@@ -52,10 +52,18 @@ def make(seed: int) -> Any:
     torch.manual_seed(seed)
     return Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=WIDTH, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=2, num_key_value_heads=1, head_dim=16, initializer_range=0.3,
-            max_position_embeddings=64, eos_token_id=2, bos_token_id=None,
-        )  # fmt: skip
+            vocab_size=WIDTH,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            initializer_range=0.3,
+            max_position_embeddings=64,
+            eos_token_id=2,
+            bos_token_id=None,
+        )
     ).float()
 
 
@@ -115,7 +123,9 @@ class Engine(BaseEngine):
         self.optimizer.step()
         return 0.0
 
-    def forward_backward_batch(self, data: Any, loss_function: Any, forward_only: bool = False) -> Any:
+    def forward_backward_batch(
+        self, data: Any, loss_function: Any, forward_only: bool = False
+    ) -> Any:
         ids = data["input_ids"]
         packed = torch.cat([self.module(each[None]).logits[0] for each in ids.unbind()])
         output = {}
@@ -211,7 +221,8 @@ def main() -> None:
     run = json.loads((LOG / "run.json").read_text())
     assert run["loss"]["exactness"] == ("topk" if MODE == "forward_kl_topk" else "sampled")
     assert MODE in DISTILLATION_LOSS_REGISTRY
-    print(f"verl {verl.__version__}, {MODE}: 2 steps, losses within {worst:.1e} nats of the models' own{named()}")
+    held = f"losses within {worst:.1e} nats of the models' own"
+    print(f"verl {verl.__version__}, {MODE}: 2 steps, {held}{named()}")
 
 
 if __name__ == "__main__":

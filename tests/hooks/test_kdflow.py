@@ -12,7 +12,7 @@ import torch
 
 import rocktok
 from rocktok.errors import HookError
-from tests.hooks.outer_trainers import (
+from tests.hooks.other_trainers import (
     END,
     TOKENS,
     Model,

@@ -13,7 +13,7 @@ import torch
 
 import rocktok
 from rocktok.errors import HookError, RocktokWarning
-from tests.hooks.outer_trainers import END, Tokenizer, read, run_of, sequences, use_stubs
+from tests.hooks.other_trainers import END, Tokenizer, read, run_of, sequences, use_stubs
 
 
 @pytest.fixture

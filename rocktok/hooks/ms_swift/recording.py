@@ -19,7 +19,7 @@ from rocktok.errors import HookError
 from rocktok.hooks.background import describe
 from rocktok.hooks.ms_swift import batches
 from rocktok.hooks.ms_swift.describe import describe_run, fingerprint, tokenizer_of
-from rocktok.hooks.outer_columns import fit_columns
+from rocktok.hooks.possible_columns import fit_columns
 from rocktok.hooks.scored_texts import ScoredText, record_texts
 from rocktok.hooks.statistics import COLUMNS, token_statistics
 from rocktok.hooks.topk import TOPK_COLUMNS
@@ -225,7 +225,10 @@ class GkdRecording:
         """Hold the recorded losses against the mean that the trainer computed from its own."""
         trainer, rows = self._trainer, len(loss_N)
         truncated = self.exactness == "truncated"
-        if trainer.beta != 1 or not rows or not (truncated or _all_trained(trainer, self)):
+        # What Liger divides by has changed between its versions.
+        if trainer.beta != 1 or not rows or trainer.use_liger_gkd_loss:
+            return
+        if not (truncated or _all_trained(trainer, self)):
             return
         mean, theirs = float(loss_N.double().mean()), float(trained.detach())
         rounding = _ROUNDINGS * torch.finfo(trained.dtype).eps

@@ -28,7 +28,7 @@ def describe_run(
     config = distillation.distillation_loss
     tokenizer, model = tokenizer_of(engine), engine.model_config
     teachers = [str(each.model_path) for each in distillation.teacher_models.values()]
-    one = temperature if isinstance(temperature, (int, float)) else None
+    own = isinstance(temperature, (int, float))
     facts: dict[str, Any] = {
         "student": str(getattr(model, "path", None) or "student"),
         "teacher": ", ".join(teachers) or "teacher",
@@ -37,11 +37,11 @@ def describe_run(
             "divergence": "reverse_kl",
             "trained": config.loss_mode in ("kl", "k1"),
             "exactness": exactness,
-            "student_temperature": one,
+            **({"student_temperature": float(temperature)} if own else {}),
             # Served teachers answer with the log-probabilities of their own logits.
             "teacher_temperature": 1.0,
         },
-        "sampling": {"temperature": one},
+        "sampling": {"temperature": float(temperature) if own else None},
         "extra": {
             "trainer": "verl",
             "verl": version_of("verl").rpartition(" ")[2],

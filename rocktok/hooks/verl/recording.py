@@ -14,7 +14,7 @@ import torch
 
 from rocktok.errors import HookError
 from rocktok.hooks.background import describe
-from rocktok.hooks.outer_columns import fit_columns
+from rocktok.hooks.possible_columns import fit_columns
 from rocktok.hooks.scored_texts import ScoredText, record_texts
 from rocktok.hooks.topk import TOPK_COLUMNS, topk_statistics
 from rocktok.hooks.verl.describe import describe_run, fingerprint, steps_taken, tokenizer_of

@@ -15,9 +15,9 @@ from rocktok.errors import HookError
 from rocktok.hooks import Recorder
 from rocktok.hooks.calls import check_call, imported, version_of
 from rocktok.hooks.environment import settings
-from rocktok.hooks.outer_columns import fit_columns
+from rocktok.hooks.possible_columns import fit_columns
 from rocktok.hooks.scored_texts import record_texts, text_of
-from tests.hooks.outer_trainers import read
+from tests.hooks.other_trainers import read
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=30))
