@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 import rocktok.schema as schema
 from rocktok.errors import DataError, LogError
@@ -139,6 +138,8 @@ def load_domains(log: Log) -> dict[str, Array]:
 
 def load_rows(log: Log, ids: Array) -> dict[int, dict[str, Any]]:
     """Sequence id → its row of sequences/ (all columns that are there), of some sequences."""
+    import pyarrow.compute as pc
+
     by_id: dict[int, dict[str, Any]] = {}
     wanted = pa.array(np.asarray(ids, dtype=np.int64))
     for shard in log.shards("sequences"):

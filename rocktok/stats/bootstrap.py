@@ -11,7 +11,8 @@ last; M quantities; E pairs of a prompt and a type.
 
 from __future__ import annotations
 
-from typing import Self
+from functools import lru_cache
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,13 +25,32 @@ from rocktok.stats.intervals import Estimate
 REPLICATES = 1_000
 
 
+#: Weights that are kept for accumulators that ask for the same ones, 8 bytes each.
+_KEPT = 1 << 20
+
+
 def poisson_weights(seed: int, replicates: int, prompt_P: Array) -> Array:
-    """(P, B) float64 weights from Poisson(1), by inversion of hash(seed, replicate, prompt)."""
-    replicate_B = np.arange(replicates)
-    repeated = np.tile(replicate_B, len(prompt_P)), np.repeat(prompt_P, replicates)
-    uniform = (hash_rows(seed, *repeated) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    weights = np.searchsorted(_POISSON_CDF, uniform, side="right")
-    return weights.reshape(len(prompt_P), replicates).astype(np.float64)
+    """(P, B) float64 weights from Poisson(1), by inversion of hash(seed, replicate, prompt).
+
+    Read-only: those of few prompts are kept for the next who asks.
+    """
+    prompt_P = np.ascontiguousarray(prompt_P)
+    if len(prompt_P) * replicates > _KEPT:
+        return _drawn(seed, replicates, prompt_P)
+    return _kept(seed, replicates, prompt_P.tobytes(), prompt_P.dtype)
+
+
+@lru_cache(maxsize=4)
+def _kept(seed: int, replicates: int, prompts: bytes, dtype: np.dtype[Any]) -> Array:
+    return _drawn(seed, replicates, np.frombuffer(prompts, dtype))
+
+
+def _drawn(seed: int, replicates: int, prompt_P: Array) -> Array:
+    replicate_B, prompt_P1 = np.arange(replicates), prompt_P[:, None]
+    uniform = (hash_rows(seed, replicate_B, prompt_P1) >> np.uint64(11)).astype(np.float64)
+    weight_PB = np.searchsorted(_POISSON_CDF, uniform * 2.0**-53, side="right").astype(np.float64)
+    weight_PB.flags.writeable = False
+    return weight_PB
 
 
 def _poisson_cdf() -> Array:

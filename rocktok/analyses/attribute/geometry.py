@@ -21,7 +21,7 @@ from rocktok._types import Array
 from rocktok.analyses.attribute.result import GeometryContrast
 from rocktok.errors import UsageError
 from rocktok.hashing import SKETCH_TABLES, sketch_widths
-from rocktok.stats.rank_tests import mann_whitney_p
+from rocktok.stats.rank_tests import mann_whitney_p, wilcoxon_p
 
 #: What is measured of each type, in the order of the table; see `Geometry`.
 MEASURES = (
@@ -213,8 +213,6 @@ def _unpaired_p(measured: Geometry, measure: str, *groups: Sequence[int]) -> flo
 
 
 def _paired_p(measured: Geometry, measure: str, pairs: tuple[tuple[int, int], ...]) -> float | None:
-    from scipy.stats import wilcoxon
-
     place = {int(v): at for at, v in enumerate(measured.token_T)}
     values_T = getattr(measured, measure)
     apart = np.array(
@@ -223,7 +221,7 @@ def _paired_p(measured: Geometry, measure: str, pairs: tuple[tuple[int, int], ..
     apart = apart[np.isfinite(apart)]
     if len(apart) < MIN_TYPES or not apart.any():
         return None
-    return float(wilcoxon(apart).pvalue)
+    return wilcoxon_p(apart)
 
 
 def geometry(

@@ -146,40 +146,34 @@ class Cells:
         rows = self._rows_at(batch, POST)
         kind_N = self._kinds(batch)
         code_N = {name: BY_NAME[name].codes(rows) for name in self.lenses}
+        parts: list[tuple[Array, Array]] = []
         for name, sums in self._count.items():
             top_N = BY_NAME[name].top(rows)
-            cell_N = (code_N[name] * 2 + top_N) * KINDS + kind_N
-            sums += _by_cell(place_N, cell_N, len(sums), weight_PB)
+            parts.append((sums, (code_N[name] * 2 + top_N) * KINDS + kind_N))
         if self._moved:
             early = self._rows_at(batch, PRE)
             for name, sums in self._moved.items():
                 lens = BY_NAME[name]
-                cell_N = lens.codes(early) * len(lens.classes) + code_N[name]
-                sums += _by_cell(place_N, cell_N, len(sums), weight_PB)
+                parts.append((sums, lens.codes(early) * len(lens.classes) + code_N[name]))
         if self.thresholds is not None:
             dealt = self._rows_at(batch, SHUFFLED)
             rock_N = self._kinds(dealt.batch) == ROCK
             for name, sums in self._dealt.items():
-                cell_N = rock_N.astype(np.int64) * (1 + BY_NAME[name].top(dealt))
-                sums += _by_cell(place_N, cell_N, len(sums), weight_PB)
+                parts.append((sums, rock_N.astype(np.int64) * (1 + BY_NAME[name].top(dealt))))
+        weighted = _weighted([(place_N, cell_N, len(sums)) for sums, cell_N in parts], weight_PB)
+        for (sums, _), more in zip(parts, weighted, strict=True):
+            sums += more
+        sizes = {name: len(BY_NAME[name].classes) for name in self.lenses}
         for quantity, exact in self._values.items():
             values_N = batch[quantity].astype(np.float64)
             self.largest[quantity] = max(self.largest[quantity], float(np.abs(values_N).max()))
             for number, digit_N in enumerate(exact.split(values_N)):
                 if digit_N is not None:
-                    exact.add(number, self._stacked(place_N, code_N, weight_PB, digit_N))
+                    cells = [(place_N, code_N[name], size) for name, size in sizes.items()]
+                    exact.add(number, np.concatenate(_weighted(cells, weight_PB, digit_N)))
 
     def _rows_at(self, batch: Batch, ending: str) -> Rows:
         return rows_at(batch, ending, self.cuts, correct=self.correct, seed=self.seed)
-
-    def _stacked(
-        self, place_N: Array, code_N: Mapping[str, Array], weight_PB: Array, digit_N: Array
-    ) -> Array:
-        sum_CB = np.empty((self._height, weight_PB.shape[1]))
-        for name in self.lenses:
-            start, size = self._start[name], len(BY_NAME[name].classes)
-            sum_CB[start : start + size] = _by_cell(place_N, code_N[name], size, weight_PB, digit_N)
-        return sum_CB
 
     def _kinds(self, batch: Batch) -> Array:
         kind_N: Array = is_among(batch["token_id"], self.rocks) * OF_TYPE
@@ -224,11 +218,19 @@ class Cells:
         return found
 
 
-def _by_cell(
-    place_N: Array, cell_N: Array, cells: int, weight_PB: Array, values_N: Array | None = None
-) -> Array:
-    """Weighted sums by cell, (C, 1 + B): exact in any order, as values and weights are on grids."""
-    prompts = len(weight_PB)
-    sum_E = np.bincount(place_N * np.int64(cells) + cell_N, values_N, minlength=prompts * cells)
-    weighted: Array = sum_E.astype(np.float64).reshape(prompts, cells).T @ weight_PB
-    return weighted
+def _weighted(
+    parts: Iterable[tuple[Array, Array, int]], weight_PB: Array, values_N: Array | None = None
+) -> list[Array]:
+    """Weighted sums by cell, (C, 1 + B) each: exact in any order, as all numbers are on grids.
+
+    `parts`: prompt and cell of each row, and the number of cells. One product for all of them: of
+    few cells it takes hardly longer for many more.
+    """
+    sums_PC, sizes = [], []
+    for place_N, cell_N, cells in parts:
+        key_N = place_N * np.int64(cells) + cell_N
+        sum_E = np.bincount(key_N, values_N, minlength=len(weight_PB) * cells)
+        sums_PC.append(sum_E.astype(np.float64).reshape(len(weight_PB), cells))
+        sizes.append(cells)
+    weighted = np.ascontiguousarray(np.concatenate(sums_PC, axis=1).T) @ weight_PB
+    return np.split(weighted, np.cumsum(sizes)[:-1])

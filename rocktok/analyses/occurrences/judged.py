@@ -113,7 +113,8 @@ def _judged_together(
     picks = {}
     for v, rows in rows_of.items():
         picked = NOTHING if null is None else null.picks(v)
-        many = max(len(rows["loss"]), len(others_of[v].get("loss", ())) // 8) >= ALONE_SPARSE
+        size, other = len(rows["loss"]), len(others_of[v].get("loss", ()))
+        many = max(size, other // 8) >= ALONE_SPARSE or size > LOOKED_AT
         if picked is not None and not many:
             picks[v] = picked
     if not picks:

@@ -158,7 +158,8 @@ def settle(figure: Figure) -> None:
         # The second time counts with the ticks and labels that the first gave room to.
         engine.execute(figure)
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        # Not "none", which leaves one behind: for any engine a file is drawn twice.
+        figure.set_layout_engine(None)
 
 
 def encode(figure: Figure, form: str) -> bytes:

@@ -1,0 +1,56 @@
+"""What libraries would load or start with a command, and no analysis of ours uses.
+
+On a log of a few thousand positions that took longer than the analysis.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
+from types import ModuleType
+
+#: Commands that run models: what their libraries use is for these to say.
+_OF_MODELS = {"rescore", "intervene"}
+
+#: SciPy asks NumPy for all of its names; with these two, a Fortran parser and a test framework.
+_LATE = {"numpy.f2py", "numpy.testing"}
+
+
+#: Products are small and the engine has threads of its own: those of the libraries would wait for
+#: one another, busily, most of all on a machine that has other work.
+_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+#: With it installed, pyarrow would load it to see whether arrays that it is given are a Series.
+_NEVER = "pandas"
+
+
+class _Late:
+    """Finds some modules as they are, to be loaded when first used, and one not at all."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname == _NEVER:
+            raise ModuleNotFoundError(f"no command of rocktok uses {_NEVER}", name=fullname)
+        if fullname not in _LATE:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+def lighten(arguments: Sequence[str]) -> None:
+    """Keep the libraries of this process from loading or starting what no analysis uses.
+
+    Before NumPy is imported, and only for a process that is ours: what runs in it could no longer
+    import pandas.
+    """
+    if not _OF_MODELS.isdisjoint(arguments):
+        return
+    for variable in _THREADS:
+        os.environ.setdefault(variable, "1")
+    sys.meta_path.insert(0, _Late())

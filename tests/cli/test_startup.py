@@ -1,0 +1,58 @@
+"""What a command loads, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rocktok.cli.startup import lighten
+from tests.paths import SAMPLE
+
+
+def loaded(*arguments: str) -> set[str]:
+    """Modules that a command loads, by Python's own account."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "rocktok", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines}
+
+
+def test_a_command_does_not_load_what_it_does_not_use() -> None:
+    modules = loaded("detect", str(SAMPLE), "--format", "csv", "--quiet")
+    # What is looked for stands where it would be seen.
+    assert {"numpy", "scipy.special", "pyarrow.csv", "rocktok.tables.encode"} <= modules
+    assert not modules & {"pandas.core", "numpy.f2py.crackfortran", "scipy.stats", "numba"}
+
+
+def test_commands_that_run_models_find_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = list(sys.meta_path)
+    monkeypatch.setattr(sys, "meta_path", list(before))
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "3")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    lighten(["rescore", "runs/opd"])
+    assert sys.meta_path == before
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+    lighten(["detect", "runs/opd"])
+    assert sys.meta_path[1:] == before
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    assert os.environ["MKL_NUM_THREADS"] == "3"
+
+
+def test_what_is_loaded_late_is_whole() -> None:
+    code = (
+        "import sys; from rocktok.cli.startup import lighten; lighten([])\n"
+        "import numpy; print('numpy.testing._private' in sys.modules)\n"
+        "numpy.testing.assert_array_equal([1], [1]); print(numpy.f2py.run_main is not None)\n"
+        "try: import pandas\n"
+        "except ModuleNotFoundError as error: print(error.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["False", "True", "pandas"], done.stderr
