@@ -46,18 +46,22 @@ class Language:
 
 
 def of_sample(work: Path, folder: Path) -> Language:
-    """What make_smol.py has made in its work directory.
+    """What make_smol.py has made in its work directory; unrecorded, the sample's own log.
 
     A link leads there: outcomes must not hold the paths of a machine.
     """
-    found = smol_models.checkpoints(work / "run" / "trainer")
+    run = work / "run"
+    if not run.exists():
+        run = work / "run-unrecorded"
+    found = smol_models.checkpoints(run / "trainer")
     if not found or not (work / "models" / "teacher").is_dir():
         raise click.ClickException(f"{work}: holds no trained model; run make_smol.py --work there")
     link = folder / LINK
     link.unlink(missing_ok=True)
     link.symlink_to(work.resolve())
     student = Path(LINK) / found[max(found)].relative_to(work)
-    return Language(str(student), f"{LINK}/models/teacher", work / "run" / "log", chat=True)
+    log = run / "log" if (run / "log").exists() else make.HERE / "smol"
+    return Language(str(student), f"{LINK}/models/teacher", log, chat=True)
 
 
 def stand_in(toy: Toy) -> Language:

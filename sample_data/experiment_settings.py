@@ -28,13 +28,13 @@ class Settings:
     name: str = "experiments"
     problems: int = 6000
     replaced: int = 3000
-    answered: int = 2000
+    answered: int = 1000
     rocks: int | None = None
     longest: int = 192
     temperature: float = 0.0
     batch_tokens: int = 49_152
     seeds: tuple[int, ...] = (1, 2, 3)
-    steps: int = 200
+    steps: int = 100
     batch: int = 32
     completion: int = 160
     prompts: int = 300

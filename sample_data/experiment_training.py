@@ -34,6 +34,9 @@ from rocktok.stats.bootstrap import holm
 
 DECODINGS = ("greedy", "sampled")
 
+#: Problems answered at once. The models are so small that a step costs little more for many.
+ANSWERED_AT_ONCE = 500
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -141,7 +144,13 @@ def answer(toy: Toy, settings: Settings, problems: Path, student: Path, path: Pa
     model = make.load_model(student, "sample-student")
     right = {
         how: models.solved(
-            model, tokenizer, prompts, answers, sampled=how == "sampled", longest=settings.longest
+            model,
+            tokenizer,
+            prompts,
+            answers,
+            sampled=how == "sampled",
+            batch=ANSWERED_AT_ONCE,
+            longest=settings.longest,
         )
         for how in DECODINGS
     }

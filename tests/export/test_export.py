@@ -17,6 +17,7 @@ from rocktok.errors import LogError, UsageError
 from rocktok.exporting import sinks
 from rocktok.exporting.sinks import evenly
 from rocktok.log import LogWriter, compact, tasks
+from tests.cli.test_bad_input import run_on_full_disk
 from tests.gradient_logs import frame, gradient_rows
 from tests.gradient_logs import write as write_gradients
 from tests.log.test_compact import many_shards, table_of
@@ -299,6 +300,20 @@ def test_a_sequence_that_is_listed_twice(tmp_path: Path) -> None:
     assert (code, said) == (1, f"rocktok: {log}/sequences: sequence 1 is listed twice; keep one "
                                "row per sequence\n")  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "to",
+    ["datasets", *(pytest.param(t, marks=pytest.mark.long) for t in ("csv", "jsonl", "arrow"))],
+)
+def test_a_full_disk_leaves_nothing(to: str, tmp_path: Path) -> None:
+    log, out = write_log(tmp_path / "log"), tmp_path / "out"
+    said = "cannot be written (File too large); give another place, or free space there"
+    assert run_on_full_disk("export", log, "-o", out, "--to", to) == (
+        1,
+        f"rocktok: {out}: {said}\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 
 def test_an_answer_and_the_path(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from rocktok._types import Array
-from rocktok.analyses.pillars.after import paired_difference
+from rocktok.analyses.pillars.paired import paired_difference
 from rocktok.analyses.pillars.places import ProblemEstimate
 from rocktok.outcomes import Outcomes, load_outcomes
 from rocktok.replay.intervene.arms import Candidate, placebos

@@ -10,13 +10,14 @@ Array suffixes: A arms; P problems; D draws; K pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.pillars.arms import Benchmark
+from rocktok.analyses.pillars.paired import Difference, paired_difference
 from rocktok.analyses.pillars.places import ProblemEstimate, cohorts_of, groups_of
 from rocktok.analyses.pillars.result import (
     CompensationCohortRow,
@@ -24,9 +25,6 @@ from rocktok.analyses.pillars.result import (
     CompensationRow,
 )
 from rocktok.stats.intervals import MIN_EFFECTIVE, Estimate, ends
-
-#: Pairs below which a difference has no interval.
-MIN_PAIRS = 3
 
 
 @dataclass(frozen=True)
@@ -52,16 +50,6 @@ class _After:
         if self.loss is None or self.baseline_loss is None:
             return None
         return self.loss - self.baseline_loss
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Mean over K pairs of a rock's number minus its control's; ends None with too few."""
-
-    pairs: int
-    value: float | None
-    low: float | None
-    high: float | None
 
 
 def compensation_rows(
@@ -180,39 +168,6 @@ def _differences(
             )
         )
     return made[0], made[1]
-
-
-def paired_difference(
-    rocks: dict[int, float],
-    controls: Iterable[tuple[int | None, float]],
-    level: float,
-    *,
-    given: bool = True,
-) -> Difference:
-    """Student's t of the differences within pairs; several controls of a rock count as their mean.
-
-    Args:
-        rocks: token id → its number.
-        controls: (the rock that it is a control of, its number).
-        level: the interval is at 1 − level.
-        given: whether there is an interval at all.
-    """
-    from scipy.special import stdtrit
-
-    of_rock: dict[int, list[float]] = {}
-    for rock, value in controls:
-        if rock is not None and rock in rocks:
-            of_rock.setdefault(rock, []).append(value)
-    difference_K = np.array([rocks[v] - float(np.mean(own)) for v, own in of_rock.items()])
-    pairs = len(difference_K)
-    if not pairs:
-        return Difference(0, None, None, None)
-    value = float(difference_K.mean())
-    if pairs < MIN_PAIRS or not given:
-        return Difference(pairs, value, None, None)
-    error = float(difference_K.std(ddof=1)) / pairs**0.5
-    reach = float(stdtrit(pairs - 1, 1 - level / 2)) * error
-    return Difference(pairs, value, value - reach, value + reach)
 
 
 def _after(benchmark: Benchmark, places: Sequence[int], inside: Array | bool = True) -> _After:

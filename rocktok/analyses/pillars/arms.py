@@ -14,7 +14,13 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.pillars.asymmetry import rank_sum_p
-from rocktok.analyses.pillars.paired import flips_p, interval, percentile_p, resampled
+from rocktok.analyses.pillars.paired import (
+    flips_p,
+    interval,
+    paired_difference,
+    percentile_p,
+    resampled,
+)
 from rocktok.analyses.pillars.power import discordance_bound, minimum_effect, problems_needed
 from rocktok.analyses.pillars.result import (
     EQUIVALENT,
@@ -366,6 +372,12 @@ def pair_rows(
             sum_P, params.replicates, _seed(params, benchmark.name, "contrast", mode, group)
         )
         low, high = interval(means_B / (draws * count), 1 - params.level)
+        own = [p for p in pairs if (p["mode"], p["control_group"]) == (mode, group)]
+        over_pairs = paired_difference(
+            {p["token_id"]: p["delta"] for p in own},
+            [(p["token_id"], p["control_delta"]) for p in own],
+            params.level,
+        )
         contrasts.append({
             "benchmark": benchmark.name,
             "mode": mode,
@@ -375,5 +387,7 @@ def pair_rows(
             "ci_low": low,
             "ci_high": high,
             "p_value": flips_p(sum_P),
+            "pairs_low": over_pairs.low,
+            "pairs_high": over_pairs.high,
         })  # fmt: skip
     return pairs, contrasts

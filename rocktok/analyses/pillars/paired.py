@@ -4,10 +4,13 @@ A problem's difference is a whole number, the correct draws of one arm minus tho
 few values occur, and a bootstrap resample of the problems is a draw of how often each value occurs:
 multinomial, exact in law, without a matrix of resamples and problems.
 
-Array suffixes: P problems; K distinct values; B resamples; A arms.
+Array suffixes: P problems; K distinct values, or pairs; B resamples; A arms.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +21,9 @@ REPLICATES = 10_000
 
 #: Seed of the resamples in the authors' scripts, and how many there are.
 THEIR_SEED, THEIR_REPLICATES = 42, 10_000
+
+#: Pairs below which a difference has no interval.
+MIN_PAIRS = 3
 
 #: Smallest p: where the exact one is below what float64 holds.
 _TINY = float(np.finfo(np.float64).tiny)
@@ -107,3 +113,46 @@ def percentile_p(difference_PA: Array) -> Array:
         down_A += (sum_BA <= 0).sum(axis=0)
     share_A: Array = 2 * np.minimum(up_A, down_A) / THEIR_REPLICATES
     return share_A
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over K pairs of a rock's number minus its control's; ends None with too few."""
+
+    pairs: int
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def paired_difference(
+    rocks: dict[int, float],
+    controls: Iterable[tuple[int | None, float]],
+    level: float,
+    *,
+    given: bool = True,
+) -> Difference:
+    """Student's t of the differences within pairs; several controls of a rock count as their mean.
+
+    Args:
+        rocks: token id → its number.
+        controls: (the rock that it is a control of, its number).
+        level: the interval is at 1 − level.
+        given: whether there is an interval at all.
+    """
+    from scipy.special import stdtrit
+
+    of_rock: dict[int, list[float]] = {}
+    for rock, value in controls:
+        if rock is not None and rock in rocks:
+            of_rock.setdefault(rock, []).append(value)
+    difference_K = np.array([rocks[v] - float(np.mean(own)) for v, own in of_rock.items()])
+    pairs = len(difference_K)
+    if not pairs:
+        return Difference(0, None, None, None)
+    value = float(difference_K.mean())
+    if pairs < MIN_PAIRS or not given:
+        return Difference(pairs, value, None, None)
+    error = float(difference_K.std(ddof=1)) / pairs**0.5
+    reach = float(stdtrit(pairs - 1, 1 - level / 2)) * error
+    return Difference(pairs, value, value - reach, value + reach)

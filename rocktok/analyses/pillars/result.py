@@ -194,7 +194,11 @@ class PairRow(TypedDict):
 
 
 class ContrastRow(TypedDict):
-    """Rocks minus their controls of one group, mean over pairs; problems flipped and resampled."""
+    """Rocks minus their controls of one group, mean over pairs; problems flipped and resampled.
+
+    `pairs_low`, `pairs_high`: ends of an interval with pairs as the unit, which is about rocks as a
+    kind of token, not about these alone; None for less than three pairs.
+    """
 
     benchmark: str
     mode: str
@@ -204,6 +208,8 @@ class ContrastRow(TypedDict):
     ci_low: float
     ci_high: float
     p_value: float
+    pairs_low: float | None
+    pairs_high: float | None
 
 
 class CohortRow(TypedDict):

@@ -54,6 +54,7 @@ _CONTRASTS = (
     Field("Δ rock − Δ control"),
     Field("95%"),
     Field("p"),
+    Field("over pairs"),
     Field("benchmark", text=True, extra=True),
 )
 
@@ -268,6 +269,7 @@ def _contrast_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
             _signed(row["difference"]),
             _between(row["ci_low"], row["ci_high"]),
             p_value(row["p_value"]),
+            _between(row["pairs_low"], row["pairs_high"]),
             row["benchmark"],
         )
 

@@ -14,8 +14,9 @@ import pytest
 from scipy.stats import binomtest, fisher_exact, spearmanr, t
 
 import rocktok
-from rocktok.analyses.pillars.after import Difference, compensation_rows, paired_difference
-from rocktok.analyses.pillars.arms import Benchmark
+from rocktok.analyses.pillars.after import compensation_rows
+from rocktok.analyses.pillars.arms import Benchmark, arm_rows, pair_rows
+from rocktok.analyses.pillars.paired import Difference, paired_difference
 from rocktok.analyses.pillars.result import CATEGORIES, PillarsParams
 from rocktok.analyses.pillars.table import encode, opening, render
 from rocktok.errors import LogError, UsageError
@@ -248,6 +249,31 @@ def test_thirds_of_compensation_against_a_plain_loop() -> None:
             assert row["loss_difference"] == pytest.approx(np.mean(difference))
         if row["group"] == "placebo":  # which are no controls of any rock here
             assert (row["pairs"], row["loss_difference"]) == (0, None)
+
+
+def test_accuracies_of_tokens_that_differ_are_no_finding() -> None:
+    """Each ban has an effect of its own, on rocks and controls alike: over pairs that is noise."""
+    params, by_pairs, by_problems = PillarsParams(replicates=1000), [], []
+    for seed in range(60):
+        generator = np.random.default_rng([78, seed])
+        made = Made().add("baseline", generator.random((150, 1)) < 0.7)
+        for token in range(12):
+            made.add(
+                f"ban:{token}",
+                generator.random((150, 1)) < 0.7 + generator.normal(0, 0.1),
+                group="rock" if token < 6 else "control",
+                control_of=None if token < 6 else token - 6,
+            )
+        benchmark = Benchmark.of("toy", made.outcomes(), params)
+        rows = arm_rows(benchmark)
+        pairs, (contrast,) = pair_rows(benchmark, rows)
+        differences = [pair["difference"] for pair in pairs]
+        low, high = t(5, np.mean(differences), np.std(differences, ddof=1) / 6**0.5).interval(0.95)
+        assert (contrast["pairs_low"], contrast["pairs_high"]) == pytest.approx((low, high))
+        by_pairs.append(low > 0 or high < 0)
+        by_problems.append(contrast["p_value"] <= 0.05)
+    assert np.mean(by_pairs) <= 0.12
+    assert np.mean(by_problems) > 0.2
 
 
 def test_tokens_that_differ_are_no_finding() -> None:
