@@ -114,10 +114,10 @@ def _replacement_claims(replacement: Row) -> Iterable[tuple[str, str, str]]:
             "Rocks are form: the teacher's token in place of a rock does as well as in place of "
             "another token.",
             f"first such occurrence replaced, {_decoding(replacement)}; change of the accuracy at "
-            "rocks less that at their controls",
+            "rocks less that at their controls, 95% interval over pairs",
             "; ".join(
-                f"{GROUPS[row['control_group']]}: {_interval(row, 'difference', 'ci')} points, "
-                f"p = {row['p_value']:.3g} ({row['pairs']} pairs)"
+                f"{GROUPS[row['control_group']]}: {_interval(row, 'difference', 'pairs')} points "
+                f"({row['pairs']} pairs)"
                 for row in rows
             )
             + ".",
@@ -185,6 +185,8 @@ def replacement_section(replacement: Row) -> str:
             _thirds_table(replacement),
             "Behind the place, over 32 tokens:\n",
             _after_table(replacement),
+            "Rocks less placebos, by the third of the answer:\n",
+            _after_thirds_table(replacement),
         ]
     )
 
@@ -210,7 +212,7 @@ def training_section(training: Row) -> str:
             cells.append(f"{right[name, how]['accuracy']:.1%}")
             contrast = contrasts.get((name, how))
             cells += ["", ""] if contrast is None else [
-                _interval(contrast, "difference", "problems"), _seeds(contrast)
+                _interval(contrast, "difference", "problems"), _ends(contrast, "seeds")
             ]  # fmt: skip
         rows.append([*cells, f"{row['step_ratio']:.2f}", f"{row['mean_length']:.0f}"])
     header = ("tokens, weight", "types", "of the loss", "of the text",
@@ -294,13 +296,17 @@ def _contrast_table(result: Row) -> str:
             GROUPS[row["control_group"]],
             str(row["pairs"]),
             _interval(row, "difference", "ci"),
-            f"{row['p_value']:.2g}",
+            _ends(row, "pairs"),
         ]
         for row in result["contrasts"]
     ]
     if not rows:
         return "No rock and its control both act, so that rocks have no controls to compare with.\n"
-    return table(("rocks less", "pairs", "difference (points)", "p"), rows)
+    header = ("rocks less", "pairs", "difference (points)", "over pairs")
+    return (
+        "Difference, with 95% intervals over problems (for these tokens) and over pairs (for\nrocks "
+        f"as a kind of token):\n\n{table(header, rows)}"
+    )
 
 
 def _thirds_table(result: Row) -> str:
@@ -333,6 +339,20 @@ def _after_table(result: Row) -> str:
         if (row := _against(result["compensation_contrasts"], group)) is not None
     ]
     return table(("tokens", "places", "change of the loss", "edits"), rows)
+
+
+def _after_thirds_table(result: Row) -> str:
+    rows = [
+        [
+            row["cohort"],
+            str(row["pairs"]),
+            _number(row, "loss_difference", "nats"),
+            _number(row, "edit_difference", "of the tokens edited"),
+        ]
+        for row in result["compensation_cohorts"]
+        if (row["kind"], row["group"]) == ("position", "placebo") and row["pairs"]
+    ]
+    return table(("third", "pairs", "change of the loss", "edits"), rows)
 
 
 # -- words -----------------------------------------------------------------------------------
@@ -376,13 +396,15 @@ def _interval(row: Row, key: str, ends: str) -> str:
     shown = _points(row[key], sign=True)
     if low is None or high is None:
         return shown
-    return f"{shown} ({_points(low, sign=True)} to {_points(high, sign=True)})"
+    return f"{shown} ({_ends(row, ends)})"
 
 
-def _seeds(row: Row) -> str:
-    if row["seeds_low"] is None:
+def _ends(row: Row, ends: str) -> str:
+    """The interval alone."""
+    low, high = row[f"{ends}_low"], row[f"{ends}_high"]
+    if low is None or high is None:
         return ""
-    return f"{_points(row['seeds_low'], sign=True)} to {_points(row['seeds_high'], sign=True)}"
+    return f"{_points(low, sign=True)} to {_points(high, sign=True)}"
 
 
 def _over_seeds(row: Row) -> str:
