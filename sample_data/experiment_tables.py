@@ -304,8 +304,8 @@ def _contrast_table(result: Row) -> str:
         return "No rock and its control both act, so that rocks have no controls to compare with.\n"
     header = ("rocks less", "pairs", "difference (points)", "over pairs")
     return (
-        "Difference, with 95% intervals over problems (for these tokens) and over pairs (for\nrocks "
-        f"as a kind of token):\n\n{table(header, rows)}"
+        "Difference, with 95% intervals over problems (for these tokens) and over pairs\n"
+        f"(for rocks as a kind of token):\n\n{table(header, rows)}"
     )
 
 
