@@ -7,6 +7,9 @@ from typing import TypedDict
 from rocktok.analyses.detect.result import DetectResult
 from rocktok.tables.text import counted
 
+#: Begins the name of rocks where there are none.
+NO_ROCKS = "no tested rock tokens"
+
 
 class RockNames(TypedDict):
     """`rocks`: for a legend or an axis. `rule`: a sentence for a caption, without their number."""
@@ -22,7 +25,7 @@ def rock_names(detected: DetectResult) -> RockNames:
         fdr = f"FDR {100 * params['fdr']:g}%"
         if not rocks:
             return {
-                "rocks": f"no tested rock tokens ({fdr})",
+                "rocks": f"{NO_ROCKS} ({fdr})",
                 "rule": f"No type is a rock: hard in recurring contexts beyond chance, {fdr}.",
             }
         return {

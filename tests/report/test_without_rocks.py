@@ -15,6 +15,7 @@ from rocktok.log import LogWriter
 from rocktok.log.shipped import demo_path
 from rocktok.report.hardest import LARGEST, SHOWN
 from rocktok.report.page.content import page_content, token_rows
+from rocktok.report.page.figures import BY_NAME
 from rocktok.report.page.figures.takeaways import takeaway
 from rocktok.report.page.files import figure_numbers, missing
 from rocktok.report.page.opening import page_opening
@@ -184,3 +185,16 @@ def _sums(result: ReportResult) -> list[tuple[int, float]]:
     types = result.types
     columns = (types["token_id"], types["frequency"], types["loss_post"])
     return [(v, n * loss) for v, n, loss in zip(*columns, strict=True)]
+
+
+def test_captions_over_several_logs_go_by_one_with_rocks(hard: ReportResult) -> None:
+    none, some = (figure_numbers(one) for one in (hard, sample_report()))
+    figure = BY_NAME["position"]
+    both = {"none": none["position"], "some": some["position"]}
+    assert figure.common(both) is both["some"]
+    assert figure.common({"none": both["none"]}) is both["none"]
+    assert "No type is a rock" in figure.caption(both["none"]).text
+    lines = {"none": none["stagnation"], "some": some["stagnation"]}
+    figure = BY_NAME["stagnation"]
+    assert "rocks at the first two steps" in figure.caption(figure.common(lines)).text
+    assert "rocks at the first" not in figure.caption(none["stagnation"]).text

@@ -178,8 +178,7 @@ def _where(first: Row, rows: Sequence[Row]) -> str:
     intervals = "Intervals are over prompts"
     if first["grad_share_low"] is None:
         intervals = f"No interval: fewer than {MIN_EFFECTIVE} effective prompts carry the share"
-    reasons = {row.get("skipped") for row in rows}
-    if len(reasons) == 1 and None not in reasons:
+    if all("skipped" in row for row in rows):
         return f"{intervals}; no contrasts."
     halves = f"chosen on {rows[0]['chosen_on']}, measured on {rows[0]['measured_on']}"
     return f"{intervals}; contrasts: {halves}."

@@ -58,7 +58,7 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
     there = [table for table in schema.STEP_TABLES if log.shards(table)]
     tables = {} if damage else {table: _table(log, table, covered.get(table)) for table in there}
     sequences, prompts = (None, None) if damage else _sequences(log)
-    enough, unknown = (None, []) if damage else _enough(log, engine)
+    enough, unknown = (None, None) if damage else _enough(log, engine)
     dropped = [
         cast(DroppedInfo, {"rank": m.rank, "attempt": m.attempt, **asdict(d)})
         for m in log.manifests
@@ -94,22 +94,22 @@ def info(log: LogOrPath, *, verify: bool = False, engine: Engine | None = None) 
             *log.warnings(),
             *_uncovered(covered.get("contexts")),
             *(_unfinished(name) for name in temporary),
-            *unknown,
         ),
         weights=tuple(
             cast(WeightsInfo, {"attempt": attempt, **asdict(weights)})
             for attempt, weights in log.weights
         ),
         enough=enough,
+        enough_unknown=unknown,
     )
 
 
-def _enough(log: Log, engine: Engine) -> tuple[EnoughText | None, list[str]]:
-    """How many types can be tested, and a note where that cannot be counted."""
+def _enough(log: Log, engine: Engine) -> tuple[EnoughText | None, str | None]:
+    """How many types can be tested, or why that cannot be counted."""
     try:
-        return enough_text(log, engine), []
+        return enough_text(log, engine), None
     except LogError as error:
-        return None, [f"how many types can be tested is unknown: {error}"]
+        return None, str(error)
 
 
 def _unfinished(name: str) -> str:

@@ -132,6 +132,7 @@ class LogInfo(Result):
     notes: tuple[str, ...]
     weights: tuple[WeightsInfo, ...] = ()
     enough: EnoughText | None = None
+    enough_unknown: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """With `answer`, `next` and `questions`, which follow from the fields."""

@@ -94,6 +94,8 @@ def _table(name: str, table: TableInfo) -> list[tuple[str, str]]:
 
 def _enough(info: LogInfo) -> list[tuple[str, str]]:
     """How many types can be tested, and whether that is little."""
+    if info.enough_unknown is not None:
+        return [("testable", f"unknown: {info.enough_unknown}")]
     if info.enough is None:
         return []
     found = info.enough

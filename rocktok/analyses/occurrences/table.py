@@ -34,7 +34,7 @@ def opening(result: OccurrencesResult) -> list[str]:
     return [
         f"{counted(totals['persistent'], 'persistent occurrence')} of "
         f"{counted(len(result.tokens), 'token type')}; {rocks}.",
-        f"{sure}; {totals['retained']:,} of all are retained.",
+        f"{sure}; {totals['retained']:,} of them are retained.",
     ]
 
 

@@ -20,6 +20,7 @@ from rocktok.report.page.page_data import Cell, Column, Page, Point
 from rocktok.report.page.render import render_page
 from rocktok.report.page.summary import summary
 from rocktok.report.page.texts import texts_of_several
+from rocktok.report.page.without_rocks import concerns
 from rocktok.report.result import ReportResult
 from rocktok.tables.encode import encode_csv
 from rocktok.tables.names import labels
@@ -66,7 +67,8 @@ def render_comparison(
         "summary": [{**point, "text": ""} for point in pairs],
         "notes": [*map(plain, compared.notes),
                   *(f"{name}: {plain(note)}" for name, result in
-                    zip(names, results, strict=True) for note in result.notes)],
+                    zip(names, results, strict=True) for note in result.notes
+                    if concerns(result, note))],
         "missing": [
             {**row, "what": f"{name}: {row['what']}"}
             for name, result in zip(names, results, strict=True)

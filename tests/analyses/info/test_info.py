@@ -155,7 +155,7 @@ def test_more_text_is_asked_for_where_half_of_the_loss_cannot_be_tested() -> Non
     assert "takes more than 100 times as much text" in render(endless)
 
 
-def test_losses_without_a_threshold_are_a_note(tmp_path: Path) -> None:
+def test_losses_without_a_threshold_are_said(tmp_path: Path) -> None:
     with LogWriter(tmp_path / "log", run=RUN) as writer:
         for step in (0, 10):
             batch = rows(step, range(6))
@@ -164,6 +164,6 @@ def test_losses_without_a_threshold_are_a_note(tmp_path: Path) -> None:
             writer.finish_step(step, "fixed")
     found = rocktok.info(tmp_path / "log")
     assert found.enough is None and found.damage == ()
-    (note,) = [note for note in found.notes if "can be tested" in note]
-    assert note.startswith("how many types can be tested is unknown: ")
-    assert "zero or less" in note
+    assert found.enough_unknown is not None and "zero or less" in found.enough_unknown
+    (line,) = [line for line in render(found).splitlines() if line.startswith("testable")]
+    assert line.split(maxsplit=1)[1] == f"unknown: {found.enough_unknown}"

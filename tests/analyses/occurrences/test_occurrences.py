@@ -81,7 +81,7 @@ def test_the_example_of_the_definitions(tmp_path: Path) -> None:
     assert (row["token"], row["frequency"], row["similar"]) == ("t7", 3, 2.0)
     assert repr(result).startswith(
         "2 persistent occurrences of 1 token type; 2 are of 1 rock, and 2 of these are retained.\n"
-        "Every one was judged; 2 of all are retained.\n"
+        "Every one was judged; 2 of them are retained.\n"
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar, cast
 
+from rocktok.report.page.figures.rule import without_rocks
 from rocktok.report.page.figures.style import HEIGHT, WIDTHS, styled
 from rocktok.report.result import ReportResult
 
@@ -39,7 +40,9 @@ class AbsentError(Exception):
 
 
 def _first(by_log: Mapping[str, Numbers]) -> Numbers:
-    return next(iter(by_log.values()))
+    """Those of the first log that has rocks, whose rule a caption names; else of the first."""
+    with_rocks = (numbers for numbers in by_log.values() if not without_rocks(numbers))
+    return next(with_rocks, next(iter(by_log.values())))
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -253,8 +253,9 @@ def _stagnation_of(result: StagnationResult) -> StagnationNumbers:
 
 
 def _stagnation_of_several(by_log: Mapping[str, StagnationNumbers]) -> StagnationNumbers:
-    """The first log's, and which are of rollouts."""
+    """The first log's with the lines of all, and which are of rollouts."""
     numbers = next(iter(by_log.values())).copy()
+    numbers["lines"] = [line for one in by_log.values() for line in one["lines"]]
     rollouts = [name for name, one in by_log.items() if one["table"] == "rollout"]
     if rollouts:
         numbers["table"] = "rollout"

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from rocktok.report.naming import RockNames
+from rocktok.report.naming import NO_ROCKS, RockNames
 
 
 def _names(numbers: object) -> RockNames | None:
     """None: numbers of an older report.json."""
     return cast(Mapping[str, RockNames], numbers).get("named")
+
+
+def without_rocks(numbers: object) -> bool:
+    """Whether the numbers say that there are no rocks."""
+    names = _names(numbers)
+    return names is not None and names["rocks"].startswith(NO_ROCKS)
 
 
 def named(numbers: object, default: str = "rocks") -> str:

@@ -103,7 +103,7 @@ def _position_of(result: ReportResult) -> PositionNumbers:
 
 
 def _has_rocks(numbers: PositionNumbers) -> bool:
-    return any(row["group"] == ROCKS.name and row["positions"] for row in numbers["bins"])
+    return any(r["group"] == ROCKS.name and r["loss_post"] is not None for r in numbers["bins"])
 
 
 def _position_caption(numbers: PositionNumbers) -> str:
