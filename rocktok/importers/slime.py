@@ -58,6 +58,12 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     notes: list[str] = []
     dumps, loaded = _dumps(files)
     with_train = dumps[0].train is not None
+    if with_train and len(dumps) > 1 and dumps[-1].train is None:
+        last = dumps.pop()
+        notes.append(
+            f"{last.name}: rollout {last.step} has no train dump, as in a run that was killed, and "
+            "is left out"
+        )
     mixed = [dump for dump in dumps if (dump.train is not None) != with_train]
     if mixed:
         lacking = mixed[0] if with_train else dumps[0]

@@ -61,6 +61,8 @@ def write_log(
     first = next(parts, None)
     if first is None:
         raise LogError(f"{identity['kind']}: the files hold no scored token; nothing is imported")
+    known = None if vocab is None else {row[0] for row in vocab}
+    parts = (_with_known_ids(part, known) for part in chain([first], parts))
     done = Written(kept_rows=stands.rows, steps=set(stands.steps))
     was_there = where.exists()
     with where.asking(), only_writer(where):
@@ -70,8 +72,20 @@ def write_log(
             _nothing_left(where, stands, was_there),
             _writer(source, where, stands, identity, vocab) as writer,
         ):
-            _write_parts(writer, source.table, chain([first], parts), stands, done)
+            _write_parts(writer, source.table, parts, stands, done)
     return done
+
+
+def _with_known_ids(part: Part, known: set[int] | None) -> Part:
+    """The part. Raises `LogError` for a token that the tokenizer does not have."""
+    if known is not None:
+        for token in np.unique(np.asarray(part.rows["token_id"])).tolist():
+            if token not in known:
+                raise LogError(
+                    f"{part.name}: token_id {token} is unknown to the tokenizer: ids of another "
+                    "tokenizer; give the files' own"
+                )
+    return part
 
 
 def _write_parts(

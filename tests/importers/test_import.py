@@ -194,6 +194,12 @@ def test_a_tokenizer_gives_texts(tmp_path: Path) -> None:
     opened = rocktok.open(tmp_path / "log")
     assert opened.vocab.text(0) == "<|end|>"
     assert opened.facts.special == (0, 1)
+    theirs = frame()
+    theirs.loc[100, "tok"] = 301
+    with pytest.raises(LogError, match="token_id 301 is unknown to the tokenizer: ids of another"):
+        table_import(save(theirs, tmp_path / "u.csv"), tmp_path / "o",
+                     tokenizer=tmp_path / "tokenizer")  # fmt: skip
+    assert not (tmp_path / "o").exists()
     with pytest.raises(LogError, match="outside the vocabulary of 40; give the tokenizer of the"):
         table_import(path, tmp_path / "o", tokenizer=tmp_path / "tokenizer", vocab_size=40)
 

@@ -140,10 +140,14 @@ def test_names_are_the_users(tmp_path: Path) -> None:
 
 
 def test_a_step_without_its_train_dump(tmp_path: Path) -> None:
-    for step in (0, 1):
+    for step in (0, 1, 2):
         slime_rollout(tmp_path / f"rollout/{step}.pt", step, samples(step))
     slime_train(tmp_path / "train/0_0.pt", 0, samples(0), 0.0)
     assert "rollout 1 has no train dump, others have" in _refused(tmp_path, tmp_path)
+    slime_train(tmp_path / "train/1_0.pt", 1, samples(1), 0.0)
+    done = rocktok.import_log("slime", tmp_path, tmp_path / "log")
+    assert done.steps == (0, 1)
+    assert any("rollout 2 has no train dump, as in a run that was" in note for note in done.notes)
 
 
 def test_a_last_dump_that_is_cut(tmp_path: Path) -> None:
