@@ -128,13 +128,13 @@ def compare_scorings(rounds: int) -> None:
     found: dict[str, list[np.ndarray]] = {name: [] for name in VARIANTS}
     sizes: dict[str, str] = {}
 
-    def compare(trainer: Any, recorder: Recorder, capture: Any, step: int) -> None:
+    def compare(family: Any, recorder: Recorder, capture: Any, step: int) -> None:
         if step:
             return
         for number in range(rounds + 1):
             for name, options in VARIANTS.items():
                 log = Path(str(recorder.log_dir)) / f"{number}-{len(found[name])}-{name}"
-                seconds, sizes[name] = scorings(trainer, recorder, capture, log, options)
+                seconds, sizes[name] = scorings(family, recorder, capture, log, options)
                 # The first round warms up.
                 if number:
                     found[name].append(seconds)
@@ -155,17 +155,17 @@ def compare_scorings(rounds: int) -> None:
 
 
 def scorings(
-    trainer: Any, kept_by: Recorder, capture: Any, log: Path, options: dict[str, Any]
+    family: Any, kept_by: Recorder, capture: Any, log: Path, options: dict[str, Any]
 ) -> tuple[np.ndarray, str]:
     """(2, 2) clock and processor seconds of two scorings of kept texts; bytes a row by table."""
     recorder = Recorder(log, every=1, fixed_sequences=8, quiet=True, **options)
-    recorder.start(run=describe_run(trainer))
+    recorder.start(run=describe_run(family))
     recorder.fixed.accept(kept_by.fixed.kept)
     recorder.fixed.complete(0)
     capture._recorder, seconds = recorder, []
     for step in (0, 1):
         began = np.array([time.perf_counter(), time.process_time()])
-        score_fixed(trainer, recorder, capture, step)
+        score_fixed(family, recorder, capture, step)
         seconds.append(np.array([time.perf_counter(), time.process_time()]) - began)
     capture._recorder = kept_by
     recorder.close()

@@ -40,7 +40,7 @@ def score_fixed(family: Family, recorder: Recorder, capture: Capturing, step: in
             record = number < len(batches)
             batch = batches[number] if record else filler
             try:
-                inputs = _on_device(family.inputs(batch), trainer.accelerator.device)
+                inputs = _inputs(family, batch)
                 scoring = Scoring("fixed", step, inputs, record, sums, projections)
                 _forward(family, capture, scoring)
             except Exception as error:
@@ -94,8 +94,9 @@ def _forward(family: Family, capture: Capturing, scoring: Scoring) -> None:
         raise
 
 
-def _on_device(inputs: dict[str, torch.Tensor], device: Any) -> dict[str, Any]:
-    """All but the ids on the device."""
+def _inputs(family: Family, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """Kept texts as the trainer's own batches, on its device; their ids stay where they are."""
+    inputs, device = family.inputs(rollouts), family.trainer.accelerator.device
     return {name: t if name == IDS_KEY else t.to(device) for name, t in inputs.items()}
 
 
