@@ -23,18 +23,41 @@ _LATE = {"numpy.f2py", "numpy.testing"}
 #: one another, busily, most of all on a machine that has other work.
 _THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-#: With it installed, pyarrow would load it to see whether arrays that it is given are a Series.
-_NEVER = "pandas"
+#: Loaded after pyarrow itself.
+_OF_PYARROW = "pyarrow.parquet"
+
+
+class _Hidden:
+    """Finds no pandas."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is hidden from pyarrow", name=fullname)
+
+
+def _without_pandas() -> None:
+    """Let pyarrow look for pandas where it finds none: it looks once.
+
+    It would load all of it to see whether the first array that it is given is a Series.
+    """
+    import pyarrow
+
+    hidden = _Hidden()
+    sys.meta_path.insert(0, hidden)
+    try:
+        pyarrow.array([])
+    finally:
+        sys.meta_path.remove(hidden)
 
 
 class _Late:
-    """Finds some modules as they are, to be loaded when first used, and one not at all."""
+    """Finds some modules as they are, to be loaded when first used."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname == _NEVER:
-            raise ModuleNotFoundError(f"no command of rocktok uses {_NEVER}", name=fullname)
+        if fullname == _OF_PYARROW and "pandas" not in sys.modules:
+            _without_pandas()
         if fullname not in _LATE:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
@@ -46,8 +69,8 @@ class _Late:
 def lighten(arguments: Sequence[str]) -> None:
     """Keep the libraries of this process from loading or starting what no analysis uses.
 
-    Before NumPy is imported, and only for a process that is ours: what runs in it could no longer
-    import pandas.
+    Before NumPy is imported, and only for a process that is ours: pyarrow takes no pandas objects
+    in it.
     """
     if not _OF_MODELS.isdisjoint(arguments):
         return

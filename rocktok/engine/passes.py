@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rocktok._version import __version__
 from rocktok.engine.source import Reading, Source, TaskSource
@@ -27,6 +27,8 @@ from rocktok.files import local_path
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.tasks import Task
 from rocktok.stats.accumulator import Accumulator, Closing
+
+T = TypeVar("T")
 
 #: Partials that may wait to be merged, for each worker.
 OUTSTANDING = 4
@@ -109,10 +111,22 @@ class Engine(AbstractContextManager["Engine"]):
         self._progress = progress
         self._client: Any = _connect(dask) if dask is not None else None
         self.jobs = jobs or _cores()
+        self._made: tuple[object, object, Any] | None = None
 
     def __exit__(self, *details: object) -> None:
         if self._client is not None:
             self._client.close()
+
+    def once(self, on: object, key: object, make: Callable[[], T]) -> T:
+        """What `make` returns; made once, if the call before was for the same.
+
+        For what several analyses of one log ask for. `on`: the log; `key`: all that it depends on
+        besides.
+        """
+        if self._made is None or self._made[0] is not on or self._made[1] != key:
+            self._made = on, key, make()
+        made: T = self._made[2]
+        return made
 
     def run(self, source: Source, *accumulators: Accumulator) -> Partial:
         """One pass: every row of the source goes to every accumulator.

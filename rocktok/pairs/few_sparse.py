@@ -75,8 +75,9 @@ def similar_pairs(
     """
     most = int(np.bincount(type_M).max(initial=0)) if len(type_M) else 0
     width = 1 + max(int(rows.column_E.max(initial=0)) for rows in (ours, theirs))
-    both = (_apart(rows, t, width) for rows, t in ((ours, type_N), (theirs, type_M)))
-    yield from _similar_pairs(*both, rule, most)
+    yield from _similar_pairs(
+        _apart(ours, type_N, width), _apart(theirs, type_M, width), rule, most
+    )
 
 
 def _apart(rows: SparseRows, type_N: Array, width: int) -> SparseRows:

@@ -83,6 +83,16 @@ def rocks_at_cutoffs(
 
     Raises as `detect` does, and `ZeroThresholdError` where thresholds cannot be had.
     """
+    if only is not None or embeddings is not None:
+        return _search(run, params, half, only, embeddings)
+    # In a report the gradient and the course of the losses are of the same rocks.
+    key = rocks_at_cutoffs, run.table, run.seed, params, half
+    return run.engine.once(run.log, key, lambda: _search(run, params, half, None, None))
+
+
+def _search(
+    run: Run, params: DetectParams, half: int, only: Array | None, embeddings: Array | None
+) -> RocksAtCutoffs:
     by_cutoff = cutoffs_of(params)
     loosest = max(by_cutoff.values(), key=lambda one: (one.fdr, one.most_rocks, -(one.tau_r or 0)))
     steps = run.view.pre_post(params.pre, params.post, params.context)

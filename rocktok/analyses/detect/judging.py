@@ -18,7 +18,7 @@ from rocktok.analyses.detect.similarity import MANY
 #: Windows of a type from which it is judged by itself: an index of its own then pays, or without
 #: compiled loops a product of its own.
 ALONE = 4_000
-ALONE_SPARSE = 400
+ALONE_SPARSE = 48
 
 #: Windows that are made ready at once, of some 500 bytes each; of those that come first, if types
 #: are judged only until no other can be a rock.
