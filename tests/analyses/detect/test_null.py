@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,8 +117,9 @@ def windows_of(rng: np.random.Generator, sizes: dict[int, int]) -> dict[str, Arr
 
 @pytest.mark.parametrize("partners", ["other-prompt", "other-sequence", "all"])
 @pytest.mark.parametrize("eta", ["auto", 0.05])
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "sparse"])
 def test_types_judged_together_are_as_if_judged_alone(
-    partners: str, eta: Any, monkeypatch: pytest.MonkeyPatch
+    partners: str, eta: Any, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(5)
     sizes = {0: 12, 1: 1, 2: 0, 5: 300, 9: 40, 40: 7}
@@ -125,10 +127,13 @@ def test_types_judged_together_are_as_if_judged_alone(
     null = Null(pool_of(rng, 3_000, 0.97), None, WINDOW, partners) if eta == "auto" else None
     rule = ContextRule(Similarity("bag", 0.5, 2 * WINDOW, np.ones(60)), partners, eta)
     monkeypatch.setattr(judging, "ALONE", 200)
+    monkeypatch.setattr(judging, "ALONE_SPARSE", 200)
     monkeypatch.setattr(judging, "TOGETHER", 45)
     tasks = list(judging.cut(list(sizes), np.array(list(sizes.values()))))
     assert tasks == [[0, 1, 2], [5], [9], [40]]
-    found = [one for tokens in tasks for one in judging.judge(rule, null, windows, tokens)]
+    similarity = rule.similarity.compiled() if compiled else rule.similarity
+    used = replace(rule, similarity=similarity)
+    found = [one for tokens in tasks for one in judging.judge(used, null, windows, tokens)]
     # By SciPy, one after another: so few pairs are never counted by compiled loops there.
     for v, one in zip(sizes, found, strict=True):
         rows = of_type(windows, v)
