@@ -48,9 +48,12 @@ _OTHERS = {
     "text": ("rocktok.report.text_passes", "text"),
 }
 
-_FUNCTIONS = {entry.attribute: entry for entry in _analyses().values()}
 
-__all__ = ["__version__", *_OTHERS, *_FUNCTIONS]
+def _functions() -> dict[str, Any]:
+    return {entry.attribute: entry for entry in _analyses().values()}
+
+
+__all__ = ["__version__", *_OTHERS, *_functions()]
 
 
 def __getattr__(name: str) -> Any:
@@ -58,10 +61,10 @@ def __getattr__(name: str) -> Any:
     if name in _OTHERS:
         module, own = _OTHERS[name]
         return getattr(import_module(module), own)
-    if name in _FUNCTIONS:
-        return _FUNCTIONS[name].load()
+    if name in (functions := _functions()):
+        return functions[name].load()
     raise AttributeError(f"module 'rocktok' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({"__version__", *_OTHERS, *_FUNCTIONS})
+    return sorted({"__version__", *_OTHERS, *_functions()})

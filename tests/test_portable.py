@@ -33,7 +33,11 @@ for module, names in {
 _IMPORT = """
 import importlib, pkgutil
 import rocktok
-for module in pkgutil.walk_packages(rocktok.__path__, "rocktok."):
+def needs_settings(name):
+    # Importing a hook for verl starts it, and it refuses to start without a log.
+    if name != "rocktok.hooks.verl":
+        raise
+for module in pkgutil.walk_packages(rocktok.__path__, "rocktok.", needs_settings):
     parts = module.name.split(".")
     if "hooks" not in parts and "replay" not in parts and parts[-1] != "__main__":
         importlib.import_module(module.name)

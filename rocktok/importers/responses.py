@@ -20,6 +20,7 @@ from rocktok.hooks.rollouts import prompt_identity
 from rocktok.importers.bounds import reverse_kl_bounds
 from rocktok.importers.json_lines import json_lines
 from rocktok.importers.source import (
+    MOST_LOGPROB,
     Options,
     Part,
     Rollout,
@@ -182,6 +183,13 @@ def _completion(
     if start == 0:
         raise LogError(f"{where}: has no prompt, so that nothing predicts its first token")
     likely = None if scored.likeliest is None else scored.likeliest[begin:]
+    for place, one in enumerate(likely or (), start):
+        wrong_p = next((p for p in one.values() if not p <= MOST_LOGPROB), None)
+        if wrong_p is not None:
+            raise LogError(
+                f"{where}: place {place}: the {who} has a likely token with the log-probability "
+                f"{wrong_p}; it must be 0 or less"
+            )
     return scored.token_T[begin:], scored.logprob_T[begin:], likely
 
 

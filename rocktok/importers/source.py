@@ -16,6 +16,8 @@ from rocktok.importers.words import counted
 
 #: Rows that are handed to the writer at once.
 PART_ROWS = 1 << 18
+#: A log-probability may be this much above 0, by rounding.
+MOST_LOGPROB = 1e-3
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def sampled_loss(student_T: Array, teacher_T: Array, where: str) -> Array:
     Raises `LogError` for a log-probability that is none.
     """
     for who, logprob_T in (("student", student_T), ("teacher", teacher_T)):
-        bad_T = ~np.isfinite(logprob_T) | (logprob_T > 1e-3)
+        bad_T = ~np.isfinite(logprob_T) | (logprob_T > MOST_LOGPROB)
         if bad_T.any():
             at = int(np.argmax(bad_T))
             raise LogError(

@@ -20,6 +20,7 @@ from rocktok.analyses.detect.context import Partners, retention
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.gamma import gamma_of, random_pairs
 from rocktok.analyses.detect.null import distances
+from rocktok.analyses.detect.params import MIN_SIMILARITY
 from rocktok.analyses.detect.persistence import PersistentWindows, of_type, sample_limits
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
@@ -151,8 +152,9 @@ def setting_of(params: DetectParams) -> Setting:
 
 def _gamma(params: DetectParams) -> float:
     """γ, as a finished `detect` has it."""
-    assert params.min_similarity is not None
-    return params.min_similarity
+    found = params.min_similarity
+    # With one step no contexts are compared, and "auto" has not become anything.
+    return MIN_SIMILARITY if found is None else found
 
 
 def likely_rocks(detection: Detection) -> list[int]:

@@ -346,3 +346,17 @@ def test_tokens_without_ids(tmp_path: Path) -> None:
                                                              k=0)])  # fmt: skip
     with pytest.raises(LogError, match="has tokens without ids; ask the server for them"):
         rocktok.import_log("openai", student, tmp_path / "log", teacher_files=[teacher])
+
+
+def test_a_likely_token_with_a_log_probability_above_zero(tmp_path: Path) -> None:
+    world = World(1)
+    student, teacher = vllm_files(tmp_path, world, 3)
+    lines = [json.loads(line) for line in teacher.read_text().splitlines()]
+    place = len(world.texts[0][0])
+    entry = lines[0]["choices"][0]["prompt_logprobs"][place]
+    list(entry.values())[-1]["logprob"] = 1e21
+    write_lines(teacher, lines)
+    said = rf"place {place}: the teacher has a likely token with the log-probability 1e\+21"
+    with pytest.raises(LogError, match=said):
+        rocktok.import_log("vllm", student, tmp_path / "log", teacher_files=[teacher])
+    assert not (tmp_path / "log").exists()

@@ -155,8 +155,11 @@ def test_rows_and_options_hold_what_their_types_name(tmp_path: Path) -> None:
     assert {tuple(row) for row in plain.tokens} == {COLUMNS}
     assert {tuple(row) for row in lifted.tokens} == {LIFT_COLUMNS}
     assert set(lifted.params) == set(DetectOptions.__annotations__)
-    assert set(plain.params) == set(_options(DetectParams)) == set(lifted.params) - {"lifts"}
-    filled_in = {"quantile_post": 0.8, "gamma": 0.5, "all_types": True, "rule": "tested"}
+    filled_in = {
+        "quantile_post": 0.8, "window": 8, "similarity": "surprisal", "similarity_given": "auto",
+        "gamma": 0.5, "all_types": True, "rule": "tested",
+    }  # fmt: skip
+    assert set(plain.params) == set(lifted.params) - {"lifts"}
     assert plain.params == {**_options(DetectParams), **filled_in}
 
 
