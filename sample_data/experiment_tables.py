@@ -48,6 +48,8 @@ def page(summary: Row) -> str:
         "language": language_section,
     }
     parts = [INTRODUCTION]
+    if "rocks" in summary:
+        parts.append(_rocks(summary["rocks"]))
     claims = list(claim_rows(summary))
     if claims:
         parts += [
@@ -56,6 +58,14 @@ def page(summary: Row) -> str:
         ]
     parts += [make(summary[name]) for name, make in makers.items() if name in summary]
     return "\n".join(parts)
+
+
+def _rocks(rocks: Row) -> str:
+    contexts = "hidden states of the teacher" if rocks["similarity"] == "hidden" else "windows of tokens"
+    return (
+        f"The toy models' log has {rocks['types']} rocks with {rocks['loss_share']:.0%} of the "
+        f"loss;\ntheir contexts were compared as {contexts}.\n"
+    )
 
 
 # -- claims ----------------------------------------------------------------------------------
@@ -117,7 +127,7 @@ def _replacement_claims(replacement: Row) -> Iterable[tuple[str, str, str]]:
             "rocks less that at their controls, 95% interval over pairs",
             "; ".join(
                 f"{GROUPS[row['control_group']]}: {_interval(row, 'difference', 'pairs')} points "
-                f"({row['pairs']} pairs)"
+                f"({row['pairs']} pair{'' if row['pairs'] == 1 else 's'})"
                 for row in rows
             )
             + ".",
@@ -147,7 +157,8 @@ def _training_claims(training: Row) -> Iterable[tuple[str, str, str]]:
                 claim,
                 f"{_trainings(training)}; "
                 f"{training['problems']:,} held-out problems: {CONDITIONS[condition]} less "
-                f"{CONDITIONS[reference]}, 95% interval over trainings",
+                f"{CONDITIONS[reference]}, 95% interval over "
+                f"{'trainings' if len(training['seeds']) > 1 else 'problems'}",
                 "; ".join(f"{row['decoding']} {_over_seeds(row)}" for row in rows) + ".",
             )
 
@@ -276,11 +287,11 @@ def _overall_table(result: Row) -> str:
 def _decided_table(result: Row) -> str:
     rows = [
         [
-            f"`{row['token']}`" if row["token"] is not None else str(row["token_id"]),
+            _token(row),
             GROUPS[row["group"]],
             row["category"],
             _interval(row, "delta", "ci"),
-            f"{row['p_holm']:.2g}",
+            _probability(row["p_holm"]),
         ]
         for row in result["arms"]
         if row["category"] in ("pillar", "stumbling")
@@ -316,10 +327,7 @@ def _thirds_table(result: Row) -> str:
     rows = [
         [
             name,
-            *(
-                _interval(found[group, third], "delta", "ci") if (group, third) in found else ""
-                for third in thirds
-            ),
+            *(_told(found.get((group, third))) for third in thirds),
         ]
         for group, name in GROUPS.items()
         if any((group, third) in found for third in thirds)
@@ -327,18 +335,25 @@ def _thirds_table(result: Row) -> str:
     return table(("tokens", *thirds), rows)
 
 
+def _told(row: Row | None) -> str:
+    """A change, where there are enough problems for an interval."""
+    if row is None:
+        return ""
+    return "too few" if row["ci_low"] is None else _interval(row, "delta", "ci")
+
+
 def _after_table(result: Row) -> str:
     rows = [
-        [name, f"{row['rows']:,}", _loss(row), _edits(row)]
+        [name, f"{row['rows']:,}", "", _loss(row), _edits(row)]
         for group, name in GROUPS.items()
         if (row := _group(result["compensation"], group)) is not None
     ]
     rows += [
-        [f"rocks less {name}", "", _loss(row), _edits(row, sign=True)]
+        [f"rocks less {name}", "", str(row["pairs"]), _loss(row), _edits(row, sign=True)]
         for group, name in GROUPS.items()
         if (row := _against(result["compensation_contrasts"], group)) is not None
     ]
-    return table(("tokens", "places", "change of the loss", "edits"), rows)
+    return table(("tokens", "places", "pairs", "change of the loss", "edits"), rows)
 
 
 def _after_thirds_table(result: Row) -> str:
@@ -399,6 +414,18 @@ def _interval(row: Row, key: str, ends: str) -> str:
     return f"{shown} ({_ends(row, ends)})"
 
 
+def _token(row: Row) -> str:
+    """Its text, in one line, or its id."""
+    if row["token"] is None:
+        return str(row["token_id"])
+    text = row["token"].replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return f"`{text}`"
+
+
+def _probability(p: float) -> str:
+    return "< 1e-10" if p < 1e-10 else f"{p:.2g}"
+
+
 def _ends(row: Row, ends: str) -> str:
     """The interval alone."""
     low, high = row[f"{ends}_low"], row[f"{ends}_high"]
@@ -408,7 +435,8 @@ def _ends(row: Row, ends: str) -> str:
 
 
 def _over_seeds(row: Row) -> str:
-    shown = f"{_interval(row, 'difference', 'seeds')} points"
+    over = "problems" if row["seeds_low"] is None else "seeds"
+    shown = f"{_interval(row, 'difference', over)} points"
     return shown if row["p_holm"] is None else f"{shown}, p (Holm) = {row['p_holm']:.2g}"
 
 
