@@ -61,7 +61,9 @@ def page(summary: Row) -> str:
 
 
 def _rocks(rocks: Row) -> str:
-    contexts = "hidden states of the teacher" if rocks["similarity"] == "hidden" else "windows of tokens"
+    contexts = (
+        "hidden states of the teacher" if rocks["similarity"] == "hidden" else "windows of tokens"
+    )
     return (
         f"The toy models' log has {rocks['types']} rocks with {rocks['loss_share']:.0%} of the "
         f"loss;\ntheir contexts were compared as {contexts}.\n"

@@ -105,12 +105,14 @@ def summary(folder: Path) -> dict[str, Any]:
         "settings": {key: value for key, value in settings.items() if key != "recipes"},
         "versions": {name: version(name) for name in ("rocktok", "torch", "transformers", "trl")},
     }
-    rocks = json.loads((folder / "rocks.json").read_text())
-    content["rocks"] = {
-        "types": sum(row["is_rock"] for row in rocks["tokens"]),
-        "loss_share": sum(row["loss_share"] for row in rocks["tokens"] if row["is_rock"]),
-        "similarity": rocks["params"]["similarity"],
-    }
+    if (folder / "rocks.json").exists():
+        found = json.loads((folder / "rocks.json").read_text())
+        shares = [row["loss_share"] for row in found["tokens"] if row["is_rock"]]
+        content["rocks"] = {
+            "types": len(shares),
+            "loss_share": sum(shares),
+            "similarity": found["params"]["similarity"],
+        }
     for part in PARTS:
         if (folder / f"{part}.json").exists():
             content[part] = json.loads((folder / f"{part}.json").read_text())
