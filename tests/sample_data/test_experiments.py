@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("trl")
 
+import rocktok
 from rocktok.outcomes import load_outcomes
 from tests.paths import ROOT
 
@@ -155,6 +156,22 @@ def test_experiments_of_other_settings_are_refused(tmp_path: Path):
     experiments.keep_settings(tmp_path / "x", SMOKE)
     with pytest.raises(click.ClickException, match="holds experiments of other settings"):
         experiments.keep_settings(tmp_path / "x", FULL)
+
+
+def test_the_page_is_made_from_the_published_summary():
+    summary = json.loads((ROOT / "sample_data" / "experiments" / "summary.json").read_text())
+    assert (ROOT / "docs" / "experiments.md").read_text() == experiment_tables.page(summary)
+    size = sum(path.stat().st_size for path in (ROOT / "sample_data" / "experiments").iterdir())
+    assert size <= experiments.LIMIT
+
+
+def test_the_published_outcomes_give_the_published_numbers():
+    folder = ROOT / "sample_data" / "experiments"
+    summary = json.loads((folder / "summary.json").read_text())
+    for part in ("census", "replacement"):
+        found = json.loads(rocktok.pillars(folder / f"{part}.parquet").to_json())
+        assert found["global"] == summary[part]["global"]
+        assert found["contrasts"] == summary[part]["contrasts"]
 
 
 def test_only_what_is_done_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
