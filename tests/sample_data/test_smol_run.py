@@ -175,7 +175,7 @@ from pathlib import Path
 torch.set_num_threads(1)
 sys.path[:0] = sys.argv[1:3]
 import make_smol, tests.sample_data.test_smol_run as test
-make_smol.distil(Path(sys.argv[3]), Path(sys.argv[4]), test.SETTINGS)
+make_smol.distil(Path(sys.argv[3]), Path(sys.argv[4]), test.SETTINGS, record=True)
 """
 
 
@@ -230,5 +230,5 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(work: Path, tmp_path: Path
     assert figures[0]["kept_text"] == figures[1]["kept_text"]
     # What is finished is not done again.
     before = sorted((broken / "log").rglob("*"))
-    make_smol.distil(work, broken, SETTINGS)
+    make_smol.distil(work, broken, SETTINGS, record=True)
     assert sorted((broken / "log").rglob("*")) == before
