@@ -6,6 +6,7 @@ Nothing here imports TRL at the start, so that a family can be asked for without
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from rocktok.errors import HookError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     Part = tuple[Any, str, Callable[[Any], Any]]
 
 
-class Family:
+class Family(ABC):
     """One kind of trainer.
 
     Attributes:
@@ -50,9 +51,9 @@ class Family:
 
     # --- before training -------------------------------------------------------------------------
 
+    @abstractmethod
     def check(self, recorder: Recorder) -> None:
         """Raise `HookError` where this trainer, or this version of it, cannot be recorded."""
-        raise NotImplementedError
 
     def why_inexact(self) -> str:
         """Why losses are not exact."""
@@ -70,13 +71,13 @@ class Family:
         """As `why_not_at_start`, and why it should not be done where nobody has asked for it."""
         return self.why_not_at_start()
 
+    @abstractmethod
     def capture(self, recorder: Recorder) -> Capturing:
         """What reads its losses."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parts(self, capture: Any) -> tuple[Part, ...]:
         """What is wrapped while it trains, so that the capture sees it."""
-        raise NotImplementedError
 
     def weighted(self, weights_at: Callable[[int], Any]) -> Weighted:
         """Its loss with weights on target tokens. Raises `HookError` where it has no such loss."""
@@ -88,7 +89,7 @@ class Family:
 
     def weighted_parts(self, weighted: Any) -> tuple[Part, ...]:
         """What is wrapped for the weights. A recorder's wrappers go around these."""
-        raise NotImplementedError
+        raise HookError(f"attach_weights: {self.why_not_weighted()}")
 
     # --- what the log says -----------------------------------------------------------------------
 
@@ -145,8 +146,8 @@ class Family:
     # --- kept text -------------------------------------------------------------------------------
 
     def inputs(self, rollouts: Sequence[Rollout]) -> dict[str, torch.Tensor]:
-        """Kept texts as the trainer's own batches look, on the CPU."""
-        raise NotImplementedError
+        """Kept texts as the trainer's own batches look, on the CPU. `HookError`: it has none."""
+        raise HookError(f"attach: {self.why_no_kept_text()}")
 
     def forward(self, scoring: Scoring) -> None:
         """Compute the loss of kept texts as the trainer would."""
