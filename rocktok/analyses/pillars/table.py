@@ -16,6 +16,15 @@ from rocktok.analyses.pillars.result import (
     GlobalRow,
     PillarsResult,
 )
+from rocktok.analyses.pillars.thirds_table import Section, thirds
+from rocktok.tables.changes import (
+    numbers_between,
+    or_dash,
+    points,
+    points_between,
+    signed,
+    signed_number,
+)
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.terminal import View
 from rocktok.tables.text import Field, count, counted, number, p_value, percent, render_table
@@ -30,17 +39,25 @@ _WORDS = {
     "frequency": "frequency-matched token",
 }
 
+_CATEGORIES = {
+    PILLAR: "pillar",
+    STUMBLING: "stumbling",
+    EQUIVALENT: "equivalent",
+    INCONCLUSIVE: "undecided",
+}
+
 _ARMS = (
     Field("token", text=True),
-    Field("id"),
+    Field("group", text=True),
     Field("Δ"),
     Field("95%"),
-    Field("p"),
     Field("p corr."),
-    Field("category", text=True, least=12),
-    Field("min. effect"),
+    Field("category", text=True, least=10),
+    Field("min. Δ"),
     Field("mode", text=True, extra=True),
     Field("benchmark", text=True, extra=True),
+    Field("id", extra=True),
+    Field("p", extra=True),
     Field("gained", extra=True),
     Field("lost", extra=True),
     Field("acted", extra=True),
@@ -58,21 +75,9 @@ _CONTRASTS = (
     Field("benchmark", text=True, extra=True),
 )
 
-_COHORTS = (
-    Field("texts", text=True), Field("group", text=True), Field("mode", text=True),
-    Field("texts acted on"), Field("Δ there"), Field("95%"),
-    Field("benchmark", text=True, extra=True),
-)  # fmt: skip
-
 _COMPENSATION = (
     Field("group", text=True), Field("mode", text=True), Field("loss after"), Field("baseline"),
     Field("change"), Field("95%"), Field("edited"), Field("benchmark", text=True, extra=True),
-)  # fmt: skip
-
-_THIRDS = (
-    Field("texts", text=True), Field("group", text=True), Field("mode", text=True),
-    Field("loss change"), Field("edited"), Field("pairs"), Field("rock − group: loss"),
-    Field("edited, rock − group"), Field("benchmark", text=True, extra=True),
 )  # fmt: skip
 
 _AGREEMENT = (
@@ -110,7 +115,7 @@ def _answer(result: PillarsResult) -> str:
     if len(known) < len(effects):
         power = "no effect could have been told with so few problems"
     else:
-        low, high = _points(min(known)), _points(max(known))
+        low, high = points(min(known)), points(max(known))
         span = low if low == high else f"{low} to {high}"
         power = f"the smallest effect that could be told is ±{span}"
     return f"{'; '.join(parts)}; {power}."
@@ -179,19 +184,19 @@ def render(result: PillarsResult, view: View | None = None) -> str:
             _table(_ARMS, [_arm_cells(row, result) for row in shown], view, result),
             *view.more(len(ranked) - len(shown), "--all", "arms"),
             view.aside(
-                f"min. effect: smallest change that is told with a chance of 80%; equivalent: the "
+                f"min. Δ: smallest change that is told with a chance of 80%; equivalent: the "
                 f"{percent(1 - 2 * result.params['level'], 0)} interval is within "
-                f"±{_points(result.params['margin'])}"
+                f"±{points(result.params['margin'])}"
             ),
         ]
-    for heading, fields, rows in (
+    sections: list[Section] = [
         ("Rocks against their controls", _CONTRASTS, _contrast_cells(result)),
-        ("Effect by place and by length of the text", _COHORTS, _cohort_cells(result)),
         ("After the place: loss in nats, and edits", _COMPENSATION, _after_cells(result)),
-        ("After the place, by place and by length of the text", _THIRDS, _third_cells(result)),
+        *thirds(result, everything=view.everything),
         ("Agreement of benchmarks", _AGREEMENT, _agreement_cells(result)),
         ("Correlation with other numbers of the tokens", _PREDICTORS, _predictor_cells(result)),
-    ):
+    ]
+    for heading, fields, rows in sections:
         cells = list(rows)
         if cells:
             some = view.first(cells)
@@ -237,27 +242,22 @@ def _provenance(result: PillarsResult) -> Iterator[str]:
 
 def _arm_cells(row: ArmRow, result: PillarsResult) -> tuple[str, ...]:
     return (
-        "–" if row["token"] is None else quoted(row["token"]),
-        f"{row['token_id']}",
-        _signed(row["delta"]),
-        _between(row["ci_low"], row["ci_high"]),
-        p_value(row["p_value"]),
+        f"id {row['token_id']}" if row["token"] is None else quoted(row["token"]),
+        row["group"],
+        signed(row["delta"]),
+        points_between(row["ci_low"], row["ci_high"]),
         p_value(corrected_p(row, result.params["correction"])),
-        _category(row),
-        "none" if row["minimum_effect"] is None else f"±{_points(row['minimum_effect'])}",
+        _CATEGORIES[row["category"]],
+        "none" if row["minimum_effect"] is None else f"±{points(row['minimum_effect'])}",
         row["mode"],
         row["benchmark"],
+        f"{row['token_id']}",
+        p_value(row["p_value"]),
         count(row["gained"]),
         count(row["lost"]),
         count(row["fired"]),
-        _between(row["ci90_low"], row["ci90_high"]),
+        points_between(row["ci90_low"], row["ci90_high"]),
     )
-
-
-def _category(row: ArmRow) -> str:
-    word = {PILLAR: "pillar", STUMBLING: "stumbling", EQUIVALENT: "equivalent",
-            INCONCLUSIVE: "undecided"}[row["category"]]  # fmt: skip
-    return word if row["group"] == "rock" else f"{word} ({row['group']})"
 
 
 def _contrast_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
@@ -266,23 +266,10 @@ def _contrast_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
             row["control_group"],
             row["mode"],
             count(row["pairs"]),
-            _signed(row["difference"]),
-            _between(row["ci_low"], row["ci_high"]),
+            signed(row["difference"]),
+            points_between(row["ci_low"], row["ci_high"]),
             p_value(row["p_value"]),
-            _between(row["pairs_low"], row["pairs_high"]),
-            row["benchmark"],
-        )
-
-
-def _cohort_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
-    for row in result.cohorts:
-        yield (
-            f"{row['cohort']} {'text' if row['kind'] == 'length' else 'in the text'}",
-            row["group"],
-            row["mode"],
-            count(row["rows"]),
-            _signed(row["delta"]),
-            _between(row["ci_low"], row["ci_high"]),
+            points_between(row["pairs_low"], row["pairs_high"]),
             row["benchmark"],
         )
 
@@ -294,8 +281,8 @@ def _after_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
             row["mode"],
             number(row["loss_after"]),
             number(row["baseline_loss_after"]),
-            _number(row["loss_change"]),
-            _plain_between(row["loss_change_low"], row["loss_change_high"]),
+            signed_number(row["loss_change"]),
+            numbers_between(row["loss_change_low"], row["loss_change_high"]),
             percent(row["edit_after"]),
             row["benchmark"],
         )
@@ -305,35 +292,10 @@ def _after_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
             contrast["mode"],
             "",
             "",
-            _number(contrast["loss_change"]),
-            _plain_between(contrast["loss_change_low"], contrast["loss_change_high"]),
-            _points_or_none(contrast["edit_after"]),
+            signed_number(contrast["loss_change"]),
+            numbers_between(contrast["loss_change_low"], contrast["loss_change_high"]),
+            or_dash(contrast["edit_after"]),
             contrast["benchmark"],
-        )
-
-
-def _third_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
-    for row in result.compensation_cohorts:
-        loss = (
-            _number(row["loss_difference"]),
-            _plain_between(row["loss_difference_low"], row["loss_difference_high"]),
-        )
-        edits = (
-            _points_or_none(row["edit_difference"]),
-            _between(row["edit_difference_low"], row["edit_difference_high"]),
-        )
-        yield (
-            f"{row['cohort']} {'text' if row['kind'] == 'length' else 'in the text'}",
-            row["group"],
-            row["mode"],
-            _number(row["loss_change"]),
-            percent(row["edit_after"]),
-            *(
-                ("", "", "")
-                if row["group"] == "rock"
-                else (count(row["pairs"]), *map(_around, (loss, edits)))
-            ),
-            row["benchmark"],
         )
 
 
@@ -342,8 +304,8 @@ def _agreement_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
         yield (
             f"{row['first']}, {row['second']}",
             count(row["arms"]),
-            _number(row["spearman"]),
-            _plain_between(row["spearman_low"], row["spearman_high"]),
+            signed_number(row["spearman"]),
+            numbers_between(row["spearman_low"], row["spearman_high"]),
             percent(row["same_sign"], 0),
             percent(row["same_sign_chance"], 0),
             p_value(row["p_sign"]),
@@ -355,44 +317,13 @@ def _predictor_cells(result: PillarsResult) -> Iterator[tuple[str, ...]]:
         yield (
             row["predictor"],
             count(row["arms"]),
-            _number(row["spearman"]),
-            _plain_between(row["spearman_low"], row["spearman_high"]),
+            signed_number(row["spearman"]),
+            numbers_between(row["spearman_low"], row["spearman_high"]),
             p_value(row["p_value"]),
             p_value(row["q_bh"]),
             row["mode"],
             row["benchmark"],
         )
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
-def _signed(share: float) -> str:
-    """A change in percentage points, with its sign."""
-    text = f"{100 * share:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
-
-
-def _points_or_none(share: float | None) -> str:
-    return "–" if share is None else _signed(share)
-
-
-def _around(cells: tuple[str, str]) -> str:
-    """A number, and its interval in brackets where it has one."""
-    return cells[0] if cells[1] == "–" else f"{cells[0]} ({cells[1]})"
-
-
-def _between(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{_signed(low)} to {_signed(high)}"
-
-
-def _number(value: float | None) -> str:
-    return number(value).replace("-", "−")
-
-
-def _plain_between(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{_number(low)} to {_number(high)}"
 
 
 def encode(result: PillarsResult, form: Form) -> bytes:

@@ -21,6 +21,7 @@ from rocktok.analyses.pillars.result import CATEGORIES, PillarsParams
 from rocktok.analyses.pillars.table import encode, opening, render
 from rocktok.errors import LogError, UsageError
 from rocktok.outcomes import Outcomes
+from rocktok.tables.terminal import View
 from tests.analyses.pillars.made import Made, knockouts, world
 from tests.analyses.pillars.null_worlds import World, rates
 
@@ -387,6 +388,15 @@ def test_every_output_holds_the_arms(hand: Any) -> None:
     assert table.column("category").to_pylist()[0] == "pillar"
     assert "rocktok-card" in hand._repr_html_()
     assert repr(hand) == render(hand).rstrip("\n")
+
+
+def test_thirds_are_columns_of_a_table(hand: Any) -> None:
+    shown = render(hand)
+    assert "by where in the text the arm first acted" in shown
+    rock = next(line for line in shown.splitlines() if line.startswith("rock     +1.1"))
+    assert rock.split() == ["rock", "+1.1", "(−0.3,", "+2.5)", "–", "–"]
+    assert "by the length of the text" not in shown
+    assert "by the length of the text" in render(hand, View(everything=True))
 
 
 def test_no_arm_that_acted_is_an_answer() -> None:
