@@ -18,7 +18,7 @@ import make
 import smol_models
 import smol_prompts
 from experiment_settings import Settings
-from experiment_toy import Toy, tenths, write_controls, write_rocks
+from experiment_toy import Toy, beside, tenths, write_controls
 
 import rocktok
 
@@ -37,12 +37,14 @@ class Language:
         student, teacher: with their tokenizers, named from the directory of the experiments.
         log: of the distillation.
         chat: whether prompts go into a chat template.
+        step: steps of training behind the student; None: all.
     """
 
     student: str
     teacher: str
     log: Path
     chat: bool
+    step: int | None = None
 
 
 def of_sample(work: Path, folder: Path) -> Language:
@@ -61,7 +63,7 @@ def of_sample(work: Path, folder: Path) -> Language:
     link.symlink_to(work.resolve())
     student = Path(LINK) / found[max(found)].relative_to(work)
     log = run / "log" if (run / "log").exists() else make.HERE / "smol"
-    return Language(str(student), f"{LINK}/models/teacher", log, chat=True)
+    return Language(str(student), f"{LINK}/models/teacher", log, chat=True, step=max(found))
 
 
 def stand_in(toy: Toy) -> Language:
@@ -84,6 +86,19 @@ def write_prompts(count: int, path: Path) -> None:
             for i, one in enumerate(drawn)
         )
     )
+
+
+def write_rocks(log: Path, path: Path) -> None:
+    """Every type of a log, with what `detect` says of it.
+
+    Where the tested rule names no rocks, these are what the paper's names: the first by Rock Score
+    with a retained occurrence.
+    """
+    with beside(log.resolve()) as name:
+        found = rocktok.detect(name, all_types=True)
+        if not found.rocks:
+            found = rocktok.detect(name, rule="top-k", all_types=True)
+    path.write_text(found.to_json())
 
 
 def replace(language: Language, folder: Path, settings: Settings, path: Path) -> None:
@@ -119,15 +134,19 @@ def run(language: Language, folder: Path, settings: Settings) -> None:
     make.stage(rocks, partial(write_rocks, language.log))
     make.stage(folder / "language-controls.json", partial(write_controls, language.log, rocks))
     make.stage(folder / "language.parquet", partial(replace, language, folder, settings))
-    make.stage(folder / "language.json", partial(write_summary, folder, "language.parquet"))
+    make.stage(folder / "language.json", partial(write_summary, language, folder))
 
 
-def write_summary(folder: Path, outcomes: str, path: Path) -> None:
+def write_summary(language: Language, folder: Path, path: Path) -> None:
     """Loss and edits behind the places; nothing of accuracies, of which there are none."""
     with contextlib.chdir(folder):
-        found = rocktok.pillars(outcomes)
+        found = rocktok.pillars("language.parquet")
+        rocks = json.loads(Path("language-rocks.json").read_text())
     source = found.sources[0]
     content = {
+        "step": language.step,
+        "rule": rocks["params"]["rule"],
+        "rocks": sum(row["is_rock"] for row in rocks["tokens"]),
         "prompts": source["problems"],
         "arms": source["arms"],
         "never_fired": source["never_fired"],

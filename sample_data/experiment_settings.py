@@ -37,7 +37,7 @@ class Settings:
     steps: int = 100
     batch: int = 32
     completion: int = 160
-    prompts: int = 300
+    prompts: int = 150
     language_rocks: int = 20
     language_tokens: int = 64
     language_batch_tokens: int = 4096

@@ -247,9 +247,22 @@ def training_section(training: Row) -> str:
 
 def language_section(language: Row) -> str:
     """The replacement on a language model."""
+    which = f"{language['rocks']} rocks of its log"
+    if language["rule"] == "top-k":
+        which = (
+            f"{language['rocks']} tokens that the paper's rule names in its log (`detect --rule "
+            "top-k`);\nby the test at a false discovery rate of 5% it has no rocks"
+        )
+    model = "The toy models in place of a language model"
+    if language["step"] is not None:
+        model = (
+            "SmolLM2-135M without six of its layers, distilled from the whole model for "
+            f"{language['step']} steps"
+        )
     return "\n".join(
         [
             "## A language model\n",
+            f"{model}: {which}.\n",
             f"{language['prompts']:,} prompts that training has not seen, one draw each at "
             "temperature 1. There is no\nright answer; what a replacement does is the loss and the "
             "edits of the next 32 tokens.\n",
