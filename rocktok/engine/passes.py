@@ -194,14 +194,15 @@ class Engine(AbstractContextManager["Engine"]):
 
         return self._turns.start(run)
 
-    def run(self, source: Source, *accumulators: Accumulator) -> Partial:
+    def run(self, source: Source, *accumulators: Accumulator, patient: bool = False) -> Partial:
         """One pass: every row of the source goes to every accumulator.
 
-        The pass may serve other analyses that were started, too. Returns the accumulators with what
+        The pass may serve other analyses that were started, too; `patient`: it waits until they ask
+        for the same rows, or for nothing else. Returns the accumulators with what
         the reading counted. Raises `DataError` or `DamagedError` as the reader does; the
         accumulators are then of no use.
         """
-        request = Request(source, accumulators, self._turns.here, NAMES.get())
+        request = Request(source, accumulators, self._turns.here, NAMES.get(), patient)
         self._turns.ask(request)
         if isinstance(request.outcome, BaseException):
             raise request.outcome

@@ -49,13 +49,15 @@ class Request:
     """One analysis asks for every row of a source, for some accumulators.
 
     `asker`: the companion that waits; None: the analysis that runs by itself. `names`: of the
-    analyses it is for. When it is answered, `outcome` is a result, or the error to be raised.
+    analyses it is for. `patient`: it waits for others that will read the same rows, as nothing but
+    its own result comes of it. `outcome`, once it is answered: a result, or the error to be raised.
     """
 
     source: Source
     accumulators: Sequence[Accumulator]
     asker: Any = None
     names: tuple[str, ...] = ()
+    patient: bool = False
     outcome: Partial | BaseException | None = field(default=None, init=False)
 
     @property
@@ -84,11 +86,12 @@ class Request:
 def next_pass(
     waiting: Sequence[Request], order: Callable[[Sequence[Request]], Any]
 ) -> list[Request]:
-    """Requests that one pass serves, those first in `order`."""
+    """Requests that one pass serves: not all of them patient if others wait, first in `order`."""
     groups: dict[Any, list[Request]] = {}
     for request in waiting:
         groups.setdefault(request.rows_of(), []).append(request)
-    return _alike(min(groups.values(), key=order))
+    urgent = [group for group in groups.values() if not all(each.patient for each in group)]
+    return _alike(min(urgent or groups.values(), key=order))
 
 
 def _alike(requests: list[Request]) -> list[Request]:
