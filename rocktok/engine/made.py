@@ -19,7 +19,7 @@ class PassMade:
         number: of the pass, from 1.
         log, table, steps: what was read.
         names: of the analyses that it served.
-        rows: rows read, of both steps where two are joined.
+        rows: step → rows read.
         decoded: (step, column) → bytes of its values.
         seconds: how long it took.
     """
@@ -29,7 +29,7 @@ class PassMade:
     table: str
     steps: tuple[int, ...]
     names: tuple[str, ...]
-    rows: int = 0
+    rows: Counter[int] = field(default_factory=Counter)
     decoded: Counter[tuple[int, str]] = field(default_factory=Counter)
     seconds: float = 0.0
     _counted: set[int] = field(default_factory=set, repr=False)
@@ -42,9 +42,9 @@ class PassMade:
         names = tuple(dict.fromkeys(": ".join(request.names) for request in requests))
         return cls(number, source.log, source.table, steps, names)
 
-    def add(self, rows: int, decoded: Mapping[tuple[int, str], int]) -> None:
+    def add(self, rows: Mapping[int, int], decoded: Mapping[tuple[int, str], int]) -> None:
         """Add what a task read."""
-        self.rows += rows
+        self.rows.update(rows)
         self.decoded.update(decoded)
 
     def count_for(self, life: Life | None) -> None:
@@ -63,3 +63,44 @@ class PassMade:
     def columns(self) -> tuple[str, ...]:
         """Columns that were read, each once."""
         return tuple(sorted({name for _, name in self.decoded}))
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What some passes read, and what one reading of each step would have been.
+
+    Attributes:
+        rows, rows_once: rows read; those of all steps that were read, each step once.
+        decoded, decoded_once: bytes of the columns read; those of each column of each step once.
+        seconds: of all passes.
+    """
+
+    rows: int
+    rows_once: int
+    decoded: int
+    decoded_once: int
+    seconds: float
+
+    @classmethod
+    def of(cls, made: Sequence[PassMade]) -> Reads:
+        """Sums over passes, whatever logs they are of."""
+        rows: dict[tuple[int, str, int], int] = {}
+        columns: dict[tuple[int, str, int, str], int] = {}
+        for each in made:
+            where = id(each.log), each.table
+            for step, count in each.rows.items():
+                rows[*where, step] = max(rows.get((*where, step), 0), count)
+            for (step, name), size in each.decoded.items():
+                columns[*where, step, name] = max(columns.get((*where, step, name), 0), size)
+        return cls(
+            rows=sum(each.rows.total() for each in made),
+            rows_once=sum(rows.values()),
+            decoded=sum(each.decoded.total() for each in made),
+            decoded_once=sum(columns.values()),
+            seconds=sum(each.seconds for each in made),
+        )
+
+    @property
+    def times(self) -> float:
+        """How often a row was read, on average."""
+        return self.rows / self.rows_once if self.rows_once else 0.0

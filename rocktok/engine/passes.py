@@ -62,7 +62,7 @@ class TaskResult:
     """What one task came to: a partial result for each request, and what was read for all."""
 
     parts: list[Partial]
-    rows: int
+    rows: Counter[int]
     decoded: Counter[tuple[int, str]]
 
 

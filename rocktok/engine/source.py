@@ -166,7 +166,7 @@ class Reading:
     `unpaired`: sequences that only one of two joined steps has; `unlisted`: those that are not in
     sequences/ (where sequence_id is read); `runs`: what finds duplicates; `lacking`: for each table
     beside `fixed` that is read, rows that it says nothing of; `decoded`: bytes of the columns that
-    were read, by step and column; `rows`: how many were read, of both steps where two are joined.
+    were read, by step and column; `rows`: how many were read, by step.
     """
 
     sources: Sequence[TaskSource]
@@ -177,7 +177,7 @@ class Reading:
     runs: SequenceRuns = field(default_factory=SequenceRuns, init=False)
     lacking: dict[str, int] = field(default_factory=dict, init=False)
     decoded: Counter[tuple[int, str]] = field(default_factory=Counter, init=False)
-    rows: int = field(default=0, init=False)
+    rows: Counter[int] = field(default_factory=Counter, init=False)
     _alone: frozenset[int] = field(default=frozenset(), init=False)
 
     @property
@@ -276,7 +276,7 @@ class Reading:
     def _count(self, step: int, columns: Mapping[str, Array]) -> None:
         for name, values in columns.items():
             self.decoded[step, name] += values.nbytes
-        self.rows += len(next(iter(columns.values())))
+        self.rows[step] += len(next(iter(columns.values())))
 
     def _joined(self) -> Iterator[dict[str, Array]]:
         source = self.source

@@ -30,6 +30,7 @@ from rocktok.analyses.stability.passes import run_stability
 from rocktok.analyses.stability.result import StabilityParams, StabilityResult
 from rocktok.analyses.stagnation.passes import stagnation
 from rocktok.analyses.stagnation.result import StagnationResult
+from rocktok.engine.made import Reads
 from rocktok.engine.passes import Engine
 from rocktok.engine.turns import Companion
 from rocktok.report.alternatives import token_ids
@@ -218,7 +219,8 @@ class _Report:
                 "table": detection.run.table,
                 "pre": steps.pre,
                 "post": steps.post,
-                "passes": progress.passes,
+                "passes": {**progress.passes, "all": len(progress.made)},
+                "reads": round(Reads.of(progress.made).times, 2),
             },
             run=dict(log.run or {}),
             params=cast(ReportOptions, {**asdict(self.params), "clusters": self.clusters.own}),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from rocktok.engine.made import PassMade
 from rocktok.engine.passes import Engine
 from rocktok.engine.turns import Companion
 from rocktok.errors import DamagedError, DataError, LogError
@@ -31,6 +32,7 @@ class Progress:
     """Runs the analyses of a log side by side.
 
     `tell`: called with each result. `passes`: by analysis. `missing`: what could not be done.
+    `before`: passes that the engine had made for others.
     """
 
     log: Log
@@ -38,6 +40,15 @@ class Progress:
     tell: Callable[[Analysis], None]
     passes: dict[str, int] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
+    before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "before", len(self.engine.made))
+
+    @property
+    def made(self) -> list[PassMade]:
+        """All passes of this report."""
+        return self.engine.made[self.before :]
 
     def start(self, name: str, analyse: Callable[[], T]) -> Companion[Counted[T]]:
         """Start an analysis, whose passes are counted."""
