@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, wraps
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 from rocktok._types import Array
 from rocktok.engine.choose import TableView
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
+from rocktok.engine.turns import named
 from rocktok.log import open_log
 from rocktok.log.catalogue import Log
 from rocktok.log.sequences import Prompts, load_prompts
@@ -21,6 +23,9 @@ from rocktok.stats.sums import DistinctValues
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Of each log that is open: analyses that share a pass share them, too.
+_PROMPTS: WeakKeyDictionary[Log, Prompts] = WeakKeyDictionary()
 
 #: What analyses take: an open log, or where one is.
 LogOrPath = Log | str | os.PathLike[str]
@@ -66,7 +71,9 @@ class Run:
     @cached_property
     def prompts(self) -> Prompts:
         """Which prompt each sequence is of."""
-        return load_prompts(self.log)
+        if self.log not in _PROMPTS:
+            _PROMPTS[self.log] = load_prompts(self.log)
+        return _PROMPTS[self.log]
 
     def source(
         self,
@@ -117,6 +124,7 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
             near = difflib.get_close_matches(unknown, parameters, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(parameters)}"
             raise TypeError(f"{function.__name__}() has no parameter {unknown!r}{hint}")
-        return function(*args, **kwargs)
+        with named(function.__name__):
+            return function(*args, **kwargs)
 
     return checked

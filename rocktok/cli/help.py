@@ -28,7 +28,7 @@ GROUPS = {
         "top", "rows", "all_types", "everything", "wide", "format_", "output", "log_only", "show",
         "force", "quiet", "fail_if",
     ),
-    "Computation": ("seed", "replicates", "jobs", "dask", "allow_missing"),
+    "Computation": ("seed", "replicates", "jobs", "dask", "explain", "allow_missing"),
     "Help": ("help_all", "help"),
 }  # fmt: skip
 

@@ -95,6 +95,8 @@ def output_file(_: click.Context, parameter: click.Parameter, name: str | None) 
 
 _ATTEMPT = "rocktok.attempt"
 
+_EXPLAIN = "rocktok.explain"
+
 
 def log_argument(function: F) -> F:
     """LOG: a directory or an address."""
@@ -149,8 +151,15 @@ def allow_missing_option(function: F) -> F:
 
 
 def engine_options(function: F) -> F:
-    """--jobs and --dask."""
+    """--jobs, --dask and --explain."""
     for option in (
+        click.option(
+            "--explain",
+            is_flag=True,
+            expose_value=False,
+            callback=lambda context, _, value: context.meta.update({_EXPLAIN: value}),
+            help="Print each pass over the log on stderr: rows, columns, analyses, seconds.",
+        ),
         click.option(
             "--dask",
             metavar="ADDRESS|FILE",
@@ -166,10 +175,18 @@ def engine_options(function: F) -> F:
 
 @contextmanager
 def engine(jobs: int | None, dask: str | None, *, quiet: bool) -> Iterator[Engine]:
-    """The engine of --jobs and --dask, with a progress bar if stderr is a terminal."""
+    """The engine of --jobs and --dask, with a progress bar if stderr is a terminal.
+
+    With --explain a line for each pass takes its place.
+    """
+    from rocktok.cli.explain import explained
     from rocktok.cli.progress import progress_bar
     from rocktok.engine.passes import Engine
 
+    if click.get_current_context().meta.get(_EXPLAIN):
+        with explained() as told, Engine(jobs, dask, explain=told) as made:
+            yield made
+        return
     with progress_bar(quiet=quiet) as tell, Engine(jobs, dask, tell) as made:
         yield made
 

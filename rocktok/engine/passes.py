@@ -16,13 +16,16 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rocktok._version import __version__
+from rocktok.engine.made import PassMade
+from rocktok.engine.requests import Partial, Request
 from rocktok.engine.source import Reading, Source, TaskSource
-from rocktok.errors import RocktokError, UsageError
+from rocktok.engine.turns import NAMES, Companion, Life, Turns, named
+from rocktok.errors import LogError, RocktokError, UsageError
 from rocktok.files import local_path
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.tasks import Task
@@ -44,25 +47,26 @@ CONNECT_TIMEOUT = 20
 
 
 @dataclass
-class Partial:
-    """What one task, or a whole pass, came to; the counts are those of `Reading`."""
-
-    accumulators: Sequence[Accumulator]
-    unpaired: int
-    unlisted: int
-    runs: SequenceRuns
-    lacking: Counter[str]
-
-
-@dataclass
 class Prototypes:
-    """Empty accumulators, as every task of a pass begins with them; of which version they are."""
+    """Empty accumulators of each request, as every task of a pass begins with them.
 
-    accumulators: Sequence[Accumulator]
+    `version`: the one that they are of.
+    """
+
+    accumulators: Sequence[Sequence[Accumulator]]
     version: str = __version__
 
 
-def make_partial(source: TaskSource, task: Task, prototypes: Prototypes) -> Partial:
+@dataclass
+class TaskResult:
+    """What one task came to: a partial result for each request, and what was read for all."""
+
+    parts: list[Partial]
+    rows: Counter[int]
+    decoded: Counter[tuple[int, str]]
+
+
+def make_partial(sources: tuple[TaskSource, ...], task: Task, prototypes: Prototypes) -> TaskResult:
     """Read a task's rows into copies of empty accumulators. Runs on a worker.
 
     Raises `RocktokError` on one with another version, which may have come late.
@@ -72,17 +76,48 @@ def make_partial(source: TaskSource, task: Task, prototypes: Prototypes) -> Part
             f"a Dask worker has rocktok {__version__}, this is rocktok {prototypes.version}; "
             "install the same version on all workers, and restart them"
         )
-    accumulators = copy.deepcopy(prototypes.accumulators)
-    reading = Reading(source, task, {name for a in accumulators for name in a.needs})
-    for rows in reading:
+    copies = copy.deepcopy(prototypes.accumulators)
+    needs = [frozenset(name for a in each for name in a.needs) for each in copies]
+    reading = Reading(sources, task, needs)
+    for batches in reading:
+        for accumulators, rows in zip(copies, batches, strict=True):
+            for accumulator in accumulators:
+                accumulator.update(rows)
+    for accumulators in copies:
         for accumulator in accumulators:
-            accumulator.update(rows)
-    for accumulator in accumulators:
-        if isinstance(accumulator, Closing):
-            accumulator.close()
-    return Partial(
-        accumulators, reading.unpaired, reading.unlisted, reading.runs, Counter(reading.lacking)
+            if isinstance(accumulator, Closing):
+                accumulator.close()
+    return TaskResult(
+        [
+            Partial(each, reading.unpaired, reading.unlisted, reading.runs, lacking)
+            for each, lacking in zip(copies, map(reading.lacking_for, needs), strict=True)
+        ],
+        reading.rows,
+        reading.decoded,
     )
+
+
+@dataclass
+class _Answer:
+    """What was asked of a log once, for all who ask the same."""
+
+    on: object
+    key: object
+    value: Any = None
+    there: bool = False
+    under_way: bool = False
+    passes: Sequence[PassMade] = ()
+
+    def make(self, make: Callable[[], Any], made: Sequence[PassMade], here: Life | None) -> None:
+        """Answer; `made`: all passes, to which those for it are added; `here`: who asks."""
+        before = len(made)
+        self.under_way = True
+        try:
+            self.value = make()
+            self.there = True
+        finally:
+            self.under_way = False
+        self.passes = [each for each in made[before:] if each.served(here)]
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -93,6 +128,7 @@ class Engine(AbstractContextManager["Engine"]):
             uses as many, on a cluster too.
         dask: address of a Dask scheduler, or its scheduler file; passes are then made there.
         progress: told of the rows of each finished task, and of all rows of the pass.
+        explain: told of each pass that was made.
 
     Raises:
         UsageError: `jobs` below 1.
@@ -104,16 +140,19 @@ class Engine(AbstractContextManager["Engine"]):
         jobs: int | None = None,
         dask: str | None = None,
         progress: Callable[[int, int], None] | None = None,
+        explain: Callable[[PassMade], None] | None = None,
     ) -> None:
         if jobs is not None and jobs < 1:
             raise UsageError(f"jobs is {jobs}; it must be 1 or more", parameter="jobs")
-        self.passes = 0
-        self._progress = progress
+        self.made: list[PassMade] = []
+        self._progress, self._explain = progress, explain
+        self._turns = Turns(self._serve, _order)
         self._client: Any = _connect(dask) if dask is not None else None
         self.jobs = jobs or _cores()
-        self._made: tuple[object, object, Any] | None = None
+        self._answer: _Answer | None = None
 
     def __exit__(self, *details: object) -> None:
+        self._turns.close()
         if self._client is not None:
             self._client.close()
 
@@ -123,26 +162,79 @@ class Engine(AbstractContextManager["Engine"]):
         For what several analyses of one log ask for. `on`: the log; `key`: all that it depends on
         besides.
         """
-        if self._made is None or self._made[0] is not on or self._made[1] != key:
-            self._made = on, key, make()
-        made: T = self._made[2]
+        if self._answer is None or self._answer.on is not on or self._answer.key != key:
+            self._answer = _Answer(on, key)
+        answer = self._answer
+        # Another companion may be about it.
+        self._turns.wait(lambda: not answer.under_way)
+        here = self._turns.here
+        if not answer.there:
+            answer.make(make, self.made, here)
+        for pass_made in answer.passes:
+            pass_made.count_for(here)
+        made: T = answer.value
         return made
 
-    def run(self, source: Source, *accumulators: Accumulator) -> Partial:
+    @property
+    def passes(self) -> int:
+        """Passes that were made; within a companion those that it had a part in."""
+        here = self._turns.here
+        return len(self.made) if here is None else here.passes
+
+    def start(self, function: Callable[[], T], name: str | None = None) -> Companion[T]:
+        """Begin an analysis beside others: one pass serves all who ask for the same rows.
+
+        Only one runs at any time, and the results are the same as one after the other. It first
+        runs when whoever started it asks for a pass, or for a result. `name`: of the analysis.
+        """
+
+        def run() -> T:
+            with named(name) if name is not None else nullcontext():
+                return function()
+
+        return self._turns.start(run)
+
+    def run(self, source: Source, *accumulators: Accumulator, patient: bool = False) -> Partial:
         """One pass: every row of the source goes to every accumulator.
 
-        Returns them with what the reading counted. Raises `DataError` or `DamagedError` as the
-        reader does; the accumulators are then of no use.
+        The pass may serve other analyses that were started, too; `patient`: it waits until they ask
+        for the same rows, or for nothing else. Returns the accumulators with what
+        the reading counted. Raises `DataError` or `DamagedError` as the reader does; the
+        accumulators are then of no use.
         """
-        whole = Partial(accumulators, 0, 0, SequenceRuns(), Counter())
-        for part in self.partials(source, *copy.deepcopy(accumulators)):
-            for ours, theirs in zip(accumulators, part.accumulators, strict=True):
-                ours.merge(theirs)
-            whole.unpaired += part.unpaired
-            whole.unlisted += part.unlisted
-            whole.runs.merge(part.runs)
-            whole.lacking.update(part.lacking)
-        return whole
+        request = Request(source, accumulators, self._turns.here, NAMES.get(), patient)
+        self._turns.ask(request)
+        if isinstance(request.outcome, BaseException):
+            raise request.outcome
+        assert request.outcome is not None
+        return request.outcome
+
+    def _serve(self, requests: Sequence[Request]) -> None:
+        """Answer requests for the same rows by one pass; if that fails, each by its own."""
+        try:
+            wholes = self._merged(requests)
+        except LogError as error:
+            if len(requests) == 1:
+                requests[0].outcome = error
+                return
+            # It may be a column that one of them alone reads.
+            for request in requests:
+                self._serve([request])
+        except RocktokError as error:
+            for request in requests:
+                request.outcome = error
+        else:
+            for request, whole in zip(requests, wholes, strict=True):
+                request.outcome = whole
+
+    def _merged(self, requests: Sequence[Request]) -> list[Partial]:
+        wholes = [Partial.empty(request.accumulators) for request in requests]
+        # The parts begin with what nothing was added to.
+        blank = copy.deepcopy([request.accumulators for request in requests])
+        for parts in self._parts(requests, blank):
+            for whole, part in zip(wholes, parts, strict=True):
+                whole.add(part)
+        return wholes
 
     def partials(self, source: Source, *accumulators: Accumulator) -> Iterator[Partial]:
         """One pass whose partial results are not merged, in the order of the tasks.
@@ -151,18 +243,36 @@ class Engine(AbstractContextManager["Engine"]):
         before. `accumulators` are empty, and stay so. Raises as `run` does; duplicates are found
         only after the last part.
         """
-        self.passes += 1
-        tasks = source.tasks({name for a in accumulators for name in a.needs})
-        total, done, runs = sum(t.rows for t in tasks), 0, SequenceRuns()
-        prototypes = self._share(Prototypes(accumulators))
-        calls = ((source.for_task(task), task, prototypes) for task in tasks)
-        for task, part in zip(tasks, self.map(make_partial, calls), strict=True):
+        request = Request(source, accumulators, self._turns.here, NAMES.get())
+        for (part,) in self._parts([request], [accumulators]):
             yield part
-            runs.merge(part.runs)
+
+    def _parts(
+        self, requests: Sequence[Request], blank: Sequence[Sequence[Accumulator]]
+    ) -> Iterator[list[Partial]]:
+        """For each task its partial results, one for each request."""
+        made = PassMade.of(requests, number=len(self.made) + 1)
+        self.made.append(made)
+        for request in requests:
+            made.count_for(request.asker)
+        needs = frozenset[str]().union(*(request.needs for request in requests))
+        sources = [request.source for request in requests]
+        tasks = sources[0].tasks(needs)
+        total, done, runs = sum(t.rows for t in tasks), 0, SequenceRuns()
+        prototypes = self._share(Prototypes(blank))
+        calls = ((tuple(s.for_task(task) for s in sources), task, prototypes) for task in tasks)
+        began = time.perf_counter()
+        for task, result in zip(tasks, self.map(make_partial, calls), strict=True):
+            yield result.parts
+            made.add(result.rows, result.decoded)
+            runs.merge(result.parts[0].runs)
             done += task.rows
             if self._progress is not None:
                 self._progress(done, total)
         runs.check()
+        made.seconds = time.perf_counter() - began
+        if self._explain is not None:
+            self._explain(made)
 
     def _share(self, prototypes: Prototypes) -> Any:
         """On a cluster, what is large goes to each worker once, not with every task."""
@@ -246,6 +356,15 @@ class _Patient:
                     f"the Dask cluster has had no workers for {WORKERS_WAIT:g} s; check their "
                     "logs, start workers, and run the command again"
                 )
+
+
+def _order(requests: Sequence[Request]) -> tuple[bool, int]:
+    """Which of several passes is made first: what follows from it may ask for the others' rows.
+
+    Analyses look at both steps before others, and at the later one before the course.
+    """
+    source = requests[0].source
+    return source.pre is None, -source.post
 
 
 def _cores() -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,11 @@ DERIVABLE = {name: parts[0] for name, parts in _DERIVED.items() if not parts[0].
 
 #: Rows of a joined pass carry these, whatever is needed: the text is compared on the way.
 _JOINED = {"sequence_id", "position", "token_id", "loss", "loss_pre", "loss_post"}
+
+#: What an asker finds in a batch whatever it needs, if it is there.
+_KEYS = _JOINED | {"step"}
+
+_UNKNOWN: Any = object()
 
 #: Table beside `fixed` → what gives it to a log.
 REMEDIES = {
@@ -150,25 +157,43 @@ class TaskSource:
 
 @dataclass
 class Reading:
-    """The rows of one task, with the columns that are needed. Iterate; then the counts are known.
+    """The rows of one task, for one or several askers. Iterate; then the counts are known.
+
+    `sources`: what each asker takes of the same rows; they differ in `half`, `seed` and `only`
+    alone. `needs`: the columns of each. A batch is a tuple of the askers' rows, each with no more
+    columns than it would have if it asked alone.
 
     `unpaired`: sequences that only one of two joined steps has; `unlisted`: those that are not in
     sequences/ (where sequence_id is read); `runs`: what finds duplicates; `lacking`: for each table
-    beside `fixed` that is read, rows that it says nothing of.
+    beside `fixed` that is read, rows that it says nothing of; `decoded`: bytes of the columns that
+    were read, by step and column; `rows`: how many were read, by step.
     """
 
-    source: TaskSource
+    sources: Sequence[TaskSource]
     task: Task
-    needs: set[str]
+    needs: Sequence[frozenset[str]]
     unpaired: int = field(default=0, init=False)
     unlisted: int = field(default=0, init=False)
     runs: SequenceRuns = field(default_factory=SequenceRuns, init=False)
     lacking: dict[str, int] = field(default_factory=dict, init=False)
+    decoded: Counter[tuple[int, str]] = field(default_factory=Counter, init=False)
+    rows: Counter[int] = field(default_factory=Counter, init=False)
     _alone: frozenset[int] = field(default=frozenset(), init=False)
 
-    def __iter__(self) -> Iterator[dict[str, Array]]:
+    @property
+    def source(self) -> TaskSource:
+        """What all askers share."""
+        return self.sources[0]
+
+    @cached_property
+    def all_needs(self) -> frozenset[str]:
+        """Columns that any asker needs."""
+        return frozenset().union(*self.needs)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Array], ...]]:
         prompts, exact = self.source.prompts, self.source.reader.rules.exactness == "exact"
         beside = self._beside()
+        by_half = any(source.half is not None for source in self.sources)
         for batch in self._joined() if self.source.pre is not None else self._single():
             for table in beside:
                 batch.update(table.attach(batch))
@@ -177,16 +202,36 @@ class Reading:
                     batch[name] = np.maximum(batch[name], np.float32(0))
             if "sequence_id" in batch:
                 self.unlisted += prompts.unlisted(batch["sequence_id"])
-            if "prompt" in self.needs or self.source.half is not None:
+            if "prompt" in self.all_needs or by_half:
                 batch["prompt"] = prompts.of(batch["sequence_id"])
-            yield self._with_derived(self._selected(batch))
+            yield tuple(self._each(batch))
         for table in beside:
             table.finish(self._alone)
             self.lacking[table.table] = table.lacking
 
+    def lacking_for(self, needs: Collection[str]) -> Counter[str]:
+        """`lacking` of the tables that these columns are in."""
+        tables = {TABLE_OF[name] for name in needs if name in TABLE_OF}
+        return Counter({table: n for table, n in self.lacking.items() if table in tables})
+
+    def _each(self, batch: dict[str, Array]) -> Iterator[dict[str, Array]]:
+        """The rows of each asker; rows that several select, and what follows of columns, once."""
+        if len(self.sources) == 1:
+            yield self._with_derived(_selected(self.source, batch), self.all_needs)
+            return
+        batch = self._with_derived(batch, self.all_needs)
+        kept: list[tuple[TaskSource, Array | None]] = []
+        for source, needs in zip(self.sources, self.needs, strict=True):
+            kept_N = next((k for other, k in kept if _same_rows(source, other)), _UNKNOWN)
+            if kept_N is _UNKNOWN:
+                kept_N = _kept(source, batch)
+                kept.append((source, kept_N))
+            names = [name for name in batch if name in needs or name in _KEYS]
+            yield {name: batch[name] if kept_N is None else batch[name][kept_N] for name in names}
+
     def _beside(self) -> list[BesideRows]:
         columns: dict[str, list[str]] = {}
-        for name in sorted(self.needs & set(TABLE_OF)):
+        for name in sorted(self.all_needs & set(TABLE_OF)):
             wanted = columns.setdefault(TABLE_OF[name], [])
             # A mark is known from the keys.
             wanted += [name] if not name.startswith("has_") else []
@@ -196,25 +241,14 @@ class Reading:
             for table, wanted in sorted(columns.items())
         ]
 
-    def _selected(self, batch: dict[str, Array]) -> dict[str, Array]:
-        half, only = self.source.half, self.source.only
-        if half is not None:
-            kept = halves(batch["prompt"], self.source.seed) == half
-            batch = {name: values[kept] for name, values in batch.items()}
-        if only is not None:
-            at = np.minimum(np.searchsorted(only, batch["sequence_id"]), max(0, len(only) - 1))
-            kept = only[at] == batch["sequence_id"] if len(only) else np.zeros(len(at), dtype=bool)
-            batch = {name: values[kept] for name, values in batch.items()}
-        return batch
-
     def _stored(self) -> list[str]:
         """Columns to read, by their names in the table (loss is that at post)."""
         columns = set()
-        for name in self.needs:
+        for name in self.all_needs:
             # By the keys a row beside finds its own.
             beside = ("sequence_id", "position") if name in TABLE_OF else (name,)
             columns |= set(_DERIVED.get(name, beside))
-        if "prompt" in columns or self.source.half is not None or self.source.only is not None:
+        if "prompt" in columns or any(map(_selects, self.sources)):
             columns.add("sequence_id")
         if "sequence_id" in columns:
             # With the step, duplicates between shards are found.
@@ -226,7 +260,7 @@ class Reading:
         """Columns to read at pre beside the loss."""
         if self.source.pre is None:
             return []
-        early = {name.removesuffix("_pre") for name in self.needs if name.endswith("_pre")}
+        early = {name.removesuffix("_pre") for name in self.all_needs if name.endswith("_pre")}
         return sorted(early - {"loss"})
 
     def _single(self) -> Iterator[dict[str, Array]]:
@@ -236,25 +270,67 @@ class Reading:
             for part in source.reader.scan_shard(
                 shard, wanted, [source.post], self.runs, self.task.span
             ):
+                self._count(source.post, part.columns)
                 yield dict(part.columns)
+
+    def _count(self, step: int, columns: Mapping[str, Array]) -> None:
+        for name, values in columns.items():
+            self.decoded[step, name] += values.nbytes
+        self.rows[step] += len(next(iter(columns.values())))
 
     def _joined(self) -> Iterator[dict[str, Array]]:
         source = self.source
         assert source.pre is not None
         columns = [name for name in self._stored() if name not in _JOINED | {"step"}]
         joined = JoinedSteps(
-            source.reader, source.table, source.pre, source.post, columns, self.task, self._early()
-        )
+            source.reader, source.table, source.pre, source.post, columns, self.task,
+            self._early(), self._count,
+        )  # fmt: skip
         yield from joined
         self.unpaired, self._alone = joined.unpaired, joined.alone
 
-    def _with_derived(self, batch: dict[str, Array]) -> dict[str, Array]:
-        if "loss" in self.needs and "loss_post" in batch:
+    def _with_derived(self, batch: dict[str, Array], needs: Collection[str]) -> dict[str, Array]:
+        if "loss" in needs and "loss_post" in batch:
             batch["loss"] = batch["loss_post"]
-        if "change" in self.needs:
+        if "change" in needs:
             batch["change"] = batch["loss_pre"] - batch["loss_post"]
         for name, column in DERIVABLE.items():
-            if name in self.needs:
+            if name in needs:
                 values = batch[column].astype(np.float64)
                 batch[name] = values if name == "mean_log_ratio" else np.exp(values)
         return batch
+
+
+def reads_ids(source: Source | TaskSource, needs: Collection[str]) -> bool:
+    """Whether rows are read with the ids of their sequences, that is in whole row groups."""
+    beside = any(name in TABLE_OF for name in needs)
+    by_id = beside or "prompt" in needs or "sequence_id" in needs
+    return source.pre is not None or by_id or _selects(source)
+
+
+def _selects(source: Source | TaskSource) -> bool:
+    return source.half is not None or source.only is not None
+
+
+def _same_rows(one: TaskSource, other: TaskSource) -> bool:
+    """Whether two askers take the same rows of a batch."""
+    halves_alike = one.half == other.half and (one.half is None or one.seed == other.seed)
+    return halves_alike and one.only is other.only
+
+
+def _kept(source: TaskSource, batch: Mapping[str, Array]) -> Array | None:
+    """Which rows of a batch count (N, bool); None: all."""
+    kept = None
+    if source.half is not None:
+        kept = halves(batch["prompt"], source.seed) == source.half
+    if source.only is not None:
+        only, id_N = source.only, batch["sequence_id"]
+        at = np.minimum(np.searchsorted(only, id_N), max(0, len(only) - 1))
+        listed = only[at] == id_N if len(only) else np.zeros(len(at), dtype=bool)
+        kept = listed if kept is None else kept & listed
+    return kept
+
+
+def _selected(source: TaskSource, batch: dict[str, Array]) -> dict[str, Array]:
+    kept = _kept(source, batch)
+    return batch if kept is None else {name: values[kept] for name, values in batch.items()}

@@ -19,7 +19,7 @@ from rocktok.log.selection import KEY
 from rocktok.log.shard import sequence_starts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rocktok._types import Array
     from rocktok.log.reader import Reader, ShardRows
@@ -32,7 +32,8 @@ class JoinedSteps:
 
     Batches are mappings of equally long arrays: sequence_id, position, token_id, `loss_pre`,
     `loss_post`, the asked columns as they are at post, and those of `early` as they are at pre,
-    as NAME_pre. After an iteration `unpaired` is the number of sequences that only one of the steps
+    as NAME_pre. `told`: called with a step and the columns that were read of it, part by part.
+    After an iteration `unpaired` is the number of sequences that only one of the steps
     has, and `alone` holds those that `post` has.
     """
 
@@ -43,6 +44,7 @@ class JoinedSteps:
     columns: Sequence[str]
     task: Task
     early: Sequence[str] = ()
+    told: Callable[[int, Mapping[str, Array]], None] | None = None
     unpaired: int = field(default=0, init=False)
     alone: frozenset[int] = field(default=frozenset(), init=False)
 
@@ -72,9 +74,12 @@ class JoinedSteps:
         self, side: int, step: int, columns: Sequence[str], check: SequenceRuns
     ) -> Iterator[ShardRows]:
         for shard in self.task.shards[side]:
-            yield from self.reader.scan_shard(
+            for rows in self.reader.scan_shard(
                 shard, (*KEY, *columns), [step], check, self.task.span
-            )
+            ):
+                if self.told is not None:
+                    self.told(step, rows.columns)
+                yield rows
 
     def _match(self, pairs: list[tuple[Part, Part]]) -> dict[str, Array]:
         for early, late in pairs:

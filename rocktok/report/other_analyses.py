@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict
 
 from rocktok.analyses import Analysis, analyses
@@ -12,6 +13,7 @@ from rocktok.analyses.detect.result import DetectResult
 from rocktok.analyses.pillars.passes import OutcomesOrPath, pillars
 from rocktok.analyses.result import Result
 from rocktok.engine.passes import Engine
+from rocktok.engine.turns import Companion
 from rocktok.errors import DamagedError, DataError, LogError
 from rocktok.log import Log
 
@@ -41,7 +43,13 @@ class OtherResult:
     passes: int
 
 
-def run_others(
+def missing_of(log: Log, what: str, error: LogError) -> Missing:
+    """What a log does not allow; the error's message has the reason and the remedy."""
+    why, _, remedy = str(error).removeprefix(f"{log.name}: ").partition("; ")
+    return {"what": what, "why": why, "remedy": remedy}
+
+
+def start_others(
     log: Log,
     *,
     engine: Engine,
@@ -49,32 +57,36 @@ def run_others(
     seed: int,
     replicates: int,
     detected: DetectResult,
-) -> tuple[OtherResult, ...]:
-    """Run every analysis that has a section, with those of these arguments that it takes.
+) -> list[Companion[OtherResult]]:
+    """Start every analysis that has a section, with those of these arguments that it takes.
 
     `detected`: the result of `detect`, so that rocks are the same in every section.
 
-    Raises `DamagedError`, `DataError` as the analyses do.
+    Their results raise `DamagedError`, `DataError` as the analyses do.
     """
-    others = []
-    for analysis in (entry for entry in analyses().values() if entry.section):
-        function = analysis.load()
-        shared: dict[str, Any] = {
-            "engine": engine, "table": table, "seed": seed, "replicates": replicates,
-            "detected": detected,
-        }  # fmt: skip
-        parameters = inspect.signature(function).parameters
-        before, result = engine.passes, None
-        missing: Missing | None = None
-        try:
-            result = function(log, **{n: v for n, v in shared.items() if n in parameters})
-        except (DamagedError, DataError):
-            raise
-        except LogError as error:
-            why, _, remedy = str(error).removeprefix(f"{log.name}: ").partition("; ")
-            missing = {"what": analysis.help.removesuffix("."), "why": why, "remedy": remedy}
-        others.append(OtherResult(analysis, result, missing, engine.passes - before))
-    return tuple(others)
+    shared: dict[str, Any] = {
+        "engine": engine, "table": table, "seed": seed, "replicates": replicates,
+        "detected": detected,
+    }  # fmt: skip
+    return [
+        engine.start(partial(_other, entry, log, shared), entry.name)
+        for entry in analyses().values()
+        if entry.section
+    ]
+
+
+def _other(analysis: Analysis, log: Log, shared: Mapping[str, Any]) -> OtherResult:
+    function, engine = analysis.load(), shared["engine"]
+    parameters = inspect.signature(function).parameters
+    before, result = engine.passes, None
+    missing: Missing | None = None
+    try:
+        result = function(log, **{n: v for n, v in shared.items() if n in parameters})
+    except (DamagedError, DataError):
+        raise
+    except LogError as error:
+        missing = missing_of(log, analysis.help.removesuffix("."), error)
+    return OtherResult(analysis, result, missing, engine.passes - before)
 
 
 def of_outcomes(log: Log, outcomes: Sequence[OutcomesOrPath], seed: int) -> tuple[OtherResult, ...]:

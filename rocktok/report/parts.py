@@ -10,7 +10,9 @@ from rocktok.analyses.detect.instead import Instead
 from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.report.positions import LossByPosition
+from rocktok.report.sensitivity import RockContexts, TypeShares
 from rocktok.report.sequences import DrawnSequences
+from rocktok.report.text_view import StepLoss, Texts
 from rocktok.stats.sums import TypeSums
 
 
@@ -44,3 +46,24 @@ class Look:
     windows: dict[str, Array]
     drawn: DrawnSequences
     instead: dict[int, Instead]
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """What the page shows beside the analyses.
+
+    Attributes:
+        look: of the report's own pass.
+        shares: types judged anew, by place; None where no null can be drawn for any.
+        contexts, in_text: as `contexts` and `contexts_in_text` of the report.
+        texts, curves: of the report.
+        passes: of its own pass, and of the text.
+    """
+
+    look: Look
+    shares: dict[int, TypeShares] | None
+    contexts: dict[int, RockContexts]
+    in_text: dict[int, RockContexts] | None
+    texts: Texts | None
+    curves: dict[int, list[StepLoss]]
+    passes: dict[str, int]

@@ -18,6 +18,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.attribute.passes import attribute
+from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.log_passes import ZeroThresholdError
 from rocktok.analyses.detect.passes import run_detect
@@ -26,17 +27,26 @@ from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.pillars.passes import OutcomesOrPath
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
 from rocktok.analyses.stability.passes import run_stability
-from rocktok.analyses.stability.result import StabilityParams
+from rocktok.analyses.stability.result import StabilityParams, StabilityResult
 from rocktok.analyses.stagnation.passes import stagnation
+from rocktok.analyses.stagnation.result import StagnationResult
+from rocktok.engine.made import Reads
 from rocktok.engine.passes import Engine
+from rocktok.engine.turns import Companion
 from rocktok.report.alternatives import token_ids
 from rocktok.report.clusters import Clusters
 from rocktok.report.hardest import hardest_rows, hardest_types, wanted_instead
 from rocktok.report.missing import lacks
-from rocktok.report.other_analyses import OtherResult, of_outcomes, run_others
-from rocktok.report.parts import Look, OtherParts
+from rocktok.report.other_analyses import (
+    Missing,
+    OtherResult,
+    missing_of,
+    of_outcomes,
+    start_others,
+)
+from rocktok.report.parts import Look, OtherParts, PageContent
 from rocktok.report.positions import LossByPosition
-from rocktok.report.progress import Progress
+from rocktok.report.progress import Counted, Progress
 from rocktok.report.result import (
     NO_NULL,
     PERSISTENCE,
@@ -63,6 +73,20 @@ from rocktok.report.sequences import DrawnSequences
 from rocktok.report.text_view import Texts, at_steps, choose, sequence_texts
 from rocktok.stats.arrays import padded
 from rocktok.stats.sums import TypeSums
+
+#: Missing where the text is too little.
+_NO_NULL: Missing = {
+    "what": NO_NULL,
+    "why": "too few positions are free of each type to draw a null from",
+    "remedy": "record more sequences, or give --min-partner-share a number",
+}
+
+#: `attribute`, `stagnation` and `stability`, where they were started.
+_Parts = tuple[
+    Companion[Counted[AttributeResult | None]] | None,
+    Companion[Counted[StagnationResult | None]] | None,
+    Companion[Counted[StabilityResult | None]],
+]
 
 #: Types, in descending order of Rock Score, whose stability is measured.
 RANKED = 5_000
@@ -133,9 +157,10 @@ def report(
     options, own = options_of(DetectParams, locals()), Clusters(clusters)
     progress = Progress(opened(log), engine or Engine(), tell or (lambda _: None))
     given = of_outcomes(progress.log, outcomes, seed)
-    detection = progress.counted(
+    detecting = progress.start(
         "detect", lambda: _detection(progress, options, embeddings, lifts=lifts)
     )
+    detection = progress.note("detect", detecting.result())
     progress.tell(detection.result)
     return _Report(detection, params, own, progress, given).result()
 
@@ -152,7 +177,7 @@ def _detection(
             lifts="auto" if lifts else False, null=True, replicate="auto",
         )  # fmt: skip
     except ZeroThresholdError as error:
-        progress.refused(PERSISTENCE, error)
+        progress.missing.append(missing_of(log, PERSISTENCE, error))
     return run_detect(log, replace(options, context="off"), embeddings=embeddings, engine=engine)
 
 
@@ -169,39 +194,33 @@ class _Report:
     def result(self) -> ReportResult:
         """Make all further passes, and put their results together."""
         detection, progress = self.detection, self.progress
-        others = self._others()
-        likely, hardest = likely_rocks(detection), hardest_types(detection)
-        look = progress.counted("report", lambda: self._look(likely, hardest))
-        shares = self._type_shares(likely, look.windows)
-        contexts = self._contexts(shares, look.windows)
-        ids = choose(look.drawn, contexts, self.params.sequences)
-        named = [row["token_id"] for row in detection.result.rocks]
-        curves = [*named, *detection.types.token_T[hardest].tolist()]
-        read = progress.counted("texts", lambda: at_steps(detection, ids, curves) if ids else None)
-        texts = None
-        if read is not None:
-            texts = sequence_texts(detection, read, ids, look.drawn.seen)
-        in_text = None
-        if texts is not None:
-            on_page = [sequence["sequence_id"] for sequence in texts["sequences"]]
-            in_text = self._contexts(shares, look.windows, on_page)
-        said = {row["what"] for row in progress.missing}
-        progress.missing.extend(row for row in lacks(detection) if row["what"] not in said)
-        token_texts = self._token_texts(contexts, texts, others)
+        parts = self._start_parts()
+        page = progress.engine.start(self._page, "report")
         log, steps = detection.run.log, detection.steps
-        further = run_others(
+        started = start_others(
             log, engine=progress.engine, table=detection.run.table, seed=detection.params.seed,
             replicates=self.params.replicates, detected=detection.result,
         )  # fmt: skip
+        others = self._parts(parts)
+        content = page.result()
+        look, shares, texts = content.look, content.shares, content.texts
+        progress.passes.update(content.passes)
+        if shares is None:
+            progress.missing.append(_NO_NULL)
+        said = {row["what"] for row in progress.missing}
+        progress.missing.extend(row for row in lacks(detection) if row["what"] not in said)
+        further = tuple(other.result() for other in started)
         progress.passes.update({other.analysis.name: other.passes for other in further})
         progress.missing.extend(o.missing for o in further if o.missing is not None)
+        token_texts = self._token_texts(content.contexts, texts, others)
         return ReportResult(
             log={
                 **log.identity(),
                 "table": detection.run.table,
                 "pre": steps.pre,
                 "post": steps.post,
-                "passes": progress.passes,
+                "passes": {**progress.passes, "all": len(progress.made)},
+                "reads": round(Reads.of(progress.made).times, 2),
             },
             run=dict(log.run or {}),
             params=cast(ReportOptions, {**asdict(self.params), "clusters": self.clusters.own}),
@@ -209,12 +228,12 @@ class _Report:
             types=self._types(look.sums),
             positions=tuple(look.positions.result()),
             density=detection.density,
-            sensitivity=self._sensitivity(shares),
-            contexts=contexts,
-            contexts_in_text=in_text,
+            sensitivity=self._sensitivity(shares or {}),
+            contexts=content.contexts,
+            contexts_in_text=content.in_text,
             texts=texts,
-            curves=read.curves if read else {},
-            hardest=hardest_rows(detection, hardest, look.instead),
+            curves=content.curves,
+            hardest=hardest_rows(detection, hardest_types(detection), look.instead),
             token_texts=token_texts,
             clusters={v: self.clusters.of(text) for v, text in token_texts.items()},
             cluster_names=self.clusters.names,
@@ -227,6 +246,33 @@ class _Report:
         )
 
     # -- contents of the page beside the analyses ------------------------------------------
+
+    def _page(self) -> PageContent:
+        """What the page shows beside the analyses: a pass of its own, and those of the text."""
+        detection, progress = self.detection, self.progress
+        likely, hardest = likely_rocks(detection), hardest_types(detection)
+        looked = progress.counted(lambda: self._look(likely, hardest))
+        look = looked.result
+        shares = self._type_shares(likely, look.windows)
+        contexts = self._contexts(shares or {}, look.windows)
+        ids = choose(look.drawn, contexts, self.params.sequences)
+        named = [row["token_id"] for row in detection.result.rocks]
+        curves = [*named, *detection.types.token_T[hardest].tolist()]
+        read = progress.counted(lambda: at_steps(detection, ids, curves) if ids else None)
+        texts = in_text = None
+        if read.result is not None:
+            texts = sequence_texts(detection, read.result, ids, look.drawn.seen)
+            on_page = [sequence["sequence_id"] for sequence in texts["sequences"]]
+            in_text = self._contexts(shares or {}, look.windows, on_page)
+        return PageContent(
+            look=look,
+            shares=shares,
+            contexts=contexts,
+            in_text=in_text,
+            texts=texts,
+            curves={} if read.result is None else read.result.curves,
+            passes={"report": looked.passes, "texts": read.passes},
+        )
 
     def _look(self, likely: list[int], hardest: Array) -> Look:
         detection = self.detection
@@ -247,18 +293,14 @@ class _Report:
         windows = collect[0].result() if collect else {}
         return Look(sums, positions, windows, drawn, {} if instead is None else instead.result())
 
-    def _type_shares(self, likely: list[int], windows: dict[str, Array]) -> dict[int, TypeShares]:
+    def _type_shares(
+        self, likely: list[int], windows: dict[str, Array]
+    ) -> dict[int, TypeShares] | None:
+        """None where no null can be drawn for any."""
         shares = judge_types(self.detection, likely, windows)
         own = setting_of(self.detection.params)
         if shares and all(each.share(own) is None for each in shares.values()):
-            self.progress.missing.append(
-                {
-                    "what": NO_NULL,
-                    "why": "too few positions are free of each type to draw a null from",
-                    "remedy": "record more sequences, or give --min-partner-share a number",
-                }
-            )
-            return {}
+            return None
         return shares
 
     def _sensitivity(self, shares: dict[int, TypeShares]) -> tuple[SensitivityRow, ...] | None:
@@ -301,14 +343,15 @@ class _Report:
 
     # -- the other analyses ----------------------------------------------------------------
 
-    def _others(self) -> OtherParts:
+    def _start_parts(self) -> _Parts:
+        """Start those that the log may allow."""
         detection, progress = self.detection, self.progress
         log, engine, table = detection.run.log, detection.run.engine, detection.run.table
         post, options = detection.steps.post, detection.params
         replicates = self.params.replicates
         shares = curves = None
         if "grad_norm" in log.columns(table):
-            shares = progress.allowed(
+            shares = progress.start_allowed(
                 "attribute",
                 "shares of the gradient norm by token type",
                 lambda: attribute(
@@ -316,8 +359,8 @@ class _Report:
                     replicates=replicates, table=table, seed=options.seed, engine=engine,
                 ),
             )  # fmt: skip
-        if self._has_course():
-            curves = progress.allowed(
+        if self._no_course() is None:
+            curves = progress.start_allowed(
                 "stagnation",
                 "loss of rocks over the steps",
                 lambda: stagnation(
@@ -326,7 +369,7 @@ class _Report:
                     replicates=replicates, table=table, seed=options.seed, engine=engine,
                 ),
             )  # fmt: skip
-        samples = progress.allowed(
+        samples = progress.start_allowed(
             "stability",
             "stability of the rocks under half of the prompts",
             lambda: run_stability(
@@ -337,26 +380,32 @@ class _Report:
                 engine=engine, detection=detection,
             ),
         )  # fmt: skip
-        return OtherParts(shares, curves, samples)
+        return shares, curves, samples
 
-    def _has_course(self) -> bool:
-        """Whether --pre and --post leave two steps; without these options `stagnation` decides."""
+    def _parts(self, started: _Parts) -> OtherParts:
+        shares, curves, samples = started
+        progress = self.progress
+        attributed = None if shares is None else progress.note("attribute", shares.result())
+        if (no_course := self._no_course()) is not None:
+            progress.missing.append(no_course)
+        learned = None if curves is None else progress.note("stagnation", curves.result())
+        return OtherParts(attributed, learned, progress.note("stability", samples.result()))
+
+    def _no_course(self) -> Missing | None:
+        """Why --pre and --post leave one step; without these options `stagnation` decides."""
         pre, post = self.detection.params.pre, self.detection.params.post
         if pre is None and post is None:
-            return True
+            return None
         view = self.detection.run.view
         steps = {*view.complete, *(s for s in (pre, post) if s is not None)}
         low, high = min(steps) if pre is None else pre, max(steps) if post is None else post
         if low < high:
-            return True
-        self.progress.missing.append(
-            {
-                "what": "loss of rocks over the steps",
-                "why": f"{view.table}/ has no complete step before {high}",
-                "remedy": "give a later --post",
-            }
-        )
-        return False
+            return None
+        return {
+            "what": "loss of rocks over the steps",
+            "why": f"{view.table}/ has no complete step before {high}",
+            "remedy": "give a later --post",
+        }
 
     def _token_texts(
         self, contexts: dict[int, RockContexts], texts: Texts | None, others: OtherParts

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+from rocktok.engine.made import PassMade
 from rocktok.engine.passes import Engine
+from rocktok.engine.turns import Companion
 from rocktok.errors import DamagedError, DataError, LogError
 from rocktok.log.catalogue import Log
-from rocktok.report.other_analyses import Missing
+from rocktok.report.other_analyses import Missing, missing_of
 from rocktok.report.result import Analysis
 
 A = TypeVar("A", bound=Analysis)
@@ -17,10 +19,20 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Counted(Generic[T]):
+    """A result, and the passes that it took; None, and what is missing, where the log lacks it."""
+
+    result: T
+    passes: int
+    missing: Missing | None = None
+
+
+@dataclass(frozen=True)
 class Progress:
-    """Runs the analyses of a log one by one.
+    """Runs the analyses of a log side by side.
 
     `tell`: called with each result. `passes`: by analysis. `missing`: what could not be done.
+    `before`: passes that the engine had made for others.
     """
 
     log: Log
@@ -28,27 +40,47 @@ class Progress:
     tell: Callable[[Analysis], None]
     passes: dict[str, int] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
+    before: int = field(init=False)
 
-    def counted(self, name: str, analyse: Callable[[], T]) -> T:
-        """Run an analysis, count its passes, and return its result."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "before", len(self.engine.made))
+
+    @property
+    def made(self) -> list[PassMade]:
+        """All passes of this report."""
+        return self.engine.made[self.before :]
+
+    def start(self, name: str, analyse: Callable[[], T]) -> Companion[Counted[T]]:
+        """Start an analysis, whose passes are counted."""
+        return self.engine.start(lambda: self.counted(analyse), name)
+
+    def counted(self, analyse: Callable[[], T]) -> Counted[T]:
+        """Run an analysis within one that was started."""
         before = self.engine.passes
         result = analyse()
-        self.passes[name] = self.engine.passes - before
-        return result
+        return Counted(result, self.engine.passes - before)
 
-    def allowed(self, name: str, what: str, analyse: Callable[[], A]) -> A | None:
-        """As `counted`; None, with an entry in `missing`, where the log does not allow it."""
-        try:
-            result = self.counted(name, analyse)
-        except (DamagedError, DataError):
-            raise
-        except LogError as error:
-            self.refused(what, error)
-            return None
-        self.tell(result)
-        return result
+    def start_allowed(
+        self, name: str, what: str, analyse: Callable[[], A]
+    ) -> Companion[Counted[A | None]]:
+        """As `start`; None where the log does not allow it. `what` it is, for the reader."""
 
-    def refused(self, what: str, error: LogError) -> None:
-        """Add an entry to `missing`; the error's message has the reason and the remedy."""
-        why, _, remedy = str(error).removeprefix(f"{self.log.name}: ").partition("; ")
-        self.missing.append({"what": what, "why": why, "remedy": remedy})
+        def allowed() -> Counted[A | None]:
+            try:
+                counted = self.counted(analyse)
+            except (DamagedError, DataError):
+                raise
+            except LogError as error:
+                return Counted(None, 0, missing_of(self.log, what, error))
+            self.tell(counted.result)
+            return Counted(counted.result, counted.passes)
+
+        return self.engine.start(allowed, name)
+
+    def note(self, name: str, counted: Counted[T]) -> T:
+        """Add the passes of an analysis, or what is missing of it; its result."""
+        if counted.missing is not None:
+            self.missing.append(counted.missing)
+        else:
+            self.passes[name] = counted.passes
+        return counted.result

@@ -57,12 +57,17 @@ class ReportOptions(TypedDict):
 
 
 class ReportLog(LogIdentity):
-    """The log, what `detect` read of it, and passes by analysis."""
+    """The log, what `detect` read of it, and passes by analysis.
+
+    `passes`: those that served each analysis, some of them several; "all": how many were made.
+    `reads`: how often a row of the steps read was read, on average.
+    """
 
     table: str
     pre: int | None
     post: int
     passes: dict[str, int]
+    reads: float
 
 
 class TypeColumns(TypedDict):

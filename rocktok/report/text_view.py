@@ -119,7 +119,7 @@ def at_steps(detection: Detection, ids: Iterable[int], types: Iterable[int]) -> 
             more = alternatives.COLUMNS
         rows = SequenceRows((*columns, *more), id_S)
         sums = TypeSums(("loss",), compiled=source.large)
-        detection.run.engine.run(source, rows, sums)
+        detection.run.engine.run(source, rows, sums, patient=True)
         by_step.append(rows.result())
         count_V, sum_V = sums.count_V, sums.sum_V["loss"]
         for v, curve in curves.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import cast
 
 import numpy as np
@@ -31,6 +32,7 @@ from rocktok.analyses.detect.result import DetectResult, DetectRow
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
+from rocktok.engine.turns import Companion
 from rocktok.errors import DamagedError, DataError, LogError
 from rocktok.stats.bootstrap import PromptBootstrap
 from rocktok.stats.intervals import Estimate
@@ -118,6 +120,7 @@ class _Look:
     def result(self) -> tuple[list[Finding], list[EstimatorRow]]:
         """All findings, and the estimators."""
         said, table = self.said, self.run.table
+        losses = self._start_losses()
         here = self._at(table, self.step, losses=True)
         there = here
         if table == "fixed" and self.rollout_steps:
@@ -143,7 +146,7 @@ class _Look:
             judged.loops(there.loops, LOOP_WINDOW, LOOP_BLOCK),
             judged.special_tokens(said, here.told.places),
             judged.opening(here.told.places),
-            self._saturation(here),
+            self._saturation(here, losses),
             judged.normalisation(here.told.places, here.told.means, here.told.sample),
             self._cheaper("one_sample", [r for r in estimators if r["k"] is None], here),
             self._cheaper("top_k", [r for r in estimators if r["k"] is not None], here),
@@ -233,20 +236,28 @@ class _Look:
         shares = cut_shares(texts, self.run.prompts, **self._draws)
         return judged.truncated(*shares, len(texts.sequence_S), self.said)
 
-    def _saturation(self, here: Measured) -> Finding:
+    def _start_losses(self) -> dict[int, Companion[PromptBootstrap] | None]:
+        """Steps of fixed text that show whether losses still fall; None: the one checked."""
         steps = self.run.log.complete_steps("fixed")
         chosen = [steps[0], *steps[-max(2, -(-len(steps) // 3)) :]] if len(steps) > 2 else []
-        means: dict[int, Estimate] = {}
-        for step in chosen:
-            sums = here.told.places
-            if (here.table, here.step) != ("fixed", step):
-                sums = self._losses("fixed", step)
-            means[step] = sums.of("loss") / sums.of("")
-        return judged.saturation(means, steps[0] if steps else 0)
+        start, here = self.run.engine.start, (self.run.table, self.step)
+        return {
+            step: None if here == ("fixed", step) else start(partial(self._losses, step))
+            for step in chosen
+        }
 
-    def _losses(self, table: str, step: int) -> PromptBootstrap:
+    def _saturation(
+        self, here: Measured, losses: Mapping[int, Companion[PromptBootstrap] | None]
+    ) -> Finding:
+        means: dict[int, Estimate] = {}
+        for step, started in losses.items():
+            sums = here.told.places if started is None else started.result()
+            means[step] = sums.of("loss") / sums.of("")
+        return judged.saturation(means, min(self.run.log.complete_steps("fixed"), default=0))
+
+    def _losses(self, step: int) -> PromptBootstrap:
         sums = PromptBootstrap(np.zeros(0, np.int64), ("", "loss"), **self._draws)
-        self.run.engine.run(self._source(table, step), sums)
+        self.run.engine.run(self._source("fixed", step), sums, patient=True)
         return sums
 
     def _cheaper(self, name: str, rows: list[EstimatorRow], here: Measured) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -24,11 +25,12 @@ from rocktok.analyses.detect.null import MIN_DRAWS
 from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
-from rocktok.analyses.detect.tested import Replication, replication
+from rocktok.analyses.detect.tested import HardTests, Replication, replication
 from rocktok.analyses.detect.windows import SketchCount
 from rocktok.analyses.run import Run
 from rocktok.engine.choose import PrePost
 from rocktok.engine.source import DERIVABLE, Source
+from rocktok.engine.turns import Companion
 from rocktok.errors import LogError
 from rocktok.stats.arrays import padded
 from rocktok.stats.prompts import PromptCounts
@@ -58,6 +60,27 @@ class Counts:
     unpaired: int
     unlisted: int
     sketches: SketchCount | None
+
+
+@dataclass(frozen=True)
+class Halves:
+    """What is under way on the halves of the prompts.
+
+    `chosen`: the rocks of half 0, token ids, best first; `other`: the tests of all types on half 1;
+    None where not wanted.
+    """
+
+    chosen: Companion[Array] | None
+    other: Companion[HardTests] | None
+    min_hardness: float
+
+    def replication(self, rocks: Array) -> Replication:
+        """How hard the rocks of half 0 of the prompts (token ids) are in half 1.
+
+        Raises `LogError` where that half does not allow it.
+        """
+        assert self.other is not None
+        return replication(rocks, self.other.result(), self.min_hardness)
 
 
 @dataclass(frozen=True)
@@ -218,11 +241,17 @@ class LogPasses:
         rocks: Array = types.token_T[order[is_rock]]
         return rocks
 
-    def replication(self, rocks: Array) -> Replication:
-        """How hard the rocks of half 0 of the prompts (token ids) are in half 1.
+    def start_halves(self, embeddings: Array | None, *, chosen: bool, other: bool) -> Halves:
+        """Start the search on half 0 of the prompts, and the tests of all types on half 1."""
+        start = self.run.engine.start
+        return Halves(
+            start(partial(self.rocks_of_half, 0, embeddings)) if chosen else None,
+            start(self._tests_of_other_half) if other else None,
+            self.params.min_hardness,
+        )
 
-        Raises `LogError` where that half does not allow it.
-        """
+    def _tests_of_other_half(self) -> HardTests:
+        """How hard every type is in half 1. Raises `LogError` where that does not allow it."""
         other = self.on_half(1)
         counts = other.count()
         assert counts.clusters is not None
@@ -232,8 +261,7 @@ class LogPasses:
         votes = votes_of(sums)
         if votes is not None:
             self.run.engine.run(other.source, votes)
-        hard = hardness_of(sums, votes).tests
-        return replication(rocks, hard, self.params.min_hardness)
+        return hardness_of(sums, votes).tests
 
     def with_rollouts(self, types: TypeTable) -> tuple[TypeTable, int | None]:
         """How often the late student itself still writes each type, and the step; None: no such."""

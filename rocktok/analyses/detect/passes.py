@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -198,6 +199,11 @@ def run_detect(
     given, (passes, of_similarity) = params, passes.choose_similarity(counts)
     params = passes.params
     types, thresholds, contexts = counts.types, None, None
+    wanted = counts.sizes.rows <= MOST_REPLICATED if replicate == "auto" else replicate
+    wanted = bool(wanted and half is None and steps.pre is not None and params.tests)
+    halves = passes.start_halves(
+        embeddings, chosen=wanted or bool(lifts and steps.pre is not None), other=wanted
+    )
     if steps.pre is not None:
         thresholds = passes.thresholds(counts)
         types, contexts = judge_contexts(
@@ -209,6 +215,9 @@ def run_detect(
     rocks = order[is_rock]
     shown = np.arange(len(order)) if params.all_types else _shown(types, order, is_rock)
     hardness = None if contexts is None else contexts.hardness
+    drawing = None
+    if lifts and contexts is not None:
+        drawing = run.engine.start(partial(permuted, contexts, types, rocks, score_T))
     alternatives, of_alternatives = alternatives_of(source, types, order[shown], thresholds)
     density, prompts, flags = passes.last(
         types, rocks, order[shown], thresholds, hardness, alternatives
@@ -217,12 +226,10 @@ def run_detect(
     notes, replicated, both_lifts = passes.notes(thresholds, counts), None, None
     notes += [*of_similarity, *of_alternatives]
     notes += [] if alternatives is None else alternatives_coverage(source, alternatives)
-    wanted = counts.sizes.rows <= MOST_REPLICATED if replicate == "auto" else replicate
-    wanted = bool(wanted and half is None and types.tested is not None)
     chosen, why = None, ""
-    if wanted or (lifts and contexts is not None):
+    if halves.chosen is not None:
         try:
-            chosen = passes.rocks_of_half(CHOSEN_ON, embeddings)
+            chosen = halves.chosen.result()
         except LogError as error:
             why = str(error)
     if contexts is not None and contexts.unsketched:
@@ -232,12 +239,13 @@ def run_detect(
         )
     if wanted:
         try:
-            replicated = None if chosen is None else passes.replication(chosen)
+            replicated = None if chosen is None else halves.replication(chosen)
         except LogError as error:
             why = str(error)
         if replicated is None:
             notes.append(f"replication is unknown: {why}")
-    if lifts and contexts is not None:
+    if drawing is not None:
+        assert contexts is not None
         measured = np.zeros(0, np.int64)
         if chosen is None:
             notes.append(f"lifts are unknown: {why}")
@@ -250,7 +258,7 @@ def run_detect(
                 )
         both_lifts = (
             lifts_of(contexts, types, measured),
-            permuted(contexts, types, rocks, score_T),
+            drawing.result(),
         )
     result = make_result(
         log={

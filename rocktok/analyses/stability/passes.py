@@ -50,6 +50,7 @@ from rocktok.analyses.stability.subsamples import Subsamples, limits
 from rocktok.engine.choose import check_comparable
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
+from rocktok.engine.turns import Companion
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
 from rocktok.log.catalogue import Log
 from rocktok.stats.arrays import padded
@@ -148,6 +149,7 @@ class _Stability:
 
     def result(self) -> StabilityResult:
         """All passes."""
+        naming = self._start_naming()
         facts, ours, prompt_P = self._whole(self.source)
         sizes = self._sizes(len(prompt_P))
         token_T, count_T = facts.token_T, facts.frequency_HT.sum(axis=0)
@@ -160,7 +162,7 @@ class _Stability:
             limits(self.params.seed, self.params.repeats, sizes, prompt_P),
             self.params.replicates, compiled=self.source.large,
         )  # fmt: skip
-        self.run.engine.run(self.source, subsamples)
+        self.run.engine.run(self.source, subsamples, patient=True)
         samples = Samples(subsamples.types, self._limit(loss_T[order[len(kept) :]]))
         coverage = np.cumsum(loss_T[order]) / (loss_T.sum() or 1.0)
         whole = np.searchsorted(subsamples.types, token_T[kept])
@@ -178,7 +180,9 @@ class _Stability:
         again = None
         if detection is not None:
             no_rocks = why_not(detection)
-            again = named_again(detection, self.params.replicates) if no_rocks is None else None
+            if no_rocks is None:
+                naming = naming or self._start_naming(detection)
+                again = None if naming is None else naming.result()
         rankings, of_rankings = self._rankings(detection, k)
         so_far, more = [*self.notes, *notes], [*more, *of_rankings]
         return StabilityResult(
@@ -204,6 +208,13 @@ class _Stability:
             rankings=rankings,
             notes=(*so_far, *(note for note in more if note not in so_far)),
         )
+
+    def _start_naming(self, detection: Detection | None = None) -> Companion[Again] | None:
+        """Start naming rocks again on half-samples; None where `detect` allows none so far."""
+        found = detection or self.detection
+        if found is None or why_not(found) is not None:
+            return None
+        return self.run.engine.start(lambda: named_again(found, self.params.replicates))
 
     def _beside(self) -> tuple[Sample | None, SecondLog | None]:
         if self.second is None:
