@@ -66,6 +66,15 @@ class Density:
         self.seen = 0
         self._rows = np.zeros(0, dtype=_ROW)
 
+    @classmethod
+    def without_rocks(cls, sequences: int, seed: int) -> Self:
+        """What a pass comes to where there are no rocks, and no contexts were judged."""
+        density = cls(np.zeros(0, dtype=np.int64), None, seed=seed)
+        density.seen = sequences
+        density._rows = np.zeros(min(sequences, density.most), dtype=_ROW)
+        density._rows["retained"] = np.nan
+        return density
+
     def update(self, batch: Batch) -> None:
         """Add a batch of whole sequences."""
         sequence_N = batch["sequence_id"]

@@ -7,7 +7,8 @@
    the prompts;
 4. the windows of the likeliest types, and a null for types too frequent for the shared pool (a
    small log: only where there are such types; a large one: a pass for each round of windows);
-5. density, what stands beside the rocks, their prompts, and what the teacher wrote instead;
+5. density, what stands beside the rocks, their prompts, and what the teacher wrote instead (left
+   out without an earlier step and without rocks, where the rows of a prompt are neighbours);
 6. what the late student itself still writes, where that was recorded;
 7. for the replication 1 to 4 on one half of the prompts, and 1 to 3 on the other; lifts are of the
    rocks of the one half, and take a pass over the other.
@@ -210,9 +211,15 @@ def run_detect(
     shown = np.arange(len(order)) if params.all_types else _shown(types, order, is_rock)
     hardness = None if contexts is None else contexts.hardness
     alternatives, of_alternatives = alternatives_of(source, types, order[shown], thresholds)
-    density, prompts, flags = passes.last(
-        types, rocks, order[shown], thresholds, hardness, alternatives
-    )
+    known, flags = None, None
+    if alternatives is None:
+        known = passes.without_last(counts, rocks, order[shown])
+    if known is not None:
+        density, prompts = known
+    else:
+        density, prompts, flags = passes.last(
+            types, rocks, order[shown], thresholds, hardness, alternatives
+        )
     types, rollout_step = passes.with_rollouts(types)
     notes, replicated, both_lifts = passes.notes(thresholds, counts), None, None
     notes += [*of_similarity, *of_alternatives]
