@@ -10,9 +10,11 @@ from typing import Self
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.runs import run_starts
 from rocktok.stats import kernels
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import distinct
+
 
 class PromptRuns:
     """Of every token type the number of runs that hold it: of neighbours of the same prompt.
@@ -25,7 +27,7 @@ class PromptRuns:
         compiled: use the compiled loop. The same counts as without, faster in large logs.
     """
 
-    needs = ("token_id", "prompt")
+    needs = ("token_id", "sequence_id", "prompt")
 
     def __init__(self, *, compiled: bool = False) -> None:
         self.compiled = compiled
@@ -38,15 +40,15 @@ class PromptRuns:
         self._closed: tuple[Array, Array] | None = None
 
     def update(self, batch: Batch) -> None:
-        """Add the batch's (prompt, token_id) pairs."""
+        """Add a batch of whole sequences."""
         token_N, prompt_N = batch["token_id"], batch["prompt"]
         if len(token_N) == 0:
             return
         self._reach(int(token_N.max()) + 1)
-        new_N = np.ones(len(prompt_N), dtype=bool)
-        np.not_equal(prompt_N[1:], prompt_N[:-1], out=new_N[1:])
-        start_R = np.flatnonzero(new_N)
-        prompt_R = prompt_N[start_R]
+        start_S = run_starts(batch["sequence_id"])
+        prompt_S = prompt_N[start_S]
+        new_S = run_starts(prompt_S)
+        start_R, prompt_R = start_S[new_S], prompt_S[new_S]
         goes_on = bool(self._runs and self._prompts[-1][-1] == prompt_R[0])
         first = self._runs - goes_on
         edge_R = np.append(start_R, len(token_N))

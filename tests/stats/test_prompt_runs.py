@@ -18,7 +18,14 @@ def rows(*prompts: tuple[int, list[int]]) -> dict[str, Array]:
     """A batch of (prompt, its tokens)."""
     token_N = np.array([v for _, tokens in prompts for v in tokens], dtype=np.int32)
     prompt_N = np.repeat([p for p, _ in prompts], [len(tokens) for _, tokens in prompts])
-    return {"token_id": token_N, "prompt": prompt_N.astype(np.uint64)}
+    # Two sequences of each prompt, where it has as many rows.
+    sequence_N = 2 * np.repeat(np.arange(len(prompts)), [len(tokens) for _, tokens in prompts])
+    sequence_N[1:] += sequence_N[1:] == sequence_N[:-1]
+    return {
+        "token_id": token_N,
+        "prompt": prompt_N.astype(np.uint64),
+        "sequence_id": np.maximum.accumulate(sequence_N) if len(sequence_N) else sequence_N,
+    }
 
 
 def counted(tasks: list[list[dict[str, Array]]], *, compiled: bool = False) -> PromptRuns:

@@ -11,6 +11,7 @@ from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DensityRow, Spread
 from rocktok.hashing import hash_rows
+from rocktok.runs import run_starts
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among
 from rocktok.stats.quantiles import quantile
@@ -80,7 +81,7 @@ class Density:
         sequence_N = batch["sequence_id"]
         if len(sequence_N) == 0:
             return
-        starts = np.flatnonzero(np.concatenate(([True], sequence_N[1:] != sequence_N[:-1])))
+        starts = run_starts(sequence_N)
         rows = np.zeros(len(starts), dtype=_ROW)
         length_S = np.diff(np.append(starts, len(sequence_N)))
         rows["hash"] = hash_rows(self.seed, sequence_N[starts])

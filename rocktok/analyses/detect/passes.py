@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -36,6 +37,7 @@ from rocktok.analyses.detect.result import MOST_ROCKS, DetectParams, DetectResul
 from rocktok.analyses.detect.token_rows import make_result
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.choose import REMEDY
+from rocktok.engine.kept import KeptRows
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 
@@ -190,7 +192,8 @@ def run_detect(
     steps = run.view.pre_post(params.pre, params.post, params.context)
     if lifts is True and steps.pre is None:
         raise LogError(f"{run.log.name}: lifts need persistence, but {steps.no_context}; {REMEDY}")
-    source = run.source(steps.post, steps.pre, half=half, only=only)
+    kept = KeptRows()
+    source = replace(run.source(steps.post, steps.pre, half=half, only=only), kept=kept)
     lacking = source.lacks("contexts") if params.similarity == "hidden" else None
     if steps.pre is not None and lacking is not None:
         raise LogError(f"{run.log.name}: {lacking}, or choose another similarity than 'hidden'")
@@ -259,6 +262,7 @@ def run_detect(
             lifts_of(contexts, types, measured),
             permuted(contexts, types, rocks, score_T),
         )
+    kept.close()
     result = make_result(
         log={
             **run.log.identity(),
