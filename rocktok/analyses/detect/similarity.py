@@ -34,8 +34,9 @@ _BLOCK = 4_000_000
 #: Windows up to which a dense product with each is faster than a sparse one.
 _FEW = 64
 
-#: Windows up to which an index of them alone is made, and many others are looked up in it.
-MOST_DRAWN = 1 << 13
+#: Windows, as many as a null draws, up to which they are indexed and others looked up. Many of one
+#: type are not: they are alike too often.
+MOST_DRAWN = 1 << 11
 
 #: Pairs of windows from which compiled loops pay: loading them takes as long as these in SciPy.
 MANY = 3_000_000
