@@ -28,6 +28,7 @@ BASE = {
     "kernel",
     "outcomes",
     "publishing",
+    "runs",
     "temporary",
     "weighting",
 }
@@ -47,8 +48,9 @@ MAY_IMPORT = {
     "directories": {"errors", "files", "publishing", "temporary"},
     "inputs": {"errors", "_types", "files"},
     "outcomes": {"errors", "_types", "files"},
+    "runs": {"_types"},
     "weighting": {"errors", "files"},
-    "stats": {"kernel", "hashing", "_types", "errors"},
+    "stats": {"kernel", "hashing", "_types", "errors", "runs"},
     "pairs": {"kernel", "hashing", "_types", "errors"},
     "log": BASE,
     "hooks": BASE | {"log"},

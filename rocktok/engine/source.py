@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rocktok._types import Array
+from rocktok.engine.kept import KeptRows
 from rocktok.errors import LogError
 from rocktok.hashing import halves
 from rocktok.log.attach import TABLE_OF, BesideRows
@@ -58,7 +59,8 @@ class Source:
     `loss` among them; with `pre` also `loss_pre` and `loss_post`, which is `loss` (float32, those
     within rounding of 0 set to 0), and any other column as it is at pre, as NAME_pre; `prompt`
     (uint64), and what follows from these. `half`: only rows whose prompt is in that half (0 or 1),
-    the halves cut by `seed`. `only`: ascending ids of the sequences that count.
+    the halves cut by `seed`. `only`: ascending ids of the sequences that count. `kept`: joined rows
+    that passes before have read, for those after.
 
     Rows of `fixed` can be had with what tables beside it say of them, as matrices. `student_ids`,
     `student_probs`, `teacher_ids`, `teacher_probs` (N, k): the alternatives at post, ids −1 and
@@ -74,6 +76,7 @@ class Source:
     half: int | None = None
     seed: int = 0
     only: npt.NDArray[np.int64] | None = None
+    kept: KeptRows | None = None
 
     @cached_property
     def rows(self) -> int:
@@ -136,7 +139,7 @@ class Source:
         prompts = self.prompts.within(low, high)
         return TaskSource(
             self.log.reader, self.table, self.pre, self.post, prompts, self.half, self.seed, only,
-            self.whole,
+            self.whole, self.kept,
         )  # fmt: skip
 
 
@@ -153,6 +156,7 @@ class TaskSource:
     seed: int
     only: npt.NDArray[np.int64] | None
     whole: bool
+    kept: KeptRows | None
 
 
 @dataclass
@@ -286,7 +290,9 @@ class Reading:
             source.reader, source.table, source.pre, source.post, columns, self.task,
             self._early(), self._count,
         )  # fmt: skip
-        yield from joined
+        keys_alone = not columns and not self._early()
+        kept = source.kept if keys_alone else None
+        yield from joined if kept is None else kept.batches(joined)
         self.unpaired, self._alone = joined.unpaired, joined.alone
 
     def _with_derived(self, batch: dict[str, Array], needs: Collection[str]) -> dict[str, Array]:

@@ -13,6 +13,7 @@ from rocktok.errors import DataError, LogError
 from rocktok.hashing import prompt_hash
 from rocktok.log.checks import Where, check_values, to_numpy
 from rocktok.log.labels import label_codes, label_column
+from rocktok.runs import run_starts
 
 if TYPE_CHECKING:
     from rocktok._types import Array
@@ -45,7 +46,7 @@ class Prompts:
         """How many of the sequences of some ordered rows the table does not list."""
         if not self.known or len(sequence_N) == 0:
             return 0
-        sequence_M = sequence_N[_run_starts(sequence_N)]
+        sequence_M = sequence_N[run_starts(sequence_N)]
         return len(sequence_M) - int(np.count_nonzero(self._find(sequence_M)[1]))
 
     def of(self, sequence_N: Array) -> Array:
@@ -53,7 +54,7 @@ class Prompts:
 
         Looked up once for each run of rows of a sequence.
         """
-        starts = _run_starts(sequence_N)
+        starts = run_starts(sequence_N)
         sequence_M = sequence_N[starts]
         prompt_M = sequence_M.astype(np.int64).view(np.uint64) ^ np.uint64(_OWN)
         at_M, listed_M = self._find(sequence_M)
@@ -68,13 +69,6 @@ class Prompts:
         at_M = np.searchsorted(self.sequence_S, sequence_M)
         at_M = np.minimum(at_M, len(self.sequence_S) - 1)
         return at_M, self.sequence_S[at_M] == sequence_M
-
-
-def _run_starts(sequence_N: Array) -> Array:
-    """Rows whose sequence is not that of the row before."""
-    new_N = np.ones(len(sequence_N), dtype=bool)
-    np.not_equal(sequence_N[1:], sequence_N[:-1], out=new_N[1:])
-    return np.flatnonzero(new_N)
 
 
 #: Columns of sequences/ that are labels, and whether one may be missing.

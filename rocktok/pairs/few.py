@@ -54,23 +54,73 @@ def count_by_type(
     Returns:
         int64 counts: for every pair the answer of `Similarity.count_similar`, ties included.
     """
-    from rocktok.pairs import few_loops, loops
+    from rocktok.pairs import few_loops
 
-    # As of whole numbers: products are not scaled.
-    asked = loops.Rule(KINDS[rule.kind], float(rule.threshold), float(rule.offsets), True)
-    counts = [np.zeros(len(rows), dtype=np.int64) for rows in (ours, ours, pick_E, pick_E)]
-    columns = 1 + max(int(rows.column_E.max(initial=-1)) for rows in (ours, draws))
+    similar_N, partners_N = (np.zeros(len(ours), dtype=np.int64) for _ in range(2))
+    partners_E = np.zeros(len(pick_E), dtype=np.int64)
+    asked = _asked(rule)
     few_loops.count_types(
         _compared(ours, label_N, asked),
         _array(ptr_T, np.int64),
-        _compared(draws, label_D, asked),
+        _array(label_D, np.uint64),
         _array(pick_E, np.int64),
         _array(pick_ptr_T, np.int64),
         asked,
-        columns,
-        *counts,
+        1 + int(ours.column_E.max(initial=-1)),
+        similar_N,
+        partners_N,
+        partners_E,
     )
-    return PartnersByType(*counts)
+    similar_E = count_drawn(draws, label_D, ours, label_N, ptr_T, pick_E, pick_ptr_T, rule)
+    return PartnersByType(similar_N, partners_N, similar_E, partners_E)
+
+
+def count_drawn(
+    draws: SparseRows,
+    label_D: Array,
+    ours: SparseRows,
+    label_N: Array,
+    ptr_T: Array,
+    pick_E: Array,
+    pick_ptr_T: Array,
+    rule: PairRule,
+) -> Array:
+    """(E,) int64: of each pick, the rows of its type that are similar and under another label.
+
+    Arguments as of `count_by_type`; a drawn row is picked for a type at most once.
+    """
+    from rocktok.pairs import drawn_loops, merge
+
+    columns = 1 + max(int(rows.column_E.max(initial=-1)) for rows in (ours, draws))
+    asked, entries = _asked(rule), len(draws.column_E)
+    index = drawn_loops.DrawnIndex(
+        np.zeros(columns + 2, np.int32),
+        np.empty(entries, np.int32),
+        np.empty(entries, np.float64),
+        np.zeros(columns, np.bool_),
+        np.zeros(len(draws), np.float64),
+    )
+    packed = merge.PackedRows(draws.ptr_N, draws.column_E, draws.value_E, draws.size_N)
+    drawn_loops.index_drawn(packed, asked, np.empty(entries, np.bool_), index)
+    similar_E = np.zeros(len(pick_E), dtype=np.int64)
+    drawn_loops.count_drawn(
+        _compared(draws, label_D, asked),
+        index,
+        _compared(ours, label_N, asked),
+        _array(ptr_T, np.int64),
+        _array(pick_E, np.int64),
+        _array(pick_ptr_T, np.int64),
+        asked,
+        similar_E,
+    )
+    return similar_E
+
+
+def _asked(rule: PairRule) -> Any:
+    from rocktok.pairs import loops
+
+    # As of whole numbers: products are not scaled.
+    return loops.Rule(KINDS[rule.kind], float(rule.threshold), float(rule.offsets), True)
 
 
 def _compared(rows: SparseRows, label_N: Array, rule: Any) -> Any:

@@ -86,16 +86,13 @@ def _reaches(score_L: Array, other_L: Array, limit: Any, slope: Any) -> bool:
 
 
 @part
-def _count(
-    ours: Compared, a: int, theirs: Compared, begin: int, last: int, index: Index, rule: Rule,
-    mirrored: bool, similar_N: Array,
-) -> int:  # fmt: skip
-    """Partners of row a among the first `last` rows of a type that are similar; clears scores."""
+def _count(ours: Compared, a: int, begin: int, index: Index, rule: Rule, similar_N: Array) -> int:
+    """Partners of row a among the rows of its type before it that are similar; clears scores."""
     score_B, other_B = index.score_B, index.other_B
     limit, slope = ours.limit_N[a] * _SHORT, ours.slope_N[a] * _SHORT
     size, label = ours.rows.size_R[a], ours.label_N[a]
-    size_R, label_N = theirs.rows.size_R, theirs.label_N
-    count = 0
+    size_R, label_N = ours.rows.size_R, ours.label_N
+    count, last = 0, a - begin
     for at in range(0, last, LANES):
         score_L, other_L = score_B[at : at + LANES], other_B[at : at + LANES]
         if _reaches(score_L, other_L, limit, slope):
@@ -106,8 +103,7 @@ def _count(
                     continue
                 if label != label_N[begin + b]:
                     count += 1
-                    if mirrored:
-                        similar_N[begin + b] += 1
+                    similar_N[begin + b] += 1
         score_L[:] = 0.0
     return count
 
@@ -116,17 +112,16 @@ def _count(
 def count_types(
     ours: Compared,
     ptr_T: Array,
-    draws: Compared,
+    label_D: Array,
     pick_E: Array,
     pick_ptr_T: Array,
     rule: Rule,
     columns: int,
     similar_N: Array,
     partners_N: Array,
-    similar_E: Array,
     partners_E: Array,
 ) -> None:
-    """Count, of each row and each pick, partners of its type, and similar ones among these.
+    """Count, of each row and each pick, partners of its type, and of rows similar ones among these.
 
     `columns`: one more than the largest column id. Counts come in as zeros.
     """
@@ -177,21 +172,14 @@ def count_types(
         for a in range(begin, end):
             # Only rows before it have postings yet: each pair is seen once.
             if _score(rows, a, index):
-                similar_N[a] += _count(
-                    ours, a, ours, begin, a - begin, index, rule, True, similar_N
-                )
+                similar_N[a] += _count(ours, a, begin, index, rule, similar_N)
             partners_N[a] = end - begin - count_H[_slot(label_N[a], label_H, count_H, mask)]
             for e in range(rows.ptr_R[a], rows.ptr_R[a + 1]):
                 p = next_C[rows.column_E[e]]
                 index.row_P[p], index.value_P[p] = a - begin, rows.value_E[e]
                 next_C[rows.column_E[e]] += 1
         for i in range(pick_ptr_T[t], pick_ptr_T[t + 1]):
-            d = pick_E[i]
-            if _score(draws.rows, d, index):
-                similar_E[i] = _count(
-                    draws, d, ours, begin, end - begin, index, rule, False, similar_N
-                )
-            at = _slot(draws.label_N[d], label_H, count_H, mask)
+            at = _slot(label_D[pick_E[i]], label_H, count_H, mask)
             partners_E[i] = end - begin - count_H[at]
         for e in range(first, last):
             start_C[rows.column_E[e]] = 0

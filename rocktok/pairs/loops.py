@@ -154,7 +154,7 @@ def fill_block(rows: Split, block: Block) -> None:
 
 
 @part
-def _dot(ours: PackedRows, a: int, theirs: PackedRows, b: int) -> float:
+def dot_product(ours: PackedRows, a: int, theirs: PackedRows, b: int) -> float:
     """Sum in ascending column id, in float64, as a sparse matrix product adds it up."""
     left_E, right_E, x_E, y_E = ours.column_E, theirs.column_E, ours.value_E, theirs.value_E
     total = 0.0
@@ -185,7 +185,7 @@ def alike(rule: Rule, dot: float, size: float, other: float) -> bool:
 def like_itself(rows: PackedRows, rule: Rule, like_R: Array) -> None:
     """Which rows are similar to themselves: all but empty ones, or those of no weight."""
     for i in range(len(like_R)):
-        like_R[i] = alike(rule, _dot(rows, i, rows, i), rows.size_R[i], rows.size_R[i])
+        like_R[i] = alike(rule, dot_product(rows, i, rows, i), rows.size_R[i], rows.size_R[i])
 
 
 @part
@@ -266,7 +266,7 @@ def _count(work: Work, block: Block, a: int, last: int, groups: int, mirrored: b
                 continue
             if excess <= margin:
                 # Too near for float32, but whole numbers add up exactly in any order.
-                dot = float(score_T[t]) if rule.whole else _dot(ours, a, theirs, start + t)
+                dot = float(score_T[t]) if rule.whole else dot_product(ours, a, theirs, start + t)
                 if not alike(rule, dot, size, size_T[start + t]):
                     continue
             like_T[t] = a + 1

@@ -2,10 +2,10 @@
 
 Importing this module imports neither numba nor SciPy. Every loop has a plain twin that agrees with
 it bit for bit: `type_sums_numpy`, `quantiles.Histogram`,
-`sums_by_prompt_numpy`, `first_in_runs_numpy`, `weigh_numpy`.
+`sums_by_prompt_numpy`, `first_in_runs_numpy`, `mark_runs_numpy`, `weigh_numpy`.
 
 Array suffixes: N rows of a log; V token ids; B bins; S columns of a table; T chosen types; P
-prompts; W weights of a prompt.
+prompts; R runs of rows; E pairs of a run and a type; W weights of a prompt.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.stats.arrays import distinct
 
 
 def type_sums(token_N: Array, values: Sequence[Array], table_VS: Array) -> None:
@@ -124,6 +125,30 @@ def first_in_runs_numpy(table_V: Array, token_N: Array, prompt_N: Array, types: 
     run_N = np.cumsum(np.concatenate(([False], prompt_N[1:] != prompt_N[:-1])))[: len(prompt_N)]
     first_M = np.unique(run_N[rows_M] * types + type_N[rows_M], return_index=True)[1]
     return np.sort(rows_M[first_M])
+
+
+def mark_runs(token_N: Array, start_R: Array, first: int, mark_V2: Array) -> None:
+    """Add to each type's count the runs of rows that hold it, each run once.
+
+    Args:
+        token_N: ids, all from 0 to len(mark_V2) − 1: **not checked**.
+        start_R: int64, where each run begins, and where the last one ends.
+        first: number of the first run.
+        mark_V2: int32, changed in place: the count of each id, and the last run that holds it.
+    """
+    from rocktok.stats import loops
+
+    loops.mark_runs(readonly(token_N, np.int32), start_R, first, mark_V2)
+
+
+def mark_runs_numpy(token_N: Array, start_R: Array, first: int, mark_V2: Array) -> None:
+    """Twin of `mark_runs`: the same counts, without compiled code."""
+    width = len(mark_V2)
+    run_N = np.repeat(np.arange(len(start_R) - 1, dtype=np.int64), np.diff(start_R))
+    run_E, token_E = np.divmod(distinct(run_N * width + token_N), width)
+    new_E = (run_E > 0) | (mark_V2[token_E, 1] != first)
+    mark_V2[:, 0] += np.bincount(token_E[new_E], minlength=width).astype(np.int32)
+    np.maximum.at(mark_V2[:, 1], token_E, (first + run_E).astype(np.int32))
 
 
 def weigh(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:

@@ -3,8 +3,8 @@
 Importing this module imports numba (a third of a second): `rocktok.stats.kernels`, which holds what
 callers use, does so when it first needs a loop. Loops check nothing: indices must be in range.
 
-Array suffixes: N rows of a log; V token ids; B bins; S columns of a table; T types; P prompts; W
-weights of a prompt.
+Array suffixes: N rows of a log; V token ids; B bins; S columns of a table; T types; P prompts; R
+runs of rows; W weights of a prompt.
 """
 
 from __future__ import annotations
@@ -78,6 +78,18 @@ def first_in_runs(
         found += run_T[at] != run
         run_T[at] = run
     return found
+
+
+@Kernel
+def mark_runs(token_N: Array, start_R: Array, first: int, mark_V2: Array) -> None:
+    """`kernels.mark_runs`: rows from `start_R[r]` to `start_R[r + 1]` are of run `first` + r."""
+    for r in range(len(start_R) - 1):
+        run = np.int32(first + r)
+        for i in range(start_R[r], start_R[r + 1]):
+            # Unsigned, or every access tests for an index from the end.
+            v = np.uint32(token_N[i])
+            mark_V2[v, 0] += mark_V2[v, 1] != run
+            mark_V2[v, 1] = run
 
 
 @Kernel

@@ -11,6 +11,9 @@ from rocktok.hashing import hash_rows
 from rocktok.stats import kernels
 from rocktok.stats.accumulator import Batch
 
+#: Prompts of a type up to which they are told apart.
+MOST = 1 << 16
+
 #: Pairs that wait, at least, before equal ones are dropped.
 _LOOSE = 1 << 20
 
@@ -28,7 +31,7 @@ class PromptCounts:
         compiled: use the compiled loop. The same counts as without, faster in large logs.
     """
 
-    def __init__(self, types: Array, most: int = 1 << 16, *, compiled: bool = False) -> None:
+    def __init__(self, types: Array, most: int = MOST, *, compiled: bool = False) -> None:
         self.needs = ("token_id", "prompt")
         self.most, self.compiled = most, compiled
         self._types = np.sort(types)

@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.runs import run_starts
 from rocktok.stats import kernels
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import distinct
@@ -122,8 +123,7 @@ class SequenceCounts:
         """Count the batch's sequences (a batch holds whole ones)."""
         sequence_N = batch["sequence_id"]
         self.rows += len(sequence_N)
-        if len(sequence_N):
-            self.sequences += 1 + int(np.count_nonzero(sequence_N[1:] != sequence_N[:-1]))
+        self.sequences += len(run_starts(sequence_N))
 
     def merge(self, other: Self) -> None:
         """Add another's numbers."""

@@ -16,6 +16,7 @@ from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.log_passes import LogPasses
 from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.analyses.run import Run
+from rocktok.engine.kept import KeptRows
 from rocktok.stats.verdicts import FDRS
 
 
@@ -96,7 +97,7 @@ def _search(
     by_cutoff = cutoffs_of(params)
     loosest = max(by_cutoff.values(), key=lambda one: (one.fdr, one.most_rocks, -(one.tau_r or 0)))
     steps = run.view.pre_post(params.pre, params.post, params.context)
-    source = run.source(steps.post, steps.pre, half=half, only=only)
+    source = replace(run.source(steps.post, steps.pre, half=half, only=only), kept=KeptRows())
     types, similarity = LogPasses(run, loosest, steps, source).judged(embeddings)
     score_T = analysis.scores(types)
     rocks = {}

@@ -11,6 +11,7 @@ from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DensityRow, Spread
 from rocktok.hashing import hash_rows
+from rocktok.runs import run_starts
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among
 from rocktok.stats.quantiles import quantile
@@ -66,12 +67,21 @@ class Density:
         self.seen = 0
         self._rows = np.zeros(0, dtype=_ROW)
 
+    @classmethod
+    def without_rocks(cls, sequences: int, seed: int) -> Self:
+        """What a pass comes to where there are no rocks, and no contexts were judged."""
+        density = cls(np.zeros(0, dtype=np.int64), None, seed=seed)
+        density.seen = sequences
+        density._rows = np.zeros(min(sequences, density.most), dtype=_ROW)
+        density._rows["retained"] = np.nan
+        return density
+
     def update(self, batch: Batch) -> None:
         """Add a batch of whole sequences."""
         sequence_N = batch["sequence_id"]
         if len(sequence_N) == 0:
             return
-        starts = np.flatnonzero(np.concatenate(([True], sequence_N[1:] != sequence_N[:-1])))
+        starts = run_starts(sequence_N)
         rows = np.zeros(len(starts), dtype=_ROW)
         length_S = np.diff(np.append(starts, len(sequence_N)))
         rows["hash"] = hash_rows(self.seed, sequence_N[starts])

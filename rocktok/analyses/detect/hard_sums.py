@@ -52,6 +52,28 @@ def place_sums(
     return key_E[:keys].copy(), sum_EQ[:keys].copy()
 
 
+def type_sums(key_I: Array, sum_IQ: Array, clusters: int, *, compiled: bool) -> tuple[Array, Array]:
+    """Types of the keys of `place_sums`, and their sums by stratum, (T, B, Q)."""
+    if compiled:
+        from rocktok.analyses.detect import vote_loops
+
+        width = clusters * STRATA
+        types = vote_loops.count_types(key_I, width)
+        token_T, sum_TBQ = np.empty(types, np.int64), np.zeros((types, STRATA, 2), np.int64)
+        vote_loops.type_sums(key_I, sum_IQ, width, token_T, sum_TBQ)
+        return token_T, sum_TBQ
+    token_I = key_I // (clusters * STRATA)
+    starts = run_starts(token_I)
+    type_I = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(token_I))))
+    sum_TBQ = np.zeros((len(starts), STRATA, 2), np.int64)
+    for q in range(2):
+        # Whole numbers below 2⁵³: exact as floats.
+        at_I = type_I * STRATA + key_I % STRATA
+        sums = np.bincount(at_I, sum_IQ[:, q], len(starts) * STRATA)
+        sum_TBQ[..., q] = sums.reshape(-1, STRATA)
+    return token_I[starts], sum_TBQ
+
+
 class HardSums:
     """Rows, and persistent rows, by type, stratum and (where one pass is all) prompt.
 
@@ -63,7 +85,8 @@ class HardSums:
 
     def __init__(self, choice: Choice, clusters: Clusters, *, compiled: bool = False) -> None:
         self.choice, self.clusters, self.compiled = choice, clusters, compiled
-        self.places, self.prompts, self.losses = Tally(2), Tally(2), Tally(3)
+        self.places = Tally(2, compiled=compiled)
+        self.prompts, self.losses = Tally(2), Tally(3)
 
     def update(self, batch: Batch) -> None:
         """Add a joined batch of whole sequences."""
@@ -108,16 +131,7 @@ class HardSums:
         if among_C is not None:
             chosen_I = among_C[key_I // STRATA % clusters]
             key_I, sum_IQ = key_I[chosen_I], sum_IQ[chosen_I]
-        token_I = key_I // (clusters * STRATA)
-        starts = run_starts(token_I)
-        type_I = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(token_I))))
-        sum_TBQ = np.zeros((len(starts), STRATA, 2), np.int64)
-        for q in range(2):
-            # Whole numbers below 2⁵³: exact as floats.
-            at_I = type_I * STRATA + key_I % STRATA
-            sums = np.bincount(at_I, sum_IQ[:, q], len(starts) * STRATA)
-            sum_TBQ[..., q] = sums.reshape(-1, STRATA)
-        token_T = token_I[starts]
+        token_T, sum_TBQ = type_sums(key_I, sum_IQ, clusters, compiled=self.compiled)
         facts = (
             token_T,
             place_ratios(sum_TBQ[..., 0], sum_TBQ[..., 1]),
@@ -125,7 +139,7 @@ class HardSums:
             position_bound(sum_TBQ[..., 0]),
         )
         if self.clusters.one_pass:
-            return OnePassExpected(self.clusters, *facts, key_I, sum_IQ)
+            return OnePassExpected(self.clusters, *facts, key_I, sum_IQ, compiled=self.compiled)
         place_I, sum_IQ = self.prompts.settle()
         sum_PQ = np.zeros((len(self.clusters.prompt_P), 2), np.int64)
         sum_PQ[place_I] = sum_IQ

@@ -33,6 +33,8 @@ from rocktok.engine.source import DERIVABLE, Source
 from rocktok.engine.turns import Companion
 from rocktok.errors import LogError
 from rocktok.stats.arrays import padded
+from rocktok.stats.prompt_runs import PromptRuns
+from rocktok.stats.prompts import MOST as MOST_PROMPTS
 from rocktok.stats.prompts import PromptCounts
 from rocktok.stats.quantiles import Histogram, quantile_rank, value_of
 from rocktok.stats.sums import SequenceCounts, TypeSums
@@ -49,7 +51,8 @@ class Counts:
     `clusters`: prompts that vote, where rocks are tested. `upper`: column → upper halves of the
     histogram that gives its quantile. `unpaired`: sequences that stand at one of two steps only.
     `unlisted`: those that are not in sequences/. `sketches`: where similarity "auto" may stand for
-    hidden states, how many positions have one.
+    hidden states, how many positions have one. `runs`: how many prompts hold each type, where no
+    other pass has to find out.
     """
 
     types: TypeTable
@@ -60,6 +63,7 @@ class Counts:
     unpaired: int
     unlisted: int
     sketches: SketchCount | None
+    runs: PromptRuns | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ class LogPasses:
         listed = [prompts] if tests else []
         undecided = self.params.similarity == "auto" and not self.params.of_windows
         sketches = SketchCount() if undecided and self._has_contexts else None
-        counted = [] if sketches is None else [sketches]
+        runs = PromptRuns(compiled=compiled) if self.steps.pre is None else None
+        counted = [part for part in (sketches, runs) if part is not None]
         read = self.run.engine.run(self.source, sums, sizes, *listed, *upper.values(), *counted)
         if sizes.rows == 0:
             raise LogError(
@@ -126,8 +131,9 @@ class LogPasses:
         if tests:
             clusters = choose_clusters(prompts.result(), sums.count_V, self.run.seed)
         return Counts(
-            types, sums.count_V, clusters, sizes, upper, read.unpaired, read.unlisted, sketches
-        )
+            types, sums.count_V, clusters, sizes, upper, read.unpaired, read.unlisted, sketches,
+            runs,
+        )  # fmt: skip
 
     @property
     def _has_contexts(self) -> bool:
@@ -185,6 +191,19 @@ class LogPasses:
                     f"step {step} is zero or less, and so is the threshold; raise "
                     f"--quantile-{option} or give --tau-{option}"
                 )
+
+    def without_last(
+        self, counts: Counts, rocks: Array, shown: Array
+    ) -> tuple[Density, dict[int, int]] | None:
+        """What `last` comes to where the first pass has told all of it; None: it has not."""
+        if counts.runs is None or len(rocks) or not counts.runs.is_exact:
+            return None
+        token_T = counts.types.token_T[shown]
+        prompts_T = counts.runs.result(token_T)
+        if prompts_T.max(initial=0) >= MOST_PROMPTS:
+            return None
+        prompts = dict(zip(token_T.tolist(), prompts_T.tolist(), strict=True))
+        return Density.without_rocks(counts.sizes.sequences, self.params.seed), prompts
 
     def last(
         self,

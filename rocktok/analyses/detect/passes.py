@@ -7,7 +7,8 @@
    the prompts;
 4. the windows of the likeliest types, and a null for types too frequent for the shared pool (a
    small log: only where there are such types; a large one: a pass for each round of windows);
-5. density, what stands beside the rocks, their prompts, and what the teacher wrote instead;
+5. density, what stands beside the rocks, their prompts, and what the teacher wrote instead (left
+   out without an earlier step and without rocks, where the rows of a prompt are neighbours);
 6. what the late student itself still writes, where that was recorded;
 7. for the replication 1 to 4 on one half of the prompts, and 1 to 3 on the other; lifts are of the
    rocks of the one half, and take a pass over the other.
@@ -16,6 +17,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -36,6 +38,7 @@ from rocktok.analyses.detect.result import MOST_ROCKS, DetectParams, DetectResul
 from rocktok.analyses.detect.token_rows import make_result
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.choose import REMEDY
+from rocktok.engine.kept import KeptRows
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
 
@@ -190,7 +193,8 @@ def run_detect(
     steps = run.view.pre_post(params.pre, params.post, params.context)
     if lifts is True and steps.pre is None:
         raise LogError(f"{run.log.name}: lifts need persistence, but {steps.no_context}; {REMEDY}")
-    source = run.source(steps.post, steps.pre, half=half, only=only)
+    kept = KeptRows()
+    source = replace(run.source(steps.post, steps.pre, half=half, only=only), kept=kept)
     lacking = source.lacks("contexts") if params.similarity == "hidden" else None
     if steps.pre is not None and lacking is not None:
         raise LogError(f"{run.log.name}: {lacking}, or choose another similarity than 'hidden'")
@@ -219,9 +223,15 @@ def run_detect(
     if lifts and contexts is not None:
         drawing = run.engine.start(partial(permuted, contexts, types, rocks, score_T))
     alternatives, of_alternatives = alternatives_of(source, types, order[shown], thresholds)
-    density, prompts, flags = passes.last(
-        types, rocks, order[shown], thresholds, hardness, alternatives
-    )
+    known, flags = None, None
+    if alternatives is None:
+        known = passes.without_last(counts, rocks, order[shown])
+    if known is not None:
+        density, prompts = known
+    else:
+        density, prompts, flags = passes.last(
+            types, rocks, order[shown], thresholds, hardness, alternatives
+        )
     types, rollout_step = passes.with_rollouts(types)
     notes, replicated, both_lifts = passes.notes(thresholds, counts), None, None
     notes += [*of_similarity, *of_alternatives]
@@ -260,6 +270,7 @@ def run_detect(
             lifts_of(contexts, types, measured),
             drawing.result(),
         )
+    kept.close()
     result = make_result(
         log={
             **run.log.identity(),

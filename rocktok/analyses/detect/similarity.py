@@ -34,6 +34,10 @@ _BLOCK = 4_000_000
 #: Windows up to which a dense product with each is faster than a sparse one.
 _FEW = 64
 
+#: Windows, as many as a null draws, up to which they are indexed and others looked up. Many of one
+#: type are not: they are alike too often.
+MOST_DRAWN = 1 << 11
+
 #: Pairs of windows from which compiled loops pay: loading them takes as long as these in SciPy.
 MANY = 3_000_000
 
@@ -154,6 +158,11 @@ class Similarity:
         their_rows = None
         if theirs is not ours:
             their_rows = window_rows(theirs.window_MK, self.kind, self.weight_V)
+        if their_rows is not None and len(ours) <= MOST_DRAWN:
+            all_M, our_ptr, their_ptr = np.arange(len(ours)), _whole(ours), _whole(theirs)
+            return few.count_drawn(
+                our_rows, ours.label_M, their_rows, theirs.label_M, their_ptr, all_M, our_ptr, rule
+            )
         both_labels = (ours.label_M, theirs.label_M)
         return count_similar(our_rows, their_rows, rule, both_labels, self.jobs)
 
@@ -327,6 +336,11 @@ def _rows_of(matrix: Any, start: int, stop: int) -> Any:
         matrix.indptr[start : stop + 1] - first,
     )
     return type(matrix)(parts, shape=(stop - start, matrix.shape[1]))
+
+
+def _whole(windows: Windows) -> Array:
+    """Where the rows of a single type begin and end."""
+    return np.array([0, len(windows)])
 
 
 def partner_counts(ours: Windows, theirs: Windows) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.runs import run_starts
 from rocktok.stats.accumulator import Batch
 
 #: The first position, the last, and ten parts of what lies between.
@@ -19,9 +20,7 @@ MIN_OTHERS = 200
 
 def sequence_starts(sequence_N: Array) -> Array:
     """Rows that begin a sequence."""
-    new_N = np.ones(len(sequence_N), dtype=bool)
-    np.not_equal(sequence_N[1:], sequence_N[:-1], out=new_N[1:])
-    return np.flatnonzero(new_N)
+    return run_starts(sequence_N)
 
 
 def strata_of(batch: Batch) -> Array:

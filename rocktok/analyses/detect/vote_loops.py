@@ -1,7 +1,7 @@
 """Compiled loops of `votes`, for large logs. Each has a NumPy twin there, with the same bits.
 
-Loops check nothing: indices must be in range. Array suffixes: N rows; S sequences; E distinct keys;
-T types; B strata; V token ids.
+Loops check nothing: indices must be in range. Array suffixes: N rows; S sequences; E, I distinct
+keys; T types; B strata; V token ids; Q rows, and persistent rows.
 """
 
 from __future__ import annotations
@@ -82,6 +82,80 @@ def place_sums(
         sum_EQ[keys - 1, 0] += 1
         sum_EQ[keys - 1, 1] += np.int64(hard_N[row])
     return keys
+
+
+@Kernel
+def count_types(key_I: Array, width: int) -> int:
+    """Types of ascending keys: type · width + what is below."""
+    types = 0
+    stop = np.int64(-1)
+    for i in range(len(key_I)):
+        if key_I[i] >= stop:
+            stop = (key_I[i] // width + 1) * width
+            types += 1
+    return types
+
+
+@Kernel
+def type_sums(key_I: Array, sum_IQ: Array, width: int, token_T: Array, sum_TBQ: Array) -> None:
+    """`hard_sums.type_sums`: the types, and sums by stratum, which come in as zeros."""
+    strata = sum_TBQ.shape[1]
+    t = -1
+    stop = np.int64(-1)
+    for i in range(len(key_I)):
+        if key_I[i] >= stop:
+            t += 1
+            token_T[t] = key_I[i] // width
+            stop = (token_T[t] + 1) * width
+        b = np.uint64(key_I[i]) % np.uint64(strata)
+        sum_TBQ[t, b, 0] += sum_IQ[i, 0]
+        sum_TBQ[t, b, 1] += sum_IQ[i, 1]
+
+
+@Kernel
+def pair_sums(
+    key_I: Array,
+    sum_IQ: Array,
+    clusters: int,
+    token_T: Array,
+    ratio_TB: Array,
+    pair_E: Array,
+    sum_EQ: Array,
+    type_E: Array,
+    ratio_E: Array,
+) -> int:
+    """Pairs of a type and a cluster, their sums, the places of their types, and the mean ratios.
+
+    All types of the keys are in `token_T`. What is made has room for a pair of every key; returns
+    how many there are, ascending.
+    """
+    strata = ratio_TB.shape[1]
+    t, pairs = 0, 0
+    ratio = 0.0
+    stop = np.int64(-1)
+    for i in range(len(key_I)):
+        if key_I[i] >= stop:
+            pair = key_I[i] // strata
+            stop = (pair + 1) * strata
+            token = pair // clusters
+            while token_T[t] < token:
+                t += 1
+            pair_E[pairs] = pair
+            type_E[pairs] = t
+            sum_EQ[pairs, 0] = 0
+            sum_EQ[pairs, 1] = 0
+            ratio = 0.0
+            pairs += 1
+        e = pairs - 1
+        b = key_I[i] - pair_E[e] * strata
+        sum_EQ[e, 0] += sum_IQ[i, 0]
+        sum_EQ[e, 1] += sum_IQ[i, 1]
+        # One after another, in the order of the strata.
+        ratio += np.float64(sum_IQ[i, 0]) * ratio_TB[t, b]
+        ratio_E[e] = ratio
+    for e in range(pairs):
+        ratio_E[e] /= np.float64(sum_EQ[e, 0])
+    return pairs
 
 
 @Kernel

@@ -100,21 +100,20 @@ class OnePassExpected:
         bound_T: Array,
         key_I: Array,
         sum_IQ: Array,
+        *,
+        compiled: bool = False,
     ) -> None:
         self.clusters, self.token_T, self.ratio_TB = clusters, token_T, ratio_TB
-        self.loss_T, self.bound_T = loss_T, bound_T
+        self.loss_T, self.bound_T, self.compiled = loss_T, bound_T, compiled
         self._all = key_I, sum_IQ
-        pair_I = key_I // STRATA
-        starts = run_starts(pair_I)
         #: Pairs of a type and a prompt, and the persistent share among the prompt's other rows.
-        self.pair_E = pair_I[starts]
-        sum_EQ = np.stack([run_sums(sum_I, starts) for sum_I in sum_IQ.T], axis=1)
+        self.pair_E, sum_EQ, _, _ = self._pairs(key_I, sum_IQ)
         prompt_E = self.pair_E % clusters.count
         sum_CQ = np.zeros((clusters.count, 2), np.int64)
         for q in range(2):
             sum_CQ[:, q] = np.bincount(prompt_E, sum_EQ[:, q], clusters.count)
         others_EQ = sum_CQ[prompt_E] - sum_EQ
-        self.rate_E = np.full(len(starts), np.nan)
+        self.rate_E = np.full(len(self.pair_E), np.nan)
         np.divide(others_EQ[:, 1], others_EQ[:, 0], out=self.rate_E, where=others_EQ[:, 0] > 0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -139,6 +138,28 @@ class OnePassExpected:
 
     def votes(self, key_I: Array, sum_IQ: Array) -> Votes:
         """π: the prompt's share times the mean ratio of the places, at most 1."""
+        pair_E, sum_EQ, type_E, ratio_E = self._pairs(key_I, sum_IQ)
+        rate_E = self.rate_E
+        if key_I is not self._all[0]:
+            rate_E = rate_E[np.searchsorted(self.pair_E, pair_E)]
+        chance_E = np.minimum(1.0, rate_E * ratio_E)
+        cluster_E = pair_E % self.clusters.count
+        return Votes(self.token_T, type_E, cluster_E, sum_EQ[:, 0], sum_EQ[:, 1], chance_E)
+
+    def _pairs(self, key_I: Array, sum_IQ: Array) -> tuple[Array, Array, Array, Array]:
+        """Pairs of a type and a prompt, their sums, places of the types, mean ratios of places."""
+        if self.compiled:
+            from rocktok.analyses.detect import vote_loops
+
+            pair_E, type_E, ratio_E = (
+                np.empty(len(key_I), dtype) for dtype in (np.int64, np.int64, np.float64)
+            )
+            sum_EQ = np.empty((len(key_I), 2), np.int64)
+            pairs = vote_loops.pair_sums(
+                key_I, sum_IQ, self.clusters.count, self.token_T, self.ratio_TB,
+                pair_E, sum_EQ, type_E, ratio_E,
+            )  # fmt: skip
+            return pair_E[:pairs], sum_EQ[:pairs], type_E[:pairs], ratio_E[:pairs]
         pair_I = key_I // STRATA
         starts = run_starts(pair_I)
         pair_E = pair_I[starts]
@@ -148,10 +169,7 @@ class OnePassExpected:
         ratio_I = sum_IQ[:, 0] * self.ratio_TB[type_E[number_I], key_I % STRATA]
         # `bincount` adds one after another, in the order of the strata.
         ratio_E = np.bincount(number_I, ratio_I, len(starts)) / sum_EQ[:, 0]
-        rate_E = self.rate_E[np.searchsorted(self.pair_E, pair_E)]
-        chance_E = np.minimum(1.0, rate_E * ratio_E)
-        cluster_E = pair_E % self.clusters.count
-        return Votes(self.token_T, type_E, cluster_E, sum_EQ[:, 0], sum_EQ[:, 1], chance_E)
+        return pair_E, sum_EQ, type_E, ratio_E
 
 
 class TwoPassExpected:
