@@ -126,6 +126,22 @@ def first_in_runs_numpy(table_V: Array, token_N: Array, prompt_N: Array, types: 
     return np.sort(rows_M[first_M])
 
 
+def prompts_up_to(token_N: Array, prompt_N: Array, prompt_VK: Array, count_V: Array) -> None:
+    """Note, by token id, the first K distinct prompts.
+
+    Args:
+        token_N: ids, all in range: **not checked**. prompt_N: uint64.
+        prompt_VK: uint64, changed in place: of each type its prompts so far.
+        count_V: int64, changed in place: how many they are.
+    """
+    from rocktok.stats import floor_loops
+
+    floor_loops.prompts_up_to(
+        readonly(token_N, np.int64 if token_N.dtype == np.int64 else np.int32),
+        readonly(prompt_N, np.uint64), prompt_VK, count_V,
+    )  # fmt: skip
+
+
 def weigh(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:
     """Add to sum_TW the sums over prompts, in their order, times each of their weights.
 

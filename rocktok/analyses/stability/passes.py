@@ -52,7 +52,6 @@ from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
 from rocktok.log.catalogue import Log
-from rocktok.stats.arrays import padded
 from rocktok.stats.groups import HalfFacts, TypeFacts
 from rocktok.stats.sums import DistinctValues
 
@@ -223,12 +222,10 @@ class _Stability:
         facts = halves.result()
         if not len(facts.token_T):
             raise LogError(f"{source.log.name}: step {source.post} of {source.table}/ has no rows")
-        length = int(facts.token_T[-1]) + 1
-        moments = []
-        for h, sums in enumerate(halves.sums):
-            # Either half may lack the last types.
-            square_T = padded(sums.square_V["loss"], length)[facts.token_T]
-            moments.append(Moments(facts.frequency_HT[h], facts.loss_HT[h], square_T))
+        square_HT = halves.squares(facts.token_T)
+        moments = [
+            Moments(facts.frequency_HT[h], facts.loss_HT[h], square_HT[h]) for h in range(2)
+        ]
         return facts, Sample(facts.token_T, moments), prompts.result()
 
     def _grid(self, types: int) -> tuple[list[int], list[str]]:
