@@ -29,7 +29,8 @@ REPLICATES = 1_000
 #: Pairs of a type and a run of rows of one prompt that wait for their weights, 100 bytes each.
 _WAITING = 1 << 17
 
-#: Pairs for each type from which a partial result weighs them: fewer are smaller than what they make.
+#: Pairs for each type from which a partial result weighs them: fewer take less memory than their
+#: weighted sums.
 _MANY = 64
 
 #: Prompts whose weights are drawn together, 8 KB each by default.

@@ -1,7 +1,7 @@
 """Sums by prompt and type that wait for the weights of the bootstrap.
 
-Array suffixes: N rows of a batch; V token ids; R runs of neighbouring rows of one prompt; E pairs of
-a run and a type; P prompts; M quantities; D digits of a quantity.
+Array suffixes: N rows of a batch; V token ids; R runs of neighbouring rows of one prompt; E pairs
+of a run and a type; P prompts; M quantities; D digits of a quantity.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ class Pairs:
     sum_MED: Array
 
     @classmethod
-    def of(
-        cls, place_V: Array, others: int, batch: Batch, quantities: int
-    ) -> tuple[Pairs, Array]:
+    def of(cls, place_V: Array, others: int, batch: Batch, quantities: int) -> tuple[Pairs, Array]:
         """The pairs of a batch, without sums yet; and the one that each row is of.
 
         Args:

@@ -223,9 +223,7 @@ class _Stability:
         if not len(facts.token_T):
             raise LogError(f"{source.log.name}: step {source.post} of {source.table}/ has no rows")
         square_HT = halves.squares(facts.token_T)
-        moments = [
-            Moments(facts.frequency_HT[h], facts.loss_HT[h], square_HT[h]) for h in range(2)
-        ]
+        moments = [Moments(facts.frequency_HT[h], facts.loss_HT[h], square_HT[h]) for h in range(2)]
         return facts, Sample(facts.token_T, moments), prompts.result()
 
     def _grid(self, types: int) -> tuple[list[int], list[str]]:
