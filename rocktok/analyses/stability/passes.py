@@ -32,6 +32,7 @@ from rocktok.analyses.stability.overlap import (
     ranked,
     recommend,
     score_rows,
+    short_rankings,
 )
 from rocktok.analyses.stability.result import (
     Cutoff,
@@ -319,10 +320,17 @@ class _Stability:
         """`detect`'s rankings of all types against each other; what to note of them."""
         if detection is None or self.params.context == "off" or detection.steps.pre is None:
             return None, []
-        pairs = tuple(ablation(detection.result.tokens, k))
-        if all(row["jaccard"] is not None for row in pairs):
-            return pairs, []
-        return pairs, ["an empty ranking of `detect` has no Jaccard"]
+        pairs, notes = tuple(ablation(detection.result.tokens, k)), []
+        short = short_rankings(detection.result.tokens, k)
+        if short:
+            sizes = ", ".join(f"{name} {size}" for name, size in short.items())
+            notes.append(
+                f"rankings of `detect` with fewer than K = {k} types, as few have a score above 0 "
+                f"({sizes}): their Jaccard with a full ranking is small, whatever their order"
+            )
+        if any(row["jaccard"] is None for row in pairs):
+            notes.append("an empty ranking of `detect` has no Jaccard")
+        return pairs, notes
 
 
 def _notes_on(rows: list[Cutoff], best: Recommended | None, types: int) -> list[str]:
