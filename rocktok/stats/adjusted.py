@@ -40,8 +40,9 @@ REACH = 0.5
 MIN_SUPPORTED = 10
 MIN_SUPPORT = 0.5
 
-#: Replicates that are worked out together.
-_AT_ONCE = 32
+#: Pairs of a type of the group and another type, in as many replicates as are worked out together:
+#: what is made of them fits into a processor's cache.
+_AT_ONCE = 1 << 17
 
 #: Count and sum of a quantity by type: plain (T, 2), and under the weights of each replicate
 #: (B, T, 2).
@@ -155,7 +156,7 @@ def adjusted_contrast(values: TypeValues, group: Array, seed: int) -> AdjustedCo
     difference = float(excess_R.mean())
     over_prompts_B = np.concatenate([
         _mean_of_finite(_excess(value_BT, covariate_BTC, at, other_A))
-        for value_BT, covariate_BTC in _parts(values)
+        for value_BT, covariate_BTC in _parts(values, len(at) * len(other_A))
     ])  # fmt: skip
     over_types_B = _over_types(values, first_R, supported_R, other_A, seed)
     variance = _variance(over_prompts_B) + _variance(over_types_B)
@@ -184,10 +185,11 @@ def _over_types(
     return ratio((drawn_BR * excess_BR).sum(axis=1), drawn_BR.sum(axis=1))
 
 
-def _parts(values: TypeValues) -> Iterator[tuple[Array, Array]]:
+def _parts(values: TypeValues, pairs: int) -> Iterator[tuple[Array, Array]]:
     """The replicates, some at a time: all their weights at once would fill the memory."""
-    for start in range(0, len(values.value_BT), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
+    step = max(1, _AT_ONCE // max(1, pairs))
+    for start in range(0, len(values.value_BT), step):
+        part = slice(start, start + step)
         yield values.value_BT[part], values.covariate_BTC[part]
 
 
@@ -212,8 +214,12 @@ def _weights(x_RC: Array, x_AC: Array) -> Array:
     exponent_RA: Array = np.zeros((*x_RC.shape[:-1], x_AC.shape[-2]))
     with np.errstate(invalid="ignore"):
         for c, width in enumerate(WIDTHS):
-            apart_RA = (x_RC[..., :, None, c] - x_AC[..., None, :, c]) / width
-            exponent_RA -= apart_RA * apart_RA / 2
+            apart_RA = x_RC[..., :, None, c] - x_AC[..., None, :, c]
+            # In place: there are as many of these as pairs of types.
+            apart_RA /= width
+            apart_RA *= apart_RA
+            apart_RA /= 2
+            exponent_RA -= apart_RA
     return np.exp(exponent_RA, out=exponent_RA)
 
 

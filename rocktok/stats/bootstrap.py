@@ -11,7 +11,7 @@ last; M quantities; E pairs of a prompt and a type.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -19,11 +19,22 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.exact import ExactSums
+from rocktok.stats.bootstrap_pairs import Pairs
+from rocktok.stats.exact import DIGITS, ExactSums
 from rocktok.stats.intervals import Estimate
 
 REPLICATES = 1_000
 
+
+#: Pairs of a type and a run of rows of one prompt that wait for their weights, 100 bytes each.
+_WAITING = 1 << 17
+
+#: Pairs for each type from which a partial result weighs them: fewer take less memory than their
+#: weighted sums.
+_MANY = 64
+
+#: Prompts whose weights are drawn together, 8 KB each by default.
+_PROMPTS = 1 << 10
 
 #: Weights that are kept for accumulators that ask for the same ones, 8 bytes each.
 _KEPT = 1 << 20
@@ -69,6 +80,7 @@ class PromptBootstrap:
         types: token ids to tell apart; all others are added up together.
         quantities: columns to sum; "" counts rows, and "x²" sums the squares of x.
         seed, replicates: of the weights.
+        compiled: use the compiled loops. The same bits as without, faster in large logs.
 
     Sums have the same bits however the rows are cut into batches. `largest_M`: of all rows, the
     largest in absolute value.
@@ -80,7 +92,10 @@ class PromptBootstrap:
         quantities: tuple[str, ...],
         seed: int,
         replicates: int = REPLICATES,
+        *,
+        compiled: bool = False,
     ) -> None:
+        self.compiled = compiled
         self.types = np.sort(types)
         self.quantities = quantities
         self.seed, self.replicates = seed, replicates
@@ -90,10 +105,14 @@ class PromptBootstrap:
         self._sums_M = [ExactSums() for _ in quantities]
         self._result_BTM: Array | None = None
         self.largest_M: Array = np.zeros(len(quantities))
+        self._waiting: list[Pairs] = []
 
     def update(self, batch: Batch) -> None:
         """Add a batch of whole sequences."""
         if len(batch["token_id"]) == 0:
+            return
+        if self.compiled:
+            self._add_compiled(batch)
             return
         prompt_P, place_N = places_of_prompts(batch)
         width = len(self.types) + 1
@@ -132,11 +151,94 @@ class PromptBootstrap:
                     sum_E = np.bincount(pair_N, digit_N, minlength=len(type_E))
                     sums.add(number, csr_matrix((sum_E, (type_E, prompt_E)), shape) @ weight_PB)
 
+    def _add_compiled(self, batch: Batch) -> None:
+        """`update` up to the weights, which many pairs are given at a time."""
+        largest_M = [self._largest(batch, name) for name in self.quantities]
+        if any(map(ExactSums.rises, self._sums_M, largest_M)):
+            # What waits was taken apart on lower grids.
+            self._weigh()
+        self.largest_M = np.maximum(self.largest_M, largest_M)
+        pairs, pair_N = Pairs.of(self._place_V, len(self.types), batch, len(self.quantities))
+        for m, (name, largest) in enumerate(zip(self.quantities, largest_M, strict=True)):
+            if largest:
+                pairs.add(m, batch, name, pair_N, self._sums_M[m].grids(largest))
+        self._wait([pairs])
+
+    def _wait(self, parts: list[Pairs]) -> None:
+        self._waiting += parts
+        if sum(len(part.prompt_R) for part in self._waiting) > _PROMPTS or self._pairs > _WAITING:
+            self._weigh()
+
+    @property
+    def _pairs(self) -> int:
+        """How many wait."""
+        return sum(len(part.run_E) for part in self._waiting)
+
+    @cached_property
+    def _place_V(self) -> Array:
+        """Place of a token id among the types, of all others after them; the last: ids beyond."""
+        place_V = np.full(int(self.types.max(initial=-1)) + 2, len(self.types), dtype=np.int32)
+        place_V[self.types] = np.arange(len(self.types))
+        return place_V
+
+    def _largest(self, batch: Batch, name: str) -> float:
+        if name == "":
+            return 1.0
+        values_N = batch[name.removesuffix("²")]
+        largest = max(float(values_N.max()), -float(values_N.min()))
+        return largest * largest if name.endswith("²") else largest
+
+    def close(self) -> None:
+        """All rows of a task were seen: weigh their pairs, or let few wait for those of others."""
+        # Cheap to make again, and nothing that a partial result need carry.
+        self.__dict__.pop("_place_V", None)
+        if self._pairs > _MANY * len(self.types):
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """Give the pairs that wait their weights, and add them up."""
+        if not self._waiting:
+            return
+        from rocktok.stats import bootstrap_loops
+
+        self._result_BTM = None
+        prompt_P, place_E, type_E, sum_MED = Pairs.joined(self._waiting)
+        self._waiting = []
+        shape = len(self.types) + 1, 1 + self.replicates
+        for start in range(0, len(prompt_P), _PROMPTS):
+            here_E = np.flatnonzero((place_E >= start) & (place_E < start + _PROMPTS))
+            here_E = here_E[np.argsort(type_E[here_E], kind="stable")]
+            start_T = np.searchsorted(type_E[here_E], np.arange(shape[0] + 1))
+            places = place_E[here_E] - start
+            weight_PB = self._weights(prompt_P[start : start + _PROMPTS])
+            for sums, sum_ED in zip(self._sums_M, sum_MED, strict=True):
+                for number in range(DIGITS):
+                    sum_E = np.ascontiguousarray(sum_ED[here_E, number])
+                    if sum_E.any():
+                        total_TB = sums.digit(number, shape)
+                        bootstrap_loops.weigh_pairs(start_T, places, sum_E, weight_PB, total_TB)
+
+    def _weights(self, prompt_P: Array) -> Array:
+        """(P, 1 + B): ones, and the weights of the replicates."""
+        from rocktok.stats import bootstrap_loops
+
+        weight_PB = np.empty((len(prompt_P), 1 + self.replicates))
+        hash_B = hash_rows(self.seed, np.arange(self.replicates))
+        bootstrap_loops.poisson_weights(hash_B, prompt_P, _POISSON_CDF, weight_PB)
+        return weight_PB
+
     def merge(self, other: Self) -> None:
         """Add another's sums."""
         self._result_BTM = None
-        for ours, theirs in zip(self._sums_M, other._sums_M, strict=True):
+        sums_M = list(zip(self._sums_M, other._sums_M, strict=True))
+        # What waits must be on the grids that both have then.
+        if any(ours.below(theirs) for ours, theirs in sums_M):
+            self._weigh()
+        if any(theirs.below(ours) for ours, theirs in sums_M):
+            other._weigh()
+        for ours, theirs in sums_M:
             ours.merge(theirs)
+        self._wait(other._waiting)
         self.largest_M = np.maximum(self.largest_M, other.largest_M)
 
     @property
@@ -151,6 +253,7 @@ class PromptBootstrap:
         return self._result()[1:]
 
     def _result(self) -> Array:
+        self._weigh()
         if self._result_BTM is None:
             shape = len(self.types) + 1, 1 + self.replicates
             made_BTM = np.zeros((shape[1], shape[0], len(self.quantities)))

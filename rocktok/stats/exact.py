@@ -34,9 +34,7 @@ class ExactSums:
         """
         largest = float(np.abs(values).max(initial=0.0))
         if largest:
-            # largest < 2^exponent, so that a digit stays below 2^BITS.
-            exponent = math.frexp(largest)[1]
-            self._rise(-(-exponent // BITS) - 1)
+            self._rise(_top_of(largest))
         digits: list[Array | None] = []
         rest = values
         for number in range(DIGITS):
@@ -49,6 +47,27 @@ class ExactSums:
             rest = rest - digit
             digits.append(digit if digit.any() else None)
         return digits
+
+    def rises(self, largest: float) -> bool:
+        """Whether values up to this, in absolute value, need higher grids than those so far."""
+        return largest > 0 and (self._top is None or _top_of(largest) > self._top)
+
+    def below(self, other: Self) -> bool:
+        """Whether its grids rise when another's sums are added."""
+        return other._top is not None and self._top is not None and self._top < other._top
+
+    def grids(self, largest: float) -> Array:
+        """(DIGITS,) grids of the digits, highest first; they rise to values up to this."""
+        self._rise(_top_of(largest))
+        assert self._top is not None
+        return np.array([math.ldexp(1.0, (self._top - n) * BITS) for n in range(DIGITS)])
+
+    def digit(self, number: int, shape: tuple[int, ...]) -> Array:
+        """The sums of the digits of that number, to be added to in place."""
+        digit = self._digits[number]
+        if digit is None:
+            digit = self._digits[number] = np.zeros(shape)
+        return digit
 
     def add(self, number: int, sums: Array) -> None:
         """Add exact sums of the digits of that number, in the shape that all have."""
@@ -82,3 +101,10 @@ class ExactSums:
             by = min(DIGITS, top - self._top)
             self._digits = [*[None] * by, *self._digits[: DIGITS - by]]
         self._top = top if self._top is None else max(top, self._top)
+
+
+def _top_of(largest: float) -> int:
+    """Number of the highest grid that a value reaches."""
+    # largest < 2^exponent, so that a digit stays below 2^BITS.
+    exponent = math.frexp(largest)[1]
+    return -(-exponent // BITS) - 1

@@ -20,11 +20,12 @@ from typing import Any, Self
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.hashing import halves, hash_rows
+from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import is_among, padded
 from rocktok.stats.exact_types import ExactTypeSums
 from rocktok.stats.group_names import CONTROL, HIGH_KL, RANDOM, ROCKS
+from rocktok.stats.halves import half_of_rows
 from rocktok.stats.matching import match
 from rocktok.stats.prompts import PromptFloor
 from rocktok.stats.sums import TypeSums
@@ -106,40 +107,56 @@ class HalfFacts:
         columns = ("loss", "position") if positions else ("loss",)
         self.needs = ("token_id", "prompt", *columns)
         kind: Any = ExactTypeSums if exact else TypeSums
-        self.sums: list[Any] = [kind(columns, compiled=compiled) for _ in range(2)]
-        self.floors = [PromptFloor(MIN_PROMPTS) for _ in range(2)]
+        # By token id and half, side by side: 2 · id + half.
+        self._sums: Any = kind(columns, compiled=compiled)
+        self._floor = PromptFloor(MIN_PROMPTS, compiled=compiled)
 
     def update(self, batch: Batch) -> None:
         """Add a batch's rows to their halves."""
-        half_N = halves(batch["prompt"], self.seed)
-        for half in range(2):
-            rows = {name: batch[name][half_N == half] for name in self.needs}
-            self.sums[half].update(rows)
-            self.floors[half].update(rows)
+        half_N = half_of_rows(batch["prompt"], self.seed)
+        key_N = _keys(batch["token_id"], half_N)
+        self._sums.update({**batch, "token_id": key_N})
+        self._floor.update({"token_id": key_N, "prompt": batch["prompt"]})
 
     def merge(self, other: Self) -> None:
         """Add another's."""
-        for half in range(2):
-            self.sums[half].merge(other.sums[half])
-            self.floors[half].merge(other.floors[half])
+        self._sums.merge(other._sums)
+        self._floor.merge(other._floor)
 
     def result(self) -> TypeFacts:
         """Of all types seen."""
-        length = max(len(sums.count_V) for sums in self.sums)
-        count_HV = np.stack([padded(sums.count_V, length) for sums in self.sums])
-        prompts_HV = np.stack([floor.result(length) for floor in self.floors])
+        count_HV = _by_half(self._sums.count_V)
         token_T = np.flatnonzero(count_HV.sum(axis=0))
-        sums_HV = {
-            name: np.stack([padded(sums.sum_V[name], length) for sums in self.sums])[:, token_T]
-            for name in self.sums[0].columns
+        prompts_HV = _by_half(self._floor.result(2 * count_HV.shape[1]))
+        sums_HT = {
+            name: _by_half(self._sums.sum_V[name])[:, token_T] for name in self._sums.columns
         }
         return TypeFacts(
             token_T,
             count_HV[:, token_T],
             prompts_HV[:, token_T],
-            sums_HV["loss"],
-            sums_HV.get("position"),
+            sums_HT["loss"],
+            sums_HT.get("position"),
         )
+
+    def squares(self, token_T: Array) -> Array:
+        """(H, T) sums of the squared losses of types that were seen; not of exact sums."""
+        squares_HT: Array = _by_half(self._sums.square_V["loss"])[:, token_T]
+        return squares_HT
+
+
+def _keys(token_N: Array, half_N: Array) -> Array:
+    """One number for a token id and a half."""
+    # Ids from 2³⁰ on leave int32.
+    wide = np.int64 if token_N.max(initial=0) >= 1 << 30 else np.int32
+    keys_N: Array = 2 * token_N.astype(wide) + half_N.astype(wide)
+    return keys_N
+
+
+def _by_half(values_K: Array) -> Array:
+    """(H, V) of values by the numbers of `_keys`."""
+    by_half_HV: Array = padded(values_K, len(values_K) + len(values_K) % 2).reshape(-1, 2).T
+    return by_half_HV
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,22 @@ def mark_runs_numpy(token_N: Array, start_R: Array, first: int, mark_V2: Array) 
     np.maximum.at(mark_V2[:, 1], token_E, (first + run_E).astype(np.int32))
 
 
+def prompts_up_to(token_N: Array, prompt_N: Array, prompt_VK: Array, count_V: Array) -> None:
+    """Note, by token id, the first K distinct prompts.
+
+    Args:
+        token_N: ids, all in range: **not checked**. prompt_N: uint64.
+        prompt_VK: uint64, changed in place: of each type its prompts so far.
+        count_V: int64, changed in place: how many they are.
+    """
+    from rocktok.stats import floor_loops
+
+    floor_loops.prompts_up_to(
+        readonly(token_N, np.int64 if token_N.dtype == np.int64 else np.int32),
+        readonly(prompt_N, np.uint64), prompt_VK, count_V,
+    )  # fmt: skip
+
+
 def weigh(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:
     """Add to sum_TW the sums over prompts, in their order, times each of their weights.
 

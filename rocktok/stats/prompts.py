@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from rocktok._types import Array
 from rocktok.hashing import hash_rows
 from rocktok.stats import kernels
 from rocktok.stats.accumulator import Batch
+from rocktok.stats.arrays import padded
 
 #: Prompts of a type up to which they are told apart.
 MOST = 1 << 16
@@ -105,20 +106,27 @@ class PromptCounts:
 class PromptFloor:
     """Per token type, the number of distinct prompts that hold it, counted no further than `most`.
 
-    Types that have reached it cost nothing more: rows are taken in slices, of which each leaves
-    fewer types to look at.
+    Types that have reached it cost nothing more. `compiled`: use the compiled loop, which looks the
+    prompts of a type up in a table; without it rows are taken in slices, each of which leaves fewer
+    types to look at.
     """
 
     needs = ("token_id", "prompt")
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, *, compiled: bool = False) -> None:
+        self.most, self.compiled = most, compiled
         self._pairs: Array = np.zeros((0, 2), dtype=np.uint64)
         self._done_V: Array = np.zeros(0, dtype=bool)
+        # Compiled: the prompts of each type, and how many they are.
+        self._prompt_VK: Array = np.zeros((0, most), dtype=np.uint64)
+        self._count_V: Array = np.zeros(0, dtype=np.int64)
 
     def update(self, batch: Batch) -> None:
         """Add the batch's (token_id, prompt) pairs."""
         token_N, prompt_N = batch["token_id"], batch["prompt"]
+        if self.compiled:
+            self._look_up(token_N, prompt_N)
+            return
         start, size = 0, 1 << 12
         while start < len(token_N):
             part = slice(start, start + size)
@@ -127,7 +135,33 @@ class PromptFloor:
 
     def merge(self, other: Self) -> None:
         """Add another's pairs."""
-        self._add(other._pairs[:, 0], other._pairs[:, 1])
+        pairs = other._all_pairs()
+        if self.compiled:
+            self._look_up(pairs[:, 0].astype(np.int64), pairs[:, 1])
+        else:
+            self._add(pairs[:, 0], pairs[:, 1])
+
+    def _look_up(self, token_N: Array, prompt_N: Array) -> None:
+        length = int(token_N.max(initial=-1)) + 1
+        if length > len(self._count_V):
+            # Powers of two: seldom, however the ids come.
+            more = (1 << (length - 1).bit_length()) - len(self._count_V)
+            self._count_V = np.concatenate((self._count_V, np.zeros(more, np.int64)))
+            empty = np.zeros((more, self.most), np.uint64)
+            self._prompt_VK = np.concatenate((self._prompt_VK, empty))
+        kernels.prompts_up_to(token_N, prompt_N, self._prompt_VK, self._count_V)
+
+    def _all_pairs(self) -> Array:
+        if not self.compiled or len(self._pairs):
+            return self._pairs
+        filled_VK = np.arange(self.most) < self._count_V[:, None]
+        token_M = np.nonzero(filled_VK)[0].astype(np.uint64)
+        return np.stack([token_M, self._prompt_VK[filled_VK]], axis=1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only the pairs: the table of 150,000 types would be 7 MB."""
+        fresh = {name: getattr(type(self)(self.most), name) for name in ("_prompt_VK", "_count_V")}
+        return {**self.__dict__, "_pairs": self._all_pairs(), **fresh}
 
     def _add(self, token_M: Array, prompt_M: Array) -> None:
         if len(self._done_V):
@@ -139,9 +173,10 @@ class PromptFloor:
         rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
         self._pairs = pairs[rank < self.most]
         if len(self._pairs):
-            count_V = self.result(int(self._pairs[-1, 0]) + 2)
-            self._done_V = count_V >= self.most
+            count_V = np.bincount(self._pairs[:, 0].astype(np.int64))
+            self._done_V = padded(count_V, len(count_V) + 1) >= self.most
 
     def result(self, length: int) -> Array:
         """int64 counts by token id, none above `most`."""
-        return np.bincount(self._pairs[:, 0].astype(np.int64), minlength=length)
+        token_M = self._all_pairs()[:, 0].astype(np.int64)
+        return np.bincount(token_M, minlength=length)

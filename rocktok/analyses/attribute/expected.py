@@ -72,3 +72,7 @@ class WithExpected:
     def merge(self, other: Self) -> None:
         """Add another's."""
         self.bootstrap.merge(other.bootstrap)
+
+    def close(self) -> None:
+        """All rows of a task were seen."""
+        self.bootstrap.close()

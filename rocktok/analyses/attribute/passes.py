@@ -1,11 +1,12 @@
 """`attribute` over a log: the passes, in order.
 
-1. `detect`'s passes, unless the rocks are given;
+1. `detect`'s passes that find rocks, unless these are given;
 2. frequencies, prompts and losses by half at the reference step, from which groups are chosen;
-3. each step once: sums by type, and the bootstrap of the types that are shown or in a group;
-4. for the contrasts, unless the rocks are given: `detect`'s on one half of the prompts, at the
+3. for the contrasts, unless the rocks are given: `detect`'s on one half of the prompts, at the
    first two steps of fixed text;
-5. both halves of the reference step, for the contrasts.
+4. each step once: sums by type, and the bootstrap of the types that are shown or in a group; at the
+   reference step also what the contrasts need of both halves;
+5. the half of the reference step that is measured, for the adjusted contrast.
 """
 
 from __future__ import annotations
@@ -17,29 +18,27 @@ from typing import cast
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.attribute.expected import NormByLoss, WithExpected
+from rocktok.analyses.attribute.contrast_passes import CHOSEN_ON, HalfContrasts
 from rocktok.analyses.attribute.geometry_passes import geometry_tables
 from rocktok.analyses.attribute.result import (
     AttributeOptions,
     AttributeParams,
     AttributeResult,
-    GroupContrast,
     GroupShares,
     TypeShares,
 )
 from rocktok.analyses.attribute.shares import Shares, contrasts, quantities, untested
 from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs, params_of, rocks_at_cutoffs
 from rocktok.analyses.detect.log_passes import ZeroThresholdError
-from rocktok.analyses.detect.passes import run_detect
 from rocktok.analyses.detect.result import DetectParams, DetectResult
+from rocktok.analyses.detect.rock_passes import Rocks, find_rocks
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
-from rocktok.stats.adjusted import type_ratios, types_to_measure
+from rocktok.stats.accumulator import Accumulator
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap
 from rocktok.stats.exact_types import ExactTypeSums
-from rocktok.stats.group_names import ROCKS
 from rocktok.stats.groups import (
     CALIPER,
     NAMES,
@@ -50,10 +49,7 @@ from rocktok.stats.groups import (
     note_overlap,
 )
 from rocktok.stats.intervals import FEW_PROMPTS
-from rocktok.stats.verdicts import GRADIENT, AdjustedComparison, compare_at_cutoffs
-
-#: Half of the prompts on which groups are chosen for the contrasts; these use the other.
-CHOSEN_ON = 0
+from rocktok.stats.verdicts import AdjustedComparison
 
 
 @public
@@ -136,13 +132,21 @@ class _Attribution:
         if self.pairs is not None:
             groups = groups.with_controls(self.pairs)
         rows: list[GroupShares] = []
+        reason = self._one_half(facts)
+        halves = None if reason or self.rocks is not None else self._of_halves(facts)
         for step in self.steps:
-            shares = self._shares(step, groups, facts)
+            beside = halves.accumulators() if halves is not None and step == self.step else []
+            shares = self._shares(step, groups, facts, beside)
             rows += [self._group_row(step, name, groups, shares) for name in NAMES]
             if step == self.step:
                 reference = shares
-        reason = self._one_half(facts)
-        tests, adjusted = (untested(reason), None) if reason else self._contrasts(facts, groups)
+        adjusted = None
+        if halves is not None:
+            tests, adjusted = halves.result(run.engine)
+        elif reason:
+            tests = untested(reason)
+        else:
+            tests = contrasts(reference.bootstrap, groups, "rocks given", "all prompts")
         geometry = geometry_tables(run.log, groups)
         members = groups.members
         return AttributeResult(
@@ -252,13 +256,13 @@ class _Attribution:
         return (self.step,) if alone else first
 
     @cached_property
-    def _found(self) -> DetectResult | None:
+    def _found(self) -> Rocks | None:
         """Rocks of all prompts; None: they were given."""
         if self.rocks is not None:
             return None
         if self.detected is not None:
-            return self.detected
-        return run_detect(self.run.log, self._options, engine=self.run.engine).result
+            return Rocks.of(self.detected)
+        return find_rocks(self.run, self._options)
 
     @property
     def _rocks(self) -> Array:
@@ -266,7 +270,7 @@ class _Attribution:
         if self._found is None:
             assert self.rocks is not None
             return self.rocks
-        return np.array(sorted(row["token_id"] for row in self._found.rocks), dtype=np.int64)
+        return self._found.ids
 
     def _rocks_of_half(self) -> RocksAtCutoffs:
         """Of the contrasts."""
@@ -282,8 +286,20 @@ class _Attribution:
         except ZeroThresholdError:
             return RocksAtCutoffs({options.fdr: np.zeros(0, dtype=np.int64)}, None)
 
-    def _shares(self, step: int, groups: Groups, facts: TypeFacts) -> Shares:
-        """One pass over a step. At the reference step the types shown are drawn again as well."""
+    def _of_halves(self, facts: TypeFacts) -> HalfContrasts:
+        """Groups chosen on one half of the prompts, to be compared on the other."""
+        return HalfContrasts(
+            self.source, facts, self._rocks_of_half(), group_size=self.params.group_size,
+            quantities=self.quantities, replicates=self.params.replicates,
+        )  # fmt: skip
+
+    def _shares(
+        self, step: int, groups: Groups, facts: TypeFacts, beside: list[Accumulator]
+    ) -> Shares:
+        """One pass over a step, which feeds others too.
+
+        At the reference step the types shown are drawn again as well.
+        """
         source = replace(self.source, post=step)
         columns = [q for q in self.quantities if q and not q.endswith("²")]
         sums = ExactTypeSums(tuple(columns), squares=True, compiled=source.large)
@@ -293,9 +309,10 @@ class _Attribution:
             order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.most]
             types = np.union1d(types, facts.token_T[order])
         bootstrap = PromptBootstrap(
-            types, self.quantities, self.params.seed, self.params.replicates
-        )
-        self.run.engine.run(source, sums, bootstrap)
+            types, self.quantities, self.params.seed, self.params.replicates,
+            compiled=source.large,
+        )  # fmt: skip
+        self.run.engine.run(source, sums, bootstrap, *beside)
         return Shares(sums, bootstrap)
 
     def _group_row(self, step: int, name: str, groups: Groups, shares: Shares) -> GroupShares:
@@ -335,39 +352,3 @@ class _Attribution:
             **no_interval,
         }
         return cast(TypeShares, row)
-
-    def _contrasts(
-        self, facts: TypeFacts, groups: Groups
-    ) -> tuple[list[GroupContrast], AdjustedComparison | None]:
-        """Groups chosen on one half of the prompts, compared on the other."""
-        seed, replicates = self.params.seed, self.params.replicates
-        if self.rocks is not None:
-            bootstrap = PromptBootstrap(groups.all_ids, self.quantities, seed, replicates)
-            self.run.engine.run(self.source, bootstrap)
-            return contrasts(bootstrap, groups, "rocks given", "all prompts"), None
-        found, size = self._rocks_of_half(), self.params.group_size
-        groups = choose_groups(facts, found.shown, seed, size, half=CHOSEN_ON)
-        bootstrap = PromptBootstrap(groups.all_ids, self.quantities, seed, replicates)
-        types = types_to_measure(facts, found.rocks, seed)
-        loss_other = PromptBootstrap(types, ("", "loss"), seed, replicates)
-        norms = NormByLoss(np.unique(np.concatenate(list(found.rocks.values()))))
-        self.run.engine.run(replace(self.source, half=CHOSEN_ON), loss_other, norms)
-        curve, gradient = (
-            norms.curve(),
-            PromptBootstrap(types, ("", "expected_norm", "grad_norm"), seed, replicates),
-        )
-        able = len(found.shown) > 0 and len(curve[0]) > 0
-        self.run.engine.run(
-            replace(self.source, half=1 - CHOSEN_ON),
-            bootstrap,
-            *([WithExpected(curve, gradient)] if able else []),
-        )
-        adjusted = None
-        if able:
-            plain_TM, drawn_BTM = gradient.of_types
-            under, over = (
-                (plain_TM[..., columns], drawn_BTM[..., columns]) for columns in ([0, 1], [0, 2])
-            )
-            ratios = type_ratios(types, loss_other.of_types, under, over)
-            adjusted = compare_at_cutoffs(ratios, found.rocks, ROCKS.name, GRADIENT, seed)
-        return contrasts(bootstrap, groups, "half 0", "half 1"), adjusted

@@ -58,11 +58,23 @@ class Occurrences:
             wanted &= (bin_N > 0) & (bin_N < len(self.edge_B))
         at = np.flatnonzero(wanted)
         hash_M = hash_rows(self.seed, batch["sequence_id"][at], batch["position"][at])
+        # Nearly all, once there are enough: what cannot be kept need not be sorted.
+        able = hash_M <= self._limits()[bin_N[at]]
+        at, hash_M = at[able], hash_M[able]
         kept = _smallest(hash_M, bin_N[at], self.most)
         at = at[kept]
         rows = {"hash": hash_M[kept], "bin": bin_N[at]}
         rows |= {name: batch[name][at] for name in ("sequence_id", "position", "token_id")}
         self._add(rows, self._features(batch, at))
+
+    def _limits(self) -> Array:
+        """Of each bin the largest hash that may still be kept."""
+        bins = len(self.edge_B) + 1
+        limits_B = np.full(bins, np.iinfo(np.uint64).max)
+        full_B = np.bincount(self.rows["bin"], minlength=bins) >= self.most
+        for full in np.flatnonzero(full_B):
+            limits_B[full] = self.rows["hash"][self.rows["bin"] == full].max(initial=0)
+        return limits_B
 
     def merge(self, other: Self) -> None:
         """Add another's."""

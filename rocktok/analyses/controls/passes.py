@@ -24,14 +24,13 @@ from rocktok.analyses.controls.result import (
     ControlsResult,
     Matched,
 )
-from rocktok.analyses.detect.passes import detect
-from rocktok.analyses.detect.result import DetectResult
+from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.detect.rock_passes import Rocks, find_rocks
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.errors import LogError
 from rocktok.stats.groups import FLOORS, HalfFacts, TypeFacts
-from rocktok.stats.sums import TypeSums
 
 
 @public
@@ -69,9 +68,9 @@ def controls(
     last, steps, notes = run.view.reference(step)
     source = run.source(steps[0] if step is None else last)
     found = None if rocks else _detected(run)
-    ids = {row["token_id"] for row in found.rocks} if found is not None else {*(rocks or ())}
-    rock_V = np.array(sorted(ids), dtype=np.int64)
-    facts, count_V = _facts(run, source)
+    rock_V = np.array(sorted({*(rocks or ())}), dtype=np.int64) if found is None else found.ids
+    facts = _facts(run, source)
+    count_V = np.bincount(facts.token_T, facts.frequency_HT.sum(axis=0)).astype(np.int64)
     if not np.isin(rock_V, np.flatnonzero(count_V)).any():
         raise LogError(
             f"{run.log.name}: none of the {len(rock_V)} rocks occurs in {run.table}/ at step "
@@ -96,10 +95,10 @@ def controls(
     )
 
 
-def _detected(run: Run) -> DetectResult:
-    """`detect` by its defaults. Raises `LogError` where it finds no rocks."""
-    found = detect(run.log, engine=run.engine, table=run.table, seed=run.seed, replication=False)
-    if not found.rocks:
+def _detected(run: Run) -> Rocks:
+    """Those of `detect` by its defaults. Raises `LogError` where it finds none."""
+    found = find_rocks(run, DetectParams(table=run.table, seed=run.seed))
+    if not len(found.ids):
         raise LogError(
             f"{run.log.name}: `detect` finds no rocks in {run.table}/ with its default options, "
             "so there is nothing to match; give --rocks, as from `rocktok detect --rule top-k -o "
@@ -108,11 +107,10 @@ def _detected(run: Run) -> DetectResult:
     return found
 
 
-def _facts(run: Run, source: Source) -> tuple[TypeFacts, Array]:
+def _facts(run: Run, source: Source) -> TypeFacts:
     facts = HalfFacts(run.seed, compiled=source.large)
-    sums = TypeSums(("loss",), compiled=source.large)
-    run.engine.run(source, facts, sums)
-    return facts.result(), sums.count_V
+    run.engine.run(source, facts)
+    return facts.result()
 
 
 @dataclass(frozen=True)

@@ -275,13 +275,22 @@ def _top(score_T: Array, moments: Moments, token_T: Array, k: int) -> Array:
 RANKINGS = ("rock_score", "persistent_loss", "context_rock_score", "retained_loss")
 
 
+def short_rankings(tokens: Sequence[Mapping[str, Any]], k: int) -> dict[str, int]:
+    """Rankings with fewer than k types that have a score above 0, but some: how many."""
+    sizes = {name: sum(bool(row[name]) for row in _with_loss(tokens)) for name in RANKINGS}
+    return {name: size for name, size in sizes.items() if 0 < size < k}
+
+
+def _with_loss(tokens: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [{**row, "persistent_loss": row["mean_loss"] * row["persistent"]} for row in tokens]
+
+
 def ablation(tokens: Sequence[Mapping[str, Any]], k: int) -> list[RankingPair]:
     """Pairwise Jaccard of the first k by each ranking, of types that have a score above 0.
 
     None where a ranking has no such type.
     """
-    values = [{**row, "persistent_loss": row["mean_loss"] * row["persistent"]} for row in tokens]
-    tops = {}
+    values, tops = _with_loss(tokens), {}
     for name in RANKINGS:
         able = [row for row in values if row[name]]
         able.sort(key=lambda row: (-row[name], -row["frequency"], row["token_id"]))

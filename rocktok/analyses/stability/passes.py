@@ -32,6 +32,7 @@ from rocktok.analyses.stability.overlap import (
     ranked,
     recommend,
     score_rows,
+    short_rankings,
 )
 from rocktok.analyses.stability.result import (
     Cutoff,
@@ -53,7 +54,6 @@ from rocktok.engine.source import Source
 from rocktok.engine.turns import Companion
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
 from rocktok.log.catalogue import Log
-from rocktok.stats.arrays import padded
 from rocktok.stats.groups import HalfFacts, TypeFacts
 from rocktok.stats.sums import DistinctValues
 
@@ -234,12 +234,8 @@ class _Stability:
         facts = halves.result()
         if not len(facts.token_T):
             raise LogError(f"{source.log.name}: step {source.post} of {source.table}/ has no rows")
-        length = int(facts.token_T[-1]) + 1
-        moments = []
-        for h, sums in enumerate(halves.sums):
-            # Either half may lack the last types.
-            square_T = padded(sums.square_V["loss"], length)[facts.token_T]
-            moments.append(Moments(facts.frequency_HT[h], facts.loss_HT[h], square_T))
+        square_HT = halves.squares(facts.token_T)
+        moments = [Moments(facts.frequency_HT[h], facts.loss_HT[h], square_HT[h]) for h in range(2)]
         return facts, Sample(facts.token_T, moments), prompts.result()
 
     def _grid(self, types: int) -> tuple[list[int], list[str]]:
@@ -335,10 +331,17 @@ class _Stability:
         """`detect`'s rankings of all types against each other; what to note of them."""
         if detection is None or self.params.context == "off" or detection.steps.pre is None:
             return None, []
-        pairs = tuple(ablation(detection.result.tokens, k))
-        if all(row["jaccard"] is not None for row in pairs):
-            return pairs, []
-        return pairs, ["an empty ranking of `detect` has no Jaccard"]
+        pairs, notes = tuple(ablation(detection.result.tokens, k)), []
+        short = short_rankings(detection.result.tokens, k)
+        if short:
+            sizes = ", ".join(f"{name} {size}" for name, size in short.items())
+            notes.append(
+                f"rankings of `detect` with fewer than K = {k} types, as few have a score above 0 "
+                f"({sizes}): their Jaccard with a full ranking is small, whatever their order"
+            )
+        if any(row["jaccard"] is None for row in pairs):
+            notes.append("an empty ranking of `detect` has no Jaccard")
+        return pairs, notes
 
 
 def _notes_on(rows: list[Cutoff], best: Recommended | None, types: int) -> list[str]:

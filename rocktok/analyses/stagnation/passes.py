@@ -213,7 +213,9 @@ class _Course:
         if self.halved and groups.members[groups.first]:
             size = len(groups.members[groups.first])
             by_cutoff = found.by_cutoff or high_loss_by_size(facts, size, CHOSEN_ON)
-            adjusted = AdjustedSums(facts, groups.first, by_cutoff, self.params, CHOSEN_ON)
+            adjusted = AdjustedSums(
+                facts, groups.first, by_cutoff, self.params, CHOSEN_ON, compiled=source.large
+            )
         curves = self._curves(source, facts, groups, every, adjusted, text)
         return _Measured(groups, found, curves, every, adjusted)
 
@@ -277,7 +279,9 @@ class _Course:
         types = np.union1d(np.array(members, dtype=np.int64), facts.token_T[order])
         curves = LossCurves(groups.members, self.pre)
         for step in self.steps:
-            bootstrap = PromptBootstrap(types, QUANTITIES, self.params.seed, self.params.replicates)
+            bootstrap = PromptBootstrap(
+                types, QUANTITIES, self.params.seed, self.params.replicates, compiled=source.large
+            )
             # The facts were of the text at the step where groups were chosen.
             other = text if step != source.post else None
             self._step(replace(source, post=step), bootstrap, every, adjusted, other)

@@ -64,8 +64,8 @@ def retained_windows(
     if similarity not in _OF_TOKENS:
         raise LogError(
             f"{file.path}: its contexts were compared by similarity {similarity!r}, which tokens "
-            "alone cannot match in training; run `rocktok occurrences` with --similarity "
-            "positional, or write a mask"
+            "alone cannot match in training; run `rocktok occurrences` again with --similarity "
+            "positional, or weight these occurrences where they stand: --format mask, with --log"
         )
     kept = np.zeros((0, 1 + 2 * window), dtype=np.int64)
     seen = 0

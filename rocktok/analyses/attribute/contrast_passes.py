@@ -1,0 +1,87 @@
+"""Rocks and other groups chosen on one half of the prompts, compared on the other: the passes.
+
+One pass over the reference step feeds both halves, beside what else reads it; another, over the
+half that is measured, needs the first one's mean norm by loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from rocktok.analyses.attribute.expected import NormByLoss, WithExpected
+from rocktok.analyses.attribute.result import GroupContrast
+from rocktok.analyses.attribute.shares import contrasts
+from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs
+from rocktok.engine.passes import Engine
+from rocktok.engine.source import Source
+from rocktok.stats.accumulator import Accumulator
+from rocktok.stats.adjusted import type_ratios, types_to_measure
+from rocktok.stats.bootstrap import PromptBootstrap
+from rocktok.stats.group_names import ROCKS
+from rocktok.stats.groups import TypeFacts, choose_groups
+from rocktok.stats.halves import OfHalf
+from rocktok.stats.verdicts import GRADIENT, AdjustedComparison, compare_at_cutoffs
+
+#: Half of the prompts on which groups are chosen; they are compared on the other.
+CHOSEN_ON = 0
+
+
+class HalfContrasts:
+    """Sums of the groups, and of the types that rocks are adjusted by, and the comparison.
+
+    Args:
+        source: rows of the reference step.
+        facts: of all types, at that step.
+        found: rocks of the half that chooses.
+        group_size: of the groups beside the rocks.
+        quantities: what is summed of the groups.
+        replicates: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        facts: TypeFacts,
+        found: RocksAtCutoffs,
+        *,
+        group_size: int | None,
+        quantities: tuple[str, ...],
+        replicates: int,
+    ) -> None:
+        seed = source.seed
+        self.source, self.found = source, found
+        self.groups = choose_groups(facts, found.shown, seed, group_size, half=CHOSEN_ON)
+        self.types = types_to_measure(facts, found.rocks, seed)
+
+        def sums(types: np.ndarray, names: tuple[str, ...]) -> PromptBootstrap:
+            return PromptBootstrap(types, names, seed, replicates, compiled=source.large)
+
+        self._groups = sums(self.groups.all_ids, quantities)
+        self._loss_other = sums(self.types, ("", "loss"))
+        self._gradient = sums(self.types, ("", "expected_norm", "grad_norm"))
+        self._norms = NormByLoss(np.unique(np.concatenate(list(found.rocks.values()))))
+
+    def accumulators(self) -> list[Accumulator]:
+        """What a pass over the reference step feeds."""
+        seed = self.source.seed
+        return [
+            OfHalf(CHOSEN_ON, seed, [self._loss_other, self._norms]),
+            OfHalf(1 - CHOSEN_ON, seed, [self._groups]),
+        ]
+
+    def result(self, engine: Engine) -> tuple[list[GroupContrast], AdjustedComparison | None]:
+        """The contrasts, after that pass; another one where there are rocks to adjust for."""
+        curve, adjusted = self._norms.curve(), None
+        if len(self.found.shown) and len(curve[0]):
+            measured = replace(self.source, half=1 - CHOSEN_ON)
+            engine.run(measured, WithExpected(curve, self._gradient))
+            plain_TM, drawn_BTM = self._gradient.of_types
+            under, over = (
+                (plain_TM[..., columns], drawn_BTM[..., columns]) for columns in ([0, 1], [0, 2])
+            )
+            ratios = type_ratios(self.types, self._loss_other.of_types, under, over)
+            seed = self.source.seed
+            adjusted = compare_at_cutoffs(ratios, self.found.rocks, ROCKS.name, GRADIENT, seed)
+        return contrasts(self._groups, self.groups, "half 0", "half 1"), adjusted

@@ -1,0 +1,167 @@
+"""The compiled bootstrap over prompts, and what counts prompts by half, against their twins."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rocktok.hashing import halves
+from rocktok.stats import bootstrap
+from rocktok.stats.bootstrap import PromptBootstrap
+from rocktok.stats.groups import HalfFacts
+from rocktok.stats.halves import half_of_rows
+from rocktok.stats.prompts import PromptFloor
+
+QUANTITIES = ("", "loss", "loss²", "signed")
+
+Rows = dict[str, np.ndarray]
+
+
+def rows_of(seed: int, spread: float = 20.0) -> Rows:
+    """Sequences of unlike lengths whose prompts return, losses over many powers of ten."""
+    rng = np.random.default_rng(seed)
+    length_S = rng.integers(1, 40, 60)
+    rows = int(length_S.sum())
+    return {
+        "sequence_id": np.repeat(np.arange(60), length_S),
+        "prompt": np.repeat(rng.integers(0, 17, 60).astype(np.uint64) << np.uint64(55), length_S),
+        "token_id": (rng.zipf(1.3, rows) % 50).astype(np.int32),
+        "loss": (10.0 ** rng.uniform(-spread, 3, rows)).astype(np.float32),
+        "signed": rng.normal(size=rows),
+    }
+
+
+def whole_sequences(rows: Rows, cuts: list[int]) -> list[Rows]:
+    at = np.searchsorted(rows["sequence_id"], [0, *sorted(cuts), 60])
+    return [{name: values[a:b] for name, values in rows.items()} for a, b in pairwise(at)]
+
+
+def bootstrap_of(tasks: list[list[Rows]], types: np.ndarray, *, compiled: bool) -> PromptBootstrap:
+    """Tasks of batches, each task closed, sent and merged as the engine does."""
+    whole = PromptBootstrap(types, QUANTITIES, 3, 30, compiled=compiled)
+    for batches in tasks:
+        one = PromptBootstrap(types, QUANTITIES, 3, 30, compiled=compiled)
+        for batch in batches:
+            one.update(batch)
+        one.close()
+        whole.merge(pickle.loads(pickle.dumps(one)))
+    return whole
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 9_999),
+    cuts=st.lists(st.integers(0, 60), max_size=4),
+    types=st.lists(st.integers(0, 60), max_size=12, unique=True),
+    limits=st.sampled_from([(1 << 17, 64, 1 << 10), (5, 64, 1 << 10), (1 << 17, 0, 3)]),
+)
+def test_the_compiled_bootstrap_has_the_bits_of_the_other(
+    seed: int, cuts: list[int], types: list[int], limits: tuple[int, int, int]
+) -> None:
+    rows, ids = rows_of(seed), np.array(types, dtype=np.int64)
+    plain = bootstrap_of([[rows]], ids, compiled=False)
+    parts = whole_sequences(rows, cuts)
+    with pytest.MonkeyPatch.context() as patched:
+        # Weighed at once, or late, or a few prompts at a time.
+        for name, value in zip(("_WAITING", "_MANY", "_PROMPTS"), limits, strict=True):
+            patched.setattr(bootstrap, name, value)
+        for tasks in ([parts], [[part] for part in parts], [[part] for part in parts[::-1]]):
+            made = bootstrap_of(tasks, ids, compiled=True)
+            assert np.array_equal(made.sum_TM, plain.sum_TM)
+            assert np.array_equal(made.sum_BTM, plain.sum_BTM)
+            assert np.array_equal(made.largest_M, plain.largest_M)
+
+
+def test_sums_of_two_prompts_by_hand() -> None:
+    made = PromptBootstrap(np.array([7]), ("", "loss"), 0, 4, compiled=True)
+    made.update({
+        "sequence_id": np.array([0, 0, 1, 2]),
+        "prompt": np.array([5, 5, 6, 5], dtype=np.uint64),
+        "token_id": np.array([7, 8, 7, 900_000], dtype=np.int32),
+        "loss": np.array([0.5, 2.0, 0.25, 4.0], dtype=np.float32),
+    })  # fmt: skip
+    assert made.sum_TM.tolist() == [[2.0, 0.75], [2.0, 6.0]]
+    five_B, six_B = bootstrap.poisson_weights(0, 4, np.array([5, 6], dtype=np.uint64))
+    assert np.array_equal(made.sum_BTM[:, 0, 0], five_B + six_B)
+    assert np.array_equal(made.sum_BTM[:, 0, 1], 0.5 * five_B + 0.25 * six_B)
+    assert np.array_equal(made.sum_BTM[:, 1, 1], 6.0 * five_B)
+
+
+def test_a_bootstrap_of_zeros_and_one_of_nothing() -> None:
+    rows = {**rows_of(1), "loss": np.zeros(len(rows_of(1)["loss"]), np.float32)}
+    one, nothing = (
+        PromptBootstrap(np.array([2]), ("", "loss"), 0, 9, compiled=True) for _ in range(2)
+    )
+    one.update(rows)
+    nothing.merge(PromptBootstrap(np.array([2]), ("", "loss"), 0, 9, compiled=True))
+    assert not nothing.sum_BTM.any()
+    nothing.merge(one)
+    assert not nothing.sum_BTM[..., 1].any()
+    assert nothing.sum_TM[:, 0].sum() == len(rows["loss"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 9_999), cut=st.integers(0, 60), exact=st.booleans())
+def test_facts_of_the_halves_are_those_of_each_half(seed: int, cut: int, exact: bool) -> None:
+    rows = rows_of(seed, spread=3.0)
+    half_N = halves(rows["prompt"], 7)
+    assert np.array_equal(half_of_rows(rows["prompt"], 7), half_N)
+    found = []
+    for compiled in (False, True):
+        whole = HalfFacts(7, exact=exact, compiled=compiled)
+        for part in whole_sequences(rows, [cut]):
+            one = HalfFacts(7, exact=exact, compiled=compiled)
+            one.update(part) if len(part["loss"]) else None
+            whole.merge(pickle.loads(pickle.dumps(one)))
+        found.append(whole)
+    plain, compiled = (facts.result() for facts in found)
+    for name in ("token_T", "frequency_HT", "prompts_HT", "loss_HT"):
+        assert np.array_equal(getattr(plain, name), getattr(compiled, name))
+    for half in range(2):
+        for t, v in enumerate(plain.token_T.tolist()):
+            here = (rows["token_id"] == v) & (half_N == half)
+            assert plain.frequency_HT[half, t] == here.sum()
+            assert plain.prompts_HT[half, t] == min(5, len(set(rows["prompt"][here].tolist())))
+            assert plain.loss_HT[half, t] == pytest.approx(
+                rows["loss"][here].astype(float).sum(), rel=1e-12
+            )
+    if not exact:
+        squares = np.bincount(rows["token_id"], rows["loss"].astype(float) ** 2)
+        both_T = found[1].squares(plain.token_T).sum(axis=0)
+        np.testing.assert_allclose(both_T, squares[plain.token_T], rtol=1e-12)
+
+
+def test_a_type_of_one_half_alone_and_the_largest_id() -> None:
+    prompt = next(p for p in range(99) if halves(np.array([p], np.uint64), 0)[0] == 1)
+    for compiled in (False, True):
+        facts = HalfFacts(0, compiled=compiled)
+        facts.update({
+            "token_id": np.array([4], np.int32),
+            "prompt": np.array([prompt], np.uint64),
+            "loss": np.array([0.5], np.float32),
+        })  # fmt: skip
+        found = facts.result()
+        assert found.token_T.tolist() == [4]
+        assert found.frequency_HT.tolist() == [[0], [1]]
+        assert found.prompts_HT.tolist() == [[0], [1]]
+        assert facts.squares(found.token_T).tolist() == [[0.0], [0.25]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 9_999), cut=st.integers(0, 3_000))
+def test_compiled_prompts_are_counted_up_to_the_floor(seed: int, cut: int) -> None:
+    rng = np.random.default_rng(seed)
+    token_N = (rng.zipf(1.4, 3_000) % 40).astype(np.int32)
+    prompt_N = rng.integers(0, 9, 3_000).astype(np.uint64) << np.uint64(60)
+    whole = PromptFloor(5, compiled=True)
+    for part in (slice(0, cut), slice(cut, None)):
+        one = PromptFloor(5, compiled=True)
+        one.update({"token_id": token_N[part], "prompt": prompt_N[part]})
+        whole.merge(pickle.loads(pickle.dumps(one)))
+    expected = [min(5, len(set(prompt_N[token_N == v].tolist()))) for v in range(40)]
+    assert whole.result(40).tolist()[:40] == expected
