@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import click
 
@@ -113,8 +113,11 @@ class Limit:
 
     def _values(self, at: object, path: Sequence[Part], name: str) -> Iterator[tuple[str, object]]:
         """(name, value) at the end of the path; of a list every row, None beyond what is None."""
-        if not path or at is None:
+        if at is None or (not path and not _is_plain_list(at)):
             yield name, at
+            return
+        if not path:
+            yield from ((f"{name}[{place}]", row) for place, row in enumerate(at))
             return
         part, *rest = path
         if isinstance(at, Sequence) and not isinstance(at, str):
@@ -221,6 +224,16 @@ def _listed(names: Sequence[str], wrong: str) -> str:
     shown = ", ".join(names[:_MOST])
     more = f", and {len(names) - _MOST} more" if len(names) > _MOST else ""
     return f"{shown}{more}{f'; did you mean {near[0]!r}?' if near else ''}"
+
+
+def _is_plain_list(value: object) -> TypeGuard[Sequence[object]]:
+    """Whether it is a list of values without keys."""
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and not any(isinstance(one, Mapping) for one in value)
+    )
 
 
 def _keys_of(value: object) -> str:

@@ -19,6 +19,7 @@ from rocktok.cli.limits import Limit, Part, parse_limits
 from rocktok.errors import LimitError, LogError, UsageError
 from tests.analyses.pillars.made import world
 from tests.logs import write_log
+from tests.paths import SAMPLE
 from tests.processes import run_command
 
 SAID: dict[str, Any] = {
@@ -199,8 +200,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     folder = tmp_path_factory.mktemp("limits")
     log = write_log(folder / "log")
     outcomes = world(0).save(folder / "outcomes.parquet")
-    return {name: [log, log] if name == "compare" else [log] for name in LIMITS} | {
-        "pillars": [outcomes]
+    return {name: [log] for name in LIMITS} | {
+        "compare": [log, log],
+        "pillars": [outcomes],
+        # Without rocks these have no result.
+        "attribute": [SAMPLE],
+        "controls": [SAMPLE],
     }
 
 
