@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rocktok.analyses import Analysis, analyses
 from rocktok.analyses.detect.result import DetectResult
-from rocktok.analyses.pillars.passes import OutcomesOrPath, pillars
 from rocktok.analyses.result import Result
-from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError
-from rocktok.log import Log
+
+if TYPE_CHECKING:
+    from rocktok.analyses.pillars.passes import OutcomesOrPath
+    from rocktok.engine.passes import Engine
+    from rocktok.log import Log
 
 
 class Missing(TypedDict):
@@ -84,6 +86,9 @@ def of_outcomes(log: Log, outcomes: Sequence[OutcomesOrPath], seed: int) -> tupl
     """
     if not outcomes:
         return ()
+    # Figures are drawn in processes that read no log.
+    from rocktok.analyses.pillars.passes import pillars
+
     result = pillars(*outcomes, seed=seed)
     ours = log.vocab.identity
     for source in result.sources:
