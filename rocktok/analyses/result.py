@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib import import_module
@@ -60,6 +60,10 @@ class Result:
     def to_dict(self) -> dict[str, object]:
         """The schema and every field, as `to_json` writes them."""
         return {"schema": self.SCHEMA, **asdict(self)}
+
+    def limits(self) -> Mapping[str, object]:
+        """What `--fail-if` may name: what `to_dict` holds."""
+        return self.to_dict()
 
     def to_json(self) -> str:
         """JSON of `to_dict`; never NaN or an infinity, nor what would steer a terminal."""

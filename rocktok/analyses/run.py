@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -105,7 +105,24 @@ def one_half(prompts: int, seed: int) -> str:
 
 def opened(log: LogOrPath) -> Log:
     """The log itself, or the one at a path. Raises `LogError` as `rocktok.open` does."""
-    return log if isinstance(log, Log) else open_log(os.fspath(log))
+    return log if isinstance(log, Log) else open_log(path_of(log))
+
+
+def path_of(log: object, several: str | None = None) -> str:
+    """The path that stands for a log.
+
+    Args:
+        several: the function, if it takes any number of logs.
+
+    Raises:
+        TypeError: it is no path.
+    """
+    if isinstance(log, str | os.PathLike):
+        return os.fspath(log)
+    kind = type(log).__name__
+    if several is not None and isinstance(log, list | tuple | set | frozenset | Iterator):
+        raise TypeError(f"{several}() takes logs one by one, not a {kind}; give {several}(*logs)")
+    raise TypeError(f"a log is a path or what rocktok.open() returns, not a {kind}")
 
 
 def options_of(params: type[T], names: Mapping[str, Any]) -> T:

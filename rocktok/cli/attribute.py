@@ -10,6 +10,7 @@ import click
 from rocktok.cli import options
 from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
+from rocktok.cli.limits import limits_option
 
 if TYPE_CHECKING:
     from rocktok.analyses.attribute.result import AttributeResult
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     help="Number of types in each other group. Default: the number of rocks.",
 )
 @options.replicates_option()
+@limits_option("groups[group=rocks].grad_share > 0.5")
 @job_options()
 def attribute_command(
     job: Job,

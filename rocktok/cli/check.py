@@ -43,7 +43,8 @@ _SEVERITIES = ("note", "warning", "problem")
 @options.replicates_option()
 @fail_if_option(
     "Exit with code 3 if a finding reaches `note`, `warning` or `problem`, or if a comparison such "
-    "as 'truncated.value > 0.2' is true; may be given several times."
+    "as 'truncated.value > 0.2' is true; may be given several times.",
+    name="fail_if",
 )
 @job_options()
 def check_command(

@@ -9,6 +9,7 @@ import click
 from rocktok.cli import options
 from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
+from rocktok.cli.limits import limits_option
 from rocktok.files import local_path
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     help="Field of sequences/ whose values are compared within one LOG.",
 )
 @options.rows_options
+@limits_option("pairs.jaccard < 0.5")
 @job_options(log=False)
 def compare_command(
     job: Job,

@@ -10,6 +10,7 @@ import click
 from rocktok.cli import options
 from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
+from rocktok.cli.limits import limits_option
 
 if TYPE_CHECKING:
     from rocktok.analyses.controls.result import ControlsResult
@@ -53,6 +54,7 @@ _KINDS = ("frequency", "loss", "occurrence", "window")
     "--window", type=int, default=8, show_default=True, help="Tokens on each side of an occurrence."
 )
 @options.rows_options
+@limits_option("kinds.frequency.balance.smd_after > 0.25")
 @job_options()
 def controls_command(
     job: Job,

@@ -9,6 +9,7 @@ import click
 from rocktok.cli import options
 from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
+from rocktok.cli.limits import limits_option
 from rocktok.cli.rocks import rock_options
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Test whether hard occurrences share contexts more than others of their type; slower.",
 )
+@limits_option("rocks.loss_share > 0.5")
 @job_options()
 def detect_command(
     job: Job,

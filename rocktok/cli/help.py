@@ -26,7 +26,7 @@ GROUPS = {
     ),
     "Output": (
         "top", "rows", "all_types", "everything", "wide", "format_", "output", "log_only", "show",
-        "force", "quiet", "fail_if",
+        "force", "quiet", "fail_if", "limits",
     ),
     "Computation": ("seed", "replicates", "jobs", "dask", "explain", "allow_missing"),
     "Help": ("help_all", "help"),

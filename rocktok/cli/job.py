@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rocktok.cli import options
+from rocktok.cli.limits import check_limits, parse_limits
 
 if TYPE_CHECKING:
     from rocktok.analyses.result import Result
@@ -23,7 +24,7 @@ class Job:
     """One run of a command, with the options that all analyses share.
 
     `log`: LOG, if the command has one. `rows`, `everything`, `wide`: options of the terminal table,
-    for commands that have them.
+    for commands that have them. `limits`: --fail-if, for commands that have it.
     """
 
     log: str | None
@@ -37,6 +38,7 @@ class Job:
     rows: int | None = None
     everything: bool = False
     wide: bool = False
+    limits: tuple[str, ...] = ()
 
     def run(self, analyse: Callable[[Log, Engine], Result]) -> None:
         """Analyse LOG, and deliver the result."""
@@ -51,14 +53,17 @@ class Job:
     def perform(self, analyse: Callable[[Engine], Result]) -> None:
         """Analyse, and deliver the result in the chosen format.
 
-        An output that cannot be written is refused before anything is read.
+        An output that cannot be written is refused before anything is read. Limits are checked when
+        the result is delivered.
         """
+        limits = parse_limits(self.limits)
         chosen = options.chosen_format(self.format_, self.output)
         options.check_output(self.output, force=self.force)
         with options.engine(self.jobs, self.dask, quiet=self.quiet) as engine:
             result = analyse(engine)
         options.deliver(rendered(result, chosen, self._view()), self.output, force=self.force)
         options.notes(getattr(result, "notes", ()), quiet=self.quiet)
+        check_limits(limits, result.limits)
 
     def _view(self) -> View:
         """Width, colour and rows of a table; a file is written like a pipe."""

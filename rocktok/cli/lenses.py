@@ -10,6 +10,7 @@ import click
 from rocktok.cli import options
 from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
+from rocktok.cli.limits import limits_option
 
 if TYPE_CHECKING:
     from rocktok.analyses.lenses.result import LensesResult
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @options.rows_options
 @click.option("--wide", is_flag=True, help="Show all columns of the terminal tables.")
 @options.replicates_option()
+@limits_option("lenses[name=tip].rocks_share > 0.8")
 @job_options()
 def lenses_command(
     job: Job,

@@ -10,6 +10,7 @@ import click
 from rocktok.cli import options
 from rocktok.cli.help import Command
 from rocktok.cli.job import rendered, view_of
+from rocktok.cli.limits import check_limits, limits_option, parse_limits
 
 
 @click.command(
@@ -81,6 +82,7 @@ from rocktok.cli.job import rendered, view_of
 @options.replicates_option(10_000, "Number of bootstrap resamples of the problems.")
 @options.rows_options
 @click.option("--wide", is_flag=True, help="Show all columns of the terminal tables.")
+@limits_option("global[group=rocks].pillar > 0")
 @options.seed_option
 @options.output_options(*options.FORMATS)
 def pillars_command(
@@ -95,6 +97,7 @@ def pillars_command(
     rows: int | None,
     everything: bool,
     wide: bool,
+    limits: tuple[str, ...],
     format_: str | None,
     output: Path | None,
     force: bool,
@@ -110,6 +113,7 @@ def pillars_command(
     """
     from rocktok.analyses.pillars.passes import pillars
 
+    given = parse_limits(limits)
     chosen = options.chosen_format(format_, output)
     options.check_output(output, force=force)
     result = pillars(
@@ -125,3 +129,4 @@ def pillars_command(
     view = replace(view_of(output), top=rows, everything=everything, wide=wide)
     options.deliver(rendered(result, chosen, view), output, force=force)
     options.notes(result.notes, quiet=quiet)
+    check_limits(given, result.limits)

@@ -9,6 +9,7 @@ import click
 from rocktok.cli import options
 from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
+from rocktok.cli.limits import limits_option
 
 if TYPE_CHECKING:
     from rocktok.analyses.stability.result import StabilityResult
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 @options.replicates_option(
     200, "Number of bootstrap replicates over prompts, and of half-samples of the prompts."
 )
+@limits_option("rocks.replication.share < 0.8")
 @job_options()
 def stability_command(
     job: Job,

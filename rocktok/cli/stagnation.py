@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from rocktok.cli import options
 from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
+from rocktok.cli.limits import limits_option
 from rocktok.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 )
 @options.top_options
 @options.replicates_option()
+@limits_option("corpus.stagnation > 0.9")
 @job_options()
 def stagnation_command(
     job: Job,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from rocktok.analyses.detect.instead import Alternatives, Instead, InsteadRow
-from rocktok.analyses.detect.instead_passes import alternatives_of
 
 if TYPE_CHECKING:
     from rocktok._types import Array
@@ -68,6 +67,9 @@ def wanted_instead(detection: Detection, indices: Array) -> Alternatives | None:
 
     Only where they are persistently hard, as for rocks.
     """
+    # Figures are drawn in processes that read no log.
+    from rocktok.analyses.detect.instead_passes import alternatives_of
+
     found, _ = alternatives_of(detection.source, detection.types, indices, detection.thresholds)
     return found
 

@@ -6,16 +6,18 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rocktok.analyses import Analysis, analyses
 from rocktok.analyses.detect.result import DetectResult
-from rocktok.analyses.pillars.passes import OutcomesOrPath, pillars
 from rocktok.analyses.result import Result
-from rocktok.engine.passes import Engine
-from rocktok.engine.turns import Companion
 from rocktok.errors import DamagedError, DataError, LogError
-from rocktok.log import Log
+
+if TYPE_CHECKING:
+    from rocktok.analyses.pillars.passes import OutcomesOrPath
+    from rocktok.engine.passes import Engine
+    from rocktok.engine.turns import Companion
+    from rocktok.log import Log
 
 
 class Missing(TypedDict):
@@ -96,6 +98,9 @@ def of_outcomes(log: Log, outcomes: Sequence[OutcomesOrPath], seed: int) -> tupl
     """
     if not outcomes:
         return ()
+    # Figures are drawn in processes that read no log.
+    from rocktok.analyses.pillars.passes import pillars
+
     result = pillars(*outcomes, seed=seed)
     ours = log.vocab.identity
     for source in result.sources:

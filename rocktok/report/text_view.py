@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.log.sequences import load_rows
 from rocktok.report import alternatives
 from rocktok.report.sensitivity import RockContexts
 from rocktok.report.sequences import DrawnSequences, Occurrences, SequenceRows
@@ -136,6 +135,9 @@ def sequence_texts(detection: Detection, read: Steps, ids: Mapping[int, str], to
         ids: sequence → why it is shown.
         total: sequences of the log.
     """
+    # Figures are drawn in processes that read no log.
+    from rocktok.log.sequences import load_rows
+
     id_S = np.sort(np.array(list(ids), dtype=np.int64))
     steps, recorded, columns, by_step = read.steps, read.recorded, read.columns, read.rows
     facts = load_rows(detection.run.log, id_S)

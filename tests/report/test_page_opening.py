@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from rocktok.analyses.detect import table
+from rocktok.report.page.comparison import _note
 from rocktok.report.page.content import page_content
 from rocktok.report.page.flags import FLAGS, explained, of_several
 from rocktok.report.page.opening import CHIPS, page_opening, plain
@@ -104,3 +106,17 @@ def test_a_spark_goes_by_step_and_from_zero() -> None:
     assert (found["steps"], found["losses"]) == ((0, 40), (4.0, 1.0))
     assert spark(curve[:1]) is None
     assert spark([{**one, "loss": 0.0} for one in curve]) is not None
+
+
+@pytest.mark.parametrize(
+    "note, said",
+    [
+        ("runs/a: no rocks", "a: No rocks."),
+        ("runs/b: stability: K = 5", "b: Samples of prompts: K = 5."),
+        ("runs/abc: no rocks", "Runs/abc: no rocks."),
+        ("the vocabularies are different files", "The vocabularies are different files."),
+    ],
+)
+def test_a_note_on_a_log_of_several_keeps_its_name(note: str, said: str) -> None:
+    compared = SimpleNamespace(log=[{"name": "runs/a"}, {"name": "runs/b"}])
+    assert _note(note, cast(Any, compared), ["a", "b"]) == said

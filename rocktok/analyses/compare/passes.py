@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from rocktok.analyses.compare.rankings import compare_rankings
 from rocktok.analyses.compare.result import CompareResult
 from rocktok.analyses.detect.passes import detect
 from rocktok.analyses.detect.result import MOST_ROCKS
-from rocktok.analyses.run import LogOrPath, opened, public
+from rocktok.analyses.run import LogOrPath, opened, path_of, public
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
 from rocktok.files import local_path
@@ -80,7 +79,7 @@ def compare(
 def _ranking(source: LogOrPath, engine: Engine, top_k: int | None, seed: int) -> Ranking:
     if isinstance(source, Log):
         return _of_log(source.name, source, engine, top_k=top_k, seed=seed)
-    name = os.fspath(source)
+    name = path_of(source, "compare")
     if name.endswith(".json") and not local_path(name).is_dir():
         return _of_file(name, top_k)
     if name.endswith(".csv") and not local_path(name).is_dir():

@@ -286,6 +286,19 @@ class DetectResult(Result):
             del content["permuted"]
         return content
 
+    def limits(self) -> dict[str, object]:
+        """What `--fail-if` may name: what `to_dict` holds, and `rocks`, its rows that are rocks.
+
+        `rocks.loss_share` is that of all rocks together, `rocks.count` their number; None where
+        persistence is unknown.
+        """
+        if self.log["pre"] is None and self.params["rule"] == "tested":
+            return {**self.to_dict(), "rocks": {"count": None, "loss_share": None}}
+        shares = [row["loss_share"] for row in self.rocks]
+        known = [share for share in shares if share is not None]
+        share = sum(known) if len(known) == len(shares) else None
+        return {**self.to_dict(), "rocks": {"count": len(self.rocks), "loss_share": share}}
+
     def shown(self) -> tuple[str, pd.DataFrame]:
         """The tokens under the number of rocks."""
         frame = self.table.drop(columns=["eta", "eta_count", "null_distance"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, TypedDict
@@ -248,8 +248,9 @@ class LensesResult(Result):
                     "stays_chance": stays and stays["post"],
                 }
 
-    def shown(self) -> tuple[str, pd.DataFrame]:
+    def shown(self) -> tuple[str, list[dict[str, object]]]:
         """The classes."""
-        columns = ["lens", "name", "share", "loss_share", "grad_share", "rocks_share", "stays",
-                   "stays_chance"]  # fmt: skip
-        return "", self.table[columns] if len(self.lenses) else self.table
+        columns = ("lens", "name", "share", "loss_share", "grad_share", "rocks_share", "stays",
+                   "stays_chance")  # fmt: skip
+        rows: Iterator[Mapping[str, object]] = self.rows()
+        return "", [{name: row[name] for name in columns} for row in rows]

@@ -10,7 +10,7 @@ from rocktok.analyses.check.result import CheckResult
 from rocktok.analyses.detect.auto import note_differences
 from rocktok.analyses.detect.passes import detect
 from rocktok.analyses.detect.result import DetectParams, DetectResult
-from rocktok.analyses.run import LogOrPath, opened, public
+from rocktok.analyses.run import LogOrPath, opened, path_of, public
 from rocktok.analyses.stagnation.passes import stagnation
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.analyses.summary.result import RunRow, SummaryResult
@@ -46,12 +46,15 @@ def summary(
     """
     if not logs:
         raise UsageError("give at least one log")
+    for log in logs:
+        if not isinstance(log, Log):
+            path_of(log, "summary")
     # What is wrong with an option is said once, not of each run.
     DetectParams(fdr=fdr, seed=seed)
     options = _Options(fdr, seed, allow_missing, engine or Engine())
     rows, notes = [], []
     for log in logs:
-        name = log.name if isinstance(log, Log) else os.fspath(log)
+        name = log.name if isinstance(log, Log) else path_of(log, "summary")
         try:
             row, lines = _row(name, log, options)
         except LogError as error:

@@ -65,7 +65,7 @@ def render_comparison(
             "sure": " ".join(point["text"] for point in _each(results, names)),
         },
         "summary": [{**point, "text": ""} for point in pairs],
-        "notes": [*map(plain, compared.notes),
+        "notes": [*(_note(note, compared, names) for note in compared.notes),
                   *(f"{name}: {plain(note)}" for name, result in
                     zip(names, results, strict=True) for note in result.notes
                     if concerns(result, note))],
@@ -100,6 +100,15 @@ def render_comparison(
 
 def _line(result: ReportResult) -> str:
     return "; ".join(f"{label} {value}" for label, value in facts(result).items())
+
+
+def _note(note: str, compared: CompareResult, names: Sequence[str]) -> str:
+    """A note of the comparison as a sentence; a log that it begins with keeps its name."""
+    for row, name in zip(compared.log, names, strict=True):
+        whole, _, rest = note.partition(f"{row['name']}: ")
+        if rest and not whole:
+            return f"{name}: {plain(rest)}"
+    return plain(note)
 
 
 def _pairs(compared: CompareResult, names: Sequence[str]) -> list[Point]:

@@ -6,11 +6,13 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -94,12 +96,22 @@ def _signals_held() -> Iterator[None]:
 
 def _get_ready() -> None:
     """Load what takes longest to load."""
-    from rocktok.report.page import figures
-    from rocktok.report.page.figures.style import styled
+    from rocktok.report.page import draws
 
-    with styled():
-        from matplotlib import backends, figure, font_manager
-    _ = backends, figure, font_manager, figures
+    _ = draws
+
+
+def _processes() -> BaseContext:
+    """How processes begin: not by a fork of this one, which would copy locks of threads that read.
+
+    On Linux all are forks of one that has loaded what draws. Elsewhere libraries of the system may
+    not survive a fork.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rocktok.report.page.draws"])
+    return context
 
 
 class Drawing(AbstractContextManager["Drawing"]):
@@ -118,10 +130,8 @@ class Drawing(AbstractContextManager["Drawing"]):
         self._several: dict[str, bool] = {}
         self._pool: ProcessPoolExecutor | None = None
         if jobs > 1:
-            # Spawned, as a fork would copy the locks of threads that read.
             workers = min(jobs, WORKERS)
-            spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, spawn, _start_worker)
+            self._pool = ProcessPoolExecutor(workers, _processes(), _start_worker)
             try:
                 with _signals_held():
                     for _ in range(workers):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rocktok.analyses import Analysis
 from rocktok.analyses.result import Result, frame_of
@@ -29,25 +29,44 @@ def sections(others: Iterable[OtherResult]) -> list[Section]:
 
 
 def _section(analysis: Analysis, result: Result) -> Section:
-    frame = frame_of(result.shown()[1])
-    if len(frame):
-        # What no row has, as shares of rocks without any, is no column.
-        frame = frame.dropna(axis="columns", how="all")
-    columns = list(map(str, frame.columns))
-    rows = frame.head(ROWS).itertuples(index=False, name=None)
+    rows = _rows(result.shown()[1])
+    # What no row has, as shares of rocks without any, is no column.
+    columns = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if any(not _is_nothing(row.get(name)) for row in rows)
+    ]
     return {
         "name": analysis.name,
         "help": analysis.help,
         "answer": result.answer(),
         "columns": columns,
-        "rows": [[_cell(n, v) for n, v in zip(columns, row, strict=True)] for row in rows],
-        "total": len(frame),
+        "rows": [[_cell(name, row.get(name)) for name in columns] for row in rows[:ROWS]],
+        "total": len(rows),
         "notes": list(getattr(result, "notes", ())),
     }
 
 
+def _rows(shown: object) -> list[dict[str, Any]]:
+    """Rows as mappings. pandas, which takes long to load, only where they are a DataFrame."""
+    if isinstance(shown, Iterable) and not hasattr(shown, "columns"):
+        rows = list(shown)
+        if all(isinstance(row, Mapping) for row in rows):
+            return [dict(row) for row in rows]
+        shown = rows
+    frame = frame_of(cast(Any, shown))
+    columns = list(map(str, frame.columns))
+    return [
+        dict(zip(columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)
+    ]
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _cell(column: str, value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if _is_nothing(value):
         return "–"
     if isinstance(value, list | tuple):
         return ", ".join(_cell(column, one) for one in value)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,17 @@ def test_files_hold_every_run(tmp_path: Path) -> None:
 def test_wrong_options(arguments: tuple[str, ...], code: int, tmp_path: Path) -> None:
     got, out, _ = run_command("summary", *arguments, cwd=tmp_path)
     assert (got, out) == (code, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((["a", "b"],), "summary() takes logs one by one, not a list; give summary(*logs)"),
+        ((("a", "b"),), "summary() takes logs one by one, not a tuple; give summary(*logs)"),
+        (("a", 3), "a log is a path or what rocktok.open() returns, not a int"),
+    ],
+)
+def test_what_is_no_log(given: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        rocktok.summary(*given)
+    assert str(raised.value) == message

@@ -82,6 +82,9 @@ _STYLE: dict[str, Any] = {
     "path.simplify": False,
 }
 
+#: Rounds of a layout, at most, and the share of a figure below which nothing has moved.
+_ROUNDS, _SETTLED = 4, 0.002
+
 #: Begins the ids of what keeps its colour whatever the page is like, as it stands on another.
 FIXED = "on-colour-"
 
@@ -121,7 +124,10 @@ def _matplotlib() -> Any:
     logger = logging.getLogger("matplotlib")
     logger.disabled = True
     with suppress(Exception):
-        matplotlib.rcParams.update(matplotlib.rc_params())
+        # Where no backend is named, its entry would be looked up, and pyplot imported.
+        settings = dict.items(matplotlib.rc_params())
+        named = {n: v for n, v in settings if n != "backend" or isinstance(v, str)}
+        matplotlib.rcParams.update(named)
     logger.disabled = False
     if backend := os.environ.get("MPLBACKEND"):
         with suppress(ValueError):
@@ -152,14 +158,61 @@ def _settings(**variables: str | None) -> Iterator[None]:
 
 def settle(figure: Figure) -> None:
     """Lay a figure out once for all formats: what is drawn later stays where it is."""
-    with styled():
+    with styled(), _without_minor_ticks(figure):
         engine = figure.get_layout_engine()
         assert engine is not None
-        # The second time counts with the ticks and labels that the first gave room to.
-        engine.execute(figure)
-        engine.execute(figure)
+        if len(figure.axes) == 1:
+            pads = engine.get()
+            _fit(figure.axes[0], pads["w_pad"], pads["h_pad"])
+        else:
+            # The second time counts with the ticks and labels that the first gave room to.
+            engine.execute(figure)
+            engine.execute(figure)
         # Not "none", which leaves one behind: for any engine a file is drawn twice.
         figure.set_layout_engine(None)
+
+
+def _fit(ax: Axes, across: float, up: float) -> None:
+    """Give the only axes all the room that its labels and legend leave, less a margin in inches.
+
+    What the engine does, in half of the rounds: it measures again what no longer moves.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure = ax.get_figure()
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    for _ in range(_ROUNDS):
+        inner = ax.get_position()
+        outer = ax.get_tightbbox(for_layout_only=True).transformed(figure.transFigure.inverted())
+        room = Bbox.from_extents(
+            across / width + inner.x0 - outer.x0,
+            up / height + inner.y0 - outer.y0,
+            1 - across / width - outer.x1 + inner.x1,
+            1 - up / height - outer.y1 + inner.y1,
+        )
+        if room.width <= 0 or room.height <= 0:
+            return  # labels take all of it
+        ax.set_position(room)
+        ax.set_in_layout(True)
+        if abs(room.get_points() - inner.get_points()).max() < _SETTLED:
+            return
+
+
+@contextmanager
+def _without_minor_ticks(figure: Figure) -> Iterator[None]:
+    """Minor ticks have no labels, so that a layout does not depend on them, only its time."""
+    from matplotlib.ticker import NullLocator
+
+    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+    locators = [(axis, axis.get_minor_locator()) for axis in axes]
+    for axis in axes:
+        axis.set_minor_locator(NullLocator())
+    try:
+        yield
+    finally:
+        for axis, locator in locators:
+            axis.set_minor_locator(locator)
 
 
 def encode(figure: Figure, form: str) -> bytes:
