@@ -12,9 +12,9 @@ Three ratios, each the median over interleaved pairs (plain, ours, plain, ours, 
 
 and the growth of the process's peak memory over each first call, against the promised bound.
 
-`--only lenses` gives what the default columns and those of the lenses cost beside the exact reverse KL
-alone, computed plainly in float32 and in the logits' dtype: ratios within rounds, in processor time
-and by the clock.
+`--only lenses` gives what the default columns and those of the lenses cost beside the exact reverse
+KL alone, computed plainly in float32 and in the logits' dtype: ratios within rounds, in processor
+time and by the clock.
 
 `--only presets` and `--only heads` give what sets of columns cost, from logits and from hidden
 states and heads, in processor time and by the clock: medians of the ratios, within rounds, to the
