@@ -26,8 +26,8 @@ _warned = False
 
 def _jit(function: Callable[..., Any], **options: Any) -> Any:
     # error_model: 0/0 is NaN, as in NumPy, and nothing raises inside a loop. No fast maths, but
-    # where `sums` asks for it: sums keep their order, and multiplication and addition are rounded
-    # apart.
+    # where a decorator below asks for it: sums keep their order, and multiplication and addition
+    # are rounded apart.
     return numba.njit(nogil=True, error_model="numpy", **options)(function)
 
 
@@ -43,6 +43,20 @@ def sums(function: Function) -> Function:
     The order depends on the processor alone. What it calls keeps its own order and rounding.
     """
     return cast(Function, _jit(function, forceinline=True, fastmath={"reassoc"}))
+
+
+def fused_part(function: Function) -> Function:
+    """Decorator: a `part` whose products and sums may be rounded once, by fused multiply-add.
+
+    A quarter faster where polynomials are most of the work. The last digits depend on whether the
+    processor has the instruction: not for what must be the same bytes everywhere.
+    """
+    return cast(Function, _jit(function, forceinline=True, fastmath={"contract"}))
+
+
+def fused_sums(function: Function) -> Function:
+    """Decorator: `sums` and `fused_part` in one."""
+    return cast(Function, _jit(function, forceinline=True, fastmath={"contract", "reassoc"}))
 
 
 class Kernel:

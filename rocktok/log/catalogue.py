@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -290,12 +291,7 @@ class Log:
         if not owners:
             return True
         owner = owners[-1]
-        done = {
-            m.rank
-            for m in self.manifests
-            if m.attempt == owner.attempt and step in self._published(m)[table]
-        }
-        return done >= set(range(owner.world_size))
+        return self._ranks_done[owner.attempt, table][step] == owner.world_size
 
     def has_lost(self, table: str, step: int) -> bool:
         """Whether a shard with rows of the step was left out under `allow_missing`."""
@@ -305,15 +301,17 @@ class Log:
     def _skipped_steps(self) -> set[tuple[str, int]]:
         return {(shard.table, step) for shard in self.skipped for step in shard.steps}
 
-    def _published(self, manifest: Manifest) -> dict[str, set[int]]:
-        return self._published_steps[(manifest.rank, manifest.attempt)]
-
     @cached_property
-    def _published_steps(self) -> dict[tuple[int, int], dict[str, set[int]]]:
-        return {
-            (m.rank, m.attempt): {t: set(m.steps.get(t, [])) for t in schema.STEP_TABLES}
-            for m in self.manifests
-        }
+    def _ranks_done(self) -> dict[tuple[int, str], Counter[int]]:
+        """(attempt, table) → step → how many of its ranks have published it."""
+        sizes = {attempt.attempt: attempt.world_size for attempt in self.attempts}
+        done = {(n, table): Counter[int]() for n in sizes for table in schema.STEP_TABLES}
+        for manifest in self.manifests:
+            if manifest.rank < sizes.get(manifest.attempt, 0):
+                for table in schema.STEP_TABLES:
+                    steps = set(manifest.steps.get(table, ()))
+                    done[manifest.attempt, table].update(steps)
+        return done
 
     def attempt_of(self, shard: Shard) -> int | None:
         """The attempt that wrote a shard; None for a hand-written one."""

@@ -12,6 +12,10 @@ Three ratios, each the median over interleaved pairs (plain, ours, plain, ours, 
 
 and the growth of the process's peak memory over each first call, against the promised bound.
 
+`--only lenses` gives what the default columns and those of the lenses cost beside the exact reverse
+KL alone, computed plainly in float32 and in the logits' dtype: ratios within rounds, in processor
+time and by the clock.
+
 `--only presets` and `--only heads` give what sets of columns cost, from logits and from hidden
 states and heads, in processor time and by the clock: medians of the ratios, within rounds, to the
 default columns by PyTorch's own operations.
@@ -112,18 +116,64 @@ def presets(name: str, arguments: dict[str, Any], repetitions: int) -> None:
         "all": ours(None),
         "all, 5 alternatives": ours(None, 5),
     }
-    times: dict[str, list[tuple[float, float]]] = {key: [] for key in calls}
-    for round_ in range(repetitions + 1):
-        for key, call in calls.items():
-            clock, processor = time.perf_counter(), time.process_time()
-            call()
-            spent = time.process_time() - processor, time.perf_counter() - clock
-            if round_:  # the first warms up
-                times[key].append(spent)
+    times = rounds(calls, repetitions)
     for key in calls:
         pairs = list(zip(times[key], times["operations"], strict=True))
         processor, clock = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
         print(f"{name:8} {key:24} processor {processor:.2f}, clock {clock:.2f}")
+
+
+def beside_plain(
+    student_NV: Tensor, teacher_NV: Tensor, token_ids: Tensor, repetitions: int
+) -> None:
+    """Print what columns cost beside the plain loss from the same logits."""
+
+    def ours(columns: tuple[str, ...]) -> Callable[[], object]:
+        return lambda: token_statistics(
+            token_ids=token_ids,
+            student_logits=student_NV,
+            teacher_logits=teacher_NV,
+            columns=columns,
+            terminal_ids=(5, 7),
+        )
+
+    plain: dict[str, Callable[[], object]] = {
+        "float32": lambda: plain_loss(student_NV.float(), teacher_NV.float())
+    }
+    if student_NV.dtype != torch.float32:
+        plain[str(student_NV.dtype).removeprefix("torch.")] = lambda: plain_loss(
+            student_NV, teacher_NV
+        )
+    columns = {"default": ours(DEFAULT), "lenses": ours(LENSES)}
+    times = rounds({**plain, **columns}, repetitions)
+    for name in columns:
+        for base in plain:
+            print(f"{name:8} / plain in {base}: {ratios(times[name], times[base])}")
+
+
+def rounds(
+    calls: dict[str, Callable[[], object]], repetitions: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Name → (processor, clock) seconds of each round; a round makes every call, after a first."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for number in range(repetitions + 1):
+        for name, call in calls.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            call()
+            spent = time.process_time() - processor, time.perf_counter() - clock
+            if number:  # the first warms up
+                times[name].append(spent)
+    return times
+
+
+def ratios(ours: list[tuple[float, float]], base: list[tuple[float, float]]) -> str:
+    """Medians of the ratios within rounds, with the least and the most."""
+    parts = []
+    for number, kind in enumerate(("processor", "clock")):
+        of_kind = sorted(a[number] / b[number] for a, b in zip(ours, base, strict=True))
+        middle = statistics.median(of_kind)
+        parts.append(f"{kind} {middle:.2f} ({of_kind[0]:.2f} to {of_kind[-1]:.2f})")
+    return ", ".join(parts)
 
 
 def extra_memory(name: str, call: Callable[[], object], vocabulary: int) -> None:
@@ -310,6 +360,9 @@ def main() -> None:
             "teacher_head": teacher_head,
         },
     }
+    if "lenses" in options.only:
+        beside_plain(student, teacher, token_ids, options.repetitions)
+        options.only.remove("lenses")
     for name in [name for name in options.only if name in given]:
         presets(name, {"token_ids": token_ids, **given[name]}, options.repetitions)
         options.only.remove(name)

@@ -157,8 +157,8 @@ def mutations(log: Path, count: int, seed: int) -> Iterator[Fault]:
     for _ in range(count):
         path = paths[int(rng.choice(len(paths), p=np.sqrt(sizes) / np.sqrt(sizes).sum()))]
         data = path.read_bytes()
-        kind = str(rng.choice(list(_WAYS)))
-        changed = _WAYS[kind](bytearray(data), rng)
+        kind = str(rng.choice(list(WAYS)))
+        changed = WAYS[kind](bytearray(data), rng)
         if changed != data:
             yield Fault(kind, path.relative_to(log).as_posix(), kind, bytes(changed))
 
@@ -218,7 +218,7 @@ def _repeat_block(data: bytearray, rng: np.random.Generator) -> bytearray:
     return data
 
 
-_WAYS: dict[str, Callable[[bytearray, np.random.Generator], bytearray]] = {
+WAYS: dict[str, Callable[[bytearray, np.random.Generator], bytearray]] = {
     "bits flipped": _flip,
     "bytes overwritten": _overwrite,
     "block of zeros": _zero,

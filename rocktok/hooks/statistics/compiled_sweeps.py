@@ -62,7 +62,7 @@ def likeliest(logit_V: Any, highest_C: Any, key_K: Any, id_K: Any) -> None:
                 held = _insert(key, v, key_K, id_K, held)
 
 
-@kernel.sums
+@kernel.fused_sums
 def first_sweep(
     student_B: Any,
     teacher_B: Any,
@@ -115,7 +115,7 @@ def first_sweep(
     )
 
 
-@kernel.sums
+@kernel.fused_sums
 def second_sweep(
     student_B: Any,
     teacher_B: Any,
@@ -138,7 +138,7 @@ def second_sweep(
     return divergence, gradient, terms.ZERO, terms.ZERO
 
 
-@kernel.sums
+@kernel.fused_sums
 def second_sweep_of_all(
     student_B: Any,
     teacher_B: Any,
@@ -164,7 +164,7 @@ def second_sweep_of_all(
     return divergence, gradient, forward, between
 
 
-@kernel.sums
+@kernel.fused_sums
 def capped_gradient(
     student_B: Any,
     teacher_B: Any,
@@ -185,7 +185,7 @@ def capped_gradient(
     return gradient
 
 
-@kernel.part
+@kernel.fused_part
 def write_gradient(
     student_V: Any,
     teacher_V: Any,

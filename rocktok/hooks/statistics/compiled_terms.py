@@ -44,7 +44,7 @@ _A1, _A2, _A3 = np.float32(1 / 3), np.float32(1 / 5), np.float32(1 / 7)
 _A4, _A5 = np.float32(1 / 9), np.float32(1 / 11)
 
 
-@kernel.part
+@kernel.fused_part
 def _reduced(x: Any) -> Any:
     """n, r and 2ⁿ of x, which is at least -87 and at most 87."""
     rounded = x * _PER_LOG2 + _ROUND
@@ -54,14 +54,14 @@ def _reduced(x: Any) -> Any:
     return n, r, np.int32((bits << _EXPONENT) + _BIAS).view(np.float32)
 
 
-@kernel.part
+@kernel.fused_part
 def _beyond_linear(r: Any) -> Any:
     """expm1(r) - r, |r| ≤ log(2) / 2."""
     c = _E4 + r * (_E5 + r * (_E6 + r * _E7))
     return r * r * (_E2 + r * (_E3 + r * c))
 
 
-@kernel.part
+@kernel.fused_part
 def exp(x: Any) -> Any:
     """exp(x) of x up to 87; 0 below -87."""
     low = x < _LEAST
@@ -92,7 +92,7 @@ def differences(student: Any, teacher: Any) -> Any:
     return student, teacher - student
 
 
-@kernel.part
+@kernel.fused_part
 def divergences(d: Any) -> Any:
     """What a token adds to KL(p‖q), KL(q‖p) and the Jensen-Shannon divergence, over its p.
 
@@ -123,7 +123,7 @@ def divergences(d: Any) -> Any:
     return backward, forward, nearby if near else far
 
 
-@kernel.part
+@kernel.fused_part
 def reverse(d: Any) -> Any:
     """The first of `divergences`."""
     kept = _LEAST if d < _LEAST else d

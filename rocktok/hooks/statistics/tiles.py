@@ -137,7 +137,8 @@ class Model:
             factor = self.logit_scale / temperature
             if factor == 1 and raw_NV.dtype == torch.float32:
                 return raw_NV
-            return out_NV.copy_(raw_NV).mul_(factor)
+            out_NV.copy_(raw_NV)
+            return out_NV if factor == 1 else out_NV.mul_(factor)
         out_NV.copy_(raw_NV).mul_(self.logit_scale / self.softcap)
         return out_NV.tanh_().mul_(self.softcap / temperature)
 
