@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rocktok.errors import HookError
-from rocktok.hooks.trl.family import calls, has, no_overrides, signature_of
+from rocktok.hooks.trl.checks import calls, has, no_overrides, signature_of
 from rocktok.hooks.trl.gkd import COMPUTE, GKD, LOSS
 from rocktok.hooks.trl.labelled import IGNORED, LabelledCapture, positions
 from rocktok.hooks.trl.logits import Scored
