@@ -125,13 +125,15 @@ def import_log_command(
     An interrupted import is continued by the same command. Files without losses become a Parquet
     file of sequences, which `rocktok rescore --text` scores.
     """
+    from rocktok.cli.progress import progress_bar
     from rocktok.importers.run import import_log
     from rocktok.tables.text import counted
 
     given["columns"] = given["columns"] or None
     given["teacher_files"] = given["teacher_files"] or None
     try:
-        done = import_log(kind, paths, output, **given)
+        with progress_bar(quiet=quiet) as tell:
+            done = import_log(kind, paths, output, progress=tell, **given)
     except UsageError as error:
         if error.parameter == "columns":
             raise UsageError(

@@ -12,8 +12,11 @@ PATIENCE = 1.0
 
 
 @contextmanager
-def progress_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A callback (rows done, rows of the pass), or None if stderr is not a terminal."""
+def progress_bar(*, quiet: bool) -> Iterator[Callable[[int, int | None], None] | None]:
+    """A callback (rows done, rows of the pass, None where nobody knows them beforehand).
+
+    None if stderr is not a terminal.
+    """
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -21,18 +24,18 @@ def progress_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("pass {task.fields[number]}"),
+        TextColumn("{task.fields[name]}"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows"),
+        TextColumn("{task.fields[rows]}"),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
     began = time.monotonic()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", number=1, total=None, visible=False, speed="")
+        task = bar.add_task("", total=None, visible=False, name="", rows="", speed="")
         pass_began, number = began, 1
 
-        def tell(done: int, total: int) -> None:
+        def tell(done: int, total: int | None) -> None:
             nonlocal pass_began, number
             now = time.monotonic()
             speed = done / max(now - pass_began, 1e-9)
@@ -40,12 +43,13 @@ def progress_bar(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
                 task,
                 completed=done,
                 total=total,
-                number=number,
+                name="rows" if total is None else f"pass {number}",
+                rows=f"{done:,}" if total is None else f"{done:,} of {total:,} rows",
                 speed=f"{speed / 1e6:,.1f} M rows/s",
                 visible=now - began > PATIENCE,
             )
-            if done >= total:
+            if total is not None and done >= total:
                 number, pass_began = number + 1, now
-                bar.reset(task, number=number, speed="", visible=now - began > PATIENCE)
+                bar.reset(task, speed="", visible=now - began > PATIENCE)
 
         yield tell

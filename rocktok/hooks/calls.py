@@ -37,6 +37,8 @@ def check_call(
     version: str,
     supported: str,
     optional: Collection[str] = (),
+    *,
+    where: str = "",
 ) -> Any:
     """An attribute of a module or class that is to be called with certain parameters.
 
@@ -47,14 +49,15 @@ def check_call(
         version: of the trainer, for the message.
         supported: the version that is known.
         optional: those of `parameters` that it may lack.
+        where: what is to be done, for the message.
 
     Raises:
         HookError: it is missing, or takes other parameters: what it computes may have changed.
     """
-    where = f"{owner.__name__}.{name}"
+    prefix, of = f"{where}: " if where else "", f"{owner.__name__}.{name}"
     function = getattr(owner, name, None)
     if function is None:
-        raise HookError(f"{version} has no {where}; use {supported}")
+        raise HookError(f"{prefix}{version} has no {of}; use {supported} or a newer rocktok")
     found = list(inspect.signature(function).parameters)
     missing = [p for p in parameters if p not in found and p not in optional]
     unknown = [p for p in found if p not in parameters]
@@ -64,6 +67,6 @@ def check_call(
         parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
         parts = parts or ["has its parameters in another order"]
         raise HookError(
-            f"{where} of {version} {' and '.join(parts)}; use {supported} or a newer rocktok"
+            f"{prefix}{of} of {version} {' and '.join(parts)}; use {supported} or a newer rocktok"
         )
     return function

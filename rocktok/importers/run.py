@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def import_log(
     min_teacher_logprob: float | None = None,
     append_eos: bool | None = None,
     max_completion_length: int | None = None,
+    progress: Callable[[int, None], None] | None = None,
 ) -> Imported:
     """Make a log of files that another trainer, or an inference server, has written.
 
@@ -99,6 +100,8 @@ def import_log(
             an assumption, with which an upper bound of the loss exists.
         append_eos: whether a completion without its end token gets one.
         max_completion_length: tokens at which completions were cut; these get no end token.
+        progress: called with the number of rows written so far, and None, as no one knows how
+            many there will be.
 
     Raises:
         UsageError: an option that the kind does not have, or an output that exists.
@@ -131,13 +134,13 @@ def import_log(
     if not chosen.has_losses:
         _refuse_as_texts(chosen, target)
         texts = module.texts(given, options)
-        done = write_texts(texts, target)
+        done = write_texts(texts, target, progress)
         return _said(chosen, target, given, done, None, texts.summary(), texts.notes)
     source: Source = module.read(given, options)
     vocab, facts = vocabulary_of(options.tokenizer, source.run)
     source.run = {**source.run, **facts}
     identity = _identity(chosen, given, options)
-    done = write_log(source, target, identity, vocab)
+    done = write_log(source, target, identity, vocab, progress)
     word = source.run["loss"]["exactness"]
     return _said(chosen, target, given, done, word, _LOSSES[word], source.notes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.errors import DamagedError, LogError
 from rocktok.hooks.rollouts import prompt_identity
+from rocktok.importers.slime_dumps import NO_DUMP, Content, content_of, of_ranks, places
 from rocktok.importers.source import (
     Options,
     Part,
@@ -23,7 +24,6 @@ from rocktok.importers.source import (
     same_length,
     sampled_loss,
 )
-from rocktok.importers.torch_files import load_pt
 from rocktok.importers.words import counted, files_of, laid_out, last_number
 
 _STEP_ROWS = 1 << 32
@@ -37,14 +37,13 @@ class _Dump:
     """The files of one rollout id."""
 
     step: int
-    rollout: Path | None = None
-    train: Path | None = None
+    rollout: list[Path] = field(default_factory=list)
+    #: One, or one of each rank.
+    train: list[Path] = field(default_factory=list)
 
     @property
     def name(self) -> Path:
-        path = self.train or self.rollout
-        assert path is not None
-        return path
+        return (self.train or self.rollout)[0]
 
 
 def read(paths: tuple[Path, ...], options: Options) -> Source:
@@ -57,22 +56,13 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
         raise LogError(f"{paths[0]}: holds evaluation dumps alone; give those of training")
     notes: list[str] = []
     dumps, loaded = _dumps(files)
-    with_train = dumps[0].train is not None
-    if with_train and len(dumps) > 1 and dumps[-1].train is None:
-        last = dumps.pop()
-        notes.append(
-            f"{last.name}: rollout {last.step} has no train dump, as in a run that was killed, and "
-            "is left out"
-        )
-    mixed = [dump for dump in dumps if (dump.train is not None) != with_train]
-    if mixed:
-        lacking = mixed[0] if with_train else dumps[0]
-        raise LogError(
-            f"{lacking.name}: rollout {lacking.step} has no train dump, others have; give all of "
-            "them, or none"
-        )
-    with_entropy = with_train and _has(loaded, dumps[0], "entropy")
-    whose = "trainer" if with_train else "inference engine"
+    with_train = bool(dumps[0].train)
+    _check_train(dumps, notes)
+    with_entropy, whose = False, "inference engine"
+    if with_train:
+        samples = _train(dumps[0], loaded)
+        with_entropy = samples[0].get("entropy") is not None
+        whose = "trainer" if samples[0].get("log_probs") is not None else whose
     notes.append(f"the student's log-probabilities are the {whose}'s")
     columns = ["student_logprob", "teacher_logprob", *(["student_entropy"] if with_entropy else [])]
 
@@ -81,16 +71,12 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     def parts() -> Iterator[Part]:
         for number, dump in enumerate(dumps):
             try:
-                train, rollout = (
-                    None if path is None else (loaded.pop(path, None) or _samples(path))
-                    for path in (dump.train, dump.rollout)
-                )
+                samples = _joined(dump, loaded)
             except DamagedError as error:
                 if number == 0 or number < len(dumps) - 1:
                     raise
                 notes.append(f"the last file is left out, as of a run that was killed: {error}")
                 break
-            samples = _joined(dump, train, rollout)
             rollouts = _rollouts(dump, samples, with_entropy, left_out)
             yield from parts_of(str(dump.name), dump.step, rollouts)
         if left_out[0]:
@@ -103,42 +89,84 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     return Source(run_of(options, "sampled"), tuple(columns), parts, extra=extra, notes=notes)
 
 
-def _dumps(files: list[Path]) -> tuple[list[_Dump], dict[Path, Any]]:
+def _check_train(dumps: list[_Dump], notes: list[str]) -> None:
+    """Drop the last rollout where its train dumps are not all there.
+
+    Raises `LogError` where those of an earlier rollout are not.
+    """
+    ranks = len(dumps[0].train)
+    if len(dumps) > 1 and len(dumps[-1].train) < ranks:
+        last = dumps.pop()
+        has = (
+            f"train dumps of {len(last.train)} of {ranks} ranks" if last.train else "no train dump"
+        )
+        notes.append(
+            f"{last.name}: rollout {last.step} has {has}, as in a run that was killed, and is left "
+            "out"
+        )
+    for dump in dumps:
+        if bool(dump.train) != bool(ranks):
+            lacking = dump if ranks else dumps[0]
+            raise LogError(
+                f"{lacking.name}: rollout {lacking.step} has no train dump, others have; give all "
+                "of them, or none"
+            )
+        if len(dump.train) != ranks:
+            raise LogError(
+                f"{dump.name}: rollout {dump.step} has train dumps of "
+                f"{counted(len(dump.train), 'rank')}, rollout {dumps[0].step} of {ranks}; give "
+                "those of all ranks"
+            )
+
+
+def _dumps(files: list[Path]) -> tuple[list[_Dump], dict[Path, Content]]:
     """Files by rollout id, ascending, and the content of those that had to be read for it."""
     by_step: dict[int, _Dump] = {}
-    loaded: dict[Path, Any] = {}
-    folders: dict[Path, tuple[bool, Callable[[Path], int | None] | None]] = {}
+    loaded: dict[Path, Content] = {}
+    folders: dict[Path, _Folder] = {}
     # Ascending, so that what is read first is not the last file of a run that was killed.
     for path in sorted(files, key=lambda one: (last_number(one) or 0, str(one))):
         if path.parent not in folders:
-            loaded[path] = _samples(path)
-            folders[path.parent] = _folder(path, *loaded[path])
-        is_train, number_in = folders[path.parent]
-        number = None if number_in is None else number_in(path)
+            loaded[path] = content_of(path)
+            folders[path.parent] = _folder(path, loaded[path])
+        folder = folders[path.parent]
+        number = None if folder.number_in is None else folder.number_in(path)
         if number is None:
-            loaded[path] = loaded.get(path) or _samples(path)
-            number = loaded[path][0]
+            loaded[path] = loaded.get(path) or content_of(path)
+            number = loaded[path].rollout
         dump = by_step.setdefault(number, _Dump(number))
-        kind = "train" if is_train else "rollout"
-        if (other := getattr(dump, kind)) is not None:
+        of_kind = dump.train if folder.is_train else dump.rollout
+        # Each rank has a file of its own; two of one rank are found when they are read.
+        if of_kind and not (folder.by_rank and of_kind[0].parent == path.parent):
             raise LogError(
-                f"{path}: is of rollout {number}, and so is {other}: files of two runs; import "
-                "each run by itself"
+                f"{path}: is of rollout {number}, and so is {of_kind[0]}: files of two runs; "
+                "import each run by itself"
             )
-        setattr(dump, kind, path)
+        of_kind.append(path)
     return [by_step[step] for step in sorted(by_step)], loaded
 
 
-def _folder(
-    path: Path, number: int, samples: list[dict[str, Any]]
-) -> tuple[bool, Callable[[Path], int | None] | None]:
-    """Whether a folder holds train dumps, and what reads the rollout id from its files' names.
+@dataclass(frozen=True)
+class _Folder:
+    """What the files of a folder are, by the first; names are the user's.
 
-    The names are the user's. Train dumps end with the rank.
+    Attributes:
+        is_train: whether these are train dumps.
+        by_rank: whether each rank wrote a file.
+        number_in: reads the rollout id from a name; None: no name tells it.
     """
-    is_train = "log_probs" in samples[0] or "response_lengths" in samples[0]
+
+    is_train: bool
+    by_rank: bool
+    number_in: Callable[[Path], int | None] | None
+
+
+def _folder(path: Path, content: Content) -> _Folder:
+    is_train = content.is_train
+    # Names of train dumps end with the rank.
     readers = (_before_rank, last_number) if is_train else (last_number, _before_rank)
-    return is_train, next((read for read in readers if read(path) == number), None)
+    reader = next((read for read in readers if read(path) == content.rollout), None)
+    return _Folder(is_train, content.rank is not None, reader)
 
 
 def _before_rank(path: Path) -> int | None:
@@ -147,56 +175,36 @@ def _before_rank(path: Path) -> int | None:
     return last_number(Path(head)) if rank.isdigit() and head else None
 
 
-def _samples(path: Path) -> tuple[int, list[dict[str, Any]]]:
-    content = load_pt(path)
-    samples = content.get("samples") if isinstance(content, dict) else None
-    number = content.get("rollout_id") if isinstance(content, dict) else None
-    if not isinstance(samples, list) or not samples or not isinstance(samples[0], dict):
-        raise LogError(f"{path}: has no samples; it is no dump of slime")
-    if not isinstance(number, int):
-        raise LogError(f"{path}: has no rollout_id; it is no dump of slime")
-    return number, samples
+def _content(path: Path, dump: _Dump, loaded: dict[Path, Content]) -> Content:
+    content = loaded.pop(path, None) or content_of(path)
+    if content.rollout != dump.step:
+        raise LogError(f"{path}: is of rollout {content.rollout}, its name says {dump.step}")
+    return content
 
 
-def _has(loaded: dict[Path, Any], dump: _Dump, key: str) -> bool:
-    assert dump.train is not None
-    if dump.train not in loaded:
-        loaded[dump.train] = _samples(dump.train)
-    return loaded[dump.train][1][0].get(key) is not None
+def _train(dump: _Dump, loaded: dict[Path, Content]) -> list[dict[str, Any]]:
+    """What training says of each sample of a rollout. Its files' content stays in `loaded`."""
+    contents = {path: _content(path, dump, loaded) for path in dump.train}
+    samples = of_ranks(contents)
+    loaded |= contents
+    return samples
 
 
-def _joined(
-    dump: _Dump,
-    train: tuple[int, list[dict[str, Any]]] | None,
-    rollout: tuple[int, list[dict[str, Any]]] | None,
-) -> list[dict[str, Any]]:
+def _joined(dump: _Dump, loaded: dict[Path, Content]) -> list[dict[str, Any]]:
     """Samples of a rollout id, what training says of each over what sampling does."""
-    for content, path in ((train, dump.train), (rollout, dump.rollout)):
-        if content is not None and content[0] != dump.step:
-            raise LogError(f"{path}: is of rollout {content[0]}, its name says {dump.step}")
-    if train is None:
-        assert rollout is not None
-        return rollout[1]
-    if rollout is None:
-        return train[1]
+    train = _train(dump, loaded)
+    for path in dump.train:
+        del loaded[path]
+    rollout = [s for path in dump.rollout for s in _content(path, dump, loaded).samples]
+    if not dump.train:
+        return rollout
+    if not dump.rollout:
+        return train
     joined = []
-    for number, sample in enumerate(train[1]):
-        place = sample.get("rollout_position", number)
-        if not isinstance(place, int) or not 0 <= place < len(rollout[1]):
-            raise LogError(f"{dump.train}: sample {number} is not in {dump.rollout}: of two runs")
-        other = rollout[1][place]
-        ids = sample.get("tokens")
-        where = f"{dump.train}: sample {number}"
-        if ids is not None and not np.array_equal(
-            _ints(ids, where, "tokens"), _ints(other.get("tokens", ()), where, "tokens")
-        ):
-            raise LogError(
-                f"{dump.train}: sample {number} has other tokens than {dump.rollout}: these are "
-                "files of two runs"
-            )
-        # Of training the ids and log-probabilities; of sampling what else there is.
-        if not isinstance(other, dict):
-            raise LogError(f"{dump.rollout}: sample {place} is no dict; it is no dump of slime")
+    # Of training the ids and log-probabilities; of sampling what else there is.
+    for sample, other in zip(
+        train, places(dump.name, train, dump.rollout[0], rollout), strict=True
+    ):
         joined.append({**other, **{k: v for k, v in sample.items() if v is not None}})
     return joined
 
@@ -207,7 +215,7 @@ def _rollouts(
     for number, sample in enumerate(samples):
         where = f"{dump.name}: sample {number}"
         if not isinstance(sample, dict):
-            raise LogError(f"{where}: is no dict; it is no dump of slime")
+            raise LogError(f"{where}: is no dict; {NO_DUMP}")
         with laid_out(where):
             broken = sample.get("status") in _BROKEN or sample.get("remove_sample") is True
             rollout = None if broken else _rollout(where, dump.step, number, sample, with_entropy)
@@ -244,7 +252,8 @@ def _rollout(
     }
     prompt_T, answer_T = token_T[: len(token_T) - length], token_T[len(token_T) - length :]
 
-    reward: Any = sample.get("reward", sample.get("rewards"))
+    # `rewards` of train dumps are normalized: 0 is not a wrong answer.
+    reward: Any = sample.get("reward", sample.get("local_raw_reward"))
     return Rollout(
         step * _STEP_ROWS + number,
         prompt_identity(prompt_T),
@@ -280,7 +289,7 @@ def _needed(sample: dict[str, Any], key: str, where: str) -> Any:
         hint = {
             "teacher_log_probs": "distill with on-policy distillation switched on",
             "rollout_log_probs": "let the engine return them, or give the train dumps",
-        }.get(key, "it is no dump of slime")
+        }.get(key, NO_DUMP)
         raise LogError(f"{where}: has no {key}; {hint}")
     return value
 
@@ -289,7 +298,7 @@ def _ints(values: Any, where: str, key: str) -> Array:
     """(T,) int64. Raises `LogError` for what is no list or tensor of integers."""
     array = _array(values, where, key)
     if array.dtype.kind not in "biu":
-        raise LogError(f"{where}: {key} holds more than integers; it is no dump of slime")
+        raise LogError(f"{where}: {key} holds more than integers; {NO_DUMP}")
     return array.astype(np.int64)
 
 
@@ -297,7 +306,7 @@ def _floats(values: Any, where: str, key: str) -> Array:
     """(T,) float64, NaN for None. Raises `LogError` for what is no list or tensor of numbers."""
     array = _array(values, where, key)
     if array.dtype.kind not in "biuf":
-        raise LogError(f"{where}: {key} holds more than numbers; it is no dump of slime")
+        raise LogError(f"{where}: {key} holds more than numbers; {NO_DUMP}")
     return array.astype(np.float64)
 
 
@@ -311,5 +320,5 @@ def _array(values: Any, where: str, key: str) -> Array:
     except ValueError:
         array = np.zeros((0, 0))
     if array.ndim != 1:
-        raise LogError(f"{where}: {key} is no list of numbers; it is no dump of slime")
+        raise LogError(f"{where}: {key} is no list of numbers; {NO_DUMP}")
     return array

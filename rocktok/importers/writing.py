@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SHARD_ROWS = 1 << 20
 #: Texts of a row group.
 _GROUP_TEXTS = 4_096
+#: Texts after which progress is told.
+_TOLD_TEXTS = 64
 
 
 @dataclass
@@ -46,6 +48,7 @@ def write_log(
     output: str,
     identity: dict[str, Any],
     vocab: list[tuple[int, str, bytes]] | None,
+    progress: Callable[[int, None], None] | None = None,
 ) -> Written:
     """Write a log, or the rest of one that an earlier start has left.
 
@@ -72,7 +75,7 @@ def write_log(
             _nothing_left(where, stands, was_there),
             _writer(source, where, stands, identity, vocab) as writer,
         ):
-            _write_parts(writer, source.table, parts, stands, done)
+            _write_parts(writer, source.table, parts, stands, done, progress)
     return done
 
 
@@ -94,6 +97,7 @@ def _write_parts(
     parts: Iterator[Part],
     stands: Standing,
     done: Written,
+    progress: Callable[[int, None], None] | None,
 ) -> None:
     listed, unpublished = stands.listed, 0
     for part in parts:
@@ -115,6 +119,8 @@ def _write_parts(
         done.sequences += len(np.unique(np.asarray(rows["sequence_id"], dtype=np.int64)))
         done.rows += len(rows["sequence_id"])
         unpublished += len(rows["sequence_id"])
+        if progress is not None:
+            progress(done.rows, None)
         if unpublished >= SHARD_ROWS:
             writer.flush(whole=True)
             unpublished = 0
@@ -174,7 +180,9 @@ def _nothing_left(where: Place, stands: Standing, was_there: bool) -> Iterator[N
 _TYPES = {"bool": pa.bool_(), "string": pa.string(), "floats": pa.list_(pa.float32())}
 
 
-def write_texts(source: TextSource, output: str) -> Written:
+def write_texts(
+    source: TextSource, output: str, progress: Callable[[int, None], None] | None = None
+) -> Written:
     """Write a Parquet file of sequences, which `rescore` takes as `text`.
 
     Raises `UsageError` for an output that exists, `LogError` for bad input and for no text.
@@ -206,6 +214,8 @@ def write_texts(source: TextSource, output: str) -> Written:
             done.sequences += 1
             done.rows += len(text.completion)
             done.steps.add(text.step)
+            if progress is not None and not done.sequences % _TOLD_TEXTS:
+                progress(done.rows, None)
             if len(held) >= _GROUP_TEXTS:
                 writer.write_table(pa.Table.from_pylist(held, schema=schema))
                 held.clear()

@@ -19,7 +19,7 @@ from tests.hooks.test_trl_weights import HALF, divergence, logged, same_paramete
 from tests.trl_family import make_gold, make_iw_opd, make_sdft, make_sdpo
 from tests.trl_models import VOCAB_SIZE, make_model, read_sequences, read_table
 
-MAKE = {"gold": make_gold, "sdft": make_sdft, "sdpo": make_sdpo}
+MAKE = {"gold": make_gold, "iw_opd": make_iw_opd, "sdft": make_sdft, "sdpo": make_sdpo}
 
 
 def trained(folder: Path, name: str, weights: TokenWeights | None, **options: Any) -> Any:
@@ -102,6 +102,74 @@ def test_the_gradient_is_the_definitions(
         assert (mine[selected] == 0).all(), "a frozen position has a gradient"
 
 
+LABELS = IDS.masked_fill(MASK == 0, -100)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("rollout", [False, True])
+@pytest.mark.parametrize("items", [None, 40])
+def test_iw_opds_own_weights_stay_as_they_are(
+    tmp_path: Path, weight: float, rollout: bool, items: int | None
+) -> None:
+    """The loss is Σ λ·term over the terms of the whole text, none of which the weights change."""
+    trainer = make_iw_opd(tmp_path)
+    student, teacher = logits_of(5)
+    teacher_logp = teacher.log_softmax(-1).gather(-1, IDS[..., None])[..., 0]
+    sampled = teacher_logp.roll(1, 0) if rollout else None
+
+    def loss() -> torch.Tensor:
+        found: torch.Tensor = trainer._compute_iw_opd_loss(
+            student, IDS, LABELS, teacher_logp, rollout_logprobs=sampled, num_items_in_batch=items
+        )
+        return found
+
+    trainer.model.train()
+    plain = torch.autograd.grad(loss(), student)[0]
+    attachment = attach_weights(trainer, TokenWeights([2, 4], weight))
+    attachment._wrapping.wrap()
+    try:
+        weighted = loss()
+        (mine,) = torch.autograd.grad(weighted, student)
+    finally:
+        attachment.detach()
+    p = (student / trainer.temperature).log_softmax(-1).gather(-1, IDS[..., None])[..., 0]
+    terms = []
+    for text in range(3):
+        a = (teacher_logp[text] - (p if sampled is None else sampled)[text]).detach() * MASK[text]
+        gone, all_ = 0.0, max(float(a.abs().sum()), trainer.iw_opd_epsilon)
+        for at in range(5):
+            w = 1 + trainer.iw_opd_gamma * (1 - gone / all_)
+            gone += abs(float(a[at]))
+            scale = weight if int(IDS[text, at]) in (2, 4) else 1.0
+            terms.append(-p[text, at] * w * a[at] * scale)
+    expected = torch.stack(terms).sum() / (int(MASK.sum()) if items is None else items)
+    (theirs,) = torch.autograd.grad(expected, student)
+    torch.testing.assert_close(weighted, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+    selected = (torch.isin(IDS, torch.tensor([2, 4]))) & (MASK != 0)
+    assert torch.equal(mine[~selected], plain[~selected])
+    if weight == 0:
+        assert (mine[selected] == 0).all(), "a frozen position has a gradient"
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 4])
+def test_iw_opds_other_objective(tmp_path: Path, top_k: int) -> None:
+    options = {"distillation_objective": "jsd", "beta": 1.0, "loss_top_k": top_k}
+    plain = trained_iw_opd(tmp_path / "plain", None, options)
+    one = trained_iw_opd(tmp_path / "one", 1.0, options)
+    assert same_parameters(plain, one)
+    half = trained_iw_opd(tmp_path / "half", 0.5, options)
+    none = trained_iw_opd(tmp_path / "none", 0.0, options)
+    first = [logged(trainer, "loss")[0] for trainer in (plain, half, none)]
+    assert first[1] == pytest.approx((first[0] + first[2]) / 2, rel=1e-4)
+    assert first[2] < first[0]
+
+
+def trained_iw_opd(folder: Path, weight: float | None, options: dict[str, Any]) -> Any:
+    weights = None if weight is None else TokenWeights(HALF, weight)
+    return trained(folder, "iw_opd", weights, max_steps=1, **options)
+
+
 def _per_token(module: Any, mode: str, student: torch.Tensor, teacher: torch.Tensor) -> Any:
     """The loss of each token, from the definition where that is short."""
     if mode == "full_logits":
@@ -138,7 +206,7 @@ def test_a_frozen_token_whose_loss_is_no_number_contributes_nothing(tmp_path: Pa
     assert (gradient[0, 0] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["gold", "sdft"])
+@pytest.mark.parametrize("name", ["gold", "iw_opd", "sdft"])
 def test_the_log_has_the_losses_without_weights(tmp_path: Path, name: str) -> None:
     """And each recorded call is compared with the weighted loss that was trained."""
     trainer = MAKE[name](tmp_path, learning_rate=0.0, max_steps=2)
@@ -178,9 +246,11 @@ def test_weights_that_are_wrong_are_noticed(
 
 def test_what_cannot_be_weighted_is_refused(tmp_path: Path) -> None:
     weights = TokenWeights([1], 0.0)
-    said = "attach_weights: IWOPDTrainer weights each token by the losses of those before it"
+    served = make_iw_opd(tmp_path)
+    served.use_teacher_server = True
+    said = "attach_weights: IWOPDTrainer has use_teacher_server=True"
     with pytest.raises(HookError, match=said):
-        attach_weights(make_iw_opd(tmp_path), weights)
+        attach_weights(served, weights)
     gold = make_gold(tmp_path)
     gold.use_uld_loss, gold.teacher_tokenizer = True, gold.processing_class
     with pytest.raises(HookError, match="attach_weights: GOLDTrainer has use_uld_loss=True"):

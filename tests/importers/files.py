@@ -103,6 +103,41 @@ def slime_train(path: Path, number: int, samples: list[dict[str, Any]], shift: f
     return path
 
 
+def slime_ranks(
+    folder: Path, number: int, samples: list[dict[str, Any]], shift: float, ranks: int = 2
+) -> list[Path]:
+    """Train dumps as before August 2026: a file for each rank, with every `ranks`-th sample."""
+    files = []
+    for rank in range(ranks):
+        own = range(rank, len(samples), ranks)
+        columns = {
+            "tokens": [torch.tensor(samples[i]["tokens"]) for i in own],
+            "response_lengths": [samples[i]["response_length"] for i in own],
+            "total_lengths": [len(samples[i]["tokens"]) for i in own],
+            "loss_masks": [torch.tensor(samples[i]["loss_mask"], dtype=torch.int32) for i in own],
+            "log_probs": [torch.tensor(samples[i]["rollout_log_probs"]) - shift for i in own],
+            "teacher_log_probs": [torch.tensor(samples[i]["teacher_log_probs"]) for i in own],
+            "sample_indices": [samples[i]["index"] for i in own],
+            "rewards": [0.0 for _ in own],
+            "local_raw_reward": [samples[i]["reward"] for i in own],
+            "raw_reward": [sample["reward"] for sample in samples],
+            "truncated": [0 for _ in own],
+            "micro_batch_indices": [[0]], "num_microbatches": [1], "global_batch_sizes": [4],
+        }  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        files.append(folder / f"{number}_{rank}.pt")
+        torch.save({"rollout_id": number, "rank": rank, "rollout_data": columns}, files[-1])
+    return files
+
+
+def changed_columns(path: Path, **changes: Any) -> None:
+    """Replace columns of a rank's train dump; None removes one."""
+    content = torch.load(path, weights_only=True)
+    columns = content["rollout_data"] | changes
+    content["rollout_data"] = {k: v for k, v in columns.items() if v is not None}
+    torch.save(content, path)
+
+
 def distributions(n: int, size: int, seed: int, spread: float = 2.0) -> tuple[Any, Any]:
     """(N, V) log-probabilities of a student and a teacher that resemble each other."""
     rng = np.random.default_rng(seed)

@@ -48,6 +48,19 @@ def test_the_command_says_what_was_done(tmp_path: Path) -> None:
     assert run_command("info", tmp_path / "log", "--verify")[0] == 0
 
 
+def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows so far, of a number that no one knows beforehand."""
+    monkeypatch.setattr("rocktok.importers.source.PART_ROWS", 10)
+    files = [authors_file(tmp_path / f"rock_token_occurrences_{s}.pt", authors_records(40 + s))
+             for s in (0, 1)]  # fmt: skip
+    told: list[tuple[int, None]] = []
+    done = rocktok.import_log(
+        "rock-token", files, tmp_path / "log", progress=lambda *two: told.append(two)
+    )
+    assert told == sorted(set(told))
+    assert told[-1] == (done.rows, None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

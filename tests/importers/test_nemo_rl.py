@@ -124,6 +124,62 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert "min_teacher_logprob is 1" in _refused(tmp_path, top_k, min_teacher_logprob=1.0)
 
 
+def _top_k(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    nemo_files(tmp_path / "d", 1)
+    (tmp_path / "d/opd_token_stats_step1.pt").unlink()
+    path = tmp_path / "d/opd_topk_stats_step1.pt"
+    return path, torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_top_k_statistics_that_are_no_distributions(tmp_path: Path, who: str) -> None:
+    path, content = _top_k(tmp_path)
+    logits, total = content[f"{who}_topk_logits"], content[f"{who}_V_logsumexp"]
+    ids = content[f"{who}_topk_token_ids"]
+    for place, value, said in (
+        (logits, float("nan"), "a log-probability is no finite number"),
+        (logits, float("-inf"), "a log-probability is no finite number"),
+        (total, float("inf"), "a log-probability is no finite number"),
+        (total, 12.0, "its likeliest tokens have a probability above 1"),
+    ):
+        changed = place.clone()
+        changed[7] = value
+        _change(path, **{
+            f"{who}_topk_logits": changed if place is logits else logits,
+            f"{who}_V_logsumexp": changed if place is total else total,
+        })  # fmt: skip
+        assert f"{path}: the {who}'s top-k statistics: token 7: {said}" in _refused(tmp_path, path)
+    _change(path, **{f"{who}_topk_logits": logits, f"{who}_V_logsumexp": total})
+    twice = ids.clone()
+    twice[9, 3] = twice[9, 0]
+    _change(path, **{f"{who}_topk_token_ids": twice})
+    assert "token 9: an id is listed twice" in _refused(tmp_path, path)
+    _change(path, **{f"{who}_topk_token_ids": ids[:, :5]})
+    assert f"{who}: ids of shape (24, 5), logits of (24, 8)" in _refused(tmp_path, path)
+
+
+def test_what_stands_in_samples_that_do_not_count(tmp_path: Path) -> None:
+    path, content = _top_k(tmp_path)
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    for key in ("student_topk_logits", "teacher_V_logsumexp"):
+        content[key][6:12] = float("nan")
+    _change(path, **{**content, "sample_loss_mask": mask})
+    done = rocktok.import_log("nemo-rl", path, tmp_path / "log", min_teacher_logprob=-60.0)
+    assert done.sequences == 3
+    assert not any("nan" in note for note in done.notes)
+
+
+def test_rounded_logits_are_no_error(tmp_path: Path) -> None:
+    """Of a token that is nearly sure, bfloat16 makes more than a probability of 1."""
+    path, content = _top_k(tmp_path)
+    content["student_V_logsumexp"][:] = 59.9
+    content["student_topk_logits"][:] = 0.0
+    content["student_topk_logits"][:, 0] = 60.0  # 59.9 in bfloat16
+    _change(path, **content)
+    rocktok.import_log("nemo-rl", path, tmp_path / "log")
+    assert np.isfinite(rows(tmp_path / "log")["loss"]).all()
+
+
 def test_a_last_file_that_is_cut(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         nemo_files(tmp_path / "d", step, top_k=False)

@@ -12,7 +12,15 @@ import torch
 import rocktok
 from rocktok.errors import LogError
 from rocktok.hooks.rollouts import prompt_identity
-from tests.importers.files import Malicious, damage, slime_rollout, slime_sample, slime_train
+from tests.importers.files import (
+    Malicious,
+    changed_columns,
+    damage,
+    slime_ranks,
+    slime_rollout,
+    slime_sample,
+    slime_train,
+)
 from tests.importers.reading import close, rows, sequences
 
 PROMPT = [1, 2, 3]
@@ -156,3 +164,102 @@ def test_a_last_dump_that_is_cut(tmp_path: Path) -> None:
     done = rocktok.import_log("slime", files, tmp_path / "log")
     assert done.steps == (0, 1)
     assert any(str(files[2]) in note for note in done.notes)
+
+
+# -- train dumps of each rank, as before August 2026 ------------------------------------------
+
+
+def numbered(seed: int, n: int = 5) -> list[dict[str, Any]]:
+    return [{**one, "index": 7 + place} for place, one in enumerate(samples(seed, n))]
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_dumps_of_ranks(tmp_path: Path, both: bool) -> None:
+    made = {step: numbered(step) for step in (3, 12)}
+    for step, one in made.items():
+        slime_ranks(tmp_path / "train_data", step, one, shift=0.125)
+        if both:
+            # Rollouts that training has not seen have no rows.
+            slime_rollout(tmp_path / f"rollout_data/{step}.pt", step, [*samples(99, 1), *one])
+    done = rocktok.import_log("slime", tmp_path, tmp_path / "log")
+    assert done.steps == (3, 12)
+    assert "the student's log-probabilities are the trainer's" in done.notes
+    found = rows(tmp_path / "log")
+    student = np.concatenate([s["rollout_log_probs"] for one in made.values() for s in one])
+    teacher = np.concatenate([s["teacher_log_probs"] for one in made.values() for s in one])
+    close(found["student_logprob"], student - 0.125)
+    close(found["loss"], student - 0.125 - teacher)
+    tokens = [t for one in made.values() for s in one for t in s["tokens"][3:]]
+    assert found["token_id"].tolist() == tokens
+    listed = sequences(tmp_path / "log")
+    assert listed["finish_reason"].unique().tolist() == ["stop"]
+    assert listed["correct"].all()  # not the normalized rewards, which are 0
+
+
+def test_ranks_that_repeat_each_other(tmp_path: Path) -> None:
+    """Tensor parallelism writes samples twice; earlier pipeline stages lack what is computed."""
+    made = numbered(0, 4)
+    first, second = slime_ranks(tmp_path, 0, made, 0.0)
+    for rank, path in ((2, first), (3, second)):
+        content = torch.load(path, weights_only=True)
+        torch.save({**content, "rank": rank}, tmp_path / f"0_{rank}.pt")
+    for path in (first, second):
+        changed_columns(path, log_probs=None)
+    done = rocktok.import_log("slime", tmp_path, tmp_path / "log")
+    assert done.sequences == 4
+    torch.save(
+        {**torch.load(tmp_path / "0_2.pt", weights_only=True), "rank": 4}, tmp_path / "0_4.pt"
+    )
+    assert rocktok.import_log("slime", tmp_path, tmp_path / "two").sequences == 4
+
+
+def test_parts_of_texts_are_refused(tmp_path: Path) -> None:
+    made = numbered(0, 2)
+    (path,) = slime_ranks(tmp_path, 0, made, 0.0, ranks=1)
+    halves = [torch.tensor(one["rollout_log_probs"])[:3] for one in made]
+    changed_columns(path, log_probs=halves)
+    assert "log_probs has 3 values for 5 tokens: the part of one rank under" in _refused(
+        tmp_path, tmp_path
+    )
+
+
+def test_ranks_of_two_runs_and_missing_ones(tmp_path: Path) -> None:
+    for step in (0, 1, 2):
+        files = slime_ranks(tmp_path, step, numbered(step), 0.0)
+    (tmp_path / "1_1.pt").rename(tmp_path / "away")
+    assert "rollout 1 has train dumps of 1 rank, rollout 0 of 2" in _refused(tmp_path, tmp_path)
+    (tmp_path / "away").rename(tmp_path / "1_1.pt")
+    content = torch.load(files[0], weights_only=True)
+    torch.save({**content, "rank": 1}, files[0])
+    assert "2_1.pt: is of rollout 2 and rank 1, and so is" in _refused(tmp_path, tmp_path)
+    files[0].unlink()
+    done = rocktok.import_log("slime", tmp_path, tmp_path / "log")
+    assert done.steps == (0, 1)
+    assert any("rollout 2 has train dumps of 1 of 2 ranks" in note for note in done.notes)
+
+
+def test_what_is_no_dump_of_a_rank(tmp_path: Path) -> None:
+    (path,) = slime_ranks(tmp_path, 0, numbered(0), 0.0, ranks=1)
+    content = torch.load(path, weights_only=True)
+    changed_columns(path, response_lengths=None)
+    assert "its rollout_data has no response_lengths" in _refused(tmp_path, path)
+    torch.save(content, path)
+    changed_columns(path, loss_masks=content["rollout_data"]["loss_masks"][:2])
+    assert "loss_masks has 2 values for 5 samples" in _refused(tmp_path, path)
+    torch.save({**content, "rank": None}, path)
+    assert "has no rank" in _refused(tmp_path, path)
+    torch.save(content, path)
+    changed_columns(path, tokens=["a"] * 5)
+    assert "0_0.pt" in _refused(tmp_path, path)
+    slime_rollout(tmp_path / "rollout/0.pt", 0, numbered(4))
+    torch.save(content, path)
+    assert "sample 0 has other tokens than" in _refused(tmp_path, path, tmp_path / "rollout")
+
+
+def test_normalized_rewards_are_no_answers(tmp_path: Path) -> None:
+    content = torch.load(slime_train(tmp_path / "0_0.pt", 0, samples(0), 0.0), weights_only=True)
+    for one in content["samples"]:
+        one["rewards"] = 0.0
+    torch.save(content, tmp_path / "0_0.pt")
+    rocktok.import_log("slime", tmp_path, tmp_path / "log")
+    assert "correct" not in sequences(tmp_path / "log")

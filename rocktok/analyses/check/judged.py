@@ -44,6 +44,32 @@ SLOWED = 0.1
 
 _NO_LOSS = "There is no loss at that step."
 
+#: Exactness → why its losses may be negative, so that parts of their sum need not be shares of it.
+_SIGNED = {"sampled": "one-sample estimates", "truncated": "partial sums"}
+
+
+def of_signed(found: Finding, mean: Estimate, exactness: str, parts: Sequence[float]) -> Finding:
+    """The finding; `unknown` where losses cancel in the sum that it divides by.
+
+    Args:
+        found: a finding that compares parts of the loss with each other.
+        mean: mean loss of what it divides by.
+        exactness: of the losses.
+        parts: shares of the loss that it tells.
+    """
+    if exactness not in _SIGNED or found["severity"] == "unknown":
+        return found
+    low = Number.of(mean, positive=False).low
+    if low is not None and low > 0 and all(0 <= part <= 1 for part in parts):
+        return found
+    return unknown(
+        found["name"],
+        f"The recorded losses are {exactness}: {_SIGNED[exactness]}, which cancel in part, so that "
+        "parts of their sum are no shares.",
+        "score the text exactly with `rocktok rescore`, or record more prompts",
+        measure=found["measure"],
+    )
+
 
 def special_tokens(said: Said, sums: PromptBootstrap) -> Finding:
     """How much of the loss special tokens take."""

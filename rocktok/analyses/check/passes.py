@@ -15,7 +15,7 @@ from rocktok.analyses.check import said as says
 from rocktok.analyses.check.estimator_sums import log_ratio_known
 from rocktok.analyses.check.facts_passes import said_of
 from rocktok.analyses.check.grading import unknown
-from rocktok.analyses.check.measures import LOOP_BLOCK, LOOP_WINDOW
+from rocktok.analyses.check.measures import BEGINNING, LOOP_BLOCK, LOOP_WINDOW, REST, SPECIAL
 from rocktok.analyses.check.result import (
     CheckOptions,
     CheckParams,
@@ -144,10 +144,7 @@ class _Look:
             self._student_end(there),
             self._truncated(),
             judged.loops(there.loops, LOOP_WINDOW, LOOP_BLOCK),
-            judged.special_tokens(said, here.told.places),
-            judged.opening(here.told.places),
-            self._saturation(here, losses),
-            judged.normalisation(here.told.places, here.told.means, here.told.sample),
+            *self._of_losses(here, losses),
             self._cheaper("one_sample", [r for r in estimators if r["k"] is None], here),
             self._cheaper("top_k", [r for r in estimators if r["k"] is not None], here),
         ]
@@ -167,6 +164,24 @@ class _Look:
             replicates=self.params.replicates,
         )
         return measure(self.run, table, step, request)
+
+    def _of_losses(
+        self, here: Measured, losses: Mapping[int, Companion[PromptBootstrap] | None]
+    ) -> list[Finding]:
+        """Findings that compare parts of the loss with each other."""
+        places, exactness = here.told.places, self.run.log.rules.exactness
+        mean = places.of("loss") / places.of("")
+        rest = places.of("loss", REST) / places.of("", REST)
+        shares = [
+            float((places.of("loss", at) / places.of("loss")).value) for at in (SPECIAL, BEGINNING)
+        ]
+        by_means = judged.normalisation(places, here.told.means, here.told.sample)
+        return [
+            judged.of_signed(judged.special_tokens(self.said, places), mean, exactness, shares[:1]),
+            judged.of_signed(judged.opening(places), rest, exactness, shares[1:]),
+            judged.of_signed(self._saturation(here, losses), mean, exactness, ()),
+            judged.of_signed(by_means, mean, exactness, ()),
+        ]
 
     @cached_property
     def rocks(self) -> Array | None:

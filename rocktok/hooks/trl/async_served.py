@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from rocktok.hooks.rollouts import Rollout, prompt_identity
-from rocktok.hooks.trl.family import Family, calls, has, signature_of
+from rocktok.hooks.trl.checks import calls, has, signature_of
+from rocktok.hooks.trl.family import Family
 from rocktok.hooks.trl.scoring import SCORING, Capturing, Scoring, host
 from rocktok.hooks.trl.served import Student, served_columns, student_of
 from rocktok.hooks.trl.sparse import COLUMNS, Served

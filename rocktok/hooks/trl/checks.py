@@ -1,11 +1,15 @@
-"""Which TRL is known, what is used of its `DistillationTrainer`, and whether a version has it."""
+"""Which TRL is known, and whether a version has what the hooks use of it."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rocktok.errors import HookError
+from rocktok.hooks.calls import check_call
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
 
 #: The TRL that all hooks of this package were run with. A version that has the same functions with
 #: the same parameters is accepted; any other is refused before training.
@@ -17,16 +21,13 @@ COMPUTE = "_compute_loss"
 GENERATE = "_generate_and_score_completions"
 
 #: Parameters of the loss function. One that is not listed may change what the loss means.
-_LOSS_REQUIRED = (
+_LOSS_KNOWN = (
     "student_hidden_states",
     "teacher_hidden_states",
     "student_lm_head_weight",
     "teacher_lm_head_weight",
     "completion_mask",
     "beta",
-)
-_LOSS_KNOWN = (
-    *_LOSS_REQUIRED,
     "num_items_in_batch",
     "student_lm_head_bias",
     "teacher_lm_head_bias",
@@ -36,6 +37,8 @@ _LOSS_KNOWN = (
     "teacher_final_logit_softcapping",
     "temperature",
 )
+#: The first ones must be there.
+_LOSS_OPTIONAL = _LOSS_KNOWN[6:]
 _METHODS = {
     COMPUTE: ("self", "unwrapped_student", "inputs", "num_items_in_batch"),
     GENERATE: ("self", "inputs"),
@@ -75,27 +78,51 @@ def check_calls(module: Any, trainer: Any) -> None:
 
     `module`: TRL's module of `DistillationTrainer`.
     """
-    version = trl_version()
-    loss = getattr(module, LOSS, None)
-    if loss is None:
-        raise HookError(f"attach: {version} has no {module.__name__}.{LOSS}; use trl {TESTED_TRL}")
-    names = list(inspect.signature(loss).parameters)
-    missing = [name for name in _LOSS_REQUIRED if name not in names]
-    unknown = [name for name in names if name not in _LOSS_KNOWN]
-    if missing or unknown:
-        parts = [f"lacks {', '.join(missing)}"] if missing else []
-        parts += [f"has the unknown {', '.join(unknown)}"] if unknown else []
-        raise HookError(f"attach: {LOSS} of {version} {' and '.join(parts)}; {REMEDY}")
-    for name, expected in _METHODS.items():
-        method = getattr(module.DistillationTrainer, name, None)
-        found = tuple(inspect.signature(method).parameters) if method is not None else None
-        if found != expected:
+    signature_of(module, LOSS, _LOSS_KNOWN, optional=_LOSS_OPTIONAL)
+    for name, known in _METHODS.items():
+        signature_of(module.DistillationTrainer, name, known)
+    calls(module.DistillationTrainer._compute_loss, LOSS)
+    has(trainer, *_ATTRIBUTES)
+
+
+def signature_of(
+    owner: Any,
+    name: str,
+    known: Sequence[str],
+    *,
+    where: str = "attach",
+    optional: Collection[str] = (),
+) -> inspect.Signature:
+    """The signature of a function of TRL. Raises `HookError` for one with other parameters.
+
+    Arguments as of `check_call`; `where`: what is to be done, for the message.
+    """
+    supported = f"trl {TESTED_TRL}"
+    function = check_call(owner, name, known, trl_version(), supported, optional, where=where)
+    return inspect.signature(function)
+
+
+def calls(function: Any, name: str, *, where: str = "attach") -> None:
+    """Raise `HookError` for a function of TRL that does not call another by this name."""
+    if name not in inspect.unwrap(function).__code__.co_names:
+        what = getattr(function, "__qualname__", function)
+        raise HookError(f"{where}: {trl_version()}: {what} does not call {name}; {REMEDY}")
+
+
+def has(trainer: Any, *names: str, where: str = "attach") -> None:
+    """Raise `HookError` for a trainer without attributes that are used of it."""
+    absent = [name for name in names if not hasattr(trainer, name)]
+    if absent:
+        raise HookError(f"{where}: {trl_version()}: no {', '.join(absent)}; {REMEDY}")
+
+
+def no_overrides(
+    trainer: Any, known: type, names: Sequence[str], *, where: str = "attach_weights"
+) -> None:
+    """Raise `HookError` for a subclass whose loss is another than that of TRL's trainer."""
+    for name in names:
+        if getattr(type(trainer), name) is not getattr(known, name):
             raise HookError(
-                f"attach: {name} of {version} takes {found or 'nothing, as it is missing'}, not "
-                f"{expected}; {REMEDY}"
+                f"{where}: {type(trainer).__name__} overrides {name}, so that its loss cannot be "
+                f"weighted; use {known.__name__} itself"
             )
-    used = inspect.unwrap(module.DistillationTrainer._compute_loss).__code__.co_names
-    absent = [name for name in _ATTRIBUTES if not hasattr(trainer, name)]
-    if LOSS not in used or absent:
-        what = f"_compute_loss does not call {LOSS}" if not absent else f"no {', '.join(absent)}"
-        raise HookError(f"attach: {version}: {what}; {REMEDY}")

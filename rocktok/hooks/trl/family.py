@@ -5,12 +5,10 @@ Nothing here imports TRL at the start, so that a family can be asked for without
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from rocktok.errors import HookError
-from rocktok.hooks.trl.checks import REMEDY, trl_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -152,46 +150,3 @@ class Family(ABC):
     def forward(self, scoring: Scoring) -> None:
         """Compute the loss of kept texts as the trainer would."""
         self.trainer.compute_loss(self.trainer.model_wrapped, scoring.inputs)
-
-
-def signature_of(
-    owner: Any, name: str, known: Sequence[str], *, where: str = "attach"
-) -> inspect.Signature:
-    """The signature of a function of TRL. Raises `HookError` for one with other parameters."""
-    function = getattr(owner, name, None)
-    of = getattr(owner, "__name__", "")
-    if function is None:
-        raise HookError(f"{where}: {trl_version()} has no {of}.{name}; {REMEDY}")
-    signature = inspect.signature(function)
-    found = tuple(signature.parameters)
-    if found != tuple(known):
-        raise HookError(
-            f"{where}: {name} of {trl_version()} takes {found}, not {tuple(known)}; {REMEDY}"
-        )
-    return signature
-
-
-def calls(function: Any, name: str, *, where: str = "attach") -> None:
-    """Raise `HookError` for a function of TRL that does not call another by this name."""
-    if name not in inspect.unwrap(function).__code__.co_names:
-        what = getattr(function, "__qualname__", function)
-        raise HookError(f"{where}: {trl_version()}: {what} does not call {name}; {REMEDY}")
-
-
-def has(trainer: Any, *names: str, where: str = "attach") -> None:
-    """Raise `HookError` for a trainer without attributes that are used of it."""
-    absent = [name for name in names if not hasattr(trainer, name)]
-    if absent:
-        raise HookError(f"{where}: {trl_version()}: no {', '.join(absent)}; {REMEDY}")
-
-
-def no_overrides(
-    trainer: Any, known: type, names: Sequence[str], *, where: str = "attach_weights"
-) -> None:
-    """Raise `HookError` for a subclass whose loss is another than that of TRL's trainer."""
-    for name in names:
-        if getattr(type(trainer), name) is not getattr(known, name):
-            raise HookError(
-                f"{where}: {type(trainer).__name__} overrides {name}, so that its loss cannot be "
-                f"weighted; use {known.__name__} itself"
-            )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rocktok.errors import HookError
-from rocktok.hooks.trl.family import Family, calls, has, no_overrides, signature_of
+from rocktok.hooks.trl.checks import calls, has, no_overrides, signature_of
+from rocktok.hooks.trl.family import Family
 from rocktok.hooks.trl.labelled import LabelledCapture, labelled_inputs
 
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ Array suffixes: B rows; L tokens of a row; K scored columns; V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rocktok.errors import HookError
-from rocktok.hooks.trl.family import calls, has, signature_of
+from rocktok.hooks.trl.checks import calls, has, no_overrides, signature_of
 from rocktok.hooks.trl.gkd import COMPUTE, GKD, LOSS
 from rocktok.hooks.trl.labelled import IGNORED, LabelledCapture, positions
 from rocktok.hooks.trl.logits import Scored
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.trl.family import Part
+    from rocktok.hooks.trl.weighted_iw_opd import WeightedIWOPD
 
 SAMPLED = "_compute_iw_opd_loss"
 TOP_1 = "_compute_local_sparse_top_1_divergence_loss"
@@ -110,13 +112,18 @@ class IWOPDCapture(LabelledCapture):
             theirs = float(result.detach()) * denominator
             rollout_BK = arguments["rollout_logprobs"]
             rollout_N = None if rollout_BK is None else host(rollout_BK[mask_BK])
-            ours = weighted_sum(host(mask_BK), columns, rollout_N, self._trainer)
+            weight_N = self.weights_of(scoring, arguments["completion_tokens"], mask_BK)
+            ours = weighted_sum(host(mask_BK), columns, rollout_N, self._trainer, weight_N)
             self.compare(scoring, ours, theirs, rows)
         self.record(scoring, columns, also)
 
 
 def weighted_sum(
-    mask_BK: Any, columns: Mapping[str, Any], rollout_N: Any | None, trainer: Any
+    mask_BK: Any,
+    columns: Mapping[str, Any],
+    rollout_N: Any | None,
+    trainer: Any,
+    weight_N: Any | None = None,
 ) -> float:
     """Σ of IW-OPD's loss over the scored tokens of a batch, from the log-probabilities of each.
 
@@ -126,6 +133,7 @@ def weighted_sum(
     Args:
         mask_BK: which tokens are scored. columns: of these, in row-major order.
         rollout_N: log p′(x) of these; None: p′ is p.
+        weight_N: token weights of these; None: all are 1.
     """
     student_N = columns["student_logprob"].astype(np.float64)
     sampled_N = student_N if rollout_N is None else rollout_N.astype(np.float64)
@@ -135,7 +143,8 @@ def weighted_sum(
     before_BK = np.cumsum(size_BK, axis=1) - size_BK
     all_B1 = np.maximum(size_BK.sum(axis=1, keepdims=True), float(trainer.iw_opd_epsilon))
     weight_BK = 1 + float(trainer.iw_opd_gamma) * (1 - before_BK / all_B1)
-    return float(-(student_N * (weight_BK * gap_BK)[mask_BK]).sum())
+    term_N = -student_N * (weight_BK * gap_BK)[mask_BK]
+    return float((term_N if weight_N is None else weight_N * term_N).sum())
 
 
 class IWOPD(GKD):
@@ -153,19 +162,23 @@ class IWOPD(GKD):
 
     def check(self, recorder: Recorder) -> None:
         """Raise `HookError` for another version than is known, and for a teacher on a server."""
+        self._check("attach")
+
+    def _check(self, where: str) -> None:
         if self.trainer.use_teacher_server:
             raise HookError(
-                f"attach: {self.name} has use_teacher_server=True, so that its teacher's "
+                f"{where}: {self.name} has use_teacher_server=True, so that its teacher's "
                 "distributions are not in this process; use a local teacher_model, or "
                 "ServerDistillationTrainer"
             )
-        self.signature()
+        self.signature(where)
         for name, known in KNOWN.items():
-            signature_of(self.kind, name, known)
+            signature_of(self.kind, name, known, where=where)
         for name in (SAMPLED, TOP_1, LOSS, TEACHER):
-            calls(self.kind.compute_loss, name)
-        has(self.trainer, "teacher_model", "beta", "temperature", "lmbda", "generation_config")
-        has(self.trainer, "_buffered_on_policy_flags", "_buffer_step", "iw_opd_gamma")
+            calls(self.kind.compute_loss, name, where=where)
+        used = ("teacher_model", "beta", "temperature", "lmbda", "generation_config",
+                "_buffered_on_policy_flags", "_buffer_step", "iw_opd_gamma")  # fmt: skip
+        has(self.trainer, *used, where=where)
 
     @property
     def loss_temperature(self) -> float:
@@ -217,16 +230,26 @@ class IWOPD(GKD):
             (self.trainer, "compute_loss", capture.compute_loss),
         )
 
-    def why_not_weighted(self) -> str | None:
-        """A token's part of its loss depends on the tokens before it."""
-        return (
-            f"{self.name} weights each token by the losses of those before it, and its loss comes "
-            "back as one number: leaving tokens out would change the weights of the others; use "
-            "trl.DistillationTrainer"
+    def weighted(self, weights_at: Callable[[int], Any]) -> WeightedIWOPD:
+        """Its loss with weights."""
+        from rocktok.hooks.trl.weighted_iw_opd import WeightedIWOPD
+
+        where = "attach_weights"
+        self._check(where)
+        no_overrides(self.trainer, self.kind, ("compute_loss", LOSS, SAMPLED, TOP_1))
+        bound = {name: inspect.signature(getattr(self.trainer, name)) for name in (SAMPLED, TOP_1)}
+        return WeightedIWOPD(
+            self.trainer,
+            weights_at,
+            jsd=self.signature(where),
+            sampled=bound[SAMPLED],
+            top_1=bound[TOP_1],
         )
 
-    def weighted(self, weights_at: Callable[[int], Any]) -> Any:
-        """Refused."""
-        from rocktok.hooks.trl.family import Family
-
-        return Family.weighted(self, weights_at)
+    def weighted_parts(self, weighted: Any) -> tuple[Part, ...]:
+        """The three losses."""
+        return (
+            (self.trainer, LOSS, weighted.loss),
+            (self.trainer, SAMPLED, weighted.sampled_loss),
+            (self.trainer, TOP_1, weighted.top_1_loss),
+        )

@@ -19,7 +19,8 @@ import torch
 from rocktok.errors import HookError
 from rocktok.hooks.background import describe
 from rocktok.hooks.rollouts import Rollout, prompt_identity
-from rocktok.hooks.trl.family import Family, calls, has, no_overrides, signature_of
+from rocktok.hooks.trl.checks import calls, has, no_overrides, signature_of
+from rocktok.hooks.trl.family import Family
 from rocktok.hooks.trl.fixed import generation_inputs, pad
 from rocktok.hooks.trl.logits import DIVERGENCES, LogitsCapture, Scored
 from rocktok.hooks.trl.scoring import IDS_KEY, SCORING, Scoring, host, total

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from rocktok.hooks.trl.capture import GenerationCapture
-from rocktok.hooks.trl.checks import GENERATE
+from rocktok.hooks.trl.checks import GENERATE, calls, has, signature_of
 from rocktok.hooks.trl.distillation import Distillation, refuse_images
-from rocktok.hooks.trl.family import calls, has, signature_of
 from rocktok.hooks.trl.scoring import IDS_KEY, SCORING, Scoring, host
 from rocktok.hooks.trl.sparse import COLUMNS, Served, sparse_columns
 

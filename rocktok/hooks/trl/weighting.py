@@ -45,7 +45,7 @@ def attach_weights(trainer: Any, weights: TokenWeights) -> WeightsAttachment:
     """Weight the target tokens of a trainer's loss, without a recorder.
 
     For `trl.DistillationTrainer`, and of `trl.experimental` GKD, GOLD (models with the same
-    tokens), SDFT and SDPO. With a recorder, give the weights to
+    tokens), SDFT, SDPO and IW-OPD (a local teacher). With a recorder, give the weights to
     `attach(trainer, recorder, weights=…)` instead.
 
     In training the loss of a batch is Σ weight·loss over its tokens, divided by what the trainer

@@ -400,6 +400,54 @@ def test_losses_that_are_not_exact(exactness: str, tmp_path: Path) -> None:
     assert result.estimators == ()
 
 
+def _signed(path: Path, mean: float, special: float, exactness: str = "sampled") -> CheckResult:
+    """A log of one-sample estimates with a mean, and one of special tokens (id 0)."""
+    rng = np.random.default_rng(3)
+    sequences, length = 60, 40
+    token_N = np.tile(np.arange(length) % 20, sequences)
+    loss_N = rng.normal(0, 1, len(token_N)) + np.where(token_N == 0, special, mean)
+    run = {
+        "vocab_size": 20, "special_ids": [0],
+        "loss": {"divergence": "reverse_kl", "trained": False, "exactness": exactness},
+    }  # fmt: skip
+    with rocktok.LogWriter(path, columns=(), run=run) as writer:
+        for step in (0, 1, 2):
+            ids = np.arange(sequences)
+            if step == 0:
+                writer.write({"step": 0, "sequence_id": ids, "prompt_id": ids,
+                              "num_tokens": np.full(sequences, length)},
+                             table="sequences")  # fmt: skip
+            writer.write({"step": step, "sequence_id": np.repeat(ids, length),
+                          "position": np.tile(np.arange(length), sequences), "token_id": token_N,
+                          "loss": loss_N}, table="fixed")  # fmt: skip
+    return check(path)
+
+
+SHARES = ("special_tokens", "opening", "normalisation", "saturation")
+
+
+def test_estimates_that_cancel_have_no_shares(tmp_path: Path) -> None:
+    """Their sum is nothing but chance: what is divided by it is neither fine nor wrong."""
+    for number, (mean, special) in enumerate([(0.0, 0.0), (-1.0, -1.0), (0.001, 0.0)]):
+        found = _signed(tmp_path / str(number), mean, special)
+        severity = {f["name"]: f["severity"] for f in found.findings}
+        assert {name: severity[name] for name in SHARES} == dict.fromkeys(SHARES, "unknown")
+        for one in found.findings:
+            if one["name"] in SHARES:
+                assert one["value"] is None
+                assert one["remedy"] is not None
+
+
+def test_estimates_that_do_not_cancel_have(tmp_path: Path) -> None:
+    found = {f["name"]: f for f in _signed(tmp_path / "log", 1.0, 1.0).findings}
+    assert {found[name]["severity"] for name in SHARES} <= {"ok", "note"}
+    assert found["special_tokens"]["value"] == pytest.approx(0.05, abs=0.01)
+    # The special tokens' own sum is negative: what they carry is no share.
+    found = {f["name"]: f for f in _signed(tmp_path / "other", 1.0, -2.0).findings}
+    assert found["special_tokens"]["severity"] == "unknown"
+    assert found["normalisation"]["severity"] == "ok"
+
+
 def test_one_step_and_rollouts_alone(tmp_path: Path) -> None:
     result = check(replace(TINY, steps=(4,), fixed=False).write(tmp_path / "log"))
     assert {f["name"] for f in result.findings if f["severity"] == "unknown"} == {
