@@ -117,7 +117,9 @@ def test_the_grid_is_detect_under_other_settings(
 @pytest.mark.long
 @pytest.mark.parametrize(
     "options",
-    [{"eta": 0.05, "gamma": 0.55, "persistence": "recalcitrant"}, {"tau_r": 20.0, "window": 4},
+    [pytest.param({"eta": 0.05, "gamma": 0.55, "persistence": "recalcitrant"},
+                  marks=pytest.mark.exhaustive),
+     pytest.param({"tau_r": 20.0, "window": 4}, marks=pytest.mark.exhaustive),
      {"similarity": "jaccard", "partners": "all", "top_k": 7, "pre": 100, "post": 400}],
 )  # fmt: skip
 def test_options_of_detect(options: dict[str, Any]) -> None:
