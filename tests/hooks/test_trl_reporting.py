@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from rocktok.hooks.background import StepRows
 from rocktok.hooks.trl import attach, reporting
 from rocktok.hooks.trl.reporting import Reporting, fixed_numbers, rollout_numbers
 from tests.hooks.test_trl_training import assert_same, busy_trainer, outcome
-from tests.preloaded import run_preloaded
+from tests.paths import ROOT
+from tests.processes import LIMIT
 from tests.trl_models import VOCAB_SIZE, make_model, make_trainer, manifest, read_table
 
 
@@ -199,7 +202,11 @@ with attach(trainer, Recorder(folder / "log", every=1, fixed_sequences=0), repor
 @pytest.mark.long
 def test_trackio_gets_them(tmp_path: Path) -> None:
     home = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
-    done = run_preloaded("-c", TRACKED, tmp_path, env={**os.environ, **home})
+    # trackio, which TRL imports, reads at its import where it stores.
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKED, str(tmp_path)],
+        capture_output=True, text=True, timeout=LIMIT, cwd=ROOT, env={**os.environ, **home},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with sqlite3.connect(tmp_path / "trackio/mine.db") as base:
         stored = [json.loads(row) for (row,) in base.execute("select metrics from metrics")]

@@ -24,7 +24,7 @@ from tests.preloaded import Preloaded
 from tests.processes import run_command, wait_until
 from tests.trl_models import make_model, make_tokenizer, manifest, read_table
 
-SEQUENCES = 240
+SEQUENCES = 160
 BESIDE = {
     "alternatives": ("student_ids", "student_probs", "teacher_ids", "teacher_probs"),
     "contexts": ("context",),
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_behind_its_last_shard(folder: Path, tmp_path: Path
         assert (process.returncode, error) == (0, "")
     rows = SEQUENCES * 10
     assert printed.splitlines()[0] == (
-        f"Steps 20 scored: 240 sequences, {rows:,} positions each; {stood:,} positions "
+        f"Steps 20 scored: 160 sequences, {rows:,} positions each; {stood:,} positions "
         "were scored before."
     )
     assert second.items() <= shards(log).items()
