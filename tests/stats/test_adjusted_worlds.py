@@ -1,6 +1,7 @@
 """How often the adjusted contrast gives a false verdict, covers, and tells: on simulated runs.
 
-Those of docs/statistics.md are printed with `ROCKTOK_WORLD_REPLICATES=1000` and `-s`.
+With `ROCKTOK_WORLD_REPLICATES=1000` and `-s -m exhaustive` they print rates as docs/statistics.md has
+them of 200 runs.
 """
 
 from __future__ import annotations
