@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 # Before any library of the Hugging Face family is imported: tests never ask a hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,6 +15,37 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
+
+#: What others keep in the directory for temporary files until the process ends, or for good:
+#: sockets of multiprocessing, Dask's scratch directory.
+KEPT = ("pymp-", "dask-scratch-space")
+
+TEMPORARY = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this process, and those that it starts, an empty directory for temporary files."""
+    # tmp_path stays where it is without this.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = config.stash[TEMPORARY] = Path(tempfile.mkdtemp(prefix="rocktok-tests-"))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove it."""
+    shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test leaves nothing in the directory for temporary files, nor does what it tests."""
+    folder = request.config.stash[TEMPORARY]
+    before = set(folder.iterdir())
+    yield
+    left = sorted(
+        path for path in folder.iterdir() if path not in before and not path.name.startswith(KEPT)
+    )
+    assert left == [], "is left in the directory for temporary files"
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -76,7 +77,14 @@ def _report(output: Path | None, *, force: bool) -> Path:
     flags = ["--quiet", *(["--force"] if force else ())]
     click.echo("rocktok: making the report of the log that ships with rocktok …", err=True)
     arguments = ["--output", str(folder), *flags, "--", str(log)]
-    report_command.main(arguments, prog_name="rocktok demo", standalone_mode=False)
+    try:
+        report_command.main(arguments, prog_name="rocktok demo", standalone_mode=False)
+    except BaseException:
+        if output is None:
+            # No report is in it, or it would not be empty.
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     return folder
 
 

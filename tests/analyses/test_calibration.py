@@ -120,6 +120,7 @@ def rates(prompts: int, tries: int, *, alike: bool = False) -> dict[str, float]:
     return found
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_intervals_cover_and_tests_hold_their_level_at_500_prompts() -> None:
     found = rates(500, 100)
@@ -145,6 +146,7 @@ def test_matched_controls_hold_their_level() -> None:
     assert found["cover ratio"] >= 0.92
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_choosing_at_the_last_step_shows_stagnation_where_there_is_none() -> None:
     """Learning differs between types, independently of how hard they were."""
@@ -234,6 +236,7 @@ def context_lift_coverage(
     return covered / max(given, 1), given
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("heavy", [False, True])
 @pytest.mark.parametrize("case", LIFT_CASES)

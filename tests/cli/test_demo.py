@@ -111,6 +111,20 @@ def test_without_a_directory_it_is_a_new_temporary_one(
     assert {folder.parent for folder in folders} == {tmp_path}
 
 
+def test_a_report_that_fails_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rocktok.cli.report as report
+
+    def stopped(*_: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(report.report_command, "main", stopped)
+    assert run_command("demo")[0] == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.long
 def test_the_report_is_whole_and_asks_for_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

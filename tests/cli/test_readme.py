@@ -37,7 +37,8 @@ def _parameters() -> Iterator[Any]:
     seen = set()
     for line in _commands():
         command = line.split()[1]
-        yield pytest.param(line, marks=[pytest.mark.long] if command in seen else [])
+        further = [pytest.mark.long, pytest.mark.exhaustive]
+        yield pytest.param(line, marks=further if command in seen else [])
         seen.add(command)
 
 

@@ -72,6 +72,7 @@ def test_bits_of_page_headers_of_a_log_by_hand(tmp_path: Path) -> None:
     check(by_hand, sample(campaign.header_flips(by_hand), 8, seed=4))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_more_of_each(log: Path) -> None:
     check(log, sample(campaign.json_flips(log), 150, seed=5))

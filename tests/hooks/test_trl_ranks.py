@@ -1,4 +1,4 @@
-"""Two ranks (torchrun, gloo, CPU): one log, one fixed set, and training that notices nothing.
+"""Two ranks (gloo, CPU): one log, one fixed set, and training that notices nothing.
 
 One launch runs all scenes, for starting processes is what takes the time; each rank leaves its
 findings in a JSON file.
@@ -7,7 +7,6 @@ findings in a JSON file.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ from rocktok.hooks.fixed_set import inherit
 from rocktok.hooks.trl import attach
 from rocktok.hooks.trl import capture as trl_capture
 from rocktok.log import load_gradients
-from tests.paths import ROOT
-from tests.processes import LIMIT
+from tests.preloaded import run_ranks
 from tests.trl_models import (
     PROMPTS,
     VOCAB_SIZE,
@@ -102,15 +100,7 @@ def scenes(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [sys.executable, *command, "-m", "tests.hooks.test_trl_ranks", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    run_ranks(2, "-m", "tests.hooks.test_trl_ranks", folder)
     return folder
 
 

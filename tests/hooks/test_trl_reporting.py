@@ -202,6 +202,7 @@ with attach(trainer, Recorder(folder / "log", every=1, fixed_sequences=0), repor
 @pytest.mark.long
 def test_trackio_gets_them(tmp_path: Path) -> None:
     home = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    # trackio, which TRL imports, reads at its import where it stores.
     done = subprocess.run(
         [sys.executable, "-c", TRACKED, str(tmp_path)],
         capture_output=True, text=True, timeout=LIMIT, cwd=ROOT, env={**os.environ, **home},

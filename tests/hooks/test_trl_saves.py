@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from rocktok.hooks import recorder as recorders
 from rocktok.hooks.background import Background
 from rocktok.hooks.trl import attach
 from rocktok.log import LogWriter
-from tests.paths import ROOT
+from tests.preloaded import run_preloaded
 from tests.trl_models import make_trainer, manifest
 
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
@@ -130,8 +127,7 @@ with attach(trainer, Recorder(folder / "log", every=1, fixed_sequences=4, fixed_
 @pytest.mark.long
 def test_a_kill_after_a_checkpoint_leaves_no_gap(tmp_path: Path) -> None:
     def run(resume: str) -> int:
-        command = [sys.executable, "-c", CHILD, str(tmp_path), resume]
-        return subprocess.run(command, cwd=ROOT, env=dict(os.environ), check=False).returncode
+        return run_preloaded("-c", CHILD, tmp_path, resume).returncode
 
     assert run("") == -signal.SIGKILL
     assert run(str(tmp_path / "trainer/checkpoint-2")) == 0

@@ -1,4 +1,4 @@
-"""DDP and FSDP2 on two processes (torchrun, gloo, CPU): sums of both ranks are the trainer's.
+"""DDP and FSDP2 on two processes (gloo, CPU): sums of both ranks are the trainer's.
 
 One launch runs all scenes; each rank leaves what it saw below the hook in a JSON file.
 """
@@ -6,7 +6,6 @@ One launch runs all scenes; each rank leaves what it saw below the hook in a JSO
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections import defaultdict
 from functools import wraps
@@ -22,8 +21,7 @@ import torch
 import rocktok
 from rocktok.hooks import Recorder
 from rocktok.hooks.trl import attach
-from tests.paths import ROOT
-from tests.processes import LIMIT
+from tests.preloaded import run_ranks
 from tests.trl_family import make_gkd
 from tests.trl_models import make_model, make_trainer, manifest, read_sequences, read_table
 
@@ -117,15 +115,7 @@ def scenes(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [sys.executable, *command, "-m", "tests.hooks.test_trl_sharded", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    run_ranks(2, "-m", "tests.hooks.test_trl_sharded", folder)
     return folder
 
 

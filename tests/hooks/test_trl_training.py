@@ -6,8 +6,6 @@ import errno
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections import Counter
 from functools import wraps
 from pathlib import Path
@@ -22,8 +20,7 @@ from rocktok.hooks import Recorder
 from rocktok.hooks.trl import attach
 from rocktok.hooks.trl import capture as trl_capture
 from rocktok.hooks.trl import fixed as trl_fixed
-from tests.paths import ROOT
-from tests.processes import LIMIT
+from tests.preloaded import run_preloaded
 from tests.trl_models import make_model, make_trainer, manifest, read_table
 
 #: Dropout draws random numbers in every training step; evaluation and checkpoints come between.
@@ -301,8 +298,7 @@ with attach(trainer, Recorder(folder / "log", every=1, fixed_sequences=4)):
 
 @pytest.mark.long
 def test_sigterm_publishes_what_is_finished(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", TERMINATED, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, cwd=ROOT)
+    done = run_preloaded("-c", TERMINATED, tmp_path)
     assert done.returncode == -signal.SIGTERM, done.stderr
     assert np.unique(read_table(tmp_path / "log")["step"]).tolist() == [0, 1, 2]
     assert np.unique(read_table(tmp_path / "log", "fixed")["step"]).tolist() == [0]

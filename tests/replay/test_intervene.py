@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -32,6 +29,7 @@ from rocktok.replay.intervene.rules import Contexts, Rule, before
 from rocktok.replay.intervene.transformers_backend import TransformersBackend
 from rocktok.replay.intervene.trial import Case, Trial
 from rocktok.temporary import holding
+from tests.preloaded import Preloaded, run_preloaded
 from tests.processes import run_command, wait_until
 from tests.trl_models import PROMPTS, VOCAB_SIZE, make_model, make_tokenizer
 
@@ -355,25 +353,22 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 def test_a_killed_process_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     def command(output: Path) -> list[str]:
         rocks = ",".join(map(str, frequent(written(folder), 3)))
-        return [sys.executable, "-m", "rocktok", "intervene", "--student", "student", "--teacher",
+        return ["intervene", "--student", "student", "--teacher",
                 "teacher", "--problems", "problems.jsonl", "--rocks", rocks, "--modes",
                 "ban,replace", "--checker", "length_of_text:even", "--max-new-tokens",
                 str(LONGEST), "--batch-tokens", "1", "--device", "cpu", "-o",
                 str(output)]  # fmt: skip
 
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     whole, output = tmp_path / "whole.parquet", tmp_path / "o.parquet"
-    assert subprocess.run(command(whole), env=environment, capture_output=True).returncode == 0
+    assert run_command(*command(whole))[0] == 0
     parts = tmp_path / "o.parquet.partial"
     for number in (2, 8):
-        with subprocess.Popen(
-            command(output), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
+        with Preloaded("-m", "rocktok", *command(output)) as process:
             wait_until(lambda n=number: len(list(parts.glob("*.npz"))) >= n, process)
             process.send_signal(signal.SIGKILL)
             assert process.wait() == -signal.SIGKILL
     assert not output.exists()
-    assert subprocess.run(command(output), env=environment, capture_output=True).returncode == 0
+    assert run_preloaded("-m", "rocktok", *command(output)).returncode == 0
     assert output.read_bytes() == whole.read_bytes()
     assert not parts.exists()
 

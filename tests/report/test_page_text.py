@@ -157,8 +157,13 @@ def test_an_address_that_names_nothing_here_does_nothing(visit: Any, wrong: str)
 
 def test_copy_link(visit: Any) -> None:
     at = visit(render_page(opened()))
+    at.page.locator(".chip").nth(1).click()
+    # What is shown is written into the address first, even where it is not there yet.
+    at.page.evaluate("history.replaceState(null, '', '#')")
     at.page.locator("#copy").click()
     at.page.wait_for_function("document.getElementById('copied').textContent !== ''")
+    assert at.page.locator("#copied").text_content() in ("copied", "the address bar has it")
+    assert at.page.evaluate(STATE) == "#rock=1"
 
 
 def test_difference_of_two_steps(visit: Any) -> None:

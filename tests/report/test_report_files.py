@@ -205,6 +205,8 @@ def draws(process: int) -> bool:
         return False
 
 
+FURTHER = [pytest.mark.long, pytest.mark.exhaustive]
+
 #: Signal, whether the whole group gets it, whether the workers draw already → exit code. Each way
 #: to stop it once, and at both stages those that differ in what is left to others: its own handler,
 #: and none.
@@ -212,8 +214,8 @@ STOPS = [
     (signal.SIGINT, False, False, 130),
     pytest.param(signal.SIGINT, True, True, 130, marks=pytest.mark.long),
     pytest.param(signal.SIGTERM, False, True, 143, marks=pytest.mark.long),
-    pytest.param(signal.SIGTERM, True, False, 143, marks=pytest.mark.long),
-    pytest.param(signal.SIGKILL, False, False, -9, marks=pytest.mark.long),
+    pytest.param(signal.SIGTERM, True, False, 143, marks=FURTHER),
+    pytest.param(signal.SIGKILL, False, False, -9, marks=FURTHER),
     pytest.param(signal.SIGKILL, False, True, -9, marks=pytest.mark.long),
 ]
 

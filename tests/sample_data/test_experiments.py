@@ -213,6 +213,7 @@ def test_cells_cannot_break_a_table():
 # -- all of it -------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_rehearsal_of_all_experiments(tmp_path: Path):
     docs = tmp_path / "page.md"

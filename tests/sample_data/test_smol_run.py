@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import rocktok
 from tests.paths import ROOT
-from tests.processes import run_command, start, wait_until
+from tests.preloaded import Preloaded
+from tests.processes import run_command, wait_until
 from tests.trl_models import VOCAB_SIZE, make_tokenizer, read_table
 
 sys.path.append(str(ROOT / "sample_data"))
@@ -179,30 +181,28 @@ make_smol.distil(Path(sys.argv[3]), Path(sys.argv[4]), test.SETTINGS, record=Tru
 """
 
 
-def child(work: Path, run: Path) -> subprocess.Popen[bytes]:
+def child(work: Path, run: Path) -> Preloaded:
     """The training of a run, in a process of its own."""
-    return start(
-        [sys.executable, "-c", CHILD, str(ROOT / "sample_data"), str(ROOT), str(work), str(run)]
-    )
+    return Preloaded("-c", CHILD, ROOT / "sample_data", ROOT, work, run)
+
+
+def killed_when(due: Callable[[], bool], work: Path, run: Path) -> None:
+    """Start its training, and SIGKILL it once `due`."""
+    with child(work, run) as process:
+        wait_until(due, process)
+        process.send_signal(signal.SIGKILL)
 
 
 @pytest.mark.long
 def test_a_run_that_is_killed_ends_as_one_that_is_not(work: Path, tmp_path: Path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    process = child(work, whole)
-    assert process.wait() == 0, process.communicate()[1].decode()
+    make_smol.distil(work, whole, SETTINGS, record=True)
 
-    process = child(work, broken)
-    wait_until(lambda: any((broken / "texts").glob("*.npy")), process)
-    process.kill()
-    process.communicate()
+    killed_when(lambda: any((broken / "texts").glob("*.npy")), work, broken)
     first = {path: path.stat().st_mtime_ns for path in (broken / "texts").glob("*.npy")}
-    process = child(work, broken)
-    wait_until(lambda: 2 in smol_models.checkpoints(broken / "trainer"), process)
-    process.kill()
-    process.communicate()
-    process = child(work, broken)
-    assert process.wait() == 0, process.communicate()[1].decode()
+    killed_when(lambda: 2 in smol_models.checkpoints(broken / "trainer"), work, broken)
+    with child(work, broken) as process:
+        assert process.wait() == 0, process.communicate()[1]
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())
 
     def losses(run: Path) -> list[float]:

@@ -167,6 +167,7 @@ def test_intervals_cover_at_64_prompts() -> None:
     assert heavy["a type's loss_share"][1] <= 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("tail", ["light", "heavy", "sample"])
 def test_intervals_cover_as_often_as_said(tail: str) -> None:

@@ -146,6 +146,7 @@ def test_rocks_measured_where_they_were_chosen_are_said_to_be(
     assert result.adjusted["verdict"] == "larger"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_gradient_that_is_that_of_its_loss_is_not_told_apart() -> None:
     """Rocks keep 1.5 times as much of their loss, so that their gradients are larger, too."""
@@ -555,6 +556,7 @@ def null_rows(seed: int, prompts: int) -> pd.DataFrame:
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_contrasts_hold_their_level() -> None:
     """Under a null p is rarely small."""

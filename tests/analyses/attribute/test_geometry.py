@@ -294,6 +294,7 @@ def occurrences(family: str, vocabulary: int, seed: int) -> tuple[Array, Array, 
     return gradient, token_N, half_N
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dims", [256, pytest.param(1024, marks=pytest.mark.long)])
@@ -316,6 +317,7 @@ def test_the_bound_covers(family: str, dims: int) -> None:
     assert np.mean(list(shares.values())) > 0.92, shares
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_errors_shrink_with_the_width_and_are_as_large_as_said() -> None:
     """A cosine of two unrelated vectors: standard deviation 1/√dims, 0.0156 at 4,096."""

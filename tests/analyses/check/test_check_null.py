@@ -23,9 +23,10 @@ class Shuffled(World):
         return {**rows, "loss": rng.permutation(rows["loss"])}
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 6))]
-)
+FURTHER = [pytest.mark.long, pytest.mark.exhaustive]
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=FURTHER) for seed in range(1, 6))])
 @pytest.mark.parametrize("kind", [World, Shuffled])
 def test_nothing_is_found_where_nothing_is_wrong(
     kind: type[World], seed: int, tmp_path: Path

@@ -118,6 +118,7 @@ def test_a_steep_fall_of_the_threshold_is_said(tmp_path: Path) -> None:
     assert same.thresholds["tau_pre"] == same.thresholds["tau_post"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 1000), shards=st.integers(1, 6), groups=st.integers(5, 200))

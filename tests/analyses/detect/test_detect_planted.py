@@ -96,6 +96,7 @@ def test_one_planted_log(tmp_path: Path) -> None:
     assert finding.number("plain", "decoy") == 10
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize(("level", "logs"), [("easy", 4), ("hard", 20)])
 def test_planted_rocks_are_found(
@@ -124,6 +125,7 @@ def test_planted_rocks_are_found(
     assert np.mean([one.number("context", "extreme") for one in findings]) < 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_rocks_that_are_beyond_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     findings = [
@@ -162,6 +164,7 @@ def retention(tmp_path: Path, logs: int, options: dict[str, Any], **how: Any) ->
     return rates
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("share", [0.0, 0.7])
 @pytest.mark.parametrize(
@@ -187,6 +190,7 @@ def test_nothing_is_retained_of_nothing(
         assert error <= 0.015, group  # or the line above would forgive too much
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_papers_letter_retains_copies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

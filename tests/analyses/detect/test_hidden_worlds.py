@@ -59,12 +59,14 @@ def test_the_state_at_its_own_place_would_make_every_hard_type_recur(
     assert len(found & set(log.kinds["decoy"])) >= 15
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_level_holds() -> None:
     """Three logs of each world; docs/statistics.md has fifty."""
     assert sum(logs_with_rocks(name, range(600_000, 600_003)) for name in HIDDEN_NULLS) <= 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_types_that_are_hard_anywhere_are_no_rocks() -> None:
     """Three logs of each world; docs/statistics.md has twenty."""
@@ -84,6 +86,7 @@ def test_types_that_are_hard_anywhere_are_no_rocks() -> None:
     assert (p <= 0.01).mean() <= 0.015
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_hard_stretches_that_states_tell_of_are_flagged() -> None:
     """A weakness, named in the documentation: contexts recur in being hard. All are flagged."""
@@ -97,6 +100,7 @@ def test_hard_stretches_that_states_tell_of_are_flagged() -> None:
     assert told >= 0.95 * rocks
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("token", [0.0, 1.0])
 def test_the_power_is_kept(token: float) -> None:
@@ -111,6 +115,7 @@ def test_the_power_is_kept(token: float) -> None:
     assert max(false) <= 0.05
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("dims", [64, 512])
 def test_the_width_of_the_teacher_does_not_matter(dims: int) -> None:

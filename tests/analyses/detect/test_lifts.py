@@ -127,6 +127,7 @@ def test_labels_at_random_cover_1() -> None:
     assert coverage(50) >= 0.9
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_labels_at_random_cover_1_as_often_as_claimed() -> None:
     assert coverage(400) >= 0.92
@@ -214,6 +215,7 @@ def test_what_the_loss_singles_out_is(tmp_path: Path) -> None:
     assert found["reach_lowest"] == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_what_is_hard_at_random_is_not_singled_out(tmp_path: Path) -> None:
     covered, rocks, permuted = [], 0, 0

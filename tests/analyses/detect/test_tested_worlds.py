@@ -51,6 +51,7 @@ def test_what_cannot_pass_has_no_rocks() -> None:
     assert rocks
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("name", worlds.NULL_WORLDS)
 def test_the_level_holds(name: str) -> None:
@@ -99,6 +100,7 @@ def test_losses_shuffled_within_types_keep_the_rocks() -> None:
         assert np.mean(new) <= 0.05
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize(("prompts", "rocks"), worlds.PLANTED_WORLDS)
 def test_the_power_is_kept(prompts: int, rocks: int) -> None:
@@ -165,6 +167,7 @@ def test_a_log_on_disk_gives_the_same_bytes(tmp_path: Path, jobs: int) -> None:
         assert values.tobytes() == getattr(beside.result(), name).tobytes(), name
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_topics_within_a_prompt_are_taken_for_rocks() -> None:
     """A weakness that the documentation names, with these numbers: no promise, but no secret."""

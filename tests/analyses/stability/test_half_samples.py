@@ -282,6 +282,7 @@ def test_inclusion_is_near_that_of_detect_run_anew(tmp_path: Path) -> None:
     assert np.mean(apart) <= 0.05
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize(
     "name",
