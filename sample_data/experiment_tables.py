@@ -217,7 +217,7 @@ def training_section(training: Row) -> str:
         name = row["condition"]
         cells = [
             CONDITIONS[name],
-            f"{row['token_types']:g}",
+            f"{row['token_types']:.0f}",
             f"{row['loss_share']:.1%}",
             f"{row['token_share']:.1%}",
         ]
@@ -241,8 +241,37 @@ def training_section(training: Row) -> str:
             "trainings) and over trainings. Step time: CPU time of a step over that\nwithout "
             "weights; tokens: of a rollout.\n",
             table(header, rows),
+            *_each_training(training),
         ]
     )
+
+
+def _each_training(training: Row) -> list[str]:
+    """Accuracies of each training, where there are several; which are odd."""
+    seeds = training["seeds"]
+    if len(seeds) == 1:
+        return []
+    by_seed = {
+        (row["condition"], row["decoding"]): row["by_seed"] for row in training["accuracies"]
+    }
+    rows, odd = [], []
+    for name in dict.fromkeys(row["condition"] for row in training["accuracies"]):
+        greedy, sampled = by_seed[name, "greedy"], by_seed[name, "sampled"]
+        rows.append([CONDITIONS[name], *(f"{one:.1%}" for one in (*greedy, *sampled))])
+        odd += [
+            f"{CONDITIONS[name]}, seed {seed}"
+            for seed, *both in zip(seeds, greedy, sampled, strict=True)
+            if both[0] < both[1]
+        ]
+    header = [f"{how}, seed {seed}" for how in ("greedy", "sampled") for seed in seeds]
+    parts = ["Each training by itself:\n", table(["tokens, weight", *header], rows)]
+    if odd:
+        parts.append(
+            f"Worse by greedy decoding than by sampling: {'; '.join(odd)}. There the likeliest "
+            "token is wrong at\nsome place where most draws are right, so that one choice decides "
+            "over many problems; the mean\nover trainings says little then.\n"
+        )
+    return parts
 
 
 def language_section(language: Row) -> str:

@@ -210,6 +210,21 @@ def test_cells_cannot_break_a_table():
     assert experiment_tables.table(("a",), [("x|y",)]) == "| a |\n| --- |\n| x\\|y |\n"
 
 
+def test_a_training_that_is_worse_greedily_than_by_draws_is_named():
+    training = {
+        "seeds": [1, 2],
+        "accuracies": [
+            {"condition": "unweighted", "decoding": "greedy", "by_seed": [0.7, 0.2]},
+            {"condition": "unweighted", "decoding": "sampled", "by_seed": [0.5, 0.5]},
+        ],
+    }
+    _, numbers, odd = experiment_tables._each_training(training)
+    assert "| no weights | 70.0% | 20.0% | 50.0% | 50.0% |" in numbers
+    assert "no weights, seed 2." in odd and "seed 1" not in odd
+    training["seeds"] = [1]
+    assert experiment_tables._each_training(training) == []
+
+
 # -- all of it -------------------------------------------------------------------------------
 
 
