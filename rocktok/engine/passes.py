@@ -25,11 +25,12 @@ from rocktok.engine.made import PassMade
 from rocktok.engine.once import Answer
 from rocktok.engine.partial import Partial, Prototypes, make_partial
 from rocktok.engine.requests import Request
-from rocktok.engine.source import Source
+from rocktok.engine.source import Source, TaskSource
 from rocktok.engine.turns import NAMES, Companion, Turns, named
 from rocktok.errors import LogError, RocktokError, UsageError
 from rocktok.files import local_path
 from rocktok.log.checks import SequenceRuns
+from rocktok.log.tasks import Task
 from rocktok.stats.accumulator import Accumulator
 
 T = TypeVar("T")
@@ -187,7 +188,7 @@ class Engine(AbstractContextManager["Engine"]):
         tasks = sources[0].tasks(needs)
         total, done, runs = sum(t.rows for t in tasks), 0, SequenceRuns()
         prototypes = self._share(Prototypes(blank))
-        calls = ((tuple(s.for_task(task) for s in sources), task, prototypes) for task in tasks)
+        calls = ((_for_task(sources, task), task, prototypes) for task in tasks)
         began = time.perf_counter()
         for task, result in zip(tasks, self.map(make_partial, calls), strict=True):
             yield result.parts
@@ -224,11 +225,14 @@ class Engine(AbstractContextManager["Engine"]):
         """`map` on the threads of this process, on a cluster too; `ahead`: calls at once."""
         if self.jobs == 1:
             for call in calls:
+                self._turns.check()
                 yield function(*call)
             return
         pool = ThreadPoolExecutor(self.jobs)
         try:
-            yield from _in_order(pool.submit, ahead, function, calls)
+            for result in _in_order(pool.submit, ahead, function, calls):
+                self._turns.check()
+                yield result
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -283,6 +287,12 @@ class _Patient:
                     f"the Dask cluster has had no workers for {WORKERS_WAIT:g} s; check their "
                     "logs, start workers, and run the command again"
                 )
+
+
+def _for_task(sources: Sequence[Source], task: Task) -> tuple[TaskSource, ...]:
+    """What a worker must have of each asker's source."""
+    first = sources[0].for_task(task)
+    return (first, *(source.beside(first, task) for source in sources[1:]))
 
 
 def _cores() -> int:
