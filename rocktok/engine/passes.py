@@ -13,7 +13,7 @@ import os
 import pickle
 import time
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -22,14 +22,16 @@ from typing import Any, TypeVar
 
 from rocktok._version import __version__
 from rocktok.engine.made import PassMade
-from rocktok.engine.requests import Partial, Request
-from rocktok.engine.source import Reading, Source, TaskSource
-from rocktok.engine.turns import NAMES, Companion, Life, Turns, named
+from rocktok.engine.once import Answer
+from rocktok.engine.partial import Partial, Prototypes, make_partial
+from rocktok.engine.requests import Request
+from rocktok.engine.source import Source, TaskSource
+from rocktok.engine.turns import NAMES, Companion, Turns, named
 from rocktok.errors import LogError, RocktokError, UsageError
 from rocktok.files import local_path
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.tasks import Task
-from rocktok.stats.accumulator import Accumulator, Closing
+from rocktok.stats.accumulator import Accumulator
 
 T = TypeVar("T")
 
@@ -44,80 +46,6 @@ WORKERS_WAIT = 120
 
 #: Seconds to find the scheduler of a cluster.
 CONNECT_TIMEOUT = 20
-
-
-@dataclass
-class Prototypes:
-    """Empty accumulators of each request, as every task of a pass begins with them.
-
-    `version`: the one that they are of.
-    """
-
-    accumulators: Sequence[Sequence[Accumulator]]
-    version: str = __version__
-
-
-@dataclass
-class TaskResult:
-    """What one task came to: a partial result for each request, and what was read for all."""
-
-    parts: list[Partial]
-    rows: Counter[int]
-    decoded: Counter[tuple[int, str]]
-
-
-def make_partial(sources: tuple[TaskSource, ...], task: Task, prototypes: Prototypes) -> TaskResult:
-    """Read a task's rows into copies of empty accumulators. Runs on a worker.
-
-    Raises `RocktokError` on one with another version, which may have come late.
-    """
-    if prototypes.version != __version__:
-        raise RocktokError(
-            f"a Dask worker has rocktok {__version__}, this is rocktok {prototypes.version}; "
-            "install the same version on all workers, and restart them"
-        )
-    copies = copy.deepcopy(prototypes.accumulators)
-    needs = [frozenset(name for a in each for name in a.needs) for each in copies]
-    reading = Reading(sources, task, needs)
-    for batches in reading:
-        for accumulators, rows in zip(copies, batches, strict=True):
-            for accumulator in accumulators:
-                accumulator.update(rows)
-    for accumulators in copies:
-        for accumulator in accumulators:
-            if isinstance(accumulator, Closing):
-                accumulator.close()
-    return TaskResult(
-        [
-            Partial(each, reading.unpaired, reading.unlisted, reading.runs, lacking)
-            for each, lacking in zip(copies, map(reading.lacking_for, needs), strict=True)
-        ],
-        reading.rows,
-        reading.decoded,
-    )
-
-
-@dataclass
-class _Answer:
-    """What was asked of a log once, for all who ask the same."""
-
-    on: object
-    key: object
-    value: Any = None
-    there: bool = False
-    under_way: bool = False
-    passes: Sequence[PassMade] = ()
-
-    def make(self, make: Callable[[], Any], made: Sequence[PassMade], here: Life | None) -> None:
-        """Answer; `made`: all passes, to which those for it are added; `here`: who asks."""
-        before = len(made)
-        self.under_way = True
-        try:
-            self.value = make()
-            self.there = True
-        finally:
-            self.under_way = False
-        self.passes = [each for each in made[before:] if each.served(here)]
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -146,10 +74,10 @@ class Engine(AbstractContextManager["Engine"]):
             raise UsageError(f"jobs is {jobs}; it must be 1 or more", parameter="jobs")
         self.made: list[PassMade] = []
         self._progress, self._explain = progress, explain
-        self._turns = Turns(self._serve, _order)
+        self._turns = Turns(self._serve)
         self._client: Any = _connect(dask) if dask is not None else None
         self.jobs = jobs or _cores()
-        self._answer: _Answer | None = None
+        self._answer: Answer | None = None
 
     def __exit__(self, *details: object) -> None:
         self._turns.close()
@@ -163,7 +91,7 @@ class Engine(AbstractContextManager["Engine"]):
         besides.
         """
         if self._answer is None or self._answer.on is not on or self._answer.key != key:
-            self._answer = _Answer(on, key)
+            self._answer = Answer(on, key)
         answer = self._answer
         # Another companion may be about it.
         self._turns.wait(lambda: not answer.under_way)
@@ -260,7 +188,7 @@ class Engine(AbstractContextManager["Engine"]):
         tasks = sources[0].tasks(needs)
         total, done, runs = sum(t.rows for t in tasks), 0, SequenceRuns()
         prototypes = self._share(Prototypes(blank))
-        calls = ((tuple(s.for_task(task) for s in sources), task, prototypes) for task in tasks)
+        calls = ((_for_task(sources, task), task, prototypes) for task in tasks)
         began = time.perf_counter()
         for task, result in zip(tasks, self.map(make_partial, calls), strict=True):
             yield result.parts
@@ -297,11 +225,14 @@ class Engine(AbstractContextManager["Engine"]):
         """`map` on the threads of this process, on a cluster too; `ahead`: calls at once."""
         if self.jobs == 1:
             for call in calls:
+                self._turns.check()
                 yield function(*call)
             return
         pool = ThreadPoolExecutor(self.jobs)
         try:
-            yield from _in_order(pool.submit, ahead, function, calls)
+            for result in _in_order(pool.submit, ahead, function, calls):
+                self._turns.check()
+                yield result
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -358,13 +289,10 @@ class _Patient:
                 )
 
 
-def _order(requests: Sequence[Request]) -> tuple[bool, int]:
-    """Which of several passes is made first: what follows from it may ask for the others' rows.
-
-    Analyses look at both steps before others, and at the later one before the course.
-    """
-    source = requests[0].source
-    return source.pre is None, -source.post
+def _for_task(sources: Sequence[Source], task: Task) -> tuple[TaskSource, ...]:
+    """What a worker must have of each asker's source."""
+    first = sources[0].for_task(task)
+    return (first, *(source.beside(first, task) for source in sources[1:]))
 
 
 def _cores() -> int:

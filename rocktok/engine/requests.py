@@ -6,42 +6,16 @@ it would get alone, to the last bit: batches are cut by the tasks, and tasks by 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rocktok.engine.partial import Partial
 from rocktok.engine.source import Source, reads_ids
 from rocktok.errors import LogError
 from rocktok.log.attach import TABLE_OF
-from rocktok.log.checks import SequenceRuns
 from rocktok.log.tasks import Task
 from rocktok.stats.accumulator import Accumulator
-
-
-@dataclass
-class Partial:
-    """What one task, or a whole pass, came to; the counts are those of `Reading`."""
-
-    accumulators: Sequence[Accumulator]
-    unpaired: int
-    unlisted: int
-    runs: SequenceRuns
-    lacking: Counter[str]
-
-    @classmethod
-    def empty(cls, accumulators: Sequence[Accumulator]) -> Partial:
-        """Nothing read yet."""
-        return cls(accumulators, 0, 0, SequenceRuns(), Counter())
-
-    def add(self, part: Partial) -> None:
-        """Add the next task's."""
-        for ours, theirs in zip(self.accumulators, part.accumulators, strict=True):
-            ours.merge(theirs)
-        self.unpaired += part.unpaired
-        self.unlisted += part.unlisted
-        self.runs.merge(part.runs)
-        self.lacking.update(part.lacking)
 
 
 @dataclass(eq=False)
@@ -83,15 +57,22 @@ class Request:
         return self.source.tasks(self.needs | more)
 
 
-def next_pass(
-    waiting: Sequence[Request], order: Callable[[Sequence[Request]], Any]
-) -> list[Request]:
-    """Requests that one pass serves: not all of them patient if others wait, first in `order`."""
+def next_pass(waiting: Sequence[Request]) -> list[Request]:
+    """Requests that one pass serves: not all of them patient, if others wait.
+
+    Analyses look at both steps before others, and at the later one before the course: what follows
+    from these passes may ask for the others' rows.
+    """
     groups: dict[Any, list[Request]] = {}
     for request in waiting:
         groups.setdefault(request.rows_of(), []).append(request)
     urgent = [group for group in groups.values() if not all(each.patient for each in group)]
-    return _alike(min(urgent or groups.values(), key=order))
+    return _alike(min(urgent or groups.values(), key=_place))
+
+
+def _place(requests: Sequence[Request]) -> tuple[bool, int]:
+    source = requests[0].source
+    return source.pre is None, -source.post
 
 
 def _alike(requests: list[Request]) -> list[Request]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -131,16 +131,23 @@ class Source:
 
     def for_task(self, task: Task) -> TaskSource:
         """What a worker must have of this source to read the rows of a task."""
-        low, high = task.span.low, task.span.high
-        only = self.only
-        if only is not None:
-            start = 0 if low is None else int(np.searchsorted(only, low))
-            only = only[start : None if high is None else int(np.searchsorted(only, high))]
-        prompts = self.prompts.within(low, high)
+        prompts, only = self.prompts.within(task.span.low, task.span.high), self._only_of(task)
         return TaskSource(
             self.log.reader, self.table, self.pre, self.post, prompts, self.half, self.seed, only,
             self.whole, self.kept,
         )  # fmt: skip
+
+    def beside(self, other: TaskSource, task: Task) -> TaskSource:
+        """The same as `for_task`, where another asker's is at hand: what they share is shared."""
+        return replace(other, half=self.half, seed=self.seed, only=self._only_of(task))
+
+    def _only_of(self, task: Task) -> npt.NDArray[np.int64] | None:
+        """`only`, as far as a task goes."""
+        low, high, only = task.span.low, task.span.high, self.only
+        if only is None:
+            return None
+        start = 0 if low is None else int(np.searchsorted(only, low))
+        return only[start : None if high is None else int(np.searchsorted(only, high))]
 
 
 @dataclass(frozen=True)

@@ -146,16 +146,11 @@ class Turns:
 
     Args:
         serve: answers requests by one pass.
-        order: of groups of requests for the same rows; the least is served first.
     """
 
-    def __init__(
-        self,
-        serve: Callable[[Sequence[Request]], None],
-        order: Callable[[Sequence[Request]], Any],
-    ) -> None:
+    def __init__(self, serve: Callable[[Sequence[Request]], None]) -> None:
         self.turn = threading.Semaphore(0)
-        self._serve, self._order = serve, order
+        self._serve = serve
         self._lives: list[Life] = []
 
     @property
@@ -215,7 +210,7 @@ class Turns:
             asked = [life.request for life in self._lives if life.request is not None]
             waiting = [*([] if own is None else [own]), *asked]
             assert waiting, "all companions wait for each other"
-            self._serve(next_pass(waiting, self._order))
+            self._serve(next_pass(waiting))
 
     def _resume(self, life: Life) -> None:
         life.resume()

@@ -17,8 +17,6 @@ from typing import Literal, cast
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.attribute.passes import attribute
-from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.log_passes import ZeroThresholdError
 from rocktok.analyses.detect.passes import run_detect
@@ -26,14 +24,10 @@ from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.pillars.passes import OutcomesOrPath
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
-from rocktok.analyses.stability.passes import run_stability
-from rocktok.analyses.stability.result import StabilityParams, StabilityResult
-from rocktok.analyses.stagnation.passes import stagnation
-from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.engine.made import Reads
 from rocktok.engine.passes import Engine
-from rocktok.engine.turns import Companion
 from rocktok.report.alternatives import token_ids
+from rocktok.report.built_in import BuiltIn
 from rocktok.report.clusters import Clusters
 from rocktok.report.hardest import hardest_rows, hardest_types, wanted_instead
 from rocktok.report.missing import lacks
@@ -46,7 +40,7 @@ from rocktok.report.other_analyses import (
 )
 from rocktok.report.parts import Look, OtherParts, PageContent
 from rocktok.report.positions import LossByPosition
-from rocktok.report.progress import Counted, Progress
+from rocktok.report.progress import Progress
 from rocktok.report.result import (
     NO_NULL,
     PERSISTENCE,
@@ -80,16 +74,6 @@ _NO_NULL: Missing = {
     "why": "too few positions are free of each type to draw a null from",
     "remedy": "record more sequences, or give --min-partner-share a number",
 }
-
-#: `attribute`, `stagnation` and `stability`, where they were started.
-_Parts = tuple[
-    Companion[Counted[AttributeResult | None]] | None,
-    Companion[Counted[StagnationResult | None]] | None,
-    Companion[Counted[StabilityResult | None]],
-]
-
-#: Types, in descending order of Rock Score, whose stability is measured.
-RANKED = 5_000
 
 
 @public
@@ -194,14 +178,14 @@ class _Report:
     def result(self) -> ReportResult:
         """Make all further passes, and put their results together."""
         detection, progress = self.detection, self.progress
-        parts = self._start_parts()
+        parts = BuiltIn(detection, progress, self.params.replicates)
         page = progress.engine.start(self._page, "report")
         log, steps = detection.run.log, detection.steps
         started = start_others(
             log, engine=progress.engine, table=detection.run.table, seed=detection.params.seed,
             replicates=self.params.replicates, detected=detection.result,
         )  # fmt: skip
-        others = self._parts(parts)
+        others = parts.results()
         content = page.result()
         look, shares, texts = content.look, content.shares, content.texts
         progress.passes.update(content.passes)
@@ -340,72 +324,6 @@ class _Report:
         if "grad_norm" in sum_T:
             columns["grad_share"] = _shares(sum_T["grad_norm"])
         return columns
-
-    # -- the other analyses ----------------------------------------------------------------
-
-    def _start_parts(self) -> _Parts:
-        """Start those that the log may allow."""
-        detection, progress = self.detection, self.progress
-        log, engine, table = detection.run.log, detection.run.engine, detection.run.table
-        post, options = detection.steps.post, detection.params
-        replicates = self.params.replicates
-        shares = curves = None
-        if "grad_norm" in log.columns(table):
-            shares = progress.start_allowed(
-                "attribute",
-                "shares of the gradient norm by token type",
-                lambda: attribute(
-                    log, detected=detection.result, embeddings=detection.embeddings, step=post,
-                    replicates=replicates, table=table, seed=options.seed, engine=engine,
-                ),
-            )  # fmt: skip
-        if self._no_course() is None:
-            curves = progress.start_allowed(
-                "stagnation",
-                "loss of rocks over the steps",
-                lambda: stagnation(
-                    log, detected=detection.result, embeddings=detection.embeddings,
-                    pre=options.pre, post=options.post, top_k=options.most_rocks,
-                    replicates=replicates, table=table, seed=options.seed, engine=engine,
-                ),
-            )  # fmt: skip
-        samples = progress.start_allowed(
-            "stability",
-            "stability of the rocks under half of the prompts",
-            lambda: run_stability(
-                log,
-                StabilityParams(
-                    step=post, context="off", top=RANKED, table=table, seed=options.seed
-                ),
-                engine=engine, detection=detection,
-            ),
-        )  # fmt: skip
-        return shares, curves, samples
-
-    def _parts(self, started: _Parts) -> OtherParts:
-        shares, curves, samples = started
-        progress = self.progress
-        attributed = None if shares is None else progress.note("attribute", shares.result())
-        if (no_course := self._no_course()) is not None:
-            progress.missing.append(no_course)
-        learned = None if curves is None else progress.note("stagnation", curves.result())
-        return OtherParts(attributed, learned, progress.note("stability", samples.result()))
-
-    def _no_course(self) -> Missing | None:
-        """Why --pre and --post leave one step; without these options `stagnation` decides."""
-        pre, post = self.detection.params.pre, self.detection.params.post
-        if pre is None and post is None:
-            return None
-        view = self.detection.run.view
-        steps = {*view.complete, *(s for s in (pre, post) if s is not None)}
-        low, high = min(steps) if pre is None else pre, max(steps) if post is None else post
-        if low < high:
-            return None
-        return {
-            "what": "loss of rocks over the steps",
-            "why": f"{view.table}/ has no complete step before {high}",
-            "remedy": "give a later --post",
-        }
 
     def _token_texts(
         self, contexts: dict[int, RockContexts], texts: Texts | None, others: OtherParts

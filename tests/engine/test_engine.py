@@ -367,7 +367,7 @@ def _forget(dask_worker: Any, version: str | None) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "rocktok"]:
         if version is None:
             sys.modules[name] = None  # type: ignore[assignment]
-        elif name == "rocktok.engine.passes":
+        elif name in ("rocktok.engine.passes", "rocktok.engine.partial"):
             sys.modules[name].__version__ = version  # type: ignore[attr-defined]
     if version is None:
         sys.modules["rocktok"] = None  # type: ignore[assignment]

@@ -307,7 +307,7 @@ def test_a_report_in_shared_passes_is_that_of_separate_ones(
     """But for the passes that were made."""
     shared = [_report(log, jobs) for jobs in (1, 2, 8)]
     made = [content.pop("log")["passes"]["all"] for content in shared]
-    monkeypatch.setattr("rocktok.engine.turns.next_pass", lambda waiting, order: [waiting[0]])
+    monkeypatch.setattr("rocktok.engine.turns.next_pass", lambda waiting: [waiting[0]])
     separate = _report(log, 1)
     assert made == [made[0]] * 3 < [separate.pop("log")["passes"]["all"]] * 3
     assert shared == [separate] * 3

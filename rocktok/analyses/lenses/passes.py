@@ -190,8 +190,10 @@ class _Look:
     def result(self) -> LensesResult:
         """All passes."""
         run, steps, params = self.run, self.steps, self.params
+        # In the passes of `detect`, where these are made here.
+        cutting = run.engine.start(self._cuts)
         hard = self._hard()
-        cells = self._cells(hard)
+        cells = self._cells(hard, cutting.result())
         rows, log = self._rows(cells, hard)
         return LensesResult(
             log=log,
@@ -270,19 +272,25 @@ class _Look:
             return None
         return load_correct(self.run.log)
 
-    def _cells(self, hard: _Hard) -> Cells:
-        """All passes but those of `detect`."""
+    def _cuts(self) -> CutsByEnding:
+        """Thresholds of all lenses, in up to four passes."""
         lenses, correct, source = self._lenses, self._correct(), self._source
         wanted = [(POST, name, q) for name, q in cuts_of(lenses)]
         if source.pre is not None:
             early = {cut for lens in lenses if lens.moves for cut in lens.cuts}
             wanted += [(PRE, name, q) for name, q in sorted(early)]
         cuts = self._quantiles(Quantiles(wanted), {}, correct)
-        endings = [POST] if hard.thresholds is None else [POST, SHUFFLED]
+        endings = [POST] if source.pre is None else [POST, SHUFFLED]
         later = [(end, name, q) for end in endings for name, q in cuts_of(lenses, later=True)]
         scaled = self._quantiles(Quantiles(later), cuts, correct)
         steps = [POST] if source.pre is None else [POST, PRE]
-        cuts = {end: {**cuts.get(end, {}), **scaled.get(end, {})} for end in (*steps, *endings[1:])}
+        return {end: {**cuts.get(end, {}), **scaled.get(end, {})} for end in (*steps, *endings[1:])}
+
+    def _cells(self, hard: _Hard, cuts: CutsByEnding) -> Cells:
+        """The last pass, which looks at all lenses."""
+        correct, source = self._correct(), self._source
+        if hard.thresholds is None:
+            cuts = {end: values for end, values in cuts.items() if end != SHUFFLED}
         gradient = ("grad_norm",) if "grad_norm" in self.run.log.columns(self.run.table) else ()
         cells = Cells(
             self.usable, self._columns, cuts=cuts, thresholds=hard.thresholds, rocks=hard.rocks,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from rocktok.analyses.check.passes import check
 from rocktok.analyses.check.result import CheckResult
@@ -81,17 +83,18 @@ def _row(name: str, path: LogOrPath, options: _Options) -> tuple[RunRow, list[st
         if isinstance(path, Log)
         else open_log(os.fspath(path), allow_missing=options.allow_missing)
     )
-    found = detect(log, fdr=options.fdr, seed=options.seed, engine=options.engine,
-                   replication="auto")  # fmt: skip
+    shared: dict[str, Any] = {"seed": options.seed, "engine": options.engine}
+    learning = options.engine.start(partial(stagnation, log, **shared))
+    # Estimates held against rocks are no finding, and take most of its time.
+    checking = options.engine.start(partial(check, log, rocks=(), **shared))
+    found = detect(log, fdr=options.fdr, replication="auto", **shared)
     notes = list(log.warnings())
     learned = None
     try:
-        learned = stagnation(log, seed=options.seed, engine=options.engine)
+        learned = learning.result()
     except LogError as error:
         notes.append(f"no curves: {error}")
-    # Estimates held against rocks are no finding, and take most of its time.
-    healthy = check(log, rocks=(), detected=found, seed=options.seed, engine=options.engine)
-    return _filled(name, log, found, learned, healthy), notes
+    return _filled(name, log, found, learned, checking.result()), notes
 
 
 def _filled(
