@@ -59,6 +59,7 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
                 params.seed,
                 limit_V,
                 contents=(rule.similarity.contents,),
+                compiled=contexts.source.large,
             )
         )
     contexts.engine.run(contexts.source, hard, *both)
