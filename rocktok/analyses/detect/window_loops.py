@@ -98,7 +98,7 @@ def rows_below(
         hashed = _mixed(seeded + golden * (np.uint64(np.int64(sequence_N[i])) + one))
         hashed = _mixed(hashed + golden * (np.uint64(np.int64(position_N[i])) + one))
         row_M[found], hash_M[found] = i, hashed
-        found += hashed <= limit
+        found += int(hashed <= limit)
     return found
 
 
