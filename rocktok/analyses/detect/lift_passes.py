@@ -83,7 +83,9 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
         if not persistent or not other:
             continue
         compared = len(persistent["hash"]) + len(other["hash"])
-        by_token[v] = Lifts(persistence, *next(lifts_of_contexts), sampled=compared < count)
+        context, similar, similar_other = next(lifts_of_contexts)
+        sampled = bool(compared < count)
+        by_token[v] = Lifts(persistence, context, similar, similar_other, sampled=sampled)
     return by_token
 
 
