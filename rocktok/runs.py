@@ -6,6 +6,7 @@ Array suffixes: N rows; R runs.
 from __future__ import annotations
 
 import threading
+import weakref
 
 import numpy as np
 
@@ -20,7 +21,8 @@ def run_starts(column_N: Array) -> Array:
 
     Remembered for the column that was asked about last: it must not be changed in place.
     """
-    if getattr(_last, "column", None) is not column_N:
+    last = getattr(_last, "column", None)
+    if last is None or last() is not column_N:
         new_N = np.ones(len(column_N), dtype=bool)
         np.not_equal(column_N[1:], column_N[:-1], out=new_N[1:])
         remember(column_N, np.flatnonzero(new_N))
@@ -31,4 +33,4 @@ def run_starts(column_N: Array) -> Array:
 def remember(column_N: Array, start_R: Array) -> None:
     """Remember where the runs of a column begin, if that is known."""
     start_R.flags.writeable = False
-    _last.column, _last.starts = column_N, start_R
+    _last.column, _last.starts = weakref.ref(column_N), start_R

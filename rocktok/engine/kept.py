@@ -18,8 +18,8 @@ from rocktok.runs import remember, run_starts
 if TYPE_CHECKING:
     from rocktok.log.join import JoinedSteps
 
-#: Bytes of rows that are kept, at most: 16 for each row, so some eight million rows.
-KEPT_BYTES = 1 << 27
+#: Bytes of rows that are kept, at most: 16 for each row, so some six million rows.
+KEPT_BYTES = 96 << 20
 
 _COLUMNS = ("position", "token_id", "loss_pre", "loss_post")
 

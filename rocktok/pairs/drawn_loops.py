@@ -12,7 +12,7 @@ columns; P postings.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def index_drawn(rows: PackedRows, rule: Rule, kept_E: Array, index: DrawnIndex) 
 
 @part
 def _probe(
-    rows: PackedRows, row: int, rule: Rule, index: DrawnIndex, last: int, score_D: Array,
+    rows: PackedRows, row: int, rule: Rule, index: DrawnIndex, last: Any, score_D: Array,
     touched_D: Array,
 ) -> tuple[int, float]:  # fmt: skip
     """Drawn rows up to `last` that share an indexed column with a row, listed, and how much.

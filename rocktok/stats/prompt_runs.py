@@ -5,7 +5,8 @@ Array suffixes: N rows; R runs of rows of one prompt; V token ids.
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,6 +17,17 @@ from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import distinct
 
 
+class PromptOf:
+    """The prompt (uint64) of each of some sequences, by a function; shared by all tasks."""
+
+    def __init__(self, function: Callable[[Array], Array]) -> None:
+        self.function = function
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Never changed, and large where there are many sequences.
+        return self
+
+
 class PromptRuns:
     """Of every token type the number of runs that hold it: of neighbours of the same prompt.
 
@@ -24,12 +36,15 @@ class PromptRuns:
     bytes for each token id, and 8 for each run.
 
     Args:
+        prompt_of: the prompts of sequences; None: rows have theirs, in 8 bytes each.
         compiled: use the compiled loop. The same counts as without, faster in large logs.
     """
 
-    needs = ("token_id", "sequence_id", "prompt")
-
-    def __init__(self, *, compiled: bool = False) -> None:
+    def __init__(self, prompt_of: PromptOf | None = None, *, compiled: bool = False) -> None:
+        self.needs: tuple[str, ...] = ("token_id", "sequence_id")
+        if prompt_of is None:
+            self.needs += ("prompt",)
+        self.prompt_of: PromptOf | None = prompt_of
         self.compiled = compiled
         self._prompts: list[Array] = []
         self._runs = 0
@@ -41,12 +56,15 @@ class PromptRuns:
 
     def update(self, batch: Batch) -> None:
         """Add a batch of whole sequences."""
-        token_N, prompt_N = batch["token_id"], batch["prompt"]
+        token_N, sequence_N = batch["token_id"], batch["sequence_id"]
         if len(token_N) == 0:
             return
         self._reach(int(token_N.max()) + 1)
-        start_S = run_starts(batch["sequence_id"])
-        prompt_S = prompt_N[start_S]
+        start_S = run_starts(sequence_N)
+        if self.prompt_of is None:
+            prompt_S = batch["prompt"][start_S]
+        else:
+            prompt_S = self.prompt_of.function(sequence_N[start_S])
         new_S = run_starts(prompt_S)
         start_R, prompt_R = start_S[new_S], prompt_S[new_S]
         goes_on = bool(self._runs and self._prompts[-1][-1] == prompt_R[0])
@@ -76,6 +94,7 @@ class PromptRuns:
 
     def close(self) -> None:
         """Keep the counts, and what the runs of other parts may go on from."""
+        self.prompt_of = None
         if self._closed is None:
             count_V, last_V = self._mark_V2.T
             self._closed = count_V.astype(np.int64), np.flatnonzero(last_V == self._runs - 1)

@@ -1,11 +1,12 @@
 """`detect` as a whole command, against an earlier checkout and against DuckDB.
 
 `python tests/benchmarks/detect_whole.py DIRECTORY --before CHECKOUT` runs, in turns, `detect` of
-the checkout and ours, without and with replication, on two steps of 3 million rows. With `--duckdb
-PYTHON` (an interpreter that has DuckDB), in turns, `detect --context off` on one step of 100
-million rows, and SQL for the same sums and the distinct prompts of the same types. Logs are made
-in the directory, or those there are taken. Wall time, processor time and peak memory of processes,
-imports included; ratios are medians of pairs.
+the checkout and ours, without and with replication, and with lifts, on two steps of `--two` million
+rows (3). With `--duckdb PYTHON` (an interpreter that has DuckDB), in turns, `detect --context off`
+on one step of `--one` million rows (100), as the recorder writes it and as if by hand, without
+manifests, and SQL for the same sums, with and without the distinct prompts of the same types. Logs
+are made in the directory, or those there are taken. Wall time, processor time and peak memory of
+processes, imports included; ratios are medians of pairs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ con.execute(
     "create table sums as select token_id, count(*) n, sum(loss::double) x, "
     f"sum(loss::double * loss::double) from {rows} group by token_id"
 )
+if sys.argv[3] == "sums":
+    sys.exit()
 shown = "select token_id from sums order by x desc limit 100"
 con.execute(
     f"select token_id, count(distinct prompt_id) from {rows} join {sequences} using (sequence_id) "
@@ -83,31 +86,49 @@ def log(path: Path, *options: str) -> Path:
     return path
 
 
+def by_hand(path: Path) -> Path:
+    """The same shards in a directory of their own, which nothing vouches for."""
+    bare = path.with_name(f"{path.name}-by-hand")
+    for shard in sorted(path.glob("*/**/*.parquet")):
+        link = bare / shard.relative_to(path)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            os.link(shard, link)
+    return bare
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--before", type=Path)
     parser.add_argument("--duckdb", type=Path)
+    parser.add_argument("--two", type=int, default=3)
+    parser.add_argument("--one", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     detect = [sys.executable, "-m", "rocktok", "detect"]
     if asked.before is not None:
-        shape = ("--rows", "3000000", "--shards", "4", "--table", "fixed", "--steps", "0", "100")
-        two = log(asked.directory / "two3", *shape)
+        rows = ("--rows", str(asked.two * 1_000_000), "--shards", "4")
+        shape = (*rows, "--table", "fixed", "--steps", "0", "100")
+        two = log(asked.directory / f"two{asked.two}", *shape)
         ways: dict[str, tuple[Command, Path]] = {
             "before": ([*detect, two], asked.before),
             "without replication": ([*detect, two, "--no-replication"], ROOT),
             "with replication": ([*detect, two], ROOT),
+            "with lifts": ([*detect, two, "--lifts"], ROOT),
         }
         for command, checkout in ways.values():  # compiled code is loaded, not made
             cost(command, checkout)
         report([{n: cost(*way) for n, way in ways.items()} for _ in range(asked.rounds)], "before")
     if asked.duckdb is not None:
-        one = log(asked.directory / "one100")
+        one = log(asked.directory / f"one{asked.one}", "--rows", str(asked.one * 1_000_000))
+        off = ["--context", "off"]
         commands: dict[str, Command] = {
-            "DuckDB": [asked.duckdb, "-c", SQL, one, str(CORES)],
-            "detect --context off": [*detect, one, "--context", "off"],
+            "DuckDB": [asked.duckdb, "-c", SQL, one, str(CORES), "both"],
+            "DuckDB, sums alone": [asked.duckdb, "-c", SQL, one, str(CORES), "sums"],
+            "detect --context off": [*detect, one, *off],
+            "detect --context off, by hand": [*detect, by_hand(one), *off],
         }
         cost(commands["detect --context off"])
         report([{n: cost(c) for n, c in commands.items()} for _ in range(asked.rounds)], "DuckDB")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rocktok._types import Array
 from rocktok.stats import kernels
-from rocktok.stats.prompt_runs import PromptRuns
+from rocktok.stats.prompt_runs import PromptOf, PromptRuns
 from rocktok.stats.prompts import PromptCounts
 
 
@@ -48,6 +48,18 @@ def test_a_prompt_counts_once_for_a_type_over_batches_and_tasks() -> None:
         assert runs.is_exact
         expected = [0, 2, 1, 1, 0] if len(tasks[-1]) == 1 and tasks[0] == [] else [0, 3, 1, 1, 2]
         assert runs.result(np.arange(5)).tolist() == expected
+
+
+def test_prompts_are_asked_for_by_sequence() -> None:
+    batch = rows((7, [1, 1, 2]), (8, [1, 3]))
+    by_id = dict(zip(batch["sequence_id"].tolist(), batch.pop("prompt").tolist(), strict=True))
+    runs = PromptRuns(PromptOf(lambda id_S: np.array([by_id[i] for i in id_S.tolist()])))
+    part = copy.deepcopy(runs)
+    assert part.prompt_of is runs.prompt_of
+    part.update(batch)
+    part.close()
+    assert part.prompt_of is None
+    assert part.result(np.arange(4)).tolist() == [0, 2, 1, 1]
 
 
 def test_a_prompt_in_two_places_is_told() -> None:

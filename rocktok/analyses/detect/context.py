@@ -290,7 +290,13 @@ class PartnerCounts:
         """Compare with the persistent occurrences of a joined batch."""
         limit_V = sample_limits(dict.fromkeys(self.compared, 0), 0, lambda _: False)
         collect = PersistentWindows(
-            self.choice, self.reach, self.seed, limit_V, contents=self.contents
+            self.choice,
+            self.reach,
+            self.seed,
+            limit_V,
+            contents=self.contents,
+            # What is compared is many: the loops of these comparisons are loaded anyway.
+            compiled=self.rule.similarity.loaded,
         )
         collect.update(batch)
         rows = collect.result()

@@ -208,6 +208,7 @@ class Contexts:
             self.params.seed,
             limit_V,
             contents=(self.rule.similarity.contents,),
+            compiled=self.source.large,
         )
         self.engine.run(self.source, collect, *(() if unfilled is None else (unfilled,)))
         return collect.result()
@@ -296,9 +297,11 @@ def judge_contexts(
     rows, sketched = int(count_V.sum()), params.similarity == "hidden"
     draw = null or params.eta == "auto"
     hard = HardCounts(thresholds)
-    pool = Pool(params.seed, 2 * params.window_size, total=rows, sketched=sketched)
+    reach, compiled = params.window_size, source.large
+    pool = Pool(params.seed, 2 * reach, total=rows, sketched=sketched, compiled=compiled)
+    contents = (contents_of(params.similarity),)
     collect = PersistentWindows(
-        thresholds, params.window_size, params.seed, contents=(contents_of(params.similarity),)
+        thresholds, reach, params.seed, contents=contents, compiled=compiled
     )
     sketches = SketchCount()
     small = rows <= ROUND_WINDOWS
@@ -321,7 +324,7 @@ def judge_contexts(
         padded(hard.count_V[name], length)[types.token_T] for name in ("both", "pre", "post")
     )
     types = replace(types, persistent_T=both, hard_pre_T=pre, hard_post_T=post)
-    free = _free_pools(types, params, pool) if draw and not pool.complete else None
+    free = _free_pools(types, params, pool, source.large) if draw and not pool.complete else None
     votes = None if sums is None else votes_of(sums)
     # A test must know which types leave a null to draw from, whether these are judged or not.
     if votes is not None or (free is not None and (small or sums is not None)):
@@ -376,7 +379,9 @@ def hardness_of(sums: HardSums, votes: OccurrenceSums | None) -> Hardness:
     return Hardness(expected, hard_tests(expected.all_votes(), compiled=sums.compiled))
 
 
-def _free_pools(types: TypeTable, params: DetectParams, pool: Pool) -> FreePools | None:
+def _free_pools(
+    types: TypeTable, params: DetectParams, pool: Pool, compiled: bool
+) -> FreePools | None:
     """Pools yet to be filled, for types too frequent for the shared one; None: none is."""
     assert types.persistent_T is not None
     scarce_T = scarce_types(pool.result(), types.token_T) & (types.persistent_T > 0)
@@ -390,4 +395,5 @@ def _free_pools(types: TypeTable, params: DetectParams, pool: Pool) -> FreePools
         near,
         DRAWS,
         sketched=params.similarity == "hidden",
+        compiled=compiled,
     )

@@ -59,19 +59,33 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
                 params.seed,
                 limit_V,
                 contents=(rule.similarity.contents,),
+                compiled=contexts.source.large,
             )
         )
     contexts.engine.run(contexts.source, hard, *both)
     occurrences = [windows.result() for windows in both]
     count_T = hard.each("").value
+    similarity = rule.similarity.compiled() if contexts.source.large else rule.similarity
+    types_of_round = list(zip(hard.types.tolist(), count_T, hard.lifts(), strict=True))
+    compared_T = [
+        tuple(of_type(rows, v, LIFT_SAMPLE) for rows in occurrences) for v, _, _ in types_of_round
+    ]
+    calls = (
+        (similarity, rule.partners, persistent, other, params.seed)
+        for persistent, other in compared_T
+        if persistent and other
+    )
+    lifts_of_contexts = contexts.engine.on_threads(context_lift, calls, contexts.engine.jobs + 1)
     by_token = {}
-    for v, count, persistence in zip(hard.types.tolist(), count_T, hard.lifts(), strict=True):
-        persistent, other = (of_type(rows, v, LIFT_SAMPLE) for rows in occurrences)
+    for (v, count, persistence), (persistent, other) in zip(
+        types_of_round, compared_T, strict=True
+    ):
         if not persistent or not other:
             continue
-        context = context_lift(rule.similarity, rule.partners, persistent, other, params.seed)
         compared = len(persistent["hash"]) + len(other["hash"])
-        by_token[v] = Lifts(persistence, *context, sampled=compared < count)
+        context, similar, similar_other = next(lifts_of_contexts)
+        sampled = bool(compared < count)
+        by_token[v] = Lifts(persistence, context, similar, similar_other, sampled=sampled)
     return by_token
 
 

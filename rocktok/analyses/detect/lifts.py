@@ -127,12 +127,36 @@ class PairSums:
 
 
 def pair_sums(
-    similarity: Similarity, ours: tuple[Windows, Array], theirs: tuple[Windows, Array], size: int
+    similarity: Similarity,
+    ours: tuple[Windows, Array],
+    theirs: tuple[Windows, Array],
+    size: int,
+    *,
+    across: bool = False,
 ) -> PairSums:
     """Ordered pairs of partners between windows, given with the place of each one's prompt.
 
     A pair weighs w_p·w_p′; a pair within a prompt (other partner rules) w_p. `size`: prompts.
+    `across`: partners are of other prompts, so that pairs are only counted, which is faster.
     """
+    our_M, their_M = ours[1], theirs[1]
+    similar_P, similar = (_similar_across if across else _similar)(similarity, ours, theirs, size)
+    our_P, their_P = (np.bincount(at, minlength=size) for at in (our_M, their_M))
+    here_P = our_P * their_P
+    # Labels lie within prompts: rows under the same one are no partners.
+    within_P = here_P - _same_label((ours[0].label_M, our_M), (theirs[0].label_M, their_M), size)
+    pairs_P = our_P * len(their_M) + their_P * len(our_M) - 2 * here_P + within_P
+    pairs = float(len(our_M) * len(their_M) - here_P.sum() + within_P.sum())
+    # The share's logarithm is that of the similar pairs less that of all.
+    slope_P = similar_P / (similar or 1) - pairs_P / (pairs or 1)
+    prompts = min(effective_prompts(count_P) for count_P in (our_P, their_P))
+    return PairSums(float(similar), pairs, slope_P, prompts)
+
+
+def _similar(
+    similarity: Similarity, ours: tuple[Windows, Array], theirs: tuple[Windows, Array], size: int
+) -> tuple[Array, int]:
+    """Similar pairs by prompt, and all of them: those across prompts are of both."""
     our_M, their_M = ours[1], theirs[1]
     rows, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for row_E, other_E in similarity.similar_pairs(ours[0], theirs[0]):
@@ -142,17 +166,21 @@ def pair_sums(
     across_E = row_E != other_E
     # A pair across prompts is of both, one within a prompt of that one alone.
     similar_P = np.bincount(row_E, minlength=size)
-    similar_P = similar_P + np.bincount(other_E[across_E], minlength=size)
-    our_P, their_P = (np.bincount(at, minlength=size) for at in (our_M, their_M))
-    here_P = our_P * their_P
-    # Labels lie within prompts: rows under the same one are no partners.
-    within_P = here_P - _same_label((ours[0].label_M, our_M), (theirs[0].label_M, their_M), size)
-    pairs_P = our_P * len(their_M) + their_P * len(our_M) - 2 * here_P + within_P
-    pairs = float(len(our_M) * len(their_M) - here_P.sum() + within_P.sum())
-    # The share's logarithm is that of the similar pairs less that of all.
-    slope_P = similar_P / (len(row_E) or 1) - pairs_P / (pairs or 1)
-    prompts = min(effective_prompts(count_P) for count_P in (our_P, their_P))
-    return PairSums(float(len(row_E)), pairs, slope_P, prompts)
+    return similar_P + np.bincount(other_E[across_E], minlength=size), len(row_E)
+
+
+def _similar_across(
+    similarity: Similarity, ours: tuple[Windows, Array], theirs: tuple[Windows, Array], size: int
+) -> tuple[Array, int]:
+    """`_similar` where no pair is within a prompt."""
+    our_count_M = similarity.count_similar(ours[0], theirs[0])
+    their_count_M = our_count_M
+    if theirs[0] is not ours[0]:
+        their_count_M = similarity.count_similar(theirs[0], ours[0])
+    # Whole numbers below 2⁵³: exact as floats.
+    similar_P = np.bincount(ours[1], our_count_M, size)
+    similar_P = similar_P + np.bincount(theirs[1], their_count_M, size)
+    return similar_P, int(our_count_M.sum())
 
 
 def _same_label(ours: tuple[Array, Array], theirs: tuple[Array, Array], size: int) -> Array:
@@ -186,7 +214,10 @@ def context_lift(
     contents = similarity.contents
     ours = Windows(persistent[contents], labels(persistent, partners)), place[:cut]
     theirs = Windows(other[contents], labels(other, partners)), place[cut:]
-    both, one = (pair_sums(similarity, ours, rows, len(prompt_P)) for rows in (ours, theirs))
+    across = partners == "other-prompt" and similarity.loaded
+    both, one = (
+        pair_sums(similarity, ours, rows, len(prompt_P), across=across) for rows in (ours, theirs)
+    )
     if not both.share or not one.share:
         value = 0.0 if both.share == 0 and one.share else None
         lift = Lift(value)

@@ -33,7 +33,7 @@ from rocktok.engine.source import DERIVABLE, Source
 from rocktok.engine.turns import Companion
 from rocktok.errors import LogError
 from rocktok.stats.arrays import padded
-from rocktok.stats.prompt_runs import PromptRuns
+from rocktok.stats.prompt_runs import PromptOf, PromptRuns
 from rocktok.stats.prompts import MOST as MOST_PROMPTS
 from rocktok.stats.prompts import PromptCounts
 from rocktok.stats.quantiles import Histogram, quantile_rank, value_of
@@ -109,7 +109,9 @@ class LogPasses:
         listed = [prompts] if tests else []
         undecided = self.params.similarity == "auto" and not self.params.of_windows
         sketches = SketchCount() if undecided and self._has_contexts else None
-        runs = PromptRuns(compiled=compiled) if self.steps.pre is None else None
+        runs = None
+        if self.steps.pre is None:
+            runs = PromptRuns(PromptOf(self.source.prompts.of), compiled=compiled)
         counted = [part for part in (sketches, runs) if part is not None]
         read = self.run.engine.run(self.source, sums, sizes, *listed, *upper.values(), *counted)
         if sizes.rows == 0:

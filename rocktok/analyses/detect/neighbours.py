@@ -87,6 +87,10 @@ class Neighbours:
         if len(rows_M) == 0:
             return
         hard_N = self.choice.chosen(batch)
+        if self.compiled:
+            shaded_M = self._look_compiled(batch, rows_M, hard_N)
+            self.unshaded.add(batch, rows_M[~shaded_M], hard_N)
+            return
         slices = [rows_M[at : at + _SLICE] for at in range(0, len(rows_M), _SLICE)]
         shaded_M = np.concatenate([self._look(batch, some_M, hard_N) for some_M in slices])
         self.unshaded.add(batch, rows_M[~shaded_M], hard_N)
@@ -117,6 +121,26 @@ class Neighbours:
         by_I = key_I % len(self.token_R)
         of_I = rock_M[key_I // len(self.token_R)]
         self.shades.add(of_I * len(self.token_R) + by_I, np.ones((len(key_I), 1), np.int64))
+        return shaded_M
+
+    def _look_compiled(self, batch: Batch, rows_M: Array, hard_N: Array) -> Array:
+        """`_look` at all occurrences."""
+        from rocktok.analyses.detect import window_loops
+
+        sequence_N, position_N, token_N = window_loops.columns_of(batch)
+        rocks = len(self.token_R)
+        most = max(int(token_N.max()), int(self.token_R[-1]))
+        rock_V = np.full(most + 1, -1, dtype=np.int32)
+        rock_V[self.token_R] = np.arange(rocks)
+        sum_R4, shaded_M = np.zeros((rocks, 4), np.int64), np.empty(len(rows_M), dtype=bool)
+        pair_P = np.empty(2 * REACH * len(rows_M), np.int64)
+        pairs = window_loops.look_beside(
+            sequence_N, position_N, token_N, hard_N, rows_M, rock_V, self.rank_R, REACH, _SHARES,
+            sum_R4, shaded_M, pair_P,
+        )  # fmt: skip
+        seen = np.unique(rock_V[token_N[rows_M]]).astype(np.int64)
+        self.beside.add(seen, sum_R4[seen])
+        self.shades.add(pair_P[:pairs].copy(), np.ones((pairs, 1), np.int64))
         return shaded_M
 
     def close(self) -> None:

@@ -126,6 +126,7 @@ class PersistentWindows:
             None: keep all.
         contents: "window": the tokens around; "sketch": of the hidden state, and rows without one
             are left out.
+        compiled: the same rows, faster in large logs.
     """
 
     def __init__(
@@ -136,8 +137,9 @@ class PersistentWindows:
         limit_V: Array | None = None,
         *,
         contents: tuple[str, ...] = CONTENTS[:1],
+        compiled: bool = False,
     ) -> None:
-        self.contents = contents
+        self.contents, self.compiled = contents, compiled
         self.needs = needs_of(contents)
         self.choice = choice
         self.offset_K = offsets(reach)
@@ -166,7 +168,7 @@ class PersistentWindows:
             "hash": hash_M,
         }
         if "window" in self.contents:
-            rows["window"] = window_tokens(batch, rows_M, self.offset_K)
+            rows["window"] = window_tokens(batch, rows_M, self.offset_K, compiled=self.compiled)
         if "sketch" in self.contents:
             rows["sketch"] = sketches(batch, rows_M)
         self._parts.append(rows)

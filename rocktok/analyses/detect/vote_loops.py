@@ -126,8 +126,8 @@ def pair_sums(
 ) -> int:
     """Pairs of a type and a cluster, their sums, the places of their types, and the mean ratios.
 
-    All types of the keys are in `token_T`. What is made has room for a pair of every key; returns
-    how many there are, ascending.
+    All types of the keys are in `token_T`. What is made has room for all pairs (`count_types` of
+    the keys and the number of strata); returns how many there are, ascending.
     """
     strata = ratio_TB.shape[1]
     t, pairs = 0, 0

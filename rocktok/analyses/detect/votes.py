@@ -151,15 +151,14 @@ class OnePassExpected:
         if self.compiled:
             from rocktok.analyses.detect import vote_loops
 
-            pair_E, type_E, ratio_E = (
-                np.empty(len(key_I), dtype) for dtype in (np.int64, np.int64, np.float64)
-            )
-            sum_EQ = np.empty((len(key_I), 2), np.int64)
-            pairs = vote_loops.pair_sums(
+            pairs = vote_loops.count_types(key_I, STRATA)
+            pair_E, type_E = np.empty(pairs, np.int64), np.empty(pairs, np.int64)
+            sum_EQ, ratio_E = np.empty((pairs, 2), np.int64), np.empty(pairs)
+            vote_loops.pair_sums(
                 key_I, sum_IQ, self.clusters.count, self.token_T, self.ratio_TB,
                 pair_E, sum_EQ, type_E, ratio_E,
             )  # fmt: skip
-            return pair_E[:pairs], sum_EQ[:pairs], type_E[:pairs], ratio_E[:pairs]
+            return pair_E, sum_EQ, type_E, ratio_E
         pair_I = key_I // STRATA
         starts = run_starts(pair_I)
         pair_E = pair_I[starts]

@@ -69,16 +69,24 @@ def offsets(reach: int) -> Array:
     return np.concatenate((np.arange(-reach, 0), np.arange(1, reach + 1)))
 
 
-def window_tokens(batch: Batch, rows_M: Array, offset_K: Array) -> Array:
+def window_tokens(batch: Batch, rows_M: Array, offset_K: Array, *, compiled: bool = False) -> Array:
     """Token ids (M, K) at each row's position plus each offset; `MISSING` where there is none.
 
-    Offsets count positions, not rows: text that was masked out (tool output) leaves a gap.
+    Offsets are all from −reach to +reach, with or without 0. They count positions, not rows: text
+    that was masked out (tool output) leaves a gap. `compiled`: the same ids, faster in large logs.
     """
-    key_N = _keys(batch)
-    token_N = batch["token_id"]
     window_MK = np.full((len(rows_M), len(offset_K)), MISSING, dtype=np.int32)
     if len(rows_M) == 0:
         return window_MK
+    if compiled:
+        from rocktok.analyses.detect import window_loops
+
+        reach, with_own = int(offset_K[-1]), bool(len(offset_K) % 2)
+        columns = window_loops.columns_of(batch)
+        window_loops.window_tokens(*columns, rows_M, reach, with_own, window_MK)
+        return window_MK
+    key_N = _keys(batch)
+    token_N = batch["token_id"]
     step_N = np.diff(key_N)
     gaps = bool(np.any((step_N != 1) & (step_N < 1 << 31)))
     for column, offset in enumerate(offset_K.tolist()):
@@ -108,7 +116,7 @@ class Pool:
 
     `total`: how many positions will be offered in all, where that is known: few of those that
     cannot be among the smallest are then carried along. `sketched`: of the positions that have a
-    sketch, with it.
+    sketch, with it. `compiled`: the same rows, faster in large logs.
     """
 
     needs: tuple[str, ...] = ("token_id", "sequence_id", "position", "prompt")
@@ -121,9 +129,10 @@ class Pool:
         total: int | None = None,
         *,
         sketched: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.seed = seed
-        self.sketched = sketched
+        self.sketched, self.compiled = sketched, compiled
         if sketched:
             self.needs = (*Pool.needs, *SKETCH_COLUMNS)
         self.size = size
@@ -134,6 +143,12 @@ class Pool:
 
     def update(self, batch: Batch) -> None:
         """Offer all positions of a batch."""
+        if self.compiled and not self.sketched:
+            from rocktok.analyses.detect import window_loops
+
+            self.seen += len(batch["token_id"])
+            self._take(batch, *window_loops.near_rows(self.seed, batch, self._limit))
+            return
         self.offer(batch, np.arange(len(batch["token_id"])))
 
     def offer(self, batch: Batch, rows_M: Array) -> None:
@@ -142,12 +157,20 @@ class Pool:
             rows_M = rows_M[sketched(batch)[rows_M]]
         self.seen += len(rows_M)
         hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
-        limit = self.limit
-        if len(self._rows) and len(self._rows["hash"]) == self.size:
-            limit = min(limit, self._rows["hash"][-1])
-        if limit < _LARGEST:
-            near_M = hash_M <= limit
+        if self._limit < _LARGEST:
+            near_M = hash_M <= self._limit
             rows_M, hash_M = rows_M[near_M], hash_M[near_M]
+        self._take(batch, rows_M, hash_M)
+
+    @property
+    def _limit(self) -> np.uint64:
+        """The largest hash that may be among the smallest."""
+        if len(self._rows) and len(self._rows["hash"]) == self.size:
+            return min(self.limit, np.uint64(self._rows["hash"][-1]))
+        return self.limit
+
+    def _take(self, batch: Batch, rows_M: Array, hash_M: Array) -> None:
+        """Keep the smallest of the hashes of some rows."""
         if len(rows_M) > self.size:
             near_M = np.sort(np.argpartition(hash_M, self.size - 1)[: self.size])
             rows_M, hash_M = rows_M[near_M], hash_M[near_M]
@@ -156,7 +179,7 @@ class Pool:
             "sequence": batch["sequence_id"][rows_M],
             "position": batch["position"][rows_M],
             "prompt": batch["prompt"][rows_M],
-            "around": window_tokens(batch, rows_M, self.offset_K),
+            "around": window_tokens(batch, rows_M, self.offset_K, compiled=self.compiled),
         }
         if self.sketched:
             rows["sketch"] = sketches(batch, rows_M)
@@ -201,11 +224,12 @@ class FreePools:
         draws: int,
         *,
         sketched: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.reach = reach
         self.needs = (*Pool.needs, *(SKETCH_COLUMNS if sketched else ()))
         self.pools = {
-            (v, distance): Pool(seed, reach, draws, sketched=sketched)
+            (v, distance): Pool(seed, reach, draws, sketched=sketched, compiled=compiled)
             for v in types
             for distance in distances
         }

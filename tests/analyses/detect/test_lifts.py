@@ -101,6 +101,17 @@ def test_context_lift_is_that_of_plain_loops(partners: str) -> None:
     assert same((lift.low, lift.high), twin_interval(persistent, other, partners, 5))
 
 
+@pytest.mark.parametrize("partners", ["other-prompt", "all"])
+@pytest.mark.parametrize("kinds", [2, 9, 400])
+def test_pairs_that_are_only_counted_give_the_same(partners: str, kinds: int) -> None:
+    rng = np.random.default_rng(kinds)
+    # Enough pairs for the loops.
+    persistent, other = (occurrences(rng, n, 40, kinds) for n in (300, 260))
+    similarity = Similarity("surprisal", 0.5, 2 * W, rng.random(400))
+    given = partners, persistent, other, 5
+    assert context_lift(similarity.compiled(), *given) == context_lift(similarity, *given)
+
+
 def test_contexts_that_the_loss_singles_out_lift_above_1() -> None:
     rng = np.random.default_rng(2)
     persistent, other = occurrences(rng, 80, 40, 2), occurrences(rng, 80, 40, 20)
