@@ -200,32 +200,40 @@ def _excess(value_T: Array, covariate_TC: Array, first_R: Array, other_A: Array)
     """
     defined_T = np.isfinite(value_T) & np.isfinite(covariate_TC).all(axis=-1)
     defined_A = defined_T[..., other_A]
-    # What is undefined weighs nothing; its numbers must be finite all the same.
+    # What is undefined adds nothing; its numbers must be finite all the same.
     y_A = np.where(defined_A, value_T[..., other_A], 0.0)
     x_AC = np.where(defined_A[..., None], covariate_TC[..., other_A, :], 0.0)
     x_RC = covariate_TC[..., first_R, :]
-    weight_RA = _weights(x_RC, x_AC) * defined_A[..., None, :]
-    sums_R9 = weight_RA @ _features(x_AC, y_A)
+    sums_R9 = _weights(x_RC, x_AC) @ _features(x_AC, y_A, defined_A)
     excess_R = value_T[..., first_R] - _intercepts(sums_R9, x_RC)
     return np.where(defined_T[..., first_R], excess_R, np.nan)
 
 
 def _weights(x_RC: Array, x_AC: Array) -> Array:
-    exponent_RA: Array = np.zeros((*x_RC.shape[:-1], x_AC.shape[-2]))
+    """exp(−Σ_c ((x_R − x_A) / width_c)² / 2), (…, R, A)."""
+    exponent_RA: Array | None = None
     with np.errstate(invalid="ignore"):
         for c, width in enumerate(WIDTHS):
-            apart_RA = x_RC[..., :, None, c] - x_AC[..., None, :, c]
-            # In place: there are as many of these as pairs of types.
-            apart_RA /= width
+            # Widths are powers of two, so that to divide here rounds nothing. In place: there are
+            # as many numbers as pairs of types.
+            apart_RA = x_RC[..., :, None, c] / width - x_AC[..., None, :, c] / width
             apart_RA *= apart_RA
-            apart_RA /= 2
-            exponent_RA -= apart_RA
+            apart_RA *= -0.5
+            if exponent_RA is None:
+                exponent_RA = apart_RA
+            else:
+                exponent_RA += apart_RA
+    assert exponent_RA is not None
     return np.exp(exponent_RA, out=exponent_RA)
 
 
-def _features(x_AC: Array, y_A: Array) -> Array:
-    """What the regression sums over types: 1, a, b, y, and their products, (…, A, 9)."""
-    a, b, one = x_AC[..., 0], x_AC[..., 1], np.ones(y_A.shape)
+def _features(x_AC: Array, y_A: Array, counts_A: Array | None = None) -> Array:
+    """What the regression sums over types: 1, a, b, y, and their products, (…, A, 9).
+
+    `counts_A`: which types count, of which the others have zeros in x and y; None: all.
+    """
+    a, b = x_AC[..., 0], x_AC[..., 1]
+    one = np.ones(y_A.shape) if counts_A is None else counts_A.astype(np.float64)
     return np.stack([one, a, b, y_A, a * a, a * b, b * b, a * y_A, b * y_A], axis=-1)
 
 

@@ -276,9 +276,9 @@ RANKINGS = ("rock_score", "persistent_loss", "context_rock_score", "retained_los
 
 
 def short_rankings(tokens: Sequence[Mapping[str, Any]], k: int) -> dict[str, int]:
-    """Rankings with fewer than k types that have a score above 0, but some: how many."""
+    """Rankings in which some types have a score above 0, but fewer than half of k: how many."""
     sizes = {name: sum(bool(row[name]) for row in _with_loss(tokens)) for name in RANKINGS}
-    return {name: size for name, size in sizes.items() if 0 < size < k}
+    return {name: size for name, size in sizes.items() if 0 < 2 * size < k}
 
 
 def _with_loss(tokens: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -336,8 +336,8 @@ class _Stability:
         if short:
             sizes = ", ".join(f"{name} {size}" for name, size in short.items())
             notes.append(
-                f"rankings of `detect` with fewer than K = {k} types, as few have a score above 0 "
-                f"({sizes}): their Jaccard with a full ranking is small, whatever their order"
+                f"rankings of `detect` in which few types have a score above 0 ({sizes}): against "
+                f"the first {k} of a full ranking their Jaccard is below 0.5, whatever their order"
             )
         if any(row["jaccard"] is None for row in pairs):
             notes.append("an empty ranking of `detect` has no Jaccard")

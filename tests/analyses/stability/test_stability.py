@@ -23,6 +23,7 @@ from rocktok.analyses.stability.overlap import (
     jaccard,
     overlap,
     recommend,
+    short_rankings,
 )
 from rocktok.analyses.stability.scores import Moments, least_of_two, scores
 from rocktok.analyses.stability.subsamples import Subsamples, limits, shuffled
@@ -319,6 +320,17 @@ def test_a_type_that_a_replicate_lacks_ranks_below_all() -> None:
     # Even where those that it does hold are negative.
     below = np.array([[[1], [0]], [[-1.0], [0.0]]])
     assert in_first_k(np.array([7, 9]), below, few, 1)[9]["in_first_k"] == 0.0
+
+
+def test_rankings_of_few_types_are_told() -> None:
+    columns = ("rock_score", "mean_loss", "persistent", "context_rock_score", "retained_loss")
+    one, two, three = (
+        dict(zip(columns, values, strict=True))
+        for values in ((3.0, 1.0, 2, 0.5, 0.0), (2.0, 1.0, 2, 0.0, 0.0), (1.0, 1.0, 0, None, 0.0))
+    )
+    assert short_rankings([one, two, three], 3) == {"context_rock_score": 1}
+    assert short_rankings([one, two, three], 2) == {}
+    assert short_rankings([one, two, three], 5) == {"persistent_loss": 2, "context_rock_score": 1}
 
 
 def test_an_empty_ranking_has_no_jaccard() -> None:
