@@ -280,11 +280,11 @@ def test_keys_go_through_the_points_of_a_figure(visit: Any) -> None:
     drawings.first.focus()
     assert tip.is_hidden()
     # From left to right, whatever their order in the file; ends are ends.
-    for key, said in [("ArrowRight", "0.5"), ("ArrowRight", "1.25"), ("ArrowDown", "2.5"),
-                      ("ArrowRight", "2.5"), ("ArrowLeft", "1.25"), ("Home", "0.5"),
-                      ("ArrowUp", "0.5"), ("End", "2.5")]:  # fmt: skip
+    for key, loss in [("ArrowRight", 0.5), ("ArrowRight", 1.25), ("ArrowDown", 2.5),
+                      ("ArrowRight", 2.5), ("ArrowLeft", 1.25), ("Home", 0.5),
+                      ("ArrowUp", 0.5), ("End", 2.5)]:  # fmt: skip
         at.page.keyboard.press(key)
-        assert str(tip.text_content()).endswith(f"mean loss (nats){said}"), key
+        assert float(str(tip.text_content()).partition("mean loss (nats)")[2]) == loss, key
         assert tip.is_visible()
     at.page.keyboard.press("Escape")
     assert tip.is_hidden()
@@ -305,10 +305,11 @@ def test_a_tap_says_and_a_second_one_leads(visit: Any) -> None:
     hits.nth(0).tap()
     assert tip.is_visible()
     hits.nth(1).tap()
-    assert "1.25" in str(tip.text_content())
+    assert "2.50" in str(tip.text_content())
     assert at.page.evaluate("document.activeElement.dataset.token ?? null") is None
     hits.nth(1).tap()
-    assert at.page.evaluate("document.activeElement.dataset.rock") == "1"
+    assert tip.is_hidden()
+    assert at.page.evaluate("document.activeElement.dataset.token") == "2"
 
 
 def with_points() -> dict[str, Any]:
