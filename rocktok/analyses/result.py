@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
+from rocktok.analyses.plain_json import as_plain, indented
 from rocktok.errors import printable
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Result:
 
     def to_dict(self) -> dict[str, object]:
         """The schema and every field, as `to_json` writes them."""
-        return {"schema": self.SCHEMA, **asdict(self)}
+        return {"schema": self.SCHEMA, **as_plain(self)}
 
     def limits(self) -> Mapping[str, object]:
         """What `--fail-if` may name: what `to_dict` holds."""
@@ -67,7 +68,7 @@ class Result:
 
     def to_json(self) -> str:
         """JSON of `to_dict`; never NaN or an infinity, nor what would steer a terminal."""
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        text = indented(self.to_dict()) + "\n"
         return _STEERING.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
     def about(self, rows: str) -> dict[str, object]:

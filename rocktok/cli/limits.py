@@ -113,11 +113,11 @@ class Limit:
 
     def _values(self, at: object, path: Sequence[Part], name: str) -> Iterator[tuple[str, object]]:
         """(name, value) at the end of the path; of a list every row, None beyond what is None."""
-        if at is None or (not path and not _is_plain_list(at)):
-            yield name, at
-            return
-        if not path:
+        if not path and _is_plain_list(at):
             yield from ((f"{name}[{place}]", row) for place, row in enumerate(at))
+            return
+        if not path or at is None:
+            yield name, at
             return
         part, *rest = path
         if isinstance(at, Sequence) and not isinstance(at, str):

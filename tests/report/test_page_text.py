@@ -276,6 +276,64 @@ def test_a_point_of_a_figure_leads_to_its_row(visit: Any) -> None:
     assert at.page.locator("#search").input_value() == ""
 
 
+def test_keys_go_through_the_points_of_a_figure(visit: Any) -> None:
+    at = visit(render_page(with_points()))
+    tip = at.page.locator("#figure-tip")
+    drawings = at.page.locator(".drawing")
+    assert drawings.evaluate_all("all => all.map((one) => one.tabIndex)") == [0, -1]
+    assert "3 points: arrow keys" in str(drawings.first.get_attribute("aria-label"))
+    drawings.first.focus()
+    assert tip.is_hidden()
+    # From left to right, whatever their order in the file; ends are ends.
+    for key, loss in [("ArrowRight", 0.5), ("ArrowRight", 1.25), ("ArrowDown", 2.5),
+                      ("ArrowRight", 2.5), ("ArrowLeft", 1.25), ("Home", 0.5),
+                      ("ArrowUp", 0.5), ("End", 2.5)]:  # fmt: skip
+        at.page.keyboard.press(key)
+        assert float(str(tip.text_content()).partition("mean loss (nats)")[2]) == loss, key
+        assert tip.is_visible()
+    at.page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    at.page.keyboard.press("End")
+    at.page.keyboard.press("Enter")
+    assert tip.is_hidden()
+    assert at.page.evaluate("document.activeElement.dataset.token") == "2"
+    # Without focus nothing is said.
+    drawings.first.focus()
+    at.page.keyboard.press("Home")
+    at.page.keyboard.press("Tab")
+    assert tip.is_hidden()
+
+
+def test_a_tap_says_and_a_second_one_leads(visit: Any) -> None:
+    at = visit(render_page(with_points()), has_touch=True)
+    hits, tip = at.page.locator(".hit"), at.page.locator("#figure-tip")
+    hits.nth(0).tap()
+    assert tip.is_visible()
+    hits.nth(1).tap()
+    assert "2.50" in str(tip.text_content())
+    assert at.page.evaluate("document.activeElement.dataset.token ?? null") is None
+    hits.nth(1).tap()
+    assert tip.is_hidden()
+    assert at.page.evaluate("document.activeElement.dataset.token") == "2"
+
+
+def with_points() -> dict[str, Any]:
+    """A page with a figure of three points, and one of none."""
+    data = opened()
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 50"/>'
+    points = [
+        {"token_id": v, "x": x, "y": 25.0, "values": [("mean loss (nats)", loss)]}
+        for v, x, loss in ((1, 10.0, 0.5), (1, 50.0, 1.25), (2, 90.0, 2.5))
+    ]
+    one = {"title": "Loss", "caption": "c", "alt": "a", "svg": svg, "width": "one",
+           "takeaway": "Rocks are hard", "files": {}}  # fmt: skip
+    data["figures"] = [
+        {**one, "name": "funnel", "points": [points[1], points[2], points[0]]},
+        {**one, "name": "ccr", "points": []},
+    ]
+    return data
+
+
 # -- what the models held likely ------------------------------------------------------------
 
 

@@ -225,16 +225,17 @@ STOPS = [
 def test_no_process_and_no_file_is_left(
     tmp_path: Path, signal_: int, whole_group: bool, drawing: bool, code: int
 ) -> None:
-    """Stopped when its workers (two, and Python's tracker of resources) have just begun, or draw.
+    """Stopped when the process whose forks draw has just begun, or when both of its forks draw.
 
+    Beside them there is Python's tracker of resources.
     The pipes would stay open if one of them went on.
     """
     command = [sys.executable, "-m", "rocktok", "report", str(SAMPLE), "-o", "out", "--jobs", "2"]
     work = start(command, cwd=tmp_path, start_new_session=True)
     try:
-        wait_until(lambda: len(members(work.pid)) == 4, work)
+        wait_until(lambda: len(members(work.pid)) == 3, work)
         if drawing:
-            wait_until(lambda: sum(map(draws, members(work.pid))) == 2, work)
+            wait_until(lambda: sum(map(draws, members(work.pid))) == 3, work)
         (os.killpg if whole_group else os.kill)(work.pid, signal_)
         out, error = work.communicate(timeout=LIMIT)
     finally:

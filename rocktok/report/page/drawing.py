@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -101,17 +100,23 @@ def _get_ready() -> None:
     _ = draws
 
 
-def _processes() -> BaseContext:
-    """How processes begin: not by a fork of this one, which would copy locks of threads that read.
+def _begin(workers: int) -> ProcessPoolExecutor:
+    """Processes that draw, not forks of this one, which would copy locks of threads that read.
 
-    On Linux all are forks of one that has loaded what draws. Elsewhere libraries of the system may
-    not survive a fork.
+    On Linux they are forks of one that loads what draws meanwhile, made for the first figure.
+    Elsewhere libraries of the system may not survive a fork: they begin here, and each loads it.
     """
     if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+        for _ in range(workers):
+            pool.submit(_get_ready)
+        return pool
+    from multiprocessing import forkserver
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rocktok.report.page.draws"])
-    return context
+    forkserver.ensure_running()
+    return ProcessPoolExecutor(workers, context, _start_worker)
 
 
 class Drawing(AbstractContextManager["Drawing"]):
@@ -130,12 +135,9 @@ class Drawing(AbstractContextManager["Drawing"]):
         self._several: dict[str, bool] = {}
         self._pool: ProcessPoolExecutor | None = None
         if jobs > 1:
-            workers = min(jobs, WORKERS)
-            self._pool = ProcessPoolExecutor(workers, _processes(), _start_worker)
             try:
                 with _signals_held():
-                    for _ in range(workers):
-                        self._pool.submit(_get_ready)
+                    self._pool = _begin(min(jobs, WORKERS))
             except BaseException:
                 # A signal that waited is raised here, before `with` has begun.
                 self.__exit__()
@@ -151,9 +153,11 @@ class Drawing(AbstractContextManager["Drawing"]):
             return
         self.numbers[name], self._several[name] = numbers, several
         if self._pool is not None:
-            self._waiting[name] = self._pool.submit(
-                draw_one, name, numbers, self.formats, several, self.columns
-            )
+            # The first of them begin processes.
+            with _signals_held():
+                self._waiting[name] = self._pool.submit(
+                    draw_one, name, numbers, self.formats, several, self.columns
+                )
 
     def drawn(self) -> dict[str, dict[str, bytes]]:
         """Figure → format → bytes, of all that were added."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
+from rocktok.analyses.plain_json import indented
 from rocktok.report.other_analyses import Missing
 from rocktok.report.page.content import COLUMNS, all_params, facts, page_content, token_rows
 from rocktok.report.page.drawing import POINTS, Drawing
@@ -143,7 +144,7 @@ def _others(result: ReportResult) -> Row:
 
 def encode_json(content: Mapping[str, object]) -> bytes:
     """ASCII, so that no text of a token can be an invalid file."""
-    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+    return (indented(content, ascii_only=True) + "\n").encode()
 
 
 def tables(result: ReportResult, numbers: Mapping[str, AnyNumbers]) -> dict[str, Sequence[Row]]:

@@ -238,6 +238,7 @@ def _figure(figure: PageFigure) -> Part:
         "alt": alt if alt and alt != caption else f"Figure: {title}",
         # Ours, and without what could run: `inline` keeps no text of the log but numbers.
         "svg": Markup(svg),
+        "points": bool(figure.get("points")),
         "files": figure.get("files") or {},
         "wide": figure.get("width") == "two",
         "appendix": figure.get("appendix", False),

@@ -116,38 +116,86 @@ function unpoint() {
 
 // ---------------------------------------------------------------- points of figures
 
-/** A point says which token it is, and its numbers; a click leads to the token's row. */
+/**
+ * A point says which token it is, and its numbers; a click leads to the token's row. Where there is
+ * nothing to hover with, the first tap says, and the second leads; keys go from point to point.
+ */
 function setUpFigures() {
   const note = byId("figure-tip");
   const hits = [...document.querySelectorAll(".hit")];
+  let said = null;
+  let pointer = "";
   const mark = (token) => {
     for (const hit of hits) hit.classList.toggle("is-pointed", hit.dataset.token === token);
   };
-  document.addEventListener("pointerover", ({ target }) => {
-    const hit = target.closest?.(".hit");
-    if (!hit) {
-      if (note.hidden) return;
-      note.hidden = true;
-      mark(null);
-      return;
-    }
+  const hide = () => {
+    said = null;
+    if (note.hidden) return;
+    note.hidden = true;
+    mark(null);
+  };
+  const tell = (hit) => {
     const { token, values } = hit.dataset;
-    const said = rowOf(token)?.querySelector("bdi.token")?.cloneNode(true) ?? element("bdi", "token");
-    if (!said.textContent) show(said, piecesOf(token), false);
+    const name = rowOf(token)?.querySelector("bdi.token")?.cloneNode(true) ?? element("bdi", "token");
+    if (!name.textContent) show(name, piecesOf(token), false);
     const list = element("dl");
     for (const line of values.split("\n").filter(Boolean)) {
       const [label, value] = line.split("\t");
       list.append(element("dt", "", label), element("dd", "", value));
     }
-    note.replaceChildren(said, list);
+    note.replaceChildren(name, list);
     note.hidden = false;
     mark(token);
     placeTip(hit, note);
+  };
+  const lead = (hit) => {
+    hide();
+    leadTo(hit.dataset.token);
+  };
+  document.addEventListener("pointerover", ({ target }) => {
+    const hit = target.closest?.(".hit");
+    if (hit) tell(hit);
+    else hide();
+  });
+  document.addEventListener("pointerdown", ({ pointerType }) => {
+    pointer = pointerType;
   });
   document.addEventListener("click", ({ target }) => {
     const hit = target.closest?.(".hit");
     if (!hit) return;
-    note.hidden = true;
-    leadTo(hit.dataset.token);
+    if (pointer !== "touch" || said === hit) return lead(hit);
+    tell(hit);
+    said = hit;
   });
+  for (const drawing of document.querySelectorAll(".drawing")) {
+    setUpKeys(drawing, { tell, lead, hide });
+  }
+}
+
+/** Keys on a figure that has points, from left to right. */
+function setUpKeys(drawing, { tell, lead, hide }) {
+  const across = (hit) => hit.cx.baseVal.value;
+  const points = [...drawing.querySelectorAll(".hit")].sort((a, b) => across(a) - across(b));
+  if (!points.length) return;
+  let at = -1;
+  drawing.tabIndex = 0;
+  drawing.setAttribute("role", "group");
+  const label = drawing.getAttribute("aria-label");
+  drawing.setAttribute("aria-label",
+    `${label} ${points.length} points: arrow keys go through them, Enter leads to a token's row.`);
+  drawing.addEventListener("keydown", (event) => {
+    const last = points.length - 1;
+    const to = {
+      ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: last,
+    }[event.key];
+    if (to !== undefined) {
+      at = Math.max(0, Math.min(to, last));
+      points[at].scrollIntoView({ block: "nearest" });
+      tell(points[at]);
+    } else if (event.key === "Escape") hide();
+    else if ((event.key === "Enter" || event.key === " ") && at >= 0) lead(points[at]);
+    else return;
+    event.preventDefault();
+  });
+  drawing.addEventListener("blur", hide);
 }

@@ -163,7 +163,7 @@ def settle(figure: Figure) -> None:
         assert engine is not None
         if len(figure.axes) == 1:
             pads = engine.get()
-            _fit(figure.axes[0], pads["w_pad"], pads["h_pad"])
+            _fit(figure, pads["w_pad"], pads["h_pad"])
         else:
             # The second time counts with the ticks and labels that the first gave room to.
             engine.execute(figure)
@@ -172,19 +172,20 @@ def settle(figure: Figure) -> None:
         figure.set_layout_engine(None)
 
 
-def _fit(ax: Axes, across: float, up: float) -> None:
+def _fit(figure: Figure, across: float, up: float) -> None:
     """Give the only axes all the room that its labels and legend leave, less a margin in inches.
 
     What the engine does, in half of the rounds: it measures again what no longer moves.
     """
     from matplotlib.transforms import Bbox
 
-    figure = ax.get_figure()
-    assert figure is not None
+    (ax,) = figure.axes
     width, height = figure.get_size_inches()
     for _ in range(_ROUNDS):
         inner = ax.get_position()
-        outer = ax.get_tightbbox(for_layout_only=True).transformed(figure.transFigure.inverted())
+        box = ax.get_tightbbox(for_layout_only=True)
+        assert box is not None
+        outer = box.transformed(figure.transFigure.inverted())
         room = Bbox.from_extents(
             across / width + inner.x0 - outer.x0,
             up / height + inner.y0 - outer.y0,
