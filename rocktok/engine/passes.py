@@ -155,7 +155,8 @@ class Engine(AbstractContextManager["Engine"]):
         tasks = source.tasks({name for a in accumulators for name in a.needs})
         total, done, runs = sum(t.rows for t in tasks), 0, SequenceRuns()
         prototypes = self._share(Prototypes(accumulators))
-        calls = ((source.for_task(task), task, prototypes) for task in tasks)
+        travels = self._client is not None
+        calls = ((source.for_task(task, travels=travels), task, prototypes) for task in tasks)
         for task, part in zip(tasks, self.map(make_partial, calls), strict=True):
             yield part
             runs.merge(part.runs)

@@ -61,6 +61,21 @@ def step_tasks(log: Log, table: str, step: int) -> list[Task]:
     return tasks
 
 
+def ids_within(log: Log, task: Task) -> tuple[int | None, int | None]:
+    """A range of sequence ids, the first included, the other not, that holds all of a task's rows.
+
+    By the statistics of its shards; (None, None) where one's cannot be trusted.
+    """
+    bounds = []
+    for shard in {shard.path: shard for shards in task.shards for shard in shards}.values():
+        opened = log.open(shard, ("sequence_id",))
+        bounds += [opened.group_range(group, "sequence_id") for group, _ in opened.groups()]
+    known = [pair for pair in bounds if pair is not None]
+    if not known or len(known) < len(bounds):
+        return None, None
+    return min(low for low, _ in known), max(high for _, high in known) + 1
+
+
 def span_tasks(log: Log, table: str, step: int) -> list[Task]:
     """Tasks that cover one step in ascending ranges of sequence ids, cutting no row group."""
     groups = _groups(log, table, step)
