@@ -441,3 +441,20 @@ def test_of_shards_that_nothing_vouches_for_all_sequences_go_with_a_task(
     whole = source.Source(opened, opened.tables()[0], None, 0, known)
     (task,) = whole.tasks()
     assert whole.for_task(task, travels=True).prompts.sequence_S.tolist() == [0, 1, 2, 3]
+
+
+def test_footers_of_a_step_are_read_for_the_first_pass_alone(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = rocktok.open(log)
+    whole = source.Source(opened, "fixed", 0, 10, load_prompts(opened))
+    first = whole.tasks()
+    read: list[str] = []
+    monkeypatch.setattr(tasks, "_read_groups", lambda *key: read.append(str(key)) or [])
+    assert whole.tasks() == first
+    assert read == []
+    for step in range(tasks.STEPS_KEPT + 3):
+        tasks._groups(opened, "rollout", step)
+        assert whole.tasks() == first  # those in use stay
+    assert len(opened.row_groups) == tasks.STEPS_KEPT
+    assert len(read) == tasks.STEPS_KEPT + 3
