@@ -188,7 +188,8 @@ class Engine(AbstractContextManager["Engine"]):
         tasks = sources[0].tasks(needs)
         total, done, runs = sum(t.rows for t in tasks), 0, SequenceRuns()
         prototypes = self._share(Prototypes(blank))
-        calls = ((_for_task(sources, task), task, prototypes) for task in tasks)
+        travels = self._client is not None
+        calls = ((_for_task(sources, task, travels), task, prototypes) for task in tasks)
         began = time.perf_counter()
         for task, result in zip(tasks, self.map(make_partial, calls), strict=True):
             yield result.parts
@@ -289,9 +290,9 @@ class _Patient:
                 )
 
 
-def _for_task(sources: Sequence[Source], task: Task) -> tuple[TaskSource, ...]:
+def _for_task(sources: Sequence[Source], task: Task, travels: bool) -> tuple[TaskSource, ...]:
     """What a worker must have of each asker's source."""
-    first = sources[0].for_task(task)
+    first = sources[0].for_task(task, travels=travels)
     return (first, *(source.beside(first, task) for source in sources[1:]))
 
 

@@ -20,8 +20,9 @@ from rocktok.log.catalogue import Log
 from rocktok.log.checks import SequenceRuns
 from rocktok.log.join import JoinedSteps
 from rocktok.log.reader import Reader
+from rocktok.log.selection import EVERYWHERE
 from rocktok.log.sequences import Prompts
-from rocktok.log.tasks import Task, joined_tasks, step_tasks
+from rocktok.log.tasks import Task, ids_within, joined_tasks, step_tasks
 from rocktok.stats.accumulator import LARGE
 
 #: Columns that follow from others, made where an accumulator needs them.
@@ -31,6 +32,9 @@ _DERIVED = {
     "teacher_probability": ("teacher_logprob",),
     "mean_log_ratio": ("log_ratio",),
 }
+
+#: Sequences of a log (16 bytes each) up to which all may go to a cluster with every task.
+MANY_SEQUENCES = 1 << 12
 
 DERIVABLE = {name: parts[0] for name, parts in _DERIVED.items() if not parts[0].startswith("loss")}
 
@@ -129,21 +133,31 @@ class Source:
         skipped = any(shard.table == self.table for shard in self.log.skipped)
         return self.log.is_complete(self.table, self.post) and not skipped
 
-    def for_task(self, task: Task) -> TaskSource:
-        """What a worker must have of this source to read the rows of a task."""
-        prompts, only = self.prompts.within(task.span.low, task.span.high), self._only_of(task)
+    def for_task(self, task: Task, *, travels: bool = False) -> TaskSource:
+        """What a worker must have of this source to read the rows of a task.
+
+        `travels`: it goes to another process, so that no more should go with it than must.
+        """
+        low, high = task.span.low, task.span.high
+        reader = self.log.reader
+        if travels and all(shard.entry is not None for shards in task.shards for shard in shards):
+            # Of use for shards alone that no manifest lists; with 1,000 ranks it has 1,000 names.
+            reader = replace(reader, writers=None)
+            if task.span == EVERYWHERE and len(self.prompts.sequence_S) > MANY_SEQUENCES:
+                low, high = ids_within(self.log, task)
         return TaskSource(
-            self.log.reader, self.table, self.pre, self.post, prompts, self.half, self.seed, only,
-            self.whole, self.kept,
+            reader, self.table, self.pre, self.post, self.prompts.within(low, high), self.half,
+            self.seed, self._only_within(low, high), self.whole, self.kept,
         )  # fmt: skip
 
     def beside(self, other: TaskSource, task: Task) -> TaskSource:
         """The same as `for_task`, where another asker's is at hand: what they share is shared."""
-        return replace(other, half=self.half, seed=self.seed, only=self._only_of(task))
+        only = self._only_within(task.span.low, task.span.high)
+        return replace(other, half=self.half, seed=self.seed, only=only)
 
-    def _only_of(self, task: Task) -> npt.NDArray[np.int64] | None:
-        """`only`, as far as a task goes."""
-        low, high, only = task.span.low, task.span.high, self.only
+    def _only_within(self, low: int | None, high: int | None) -> npt.NDArray[np.int64] | None:
+        """`only`, as far as these ids go."""
+        only = self.only
         if only is None:
             return None
         start = 0 if low is None else int(np.searchsorted(only, low))

@@ -261,11 +261,8 @@ class Log:
         return by_step
 
     @cached_property
-    def looked_up(self) -> dict[tuple[str, int, int], tuple[int, int] | None]:
-        """(shard, row group, step) → its sequence ids, from and to, where they had to be read.
-
-        Every pass is shared out by these; in a log by hand nothing else tells them. None: no rows.
-        """
+    def row_groups(self) -> dict[tuple[str, int], Any]:
+        """(table, step) → its row groups, as `tasks` has read them, of a few steps."""
         return {}
 
     def complete_steps(self, table: str) -> list[int]:

@@ -192,7 +192,9 @@ def _find_shards(
     for path, found in present.items():
         entry, attempt = listed.get(path, (None, None))
         if found.problem is None:
-            by_table[_table_of(path)].append(Shard(path, found.size, entry, attempt))
+            # Of a million shards each name is held once.
+            name = path if entry is None else entry.path
+            by_table[_table_of(path)].append(Shard(name, found.size, entry, attempt))
         elif allow_missing:
             skipped.append(_skipped(where, path, entry, found.problem))
         else:

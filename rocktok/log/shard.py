@@ -40,7 +40,7 @@ TAIL = 8
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardEntry:
     """What the manifest knows of a shard. `steps` maps each step to its rows in the shard.
 
@@ -56,7 +56,7 @@ class ShardEntry:
     chunk_crc32: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """A shard of a log; `entry` and `attempt` are None where nothing vouches for it."""
 

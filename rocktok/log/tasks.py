@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: Rows of the later step that a task of a join holds at least, where the log can be cut so.
 TASK_ROWS = 1 << 20
 
+#: Steps of a table whose row groups a log keeps in memory, some 100 bytes for each of these.
+STEPS_KEPT = 8
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -59,6 +62,21 @@ def step_tasks(log: Log, table: str, step: int) -> list[Task]:
             tasks.append(Task((tuple(shards),), Span(), rows))
             shards, rows = [], 0
     return tasks
+
+
+def ids_within(log: Log, task: Task) -> tuple[int | None, int | None]:
+    """A range of sequence ids, the first included, the other not, that holds all of a task's rows.
+
+    By the statistics of its shards; (None, None) where one's cannot be trusted.
+    """
+    bounds = []
+    for shard in {shard.path: shard for shards in task.shards for shard in shards}.values():
+        opened = log.open(shard, ("sequence_id",))
+        bounds += [opened.group_range(group, "sequence_id") for group, _ in opened.groups()]
+    known = [pair for pair in bounds if pair is not None]
+    if not known or len(known) < len(bounds):
+        return None, None
+    return min(low for low, _ in known), max(high for _, high in known) + 1
 
 
 def span_tasks(log: Log, table: str, step: int) -> list[Task]:
@@ -109,7 +127,7 @@ def joined_tasks(
     return tasks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Group:
     """A row group's range of sequence ids; `rows` counts all its rows, of whatever step."""
 
@@ -120,6 +138,22 @@ class _Group:
 
 
 def _groups(log: Log, table: str, step: int) -> list[_Group]:
+    """The row groups that hold a step; kept for the next pass over the log.
+
+    Footers of all shards of a step are read for them: the longest part of a pass over many shards
+    that cannot be shared out.
+    """
+    kept = log.row_groups
+    found = kept.pop((table, step), None)
+    if found is None:
+        found = _read_groups(log, table, step)
+    kept[table, step] = found  # behind those that were asked for before
+    while len(kept) > STEPS_KEPT:
+        kept.pop(next(iter(kept)))
+    return found
+
+
+def _read_groups(log: Log, table: str, step: int) -> list[_Group]:
     row_groups = []
     for shard, _ in log.holders(table, step):
         opened = log.open(shard, ("step", "sequence_id"))
@@ -129,7 +163,7 @@ def _groups(log: Log, table: str, step: int) -> list[_Group]:
                 continue
             ids = opened.group_range(group, "sequence_id")
             if ids is None:
-                ids = _looked_up(log, opened, group, step)
+                ids = _looked_up(opened, group, step)
                 if ids is None:
                     continue
             count = opened.file.metadata.row_group(group).num_rows
@@ -137,19 +171,16 @@ def _groups(log: Log, table: str, step: int) -> list[_Group]:
     return row_groups
 
 
-def _looked_up(log: Log, opened: OpenShard, group: int, step: int) -> tuple[int, int] | None:
+def _looked_up(opened: OpenShard, group: int, step: int) -> tuple[int, int] | None:
     """What ids a row group has at a step, by its rows: nothing vouches for its statistics.
 
-    Read once for all passes over a log. None: it has no rows of the step.
+    None: it has no rows of the step.
     """
-    key = opened.shard.path, group, step
-    if key not in log.looked_up:
-        where = Where(opened.name, group)
-        rows = opened.read_group(group, ["step", "sequence_id"])
-        step_N, id_N = (to_numpy(rows[n], n, where) for n in ("step", "sequence_id"))
-        id_N = id_N[step_N == step]
-        log.looked_up[key] = (int(id_N.min()), int(id_N.max())) if len(id_N) else None
-    return log.looked_up[key]
+    where = Where(opened.name, group)
+    rows = opened.read_group(group, ["step", "sequence_id"])
+    step_N, id_N = (to_numpy(rows[n], n, where) for n in ("step", "sequence_id"))
+    id_N = id_N[step_N == step]
+    return (int(id_N.min()), int(id_N.max())) if len(id_N) else None
 
 
 def _beside(parts: Sequence[tuple[str, int, Sequence[_Group]]], span: Span) -> tuple[Beside, ...]:

@@ -1,7 +1,8 @@
 """Two Dask workers, processes of one thread each, against two threads: the same passes in turns.
 
-`python tests/benchmarks/cluster.py LOG [--repeats 5]` sums five numbers by token type (the five
-sums) over a log's rollouts at step 0; LOG as `five_sums.py` or `large_logs.py` make it.
+`python tests/benchmarks/cluster.py LOG [--repeats 5] [--table rollout]` sums five numbers by token
+type (the five sums) over a log's rows at step 0; LOG as `five_sums.py` or `large_logs.py` make it.
+Prints seconds by the clock, then processor time of the client, its scheduler and its workers.
 """
 
 from __future__ import annotations
@@ -21,14 +22,23 @@ from rocktok.log.sequences import Prompts
 from rocktok.stats.sums import TypeSums
 
 
-def seconds(engine: Engine, path: Path) -> tuple[float, bytes]:
-    """Time from opening the log to the sums, and the sums."""
-    began = time.perf_counter()
+def processor() -> float:
+    """Seconds of processor time of this process and those that it has started, which still run."""
+    import psutil
+
+    this = psutil.Process()
+    return sum(sum(one.cpu_times()[:2]) for one in (this, *this.children(recursive=True)))
+
+
+def seconds(engine: Engine, path: Path, table: str) -> tuple[float, float, bytes]:
+    """Time from opening the log to the sums, by the clock and of processors, and the sums."""
+    began, used = time.perf_counter(), processor()
     log = rocktok.open(path)
     nobody = Prompts(np.zeros(0, np.int64), np.zeros(0, np.uint64), known=False)
     sums = TypeSums(("loss", "grad_norm"), compiled=True)
-    engine.run(Source(log, "rollout", None, 0, nobody), sums)
-    return time.perf_counter() - began, sums.sum_V["loss"].tobytes()
+    engine.run(Source(log, table, None, 0, nobody), sums)
+    spent = time.perf_counter() - began, processor() - used
+    return *spent, sums.sum_V["loss"].tobytes()
 
 
 def main() -> None:
@@ -38,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("log", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--table", default="rollout")
     asked = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -49,17 +60,16 @@ def main() -> None:
         Engine(dask=cluster.scheduler_address) as dask,
     ):
         client.wait_for_workers(2)
-        assert seconds(threads, asked.log)[1] == seconds(dask, asked.log)[1]
-        pairs = [
-            (seconds(dask, asked.log)[0], seconds(threads, asked.log)[0])
-            for _ in range(asked.repeats)
-        ]
-    ratios = sorted(ours / theirs for ours, theirs in pairs)
-    print(
-        f"| {asked.log.name} | {statistics.median(a for a, _ in pairs):.2f} | "
-        f"{statistics.median(b for _, b in pairs):.2f} | "
-        f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
-    )
+        call = asked.log, asked.table
+        assert seconds(threads, *call)[2] == seconds(dask, *call)[2]
+        pairs = [(seconds(dask, *call), seconds(threads, *call)) for _ in range(asked.repeats)]
+    for number, kind in enumerate(("clock", "processor")):
+        ratios = sorted(ours[number] / theirs[number] for ours, theirs in pairs)
+        print(
+            f"| {asked.log.name}, {kind} | {statistics.median(a[number] for a, _ in pairs):.2f} | "
+            f"{statistics.median(b[number] for _, b in pairs):.2f} | "
+            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
+        )
 
 
 if __name__ == "__main__":

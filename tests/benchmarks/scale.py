@@ -135,8 +135,8 @@ def catalogue(folder: Path) -> None:
         "steps listed, s", "memory of that, MiB", "manifests, MiB",
     )  # fmt: skip
     for ranks, shards, steps in (
-        (10, 1_000, 1_000), (30, 1_000, 1_000), (100, 1_000, 1_000),
-        (100, 100, 1_000), (100, 100, 3_000), (100, 100, 10_000),
+        (10, 300, 300), (30, 300, 300), (100, 300, 300),
+        (100, 30, 300), (100, 30, 1_000), (100, 30, 3_000),
     ):  # fmt: skip
         path = folder / f"listed-{ranks}-{shards}-{steps}"
         make_listed(path, ranks, shards, steps)
@@ -160,7 +160,7 @@ def tasks(folder: Path) -> None:
     from rocktok.log.tasks import joined_tasks, step_tasks
 
     table("shards of a step", "rows", "tasks of one step", "s", "joined: tasks", "s", "ms a shard")
-    for ranks in (30, 100, 300):
+    for ranks in (10, 30, 90):
         path = folder / f"tasks-{ranks}"
         _many_ranks(path, ranks, 8192)
         log = rocktok.open(path)
@@ -222,7 +222,7 @@ def partials(_: Path) -> None:
 def writer(folder: Path) -> None:
     """Files, manifest and time of a rank that flushes after every step."""
     table("flushes", "files", "manifest, KiB", "manifests written, MiB", "ms of the last flushes")
-    for flushes in (100, 300, 1_000):
+    for flushes in (50, 100, 200):
         path = folder / f"writer-{flushes}"
         written, size = 0, 0
         batch = {k: v for k, v in Text().rows(0, 1, 0).items() if k != "grad_norm"}

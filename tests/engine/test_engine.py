@@ -23,7 +23,7 @@ from rocktok.engine import passes, source
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
 from rocktok.log import LogWriter, tasks
-from rocktok.log.sequences import load_prompts
+from rocktok.log.sequences import Prompts, load_prompts
 from rocktok.report.passes import report
 from tests.beside_logs import alternatives
 from tests.gradient_logs import frame, write
@@ -409,3 +409,52 @@ def test_workers_that_cannot_be_used_are_one_line(
             worker.send_signal(signal.SIGKILL)
         with pytest.raises(RocktokError, match="has had no workers for 2 s; check their logs"):
             list(engine.map(np.add, [(1, 2)]))
+
+
+def test_of_a_step_a_task_takes_its_own_sequences_along(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = rocktok.open(log)
+    whole = source.Source(opened, "fixed", None, 10, load_prompts(opened))
+    monkeypatch.setattr(tasks, "TASK_ROWS", 800)
+    monkeypatch.setattr(source, "MANY_SEQUENCES", 1)
+    parts = whole.tasks(["sequence_id"])
+    assert len(parts) == 8
+    for rank, task in enumerate(parts):
+        here, there = whole.for_task(task), whole.for_task(task, travels=True)
+        assert here.prompts.sequence_S.tolist() == list(range(160))
+        assert there.prompts.sequence_S.tolist() == list(range(rank * 20, (rank + 1) * 20))
+        assert (here.reader.writers is None, there.reader.writers) == (False, None)
+        read = [
+            [batch["prompt"].tolist() for batch in source.Reading(one, task, {"prompt"})]
+            for one in (here, pickle.loads(pickle.dumps(there)))
+        ]
+        assert read[0] == read[1]
+
+
+def test_of_shards_that_nothing_vouches_for_all_sequences_go_with_a_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = rocktok.open(write_by_hand(tmp_path / "log", rows(0, range(4)), "all"))
+    monkeypatch.setattr(source, "MANY_SEQUENCES", 1)
+    known = Prompts(np.arange(4), np.arange(4, dtype=np.uint64), known=True)
+    whole = source.Source(opened, opened.tables()[0], None, 0, known)
+    (task,) = whole.tasks()
+    assert whole.for_task(task, travels=True).prompts.sequence_S.tolist() == [0, 1, 2, 3]
+
+
+def test_footers_of_a_step_are_read_for_the_first_pass_alone(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = rocktok.open(log)
+    whole = source.Source(opened, "fixed", 0, 10, load_prompts(opened))
+    first = whole.tasks()
+    read: list[str] = []
+    monkeypatch.setattr(tasks, "_read_groups", lambda *key: read.append(str(key)) or [])
+    assert whole.tasks() == first
+    assert read == []
+    for step in range(tasks.STEPS_KEPT + 3):
+        tasks._groups(opened, "rollout", step)
+        assert whole.tasks() == first  # those in use stay
+    assert len(opened.row_groups) == tasks.STEPS_KEPT
+    assert len(read) == tasks.STEPS_KEPT + 3
