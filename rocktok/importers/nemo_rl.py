@@ -111,10 +111,15 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
 
 
 def _said(tally: _Tally, floor: float) -> str:
+    if not tally.rows:
+        return (
+            f"the teacher gives a token less than e^{floor:g} at every position, so that "
+            "min_teacher_logprob holds nowhere: there is no upper bound"
+        )
     without = f"; {counted(tally.without, 'position')} below it left out" if tally.without else ""
-    rows = max(1, tally.rows)
+    lower, upper = tally.lower / tally.rows, tally.upper / tally.rows
     return (
-        f"the mean loss is between {tally.lower / rows:.4g} and {tally.upper / rows:.4g} nats, "
+        f"the mean loss is between {lower:.4g} and {upper:.4g} nats, "
         f"if the teacher gives no token less than e^{floor:g}{without}; rounding of the bfloat16 "
         "logits comes on top"
     )

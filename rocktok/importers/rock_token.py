@@ -25,7 +25,10 @@ _ROUNDED = (
     "the paper's scripts take log-probabilities in the precision of the logits, bfloat16 as "
     "published: losses near 0 are rounding"
 )
-_CSV = "is a list of token types, without losses; import the .pt file that it was made from"
+_LIST = (
+    "is a list of token types, without losses; import the .pt file that it was made from, or give "
+    "the list to `rocktok compare`"
+)
 _GRADIENTS = (
     "holds sums of gradients without norms and without halves, of which a log needs both; import "
     "the occurrences (rock_token_occurrences_*.pt)"
@@ -39,8 +42,8 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     """
     files = files_of(paths, "rock_token_occurrences_*.pt", "phase2_losses*.pt")
     for path in files:
-        if path.suffix == ".csv":
-            raise LogError(f"{path}: {_CSV}")
+        if path.suffix in (".csv", ".json"):
+            raise LogError(f"{path}: {_LIST}")
     notes: list[str] = []
     first, records = load_with_list(files[0], "occurrences")
     if all(key in first for key in _TWO_STEPS):

@@ -125,7 +125,7 @@ def test_bad_input_at_the_end_leaves_nothing(tmp_path: Path) -> None:
     path = save(theirs, tmp_path / "t.parquet")
     (tmp_path / "empty").mkdir()
     for name in ("log", "empty"):
-        with pytest.raises(LogError, match=r"t\.parquet: row 119"):
+        with pytest.raises(LogError, match=r"t\.parquet: row 120"):
             table_import(path, tmp_path / name)
     assert not (tmp_path / "log").exists()
     assert list((tmp_path / "empty").iterdir()) == []

@@ -59,6 +59,9 @@ def test_a_floor_that_the_teacher_breaks_is_said(tmp_path: Path) -> None:
     done = rocktok.import_log("nemo-rl", tmp_path / "d", tmp_path / "log",
                               min_teacher_logprob=-1.0)  # fmt: skip
     assert any("positions below it left out" in note for note in done.notes)
+    nowhere = rocktok.import_log("nemo-rl", tmp_path / "d", tmp_path / "other",
+                                 min_teacher_logprob=-0.001)  # fmt: skip
+    assert any("there is no upper bound" in note for note in nowhere.notes)
 
 
 def test_top_k_alone(tmp_path: Path) -> None:
