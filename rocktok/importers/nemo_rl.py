@@ -30,6 +30,9 @@ from rocktok.importers.source import (
 from rocktok.importers.torch_files import load_pt
 from rocktok.importers.words import counted, files_of, laid_out, last_number
 
+#: Names of its files in a folder.
+PATTERNS = ("opd_t*stats*step*.pt", "train_data_step*.jsonl")
+
 _STEP_ROWS = 1 << 32
 _STEP = re.compile(r"step_?(\d+)")
 #: Largest rounding of a logit in bfloat16, as a share of it.
@@ -59,7 +62,7 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
 
     Raises `LogError` for other files, and for those of two runs.
     """
-    files = files_of(paths, "opd_t*stats*step*.pt", "train_data_step*.jsonl")
+    files = files_of(paths, *PATTERNS)
     if files[0].suffix == ".jsonl":
         return _train_data(files, options)
     notes: list[str] = []

@@ -20,6 +20,9 @@ from rocktok.log.buffers import IdRuns
 from rocktok.log.checks import Where
 from rocktok.log.labels import label_column
 
+#: Names of its files in a folder.
+PATTERNS = ("*.parquet", "*.csv", "*.jsonl")
+
 #: Columns of numbers that may be mapped, and their type.
 _NUMBERS = {
     "step": pa.int64(),
@@ -47,7 +50,7 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     Raises `UsageError` for a map of columns that there are not, `LogError` for tables that lack
     one, or that break the order.
     """
-    files = files_of(paths, "*.parquet", "*.csv", "*.jsonl")
+    files = files_of(paths, *PATTERNS)
     for path in files:
         if path.suffix not in _SUFFIXES:
             raise UsageError(f"{path}: is no {', '.join(_SUFFIXES)} file; give one of these")
