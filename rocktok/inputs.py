@@ -105,6 +105,7 @@ def _token_id(value: Any) -> int:
 
 #: Columns of the published lists of rocks and controls, the first of which must be there.
 _LISTED = ("rock_id", "rock_token", "rock_freq_mean", "ctrl_id")
+_ID_LIST_WANTED = "give a JSON list of token ids, the best first, or what `rocktok detect` writes"
 _LIST_WANTED = "give a CSV file with a column rock_id, the best first"
 
 
@@ -142,6 +143,26 @@ def load_rock_list(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not rows:
         raise LogError(f"{path}: holds no rows; {_LIST_WANTED}")
     return rows
+
+
+def load_id_list(path: str | os.PathLike[str]) -> list[dict[str, Any]] | None:
+    """Rows as `load_rock_list` of a JSON file that is a list of token ids, the best first.
+
+    So the published scripts write rocks and controls for training. None: the file holds no list.
+
+    Raises `LogError` for a file that cannot be read, and for a list of anything else.
+    """
+    content = _load_json(path, _WANTED)
+    if not isinstance(content, list):
+        return None
+    try:
+        ids = [_token_id(value) for value in content]
+    except ValueError as error:
+        raise LogError(f"{path}: {error}; {_ID_LIST_WANTED}") from error
+    if len(set(ids)) < len(ids) or not ids:
+        what = "holds an id twice" if ids else "holds no ids"
+        raise LogError(f"{path}: {what}; {_ID_LIST_WANTED}")
+    return [{**dict.fromkeys(_LISTED), "rock_id": value} for value in ids]
 
 
 def _listed(row: dict[str, Any], where: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,8 +260,13 @@ class NoTransfer:
     def destroy(self) -> None: ...
 
 
-def served_samples(count: int, likeliest: int, seed: int = 0) -> list[Any]:
-    """Texts as the worker gives them, scored by a tiny teacher; some tokens it did not score."""
+def served_samples(
+    count: int, likeliest: int, seed: int = 0, teachers: Sequence[str] = ("default",)
+) -> list[Any]:
+    """Texts as the worker gives them, scored by a tiny teacher; some tokens it did not score.
+
+    `teachers`: names, one after another.
+    """
     from trl.experimental.async_distillation.async_rollout_worker import RolloutSample
 
     draw, teacher = np.random.default_rng(seed), make_model(2, hidden=48).eval()
@@ -289,7 +295,7 @@ def served_samples(count: int, likeliest: int, seed: int = 0) -> list[Any]:
                 teacher_topk_logprobs=top,
                 model_version=0,
                 metrics={},
-                teacher_id="default",
+                teacher_id=teachers[number % len(teachers)],
                 prompt_id=number,
             )
         )
@@ -318,7 +324,8 @@ def make_async(folder: Path, monkeypatch: Any, *, kind: Any = None, **options: A
         "model_init_kwargs": {"attn_implementation": "sdpa", "dtype": "float32"},
     }
     settings = settings_of(folder, **{**defaults, **options})
-    samples = served_samples(200, settings["teacher_top_k"])
+    teachers = list(settings.get("teacher_server_urls") or ["default"])
+    samples = served_samples(200, settings["teacher_top_k"], teachers=teachers)
     return (kind or AsyncDistillationTrainer)(
         model=str(path),
         args=AsyncDistillationConfig(**settings),

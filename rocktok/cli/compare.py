@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     callback=options.numbers,
     metavar="K,...",
     help="Numbers K, with commas between them: agreement of the first K of each list. Default: "
-    "50,100,200 if a source is a CSV file, else none.",
+    "50,100,200 if a source is a published list, else none.",
 )
 @click.option(
     "--types",
     type=int,
     metavar="N",
     help="Number of types that the lists are drawn from, for the agreement by chance. Default: "
-    "what the sources say; CSV files say nothing.",
+    "what the sources say; published lists say nothing.",
 )
 @click.option(
     "--by",
@@ -68,9 +68,9 @@ def compare_command(
 ) -> None:
     """Measure how far logs agree on their rocks: overlap and rank correlation of each pair.
 
-    A, B, C are logs, JSON files of `rocktok detect`, or published CSV files with a column rock_id,
-    the best first. Logs are searched with the default options of `detect`. Token types are matched
-    by id if the vocabularies are equal, otherwise by text.
+    A, B, C are logs, JSON files of `rocktok detect`, or published lists, the best first: CSV files
+    with a column rock_id, JSON lists of token ids. Logs are searched with the default options of
+    `detect`. Token types are matched by id if the vocabularies are equal, otherwise by text.
     """
     from rocktok.analyses.compare.passes import compare
 

@@ -23,8 +23,9 @@ class Kind:
     Attributes:
         name: as the user gives it.
         help: what files these are, in one line.
-        module: where they are read. It has `read(files, options)`, which gives a `Source`, or,
-            where the files hold no losses, `texts(files, options)`, which gives a `TextSource`.
+        module: where they are read. It has `PATTERNS`, names of its files in a folder, and
+            `read(files, options)`, which gives a `Source`, or, where the files hold no losses,
+            `texts(files, options)`, which gives a `TextSource`.
         options: names of the options that have a meaning.
         has_losses: whether the output is a log. Else it is a file of sequences for `rescore`.
     """

@@ -12,6 +12,9 @@ from rocktok.importers.json_lines import json_lines, need
 from rocktok.importers.source import Options, TextSource, same_length
 from rocktok.importers.words import files_of
 
+#: Names of its files in a folder.
+PATTERNS = ("completions.jsonl",)
+
 _COLUMNS = ("step", "prompt", "completion")
 
 
@@ -20,7 +23,7 @@ def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
 
     Raises `LogError` for other files, and for steps out of order, as of two runs in one file.
     """
-    files = files_of(paths, "completions.jsonl")
+    files = files_of(paths, *PATTERNS)
 
     def completions(notes: list[str]) -> Iterator[Completion]:
         for path in files:

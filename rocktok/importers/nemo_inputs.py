@@ -14,6 +14,9 @@ from rocktok.importers.source import Options, Text, TextSource, check_ids, corre
 from rocktok.importers.torch_files import load_pt
 from rocktok.importers.words import files_of, laid_out, last_number, whole_or_last
 
+#: Names of its files in a folder.
+PATTERNS = ("*offline_inputs*.pt",)
+
 _NEEDED = ("step", "input_ids", "token_mask", "input_length")
 
 
@@ -22,7 +25,7 @@ def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
 
     Raises `LogError` for other files, and for two files of one step.
     """
-    files = sorted(files_of(paths, "*offline_inputs*.pt"), key=lambda p: (last_number(p) or 0, p))
+    files = sorted(files_of(paths, *PATTERNS), key=lambda p: (last_number(p) or 0, p))
     notes: list[str] = []
 
     def found() -> Iterator[Text]:

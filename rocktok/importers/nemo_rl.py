@@ -30,6 +30,9 @@ from rocktok.importers.source import (
 from rocktok.importers.torch_files import load_pt
 from rocktok.importers.words import counted, files_of, laid_out, last_number
 
+#: Names of its files in a folder.
+PATTERNS = ("opd_t*stats*step*.pt", "train_data_step*.jsonl")
+
 _STEP_ROWS = 1 << 32
 _STEP = re.compile(r"step_?(\d+)")
 #: Largest rounding of a logit in bfloat16, as a share of it.
@@ -59,7 +62,7 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
 
     Raises `LogError` for other files, and for those of two runs.
     """
-    files = files_of(paths, "opd_t*stats*step*.pt", "train_data_step*.jsonl")
+    files = files_of(paths, *PATTERNS)
     if files[0].suffix == ".jsonl":
         return _train_data(files, options)
     notes: list[str] = []
@@ -111,10 +114,15 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
 
 
 def _said(tally: _Tally, floor: float) -> str:
+    if not tally.rows:
+        return (
+            f"the teacher gives a token less than e^{floor:g} at every position, so that "
+            "min_teacher_logprob holds nowhere: there is no upper bound"
+        )
     without = f"; {counted(tally.without, 'position')} below it left out" if tally.without else ""
-    rows = max(1, tally.rows)
+    lower, upper = tally.lower / tally.rows, tally.upper / tally.rows
     return (
-        f"the mean loss is between {tally.lower / rows:.4g} and {tally.upper / rows:.4g} nats, "
+        f"the mean loss is between {lower:.4g} and {upper:.4g} nats, "
         f"if the teacher gives no token less than e^{floor:g}{without}; rounding of the bfloat16 "
         "logits comes on top"
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.errors import LogError
+from rocktok.importers.responses import PATTERNS as PATTERNS
 from rocktok.importers.responses import (
     Likeliest,
     Scored,

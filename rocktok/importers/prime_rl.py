@@ -19,6 +19,9 @@ from rocktok.importers.json_lines import json_lines, need
 from rocktok.importers.source import Options, Text, TextSource, check_ids, same_length, stretches
 from rocktok.importers.words import files_of, laid_out
 
+#: Names of its files in a folder.
+PATTERNS = ("step_*/rank_*.jsonl", "rank_*.jsonl", "token_exports/step_*/*.jsonl")
+
 _STEP = re.compile(r"step_(\d+)")
 #: Their name → ours.
 _STUDENT = {"trainer_logprobs": "student_logprob", "entropy": "student_entropy"}
@@ -29,7 +32,7 @@ def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
 
     Raises `LogError` for other files, for steps out of order, for values that cannot be.
     """
-    files = files_of(paths, "step_*/rank_*.jsonl", "rank_*.jsonl", "token_exports/step_*/*.jsonl")
+    files = files_of(paths, *PATTERNS)
     files.sort(key=lambda path: (_step_of(path), path.name))
     notes: list[str] = []
 

@@ -31,6 +31,9 @@ from rocktok.importers.source import (
 )
 from rocktok.importers.words import counted, files_of, laid_out, steps_for
 
+#: Names of its files in a folder.
+PATTERNS = ("*.jsonl",)
+
 _STEP_ROWS = 1 << 32
 #: Likeliest tokens of one position: id → log-probability.
 Likeliest = dict[int, float]
@@ -69,7 +72,7 @@ def read_pairs(paths: tuple[Path, ...], options: Options, parse: Parse) -> Sourc
     Raises `UsageError` without as many teacher's files, `LogError` for responses that are not
     of the same texts.
     """
-    files = files_of(paths, "*.jsonl")
+    files = files_of(paths, *PATTERNS)
     if len(options.teacher_files) != len(files):
         raise UsageError(
             f"teacher_files has {counted(len(options.teacher_files), 'file')} for "

@@ -16,6 +16,9 @@ from rocktok.importers.source import PART_ROWS, Options, Part, Source, loss_of, 
 from rocktok.importers.torch_files import load_with_list
 from rocktok.importers.words import counted, files_of, steps_for, whole_or_last
 
+#: Names of its files in a folder.
+PATTERNS = ("rock_token_occurrences_*.pt", "phase2_losses*.pt")
+
 _FIELDS = ("sample_idx", "token_id", "kl", "abs_position")
 _NOT_THEIRS = "is no file of the paper's scripts (rock_token_occurrences_*.pt, phase2_losses.pt)"
 _TWO_STEPS = ("loss_before", "loss_after", "token_ids", "sequence_indices")
@@ -25,7 +28,10 @@ _ROUNDED = (
     "the paper's scripts take log-probabilities in the precision of the logits, bfloat16 as "
     "published: losses near 0 are rounding"
 )
-_CSV = "is a list of token types, without losses; import the .pt file that it was made from"
+_LIST = (
+    "is a list of token types, without losses; import the .pt file that it was made from, or give "
+    "the list to `rocktok compare`"
+)
 _GRADIENTS = (
     "holds sums of gradients without norms and without halves, of which a log needs both; import "
     "the occurrences (rock_token_occurrences_*.pt)"
@@ -37,10 +43,10 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
 
     Raises `LogError` for other files, for files of two runs, for records that cannot be.
     """
-    files = files_of(paths, "rock_token_occurrences_*.pt", "phase2_losses*.pt")
+    files = files_of(paths, *PATTERNS)
     for path in files:
-        if path.suffix == ".csv":
-            raise LogError(f"{path}: {_CSV}")
+        if path.suffix in (".csv", ".json"):
+            raise LogError(f"{path}: {_LIST}")
     notes: list[str] = []
     first, records = load_with_list(files[0], "occurrences")
     if all(key in first for key in _TWO_STEPS):

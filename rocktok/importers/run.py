@@ -157,7 +157,7 @@ def _said(
     return Imported(
         kind.name,
         output,
-        len(_all_files(given)),
+        len(_all_files(kind, given)),
         tuple(sorted(done.steps)),
         done.sequences,
         done.rows,
@@ -215,10 +215,13 @@ def _refuse_as_texts(kind: Kind, output: str) -> None:
         )
 
 
-def _all_files(given: Iterable[Path]) -> list[Path]:
+def _all_files(kind: Kind, given: Iterable[Path]) -> list[Path]:
+    """The files given, and those of the kind in folders."""
+    patterns: tuple[str, ...] = kind.load().PATTERNS
     found: list[Path] = []
     for path in given:
-        found += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        within = {one for pattern in patterns for one in path.glob(pattern) if one.is_file()}
+        found += sorted(within) if path.is_dir() else [path]
     return found
 
 
@@ -231,7 +234,7 @@ def _identity(kind: Kind, given: tuple[Path, ...], options: Options) -> dict[str
     }
     return {
         "kind": kind.name,
-        "files": [_file(path) for path in (*_all_files(given), *options.teacher_files)],
+        "files": [_file(path) for path in (*_all_files(kind, given), *options.teacher_files)],
         "options": {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in said.items()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rocktok.errors import LogError
+from rocktok.importers.responses import PATTERNS as PATTERNS
 from rocktok.importers.responses import (
     Likeliest,
     Scored,

@@ -26,6 +26,9 @@ from rocktok.importers.source import (
 )
 from rocktok.importers.words import counted, files_of, laid_out, last_number
 
+#: Names of its files in a folder.
+PATTERNS = ("**/*.pt",)
+
 _STEP_ROWS = 1 << 32
 _FINISH = {"completed": "stop", "truncated": "length"}
 #: Statuses of samples that are no whole answers of the student.
@@ -51,7 +54,7 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
 
     Raises `LogError` for files that are none, of two runs, or without the teacher.
     """
-    files = [path for path in files_of(paths, "**/*.pt") if "eval" not in path.stem.split("_")]
+    files = [path for path in files_of(paths, *PATTERNS) if "eval" not in path.stem.split("_")]
     if not files:
         raise LogError(f"{paths[0]}: holds evaluation dumps alone; give those of training")
     notes: list[str] = []

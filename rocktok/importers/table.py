@@ -20,6 +20,9 @@ from rocktok.log.buffers import IdRuns
 from rocktok.log.checks import Where
 from rocktok.log.labels import label_column
 
+#: Names of its files in a folder.
+PATTERNS = ("*.parquet", "*.csv", "*.jsonl")
+
 #: Columns of numbers that may be mapped, and their type.
 _NUMBERS = {
     "step": pa.int64(),
@@ -47,7 +50,7 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     Raises `UsageError` for a map of columns that there are not, `LogError` for tables that lack
     one, or that break the order.
     """
-    files = files_of(paths, "*.parquet", "*.csv", "*.jsonl")
+    files = files_of(paths, *PATTERNS)
     for path in files:
         if path.suffix not in _SUFFIXES:
             raise UsageError(f"{path}: is no {', '.join(_SUFFIXES)} file; give one of these")
@@ -76,7 +79,7 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     columns = tuple(name for name in schema.OPTIONAL_STATISTICS if name in names)
 
     def parts() -> Iterator[Part]:
-        table = _Rows(options.table, notes)
+        table = _Rows(options.table, exactness, notes)
         for number in order:
             step = None if steps is None else steps[number]
             yield from table.parts(files[number], names, step)
@@ -133,8 +136,8 @@ def _exactness(options: Options, names: dict[str, str]) -> str:
 class _Rows:
     """Rows of all tables, in their order, cut into whole sequences."""
 
-    def __init__(self, table: str, notes: list[str]) -> None:
-        self._table, self._notes = table, notes
+    def __init__(self, table: str, exactness: str, notes: list[str]) -> None:
+        self._table, self._exactness, self._notes = table, exactness, notes
         self._last: tuple[int, str] | None = None
         self._small: bool | None = None
         self._of_step, self._had = -1, IdRuns()
@@ -145,6 +148,7 @@ class _Rows:
         first = 0
         for batch in _batches(path, names, self._notes):
             rows = _checked(path, batch, first, step)
+            self._refuse_negative(path, rows["loss"], first)
             first += len(rows["sequence_id"])
             if held:
                 rows = {key: np.concatenate([held[key], rows[key]]) for key in rows}
@@ -154,6 +158,14 @@ class _Rows:
             held = {key: values[last:] for key, values in rows.items()}
         if held:
             yield from self._by_step(path, held)
+
+    def _refuse_negative(self, path: Path, loss_N: Array, first: int) -> None:
+        if self._exactness == "exact" and (loss_N < schema.EXACT_LOSS_FLOOR).any():
+            at = int(np.argmax(loss_N < schema.EXACT_LOSS_FLOOR))
+            raise LogError(
+                f"{path}: row {first + at + 1}: loss is {loss_N[at]:g}, which an exact reverse KL "
+                "never is; give another exactness: sampled, topk or truncated"
+            )
 
     def _by_step(self, path: Path, rows: dict[str, Array]) -> Iterator[Part]:
         step_N = rows["step"]
@@ -235,7 +247,9 @@ def _checked(path: Path, batch: dict[str, Any], first: int, step: int | None) ->
     for name, column in batch.items():
         if column.null_count and name not in ("domain", "finish_reason", "correct", "rollout"):
             at = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-            raise LogError(f"{path}: row {first + at}: {name} is empty or NaN; give every value")
+            raise LogError(
+                f"{path}: row {first + at + 1}: {name} is empty or NaN; give every value"
+            )
         if name in _FACTS:
             rows[name] = np.array(column.to_pylist(), dtype=object)
             continue
@@ -244,12 +258,14 @@ def _checked(path: Path, batch: dict[str, Any], first: int, step: int | None) ->
         if bad.any():
             at = int(np.argmax(bad))
             wanted = "a finite number" if values.dtype.kind == "f" else "0 or more"
-            raise LogError(f"{path}: row {first + at}: {name} is {values[at]}; it must be {wanted}")
+            raise LogError(
+                f"{path}: row {first + at + 1}: {name} is {values[at]}; it must be {wanted}"
+            )
         rows[name] = values
     if step is not None:
         rows["step"] = np.full(len(rows["sequence_id"]), step)
     if "loss" not in rows:
-        where = f"{path}: from row {first}"
+        where = f"{path}: from row {first + 1}"
         rows["loss"] = sampled_loss(rows[_LOGPROBS[0]], rows[_LOGPROBS[1]], where)
     return rows
 
@@ -261,11 +277,7 @@ def _header(path: Path) -> set[str]:
     try:
         match _SUFFIXES[path.suffix]:
             case "csv":
-                import pyarrow.csv as pc
-
-                any_row = pc.ParseOptions(invalid_row_handler=lambda _: "skip")
-                with pc.open_csv(path, parse_options=any_row) as file:
-                    return set(file.schema.names)
+                return _csv_header(path)
             case "parquet":
                 import pyarrow.parquet as pq
 
@@ -276,6 +288,23 @@ def _header(path: Path) -> set[str]:
     if line is None:
         raise LogError(f"{path}: is empty; give a table with rows")
     return set(line[1])
+
+
+def _csv_header(path: Path) -> set[str]:
+    """Names in the first line. Raises `LogError` for a file without one, or without commas."""
+    import csv
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            names = next(csv.reader(file), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, error) from error
+    if not names:
+        raise LogError(f"{path}: is empty; give a table with rows")
+    for separator, said in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and separator in names[0]:
+            raise LogError(f"{path}: its columns are separated by {said}; write it with commas")
+    return set(names)
 
 
 def _batches(path: Path, names: dict[str, str], notes: list[str]) -> Iterator[dict[str, Any]]:
@@ -307,7 +336,8 @@ def _csv(path: Path, wanted: dict[str, Any], notes: list[str]) -> Iterator[dict[
         return "skip" if row.text == cut and row.actual_columns < row.expected_columns else "error"
 
     convert = pc.ConvertOptions(column_types=wanted, include_columns=list(wanted))
-    parse = pc.ParseOptions(invalid_row_handler=wrong)
+    # Elsewhere a row with too few values is an error.
+    parse = pc.ParseOptions(invalid_row_handler=wrong if cut else None)
     with pc.open_csv(path, convert_options=convert, parse_options=parse) as file:
         for batch in file:
             yield {name: batch[name] for name in wanted}

@@ -11,6 +11,9 @@ from rocktok.importers.completions import Completion, completion_of, prompt_of, 
 from rocktok.importers.source import Options, TextSource
 from rocktok.importers.words import files_of, last_number, whole_or_last
 
+#: Names of its files in a folder.
+PATTERNS = ("completions_*.parquet",)
+
 _COLUMNS = ("step", "prompt", "completion")
 
 
@@ -19,7 +22,7 @@ def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
 
     Raises `LogError` for other files, `DamagedError` for a damaged one that others follow.
     """
-    files = sorted(files_of(paths, "completions_*.parquet"),
+    files = sorted(files_of(paths, *PATTERNS),
                    key=lambda path: (last_number(path) or 0, path.name))  # fmt: skip
 
     def completions(notes: list[str]) -> Iterator[Completion]:

@@ -11,13 +11,16 @@ from rocktok.importers.json_lines import json_lines, need
 from rocktok.importers.source import Options, TextSource, correct_of
 from rocktok.importers.words import files_of, last_number
 
+#: Names of its files in a folder.
+PATTERNS = ("*.jsonl",)
+
 
 def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
     """Sequences of `<step>.jsonl` with keys input, output, score, step.
 
     Raises `LogError` for other files, and for those of two runs.
     """
-    files = sorted(files_of(paths, "*.jsonl"), key=lambda p: (last_number(p) or 0, p.name))
+    files = sorted(files_of(paths, *PATTERNS), key=lambda p: (last_number(p) or 0, p.name))
 
     def completions(notes: list[str]) -> Iterator[Completion]:
         notes.append(

@@ -13,6 +13,7 @@ import numpy as np
 
 from rocktok.errors import LogError
 from rocktok.importers import openai
+from rocktok.importers.responses import PATTERNS as PATTERNS
 from rocktok.importers.responses import (
     Likeliest,
     Scored,

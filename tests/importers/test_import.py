@@ -48,6 +48,25 @@ def test_the_command_says_what_was_done(tmp_path: Path) -> None:
     assert run_command("info", tmp_path / "log", "--verify")[0] == 0
 
 
+def test_other_files_in_a_folder_do_not_count(tmp_path: Path) -> None:
+    """Neither in what is said, nor in what must be the same for an import to go on."""
+    from rocktok.importers.run import _all_files
+
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for step in (0, 1):
+        authors_file(folder / f"rock_token_occurrences_{step}.pt", authors_records(40))
+    (folder / "notes.txt").write_text("x")
+    (folder / "more").mkdir()
+    done = rocktok.import_log("rock-token", folder, tmp_path / "log")
+    assert done.files == 2
+    run = rocktok.open(tmp_path / "log").run
+    assert run is not None
+    assert len(run["extra"]["import"]["files"]) == 2
+    for kind in kinds().values():
+        assert _all_files(kind, [folder / "notes.txt"]) == [folder / "notes.txt"]
+
+
 def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows so far, of a number that no one knows beforehand."""
     monkeypatch.setattr("rocktok.importers.source.PART_ROWS", 10)
@@ -125,7 +144,7 @@ def test_bad_input_at_the_end_leaves_nothing(tmp_path: Path) -> None:
     path = save(theirs, tmp_path / "t.parquet")
     (tmp_path / "empty").mkdir()
     for name in ("log", "empty"):
-        with pytest.raises(LogError, match=r"t\.parquet: row 119"):
+        with pytest.raises(LogError, match=r"t\.parquet: row 120"):
             table_import(path, tmp_path / name)
     assert not (tmp_path / "log").exists()
     assert list((tmp_path / "empty").iterdir()) == []

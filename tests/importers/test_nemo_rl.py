@@ -55,10 +55,14 @@ def test_top_k_statistics_are_lower_bounds(tmp_path: Path) -> None:
 
 
 def test_a_floor_that_the_teacher_breaks_is_said(tmp_path: Path) -> None:
-    nemo_files(tmp_path / "d", 1)
+    truth = nemo_files(tmp_path / "d", 1, k=8)
+    some = float(np.median(np.sort(truth["logq"], axis=1)[:, -8]))
     done = rocktok.import_log("nemo-rl", tmp_path / "d", tmp_path / "log",
-                              min_teacher_logprob=-1.0)  # fmt: skip
+                              min_teacher_logprob=some)  # fmt: skip
     assert any("positions below it left out" in note for note in done.notes)
+    nowhere = rocktok.import_log("nemo-rl", tmp_path / "d", tmp_path / "other",
+                                 min_teacher_logprob=-0.001)  # fmt: skip
+    assert any("there is no upper bound" in note for note in nowhere.notes)
 
 
 def test_top_k_alone(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_nan_is_named_with_its_row(tmp_path: Path, suffix: str, value: float | N
     theirs = frame()
     theirs.loc[17, "kl"] = value
     message = _refused(tmp_path, save(theirs, tmp_path / f"t{suffix}"))
-    assert message.startswith(f"{tmp_path / f't{suffix}'}: row 17: loss is ")
+    assert message.startswith(f"{tmp_path / f't{suffix}'}: row 18: loss is ")
 
 
 def test_thousands_separators(tmp_path: Path) -> None:
@@ -155,9 +155,9 @@ def test_thousands_separators(tmp_path: Path) -> None:
 
 def test_values_that_cannot_be(tmp_path: Path) -> None:
     for column, value, said in (
-        ("tok", -1, "row 3: token_id is -1; it must be 0 or more"),
-        ("kl", np.inf, "row 3: loss is inf; it must be a finite number"),
-        ("kl", -0.5, "-0.5 is below"),
+        ("tok", -1, "row 4: token_id is -1; it must be 0 or more"),
+        ("kl", np.inf, "row 4: loss is inf; it must be a finite number"),
+        ("kl", -0.5, "loss is -0.5, which an exact reverse KL never is"),
         ("pos", 2, "position 2 twice"),
     ):
         theirs = frame()
@@ -227,3 +227,21 @@ def test_a_last_table_that_is_cut_is_left_out(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="cannot be read"):
         rocktok.import_log("table", files[::-1], tmp_path / "other", columns=MAP,
                            exactness="exact")  # fmt: skip
+
+
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
+    """One line each, and nothing of what Arrow prints by itself."""
+    for content, said in (
+        (b"", "is empty; give a table with rows"),
+        (bytes(range(256)) * 3, "cannot be read"),
+        (b"seq;tok;kl\n1;2;0.5\n", "its columns are separated by semicolons; write it with commas"),
+        (b"seq\ttok\tkl\n1\t2\t0.5\n", "its columns are separated by tabs; write it with commas"),
+    ):
+        path = tmp_path / "t.csv"
+        path.write_bytes(content)
+        named = ("--map", "loss=kl,token_id=tok,sequence_id=seq", "--exactness", "exact")
+        code, printed, error = run_command("import", "table", path, *named, "-o", tmp_path / "log")
+        assert (code, printed) == (1, "")
+        assert error.startswith(f"rocktok: {path}: {said}")
+        assert error.count("\n") == 1
+        assert not (tmp_path / "log").exists()

@@ -15,7 +15,7 @@ from rocktok.analyses.run import LogOrPath, opened, path_of, public
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, DataError, LogError, UsageError
 from rocktok.files import local_path
-from rocktok.inputs import load_detect, load_rock_list, not_of_detect
+from rocktok.inputs import load_detect, load_id_list, load_rock_list, not_of_detect
 from rocktok.log.catalogue import Log
 from rocktok.log.sequences import load_domains, load_prompts
 
@@ -36,11 +36,11 @@ def compare(
     """Agreement of logs on their rocks: overlap and rank correlation of each pair.
 
     Args:
-        sources: logs, paths of logs, JSON files of `rocktok detect`, or published CSV files with a
-            column rock_id, the best first; with `by` one log.
+        sources: logs, paths of logs, JSON files of `rocktok detect`, or published lists, the
+            best first: CSV files with a column rock_id, JSON lists of token ids; with `by` one log.
         top_k: maximum number of rocks per list; None: all if they are tested, else 100.
         at: numbers K; the first K of each list are compared, beyond `top_k`, too. None: 50, 100 and
-            200 where a source is a CSV file, else none.
+            200 where a source is a published list, else none.
         types: number of types that the lists are drawn from, for the agreement by chance; None:
             what the sources say.
         by: "domain": compare the domains of one log.
@@ -89,6 +89,10 @@ def _ranking(source: LogOrPath, engine: Engine, top_k: int | None, seed: int) ->
 
 
 def _of_file(path: str, top_k: int | None) -> Ranking:
+    ids = load_id_list(path)
+    if ids is not None:
+        ranking = Ranking.of_list(path, ids)
+        return ranking.cut(_most(ranking, top_k))
     try:
         content = load_detect(path)
         ranking, notes = Ranking.of(path, content), tuple(map(str, content.get("notes", ())))

@@ -21,7 +21,7 @@ from rocktok.hooks.trl.sparse import COLUMNS, Served
 
 if TYPE_CHECKING:
     import inspect
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from rocktok.hooks.recorder import Recorder
     from rocktok.hooks.trl.family import Part
@@ -92,7 +92,8 @@ class AsyncCapture(Capturing):
     def _observe(self, scoring: Scoring, arguments: Mapping[str, Any], result: Any) -> None:
         packed = {
             name: scoring.inputs[name][scoring.inputs["attention_mask"] != 0]
-            for name in ("input_ids", "completion_mask", "position_ids")
+            for name in ("input_ids", "completion_mask", "position_ids", "teacher_id_idx")
+            if name in scoring.inputs
         }
         wide = {
             name: scoring.inputs[name][scoring.inputs["attention_mask"] != 0]
@@ -159,6 +160,8 @@ class AsyncCapture(Capturing):
         text_L = np.cumsum(place_L == 0) - 1
         ids = self._recorder.new_sequence_ids(int(text_L[-1]) + 1).tolist()
         rollouts, position_L = [], np.full(len(token_L), -1, np.int64)
+        # With several teachers: of each token, which one scored its text.
+        teacher_L = host(packed["teacher_id_idx"]) if "teacher_id_idx" in packed else None
         ends = set(self._trainer.eos_token_ids)
         for number, sequence_id in enumerate(ids):
             here = np.flatnonzero(text_L == number)
@@ -178,6 +181,9 @@ class AsyncCapture(Capturing):
                     completion_token_ids=completion,
                     loss_mask=(scored_L[here[first:]] != 0).astype(np.int8),
                     finish_reason="stop" if ended else "length",
+                    domain=None
+                    if teacher_L is None
+                    else str(self._trainer._teacher_ids[int(teacher_L[here[0]])]),
                 )
             )
         return rollouts, text_L, position_L
@@ -223,7 +229,11 @@ class AsyncServed(Family):
         signature_of(self.module, LOSS, _KNOWN)
         signature_of(self.kind, COMPUTE, ("self", "unwrapped_model", "inputs"))
         calls(self.kind._compute_loss, LOSS)
-        has(self.trainer, "eos_token_ids", "accelerator")
+        has(self.trainer, "eos_token_ids", "accelerator", "_teacher_ids")
+
+    def names_domains(self, columns: Collection[str]) -> bool:
+        """With several teachers a text's domain is its teacher's name."""
+        return len(self.trainer._teacher_ids) > 1
 
     @property
     def beta(self) -> float:

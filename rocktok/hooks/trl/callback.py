@@ -83,7 +83,7 @@ class RecordingCallback(TrainerCallback):  # type: ignore[misc]
             vocab=self._vocabulary(),
             fingerprint=fingerprint(self._family),
             all_gather=all_gather,
-            with_domain=self._family.with_domain and "domain" in columns,
+            with_domain=self._family.names_domains(columns),
             last_step=state.max_steps,
             at_start=bool(at_start),
             why_later=why_later,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rocktok.errors import HookError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import torch
 
@@ -46,6 +46,10 @@ class Family(ABC):
     def name(self) -> str:
         """The trainer's class."""
         return type(self.trainer).__name__
+
+    def names_domains(self, columns: Collection[str]) -> bool:
+        """Whether texts have a domain; `columns`: of the training data."""
+        return self.with_domain and "domain" in columns
 
     # --- before training -------------------------------------------------------------------------
 

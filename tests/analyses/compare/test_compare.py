@@ -503,3 +503,41 @@ def test_rows_that_are_not_sorted_are_said(tmp_path: Path) -> None:
     found = rocktok.compare(path, published(tmp_path / "b.csv", [2, 1]), at=[1])
     assert found.at_k[0]["jaccard"] == 0.0  # as the file has them
     assert any("not sorted by rock_freq_mean" in note for note in found.notes)
+
+
+# --- JSON lists of ids -------------------------------------------------------------------------
+
+
+def test_a_json_list_of_ids_is_a_published_list(tmp_path: Path) -> None:
+    """As the published scripts write rocks and controls for training."""
+    rocks, controls, table = (tmp_path / n for n in ("rock.json", "random.json", "rocks.csv"))
+    rocks.write_text("[5, 3, 9]")
+    controls.write_text("[3, 8, 7]")
+    table.write_text("rock_id\n5\n3\n9\n")
+    found = rocktok.compare(rocks, controls, table)
+    assert [row["shared_count"] for row in found.pairs] == [1, 3, 1]
+    assert [row["jaccard"] for row in found.at_k if row["k"] == 50] == [0.2, 1.0, 0.2]
+    assert found.pairs[1]["spearman"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "holds no ids; give a JSON list of token ids, the best first"),
+        ("[1, 2, 1]", "holds an id twice"),
+        ("[1, -2]", "-2 is no token id"),
+        ('["a"]', "'a' is no token id"),
+        ("[1.5]", "1.5 is no token id"),
+        ("[[1]]", "[1] is no token id"),
+        ("[1, 2", "is not JSON"),
+        ("3", "is not a result of `rocktok detect`"),
+    ],
+)
+def test_what_is_no_list_of_ids(tmp_path: Path, content: str, said: str) -> None:
+    path, other = tmp_path / "rock.json", tmp_path / "other.json"
+    path.write_text(content)
+    other.write_text("[1]")
+    with pytest.raises(LogError) as error:
+        rocktok.compare(path, other)
+    assert str(error.value).startswith(f"{path}: ")
+    assert said in str(error.value)
