@@ -159,9 +159,16 @@ class Engine(AbstractContextManager["Engine"]):
         wholes = [Partial.empty(request.accumulators) for request in requests]
         # The parts begin with what nothing was added to.
         blank = copy.deepcopy([request.accumulators for request in requests])
+        sums = wholes
+        if len(requests) > 1:
+            # If a task fails, those who are not to blame begin again: with nothing.
+            sums = [Partial.empty(each) for each in copy.deepcopy(blank)]
         for parts in self._parts(requests, blank):
-            for whole, part in zip(wholes, parts, strict=True):
-                whole.add(part)
+            for total, part in zip(sums, parts, strict=True):
+                total.add(part)
+        if sums is not wholes:
+            for whole, total in zip(wholes, sums, strict=True):
+                whole.add(total)
         return wholes
 
     def partials(self, source: Source, *accumulators: Accumulator) -> Iterator[Partial]:

@@ -169,18 +169,22 @@ def test_a_companion_of_a_companion_counts_for_both(log: Path) -> None:
         assert engine.passes == 2
 
 
-def test_the_one_who_asks_for_what_is_wrong_is_told_alone(tmp_path: Path) -> None:
-    bad = rows(0, range(4), tokens=5)
-    bad["teacher_logprob"] = np.full(20, -1.0, np.float32)
-    bad["teacher_logprob"][7] = np.nan
-    write_by_hand(tmp_path, bad)
+@pytest.mark.parametrize("wrong_at", [7, 1_999])
+def test_the_one_who_asks_for_what_is_wrong_is_told_alone(tmp_path: Path, wrong_at: int) -> None:
+    # In the first of four tasks, or in the last: rows of others have then been added up.
+    for shard in range(4):
+        part = rows(0, range(100 * shard, 100 * shard + 100), tokens=5)
+        part["teacher_logprob"] = np.full(500, -1.0, np.float32)
+        if wrong_at // 500 == shard:
+            part["teacher_logprob"][wrong_at % 500] = np.nan
+        write_by_hand(tmp_path, part, name=f"{shard}")
     with Engine(1) as engine:
         run = Run.begin(rocktok.open(tmp_path), engine, "auto", 0)
         source = run.source(0)
         good = engine.start(_asked(run, source, "prompt", "loss"))
         wrong = engine.start(_asked(run, source, "prompt", "teacher_logprob"))
         lacks = engine.start(_asked(run, source, "prompt", "student_ids"))
-        assert sum(len(batch["loss"]) for batch in good.result()[0]) == 20
+        assert sum(len(batch["loss"]) for batch in good.result()[0]) == 2_000
         with pytest.raises(DataError, match="teacher_logprob"):
             wrong.result()
         with pytest.raises(LogError, match="alternatives"):
