@@ -166,7 +166,7 @@ class PromptBootstrap:
 
     def _wait(self, parts: list[Pairs]) -> None:
         self._waiting += parts
-        if sum(len(part.prompt_R) for part in self._waiting) > _PROMPTS or self._pairs > _WAITING:
+        if self._pairs > max(_WAITING, _MANY * len(self.types)):
             self._weigh()
 
     @property

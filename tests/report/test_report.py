@@ -13,7 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 import rocktok
+from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.detect.rock_passes import find_rocks
 from rocktok.analyses.detect.table import opening
+from rocktok.analyses.run import Run
 from rocktok.cli import cli
 from rocktok.engine.passes import Engine
 from rocktok.errors import UsageError
@@ -64,8 +67,9 @@ def test_it_is_what_the_commands_say(sample: ReportResult) -> None:
     assert sample.stagnation.groups == learning.groups
     assert sample.missing == ()
     # `attribute` alone finds the rocks once more.
-    spared = rocktok.detect(log, replication=False).log["passes"]
-    assert sample.log["passes"]["attribute"] == gradient.log["passes"] - spared
+    spared = Run.begin(log, None, "auto", 0)
+    find_rocks(spared, DetectParams(table=spared.table))
+    assert sample.log["passes"]["attribute"] == gradient.log["passes"] - spared.passes
 
 
 @pytest.mark.long

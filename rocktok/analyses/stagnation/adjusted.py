@@ -42,14 +42,12 @@ class AdjustedSums:
         group: TypesByCutoff,
         params: StagnationParams,
         half: int,
-        *,
         compiled: bool = False,
     ) -> None:
         self.first, self.group, self.seed, self.half = first, group, params.seed, half
         types = types_to_measure(facts, group, params.seed)
         self.pre_other, self.pre, self.post = (
-            PromptBootstrap(types, QUANTITIES, params.seed, params.replicates, compiled=compiled)
-            for _ in range(3)
+            PromptBootstrap(types, QUANTITIES, *params.draws, compiled=compiled) for _ in range(3)
         )
 
     def accumulators(self, *, pre: bool, post: bool) -> list[OfHalf]:

@@ -211,11 +211,9 @@ class _Course:
         every = EveryType() if self.params.all_types else None
         adjusted = None
         if self.halved and groups.members[groups.first]:
-            size = len(groups.members[groups.first])
+            size, large = len(groups.members[groups.first]), source.large
             by_cutoff = found.by_cutoff or high_loss_by_size(facts, size, CHOSEN_ON)
-            adjusted = AdjustedSums(
-                facts, groups.first, by_cutoff, self.params, CHOSEN_ON, compiled=source.large
-            )
+            adjusted = AdjustedSums(facts, groups.first, by_cutoff, self.params, CHOSEN_ON, large)
         curves = self._curves(source, facts, groups, every, adjusted, text)
         return _Measured(groups, found, curves, every, adjusted)
 
@@ -277,11 +275,9 @@ class _Course:
         order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.most]
         members = [v for ids in groups.members.values() for v in ids]
         types = np.union1d(np.array(members, dtype=np.int64), facts.token_T[order])
-        curves = LossCurves(groups.members, self.pre)
+        curves, large = LossCurves(groups.members, self.pre), source.large
         for step in self.steps:
-            bootstrap = PromptBootstrap(
-                types, QUANTITIES, self.params.seed, self.params.replicates, compiled=source.large
-            )
+            bootstrap = PromptBootstrap(types, QUANTITIES, *self.params.draws, compiled=large)
             # The facts were of the text at the step where groups were chosen.
             other = text if step != source.post else None
             self._step(replace(source, post=step), bootstrap, every, adjusted, other)

@@ -57,6 +57,11 @@ class StagnationParams:
         """`top` with its default filled in."""
         return MOST_TYPES if self.top is None else self.top
 
+    @property
+    def draws(self) -> tuple[int, int]:
+        """Seed and number of replicates, as bootstraps take them."""
+        return self.seed, self.replicates
+
 
 class StagnationLog(LogIdentity):
     """What was read, and at which steps and on what prompts groups were chosen and measured.
