@@ -13,10 +13,9 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.errors import DamagedError, LogError
 from rocktok.hooks.rollouts import prompt_identity
-from rocktok.importers.bounds import reverse_kl_bounds
 from rocktok.importers.json_lines import json_lines, need
+from rocktok.importers.nemo_top_k import NOT_THEIRS, top_k_bounds
 from rocktok.importers.source import (
-    MOST_LOGPROB,
     Options,
     Part,
     Rollout,
@@ -35,9 +34,6 @@ PATTERNS = ("opd_t*stats*step*.pt", "train_data_step*.jsonl")
 
 _STEP_ROWS = 1 << 32
 _STEP = re.compile(r"step_?(\d+)")
-#: Largest rounding of a logit in bfloat16, as a share of it.
-_BFLOAT16 = 2.0**-8
-_NOT_THEIRS = "it is no diagnostic of NeMo-RL's on-policy distillation"
 _TOKENS = ("token_sample_index", "token_sequence_position", "token_ids")
 _LOGPROBS = ("student_prev_logprobs", "teacher_logprobs")
 _TOP_K = ("student_topk_token_ids", "teacher_topk_token_ids", "student_topk_logits",
@@ -71,7 +67,7 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     first = _load(groups[steps[0]], steps[0])
     top_k, with_logprobs = _is_top_k(first), _has_logprobs(first)
     if not top_k and not with_logprobs:
-        raise LogError(f"{files[0]}: has no {' and no '.join(_LOGPROBS)}; {_NOT_THEIRS}")
+        raise LogError(f"{files[0]}: has no {' and no '.join(_LOGPROBS)}; {NOT_THEIRS}")
     columns: tuple[str, ...] = ("log_ratio",) if top_k and with_logprobs else ()
     columns += ("student_logprob", "teacher_logprob") if with_logprobs else ()
     extra: dict[str, Any] = {}
@@ -148,7 +144,7 @@ def _load(paths: list[Path], step: int) -> _Content:
     for path in paths:
         content = load_pt(path)
         if not isinstance(content, dict) or not isinstance(content.get("step"), int):
-            raise LogError(f"{path}: has no step; {_NOT_THEIRS}")
+            raise LogError(f"{path}: has no step; {NOT_THEIRS}")
         if content["step"] != step:
             raise LogError(f"{path}: is of step {content['step']}, its name says {step}")
         if content.get("payload_type") == "opd_topk_offline_inputs":
@@ -158,7 +154,7 @@ def _load(paths: list[Path], step: int) -> _Content:
             )
         missing = [key for key in _TOKENS if key not in content]
         if missing:
-            raise LogError(f"{path}: has no {', '.join(missing)}; {_NOT_THEIRS}")
+            raise LogError(f"{path}: has no {', '.join(missing)}; {NOT_THEIRS}")
         if step < 1:
             raise LogError(f"{path}: is of step {step}; NeMo-RL counts from 1")
         for other, earlier in held:
@@ -211,7 +207,7 @@ def _rollouts(
         statistics |= {"log_ratio": ratio_N} if top_k else {"loss": ratio_N}
     if top_k:
         counted_N = np.ones(len(token_N), bool) if mask_S is None else mask_S[sample_N] > 0
-        lower_N, upper_N = _bounds(get, path, counted_N, options.min_teacher_logprob)
+        lower_N, upper_N = top_k_bounds(get, path, counted_N, options.min_teacher_logprob)
         statistics["loss"] = lower_N
         if upper_N is not None:
             given_N = np.isfinite(upper_N) & counted_N
@@ -302,61 +298,13 @@ def _logprobs(
     return student_M[at_N], teacher_M[at_N]
 
 
-def _bounds(
-    get: Callable[[str, Any], Array], path: Path, counted_N: Array, floor: float | None
-) -> tuple[Array, Array | None]:
-    """As `reverse_kl_bounds`. Raises `LogError` for what are no distributions.
-
-    `counted_N`: positions of samples that the loss counts; of others anything may stand there.
-    """
-    columns = []
-    for who in ("student", "teacher"):
-        ids_NK = get(f"{who}_topk_token_ids", np.int64)
-        logit_NK = get(f"{who}_topk_logits", np.float64)
-        total_N = get(f"{who}_V_logsumexp", np.float64)
-        if not (ids_NK.ndim == 2 and ids_NK.shape == logit_NK.shape and
-                len(ids_NK) == len(total_N) == len(counted_N)):  # fmt: skip
-            raise LogError(
-                f"{path}: {who}: ids of shape {ids_NK.shape}, logits of {logit_NK.shape}, "
-                f"{len(total_N)} logsumexp for {len(counted_N)} tokens; {_NOT_THEIRS}"
-            )
-        columns += [ids_NK, logit_NK - total_N[:, None]]
-        _check_top_k(f"{path}: the {who}'s", ids_NK, logit_NK, total_N, counted_N)
-    with np.errstate(invalid="ignore", over="ignore"):  # of samples that do not count
-        return reverse_kl_bounds(columns[0], columns[1], columns[2], columns[3], floor)
-
-
-def _check_top_k(
-    where: str, ids_NK: Array, logit_NK: Array, total_N: Array, counted_N: Array
-) -> None:
-    """Raise `LogError` for likeliest tokens that are no part of a distribution."""
-    here_NK = (ids_NK >= 0) & counted_N[:, None]
-    ordered_NK = np.sort(ids_NK, axis=1)
-    same_NK = (np.diff(ordered_NK, axis=1) == 0) & (ordered_NK[:, 1:] >= 0)
-    twice_N: Array = np.any(same_NK, axis=1)
-    logprob_NK = np.where(here_NK, logit_NK - total_N[:, None], -np.inf)
-    broken_N: Array = np.any(here_NK & ~np.isfinite(logit_NK - total_N[:, None]), axis=1)
-    # Each logit may be off by its rounding to bfloat16, and all of a row in one direction.
-    largest_N = np.abs(np.where(here_NK, logit_NK, 0.0)).max(axis=1, initial=0.0)
-    most_N = MOST_LOGPROB + _BFLOAT16 * np.where(np.isfinite(largest_N), largest_N, 0.0)
-    mass_N = np.logaddexp.reduce(np.where(broken_N[:, None], -np.inf, logprob_NK), axis=1)
-    unlike = "logits and V_logsumexp are not of one softmax"
-    for wrong_N, what in (
-        (broken_N, f"a log-probability is no finite number: {unlike}"),
-        (twice_N & counted_N, f"an id is listed twice; {_NOT_THEIRS}"),
-        (np.asarray(mass_N) > most_N, f"its likeliest tokens have a probability above 1: {unlike}"),
-    ):
-        if wrong_N.any():
-            raise LogError(f"{where} top-k statistics: token {int(np.argmax(wrong_N))}: {what}")
-
-
 def _reader(path: Path, content: dict[str, Any]) -> Callable[[str, Any], Array]:
     """Reads a tensor of the file as an array."""
 
     def get(key: str, kind: Any) -> Array:
         value: Any = content.get(key)
         if not hasattr(value, "numpy"):
-            raise LogError(f"{path}: {key} is no tensor; {_NOT_THEIRS}")
+            raise LogError(f"{path}: {key} is no tensor; {NOT_THEIRS}")
         value = value.float() if kind == np.float64 else value
         return np.asarray(value.numpy(), dtype=kind)
 

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 import rocktok.schema as schema
 from rocktok._types import Array
 from rocktok.errors import DamagedError, LogError, UsageError
-from rocktok.importers.json_lines import json_lines
 from rocktok.importers.source import Options, Part, Source, run_of, sampled_loss
+from rocktok.importers.table_files import FACTS, NUMBERS, SUFFIXES, batches, header
 from rocktok.importers.words import files_of, steps_for
 from rocktok.log.buffers import IdRuns
-from rocktok.log.checks import Where
-from rocktok.log.labels import label_column
 
 #: Names of its files in a folder.
 PATTERNS = ("*.parquet", "*.csv", "*.jsonl")
 
-#: Columns of numbers that may be mapped, and their type.
-_NUMBERS = {
-    "step": pa.int64(),
-    "sequence_id": pa.int64(),
-    "position": pa.int64(),
-    "token_id": pa.int64(),
-    "loss": pa.float64(),
-    **dict.fromkeys(schema.OPTIONAL_STATISTICS, pa.float64()),
-    "teacher_rank": pa.int64(),
-}
-#: Columns of a sequence, repeated in each of its rows.
-_FACTS = {"prompt_id": pa.string(), "rollout": pa.int64(), "domain": pa.string(),
-          "finish_reason": pa.string(), "correct": pa.bool_()}  # fmt: skip
 _LOGPROBS = ("student_logprob", "teacher_logprob")
-_SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_BATCH_ROWS = 1 << 16
 #: Ids from which on a sequence of a rollout keeps the id that its table has.
 _SMALL_IDS = 1 << 32
-_THOUSANDS = re.compile(r"'(\d{1,3}(?:,\d{3})+(?:\.\d+)?)'")
 
 
 def read(paths: tuple[Path, ...], options: Options) -> Source:
@@ -52,8 +32,8 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
     """
     files = files_of(paths, *PATTERNS)
     for path in files:
-        if path.suffix not in _SUFFIXES:
-            raise UsageError(f"{path}: is no {', '.join(_SUFFIXES)} file; give one of these")
+        if path.suffix not in SUFFIXES:
+            raise UsageError(f"{path}: is no {', '.join(SUFFIXES)} file; give one of these")
     notes: list[str] = []
     names = _names(files[0], options)
     for path in files[1:]:
@@ -91,14 +71,14 @@ def read(paths: tuple[Path, ...], options: Options) -> Source:
 
 def _names(path: Path, options: Options) -> dict[str, str]:
     """Name in the format → name in the table, of what the table has. Raises `LogError`."""
-    known = {**_NUMBERS, **_FACTS}
+    known = {**NUMBERS, **FACTS}
     unknown = [name for name in options.columns if name not in known]
     if unknown:
         raise UsageError(
             f"columns has {unknown[0]}, which the format does not; choose from {', '.join(known)}",
             "columns",
         )
-    have = _header(path)
+    have = header(path)
     names = {name: options.columns.get(name, name) for name in known}
     missing = [name for name in options.columns if names[name] not in have]
     missing += [n for n in ("sequence_id", "token_id") if names[n] not in have and n not in missing]
@@ -146,7 +126,7 @@ class _Rows:
         """The sequences of one table; `step`: where it has no such column."""
         held: dict[str, Array] = {}
         first = 0
-        for batch in _batches(path, names, self._notes):
+        for batch in batches(path, names, self._notes):
             rows = _checked(path, batch, first, step)
             self._refuse_negative(path, rows["loss"], first)
             first += len(rows["sequence_id"])
@@ -189,7 +169,7 @@ class _Rows:
         number_N = np.arange(bounds[-1]) - np.repeat(start_S, length_S)
         position_N = rows.get("position", number_N)
         id_N = self._ids(path, rows["sequence_id"], step)
-        facts = {name: rows[name][start_S].tolist() for name in _FACTS if name in rows}
+        facts = {name: rows[name][start_S].tolist() for name in FACTS if name in rows}
         sequences: dict[str, Any] = {"sequence_id": []}
         if "prompt_id" in facts:
             tokens_S = np.maximum.reduceat(position_N, start_S) + 1
@@ -250,7 +230,7 @@ def _checked(path: Path, batch: dict[str, Any], first: int, step: int | None) ->
             raise LogError(
                 f"{path}: row {first + at + 1}: {name} is empty or NaN; give every value"
             )
-        if name in _FACTS:
+        if name in FACTS:
             rows[name] = np.array(column.to_pylist(), dtype=object)
             continue
         values = column.to_numpy(zero_copy_only=False)
@@ -268,158 +248,3 @@ def _checked(path: Path, batch: dict[str, Any], first: int, step: int | None) ->
         where = f"{path}: from row {first + 1}"
         rows["loss"] = sampled_loss(rows[_LOGPROBS[0]], rows[_LOGPROBS[1]], where)
     return rows
-
-
-# -- files -----------------------------------------------------------------------------------
-
-
-def _header(path: Path) -> set[str]:
-    try:
-        match _SUFFIXES[path.suffix]:
-            case "csv":
-                return _csv_header(path)
-            case "parquet":
-                import pyarrow.parquet as pq
-
-                return set(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-    line = next(json_lines(path, []), None)
-    if line is None:
-        raise LogError(f"{path}: is empty; give a table with rows")
-    return set(line[1])
-
-
-def _csv_header(path: Path) -> set[str]:
-    """Names in the first line. Raises `LogError` for a file without one, or without commas."""
-    import csv
-
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise _unreadable(path, error) from error
-    if not names:
-        raise LogError(f"{path}: is empty; give a table with rows")
-    for separator, said in ((";", "semicolons"), ("\t", "tabs")):
-        if len(names) == 1 and separator in names[0]:
-            raise LogError(f"{path}: its columns are separated by {said}; write it with commas")
-    return set(names)
-
-
-def _batches(path: Path, names: dict[str, str], notes: list[str]) -> Iterator[dict[str, Any]]:
-    """Columns by their name in the format, as Arrow arrays."""
-    types = {**_NUMBERS, **_FACTS}
-    wanted = {own: types[name] for name, own in names.items()}
-    back = {own: name for name, own in names.items()}
-    try:
-        match _SUFFIXES[path.suffix]:
-            case "csv":
-                found = _csv(path, wanted, notes)
-            case "parquet":
-                found = _parquet(path, wanted)
-            case _:
-                found = _json(path, wanted, notes)
-        for batch in found:
-            yield {back[own]: column for own, column in batch.items()}
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _csv(path: Path, wanted: dict[str, Any], notes: list[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow.csv as pc
-
-    cut = _without_end(path)
-
-    def wrong(row: Any) -> str:
-        """A last line with too few values is what a killed process leaves."""
-        return "skip" if row.text == cut and row.actual_columns < row.expected_columns else "error"
-
-    convert = pc.ConvertOptions(column_types=wanted, include_columns=list(wanted))
-    # Elsewhere a row with too few values is an error.
-    parse = pc.ParseOptions(invalid_row_handler=wrong if cut else None)
-    with pc.open_csv(path, convert_options=convert, parse_options=parse) as file:
-        for batch in file:
-            yield {name: batch[name] for name in wanted}
-    if cut:
-        notes.append(
-            f"{path}: the last line has no end: it may be cut, and is left out if values are "
-            "missing"
-        )
-
-
-def _without_end(path: Path) -> str | None:
-    """The last line of a file that does not end with a line break; None for one that does."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - (1 << 16)))
-        tail = file.read()
-    if not tail or tail.endswith((b"\n", b"\r")):
-        return None
-    return tail.splitlines()[-1].decode(errors="replace")
-
-
-def _parquet(path: Path, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=list(wanted)):
-            rows = pa.Table.from_batches([batch])
-            yield {own: _typed(rows[own], own, kind, path) for own, kind in wanted.items()}
-
-
-def _typed(column: Any, name: str, kind: Any, path: Path) -> Any:
-    """A column of Parquet in the type of the format; labels by the rule of the format."""
-    if pa.types.is_string(kind):
-        column = label_column(column, name, Where(str(path), 0), nulls=True)
-    column = column.cast(kind)
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def _labels(values: list[Any], kind: Any) -> list[Any]:
-    """Integers among labels, as text."""
-    if not pa.types.is_string(kind):
-        return values
-    return [str(value) if type(value) is int else value for value in values]
-
-
-def _json(path: Path, wanted: dict[str, Any], notes: list[str]) -> Iterator[dict[str, Any]]:
-    held: list[tuple[str, dict[str, Any]]] = []
-    for line in json_lines(path, notes):
-        held.append(line)
-        if len(held) >= _BATCH_ROWS:
-            yield _columns(held, wanted)
-            held = []
-    if held:
-        yield _columns(held, wanted)
-
-
-def _columns(lines: list[tuple[str, dict[str, Any]]], wanted: dict[str, Any]) -> dict[str, Any]:
-    columns = {}
-    for name, kind in wanted.items():
-        values = [content.get(name) for _, content in lines]
-        try:
-            columns[name] = pa.array(_labels(values, kind), kind)
-        except (pa.ArrowException, TypeError, OverflowError):
-            where, value = _first_wrong(lines, name, kind)
-            raise LogError(f"{where}: {name} is {value!r}; it must be {kind}") from None
-    return columns
-
-
-def _first_wrong(lines: list[tuple[str, dict[str, Any]]], name: str, kind: Any) -> tuple[str, Any]:
-    for where, content in lines:
-        try:
-            pa.array(_labels([content.get(name)], kind), kind)
-        except (pa.ArrowException, TypeError, OverflowError):
-            return where, content.get(name)
-    return lines[0][0], None
-
-
-def _unreadable(path: Path, error: Exception) -> LogError:
-    line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    separated = _THOUSANDS.search(line)
-    if separated:
-        return LogError(
-            f"{path}: {separated[1]!r} has thousands separators; write numbers without them"
-        )
-    return DamagedError(f"{path}: cannot be read ({line}); give a table with the right types")

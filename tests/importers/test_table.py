@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import rocktok
 from rocktok.errors import LogError, UsageError
-from rocktok.importers import table as tables
+from rocktok.importers import table_files as tables
 from tests.importers.files import damage
 from tests.importers.reading import close, rows, sequences
 from tests.processes import run_command
@@ -48,7 +48,7 @@ def save(table: pd.DataFrame, path: Path) -> Path:
 def test_every_row_arrives(
     tmp_path: Path, suffix: str, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_BATCH_ROWS", batch)
+    monkeypatch.setattr(tables, "BATCH_ROWS", batch)
     theirs = frame()
     path = save(theirs, tmp_path / f"t{suffix}")
     done = rocktok.import_log("table", path, tmp_path / "log", columns=MAP, exactness="exact")
