@@ -17,8 +17,8 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import pytest
 
 #: What others keep in the directory for temporary files until the process ends, or for good:
-#: sockets of multiprocessing, Dask's scratch directory.
-KEPT = ("pymp-", "dask-scratch-space")
+#: sockets of multiprocessing, Dask's scratch directory, PyTorch's cache of compiled code.
+KEPT = ("pymp-", "dask-scratch-space", "torchinductor_")
 
 TEMPORARY = pytest.StashKey[Path]()
 
