@@ -42,7 +42,7 @@ def _parameters() -> Iterator[Any]:
         seen.add(command)
 
 
-@pytest.mark.parametrize("line", _parameters())
+@pytest.mark.parametrize("line", list(_parameters()))
 def test_commands(line: str, tmp_path: Path) -> None:
     words = shlex.split(line, comments=True)[1:]
     words = [str(ROOT / w) if w.startswith("sample_data") else w for w in words]
