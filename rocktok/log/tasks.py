@@ -144,7 +144,7 @@ def _groups(log: Log, table: str, step: int) -> list[_Group]:
     that cannot be shared out.
     """
     kept = log.row_groups
-    found = kept.pop((table, step), None)
+    found: list[_Group] | None = kept.pop((table, step), None)
     if found is None:
         found = _read_groups(log, table, step)
     kept[table, step] = found  # behind those that were asked for before

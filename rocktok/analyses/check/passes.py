@@ -271,7 +271,8 @@ class _Look:
         return judged.saturation(means, min(self.run.log.complete_steps("fixed"), default=0))
 
     def _losses(self, step: int) -> PromptBootstrap:
-        sums = PromptBootstrap(np.zeros(0, np.int64), ("", "loss"), **self._draws)
+        seed, replicates = self.params.seed, self.params.replicates
+        sums = PromptBootstrap(np.zeros(0, np.int64), ("", "loss"), seed, replicates)
         self.run.engine.run(self._source("fixed", step), sums, patient=True)
         return sums
 
