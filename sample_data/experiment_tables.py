@@ -82,13 +82,16 @@ def claim_rows(summary: Row) -> Iterable[tuple[str, str, str]]:
     if "training" in summary:
         yield from _training_claims(summary["training"])
     if "language" in summary:
+        tested = summary["language"]["rule"] != "top-k"
+        whose = "rocks" if tested else "tokens that the paper's rule names"
         row = _against(summary["language"]["compensation_contrasts"], "placebo")
         if row is not None:
             yield (
                 "On a language model, too, another token in place of a rock changes the text no "
                 "more than one in place of another token.",
                 "replacement by the teacher's token at temperature 1; loss and edits of the next "
-                "32 tokens, rocks less placebos",
+                f"32 tokens, {whose} "
+                "less placebos",
                 f"{_loss(row)}; {_edits(row, sign=True)}.",
             )
 
@@ -276,22 +279,23 @@ def _each_training(training: Row) -> list[str]:
 
 def language_section(language: Row) -> str:
     """The replacement on a language model."""
-    which = f"{language['rocks']} rocks of its log"
+    which = f"It has {language['rocks']} rocks."
     if language["rule"] == "top-k":
         which = (
-            f"{language['rocks']} tokens that the paper's rule names in its log (`detect --rule "
-            "top-k`);\nby the test at a false discovery rate of 5% it has no rocks"
+            "By the test at a false\ndiscovery rate of 5% its log has no rocks; those of the tables "
+            f"are the {language['rocks']} tokens that\nthe paper's rule names in it (`detect "
+            "--rule top-k`)."
         )
-    model = "The toy models in place of a language model"
+    model = "The toy models in place of a language model."
     if language["step"] is not None:
         model = (
-            "SmolLM2-135M without six of its layers, distilled from the whole model for "
-            f"{language['step']} steps"
+            "SmolLM2-135M without six of its layers, after "
+            f"{language['step']} steps of distillation from the whole model."
         )
     return "\n".join(
         [
             "## A language model\n",
-            f"{model}: {which}.\n",
+            f"{model} {which}\n",
             f"{language['prompts']:,} prompts that training has not seen, one draw each at "
             "temperature 1. There is no\nright answer; what a replacement does is the loss and the "
             "edits of the next 32 tokens.\n",
