@@ -143,7 +143,7 @@ def _groups(log: Log, table: str, step: int) -> list[_Group]:
     Footers of all shards of a step are read for them: the longest part of a pass over many shards
     that cannot be shared out.
     """
-    kept = log.row_groups
+    kept: dict[tuple[str, int], list[_Group]] = log.row_groups
     found = kept.pop((table, step), None)
     if found is None:
         found = _read_groups(log, table, step)
