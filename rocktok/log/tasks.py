@@ -143,8 +143,8 @@ def _groups(log: Log, table: str, step: int) -> list[_Group]:
     Footers of all shards of a step are read for them: the longest part of a pass over many shards
     that cannot be shared out.
     """
-    kept = log.row_groups
-    found: list[_Group] | None = kept.pop((table, step), None)
+    kept: dict[tuple[str, int], list[_Group]] = log.row_groups
+    found = kept.pop((table, step), None)
     if found is None:
         found = _read_groups(log, table, step)
     kept[table, step] = found  # behind those that were asked for before
