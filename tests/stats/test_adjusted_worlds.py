@@ -1,7 +1,7 @@
 """How often the adjusted contrast gives a false verdict, covers, and tells: on simulated runs.
 
-With `ROCKTOK_WORLD_REPLICATES=1000` and `-s -m exhaustive` they print rates as docs/statistics.md has
-them of 200 runs.
+With `ROCKTOK_WORLD_REPLICATES=1000` and `-s -m exhaustive` they print rates as docs/statistics.md
+has them of 200 runs.
 """
 
 from __future__ import annotations
