@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from multiprocessing import util
 from pathlib import Path
 
 # Before any library of the Hugging Face family is imported: tests never ask a hub.
@@ -30,11 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = config.stash[TEMPORARY] = Path(tempfile.mkdtemp(prefix="rocktok-tests-"))
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove it."""
-    shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
+    # Removed at the end, after what multiprocessing removes of it (at priority -100).
+    util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-200)
 
 
 @pytest.fixture(autouse=True)
