@@ -282,9 +282,9 @@ def language_section(language: Row) -> str:
     which = f"It has {language['rocks']} rocks."
     if language["rule"] == "top-k":
         which = (
-            "By the test at a false\ndiscovery rate of 5% its log has no rocks; those of the tables "
-            f"are the {language['rocks']} tokens that\nthe paper's rule names in it (`detect "
-            "--rule top-k`)."
+            "By the test at a false\ndiscovery rate of 5% its log has no rocks; those of the "
+            f"tables are the {language['rocks']} tokens that\nthe paper's rule names in it "
+            "(`detect --rule top-k`)."
         )
     model = "The toy models in place of a language model."
     if language["step"] is not None:
