@@ -43,14 +43,15 @@ class Preloaded:
     ) -> None:
         self._streams = [tempfile.NamedTemporaryFile("w+") for _ in range(2)]  # noqa: SIM115
         with _importable():
-            forkserver.ensure_running()
+            SERVER.ensure_running()
         context = multiprocessing.get_context("forkserver")
         paths = [stream.name for stream in self._streams]
         words, folder = [str(word) for word in arguments], str(cwd or Path.cwd())
         self._process = context.Process(
             target=_work, args=(words, dict(os.environ if env is None else env), folder, paths)
         )
-        self._process.start()
+        with _own_server():
+            self._process.start()
 
     @property
     def returncode(self) -> int | None:
@@ -126,7 +127,20 @@ def run_ranks(number: int, *arguments: object) -> None:
         assert failed == []
 
 
-forkserver.set_forkserver_preload(MODULES)
+#: Not the one of all: a command that draws figures in the tests' process may have started that.
+SERVER = forkserver.ForkServer()
+SERVER.set_forkserver_preload(MODULES)
+
+
+@contextlib.contextmanager
+def _own_server() -> Iterator[None]:
+    """Processes that start within are forks of the tests' server."""
+    before = forkserver.connect_to_new_process
+    forkserver.connect_to_new_process = SERVER.connect_to_new_process
+    try:
+        yield
+    finally:
+        forkserver.connect_to_new_process = before
 
 
 @contextlib.contextmanager

@@ -24,11 +24,12 @@ class Explained:
     def __call__(self, made: PassMade) -> None:
         """One line: what was read, how long that took, for which analyses."""
         self._made.append(made)
+        columns = f"columns {', '.join(made.columns)}" if made.columns else "rows kept from before"
         _say(
             f"pass {made.number}: {_where(made)}, {_number(made.rows.total(), 'row')}, "
             f"{_bytes(made.decoded.total())} in {made.seconds:.2f} s for "
             f"{', '.join(_shown(name) for name in made.names) or 'the command'}; "
-            f"columns {', '.join(made.columns)}"
+            f"{columns}"
         )
 
     def finish(self, seconds: float) -> None:

@@ -6,6 +6,7 @@ Array suffixes: N rows; S sequences.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ class _Task:
     batches: list[_Batch]
     unpaired: int
     alone: frozenset[int]
+    rows: Counter[int]
 
 
 class KeptRows:
@@ -78,16 +80,21 @@ class KeptRows:
         # Each worker would hold a copy of its own.
         return KeptRows, (0,)
 
-    def batches(self, joined: JoinedSteps) -> Iterator[dict[str, Array]]:
-        """The batches of a task, as iterating over `joined` gives them, whose counts are set."""
+    def batches(self, joined: JoinedSteps, rows: Counter[int]) -> Iterator[dict[str, Array]]:
+        """The batches of a task, as iterating over `joined` gives them, whose counts are set.
+
+        `rows`: step → rows read so far by the task; those that are kept are added as if read again.
+        """
         key = joined.table, joined.pre, joined.post, joined.task.span
         task = self._tasks.get(key)
         if task is not None:
             joined.unpaired, joined.alone = task.unpaired, task.alone
+            rows.update(task.rows)
             for kept in task.batches:
                 yield kept.rows()
             return
         read: list[_Batch] = []
+        before = Counter(rows)
         fits = self._left > 0
         for batch in joined:
             if fits:
@@ -95,7 +102,7 @@ class KeptRows:
                 fits = sum(kept.nbytes for kept in read) <= self._left
             yield batch
         if fits:
-            self._keep(key, _Task(read, joined.unpaired, joined.alone))
+            self._keep(key, _Task(read, joined.unpaired, joined.alone, rows - before))
 
     def _keep(self, key: tuple[Any, ...], task: _Task) -> None:
         size = sum(kept.nbytes for kept in task.batches)

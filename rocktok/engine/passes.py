@@ -25,12 +25,11 @@ from rocktok.engine.made import PassMade
 from rocktok.engine.once import Answer
 from rocktok.engine.partial import Partial, Prototypes, make_partial
 from rocktok.engine.requests import Request
-from rocktok.engine.source import Source, TaskSource
+from rocktok.engine.source import Source, for_task
 from rocktok.engine.turns import NAMES, Companion, Turns, named
 from rocktok.errors import LogError, RocktokError, UsageError
 from rocktok.files import local_path
 from rocktok.log.checks import SequenceRuns
-from rocktok.log.tasks import Task
 from rocktok.stats.accumulator import Accumulator
 
 T = TypeVar("T")
@@ -196,7 +195,7 @@ class Engine(AbstractContextManager["Engine"]):
         total, done, runs = sum(t.rows for t in tasks), 0, SequenceRuns()
         prototypes = self._share(Prototypes(blank))
         travels = self._client is not None
-        calls = ((_for_task(sources, task, travels), task, prototypes) for task in tasks)
+        calls = ((for_task(sources, task, travels), task, prototypes) for task in tasks)
         began = time.perf_counter()
         for task, result in zip(tasks, self.map(make_partial, calls), strict=True):
             yield result.parts
@@ -295,12 +294,6 @@ class _Patient:
                     f"the Dask cluster has had no workers for {WORKERS_WAIT:g} s; check their "
                     "logs, start workers, and run the command again"
                 )
-
-
-def _for_task(sources: Sequence[Source], task: Task, travels: bool) -> tuple[TaskSource, ...]:
-    """What a worker must have of each asker's source."""
-    first = sources[0].for_task(task, travels=travels)
-    return (first, *(source.beside(first, task) for source in sources[1:]))
 
 
 def _cores() -> int:

@@ -180,6 +180,12 @@ class TaskSource:
     kept: KeptRows | None
 
 
+def for_task(sources: Sequence[Source], task: Task, travels: bool) -> tuple[TaskSource, ...]:
+    """What a worker must have of each asker's source."""
+    first = sources[0].for_task(task, travels=travels)
+    return (first, *(source.beside(first, task) for source in sources[1:]))
+
+
 @dataclass
 class Reading:
     """The rows of one task, for one or several askers. Iterate; then the counts are known.
@@ -313,7 +319,7 @@ class Reading:
         )  # fmt: skip
         keys_alone = not columns and not self._early()
         kept = source.kept if keys_alone else None
-        yield from joined if kept is None else kept.batches(joined)
+        yield from joined if kept is None else kept.batches(joined, self.rows)
         self.unpaired, self._alone = joined.unpaired, joined.alone
 
     def _with_derived(self, batch: dict[str, Array], needs: Collection[str]) -> dict[str, Array]:

@@ -20,6 +20,7 @@ import rocktok
 from rocktok.analyses.detect import lift_passes as lifts
 from rocktok.analyses.info.passes import info
 from rocktok.engine import passes, source
+from rocktok.engine.kept import KeptRows
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
 from rocktok.log import LogWriter, tasks
@@ -119,6 +120,13 @@ def test_progress_tells_the_rows(log: Path) -> None:
     assert [done for done, _ in told[:8]] == sorted(done for done, _ in told[:8])
 
 
+@pytest.fixture
+def read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass reads the log, as those over more rows than are kept do."""
+    monkeypatch.setattr("rocktok.analyses.detect.passes.KeptRows", lambda: KeptRows(0))
+
+
+@pytest.mark.usefixtures("read_again")
 def test_a_shard_that_vanishes_during_the_run_is_an_error(tmp_path: Path) -> None:
     opened = rocktok.open(write_log(tmp_path, sequences=20))
     gone = shards(tmp_path)[1]
@@ -130,6 +138,7 @@ def test_a_shard_that_vanishes_during_the_run_is_an_error(tmp_path: Path) -> Non
         rocktok.detect(opened, engine=Engine(1, progress=remove))
 
 
+@pytest.mark.usefixtures("read_again")
 def test_a_hand_written_shard_that_changes_during_the_run_is_an_error(tmp_path: Path) -> None:
     for step, name in ((0, "a"), (10, "b")):
         write_by_hand(tmp_path, rows(step, range(20)), name)
@@ -142,6 +151,19 @@ def test_a_hand_written_shard_that_changes_during_the_run_is_an_error(tmp_path: 
         rocktok.detect(opened, engine=Engine(1, progress=rewrite))
 
 
+def test_rows_that_were_kept_are_those_that_were_read(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", sequences=20)
+    found = rocktok.detect(log).to_json()
+    opened = rocktok.open(log)
+
+    def remove(done: int, total: int) -> None:
+        for shard in shards(log) if done == total else []:
+            shard.unlink(missing_ok=True)
+
+    assert rocktok.detect(opened, engine=Engine(1, progress=remove)).to_json() == found
+
+
+@pytest.mark.usefixtures("read_again")
 def test_a_shard_replaced_by_another_of_its_size_is_an_error(tmp_path: Path) -> None:
     opened = rocktok.open(write_log(tmp_path, sequences=20))
     changed = shards(tmp_path)[1]
@@ -426,7 +448,10 @@ def test_of_a_step_a_task_takes_its_own_sequences_along(
         assert there.prompts.sequence_S.tolist() == list(range(rank * 20, (rank + 1) * 20))
         assert (here.reader.writers is None, there.reader.writers) == (False, None)
         read = [
-            [batch["prompt"].tolist() for batch in source.Reading(one, task, {"prompt"})]
+            [
+                batch["prompt"].tolist()
+                for (batch,) in source.Reading((one,), task, [frozenset({"prompt"})])
+            ]
             for one in (here, pickle.loads(pickle.dumps(there)))
         ]
         assert read[0] == read[1]

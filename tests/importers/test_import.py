@@ -172,17 +172,17 @@ import_log("table", sys.argv[1], sys.argv[2], exactness="exact",
 def test_a_killed_import_goes_on(
     tmp_path: Path, flushes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rocktok.importers import table as tables
+    from rocktok.importers import table_files
 
     path = save(frame(steps=(0, 5, 9)), tmp_path / "t.jsonl")
     lines = _KILLED.replace("from rocktok.importers import writing", (
-        "from rocktok.importers import writing, table; table._BATCH_ROWS = 14"
+        "from rocktok.importers import writing, table_files; table_files.BATCH_ROWS = 14"
     ))  # fmt: skip
     process = start([sys.executable, "-c", lines, str(path), str(tmp_path / "log"), str(flushes)])
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     monkeypatch.setattr(writing, "SHARD_ROWS", 30)
-    monkeypatch.setattr(tables, "_BATCH_ROWS", 14)
+    monkeypatch.setattr(table_files, "BATCH_ROWS", 14)
     done = table_import(path, tmp_path / "log")
     assert done.kept_rows > 0
     assert done.rows + done.kept_rows == 180

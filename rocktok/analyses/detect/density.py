@@ -45,6 +45,7 @@ class Density:
             judged by a sample: each of their persistent occurrences counts as that much.
         thresholds: what is persistent; needed for `sampled`.
         seed, most: which sequences are looked at, and how many.
+        without: sequences without rocks, of a log whose contexts were not judged, counted already.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Density:
         thresholds: Thresholds | None = None,
         seed: int = 0,
         most: int = 1 << 16,
+        without: int = 0,
     ) -> None:
         self.needs: tuple[str, ...] = ("token_id", "sequence_id")
         self.rocks = np.sort(rocks)
@@ -64,17 +66,14 @@ class Density:
         if self.sampled:
             self.needs += ("loss_pre", "loss_post")
         self.seed, self.most = seed, most
-        self.seen = 0
-        self._rows = np.zeros(0, dtype=_ROW)
+        self.seen = without
+        self._rows = np.zeros(min(without, most), dtype=_ROW)
+        self._rows["retained"] = np.nan
 
     @classmethod
     def without_rocks(cls, sequences: int, seed: int) -> Self:
         """What a pass comes to where there are no rocks, and no contexts were judged."""
-        density = cls(np.zeros(0, dtype=np.int64), None, seed=seed)
-        density.seen = sequences
-        density._rows = np.zeros(min(sequences, density.most), dtype=_ROW)
-        density._rows["retained"] = np.nan
-        return density
+        return cls(np.zeros(0, dtype=np.int64), None, seed=seed, without=sequences)
 
     def update(self, batch: Batch) -> None:
         """Add a batch of whole sequences."""

@@ -272,7 +272,7 @@ def test_occurrences_hold_what_was_compared(tmp_path: Path) -> None:
     arguments = (rocks, "--occurrences", file, "--radius", 1, "-o", tmp_path / "w.json")
     code, printed, said = run_command("weights", *arguments)
     assert (code, printed) == (1, "")
-    assert "run `rocktok occurrences` with --similarity positional" in said
+    assert "run `rocktok occurrences` again with --similarity positional" in said
 
 
 @pytest.mark.parametrize(
