@@ -40,7 +40,7 @@ from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.choose import REMEDY
 from rocktok.engine.kept import KeptRows
 from rocktok.engine.passes import Engine
-from rocktok.errors import LogError, UsageError
+from rocktok.errors import DamagedError, DataError, LogError, UsageError
 
 #: Positions of a log up to which replication is given unasked.
 MOST_REPLICATED = 10_000_000
@@ -240,6 +240,8 @@ def run_detect(
     if halves.chosen is not None:
         try:
             chosen = halves.chosen.result()
+        except (DamagedError, DataError):
+            raise
         except LogError as error:
             why = str(error)
     if contexts is not None and contexts.unsketched:
@@ -250,6 +252,8 @@ def run_detect(
     if wanted:
         try:
             replicated = None if chosen is None else halves.replication(chosen)
+        except (DamagedError, DataError):
+            raise
         except LogError as error:
             why = str(error)
         if replicated is None:
