@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -123,13 +124,16 @@ def type_ratios(token_T: Array, loss_other: Sums, under: Sums, over: Sums) -> Ty
     return TypeValues(token_T, value_T, value_BT, covariate_TC, covariate_BTC)
 
 
-def adjusted_contrast(values: TypeValues, group: Array, seed: int) -> AdjustedContrast:
+def adjusted_contrast(
+    values: TypeValues, group: Array, seed: int, threads: int = 1
+) -> AdjustedContrast:
     """A group against all other measured types; `p_holm` is None until `verdicts`.
 
     Args:
         values: of types that stand often enough on both halves of the prompts.
         group: token ids, chosen on the half that is not measured.
         seed: of the resamples of types, as many as there are of prompts.
+        threads: that compute replicates; the same bits with any number.
     """
     measured_T, group_T = values.measured_T(), np.isin(values.token_T, group)
     first_R, other_A = np.flatnonzero(measured_T & group_T), np.flatnonzero(measured_T & ~group_T)
@@ -154,10 +158,7 @@ def adjusted_contrast(values: TypeValues, group: Array, seed: int) -> AdjustedCo
     at = first_R[supported_R]
     excess_R = _excess(values.value_T, values.covariate_TC, at, other_A)
     difference = float(excess_R.mean())
-    over_prompts_B = np.concatenate([
-        _mean_of_finite(_excess(value_BT, covariate_BTC, at, other_A))
-        for value_BT, covariate_BTC in _parts(values, len(at) * len(other_A))
-    ])  # fmt: skip
+    over_prompts_B = _over_prompts(values, at, other_A, threads)
     over_types_B = _over_types(values, first_R, supported_R, other_A, seed)
     variance = _variance(over_prompts_B) + _variance(over_types_B)
     row["difference"] = difference
@@ -166,6 +167,19 @@ def adjusted_contrast(values: TypeValues, group: Array, seed: int) -> AdjustedCo
         row["low"], row["high"] = difference - 1.96 * error, difference + 1.96 * error
         row["p"] = math.erfc(abs(difference) / error / math.sqrt(2))
     return row
+
+
+def _over_prompts(values: TypeValues, at: Array, other_A: Array, threads: int) -> Array:
+    """(B,) differences between the types at `at` and the others, with resampled prompts."""
+
+    def difference_B(part: tuple[Array, Array]) -> Array:
+        return _mean_of_finite(_excess(*part, at, other_A))
+
+    parts = _parts(values, len(at) * len(other_A))
+    if threads == 1:
+        return np.concatenate([*map(difference_B, parts)])
+    with ThreadPoolExecutor(threads) as pool:
+        return np.concatenate([*pool.map(difference_B, parts)])
 
 
 def _over_types(

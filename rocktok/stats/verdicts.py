@@ -44,7 +44,7 @@ class AdjustedComparison(AdjustedContrast):
 
 
 def compare_at_cutoffs(
-    values: TypeValues, group: TypesByCutoff, first: str, words: Words, seed: int
+    values: TypeValues, group: TypesByCutoff, first: str, words: Words, seed: int, threads: int = 1
 ) -> AdjustedComparison:
     """The contrast at each cutoff, and the verdict.
 
@@ -54,8 +54,11 @@ def compare_at_cutoffs(
         first: name of the group.
         words: what a positive and a negative difference are called.
         seed: of the resamples of types.
+        threads: as in `adjusted_contrast`.
     """
-    rows = {cutoff: [adjusted_contrast(values, ids, seed)] for cutoff, ids in group.items()}
+    rows = {
+        cutoff: [adjusted_contrast(values, ids, seed, threads)] for cutoff, ids in group.items()
+    }
     (verdict,) = verdicts(rows, words)
     cutoffs: list[CutoffContrast] = [
         {"cutoff": cutoff, "types": len(group[cutoff]), **row} for cutoff, (row,) in rows.items()

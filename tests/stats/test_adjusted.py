@@ -99,6 +99,7 @@ def test_the_contrast_is_that_of_the_twin(seed: int) -> None:
     changes = drawn_changes(seed)
     rocks = np.random.default_rng(seed).choice(changes.token_T, 16, replace=False)
     ours, theirs = adjusted_contrast(changes, rocks, seed), twin_contrast(changes, {*rocks}, seed)
+    assert adjusted_contrast(changes, rocks, seed, threads=3) == ours
     assert ours["p_holm"] is None
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(value, abs=1e-9), name  # type: ignore[literal-required]

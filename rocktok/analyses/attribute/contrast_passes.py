@@ -83,5 +83,7 @@ class HalfContrasts:
             )
             ratios = type_ratios(self.types, self._loss_other.of_types, under, over)
             seed = self.source.seed
-            adjusted = compare_at_cutoffs(ratios, self.found.rocks, ROCKS.name, GRADIENT, seed)
+            adjusted = compare_at_cutoffs(
+                ratios, self.found.rocks, ROCKS.name, GRADIENT, seed, engine.jobs
+            )
         return contrasts(self._groups, self.groups, "half 0", "half 1"), adjusted

@@ -56,8 +56,13 @@ class AdjustedSums:
         sides = (self.half, other), (1 - self.half, measured)
         return [OfHalf(half, self.seed, sums) for half, sums in sides if sums]
 
-    def result(self) -> AdjustedComparison:
+    def result(self, threads: int) -> AdjustedComparison:
         """The contrast at each cutoff and the verdict, after the passes."""
         steps = (self.pre_other, self.pre, self.post)
         changes = type_ratios(self.pre.types, *(step.of_types for step in steps))
-        return compare_at_cutoffs(changes, self.group, self.first, LEARNING, self.seed)
+        return compare_at_cutoffs(changes, self.group, self.first, LEARNING, self.seed, threads)
+
+
+def compared(sums: AdjustedSums | None, threads: int) -> AdjustedComparison | None:
+    """The result of what was summed, if anything was."""
+    return None if sums is None else sums.result(threads)

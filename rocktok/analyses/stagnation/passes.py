@@ -21,7 +21,7 @@ from rocktok._types import Array
 from rocktok.analyses.detect.cutoff_passes import params_of
 from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
-from rocktok.analyses.stagnation.adjusted import AdjustedSums, high_loss_by_size
+from rocktok.analyses.stagnation.adjusted import AdjustedSums, compared, high_loss_by_size
 from rocktok.analyses.stagnation.choose import ComparedGroups, choose
 from rocktok.analyses.stagnation.every_type import EveryType, GroupSums
 from rocktok.analyses.stagnation.learning import change_rows, comparisons, corpus_row, group_rows
@@ -195,7 +195,7 @@ class _Course:
                 },
             ),
             tests=tuple(comparisons(curves, groups)),
-            adjusted=None if measured.adjusted is None else measured.adjusted.result(),
+            adjusted=compared(measured.adjusted, self.run.engine.jobs),
             notes=(*notes, *self._notes_on(measured)),
         )
 
