@@ -100,6 +100,11 @@ def _answer(result: PillarsResult) -> str:
     rows = _main(result)
     if not rows:
         return "No arm ever acted, so no effect can be told."
+    if (same := _all_answers(result)) is not None:
+        return (
+            f"Every answer is {same}, with and without interventions, so the accuracy says nothing "
+            "of them."
+        )
     several = len(result.sources) > 1
     parts = []
     for row in rows:
@@ -119,6 +124,14 @@ def _answer(result: PillarsResult) -> str:
         span = low if low == high else f"{low} to {high}"
         power = f"the smallest effect that could be told is ±{span}"
     return f"{'; '.join(parts)}; {power}."
+
+
+def _all_answers(result: PillarsResult) -> str | None:
+    """Right or wrong, if all answers are, as where a checker judges nothing; else None."""
+    accuracies = {row["accuracy"] for row in result.sources}
+    if accuracies not in ({0.0}, {1.0}) or any(row["gained"] or row["lost"] for row in result.arms):
+        return None
+    return "wrong" if accuracies == {0.0} else "right"
 
 
 def _main(result: PillarsResult) -> list[GlobalRow]:
@@ -149,7 +162,7 @@ def _how_sure(result: PillarsResult) -> str:
         f"{percent(row['accuracy'])}"
         for row in result.sources
     )
-    if not rows:
+    if not rows or _all_answers(result) is not None:
         return f"{sources}."
     corrected = {"holm": "Holm's correction", "bonferroni": "Bonferroni's correction",
                  "bh": "control of the false discovery rate", "none": "no correction"}  # fmt: skip

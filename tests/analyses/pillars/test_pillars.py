@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -407,6 +408,21 @@ def test_no_arm_that_acted_is_an_answer() -> None:
     assert "1 arm never acted" in result.notes[0]
     render(result)
     result.to_json()
+
+
+@pytest.mark.parametrize(("right", "word"), [((), "wrong"), (range(9), "right")])
+def test_where_all_answers_are_alike_the_accuracy_is_no_answer(
+    right: Sequence[int], word: str
+) -> None:
+    made = Made().add("baseline", column(*right, of=9)).add("ban:1", column(*right, of=9))
+    first, second = opening(rocktok.pillars(made.outcomes()))
+    assert first == (
+        f"Every answer is {word}, with and without interventions, so the accuracy says nothing of "
+        "them."
+    )
+    assert "p =" not in second
+    changed = made.add("ban:2", column(3, of=9) ^ column(*right, of=9))
+    assert opening(rocktok.pillars(changed.outcomes()))[0].startswith("0 of 2 banned rocks change")
 
 
 @pytest.mark.parametrize("name, value", [
