@@ -29,7 +29,15 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give this process, and those that it starts, an empty directory for temporary files."""
     # tmp_path stays where it is without this.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    folder = config.stash[TEMPORARY] = Path(tempfile.mkdtemp(prefix="rocktok-tests-"))
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    # Short, as a Unix socket's path has room for about 100 bytes.
+    if worker is None:
+        folder = Path(tempfile.mkdtemp(prefix="rocktok-"))
+    else:
+        # In the directory of the process that started this worker.
+        folder = Path(tempfile.gettempdir(), worker)
+        folder.mkdir()
+    config.stash[TEMPORARY] = folder
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     # Removed at the end, after what multiprocessing removes of it (at priority -100).
     util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-200)

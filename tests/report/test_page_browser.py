@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -43,8 +44,14 @@ def browser() -> Iterator[Any]:
         pytest.skip("no Chromium on this machine; install the package chromium")
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
+    # Chromium makes a Unix socket among its temporary files, whose path may be too long.
+    with (
+        TemporaryDirectory(prefix="rocktok-", dir="/tmp") as short,
+        sync_playwright() as playwright,
+    ):
+        opened = playwright.chromium.launch(
+            executable_path=BROWSER, args=ARGUMENTS, env=os.environ | {"TMPDIR": short}
+        )
         yield opened
         opened.close()
 
