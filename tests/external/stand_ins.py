@@ -40,7 +40,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         top = name.partition(".")[0]
-        if top not in self._replaceable:
+        # A part that an installed package looks for in vain, and can do without, is not missing.
+        installed = top in sys.modules and not isinstance(sys.modules[top], _StandIn)
+        if top not in self._replaceable or installed:
             return None
         if top not in missing:
             missing.append(top)
