@@ -52,6 +52,7 @@ def tokenised(
             "append_eos is not given, and the files have lost the end tokens: give --append-eos "
             "(with --max-completion-length N, so that cut completions get none), or "
             "--no-append-eos",
+            "append_eos",
         )
     tokenizer = load(options.tokenizer)
     eos = tokenizer.eos_token_id

@@ -20,6 +20,8 @@ from rocktok.importers.source import (
     Part,
     Rollout,
     Source,
+    check_ids,
+    check_mask,
     correct_of,
     parts_of,
     run_of,
@@ -351,8 +353,10 @@ def _laid_out(where: str, line: dict[str, Any], sequence_id: int) -> Rollout | N
 
 
 def _train_line(where: str, line: dict[str, Any], sequence_id: int) -> Rollout | None:
-    token_T = np.asarray(need(line, "token_ids", where, list), dtype=np.int64)
-    mask_T = np.asarray(need(line, "token_loss_mask", where, list), dtype=np.float64) > 0
+    ids, mask = (need(line, name, where, list) for name in ("token_ids", "token_loss_mask"))
+    check_ids(ids, where)
+    check_mask(mask, where)
+    token_T, mask_T = np.array(ids, dtype=np.int64), np.array(mask, dtype=bool)
     student_T = np.array(need(line, "prev_logprobs", where, list), dtype=np.float64)
     advantage_T = np.array(need(line, "advantages", where, list), dtype=np.float64)
     same_length(where, {"token_ids": token_T, "token_loss_mask": mask_T,

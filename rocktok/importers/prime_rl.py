@@ -16,7 +16,17 @@ import numpy as np
 from rocktok.errors import LogError
 from rocktok.hooks.rollouts import prompt_identity
 from rocktok.importers.json_lines import json_lines, need
-from rocktok.importers.source import Options, Text, TextSource, check_ids, same_length, stretches
+from rocktok.importers.source import (
+    MOST_LOGPROB,
+    Options,
+    Text,
+    TextSource,
+    check_ids,
+    check_mask,
+    check_step,
+    same_length,
+    stretches,
+)
 from rocktok.importers.words import files_of, laid_out
 
 #: Names of its files in a folder.
@@ -25,6 +35,8 @@ PATTERNS = ("step_*/rank_*.jsonl", "rank_*.jsonl", "token_exports/step_*/*.jsonl
 _STEP = re.compile(r"step_(\d+)")
 #: Their name → ours.
 _STUDENT = {"trainer_logprobs": "student_logprob", "entropy": "student_entropy"}
+#: Ours → least and most, nats; no vocabulary has an entropy of 100, and rounding may go below 0.
+_RANGES = {"student_logprob": (-1e6, MOST_LOGPROB), "student_entropy": (-MOST_LOGPROB, 100.0)}
 
 
 def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
@@ -41,6 +53,7 @@ def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
             folder = _step_of(path)
             for where, line in json_lines(path, notes):
                 step = need(line, "step", where, int)
+                check_step(step, where)
                 if folder >= 0 and step != folder:
                     raise LogError(
                         f"{where}: is of step {step}, in the folder of step {folder}: files of two "
@@ -73,12 +86,17 @@ def _texts(where: str, step: int, line: dict[str, Any]) -> Iterator[Text]:
     columns = {own: need(line, name, where, list) for name, own in _STUDENT.items()}
     same_length(where, {"token_ids": ids, "loss_mask": mask, **columns})
     check_ids(ids, where)
+    check_mask(mask, where)
     mask_T = np.asarray(mask).astype(bool)
     found = stretches(mask_T, where)
     for begin, end in found:
         facts = {own: values[begin:end] for own, values in columns.items()}
-        for own, values in facts.items():
-            if not all(isinstance(value, int | float) and abs(value) < 1e6 for value in values):
-                raise LogError(f"{where}: {own} of a scored token is no number that it can be")
+        for own, (least, most) in _RANGES.items():
+            for value in facts[own]:
+                if type(value) not in (int, float) or not least <= value <= most:
+                    raise LogError(
+                        f"{where}: {own} of a scored token is {value!r}; it must be a number from "
+                        f"{least:g} to {most:g}"
+                    )
         prompt = prompt_identity(ids[: found[0][0]])
         yield Text(step, prompt, ids[:begin], ids[begin:end], facts)

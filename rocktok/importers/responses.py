@@ -25,6 +25,8 @@ from rocktok.importers.source import (
     Part,
     Rollout,
     Source,
+    check_ids,
+    check_logprobs,
     parts_of,
     run_of,
     sampled_loss,
@@ -35,6 +37,8 @@ from rocktok.importers.words import counted, files_of, laid_out, steps_for
 PATTERNS = ("*.jsonl",)
 
 _STEP_ROWS = 1 << 32
+#: No text is as long.
+MAX_TOKENS = 1 << 31
 #: Likeliest tokens of one position: id → log-probability.
 Likeliest = dict[int, float]
 
@@ -44,6 +48,7 @@ class Scored:
     """What a response says of a text.
 
     Attributes:
+        where: file and line, for messages.
         token_T: (T,) ids, without a gap.
         logprob_T: (T,) nats; NaN at the text's very first token, which nothing predicts.
         first: place of token_T[0] in the text.
@@ -53,6 +58,7 @@ class Scored:
         facts: columns of sequences/.
     """
 
+    where: str
     token_T: Array
     logprob_T: Array
     first: int = 0
@@ -130,8 +136,8 @@ def _rollout(
             f"{where}: does not tell where the completion begins; add num_prompt_tokens, the "
             "number of tokens before it, to the line"
         )
-    token_T, logprob_T, likely = _completion(where, student, start, "student")
-    other_T, logq_T, likely_q = _completion(where, teacher, start, "teacher")
+    token_T, logprob_T, likely = _completion(student, start, "student")
+    other_T, logq_T, likely_q = _completion(teacher, start, "teacher")
     if len(other_T) != len(token_T) or (other_T != token_T).any():
         apart = int(np.argmax(other_T[: len(token_T)] != token_T[: len(other_T)]))
         said = f"{len(token_T)} tokens, the teacher's {len(other_T)}"
@@ -151,7 +157,14 @@ def _rollout(
                 f"{where}: has no likeliest tokens, lines before it have; score all alike"
             )
         with laid_out(where):
-            statistics |= {"loss": _bounds(likely, likely_q), "log_ratio": ratio_T}
+            loss_T = _bounds(likely, likely_q)
+        if not np.isfinite(loss_T).all():
+            place = start + int(np.argmin(np.isfinite(loss_T)))
+            raise LogError(
+                f"{teacher.where}: place {place}: the teacher gives a token that the student lists "
+                "no probability, so that the loss has no end; score without masks or a top-p"
+            )
+        statistics |= {"loss": loss_T, "log_ratio": ratio_T}
     else:
         statistics |= {"loss": ratio_T}
     facts = dict(student.facts)
@@ -166,9 +179,10 @@ def _rollout(
 
 
 def _completion(
-    where: str, scored: Scored, start: int, who: str
+    scored: Scored, start: int, who: str
 ) -> tuple[Array, Array, list[Likeliest] | None]:
     """What a response says of the completion's tokens."""
+    where = scored.where
     null = np.flatnonzero(np.isnan(scored.logprob_T)) + scored.first
     if (wrong := null[null != 0]).size:
         raise LogError(
@@ -193,6 +207,7 @@ def _completion(
                 f"{where}: place {place}: the {who} has a likely token with the log-probability "
                 f"{wrong_p}; it must be 0 or less"
             )
+    check_logprobs(scored.logprob_T[begin:], who, where)
     return scored.token_T[begin:], scored.logprob_T[begin:], likely
 
 
@@ -205,9 +220,14 @@ def facts_of(line: dict[str, Any], finish: Any = None) -> dict[str, Any]:
 def prompt_tokens_of(line: dict[str, Any], where: str) -> int | None:
     """`num_prompt_tokens` of a line, which users add. Raises `LogError` for what is no number."""
     number = line.get("num_prompt_tokens")
-    if number is None or (type(number) is int and number >= 0):
+    return None if number is None else token_count(number, where, "num_prompt_tokens")
+
+
+def token_count(number: Any, where: str, key: str) -> int:
+    """A number of tokens. Raises `LogError` for what is none."""
+    if type(number) is int and 0 <= number < MAX_TOKENS:
         return number
-    raise LogError(f"{where}: num_prompt_tokens is {number!r}; it must be a number of tokens")
+    raise LogError(f"{where}: {key} is {number!r}; it must be a number of tokens")
 
 
 def choice_of(line: dict[str, Any], where: str) -> dict[str, Any]:
@@ -222,16 +242,23 @@ def choice_of(line: dict[str, Any], where: str) -> dict[str, Any]:
 
 def floats(values: list[Any], where: str) -> Array:
     """Numbers; null is NaN. Raises `LogError` for anything else."""
-    try:
-        return np.array([np.nan if v is None else float(v) for v in values], dtype=np.float64)
-    except (TypeError, ValueError):
-        raise LogError(f"{where}: a log-probability is no number") from None
+    for value in values:
+        number(value, where)
+    return np.array([np.nan if v is None else float(v) for v in values], dtype=np.float64)
+
+
+def number(value: Any, where: str) -> float | None:
+    """A log-probability, or null. Raises `LogError` for anything else."""
+    if value is None or type(value) is float or (type(value) is int and abs(value) < MAX_TOKENS):
+        return value
+    raise LogError(f"{where}: the log-probability {value!r} is no number that it can be")
 
 
 def ints(values: Any, where: str, key: str) -> Array:
     """Token ids. Raises `LogError` for anything else."""
-    if not isinstance(values, list) or not all(type(value) is int for value in values):
+    if not isinstance(values, list):
         raise LogError(f"{where}: {key} is no list of token ids")
+    check_ids(values, f"{where}: {key}")
     return np.asarray(values, dtype=np.int64)
 
 

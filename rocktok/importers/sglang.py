@@ -19,10 +19,12 @@ from rocktok.importers.responses import (
     facts_of,
     floats,
     ints,
+    number,
     prompt_tokens_of,
     read_pairs,
+    token_count,
 )
-from rocktok.importers.source import Options, Source
+from rocktok.importers.source import Options, Source, check_ids
 
 
 def read(paths: tuple[Path, ...], options: Options) -> Source:
@@ -42,15 +44,17 @@ def parse(where: str, line: dict[str, Any], is_student: bool) -> Scored:
     prompt = line.get("input_ids")
     prompt = None if prompt is None else ints(prompt, where, "input_ids").tolist()
     total = meta.get("prompt_tokens")
+    if total is not None:
+        total = token_count(total, where, "meta_info.prompt_tokens")
     if is_student and said is None and outputs:
-        if type(total) is not int:
+        if total is None:
             raise LogError(f"{where}: has no meta_info.prompt_tokens; it is no response of SGLang")
         ids, values = _entries(outputs, where, "output_token_logprobs")
         likely = _likeliest(meta.get("output_top_logprobs"), ids, values, where)
         if prompt is None and inputs:
             prompt = _entries(inputs, where, "input_token_logprobs")[0]
         token_T = np.array(ids, dtype=np.int64)
-        return Scored(token_T, floats(values, where), total, total, likely, prompt, facts)
+        return Scored(where, token_T, floats(values, where), total, total, likely, prompt, facts)
     if not inputs:
         raise LogError(
             f"{where}: has no input_token_logprobs; score the text with return_logprob and "
@@ -59,8 +63,9 @@ def parse(where: str, line: dict[str, Any], is_student: bool) -> Scored:
     ids, values = _entries(inputs, where, "input_token_logprobs")
     likely = _likeliest(meta.get("input_top_logprobs"), ids, values, where)
     # A request may ask for a part of the text alone.
-    first = total - len(ids) if type(total) is int and total > len(ids) else 0
+    first = total - len(ids) if total is not None and total > len(ids) else 0
     return Scored(
+        where,
         np.array(ids, dtype=np.int64),
         floats(values, where),
         first,
@@ -76,7 +81,9 @@ def _entries(entries: Any, where: str, key: str) -> tuple[list[int], list[float 
         isinstance(one, list) and len(one) >= 2 and type(one[1]) is int for one in entries
     ):
         raise LogError(f"{where}: {key} holds no [logprob, token_id, text]")
-    return [one[1] for one in entries], [one[0] for one in entries]
+    ids = [one[1] for one in entries]
+    check_ids(ids, f"{where}: {key}")
+    return ids, [number(one[0], f"{where}: {key}") for one in entries]
 
 
 def _likeliest(
@@ -91,7 +98,7 @@ def _likeliest(
     found: list[Likeliest] = []
     for token, value, top in zip(ids, values, tops, strict=True):
         own, logprobs = _entries(top or [], where, "top_logprobs")
-        likely = {i: float(p) for i, p in zip(own, logprobs, strict=True) if p is not None}
+        likely = {i: p for i, p in zip(own, logprobs, strict=True) if p is not None}
         if value is not None:
             likely[token] = float(value)
         found.append(likely)

@@ -18,6 +18,7 @@ from rocktok.importers.source import (
     Part,
     Rollout,
     Source,
+    check_mask,
     correct_of,
     parts_of,
     run_of,
@@ -242,7 +243,11 @@ def _rollout(
         for key in (student, "teacher_log_probs", *(["entropy"] if with_entropy else []))
     }
     mask = sample.get("loss_masks", sample.get("loss_mask"))
-    mask_T = np.ones(length, bool) if mask is None else _ints(mask, where, "loss_mask").astype(bool)
+    mask_T = np.ones(length, bool)
+    if mask is not None:
+        mask_T = _ints(mask, where, "loss_mask")
+        check_mask(mask_T.tolist(), where)
+        mask_T = mask_T.astype(bool)
     same_length(where, {"response": np.empty(length), "loss_mask": mask_T, **values})
     if not mask_T.any():
         return None

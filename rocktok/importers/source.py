@@ -179,15 +179,29 @@ def sampled_loss(student_T: Array, teacher_T: Array, where: str) -> Array:
 
     Raises `LogError` for a log-probability that is none.
     """
-    for who, logprob_T in (("student", student_T), ("teacher", teacher_T)):
-        bad_T = ~np.isfinite(logprob_T) | (logprob_T > MOST_LOGPROB)
-        if bad_T.any():
-            at = int(np.argmax(bad_T))
-            raise LogError(
-                f"{where}: token {at}: the {who}'s log-probability is {logprob_T[at]}; it must be "
-                "a finite number, 0 or less"
-            )
+    check_logprobs(student_T, "student", where)
+    check_logprobs(teacher_T, "teacher", where)
     return np.asarray(student_T, np.float64) - np.asarray(teacher_T, np.float64)
+
+
+def check_logprobs(logprob_T: Array, who: str, where: str) -> None:
+    """Raise `LogError` for a log-probability of tokens (T,) that is none."""
+    bad_T = ~np.isfinite(logprob_T) | (logprob_T > MOST_LOGPROB)
+    if bad_T.any():
+        at = int(np.argmax(bad_T))
+        raise LogError(
+            f"{where}: token {at}: the {who}'s log-probability is {logprob_T[at]}; it must be "
+            "a finite number, 0 or less"
+        )
+
+
+def check_mask(mask: Iterable[Any], where: str) -> None:
+    """Raise `LogError` for a value of a mask that is neither true nor false, 0 nor 1."""
+    for value in mask:
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise LogError(
+                f"{where}: the mask has {value!r}; it must be of true and false, or 0 and 1"
+            )
 
 
 def same_length(where: str, columns: Mapping[str, Any]) -> int:

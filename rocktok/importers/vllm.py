@@ -20,10 +20,11 @@ from rocktok.importers.responses import (
     facts_of,
     floats,
     ints,
+    number,
     prompt_tokens_of,
     read_pairs,
 )
-from rocktok.importers.source import Options, Source
+from rocktok.importers.source import Options, Source, check_ids
 
 
 def read(paths: tuple[Path, ...], options: Options) -> Source:
@@ -66,6 +67,7 @@ def parse(where: str, line: dict[str, Any], is_student: bool) -> Scored:
     with_more = any(len(one) > 1 for one in likeliest)
     token_T = np.array(tokens, dtype=np.int64)
     return Scored(
+        where,
         token_T,
         floats(values, where),
         0,
@@ -84,13 +86,18 @@ def _entry(
         return -1 if own is None else own, None, {}
     if not isinstance(entry, dict) or not entry:
         raise LogError(f"{where}: prompt_logprobs of place {place} is no object of tokens")
+    here = f"{where}: prompt_logprobs of place {place}"
     try:
-        likely = {
-            int(token): float(one["logprob"] if isinstance(one, dict) else one)
+        found = {
+            int(token): number(one["logprob"] if isinstance(one, dict) else one, here)
             for token, one in entry.items()
         }
     except (TypeError, ValueError, KeyError):
-        raise LogError(f"{where}: prompt_logprobs of place {place} has no id and logprob") from None
+        raise LogError(f"{here} has no id and logprob") from None
+    check_ids(found, here)
+    likely = {token: logprob for token, logprob in found.items() if logprob is not None}
+    if len(likely) < len(found):
+        raise LogError(f"{here} has a token whose logprob is null")
     # vLLM lists the realised token first.
     token = next(iter(likely)) if own is None else own
     if token not in likely:

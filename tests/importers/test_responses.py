@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,11 +303,34 @@ def _positive(mine: list[dict[str, Any]], _: Any) -> None:
     entry[next(iter(entry))]["logprob"] = 0.7
 
 
+def _impossible(_: Any, theirs: list[dict[str, Any]]) -> None:
+    choice, start = theirs[0]["choices"][0], len(World().texts[0][0])
+    entry = choice["prompt_logprobs"][start]
+    entry[next(iter(entry))]["logprob"] = -math.inf
+
+
+def _large_id(mine: list[dict[str, Any]], _: Any) -> None:
+    mine[0]["choices"][0]["prompt_token_ids"][0] = 1 << 40
+
+
+def _large_key(mine: list[dict[str, Any]], _: Any) -> None:
+    mine[0]["choices"][0]["prompt_logprobs"][3] |= {str(1 << 40): {"logprob": -9.0}}
+
+
+def _text(mine: list[dict[str, Any]], _: Any) -> None:
+    entry = mine[0]["choices"][0]["prompt_logprobs"][4]
+    entry[next(iter(entry))]["logprob"] = "-0.5"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (_null, "student.jsonl: line 2: the student's log-probability of place 5 is null; only"),
-        (_null_in_prompt, "line 1: the teacher's log-probability of place 1 is null"),
+        (_null_in_prompt, "teacher.jsonl: line 1: the teacher's log-probability of place 1 is"),
+        (_impossible, "teacher.jsonl: line 1: token 0: the teacher's log-probability is -inf"),
+        (_large_id, "student.jsonl: line 1: prompt_token_ids: 1099511627776 is no token id"),
+        (_large_key, "prompt_logprobs of place 3: 1099511627776 is no token id"),
+        (_text, "prompt_logprobs of place 4: the log-probability '-0.5' is no number"),
         (_other_ids, "ids of another tokenizer, or another text"),
         (_no_logprob, "place 4 has token 61 by prompt_token_ids, but no logprob of it: ids of"),
         (_no_start, "add num_prompt_tokens"),
@@ -346,6 +370,24 @@ def test_tokens_without_ids(tmp_path: Path) -> None:
                                                              k=0)])  # fmt: skip
     with pytest.raises(LogError, match="has tokens without ids; ask the server for them"):
         rocktok.import_log("openai", student, tmp_path / "log", teacher_files=[teacher])
+
+
+def test_a_listed_token_that_the_teacher_gives_no_probability(tmp_path: Path) -> None:
+    """As where a server masks tokens: the loss would have no end."""
+    world = World(1)
+    student, teacher = vllm_files(tmp_path, world, 3)
+    lines = [
+        [json.loads(line) for line in path.read_text().splitlines()] for path in (student, teacher)
+    ]
+    place = len(world.texts[0][0])
+    entries = [own[0]["choices"][0]["prompt_logprobs"][place] for own in lines]
+    other = list(entries[0])[-1]
+    entries[1][other] = {"logprob": -math.inf}
+    write_lines(teacher, lines[1])
+    said = rf"^{teacher}: line 1: place {place}: the teacher gives a token that the student lists"
+    with pytest.raises(LogError, match=said):
+        rocktok.import_log("vllm", student, tmp_path / "log", teacher_files=[teacher])
+    assert not (tmp_path / "log").exists()
 
 
 def test_a_likely_token_with_a_log_probability_above_zero(tmp_path: Path) -> None:

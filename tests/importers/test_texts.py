@@ -67,7 +67,12 @@ def test_prime_rl(tmp_path: Path) -> None:
         ({"schema_version": 2}, "schema_version is 2; this rocktok reads 1"),
         ({"loss_mask": [True] * 8}, "its first token is scored, which nothing predicts"),
         ({"token_ids": ["a"] * 8}, "'a' is no token id; it must be a number from 0 on"),
-        ({"trainer_logprobs": [None] * 8}, "student_logprob of a scored token is no number that"),
+        ({"trainer_logprobs": [None] * 8}, "student_logprob of a scored token is None; it must be"),
+        ({"trainer_logprobs": [1.5] * 8}, "student_logprob of a scored token is 1.5; it must be"),
+        ({"entropy": [-0.5] * 8}, "student_entropy of a scored token is -0.5; it must be"),
+        ({"step": 1 << 40}, "step 1099511627776; it must be 0 or more"),
+        ({"loss_mask": [0, 0, 0.5, 1, 0, 0, 1, 1]}, "the mask has 0.5; it must be of true and"),
+        ({"loss_mask": [False] * 7 + [[True]]}, "the mask has [True]; it must be of true and"),
         ({"token_ids": 5}, "token_ids is 5; it must be a list"),
     ],
 )
