@@ -12,7 +12,7 @@ from typing import Any
 
 from rocktok.errors import LogError, UsageError
 from rocktok.hooks.rollouts import prompt_identity
-from rocktok.importers.source import Options, Text, TextSource
+from rocktok.importers.source import Options, Text, TextSource, check_step
 from rocktok.importers.tokens import load
 from rocktok.importers.words import counted
 
@@ -64,6 +64,7 @@ def tokenised(
     def texts() -> Iterator[Text]:
         nonlocal total, differ
         for one in completions(notes):
+            check_step(one.step, one.where)
             prompt = _prompt_ids(tokenizer, one)
             ids = list(tokenizer(one.text, add_special_tokens=False)["input_ids"])
             same = tokenizer.decode(ids, clean_up_tokenization_spaces=False) == one.text

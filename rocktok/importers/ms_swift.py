@@ -34,7 +34,7 @@ def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
                 }
                 for row in range(same_length(where, columns)):
                     step = columns["step"][row]
-                    if not str(step).isdigit():
+                    if not str(step).isdecimal():
                         raise LogError(f"{where}: step is {step!r}; it must be a number")
                     if int(step) < last:
                         raise LogError(

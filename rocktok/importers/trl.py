@@ -30,7 +30,7 @@ def texts(paths: tuple[Path, ...], options: Options) -> TextSource:
             for number, row in enumerate(rows):
                 where = f"{path}: row {number}"
                 step = row["step"]
-                if not isinstance(step, int | float | str) or not str(step).isdigit():
+                if not isinstance(step, int | float | str) or not str(step).isdecimal():
                     raise LogError(f"{where}: step is {step!r}; it must be a number")
                 yield Completion(
                     where,
