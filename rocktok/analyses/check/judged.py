@@ -235,6 +235,9 @@ def on_policy(
 
 _DRAWN = ("surprisal", "student_entropy")
 
+#: Types that a rank correlation must have: of two it is always 1 or −1.
+RANKED_TYPES = 10
+
 
 def _excess(mean: Estimate, expected: Estimate) -> Number:
     """By how much a mean is above the one expected, as a share of that."""
@@ -262,13 +265,29 @@ def cheaper(name: str, rows: Sequence[EstimatorRow], why: str, remedy: str) -> F
     ranked = [row for row in rows if row["rank_correlation"] is not None]
     if not ranked:
         return unknown(name, why, remedy, measure=measure)
-    best = max(ranked, key=_correlation)
+    most = max(row["types"] for row in ranked)
+    if most < RANKED_TYPES:
+        why = (
+            f"Only {most} types occur five times or more; a rank says something of {RANKED_TYPES}."
+        )
+        return unknown(name, why, "record more text", measure=measure)
+    best = max((row for row in ranked if row["types"] >= RANKED_TYPES), key=_correlation)
     number = Number(_correlation(best))
     kind = f"top-{best['k']} ({best['estimator']})" if best["k"] else best["estimator"]
+    correlation = _between(*sorted(_correlations(best)))
+    if _correlation(best) <= 0 < max(_correlations(best)):
+        return unknown(
+            name,
+            f"{kind}, the best estimate, has a rank correlation of {correlation} with the exact "
+            "loss: the teacher's likeliest tokens in the log leave open how likely it finds the "
+            "student's.",
+            "record more of them: Recorder(alternatives=…)", measure=measure,
+        )  # fmt: skip
     text = (
-        f"{kind}, the best estimate, has a rank correlation of {plain(number.value)} with the "
+        f"{kind}, the best estimate, has a rank correlation of {correlation} with the "
         f"exact loss over {best['types']:,} types; its error per token is "
-        f"{plain(best['error_sd'])} nats (rms) at a mean loss of {plain(best['exact_mean'])}"
+        f"{_between(best['error_sd'], best['error_sd_most'])} nats (rms) at a mean loss of "
+        f"{plain(best['exact_mean'])}"
     )
     if best["rocks"]:
         text += f"; it ranks {best['rocks_in_top']} of {best['rocks']} rocks at the top"
@@ -282,8 +301,19 @@ def cheaper(name: str, rows: Sequence[EstimatorRow], why: str, remedy: str) -> F
 
 def _correlation(row: EstimatorRow) -> float:
     """The lower one of both ends."""
+    return min(_correlations(row))
+
+
+def _correlations(row: EstimatorRow) -> list[float]:
+    """At both ends of what the log leaves open; at one, where the other ranks nothing."""
     both = (row["rank_correlation"], row["rank_correlation_most"])
-    return min(one for one in both if one is not None)
+    return [one for one in both if one is not None]
+
+
+def _between(low: float, high: float | None = None) -> str:
+    """Both ends of a number, or one where they read alike."""
+    ends = [plain(low), plain(low if high is None else high)]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def saturation(means: Mapping[int, Estimate], first: int) -> Finding:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import rocktok
-from rocktok.analyses.check.judged import saturation
+from rocktok.analyses.check.judged import cheaper, saturation
 from rocktok.analyses.check.result import NAMES, CheckResult
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
@@ -604,3 +604,43 @@ def test_options_out_of_range(healthy: Path) -> None:
         check(healthy, replicates=3)
     with pytest.raises(KeyError, match="no finding 'loop'; they are terminal_ids, "):
         check(healthy)["loop"]
+
+
+def estimate(**changes: Any) -> Any:
+    """A row of estimators."""
+    row = {
+        "table": "fixed", "step": 9, "estimator": "tail", "k": 5, "types": 40, "exact_mean": 0.5,
+        "error_sd": 0.02, "error_sd_most": 0.3, "rank_correlation": 0.6,
+        "rank_correlation_most": 0.9, "rocks": 0,
+    }  # fmt: skip
+    return row | changes
+
+
+def test_an_estimate_is_said_with_both_ends() -> None:
+    found = cheaper("top_k", [estimate()], "", "")
+    assert (found["severity"], found["value"]) == ("ok", 0.6)
+    assert "a rank correlation of 0.6 to 0.9 with the exact loss over 40 types" in found["text"]
+    assert "its error per token is 0.02 to 0.3 nats (rms)" in found["text"]
+    alike = cheaper("top_k", [estimate(rank_correlation_most=0.6, error_sd_most=0.02)], "", "")
+    assert "a rank correlation of 0.6 with" in alike["text"]
+    assert "is 0.02 nats (rms)" in alike["text"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        # Two types have a rank correlation of 1 or −1 by chance alone.
+        (estimate(types=2, rank_correlation=1.0, rank_correlation_most=1.0), "Only 2 types occur"),
+        (estimate(rank_correlation=-0.07), "a rank correlation of -0.07 to 0.9 with"),
+    ],
+)
+def test_an_estimate_of_which_the_log_says_nothing(row: Any, said: str) -> None:
+    found = cheaper("top_k", [row], "", "")
+    assert (found["severity"], found["value"]) == ("unknown", None)
+    assert said in found["text"]
+
+
+def test_few_types_are_not_the_best_estimate() -> None:
+    few = estimate(estimator="k1", k=None, types=2, rank_correlation=1.0)
+    found = cheaper("one_sample", [few, estimate(estimator="k3", k=None)], "", "")
+    assert found["text"].startswith("k3, the best estimate, has a rank correlation of 0.6 to 0.9")
