@@ -212,8 +212,9 @@ def times_as_much(factor: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A count and its noun: 1 shard, 2 shards."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """A count and its noun: 1 shard, 2 shards, 3 passes."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

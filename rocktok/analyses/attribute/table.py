@@ -105,7 +105,7 @@ def render(result: AttributeResult, view: View | None = None) -> str:
         "",
         view.aside(
             f"{log['table']}/, step {step}: {count(result.totals['positions'])} positions, "
-            f"{number(result.totals['loss'], 4)} nats; {log['passes']} passes"
+            f"{number(result.totals['loss'], 4)} nats; {counted(log['passes'], 'pass')}"
         ),
         *map(view.aside, (*contexts_of_rocks(log), *left_out(log), log["path"])),
     ]

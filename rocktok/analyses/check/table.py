@@ -8,6 +8,7 @@ from rocktok.analyses.check.result import SEVERITIES, CheckResult, Finding, Find
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import left_out
 from rocktok.tables.terminal import View
+from rocktok.tables.text import counted
 
 
 def opening(result: CheckResult) -> list[str]:
@@ -17,8 +18,8 @@ def opening(result: CheckResult) -> list[str]:
     total = sum(number for _, number in bad)
     answer = "No findings."
     if total:
-        what = ", ".join(f"{n} {name}{'s' if n > 1 else ''}" for name, n in bad)
-        answer = f"{total} finding{'s' if total > 1 else ''}: {what}."
+        what = ", ".join(counted(n, name) for name, n in bad)
+        answer = f"{counted(total, 'finding')}: {what}."
     fine = f"{found['ok']} of {len(result.findings)} checks are ok"
     left = f", {found['unknown']} could not be made" if found["unknown"] else ""
     return [answer, f"{fine}{left}."]
@@ -42,7 +43,9 @@ def render(result: CheckResult, view: View | None = None) -> str:
     )
     lines += [
         "",
-        view.aside(f"{log['table']}/, step {log['step']}{rollouts}; {log['passes']} passes"),
+        view.aside(
+            f"{log['table']}/, step {log['step']}{rollouts}; {counted(log['passes'], 'pass')}"
+        ),
         *map(view.aside, (*left_out(log), log["path"])),
     ]
     return "\n".join(lines) + "\n"

@@ -74,7 +74,7 @@ def render(result: ControlsResult, view: View | None = None) -> str:
         "",
         view.aside(
             f"{counted(len(log['rocks']), 'rock')} in {log['table']}/, step {log['step']}; "
-            f"{log['passes']} passes"
+            f"{counted(log['passes'], 'pass')}"
         ),
         *map(view.aside, (*contexts_of_rocks(log), *left_out(log), log["path"])),
     ]

@@ -250,7 +250,7 @@ def _provenance(result: DetectResult) -> list[str]:
         *([] if compared is None else [": ".join(compared)]),
         f"{log['table']}/, step {steps}: {counted(totals['sequences'], 'sequence')}, "
         f"{counted(totals['positions'], 'position')}, {number(totals['loss'], 4)} nats; "
-        f"{log['passes']} passes",
+        f"{counted(log['passes'], 'pass')}",
         *left_out(log),
     ]
 

@@ -171,7 +171,8 @@ def _losses(info: LogInfo) -> list[tuple[str, str]]:
         facts.append(
             (
                 "mismatches",
-                f"{info.mismatches} calls whose recorded loss differs from the trainer's",
+                f"{counted(info.mismatches, 'call')} whose recorded loss differs from the "
+                "trainer's",
             )
         )
     if info.damage:

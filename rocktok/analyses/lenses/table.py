@@ -91,7 +91,7 @@ def render(result: LensesResult, view: View | None = None) -> str:
         steps = f"steps {log['pre']} and {log['post']}"
     provenance = [
         f"{log['table']}/, {steps}: {counted(log['positions'], 'position')}; "
-        f"{log['passes']} passes",
+        f"{counted(log['passes'], 'pass')}",
         *contexts_of_rocks(log),
         *left_out(log),
         log["path"],

@@ -66,7 +66,7 @@ def render(result: OccurrencesResult, view: View | None = None) -> str:
     parts += [
         view.aside(
             f"{log['table']}/, step {log['pre']} to {log['post']}: "
-            f"{result.totals['positions']:,} positions; {log['passes']} passes"
+            f"{result.totals['positions']:,} positions; {counted(log['passes'], 'pass')}"
         ),
         *map(view.aside, (*left_out(log), log["path"])),
         *([] if result.output is None else [view.aside(f"written to {result.output}")]),

@@ -96,7 +96,7 @@ def render(result: StabilityResult, view: View | None = None) -> str:
         parts.insert(-1, view.aside(WHY_NONE))
     provenance = [
         f"{log['table']}/, step {log['step']}: {counted(log['prompts'], 'prompt')}, "
-        f"{counted(log['positions'], 'position')}; {log['passes']} passes",
+        f"{counted(log['positions'], 'position')}; {counted(log['passes'], 'pass')}",
         *contexts_of_rocks(log),
         "one log is one training run",
         *_beyond(result.cutoffs, log["types"]),

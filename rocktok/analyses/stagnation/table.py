@@ -14,7 +14,16 @@ from rocktok.tables.adjusted import adjusted_table
 from rocktok.tables.encode import Form, encode_table, kinds_of
 from rocktok.tables.names import contexts_of_rocks, left_out
 from rocktok.tables.terminal import View
-from rocktok.tables.text import Field, count, number, p_value, percent, render_table, token
+from rocktok.tables.text import (
+    Field,
+    count,
+    counted,
+    number,
+    p_value,
+    percent,
+    render_table,
+    token,
+)
 
 Row = Mapping[str, Any]
 
@@ -98,7 +107,7 @@ def render(result: StagnationResult, view: View | None = None) -> str:
     provenance = [
         _chosen(result),
         f"changes from step {log['pre']} to {log['post']}",
-        f"{log['table']}/, {len(steps)} steps: {log['text']}; {log['passes']} passes",
+        f"{log['table']}/, {len(steps)} steps: {log['text']}; {counted(log['passes'], 'pass')}",
         *contexts_of_rocks(log),
         "one log is one training run",
         *left_out(log),
