@@ -31,6 +31,7 @@ BASE = {
     "runs",
     "temporary",
     "weighting",
+    "words",
 }
 
 #: Room → the other rooms it may import. `analyses/detect` is a room of `analyses`.
@@ -50,6 +51,7 @@ MAY_IMPORT = {
     "outcomes": {"errors", "_types", "files"},
     "runs": {"_types"},
     "weighting": {"errors", "files"},
+    "words": set(),
     "stats": {"kernel", "hashing", "_types", "errors", "runs"},
     "pairs": {"kernel", "hashing", "_types", "errors"},
     "log": BASE,

@@ -6,6 +6,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 import rocktok.schema as schema
+from rocktok.words import counted
 
 if TYPE_CHECKING:
     from rocktok.hooks.fixed_set import FixedSet
@@ -49,7 +50,7 @@ def beginning(
         parts[-1] += f", {which} before max_steps={last}: set every={half} or less"
     if prompts == 0:
         return "; ".join([*parts, "no kept text"])
-    text = f"text of {_counted(prompts, 'prompt')}"
+    text = f"text of {counted(prompts, 'prompt')}"
     text += f" ({rollouts} rollouts each)" if rollouts > 1 else ""
     if inherited:
         text += " kept by an earlier attempt"
@@ -103,7 +104,7 @@ def _prompts_wanted(prompts: int, positions: int) -> int:
 def _size(fixed: FixedSet) -> str:
     positions, types = fixed.size(MIN_PROMPTS)
     return (
-        f"{_counted(positions, 'position')}; at most {_counted(types, 'type')} can be tested, "
+        f"{counted(positions, 'position')}; at most {counted(types, 'type')} can be tested, "
         f"those in {MIN_PROMPTS} prompts or more"
     )
 
@@ -112,7 +113,7 @@ def kept_text(recorder: Recorder) -> str:
     """One line: how much text is kept, how many types can be tested, whether that is little."""
     fixed, most = recorder.fixed, _most_positions(recorder)
     positions, _ = fixed.size(MIN_PROMPTS)
-    line = f"kept text of {_counted(fixed.prompts, 'prompt')}: {_size(fixed)}"
+    line = f"kept text of {counted(fixed.prompts, 'prompt')}: {_size(fixed)}"
     foretold = most is not None and most < schema.ENOUGH_POSITIONS
     if positions < schema.ENOUGH_POSITIONS and not foretold:
         wanted = _prompts_wanted(fixed.prompts, positions)
@@ -148,8 +149,8 @@ def ending(log: str, manifest: Manifest, *, ranks: int, final: bool) -> str:
     """One line: what was recorded, what is missing, and what to run next."""
     fixed, rollout = (sorted(manifest.steps.get(table, ())) for table in ("fixed", "rollout"))
     parts = [
-        f"{_counted(len(rollout), 'step')} of rollouts",
-        f"{_counted(len(fixed), 'scoring')} of kept text",
+        f"{counted(len(rollout), 'step')} of rollouts",
+        f"{counted(len(fixed), 'scoring')} of kept text",
     ]
     if len(fixed) > 1:
         parts[-1] += f" (steps {fixed[0]} to {fixed[-1]})"
@@ -175,7 +176,7 @@ def weights_given(weights: TokenWeights) -> str:
     """One line: which tokens have which weight."""
     around = f", and {weights.radius} positions around their contexts" if weights.radius else ""
     return (
-        f"{_counted(len(weights.token_ids), 'token type')} ({weights.select}) weighted "
+        f"{counted(len(weights.token_ids), 'token type')} ({weights.select}) weighted "
         f"{weights.weight:g} in the trained loss{around}"
     )
 
@@ -183,7 +184,7 @@ def weights_given(weights: TokenWeights) -> str:
 def weights_found(weights: WeightsInForce) -> str:
     """One line: rocks that are weighted from now on."""
     return (
-        f"found {_counted(len(weights.token_ids), 'rock')} in the kept text at step "
+        f"found {counted(len(weights.token_ids), 'rock')} in the kept text at step "
         f"{weights.found_at}; weighted {weights.weight:g} in the trained loss from step "
         f"{weights.from_step} on"
     )
@@ -192,7 +193,7 @@ def weights_found(weights: WeightsInForce) -> str:
 def weights_again(weights: WeightsInForce) -> str:
     """One line: rocks that an earlier attempt found."""
     return (
-        f"{_counted(len(weights.token_ids), 'rock')} that an earlier attempt found at step "
+        f"{counted(len(weights.token_ids), 'rock')} that an earlier attempt found at step "
         f"{weights.found_at} weighted {weights.weight:g} from step {weights.from_step} on"
     )
 
@@ -224,18 +225,14 @@ def _lost(manifest: Manifest) -> str:
     ]
     rows = sum(item.rows for item in lost if item.table != "sequences")
     steps = {(item.table, item.step) for item in lost if item.table != "sequences"}
-    said = f"{_counted(rows, 'row')} of {_counted(len(steps), 'step')}"
+    said = f"{counted(rows, 'row')} of {counted(len(steps), 'step')}"
     sequences = sum(item.rows for item in manifest.dropped if item.table == "sequences")
-    return f"{said}, {_counted(sequences, 'row')} of sequences/" if sequences else said
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    return f"{said}, {counted(sequences, 'row')} of sequences/" if sequences else said
 
 
 def fewer_prompts(there: int, wanted: int) -> str:
     """Message for a kept text of fewer prompts than asked for."""
     return (
-        f"kept text of {_counted(there, 'prompt')}; training had no more, and "
+        f"kept text of {counted(there, 'prompt')}; training had no more, and "
         f"fixed_sequences={wanted} asks for more"
     )

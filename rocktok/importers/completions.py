@@ -14,7 +14,7 @@ from rocktok.errors import LogError, UsageError
 from rocktok.hooks.rollouts import prompt_identity
 from rocktok.importers.source import Options, Text, TextSource, check_step
 from rocktok.importers.tokens import load
-from rocktok.importers.words import counted
+from rocktok.words import counted
 
 
 @dataclass(frozen=True)

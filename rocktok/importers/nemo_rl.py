@@ -29,7 +29,8 @@ from rocktok.importers.source import (
     sampled_loss,
 )
 from rocktok.importers.torch_files import load_pt
-from rocktok.importers.words import counted, files_of, laid_out, last_number
+from rocktok.importers.words import files_of, laid_out, last_number
+from rocktok.words import counted
 
 #: Names of its files in a folder.
 PATTERNS = ("opd_t*stats*step*.pt", "train_data_step*.jsonl")

@@ -31,7 +31,8 @@ from rocktok.importers.source import (
     run_of,
     sampled_loss,
 )
-from rocktok.importers.words import counted, files_of, laid_out, steps_for
+from rocktok.importers.words import files_of, laid_out, steps_for
+from rocktok.words import counted
 
 #: Names of its files in a folder.
 PATTERNS = ("*.jsonl",)

@@ -14,7 +14,8 @@ from rocktok._types import Array
 from rocktok.errors import LogError, UsageError
 from rocktok.importers.source import PART_ROWS, Options, Part, Source, loss_of, run_of
 from rocktok.importers.torch_files import load_with_list
-from rocktok.importers.words import counted, files_of, steps_for, whole_or_last
+from rocktok.importers.words import files_of, steps_for, whole_or_last
+from rocktok.words import counted
 
 #: Names of its files in a folder.
 PATTERNS = ("rock_token_occurrences_*.pt", "phase2_losses*.pt")

@@ -25,7 +25,8 @@ from rocktok.importers.source import (
     same_length,
     sampled_loss,
 )
-from rocktok.importers.words import counted, files_of, laid_out, last_number
+from rocktok.importers.words import files_of, laid_out, last_number
+from rocktok.words import counted
 
 #: Names of its files in a folder.
 PATTERNS = ("**/*.pt",)

@@ -12,7 +12,7 @@ import numpy as np
 import rocktok.schema as schema
 from rocktok._types import Array
 from rocktok.errors import LogError
-from rocktok.importers.words import counted
+from rocktok.words import counted
 
 #: Rows that are handed to the writer at once.
 PART_ROWS = 1 << 18

@@ -30,11 +30,6 @@ def laid_out(where: object) -> Iterator[None]:
         ) from error
 
 
-def counted(number: int, what: str) -> str:
-    """A number and a noun, in the plural where it is one."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def last_number(path: Path) -> int | None:
     """The last number in a file's name, suffix left out; None for none."""
     numbers = _NUMBER.findall(path.stem)

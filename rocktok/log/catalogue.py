@@ -17,6 +17,7 @@ from rocktok._version import __version__
 from rocktok.errors import printable
 from rocktok.log.run import PATH, RunFacts, run_facts
 from rocktok.log.vocab import Vocab
+from rocktok.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -89,18 +90,18 @@ class Log:
         lines = [] if self.run_id is None else [("run", str(self.run_id))]
         for table in self.tables():
             shards = self.shards(table)
-            sizes = [_number(len(shards), "shard")]
+            sizes = [counted(len(shards), "shard")]
             if all(shard.entry is not None for shard in shards):
                 holders = self._holders_by_step(table)
                 rows = sum(
                     rows for shards_of_step in holders.values() for _, rows in shards_of_step
                 )
-                sizes.append(_number(rows, "row"))
+                sizes.append(counted(rows, "row"))
                 if table in schema.STEP_TABLES:
-                    sizes.append(_number(len(holders), "step"))
+                    sizes.append(counted(len(holders), "step"))
             lines.append((table, ", ".join(sizes)))
         if self.skipped:
-            lines.append(("left out", _number(len(self.skipped), "shard")))
+            lines.append(("left out", counted(len(self.skipped), "shard")))
         return lines
 
     @property
@@ -188,7 +189,7 @@ class Log:
             gone = sorted(set(range(self.attempts[-1].world_size)) - there)
             lines += [f"rank {r} of the last attempt has published nothing" for r in gone]
         if self.later_attempts:
-            later = _number(self.later_attempts, "later attempt")
+            later = counted(self.later_attempts, "later attempt")
             lines.append(f"read as attempt {self.attempts[-1].attempt} left it, without {later}")
         lines += self._superseded()
         lines += [f"{shard.name}: left out: {shard.reason}" for shard in self.skipped]
@@ -212,9 +213,9 @@ class Log:
                         steps |= set(void)
                         rows += sum(void.values())
             if rows:
-                number, at = attempt.attempt, _number(len(steps), "step")
+                number, at = attempt.attempt, counted(len(steps), "step")
                 lines.append(
-                    f"{_number(rows, 'row')} of attempt {number}, of {at} from {limit} on, not "
+                    f"{counted(rows, 'row')} of attempt {number}, of {at} from {limit} on, not "
                     f"read: superseded by a later attempt (--attempt {number} reads them)"
                 )
         return lines
@@ -341,7 +342,3 @@ class Log:
     ) -> Iterator[ShardRows]:
         """Checked rows of a table, as `Reader.scan` reads them."""
         return self.reader.scan(self.shards(table), columns, steps)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

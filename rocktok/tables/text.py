@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rocktok.errors import printable
 from rocktok.tables.terminal import View
+from rocktok.words import counted as counted
 
 #: Blanks between two columns of a table.
 _GAP = 2
@@ -209,12 +210,6 @@ def times_as_much(factor: float) -> str:
     if factor < _MUCH_TEXT:
         return f"about {factor:.2g} times as much"
     return f"more than {_MUCH_TEXT} times as much"
-
-
-def counted(number: int, noun: str) -> str:
-    """A count and its noun: 1 shard, 2 shards, 3 passes."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{ending}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -21,6 +21,7 @@ from rocktok.stats.contrasts import MIN_TYPES, contrast, ratio
 from rocktok.stats.exact_types import ExactTypeSums
 from rocktok.stats.groups import NAMES, Groups
 from rocktok.stats.intervals import FEW_PROMPTS, Estimate, ends
+from rocktok.words import counted
 
 #: Share → the quantity it is a share of, as `PromptBootstrap` names it.
 SHARES = {
@@ -125,7 +126,7 @@ def contrasts(
             places = [_places(bootstrap, groups.members[name]) for name in ("rocks", other)]
             kept = [at[np.isfinite(values_T[at])] for at in places]
             small = [
-                f"{name} has {len(at)} type{'' if len(at) == 1 else 's'} with a value"
+                f"{name} has {counted(len(at), 'type')} with a value"
                 for name, at in zip(("rocks", other), kept, strict=True)
                 if len(at) < MIN_TYPES
             ]

@@ -24,6 +24,7 @@ from rocktok.stats.bootstrap import holm
 from rocktok.stats.contrasts import MIN_TYPES, Contrast, OverTypes, contrast, ratio
 from rocktok.stats.group_names import AGAINST, ROCKS
 from rocktok.stats.intervals import MIN_EFFECTIVE, Estimate, ends
+from rocktok.words import counted
 
 #: Ratios within a factor of this count as the same.
 MARGIN = 1.1
@@ -166,10 +167,7 @@ def _few(first: str, sides: list[Array]) -> str:
     ours, theirs = map(len, sides)
     noun = "rock" if first == ROCKS.name else "type"
     of = "" if first == ROCKS.name else f" of {first}"
-    return (
-        f"{ours} {noun}{'' if ours == 1 else 's'}{of} against {theirs} "
-        f"type{'' if theirs == 1 else 's'}"
-    )
+    return f"{counted(ours, noun)}{of} against {counted(theirs, 'type')}"
 
 
 def _compare(
