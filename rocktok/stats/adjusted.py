@@ -45,6 +45,9 @@ MIN_SUPPORT = 0.5
 #: what is made of them fits into a processor's cache.
 _AT_ONCE = 1 << 17
 
+#: Types of the group that are compared at once where replicates are resamples of types.
+_ROWS = 32
+
 Result = TypeVar("Result")
 
 #: Count and sum of a quantity by type: plain (T, 2), and under the weights of each replicate
@@ -271,7 +274,7 @@ class _PairsOfAll:
         for one, spans in zip(self.sides, self._of_side, strict=True):
             at = one.supported_R
             rows = np.searchsorted(self.first_R, at)
-            sums_BR9 = sum(sums_SBR9[span][:, rows] for span in spans)
+            sums_BR9 = np.sum([sums_SBR9[span][:, rows] for span in spans], axis=0)
             excess_BR = value_BT[:, at] - _intercepts(sums_BR9, x_BRC[:, rows])
             means.append(_mean_of_finite(np.where(defined_BT[:, at], excess_BR, np.nan)))
         return means
@@ -293,8 +296,7 @@ def _over_types(values: TypeValues, one: _Sides, seed: int, threads: int) -> Arr
         excess_BR: Array = values.value_T[at[rows]] - _intercepts(sums_BR9, x_RC[rows])
         return excess_BR
 
-    step = max(1, _AT_ONCE // (9 * max(len(other_A), replicates)))
-    parts = [slice(r, r + step) for r in range(0, len(at), step)]
+    parts = [slice(r, r + _ROWS) for r in range(0, len(at), _ROWS)]
     made_BR = np.concatenate(list(_on_threads(excess_BR, parts, threads)), axis=1)
     return ratio((drawn_BR * made_BR).sum(axis=1), drawn_BR.sum(axis=1))
 
@@ -330,7 +332,8 @@ class _Weights:
         """Those of some of the types R."""
         with np.errstate(invalid="ignore"):
             exponent_RA = self._left_R4[..., rows, :] @ self._right_4A
-        return np.exp(exponent_RA, out=exponent_RA)
+        weight_RA: Array = np.exp(exponent_RA, out=exponent_RA)
+        return weight_RA
 
     def sums(self, features_A9: Array, spans: Sequence[slice]) -> list[Array]:
         """For each span of the types A the weighted sums of their features, (…, R, 9)."""
