@@ -45,6 +45,9 @@ MIN_SUPPORT = 0.5
 #: what is made of them fits into a processor's cache.
 _AT_ONCE = 1 << 17
 
+#: Replicates, of resampled prompts, that are worked out together.
+_REPLICATES = 16
+
 #: Types of the group that are compared at once where replicates are resamples of types.
 _ROWS = 32
 
@@ -216,9 +219,9 @@ class _Sides:
         """Value of each supported type less what the others predict for it: (R,)."""
         at, other_A = self.supported_R, self.other_A
         x_RC, x_AC = values.covariate_TC[at], values.covariate_TC[other_A]
-        weights = _Weights(x_RC, x_AC)
-        (sums_R9,) = weights.sums(_features(x_AC, values.value_T[other_A]), [slice(None)])
-        excess_R: Array = values.value_T[at] - _intercepts(sums_R9, x_RC)
+        features_9A = _features(x_AC, values.value_T[other_A])
+        (sums_B9R,) = _Weights(x_RC[None], x_AC[None]).sums(features_9A[None], [slice(None)])
+        excess_R: Array = values.value_T[at] - _intercepts(sums_B9R[0], x_RC)
         return excess_R
 
 
@@ -231,10 +234,7 @@ def _over_prompts(values: TypeValues, sides: Sequence[_Sides], threads: int) -> 
     def differences(part: slice) -> list[Array]:
         return pairs.differences(values.value_BT[part], values.covariate_BTC[part])
 
-    size = max(1, len(pairs.first_R) * len(pairs.other_A))
-    step = max(1, _AT_ONCE // size)
-    parts = [slice(b, b + step) for b in range(0, len(values.value_BT), step)]
-    made = list(_on_threads(differences, parts, threads))
+    made = list(_on_threads(differences, _parts(len(values.value_BT), _REPLICATES), threads))
     return [np.concatenate(drawn) for drawn in zip(*made, strict=True)]
 
 
@@ -269,13 +269,14 @@ class _PairsOfAll:
         y_BA = np.where(defined_BA, value_BT[:, self.other_A], 0.0)
         x_BAC = np.where(defined_BA[..., None], covariate_BTC[:, self.other_A], 0.0)
         x_BRC = covariate_BTC[:, self.first_R]
-        sums_SBR9 = _Weights(x_BRC, x_BAC).sums(_features(x_BAC, y_BA, defined_BA), self._spans)
+        features_B9A = _features(x_BAC, y_BA, defined_BA)
+        sums_SB9R = _Weights(x_BRC, x_BAC).sums(features_B9A, self._spans)
         means = []
         for one, spans in zip(self.sides, self._of_side, strict=True):
             at = one.supported_R
             rows = np.searchsorted(self.first_R, at)
-            sums_BR9 = np.sum([sums_SBR9[span][:, rows] for span in spans], axis=0)
-            excess_BR = value_BT[:, at] - _intercepts(sums_BR9, x_BRC[:, rows])
+            sums_B9R = np.sum([sums_SB9R[span][..., rows] for span in spans], axis=0)
+            excess_BR = value_BT[:, at] - _intercepts(sums_B9R, x_BRC[:, rows])
             means.append(_mean_of_finite(np.where(defined_BT[:, at], excess_BR, np.nan)))
         return means
 
@@ -284,21 +285,26 @@ def _over_types(values: TypeValues, one: _Sides, seed: int, threads: int) -> Arr
     """(B,) differences of resampled group and resampled others; prompts, and so support, fixed."""
     replicates, at, other_A = len(values.value_BT), one.supported_R, one.other_A
     x_RC, x_AC = values.covariate_TC[at], values.covariate_TC[other_A]
-    features_A9 = _features(x_AC, values.value_T[other_A])
+    features_A9 = _features(x_AC, values.value_T[other_A]).T
     drawn_BR = _draws(seed, 0, replicates, len(one.first_R))[:, one.is_supported_R]
     drawn_BA = _draws(seed, 1, replicates, len(other_A)).astype(np.float64)
-    weights = _Weights(x_RC, x_AC)
+    weights = _Weights(x_RC[None], x_AC[None])
 
     def excess_BR(rows: slice) -> Array:
         # All replicates in one product: only how often each type counts differs between them.
-        terms_AR9 = weights.of(rows).T[:, :, None] * features_A9[:, None, :]
-        sums_BR9 = (drawn_BA @ terms_AR9.reshape(len(other_A), -1)).reshape(replicates, -1, 9)
-        excess_BR: Array = values.value_T[at[rows]] - _intercepts(sums_BR9, x_RC[rows])
+        (weight_AR,) = weights.of(slice(0, 1), rows)
+        terms_A9R = weight_AR[:, None, :] * features_A9[:, :, None]
+        sums_BX = drawn_BA @ terms_A9R.reshape(len(other_A), -1)
+        sums_B9R = sums_BX.reshape(replicates, 9, -1)
+        excess_BR: Array = values.value_T[at[rows]] - _intercepts(sums_B9R, x_RC[rows])
         return excess_BR
 
-    parts = [slice(r, r + _ROWS) for r in range(0, len(at), _ROWS)]
-    made_BR = np.concatenate(list(_on_threads(excess_BR, parts, threads)), axis=1)
+    made_BR = np.concatenate([*_on_threads(excess_BR, _parts(len(at), _ROWS), threads)], axis=1)
     return ratio((drawn_BR * made_BR).sum(axis=1), drawn_BR.sum(axis=1))
+
+
+def _parts(length: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, length, step)]
 
 
 def _on_threads(
@@ -313,60 +319,59 @@ def _on_threads(
 
 
 class _Weights:
-    """exp(−Σ_c ((x_R − x_A) / width_c)² / 2) of pairs of types, (…, R, A), made when asked for.
+    """exp(−Σ_c ((x_R − x_A) / width_c)² / 2) of pairs of types, (B, A, R), made when asked for.
 
     The exponent as one product of matrices: u·v − u²/2 − v²/2.
     """
 
-    def __init__(self, x_RC: Array, x_AC: Array) -> None:
+    def __init__(self, x_BRC: Array, x_BAC: Array) -> None:
         width_C = np.array(WIDTHS)
         # Near 0, where little is lost of the difference of u·v and squares.
-        centre_C = x_AC.mean(axis=-2, keepdims=True)
-        u_RC, v_AC = (x_RC - centre_C) / width_C, (x_AC - centre_C) / width_C
-        half_R, half_A = (-0.5 * (z**2).sum(axis=-1, keepdims=True) for z in (u_RC, v_AC))
-        self._left_R4 = np.concatenate([u_RC, half_R, np.ones_like(half_R)], axis=-1)
-        right_A4 = np.concatenate([v_AC, np.ones_like(half_A), half_A], axis=-1)
-        self._right_4A = np.swapaxes(right_A4, -1, -2).copy()
+        centre_C = x_BAC.mean(axis=-2, keepdims=True)
+        u_BRC, v_BAC = (x_BRC - centre_C) / width_C, (x_BAC - centre_C) / width_C
+        half_R, half_A = (-0.5 * (z**2).sum(axis=-1, keepdims=True) for z in (u_BRC, v_BAC))
+        left_BR4 = np.concatenate([u_BRC, half_R, np.ones_like(half_R)], axis=-1)
+        self._left_B4R = np.swapaxes(left_BR4, -1, -2).copy()
+        self._right_BA4 = np.concatenate([v_BAC, np.ones_like(half_A), half_A], axis=-1)
 
-    def of(self, rows: slice) -> Array:
-        """Those of some of the types R."""
+    def of(self, part: slice, rows: slice) -> Array:
+        """Those of some of the replicates, and of some of the types R."""
         with np.errstate(invalid="ignore"):
-            exponent_RA = self._left_R4[..., rows, :] @ self._right_4A
-        weight_RA: Array = np.exp(exponent_RA, out=exponent_RA)
-        return weight_RA
+            exponent_BAR = self._right_BA4[part] @ self._left_B4R[part, :, rows]
+        weight_BAR: Array = np.exp(exponent_BAR, out=exponent_BAR)
+        return weight_BAR
 
-    def sums(self, features_A9: Array, spans: Sequence[slice]) -> list[Array]:
-        """For each span of the types A the weighted sums of their features, (…, R, 9)."""
-        shape = *self._left_R4.shape[:-1], features_A9.shape[-1]
-        sums = [np.empty(shape) for _ in spans]
-        replicates, others = math.prod(shape[:-2]), self._right_4A.shape[-1]
-        step = max(1, _AT_ONCE // max(1, replicates * others))
-        for start in range(0, shape[-2], step):
-            rows = slice(start, start + step)
-            weight_RA = self.of(rows)
-            for sums_R9, span in zip(sums, spans, strict=True):
-                sums_R9[..., rows, :] = weight_RA[..., span] @ features_A9[..., span, :]
+    def sums(self, features_B9A: Array, spans: Sequence[slice]) -> list[Array]:
+        """For each span of the types A the weighted sums of their features, (B, 9, R)."""
+        (replicates, _, first), others = self._left_B4R.shape, self._right_BA4.shape[1]
+        sums = [np.empty((replicates, 9, first)) for _ in spans]
+        many = max(1, _AT_ONCE // max(1, first * others))
+        for part in _parts(replicates, many):
+            for rows in _parts(first, max(1, _AT_ONCE // (many * others))):
+                weight_BAR = self.of(part, rows)
+                for sums_B9R, span in zip(sums, spans, strict=True):
+                    sums_B9R[part, :, rows] = features_B9A[part, :, span] @ weight_BAR[:, span]
         return sums
 
 
 def _features(x_AC: Array, y_A: Array, counts_A: Array | None = None) -> Array:
-    """What the regression sums over types: 1, a, b, y, and their products, (…, A, 9).
+    """What the regression sums over types: 1, a, b, y, and their products, (…, 9, A).
 
     `counts_A`: which types count, of which the others have zeros in x and y; None: all.
     """
     a, b = x_AC[..., 0], x_AC[..., 1]
     one = np.ones(y_A.shape) if counts_A is None else counts_A.astype(np.float64)
-    return np.stack([one, a, b, y_A, a * a, a * b, b * b, a * y_A, b * y_A], axis=-1)
+    return np.stack([one, a, b, y_A, a * a, a * b, b * b, a * y_A, b * y_A], axis=-2)
 
 
-def _intercepts(sums_R9: Array, x_RC: Array) -> Array:
+def _intercepts(sums_9R: Array, x_RC: Array) -> Array:
     """Weighted ridge regression of y on x − x of each type: its intercepts, (…, R).
 
-    `sums_R9`: weighted sums of `_features`, (…, R, 9). The intercept is free, so that slopes are
+    `sums_9R`: weighted sums of `_features`, (…, 9, R). The intercept is free, so that slopes are
     those of centred values, whatever the type.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        a, b, y, aa, ab, bb, ay, by = np.moveaxis(sums_R9[..., 1:] / sums_R9[..., :1], -1, 0)
+        a, b, y, aa, ab, bb, ay, by = np.moveaxis(sums_9R[..., 1:, :] / sums_9R[..., :1, :], -2, 0)
         aa, ab, bb = aa - a * a + RIDGE, ab - a * b, bb - b * b + RIDGE
         ay, by = ay - a * y, by - b * y
         slope_a, slope_b = bb * ay - ab * by, aa * by - ab * ay

@@ -298,8 +298,12 @@ class PromptBootstrap:
 
     @property
     def of_types(self) -> tuple[Array, Array]:
-        """Sums of the chosen types without all others: (T, M), and of the replicates (B, T, M)."""
-        return self.sum_TM[:-1], self.sum_BTM[:, :-1]
+        """Sums of the chosen types without all others: (T, M), and of the replicates (B, T, M).
+
+        Not kept: as large as they are, they are freed with what asked for them.
+        """
+        made_MTB = self._whole() if self._result_MTB is None else self._result_MTB
+        return made_MTB[:, :-1, 0].T, made_MTB[:, :-1, 1:].transpose(2, 1, 0)
 
     def each(self, quantity: str) -> Estimate:
         """Sums of a quantity by type: (T,)."""

@@ -17,7 +17,7 @@ from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.stats.accumulator import Accumulator
-from rocktok.stats.adjusted import type_ratios, types_to_measure
+from rocktok.stats.adjusted import TypeValues, type_ratios, types_to_measure
 from rocktok.stats.bootstrap import PromptBootstrap
 from rocktok.stats.group_names import ROCKS
 from rocktok.stats.groups import TypeFacts, choose_groups
@@ -75,18 +75,23 @@ class HalfContrasts:
 
     def result(self, engine: Engine) -> tuple[list[GroupContrast], AdjustedComparison | None]:
         """The contrasts, after that pass; another one where there are rocks to adjust for."""
+        # First: its replicates are freed before those of the others are made.
+        tests = contrasts(self._groups, self.groups, "half 0", "half 1")
         curve, adjusted = self._norms.curve(), None
         if len(self.found.shown) and len(curve[0]):
             measured = replace(self.source, half=1 - CHOSEN_ON)
             engine.run(measured, WithExpected(curve, self._gradient))
-            plain_TM, drawn_BTM = self._gradient.of_types
-            under, over = (
-                (plain_TM[..., columns], drawn_BTM[..., columns])
-                for columns in (slice(0, 2), slice(0, 3, 2))
-            )
-            ratios = type_ratios(self.types, self._loss_other.of_types, under, over)
+            ratios = self._ratios()
             seed = self.source.seed
             adjusted = compare_at_cutoffs(
                 ratios, self.found.rocks, ROCKS.name, GRADIENT, seed, self.threads
             )
-        return contrasts(self._groups, self.groups, "half 0", "half 1"), adjusted
+        return tests, adjusted
+
+    def _ratios(self) -> TypeValues:
+        plain_TM, drawn_BTM = self._gradient.of_types
+        under, over = (
+            (plain_TM[..., columns], drawn_BTM[..., columns])
+            for columns in (slice(0, 2), slice(0, 3, 2))
+        )
+        return type_ratios(self.types, self._loss_other.of_types, under, over)

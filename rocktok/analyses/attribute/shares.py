@@ -133,8 +133,11 @@ def contrasts(
         chosen_on, measured_on: on which prompts groups were chosen, and are measured.
     """
     rows: list[GroupContrast] = []
-    for measure, (over, under) in CONTRASTS.items():
-        values_T, values_BT = _measure(bootstrap, over, under)
+    plain_TM, drawn_BTM = bootstrap.of_types
+    for measure, names in CONTRASTS.items():
+        over, under = map(bootstrap.quantities.index, names)
+        values_T = ratio(plain_TM[:, over], plain_TM[:, under])
+        values_BT = ratio(drawn_BTM[..., over], drawn_BTM[..., under])
         for other in NAMES[1:]:
             row: GroupContrast = {
                 "measure": measure,
@@ -180,10 +183,3 @@ def untested(reason: str) -> list[GroupContrast]:
 
 def _places(bootstrap: PromptBootstrap, ids: tuple[int, ...]) -> Array:
     return np.flatnonzero(np.isin(bootstrap.types, np.array(ids, dtype=np.int64)))
-
-
-def _measure(bootstrap: PromptBootstrap, over: str, under: str) -> tuple[Array, Array]:
-    """A ratio of sums by type: (T,), and of each replicate (B, T); NaN where undefined."""
-    a, b = (bootstrap.quantities.index(name) for name in (over, under))
-    plain, drawn = bootstrap.sum_TM[:-1], bootstrap.sum_BTM[:, :-1]
-    return ratio(plain[:, a], plain[:, b]), ratio(drawn[..., a], drawn[..., b])
