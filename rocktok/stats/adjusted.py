@@ -12,10 +12,10 @@ Array suffixes: B replicates; T types; R supported types of the group; A other t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Self, TypedDict, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,14 @@ MIN_SUPPORT = 0.5
 #: Pairs of a type of the group and another type, in as many replicates as are worked out together:
 #: what is made of them fits into a processor's cache.
 _AT_ONCE = 1 << 17
+
+#: Replicates, of resampled prompts, that are worked out together.
+_REPLICATES = 16
+
+#: Types of the group that are compared at once where replicates are resamples of types.
+_ROWS = 32
+
+Result = TypeVar("Result")
 
 #: Count and sum of a quantity by type: plain (T, 2), and under the weights of each replicate
 #: (B, T, 2).
@@ -135,130 +143,235 @@ def adjusted_contrast(
         seed: of the resamples of types, as many as there are of prompts.
         threads: that compute replicates; the same bits with any number.
     """
-    measured_T, group_T = values.measured_T(), np.isin(values.token_T, group)
-    first_R, other_A = np.flatnonzero(measured_T & group_T), np.flatnonzero(measured_T & ~group_T)
-    level_T = values.covariate_TC[:, 0]
-    near_R = (np.abs(level_T[first_R, None] - level_T[other_A]) <= REACH).sum(axis=1)
-    supported_R = near_R >= MIN_NEAR
-    measured, supported = len(first_R), int(supported_R.sum())
-    row: AdjustedContrast = {
-        "difference": None,
-        "low": None,
-        "high": None,
-        "p": None,
-        "p_holm": None,
-        "measured": measured,
-        "supported": supported,
-        "comparable": supported >= max(MIN_SUPPORTED, MIN_SUPPORT * measured),
-        "loss_first": _mean_loss(level_T[first_R]),
-        "loss_second": _mean_loss(level_T[other_A]),
-    }
-    if not supported:
-        return row
-    at = first_R[supported_R]
-    excess_R = _excess(values.value_T, values.covariate_TC, at, other_A)
-    difference = float(excess_R.mean())
-    over_prompts_B = _over_prompts(values, at, other_A, threads)
-    over_types_B = _over_types(values, first_R, supported_R, other_A, seed)
-    variance = _variance(over_prompts_B) + _variance(over_types_B)
-    row["difference"] = difference
-    if math.isfinite(variance) and variance > 0:
-        error = math.sqrt(variance)
-        row["low"], row["high"] = difference - 1.96 * error, difference + 1.96 * error
-        row["p"] = math.erfc(abs(difference) / error / math.sqrt(2))
+    (row,) = adjusted_contrasts(values, [group], seed, threads)
     return row
 
 
-def _over_prompts(values: TypeValues, at: Array, other_A: Array, threads: int) -> Array:
-    """(B,) differences between the types at `at` and the others, with resampled prompts."""
+def adjusted_contrasts(
+    values: TypeValues, groups: Sequence[Array], seed: int, threads: int = 1
+) -> list[AdjustedContrast]:
+    """`adjusted_contrast` of several groups, such as one at several cutoffs.
 
-    def difference_B(part: tuple[Array, Array]) -> Array:
-        return _mean_of_finite(_excess(*part, at, other_A))
-
-    parts = _parts(values, len(at) * len(other_A))
-    if threads == 1:
-        return np.concatenate([*map(difference_B, parts)])
-    with ThreadPoolExecutor(threads) as pool:
-        return np.concatenate([*pool.map(difference_B, parts)])
-
-
-def _over_types(
-    values: TypeValues, first_R: Array, supported_R: Array, other_A: Array, seed: int
-) -> Array:
-    """(B,) differences of resampled group and resampled others; prompts, and so support, fixed."""
-    replicates = len(values.value_BT)
-    at = first_R[supported_R]
-    x_RC, x_AC = values.covariate_TC[at], values.covariate_TC[other_A]
-    weight_RA, y_A = _weights(x_RC, x_AC), values.value_T[other_A]
-    drawn_BR = _draws(seed, 0, replicates, len(first_R))[:, supported_R]
-    drawn_BA = _draws(seed, 1, replicates, len(other_A)).astype(np.float64)
-    # All replicates in one product: only how often each type counts differs between them.
-    terms_AR9 = weight_RA.T[:, :, None] * _features(x_AC, y_A)[:, None, :]
-    sums_BR9 = (drawn_BA @ terms_AR9.reshape(len(y_A), -1)).reshape(replicates, len(at), -1)
-    excess_BR = values.value_T[at] - _intercepts(sums_BR9, x_RC)
-    return ratio((drawn_BR * excess_BR).sum(axis=1), drawn_BR.sum(axis=1))
-
-
-def _parts(values: TypeValues, pairs: int) -> Iterator[tuple[Array, Array]]:
-    """The replicates, some at a time: all their weights at once would fill the memory."""
-    step = max(1, _AT_ONCE // max(1, pairs))
-    for start in range(0, len(values.value_BT), step):
-        part = slice(start, start + step)
-        yield values.value_BT[part], values.covariate_BTC[part]
-
-
-def _excess(value_T: Array, covariate_TC: Array, first_R: Array, other_A: Array) -> Array:
-    """Value of each type less what the others predict for it: (…, R), NaN where undefined.
-
-    `value_T` (…, T) and `covariate_TC` (…, T, C) may have replicates in front.
+    Most pairs of types are in several of them, and are weighted once for all.
     """
-    defined_T = np.isfinite(value_T) & np.isfinite(covariate_TC).all(axis=-1)
-    defined_A = defined_T[..., other_A]
-    # What is undefined adds nothing; its numbers must be finite all the same.
-    y_A = np.where(defined_A, value_T[..., other_A], 0.0)
-    x_AC = np.where(defined_A[..., None], covariate_TC[..., other_A, :], 0.0)
-    x_RC = covariate_TC[..., first_R, :]
-    sums_R9 = _weights(x_RC, x_AC) @ _features(x_AC, y_A, defined_A)
-    excess_R = value_T[..., first_R] - _intercepts(sums_R9, x_RC)
-    return np.where(defined_T[..., first_R], excess_R, np.nan)
+    sides = [_Sides.of(values, group) for group in groups]
+    rows = [one.row(values) for one in sides]
+    compared = [number for number, one in enumerate(sides) if len(one.supported_R)]
+    over_prompts = _over_prompts(values, [sides[number] for number in compared], threads)
+    for number, over_prompts_B in zip(compared, over_prompts, strict=True):
+        one = sides[number]
+        difference = float(one.excess(values).mean())
+        over_types_B = _over_types(values, one, seed, threads)
+        variance = _variance(over_prompts_B) + _variance(over_types_B)
+        rows[number]["difference"] = difference
+        if math.isfinite(variance) and variance > 0:
+            error = math.sqrt(variance)
+            rows[number]["low"] = difference - 1.96 * error
+            rows[number]["high"] = difference + 1.96 * error
+            rows[number]["p"] = math.erfc(abs(difference) / error / math.sqrt(2))
+    return rows
 
 
-def _weights(x_RC: Array, x_AC: Array) -> Array:
-    """exp(−Σ_c ((x_R − x_A) / width_c)² / 2), (…, R, A)."""
-    exponent_RA: Array | None = None
-    with np.errstate(invalid="ignore"):
-        for c, width in enumerate(WIDTHS):
-            # Widths are powers of two, so that to divide here rounds nothing. In place: there are
-            # as many numbers as pairs of types.
-            apart_RA = x_RC[..., :, None, c] / width - x_AC[..., None, :, c] / width
-            apart_RA *= apart_RA
-            apart_RA *= -0.5
-            if exponent_RA is None:
-                exponent_RA = apart_RA
-            else:
-                exponent_RA += apart_RA
-    assert exponent_RA is not None
-    return np.exp(exponent_RA, out=exponent_RA)
+@dataclass(frozen=True)
+class _Sides:
+    """Places of the measured types of a group, and of those of all other types.
+
+    is_supported_R: of the group's types, whether enough others have a loss like theirs.
+    """
+
+    first_R: Array
+    other_A: Array
+    is_supported_R: Array
+
+    @classmethod
+    def of(cls, values: TypeValues, group: Array) -> Self:
+        measured_T, group_T = values.measured_T(), np.isin(values.token_T, group)
+        first_R = np.flatnonzero(measured_T & group_T)
+        other_A = np.flatnonzero(measured_T & ~group_T)
+        level_T = values.covariate_TC[:, 0]
+        near_R = (np.abs(level_T[first_R, None] - level_T[other_A]) <= REACH).sum(axis=1)
+        return cls(first_R, other_A, near_R >= MIN_NEAR)
+
+    @property
+    def supported_R(self) -> Array:
+        """Places of the supported types."""
+        supported_R: Array = self.first_R[self.is_supported_R]
+        return supported_R
+
+    def row(self, values: TypeValues) -> AdjustedContrast:
+        """How many types there are to compare, without the comparison."""
+        measured, supported = len(self.first_R), len(self.supported_R)
+        level_T = values.covariate_TC[:, 0]
+        return {
+            "difference": None,
+            "low": None,
+            "high": None,
+            "p": None,
+            "p_holm": None,
+            "measured": measured,
+            "supported": supported,
+            "comparable": supported >= max(MIN_SUPPORTED, MIN_SUPPORT * measured),
+            "loss_first": _mean_loss(level_T[self.first_R]),
+            "loss_second": _mean_loss(level_T[self.other_A]),
+        }
+
+    def excess(self, values: TypeValues) -> Array:
+        """Value of each supported type less what the others predict for it: (R,)."""
+        at, other_A = self.supported_R, self.other_A
+        x_RC, x_AC = values.covariate_TC[at], values.covariate_TC[other_A]
+        features_9A = _features(x_AC, values.value_T[other_A])
+        (sums_B9R,) = _Weights(x_RC[None], x_AC[None]).sums(features_9A[None], [slice(None)])
+        excess_R: Array = values.value_T[at] - _intercepts(sums_B9R[0], x_RC)
+        return excess_R
+
+
+def _over_prompts(values: TypeValues, sides: Sequence[_Sides], threads: int) -> list[Array]:
+    """For each of the sides the (B,) differences with resampled prompts."""
+    if not sides:
+        return []
+    pairs = _PairsOfAll(sides)
+
+    def differences(part: slice) -> list[Array]:
+        return pairs.differences(values.value_BT[part], values.covariate_BTC[part])
+
+    made = list(_on_threads(differences, _parts(len(values.value_BT), _REPLICATES), threads))
+    return [np.concatenate(drawn) for drawn in zip(*made, strict=True)]
+
+
+class _PairsOfAll:
+    """The pairs of types of several sides, each of them weighted once.
+
+    first_R, other_A: places of all supported types, and of all others; the latter in spans, each of
+    types that are others on the same sides.
+    """
+
+    def __init__(self, sides: Sequence[_Sides]) -> None:
+        self.sides = sides
+        self.first_R = np.unique(np.concatenate([one.supported_R for one in sides]))
+        other_A = np.unique(np.concatenate([one.other_A for one in sides]))
+        is_other_SA = np.stack([np.isin(other_A, one.other_A) for one in sides])
+        kind_A = (is_other_SA << np.arange(len(sides))[:, None]).sum(axis=0)
+        order = np.argsort(kind_A, kind="stable")
+        self.other_A: Array = other_A[order]
+        kinds, starts = np.unique(kind_A[order], return_index=True)
+        ends = [*starts[1:].tolist(), len(order)]
+        self._spans = [slice(a, b) for a, b in zip(starts.tolist(), ends, strict=True)]
+        self._of_side = [
+            [number for number, kind in enumerate(kinds.tolist()) if kind >> side & 1]
+            for side in range(len(sides))
+        ]
+
+    def differences(self, value_BT: Array, covariate_BTC: Array) -> list[Array]:
+        """For each of the sides the (B,) differences of some replicates."""
+        defined_BT = np.isfinite(value_BT) & np.isfinite(covariate_BTC).all(axis=-1)
+        defined_BA = defined_BT[:, self.other_A]
+        # What is undefined adds nothing; its numbers must be finite all the same.
+        y_BA = np.where(defined_BA, value_BT[:, self.other_A], 0.0)
+        x_BAC = np.where(defined_BA[..., None], covariate_BTC[:, self.other_A], 0.0)
+        x_BRC = covariate_BTC[:, self.first_R]
+        features_B9A = _features(x_BAC, y_BA, defined_BA)
+        sums_SB9R = _Weights(x_BRC, x_BAC).sums(features_B9A, self._spans)
+        means = []
+        for one, spans in zip(self.sides, self._of_side, strict=True):
+            at = one.supported_R
+            rows = np.searchsorted(self.first_R, at)
+            sums_B9R = np.sum([sums_SB9R[span][..., rows] for span in spans], axis=0)
+            excess_BR = value_BT[:, at] - _intercepts(sums_B9R, x_BRC[:, rows])
+            means.append(_mean_of_finite(np.where(defined_BT[:, at], excess_BR, np.nan)))
+        return means
+
+
+def _over_types(values: TypeValues, one: _Sides, seed: int, threads: int) -> Array:
+    """(B,) differences of resampled group and resampled others; prompts, and so support, fixed."""
+    replicates, at, other_A = len(values.value_BT), one.supported_R, one.other_A
+    x_RC, x_AC = values.covariate_TC[at], values.covariate_TC[other_A]
+    features_A9 = _features(x_AC, values.value_T[other_A]).T
+    drawn_BR = _draws(seed, 0, replicates, len(one.first_R))[:, one.is_supported_R]
+    drawn_BA = _draws(seed, 1, replicates, len(other_A)).astype(np.float64)
+    weights = _Weights(x_RC[None], x_AC[None])
+
+    def excess_BR(rows: slice) -> Array:
+        # All replicates in one product: only how often each type counts differs between them.
+        (weight_AR,) = weights.of(slice(0, 1), rows)
+        terms_A9R = weight_AR[:, None, :] * features_A9[:, :, None]
+        sums_BX = drawn_BA @ terms_A9R.reshape(len(other_A), -1)
+        sums_B9R = sums_BX.reshape(replicates, 9, -1)
+        excess_BR: Array = values.value_T[at[rows]] - _intercepts(sums_B9R, x_RC[rows])
+        return excess_BR
+
+    made_BR = np.concatenate([*_on_threads(excess_BR, _parts(len(at), _ROWS), threads)], axis=1)
+    return ratio((drawn_BR * made_BR).sum(axis=1), drawn_BR.sum(axis=1))
+
+
+def _parts(length: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, length, step)]
+
+
+def _on_threads(
+    function: Callable[[slice], Result], parts: Sequence[slice], threads: int
+) -> Iterator[Result]:
+    """The function of each part, in order."""
+    if threads == 1 or len(parts) == 1:
+        yield from map(function, parts)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(function, parts)
+
+
+class _Weights:
+    """exp(−Σ_c ((x_R − x_A) / width_c)² / 2) of pairs of types, (B, A, R), made when asked for.
+
+    The exponent as one product of matrices: u·v − u²/2 − v²/2.
+    """
+
+    def __init__(self, x_BRC: Array, x_BAC: Array) -> None:
+        width_C = np.array(WIDTHS)
+        # Near 0, where little is lost of the difference of u·v and squares.
+        centre_C = x_BAC.mean(axis=-2, keepdims=True)
+        u_BRC, v_BAC = (x_BRC - centre_C) / width_C, (x_BAC - centre_C) / width_C
+        half_R, half_A = (-0.5 * (z**2).sum(axis=-1, keepdims=True) for z in (u_BRC, v_BAC))
+        left_BR4 = np.concatenate([u_BRC, half_R, np.ones_like(half_R)], axis=-1)
+        self._left_B4R = np.swapaxes(left_BR4, -1, -2).copy()
+        self._right_BA4 = np.concatenate([v_BAC, np.ones_like(half_A), half_A], axis=-1)
+
+    def of(self, part: slice, rows: slice) -> Array:
+        """Those of some of the replicates, and of some of the types R."""
+        with np.errstate(invalid="ignore"):
+            exponent_BAR = self._right_BA4[part] @ self._left_B4R[part, :, rows]
+        weight_BAR: Array = np.exp(exponent_BAR, out=exponent_BAR)
+        return weight_BAR
+
+    def sums(self, features_B9A: Array, spans: Sequence[slice]) -> list[Array]:
+        """For each span of the types A the weighted sums of their features, (B, 9, R)."""
+        (replicates, _, first), others = self._left_B4R.shape, self._right_BA4.shape[1]
+        sums = [np.empty((replicates, 9, first)) for _ in spans]
+        many = max(1, _AT_ONCE // max(1, first * others))
+        for part in _parts(replicates, many):
+            for rows in _parts(first, max(1, _AT_ONCE // (many * others))):
+                weight_BAR = self.of(part, rows)
+                for sums_B9R, span in zip(sums, spans, strict=True):
+                    sums_B9R[part, :, rows] = features_B9A[part, :, span] @ weight_BAR[:, span]
+        return sums
 
 
 def _features(x_AC: Array, y_A: Array, counts_A: Array | None = None) -> Array:
-    """What the regression sums over types: 1, a, b, y, and their products, (…, A, 9).
+    """What the regression sums over types: 1, a, b, y, and their products, (…, 9, A).
 
     `counts_A`: which types count, of which the others have zeros in x and y; None: all.
     """
     a, b = x_AC[..., 0], x_AC[..., 1]
     one = np.ones(y_A.shape) if counts_A is None else counts_A.astype(np.float64)
-    return np.stack([one, a, b, y_A, a * a, a * b, b * b, a * y_A, b * y_A], axis=-1)
+    return np.stack([one, a, b, y_A, a * a, a * b, b * b, a * y_A, b * y_A], axis=-2)
 
 
-def _intercepts(sums_R9: Array, x_RC: Array) -> Array:
+def _intercepts(sums_9R: Array, x_RC: Array) -> Array:
     """Weighted ridge regression of y on x − x of each type: its intercepts, (…, R).
 
-    `sums_R9`: weighted sums of `_features`, (…, R, 9). The intercept is free, so that slopes are
+    `sums_9R`: weighted sums of `_features`, (…, 9, R). The intercept is free, so that slopes are
     those of centred values, whatever the type.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        a, b, y, aa, ab, bb, ay, by = np.moveaxis(sums_R9[..., 1:] / sums_R9[..., :1], -1, 0)
+        a, b, y, aa, ab, bb, ay, by = np.moveaxis(sums_9R[..., 1:, :] / sums_9R[..., :1, :], -2, 0)
         aa, ab, bb = aa - a * a + RIDGE, ab - a * b, bb - b * b + RIDGE
         ay, by = ay - a * y, by - b * y
         slope_a, slope_b = bb * ay - ab * by, aa * by - ab * ay

@@ -11,7 +11,10 @@ last; M quantities; E pairs of a prompt and a type.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -19,22 +22,21 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.hashing import hash_rows
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.bootstrap_pairs import Pairs
-from rocktok.stats.exact import DIGITS, ExactSums
+from rocktok.stats.bootstrap_pairs import Columns, Pairs, Waiting, Weighing
+from rocktok.stats.exact import ExactSums
 from rocktok.stats.intervals import Estimate
 
 REPLICATES = 1_000
 
 
-#: Pairs of a type and a run of rows of one prompt that wait for their weights, 100 bytes each.
+#: Pairs of a type and a run of rows of one prompt that wait for their weights, at least.
 _WAITING = 1 << 17
 
-#: Pairs for each type from which a partial result weighs them: fewer take less memory than their
-#: weighted sums.
-_MANY = 64
+#: Prompts whose weights are held at once, a byte each: 16 MB by default.
+_PROMPTS = 1 << 14
 
-#: Prompts whose weights are drawn together, 8 KB each by default.
-_PROMPTS = 1 << 10
+#: Weighted sums of some types that are made at once and stay in a processor's cache, 8 bytes each.
+_AT_ONCE = 1 << 17
 
 #: Weights that are kept for accumulators that ask for the same ones, 8 bytes each.
 _KEPT = 1 << 20
@@ -81,6 +83,9 @@ class PromptBootstrap:
         quantities: columns to sum; "" counts rows, and "x²" sums the squares of x.
         seed, replicates: of the weights.
         compiled: use the compiled loops. The same bits as without, faster in large logs.
+        kind_T: of each of the types, from 0 on: types of the same kind are added up together, and
+            `places` says where; None: each is of its own, in ascending order.
+        threads: that weigh what a pass has summed; the same bits with any number.
 
     Sums have the same bits however the rows are cut into batches. `largest_M`: of all rows, the
     largest in absolute value.
@@ -94,18 +99,29 @@ class PromptBootstrap:
         replicates: int = REPLICATES,
         *,
         compiled: bool = False,
+        kind_T: Array | None = None,
+        threads: int = 1,
     ) -> None:
-        self.compiled = compiled
-        self.types = np.sort(types)
+        self.compiled, self.threads = compiled, threads
+        order = np.argsort(types, kind="stable")
+        self.types = np.asarray(types)[order]
+        self._kind_T = np.arange(len(order)) if kind_T is None else np.asarray(kind_T)[order]
+        #: Of what is told apart; all others are the last.
+        self._others = int(self._kind_T.max(initial=-1)) + 1
         self.quantities = quantities
         self.seed, self.replicates = seed, replicates
         columns = {name.removesuffix("²") for name in quantities} - {""}
         self.needs = ("token_id", "sequence_id", "prompt", *sorted(columns))
         # Of each quantity (T + 1, 1 + B): the plain sums first.
         self._sums_M = [ExactSums() for _ in quantities]
-        self._result_BTM: Array | None = None
+        self._result_MTB: Array | None = None
         self.largest_M: Array = np.zeros(len(quantities))
-        self._waiting: list[Pairs] = []
+        self._columns = Columns(quantities)
+        self._waiting = Waiting()
+
+    def places(self, ids: Array) -> Array:
+        """Where the sums of some token ids are: each place once, ascending."""
+        return np.unique(self._kind_T[np.isin(self.types, ids)])
 
     def update(self, batch: Batch) -> None:
         """Add a batch of whole sequences."""
@@ -115,7 +131,7 @@ class PromptBootstrap:
             self._add_compiled(batch)
             return
         prompt_P, place_N = places_of_prompts(batch)
-        width = len(self.types) + 1
+        width = self._others + 1
         key_N = place_N * np.int64(width) + self._places(batch["token_id"])
         key_E, pair_N = numbered(key_N, len(prompt_P) * width)
         for m, name in enumerate(self.quantities):
@@ -125,8 +141,8 @@ class PromptBootstrap:
 
     def _places(self, token_N: Array) -> Array:
         """Index of each row's type; that of all others where it is not told apart."""
-        table = np.full(int(max(token_N.max(), self.types.max(initial=0))) + 1, len(self.types))
-        table[self.types] = np.arange(len(self.types))
+        table = np.full(int(max(token_N.max(), self.types.max(initial=0))) + 1, self._others)
+        table[self.types] = self._kind_T
         places: Array = table[token_N]
         return places
 
@@ -143,8 +159,8 @@ class PromptBootstrap:
 
         weight_PB = poisson_weights(self.seed, self.replicates, prompt_P)
         weight_PB = np.concatenate((np.ones((len(prompt_P), 1)), weight_PB), axis=1)
-        shape = len(self.types) + 1, len(prompt_P)
-        self._result_BTM = None
+        shape = self._others + 1, len(prompt_P)
+        self._result_MTB = None
         for name, sums in zip(self.quantities, self._sums_M, strict=True):
             for number, digit_N in enumerate(sums.split(self._values(batch, name))):
                 if digit_N is not None:
@@ -153,32 +169,29 @@ class PromptBootstrap:
 
     def _add_compiled(self, batch: Batch) -> None:
         """`update` up to the weights, which many pairs are given at a time."""
+        self._result_MTB = None
         largest_M = [self._largest(batch, name) for name in self.quantities]
-        if any(map(ExactSums.rises, self._sums_M, largest_M)):
-            # What waits was taken apart on lower grids.
-            self._weigh()
         self.largest_M = np.maximum(self.largest_M, largest_M)
-        pairs, pair_N = Pairs.of(self._place_V, len(self.types), batch, len(self.quantities))
-        for m, (name, largest) in enumerate(zip(self.quantities, largest_M, strict=True)):
+        pairs, pair_N = Pairs.of(self._place_V, self._others, batch, self._columns)
+        for sums, span, name, largest in zip(
+            self._sums_M, self._columns.spans, self.quantities, largest_M, strict=True
+        ):
             if largest:
-                pairs.add(m, batch, name, pair_N, self._sums_M[m].grids(largest))
+                self._waiting.lower(span, sums.rise(largest))
+                pairs.add(span, batch, name, pair_N, sums.grid_D)
         self._wait([pairs])
 
     def _wait(self, parts: list[Pairs]) -> None:
-        self._waiting += parts
-        if self._pairs > max(_WAITING, _MANY * len(self.types)):
+        self._waiting.add(parts)
+        # Half of what their weighted sums take.
+        if len(self._waiting) > max(_WAITING, (self._others + 1) * (1 + self.replicates) // 2):
             self._weigh()
-
-    @property
-    def _pairs(self) -> int:
-        """How many wait."""
-        return sum(len(part.run_E) for part in self._waiting)
 
     @cached_property
     def _place_V(self) -> Array:
         """Place of a token id among the types, of all others after them; the last: ids beyond."""
-        place_V = np.full(int(self.types.max(initial=-1)) + 2, len(self.types), dtype=np.int32)
-        place_V[self.types] = np.arange(len(self.types))
+        place_V = np.full(int(self.types.max(initial=-1)) + 2, self._others, dtype=np.int32)
+        place_V[self.types] = self._kind_T
         return place_V
 
     def _largest(self, batch: Batch, name: str) -> float:
@@ -189,85 +202,108 @@ class PromptBootstrap:
         return largest * largest if name.endswith("²") else largest
 
     def close(self) -> None:
-        """All rows of a task were seen: weigh their pairs, or let few wait for those of others."""
+        """All rows of a task were seen: put its pairs in order, for those of others to follow."""
         # Cheap to make again, and nothing that a partial result need carry.
         self.__dict__.pop("_place_V", None)
-        if self._pairs > _MANY * len(self.types):
-            self._weigh()
-
-    def _weigh(self) -> None:
-        """Give the pairs that wait their weights, and add them up."""
-        if not self._waiting:
-            return
-        from rocktok.stats import bootstrap_loops
-
-        self._result_BTM = None
-        prompt_P, place_E, type_E, sum_MED = Pairs.joined(self._waiting)
-        self._waiting = []
-        shape = len(self.types) + 1, 1 + self.replicates
-        for start in range(0, len(prompt_P), _PROMPTS):
-            here_E = np.flatnonzero((place_E >= start) & (place_E < start + _PROMPTS))
-            here_E = here_E[np.argsort(type_E[here_E], kind="stable")]
-            start_T = np.searchsorted(type_E[here_E], np.arange(shape[0] + 1))
-            places = place_E[here_E] - start
-            weight_PB = self._weights(prompt_P[start : start + _PROMPTS])
-            for sums, sum_ED in zip(self._sums_M, sum_MED, strict=True):
-                for number in range(DIGITS):
-                    sum_E = np.ascontiguousarray(sum_ED[here_E, number])
-                    if sum_E.any():
-                        total_TB = sums.digit(number, shape)
-                        bootstrap_loops.weigh_pairs(start_T, places, sum_E, weight_PB, total_TB)
-
-    def _weights(self, prompt_P: Array) -> Array:
-        """(P, 1 + B): ones, and the weights of the replicates."""
-        from rocktok.stats import bootstrap_loops
-
-        weight_PB = np.empty((len(prompt_P), 1 + self.replicates))
-        hash_B = hash_rows(self.seed, np.arange(self.replicates))
-        bootstrap_loops.poisson_weights(hash_B, prompt_P, _POISSON_CDF, weight_PB)
-        return weight_PB
+        self._waiting.settle()
 
     def merge(self, other: Self) -> None:
         """Add another's sums."""
-        self._result_BTM = None
-        sums_M = list(zip(self._sums_M, other._sums_M, strict=True))
-        # What waits must be on the grids that both have then.
-        if any(ours.below(theirs) for ours, theirs in sums_M):
-            self._weigh()
-        if any(theirs.below(ours) for ours, theirs in sums_M):
-            other._weigh()
-        for ours, theirs in sums_M:
+        self._result_MTB = None
+        sums_M = zip(self._sums_M, other._sums_M, self._columns.spans, strict=True)
+        for ours, theirs, span in sums_M:
+            # What waits must be on the grids that both have then.
+            self._waiting.lower(span, ours.rise_to(theirs))
+            other._waiting.lower(span, theirs.rise_to(ours))
             ours.merge(theirs)
-        self._wait(other._waiting)
+        self._wait(other._waiting.parts)
         self.largest_M = np.maximum(self.largest_M, other.largest_M)
+
+    def _weigh(self) -> None:
+        """Give the pairs that wait their weights, and add them up."""
+        prompt_P = self._waiting.prompts()
+        for start in range(0, len(prompt_P), _PROMPTS):
+            weighing = self._weighing(prompt_P[start : start + _PROMPTS])
+            for types, total_TCW in self._on_threads(weighing):
+                self._add_weighted(types, total_TCW)
+        self._waiting = Waiting()
+
+    def _weighing(self, prompt_P: Array) -> Weighing:
+        from rocktok.stats import bootstrap_loops
+
+        # No weight is above 17.
+        weight_PW = np.empty((len(prompt_P), 1 + self.replicates), dtype=np.uint8)
+        hash_B = hash_rows(self.seed, np.arange(self.replicates))
+        bootstrap_loops.poisson_weights(hash_B, prompt_P, _POISSON_CDF, weight_PW)
+        return Weighing(self._waiting, prompt_P, weight_PW)
+
+    def _on_threads(self, weighing: Weighing) -> Iterator[tuple[slice, Array]]:
+        """Weighted sums of all types, some at a time, in order."""
+        step = max(1, _AT_ONCE // (len(self._columns) * (1 + self.replicates)))
+        ends = [*range(0, self._others + 1, step), self._others + 1]
+        parts = [slice(a, b) for a, b in pairwise(ends)]
+
+        def sums(types: slice) -> tuple[slice, Array]:
+            return types, weighing.sums(types, len(self._columns))
+
+        if self.threads == 1 or len(parts) == 1:
+            yield from map(sums, parts)
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            # A few at a time: nothing waits for long.
+            for start in range(0, len(parts), 4 * self.threads):
+                yield from pool.map(sums, parts[start : start + 4 * self.threads])
+
+    def _add_weighted(self, types: slice, total_TCW: Array) -> None:
+        shape = self._others + 1, 1 + self.replicates
+        for sums, span in zip(self._sums_M, self._columns.spans, strict=True):
+            for number in range(span.stop - span.start):
+                digit_TW = total_TCW[:, span.start + number]
+                if digit_TW.any():
+                    sums.digit(number, shape)[types] += digit_TW
 
     @property
     def sum_TM(self) -> Array:
         """Plain sums, (T + 1, M)."""
-        plain_TM: Array = self._result()[0]
-        return plain_TM
+        return self._result()[..., 0].T
 
     @property
     def sum_BTM(self) -> Array:
         """Sums under the weights of each replicate, (B, T + 1, M)."""
-        return self._result()[1:]
+        return self._result()[..., 1:].transpose(2, 1, 0)
 
     def _result(self) -> Array:
-        self._weigh()
-        if self._result_BTM is None:
-            shape = len(self.types) + 1, 1 + self.replicates
-            made_BTM = np.zeros((shape[1], shape[0], len(self.quantities)))
+        """(M, T + 1, 1 + B), the plain sums first."""
+        if self._result_MTB is None:
+            self._result_MTB = self._whole()
+        return self._result_MTB
+
+    def _whole(self) -> Array:
+        prompt_P = self._waiting.prompts()
+        if len(prompt_P) > _PROMPTS:
+            self._weigh()
+        made_MTB = np.zeros((len(self.quantities), self._others + 1, 1 + self.replicates))
+        if len(self._waiting):
+            for types, total_TCW in self._on_threads(self._weighing(prompt_P)):
+                for m, (sums, span) in enumerate(
+                    zip(self._sums_M, self._columns.spans, strict=True)
+                ):
+                    made_MTB[m, types] = sums.with_digits(types, total_TCW[:, span])
+        else:
             for m, sums in enumerate(self._sums_M):
                 made_TB = sums.result()
                 if made_TB is not None:
-                    made_BTM[:, :, m] = made_TB.T
-            self._result_BTM = made_BTM
-        return self._result_BTM
+                    made_MTB[m] = made_TB
+        return made_MTB
 
     @property
     def of_types(self) -> tuple[Array, Array]:
-        """Sums of the chosen types without all others: (T, M), and of the replicates (B, T, M)."""
-        return self.sum_TM[:-1], self.sum_BTM[:, :-1]
+        """Sums of the chosen types without all others: (T, M), and of the replicates (B, T, M).
+
+        Not kept: as large as they are, they are freed with what asked for them.
+        """
+        made_MTB = self._whole() if self._result_MTB is None else self._result_MTB
+        return made_MTB[:, :-1, 0].T, made_MTB[:, :-1, 1:].transpose(2, 1, 0)
 
     def each(self, quantity: str) -> Estimate:
         """Sums of a quantity by type: (T,)."""
@@ -277,8 +313,8 @@ class PromptBootstrap:
     def of(self, quantity: str, places: Array | None = None) -> Estimate:
         """The sum of a quantity over some of the types (places), by default over all rows."""
         m = self.quantities.index(quantity)
-        at = np.arange(len(self.types) + 1) if places is None else places
-        return self._total(self.sum_TM[at, m].sum(), self.sum_BTM[:, at, m].sum(axis=1), m)
+        sum_TB = self._result()[m] if places is None else self._result()[m, places]
+        return self._total(np.ascontiguousarray(sum_TB[:, 0]).sum(), sum_TB[:, 1:].sum(axis=0), m)
 
     def _total(self, sums: Array, drawn_B: Array, m: int) -> Estimate:
         return Estimate.total(sums, drawn_B - sums, float(self.largest_M[m]))

@@ -4,7 +4,9 @@ Importing this module imports numba. Loops check nothing: indices must be in ran
 whole multiples of a grid that float64 holds exactly, so that their order does not matter.
 
 Array suffixes: N rows of a batch; V token ids; T types, with all others as the last; R runs of rows
-of one prompt; E pairs of a run and a type; P prompts; B replicates; D digits of a quantity.
+of one prompt; E pairs of a run and a type; P prompts; B replicates; D digits of a quantity; C
+columns, the digits of all quantities side by side; W weights of a prompt, a 1 and those of the
+replicates.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.kernel import Kernel, part
+from rocktok.kernel import Kernel, fused_part, part
 
-#: Replicates whose weights, of some hundred prompts, fit into a processor's cache.
-_BLOCK = 128
+#: Weights of four prompts, and as many sums of ten columns, that fit into the nearest cache.
+_BLOCK = 256
 
 
 @Kernel
@@ -77,28 +79,48 @@ def add_digits(pair_N: Array, x_N: Array, squared: bool, grid_D: Array, sum_ED: 
         sum_ED[e, 2] += np.trunc(rest / low) * low
 
 
+@fused_part
+def _add_four(total_W: Array, value_4: Array, weight_4W: Array, width: int) -> None:
+    """Four pairs at once: each total is loaded and stored once. All exact, fused or not."""
+    a, b, c, d = value_4[0], value_4[1], value_4[2], value_4[3]
+    for w in range(width):
+        total_W[w] += (a * weight_4W[0, w] + b * weight_4W[1, w]) + (
+            c * weight_4W[2, w] + d * weight_4W[3, w]
+        )
+
+
 @Kernel
 def weigh_pairs(
-    start_T: Array, place_E: Array, sum_E: Array, weight_PB: Array, sum_TB: Array
+    start_T: Array, run_E: Array, place_R: Array, sum_EC: Array, weight_PW: Array, total_TCW: Array
 ) -> None:
     """Add to each type's sums those of its pairs, times the weights of their prompts.
 
     Args:
-        start_T: (T + 1,), first pair of each type, and the number of pairs.
-        place_E: place of each pair's prompt.
+        start_T: (T + 1,), first pair of each type, and the end of the last one's.
+        run_E: run of each pair; `place_R`: place of each run's prompt, −1: not to be counted.
+        weight_PW: uint8.
     """
-    width = weight_PB.shape[1]
-    for begin in range(0, width, _BLOCK):
-        end = min(begin + _BLOCK, width)
-        for t in range(len(start_T) - 1):
-            total_B = sum_TB[t, begin:end]
+    columns, weights = total_TCW.shape[1], weight_PW.shape[1]
+    weight_4W, value_C4 = np.zeros((4, _BLOCK)), np.zeros((columns, 4))
+    for t in range(len(start_T) - 1):
+        for begin in range(0, weights, _BLOCK):
+            width = min(_BLOCK, weights - begin)
+            filled = 0
             for e in range(start_T[t], start_T[t + 1]):
-                value = sum_E[e]
-                if value == 0.0:
-                    continue
-                weight_B = weight_PB[place_E[e], begin:end]
-                for b in range(end - begin):
-                    total_B[b] += value * weight_B[b]
+                p = place_R[run_E[e]]
+                if p >= 0:
+                    for w in range(width):
+                        weight_4W[filled, w] = weight_PW[p, begin + w]
+                    for c in range(columns):
+                        value_C4[c, filled] = sum_EC[e, c]
+                    filled += 1
+                if filled == 4 or (filled and e == start_T[t + 1] - 1):
+                    for rest in range(filled, 4):
+                        value_C4[:, rest] = 0.0
+                    for c in range(columns):
+                        total_W = total_TCW[t, c, begin : begin + width]
+                        _add_four(total_W, value_C4[c], weight_4W, width)
+                    filled = 0
 
 
 @part
@@ -113,10 +135,10 @@ def _mix(x: np.uint64) -> np.uint64:
 def poisson_weights(hash_B: Array, prompt_P: Array, cdf: Array, weight_PB: Array) -> None:
     """`bootstrap.poisson_weights`, after a first column of ones.
 
-    `hash_B`: of the seed and the replicate; `weight_PB`: (P, 1 + B), filled.
+    `hash_B`: of the seed and the replicate; `weight_PB`: (P, 1 + B) uint8, filled.
     """
     for p in range(len(prompt_P)):
-        weight_PB[p, 0] = 1.0
+        weight_PB[p, 0] = 1
         # As `hashing.hash_rows` takes in another key.
         key = np.uint64(0x9E3779B97F4A7C15) * (prompt_P[p] + np.uint64(1))
         for b in range(len(hash_B)):

@@ -48,17 +48,17 @@ class ExactSums:
             digits.append(digit if digit.any() else None)
         return digits
 
-    def rises(self, largest: float) -> bool:
-        """Whether values up to this, in absolute value, need higher grids than those so far."""
-        return largest > 0 and (self._top is None or _top_of(largest) > self._top)
+    def rise(self, largest: float) -> int:
+        """Raise the grids to values up to this; returns by how many, where there were any."""
+        return self._rise(_top_of(largest)) if largest > 0 else 0
 
-    def below(self, other: Self) -> bool:
-        """Whether its grids rise when another's sums are added."""
-        return other._top is not None and self._top is not None and self._top < other._top
+    def rise_to(self, other: Self) -> int:
+        """Raise the grids to those of another, as `rise` does."""
+        return 0 if other._top is None else self._rise(other._top)
 
-    def grids(self, largest: float) -> Array:
-        """(DIGITS,) grids of the digits, highest first; they rise to values up to this."""
-        self._rise(_top_of(largest))
+    @property
+    def grid_D(self) -> Array:
+        """(DIGITS,) grids of the digits, highest first; once there are any."""
         assert self._top is not None
         return np.array([math.ldexp(1.0, (self._top - n) * BITS) for n in range(DIGITS)])
 
@@ -96,11 +96,28 @@ class ExactSums:
                 whole = digit.copy() if whole is None else whole + digit
         return whole
 
-    def _rise(self, top: int) -> None:
-        if self._top is not None and top > self._top:
-            by = min(DIGITS, top - self._top)
-            self._digits = [*[None] * by, *self._digits[: DIGITS - by]]
-        self._top = top if self._top is None else max(top, self._top)
+    def with_digits(self, at: slice, more_TDW: Array) -> Array:
+        """The sums of some of the rows of the shape, with further digits: (T, W)."""
+        whole_TW: Array | None = None
+        # As in `result`, for the same bits.
+        for number in reversed(range(more_TDW.shape[1])):
+            digit_TW, digit = more_TDW[:, number], self._digits[number]
+            if digit is not None:
+                digit_TW = digit_TW + digit[at]
+            whole_TW = digit_TW if whole_TW is None else whole_TW + digit_TW
+        assert whole_TW is not None
+        return whole_TW
+
+    def _rise(self, top: int) -> int:
+        if self._top is None:
+            self._top = top
+            return 0
+        by = max(0, top - self._top)
+        if by:
+            lost = min(DIGITS, by)
+            self._digits = [*[None] * lost, *self._digits[: DIGITS - lost]]
+        self._top += by
+        return by
 
 
 def _top_of(largest: float) -> int:

@@ -37,12 +37,16 @@ def match(rock_RC: Array, other_AC: Array, caliper_C: Array) -> tuple[Array, Arr
     for c, caliper in enumerate(caliper_C):
         # The logarithm of a loss of 0 is −∞, and apart from itself by NaN: within no caliper.
         with np.errstate(invalid="ignore"):
-            steps = np.abs(rock_RC[:, c, None] - other_AC[None, :, c])
+            steps = rock_RC[:, c, None] - other_AC[None, :, c]
+        np.abs(steps, out=steps)
         forbidden |= ~(steps <= caliper)
-        apart += steps / caliper
+        steps /= caliper
+        apart += steps
+        # As many numbers as pairs: no more of them than must be.
+        del steps
     # A pair beyond a caliper costs more than all others together, so it is never preferred.
-    cost = np.where(forbidden, 1.0 + len(caliper_C) * len(rock_RC), apart)
-    row, column = linear_sum_assignment(cost)
+    apart[forbidden] = 1.0 + len(caliper_C) * len(rock_RC)
+    row, column = linear_sum_assignment(apart)
     kept = ~forbidden[row, column]
     pairs = np.stack([row[kept], column[kept]], axis=1)
     return pairs, np.setdiff1d(np.arange(len(rock_RC)), pairs[:, 0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from rocktok.stats.adjusted import AdjustedContrast, TypesByCutoff, TypeValues, adjusted_contrast
+from rocktok.stats.adjusted import AdjustedContrast, TypesByCutoff, TypeValues, adjusted_contrasts
 from rocktok.stats.bootstrap import holm
 
 #: False discovery rates at which rocks are chosen: a verdict must hold at each.
@@ -56,9 +56,8 @@ def compare_at_cutoffs(
         seed: of the resamples of types.
         threads: as in `adjusted_contrast`.
     """
-    rows = {
-        cutoff: [adjusted_contrast(values, ids, seed, threads)] for cutoff, ids in group.items()
-    }
+    contrasts = adjusted_contrasts(values, list(group.values()), seed, threads)
+    rows = {cutoff: [row] for cutoff, row in zip(group, contrasts, strict=True)}
     (verdict,) = verdicts(rows, words)
     cutoffs: list[CutoffContrast] = [
         {"cutoff": cutoff, "types": len(group[cutoff]), **row} for cutoff, (row,) in rows.items()

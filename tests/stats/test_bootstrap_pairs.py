@@ -58,7 +58,7 @@ def bootstrap_of(tasks: list[list[Rows]], types: np.ndarray, *, compiled: bool) 
     seed=st.integers(0, 9_999),
     cuts=st.lists(st.integers(0, 60), max_size=4),
     types=st.lists(st.integers(0, 60), max_size=12, unique=True),
-    limits=st.sampled_from([(1 << 17, 64, 1 << 10), (5, 0, 1 << 10), (1 << 17, 0, 3)]),
+    limits=st.sampled_from([(1 << 17, 1 << 14, 1 << 17), (5, 3, 90), (1 << 17, 3, 1 << 17)]),
 )
 def test_the_compiled_bootstrap_has_the_bits_of_the_other(
     seed: int, cuts: list[int], types: list[int], limits: tuple[int, int, int]
@@ -67,8 +67,8 @@ def test_the_compiled_bootstrap_has_the_bits_of_the_other(
     plain = bootstrap_of([[rows]], ids, compiled=False)
     parts = whole_sequences(rows, cuts)
     with pytest.MonkeyPatch.context() as patched:
-        # Weighed at once, or late, or a few prompts at a time.
-        for name, value in zip(("_WAITING", "_MANY", "_PROMPTS"), limits, strict=True):
+        # Weighed at the end, or before, a few prompts and types at a time.
+        for name, value in zip(("_WAITING", "_PROMPTS", "_AT_ONCE"), limits, strict=True):
             patched.setattr(bootstrap, name, value)
         for tasks in ([parts], [[part] for part in parts], [[part] for part in parts[::-1]]):
             made = bootstrap_of(tasks, ids, compiled=True)

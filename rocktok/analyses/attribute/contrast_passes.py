@@ -12,12 +12,12 @@ import numpy as np
 
 from rocktok.analyses.attribute.expected import NormByLoss, WithExpected
 from rocktok.analyses.attribute.result import GroupContrast
-from rocktok.analyses.attribute.shares import contrasts
+from rocktok.analyses.attribute.shares import CONTRASTED, contrasts
 from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.stats.accumulator import Accumulator
-from rocktok.stats.adjusted import type_ratios, types_to_measure
+from rocktok.stats.adjusted import TypeValues, type_ratios, types_to_measure
 from rocktok.stats.bootstrap import PromptBootstrap
 from rocktok.stats.group_names import ROCKS
 from rocktok.stats.groups import TypeFacts, choose_groups
@@ -36,8 +36,8 @@ class HalfContrasts:
         facts: of all types, at that step.
         found: rocks of the half that chooses.
         group_size: of the groups beside the rocks.
-        quantities: what is summed of the groups.
         replicates: of the bootstrap.
+        threads: that work on replicates.
     """
 
     def __init__(
@@ -47,18 +47,20 @@ class HalfContrasts:
         found: RocksAtCutoffs,
         *,
         group_size: int | None,
-        quantities: tuple[str, ...],
         replicates: int,
+        threads: int,
     ) -> None:
         seed = source.seed
-        self.source, self.found = source, found
+        self.source, self.found, self.threads = source, found, threads
         self.groups = choose_groups(facts, found.shown, seed, group_size, half=CHOSEN_ON)
         self.types = types_to_measure(facts, found.rocks, seed)
 
         def sums(types: np.ndarray, names: tuple[str, ...]) -> PromptBootstrap:
-            return PromptBootstrap(types, names, seed, replicates, compiled=source.large)
+            return PromptBootstrap(
+                types, names, seed, replicates, compiled=source.large, threads=threads
+            )
 
-        self._groups = sums(self.groups.all_ids, quantities)
+        self._groups = sums(self.groups.all_ids, CONTRASTED)
         self._loss_other = sums(self.types, ("", "loss"))
         self._gradient = sums(self.types, ("", "expected_norm", "grad_norm"))
         self._norms = NormByLoss(np.unique(np.concatenate(list(found.rocks.values()))))
@@ -73,17 +75,23 @@ class HalfContrasts:
 
     def result(self, engine: Engine) -> tuple[list[GroupContrast], AdjustedComparison | None]:
         """The contrasts, after that pass; another one where there are rocks to adjust for."""
+        # First: its replicates are freed before those of the others are made.
+        tests = contrasts(self._groups, self.groups, "half 0", "half 1")
         curve, adjusted = self._norms.curve(), None
         if len(self.found.shown) and len(curve[0]):
             measured = replace(self.source, half=1 - CHOSEN_ON)
             engine.run(measured, WithExpected(curve, self._gradient))
-            plain_TM, drawn_BTM = self._gradient.of_types
-            under, over = (
-                (plain_TM[..., columns], drawn_BTM[..., columns]) for columns in ([0, 1], [0, 2])
-            )
-            ratios = type_ratios(self.types, self._loss_other.of_types, under, over)
+            ratios = self._ratios()
             seed = self.source.seed
             adjusted = compare_at_cutoffs(
-                ratios, self.found.rocks, ROCKS.name, GRADIENT, seed, engine.jobs
+                ratios, self.found.rocks, ROCKS.name, GRADIENT, seed, self.threads
             )
-        return contrasts(self._groups, self.groups, "half 0", "half 1"), adjusted
+        return tests, adjusted
+
+    def _ratios(self) -> TypeValues:
+        plain_TM, drawn_BTM = self._gradient.of_types
+        under, over = (
+            (plain_TM[..., columns], drawn_BTM[..., columns])
+            for columns in (slice(0, 2), slice(0, 3, 2))
+        )
+        return type_ratios(self.types, self._loss_other.of_types, under, over)

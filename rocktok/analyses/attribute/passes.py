@@ -1,16 +1,18 @@
 """`attribute` over a log: the passes, in order.
 
 1. `detect`'s passes that find rocks, unless these are given;
-2. frequencies, prompts and losses by half at the reference step, from which groups are chosen;
+2. the reference step: sums by type; frequencies, prompts and losses by half, from which groups are
+   chosen;
 3. for the contrasts, unless the rocks are given: `detect`'s on one half of the prompts, at the
    first two steps of fixed text;
-4. each step once: sums by type, and the bootstrap of the types that are shown or in a group; at the
-   reference step also what the contrasts need of both halves;
+4. each step once: the bootstrap of the groups, and at the reference step of the types that are
+   shown, and what the contrasts need of both halves; at the others also sums by type;
 5. the half of the reference step that is measured, for the adjusted contrast.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import cast
@@ -27,7 +29,14 @@ from rocktok.analyses.attribute.result import (
     GroupShares,
     TypeShares,
 )
-from rocktok.analyses.attribute.shares import Shares, contrasts, quantities, untested
+from rocktok.analyses.attribute.shares import (
+    CONTRASTED,
+    Shares,
+    contrasts,
+    kinds,
+    quantities,
+    untested,
+)
 from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs, params_of, rocks_at_cutoffs
 from rocktok.analyses.detect.log_passes import ZeroThresholdError
 from rocktok.analyses.detect.result import DetectParams, DetectResult
@@ -127,26 +136,31 @@ class _Attribution:
         """All passes."""
         run, params = self.run, self.params
         rocks = self._rocks
-        facts = self._facts()
+        facts, sums = self._facts()
         groups = choose_groups(facts, rocks, params.seed, params.group_size)
         if self.pairs is not None:
             groups = groups.with_controls(self.pairs)
         rows: list[GroupShares] = []
         reason = self._one_half(facts)
         halves = None if reason or self.rocks is not None else self._of_halves(facts)
+        of_groups = self._bootstrap(groups.all_ids, CONTRASTED)
         for step in self.steps:
-            beside = halves.accumulators() if halves is not None and step == self.step else []
-            shares = self._shares(step, groups, facts, beside)
-            rows += [self._group_row(step, name, groups, shares) for name in NAMES]
             if step == self.step:
-                reference = shares
+                beside: Sequence[Accumulator] = [] if reason else [of_groups]
+                if halves is not None:
+                    beside = halves.accumulators()
+                alone = self._shown_with_intervals(sums, groups, facts)
+                shares = reference = self._shares(step, groups, alone, sums, beside)
+            else:
+                shares = self._shares(step, groups, alone=np.zeros(0, dtype=np.int64))
+            rows += [self._group_row(step, name, groups, shares) for name in NAMES]
         adjusted = None
         if halves is not None:
             tests, adjusted = halves.result(run.engine)
         elif reason:
             tests = untested(reason)
         else:
-            tests = contrasts(reference.bootstrap, groups, "rocks given", "all prompts")
+            tests = contrasts(of_groups, groups, "rocks given", "all prompts")
         geometry = geometry_tables(run.log, groups)
         members = groups.members
         return AttributeResult(
@@ -186,15 +200,29 @@ class _Attribution:
             ),
         )
 
-    def _facts(self) -> TypeFacts:
+    def _facts(self) -> tuple[TypeFacts, ExactTypeSums]:
+        """Of all types at the reference step."""
         collect = HalfFacts(self.params.seed, exact=True, compiled=self.source.large)
-        self.run.engine.run(self.source, collect)
+        sums = self._type_sums()
+        self.run.engine.run(self.source, collect, sums)
         facts = collect.result()
         if not len(facts.token_T):
             raise LogError(
                 f"{self.run.log.name}: step {self.step} of {self.run.table}/ has no rows"
             )
-        return facts
+        return facts, sums
+
+    def _type_sums(self) -> ExactTypeSums:
+        columns = [q for q in self.quantities if q and not q.endswith("²")]
+        return ExactTypeSums(tuple(columns), squares=True, compiled=self.source.large)
+
+    def _bootstrap(
+        self, types: Array, quantities: tuple[str, ...], kind_T: Array | None = None
+    ) -> PromptBootstrap:
+        return PromptBootstrap(
+            types, quantities, self.params.seed, self.params.replicates,
+            compiled=self.source.large, kind_T=kind_T, threads=self.run.engine.jobs,
+        )  # fmt: skip
 
     def _one_half(self, facts: TypeFacts) -> str | None:
         """Why there are no two halves of the prompts for the contrasts; None where there are."""
@@ -290,30 +318,43 @@ class _Attribution:
         """Groups chosen on one half of the prompts, to be compared on the other."""
         return HalfContrasts(
             self.source, facts, self._rocks_of_half(), group_size=self.params.group_size,
-            quantities=self.quantities, replicates=self.params.replicates,
+            replicates=self.params.replicates, threads=self.run.engine.jobs,
         )  # fmt: skip
 
+    def _shown_with_intervals(self, sums: ExactTypeSums, groups: Groups, facts: TypeFacts) -> Array:
+        """Types of the result that are in a group or among those with the most loss."""
+        order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.most]
+        able = np.union1d(groups.all_ids, facts.token_T[order])
+        return np.intersect1d(able, self._shown(sums))
+
+    def _shown(self, sums: ExactTypeSums) -> Array:
+        """Types of the result, the largest share of the gradient norm first."""
+        grad_V = sums.sum_V["grad_norm"]
+        order = np.lexsort((np.arange(len(grad_V)), -grad_V))
+        order = order[sums.count_V[order] > 0]
+        return order if self.params.all_types else order[: self.params.most]
+
     def _shares(
-        self, step: int, groups: Groups, facts: TypeFacts, beside: list[Accumulator]
+        self,
+        step: int,
+        groups: Groups,
+        alone: Array,
+        sums: ExactTypeSums | None = None,
+        beside: Sequence[Accumulator] = (),
     ) -> Shares:
         """One pass over a step, which feeds others too.
 
-        At the reference step the types shown are drawn again as well.
+        Args:
+            alone: types that have intervals of their own.
+            sums: of all types at that step, if known.
+            beside: what else the pass feeds.
         """
-        source = replace(self.source, post=step)
-        columns = [q for q in self.quantities if q and not q.endswith("²")]
-        sums = ExactTypeSums(tuple(columns), squares=True, compiled=source.large)
-        types = groups.all_ids
-        if step == self.step:
-            # The largest shares are known only afterwards, but the most loss finds nearly all.
-            order = np.argsort(-facts.loss_HT.sum(axis=0), kind="stable")[: self.params.most]
-            types = np.union1d(types, facts.token_T[order])
-        bootstrap = PromptBootstrap(
-            types, self.quantities, self.params.seed, self.params.replicates,
-            compiled=source.large,
-        )  # fmt: skip
-        self.run.engine.run(source, sums, bootstrap, *beside)
-        return Shares(sums, bootstrap)
+        of_step = self._type_sums() if sums is None else sums
+        more = [of_step] if sums is None else []
+        types, kind_T = kinds(groups, alone)
+        bootstrap = self._bootstrap(types, self.quantities, kind_T)
+        self.run.engine.run(replace(self.source, post=step), *more, bootstrap, *beside)
+        return Shares(of_step, bootstrap, alone)
 
     def _group_row(self, step: int, name: str, groups: Groups, shares: Shares) -> GroupShares:
         ids = np.array(groups.members[name], dtype=np.int64)
@@ -327,13 +368,10 @@ class _Attribution:
         }
 
     def _tokens(self, shares: Shares, groups: Groups) -> list[TypeShares]:
-        grad_V = shares.sum_V["grad_norm"]
-        order = np.lexsort((np.arange(len(grad_V)), -grad_V))
-        order = order[shares.count_V[order] > 0]
-        drawn = set(shares.bootstrap.types.tolist())
-        if not self.params.all_types:
-            order = order[: self.params.most]
-        return [self._token(int(v), shares, groups, int(v) in drawn) for v in order]
+        return [
+            self._token(v, shares, groups, v in shares.alone)
+            for v in self._shown(shares.sums).tolist()
+        ]
 
     def _token(self, v: int, shares: Shares, groups: Groups, drawn: bool) -> TypeShares:
         count = int(shares.count_V[v])

@@ -16,6 +16,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.attribute.result import GroupContrast, ShareRow, Totals
+from rocktok.stats.arrays import is_among
 from rocktok.stats.bootstrap import PromptBootstrap, holm
 from rocktok.stats.contrasts import MIN_TYPES, contrast, ratio
 from rocktok.stats.exact_types import ExactTypeSums
@@ -33,6 +34,9 @@ SHARES = {
     "head_grad_sq_share": "head_grad_norm²",
 }
 
+#: Quantities that are summed where groups are compared.
+CONTRASTED = ("", "loss", "grad_norm")
+
 #: Measures of a type that are compared between groups: numerator and denominator.
 CONTRASTS = {
     "mean_grad_norm": ("grad_norm", ""),
@@ -46,10 +50,27 @@ def quantities(columns: set[str]) -> tuple[str, ...]:
                  or q in columns)  # fmt: skip
 
 
-class Shares:
-    """Shares of every type at one step, and of chosen types under each replicate."""
+def kinds(groups: Groups, alone: Array) -> tuple[Array, Array]:
+    """Token ids that a bootstrap must tell apart, and the kind of each.
 
-    def __init__(self, sums: ExactTypeSums, bootstrap: PromptBootstrap) -> None:
+    Each of the types `alone` is a kind by itself. All others of the same groups are one kind: sums
+    of a group need no more, and there may be thousands of types.
+    """
+    types = np.union1d(groups.all_ids, alone)
+    members_T = [is_among(types, np.array(groups.members[name], np.int64)) for name in NAMES]
+    groups_T = sum(member_T.astype(np.int64) << n for n, member_T in enumerate(members_T))
+    key_T = np.where(is_among(types, alone), (1 << len(NAMES)) + types, groups_T)
+    return types, np.unique(key_T, return_inverse=True)[1]
+
+
+class Shares:
+    """Shares of every type at one step, of groups and of some types under each replicate.
+
+    `alone`: token ids that the bootstrap has by themselves.
+    """
+
+    def __init__(self, sums: ExactTypeSums, bootstrap: PromptBootstrap, alone: Array) -> None:
+        self.sums, self.alone = sums, frozenset(alone.tolist())
         self.count_V = sums.count_V
         self.sum_V = {"": self.count_V.astype(np.float64), **sums.sum_V}
         self.sum_V |= {f"{name}²": values for name, values in sums.square_V.items()}
@@ -83,7 +104,7 @@ class Shares:
         return cast(ShareRow, row | (self._intervals(ids) if intervals else {}))
 
     def _intervals(self, ids: Array) -> dict[str, float | bool | None]:
-        place = np.flatnonzero(np.isin(self.bootstrap.types, ids))
+        place = self.bootstrap.places(ids)
         estimates = {
             share: self.bootstrap.of(quantity, place) / self._whole[quantity]
             for share, quantity in self.shares.items()
@@ -113,8 +134,11 @@ def contrasts(
         chosen_on, measured_on: on which prompts groups were chosen, and are measured.
     """
     rows: list[GroupContrast] = []
-    for measure, (over, under) in CONTRASTS.items():
-        values_T, values_BT = _measure(bootstrap, over, under)
+    plain_TM, drawn_BTM = bootstrap.of_types
+    for measure, names in CONTRASTS.items():
+        over, under = map(bootstrap.quantities.index, names)
+        values_T = ratio(plain_TM[:, over], plain_TM[:, under])
+        values_BT = ratio(drawn_BTM[..., over], drawn_BTM[..., under])
         for other in NAMES[1:]:
             row: GroupContrast = {
                 "measure": measure,
@@ -160,10 +184,3 @@ def untested(reason: str) -> list[GroupContrast]:
 
 def _places(bootstrap: PromptBootstrap, ids: tuple[int, ...]) -> Array:
     return np.flatnonzero(np.isin(bootstrap.types, np.array(ids, dtype=np.int64)))
-
-
-def _measure(bootstrap: PromptBootstrap, over: str, under: str) -> tuple[Array, Array]:
-    """A ratio of sums by type: (T,), and of each replicate (B, T); NaN where undefined."""
-    a, b = (bootstrap.quantities.index(name) for name in (over, under))
-    plain, drawn = bootstrap.sum_TM[:-1], bootstrap.sum_BTM[:, :-1]
-    return ratio(plain[:, a], plain[:, b]), ratio(drawn[..., a], drawn[..., b])
