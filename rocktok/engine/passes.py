@@ -37,6 +37,9 @@ T = TypeVar("T")
 #: Partials that may wait to be merged, for each worker.
 OUTSTANDING = 4
 
+#: Answers of `once` that are kept.
+ANSWERS = 3
+
 #: Bytes of arguments that may go to a cluster with every task.
 SMALL_BYTES = 1 << 16
 
@@ -76,7 +79,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._turns = Turns(self._serve)
         self._client: Any = _connect(dask) if dask is not None else None
         self.jobs = jobs or _cores()
-        self._answer: Answer | None = None
+        self._answers: list[Answer] = []
 
     def __exit__(self, *details: object) -> None:
         self._turns.close()
@@ -84,14 +87,12 @@ class Engine(AbstractContextManager["Engine"]):
             self._client.close()
 
     def once(self, on: object, key: object, make: Callable[[], T]) -> T:
-        """What `make` returns; made once, if the call before was for the same.
+        """What `make` returns; made once, if one of the last calls was for the same.
 
         For what several analyses of one log ask for. `on`: the log; `key`: all that it depends on
         besides.
         """
-        if self._answer is None or self._answer.on is not on or self._answer.key != key:
-            self._answer = Answer(on, key)
-        answer = self._answer
+        answer = self._answer_to(on, key)
         # Another companion may be about it.
         self._turns.wait(lambda: not answer.under_way)
         here = self._turns.here
@@ -101,6 +102,14 @@ class Engine(AbstractContextManager["Engine"]):
             pass_made.count_for(here)
         made: T = answer.value
         return made
+
+    def _answer_to(self, on: object, key: object) -> Answer:
+        """The answer that is kept, or a new one in the place of the oldest."""
+        for answer in self._answers:
+            if answer.on is on and answer.key == key:
+                return answer
+        self._answers = [*self._answers[-ANSWERS + 1 :], Answer(on, key)]
+        return self._answers[-1]
 
     @property
     def passes(self) -> int:

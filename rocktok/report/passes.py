@@ -22,6 +22,7 @@ from rocktok.analyses.detect.log_passes import ZeroThresholdError
 from rocktok.analyses.detect.passes import run_detect
 from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.lenses.passes import thresholds_ahead
 from rocktok.analyses.pillars.passes import OutcomesOrPath
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
 from rocktok.engine.made import Reads
@@ -144,6 +145,13 @@ def report(
     detecting = progress.start(
         "detect", lambda: _detection(progress, options, embeddings, lifts=lifts)
     )
+    progress.start_ahead(
+        "lenses",
+        lambda: thresholds_ahead(
+            progress.log, progress.engine, table=options.table, pre=options.pre,
+            post=options.post, context=options.context, seed=seed,
+        ),
+    )  # fmt: skip
     detection = progress.note("detect", detecting.result())
     progress.tell(detection.result)
     return _Report(detection, params, own, progress, given).result()
@@ -159,6 +167,7 @@ def _detection(
         return run_detect(
             log, options, embeddings=embeddings, engine=engine,
             lifts="auto" if lifts else False, null=True, replicate="auto",
+            cutoffs="grad_norm" in log.columns("fixed"),
         )  # fmt: skip
     except ZeroThresholdError as error:
         progress.missing.append(missing_of(log, PERSISTENCE, error))

@@ -32,7 +32,8 @@ class Progress:
     """Runs the analyses of a log side by side.
 
     `tell`: called with each result. `passes`: by analysis. `missing`: what could not be done.
-    `before`: passes that the engine had made for others.
+    `before`: passes that the engine had made for others. `ahead`: what goes on for analyses that
+    have not begun.
     """
 
     log: Log
@@ -41,6 +42,7 @@ class Progress:
     passes: dict[str, int] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
     before: int = field(init=False)
+    ahead: list[Companion[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "before", len(self.engine.made))
@@ -53,6 +55,10 @@ class Progress:
     def start(self, name: str, analyse: Callable[[], T]) -> Companion[Counted[T]]:
         """Start an analysis, whose passes are counted."""
         return self.engine.start(lambda: self.counted(analyse), name)
+
+    def start_ahead(self, name: str, make: Callable[[], None]) -> None:
+        """Start what an analysis will ask for when it begins; what fails is asked for again."""
+        self.ahead.append(self.engine.start(make, name))
 
     def counted(self, analyse: Callable[[], T]) -> Counted[T]:
         """Run an analysis within one that was started."""
