@@ -9,8 +9,9 @@ from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.instead import Instead
 from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
+from rocktok.report.grid import TypeShares
 from rocktok.report.positions import LossByPosition
-from rocktok.report.sensitivity import RockContexts, TypeShares
+from rocktok.report.sensitivity import RockContexts
 from rocktok.report.sequences import DrawnSequences
 from rocktok.report.text_view import StepLoss, Texts
 from rocktok.stats.sums import TypeSums

@@ -30,6 +30,7 @@ from rocktok.engine.passes import Engine
 from rocktok.report.alternatives import token_ids
 from rocktok.report.built_in import BuiltIn
 from rocktok.report.clusters import Clusters
+from rocktok.report.grid import MOST, TypeShares, gammas_of, judge_types, setting_of
 from rocktok.report.hardest import hardest_rows, hardest_types, wanted_instead
 from rocktok.report.missing import lacks
 from rocktok.report.other_analyses import (
@@ -52,15 +53,10 @@ from rocktok.report.result import (
     TypeColumns,
 )
 from rocktok.report.sensitivity import (
-    MOST,
     RockContexts,
     SensitivityRow,
-    TypeShares,
-    gammas_of,
     grid_rows,
-    judge_types,
     likely_rocks,
-    setting_of,
     typical,
     windows_of,
 )
