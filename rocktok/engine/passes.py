@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from rocktok._version import __version__
 from rocktok.engine.made import PassMade
-from rocktok.engine.once import Answer
+from rocktok.engine.once import Answers
 from rocktok.engine.partial import Partial, Prototypes, make_partial
 from rocktok.engine.requests import Request
 from rocktok.engine.source import Source, for_task
@@ -36,9 +36,6 @@ T = TypeVar("T")
 
 #: Partials that may wait to be merged, for each worker.
 OUTSTANDING = 4
-
-#: Answers of `once` that are kept.
-ANSWERS = 3
 
 #: Bytes of arguments that may go to a cluster with every task.
 SMALL_BYTES = 1 << 16
@@ -79,7 +76,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._turns = Turns(self._serve)
         self._client: Any = _connect(dask) if dask is not None else None
         self.jobs = jobs or _cores()
-        self._answers: list[Answer] = []
+        self._answers = Answers()
 
     def __exit__(self, *details: object) -> None:
         self._turns.close()
@@ -92,7 +89,7 @@ class Engine(AbstractContextManager["Engine"]):
         For what several analyses of one log ask for. `on`: the log; `key`: all that it depends on
         besides.
         """
-        answer = self._answer_to(on, key)
+        answer = self._answers.to(on, key)
         # Another companion may be about it.
         self._turns.wait(lambda: not answer.under_way)
         here = self._turns.here
@@ -102,14 +99,6 @@ class Engine(AbstractContextManager["Engine"]):
             pass_made.count_for(here)
         made: T = answer.value
         return made
-
-    def _answer_to(self, on: object, key: object) -> Answer:
-        """The answer that is kept, or a new one in the place of the oldest."""
-        for answer in self._answers:
-            if answer.on is on and answer.key == key:
-                return answer
-        self._answers = [*self._answers[-ANSWERS + 1 :], Answer(on, key)]
-        return self._answers[-1]
 
     @property
     def passes(self) -> int:
