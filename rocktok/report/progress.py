@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from rocktok.analyses.result import Result
 from rocktok.engine.made import PassMade
 from rocktok.engine.passes import Engine
 from rocktok.engine.turns import Companion
 from rocktok.errors import DamagedError, DataError, LogError
 from rocktok.log.catalogue import Log
 from rocktok.report.other_analyses import Missing, missing_of
-from rocktok.report.result import Analysis
+from rocktok.report.result import Told
 
-A = TypeVar("A", bound=Analysis)
+R = TypeVar("R", bound=Result)
 T = TypeVar("T")
 
 
@@ -38,7 +39,7 @@ class Progress:
 
     log: Log
     engine: Engine
-    tell: Callable[[Analysis], None]
+    tell: Callable[[Told], None]
     passes: dict[str, int] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
     before: int = field(init=False)
@@ -67,11 +68,11 @@ class Progress:
         return Counted(result, self.engine.passes - before)
 
     def start_allowed(
-        self, name: str, what: str, analyse: Callable[[], A]
-    ) -> Companion[Counted[A | None]]:
+        self, name: str, what: str, analyse: Callable[[], R]
+    ) -> Companion[Counted[R | None]]:
         """As `start`; None where the log does not allow it. `what` it is, for the reader."""
 
-        def allowed() -> Counted[A | None]:
+        def allowed() -> Counted[R | None]:
             try:
                 counted = self.counted(analyse)
             except (DamagedError, DataError):
