@@ -58,9 +58,9 @@ def count_by_type(
 
     similar_N, partners_N = (np.zeros(len(ours), dtype=np.int64) for _ in range(2))
     partners_E = np.zeros(len(pick_E), dtype=np.int64)
-    asked = asked_of(rule)
+    asked = _asked(rule)
     few_loops.count_types(
-        compared(ours, label_N, asked),
+        _compared(ours, label_N, asked),
         _array(ptr_T, np.int64),
         _array(label_D, np.uint64),
         _array(pick_E, np.int64),
@@ -92,7 +92,7 @@ def count_drawn(
     from rocktok.pairs import drawn_loops, merge
 
     columns = 1 + max(int(rows.column_E.max(initial=-1)) for rows in (ours, draws))
-    asked, entries = asked_of(rule), len(draws.column_E)
+    asked, entries = _asked(rule), len(draws.column_E)
     index = drawn_loops.DrawnIndex(
         np.zeros(columns + 2, np.int32),
         np.empty(entries, np.int32),
@@ -104,9 +104,9 @@ def count_drawn(
     drawn_loops.index_drawn(packed, asked, np.empty(entries, np.bool_), index)
     similar_E = np.zeros(len(pick_E), dtype=np.int64)
     drawn_loops.count_drawn(
-        compared(draws, label_D, asked),
+        _compared(draws, label_D, asked),
         index,
-        compared(ours, label_N, asked),
+        _compared(ours, label_N, asked),
         _array(ptr_T, np.int64),
         _array(pick_E, np.int64),
         _array(pick_ptr_T, np.int64),
@@ -116,15 +116,14 @@ def count_drawn(
     return similar_E
 
 
-def asked_of(rule: PairRule) -> Any:
-    """The rule as compiled loops take it."""
+def _asked(rule: PairRule) -> Any:
     from rocktok.pairs import loops
 
     # As of whole numbers: products are not scaled.
     return loops.Rule(KINDS[rule.kind], float(rule.threshold), float(rule.offsets), True)
 
 
-def compared(rows: SparseRows, label_N: Array, rule: Any) -> Any:
+def _compared(rows: SparseRows, label_N: Array, rule: Any) -> Any:
     """Rows with what a dot product must reach for each."""
     from rocktok.pairs import few_loops, index, merge
 

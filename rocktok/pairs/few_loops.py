@@ -21,7 +21,7 @@ from rocktok.pairs.merge import PackedRows
 LANES = 32
 
 #: Products that a pair must reach are lowered by this factor: far more than rounding.
-SHORT = 1 - 1e-9
+_SHORT = 1 - 1e-9
 
 
 class Compared(NamedTuple):
@@ -61,7 +61,7 @@ def _slot(label: np.uint64, label_H: Array, count_H: Array, mask: np.uint64) -> 
 
 
 @part
-def score(rows: PackedRows, row: int, index: Index) -> bool:
+def _score(rows: PackedRows, row: int, index: Index) -> bool:
     """Add up what a row shares with those that have postings, by column in ascending order."""
     column_E, value_E = rows.column_E, rows.value_E
     start_C, next_C, row_P, value_P = index.start_C, index.next_C, index.row_P, index.value_P
@@ -78,8 +78,7 @@ def score(rows: PackedRows, row: int, index: Index) -> bool:
 
 
 @part
-def reaches(score_L: Array, other_L: Array, limit: Any, slope: Any) -> bool:
-    """Whether any of some rows may be similar."""
+def _reaches(score_L: Array, other_L: Array, limit: Any, slope: Any) -> bool:
     hit = np.int32(0)
     for b in range(LANES):
         hit |= np.int32(score_L[b] >= limit + slope * other_L[b])
@@ -90,13 +89,13 @@ def reaches(score_L: Array, other_L: Array, limit: Any, slope: Any) -> bool:
 def _count(ours: Compared, a: int, begin: int, index: Index, rule: Rule, similar_N: Array) -> int:
     """Partners of row a among the rows of its type before it that are similar; clears scores."""
     score_B, other_B = index.score_B, index.other_B
-    limit, slope = ours.limit_N[a] * SHORT, ours.slope_N[a] * SHORT
+    limit, slope = ours.limit_N[a] * _SHORT, ours.slope_N[a] * _SHORT
     size, label = ours.rows.size_R[a], ours.label_N[a]
     size_R, label_N = ours.rows.size_R, ours.label_N
     count, last = 0, a - begin
     for at in range(0, last, LANES):
         score_L, other_L = score_B[at : at + LANES], other_B[at : at + LANES]
-        if reaches(score_L, other_L, limit, slope):
+        if _reaches(score_L, other_L, limit, slope):
             for b in range(at, min(at + LANES, last)):
                 if score_B[b] < limit + slope * other_B[b]:
                     continue
@@ -172,7 +171,7 @@ def count_types(
             next_C[rows.column_E[e]] = start_C[rows.column_E[e]]
         for a in range(begin, end):
             # Only rows before it have postings yet: each pair is seen once.
-            if score(rows, a, index):
+            if _score(rows, a, index):
                 similar_N[a] += _count(ours, a, begin, index, rule, similar_N)
             partners_N[a] = end - begin - count_H[_slot(label_N[a], label_H, count_H, mask)]
             for e in range(rows.ptr_R[a], rows.ptr_R[a + 1]):

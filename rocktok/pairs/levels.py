@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.pairs.few import asked_of, compared
+from rocktok.pairs.few import _asked, _compared
 from rocktok.pairs.rows import PairRule, SparseRows
 
 
@@ -44,11 +44,11 @@ def count_levels(
     similar_NG, similar_EG = (
         np.zeros((rows, len(threshold_G)), dtype=np.int64) for rows in (len(ours), len(pick_E))
     )
-    asked = asked_of(rule)
+    asked = _asked(rule)
     levels_loops.count_levels(
-        compared(ours, label_N, asked),
+        _compared(ours, label_N, asked),
         np.ascontiguousarray(ptr_T, dtype=np.int64),
-        compared(draws, label_D, asked),
+        _compared(draws, label_D, asked),
         np.ascontiguousarray(pick_E, dtype=np.int64),
         np.ascontiguousarray(pick_ptr_T, dtype=np.int64),
         asked,

@@ -9,7 +9,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.kernel import Kernel, part
-from rocktok.pairs.few_loops import LANES, SHORT, Compared, Index, reaches, score
+from rocktok.pairs.few_loops import _SHORT, LANES, Compared, Index, _reaches, _score
 from rocktok.pairs.loops import Rule
 
 
@@ -39,12 +39,12 @@ def _count(
 ) -> None:
     """Add the rows of a type that are similar to row a, by threshold; clears scores."""
     score_B, other_B = index.score_B, index.other_B
-    limit, slope = one.limit_N[a] * SHORT, one.slope_N[a] * SHORT
+    limit, slope = one.limit_N[a] * _SHORT, one.slope_N[a] * _SHORT
     size, label = one.rows.size_R[a], one.label_N[a]
     size_R, label_N = ours.rows.size_R, ours.label_N
     for at in range(0, last, LANES):
         score_L, other_L = score_B[at : at + LANES], other_B[at : at + LANES]
-        if reaches(score_L, other_L, limit, slope):
+        if _reaches(score_L, other_L, limit, slope):
             for b in range(at, min(at + LANES, last)):
                 dot = score_B[b]
                 # A dot product of 0 is no entry of a sparse product.
@@ -117,10 +117,10 @@ def count_levels(
         begin, end = ptr_T[t], ptr_T[t + 1]
         _fill(ours, begin, end, index)
         for a in range(begin, end):
-            if score(rows, a, index):
+            if _score(rows, a, index):
                 _count(ours, a, ours, begin, end - begin, index, rule, threshold_G, similar_NG[a])
         for i in range(pick_ptr_T[t], pick_ptr_T[t + 1]):
-            if score(draws.rows, pick_E[i], index):
+            if _score(draws.rows, pick_E[i], index):
                 _count(
                     draws, pick_E[i], ours, begin, end - begin, index, rule, threshold_G,
                     similar_EG[i],
