@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rocktok._version import __version__
+from rocktok.engine.heap import give_back
 from rocktok.engine.made import PassMade
 from rocktok.engine.once import Answers
 from rocktok.engine.partial import Partial, Prototypes, make_partial
@@ -86,8 +87,7 @@ class Engine(AbstractContextManager["Engine"]):
     def once(self, on: object, key: object, make: Callable[[], T]) -> T:
         """What `make` returns; made once, if one of the last calls was for the same.
 
-        For what several analyses of one log ask for. `on`: the log; `key`: all that it depends on
-        besides.
+        For what several analyses ask for. `on`: a log; `key`: all that it depends on besides.
         """
         answer = self._answers.to(on, key)
         # Another companion may be about it.
@@ -136,6 +136,8 @@ class Engine(AbstractContextManager["Engine"]):
 
     def _serve(self, requests: Sequence[Request]) -> None:
         """Answer requests for the same rows by one pass; if that fails, each by its own."""
+        if requests[0].source.large:
+            give_back()
         try:
             wholes = self._merged(requests)
         except LogError as error:
