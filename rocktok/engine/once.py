@@ -9,6 +9,9 @@ from typing import Any
 from rocktok.engine.made import PassMade
 from rocktok.engine.turns import Life
 
+#: Answers that are kept.
+KEPT = 3
+
 
 @dataclass
 class Answer:
@@ -31,3 +34,18 @@ class Answer:
         finally:
             self.under_way = False
         self.passes = [each for each in made[before:] if each.served(here)]
+
+
+class Answers:
+    """The last answers, `KEPT` of them."""
+
+    def __init__(self) -> None:
+        self._kept: list[Answer] = []
+
+    def to(self, on: object, key: object) -> Answer:
+        """The answer that is kept, or a new one in the place of the oldest."""
+        for answer in self._kept:
+            if answer.on is on and answer.key == key:
+                return answer
+        self._kept = [*self._kept[1 - KEPT :], Answer(on, key)]
+        return self._kept[-1]

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rocktok._version import __version__
+from rocktok.engine.heap import give_back
 from rocktok.engine.made import PassMade
-from rocktok.engine.once import Answer
+from rocktok.engine.once import Answers
 from rocktok.engine.partial import Partial, Prototypes, make_partial
 from rocktok.engine.requests import Request
 from rocktok.engine.source import Source, for_task
@@ -76,7 +77,7 @@ class Engine(AbstractContextManager["Engine"]):
         self._turns = Turns(self._serve)
         self._client: Any = _connect(dask) if dask is not None else None
         self.jobs = jobs or _cores()
-        self._answer: Answer | None = None
+        self._answers = Answers()
 
     def __exit__(self, *details: object) -> None:
         self._turns.close()
@@ -84,14 +85,11 @@ class Engine(AbstractContextManager["Engine"]):
             self._client.close()
 
     def once(self, on: object, key: object, make: Callable[[], T]) -> T:
-        """What `make` returns; made once, if the call before was for the same.
+        """What `make` returns; made once, if one of the last calls was for the same.
 
-        For what several analyses of one log ask for. `on`: the log; `key`: all that it depends on
-        besides.
+        For what several analyses ask for. `on`: a log; `key`: all that it depends on besides.
         """
-        if self._answer is None or self._answer.on is not on or self._answer.key != key:
-            self._answer = Answer(on, key)
-        answer = self._answer
+        answer = self._answers.to(on, key)
         # Another companion may be about it.
         self._turns.wait(lambda: not answer.under_way)
         here = self._turns.here
@@ -138,6 +136,8 @@ class Engine(AbstractContextManager["Engine"]):
 
     def _serve(self, requests: Sequence[Request]) -> None:
         """Answer requests for the same rows by one pass; if that fails, each by its own."""
+        if requests[0].source.large:
+            give_back()
         try:
             wholes = self._merged(requests)
         except LogError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -59,10 +59,12 @@ def start_others(
     seed: int,
     replicates: int,
     detected: DetectResult,
+    tell: Callable[[Result], None],
 ) -> list[Companion[OtherResult]]:
     """Start every analysis that has a section, with those of these arguments that it takes.
 
-    `detected`: the result of `detect`, so that rocks are the same in every section.
+    `detected`: the result of `detect`, so that rocks are the same in every section. `tell`: called
+    with each result.
 
     Their results raise `DamagedError`, `DataError` as the analyses do.
     """
@@ -71,19 +73,22 @@ def start_others(
         "detected": detected,
     }  # fmt: skip
     return [
-        engine.start(partial(_other, entry, log, shared), entry.name)
+        engine.start(partial(_other, entry, log, shared, tell), entry.name)
         for entry in analyses().values()
         if entry.section
     ]
 
 
-def _other(analysis: Analysis, log: Log, shared: Mapping[str, Any]) -> OtherResult:
+def _other(
+    analysis: Analysis, log: Log, shared: Mapping[str, Any], tell: Callable[[Result], None]
+) -> OtherResult:
     function, engine = analysis.load(), shared["engine"]
     parameters = inspect.signature(function).parameters
     before, result = engine.passes, None
     missing: Missing | None = None
     try:
         result = function(log, **{n: v for n, v in shared.items() if n in parameters})
+        tell(result)
     except (DamagedError, DataError):
         raise
     except LogError as error:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rocktok._types import Array
 from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.instead import Instead
 from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
+from rocktok.report.grid import TypeShares
 from rocktok.report.positions import LossByPosition
-from rocktok.report.sensitivity import RockContexts, TypeShares
+from rocktok.report.sensitivity import RockContexts, SensitivityRow
 from rocktok.report.sequences import DrawnSequences
 from rocktok.report.text_view import StepLoss, Texts
 from rocktok.stats.sums import TypeSums
@@ -55,6 +56,7 @@ class PageContent:
     Attributes:
         look: of the report's own pass.
         shares: types judged anew, by place; None where no null can be drawn for any.
+        sensitivity: of the report.
         contexts, in_text: as `contexts` and `contexts_in_text` of the report.
         texts, curves: of the report.
         passes: of its own pass, and of the text.
@@ -62,8 +64,9 @@ class PageContent:
 
     look: Look
     shares: dict[int, TypeShares] | None
+    sensitivity: tuple[SensitivityRow, ...] | None
     contexts: dict[int, RockContexts]
-    in_text: dict[int, RockContexts] | None
-    texts: Texts | None
-    curves: dict[int, list[StepLoss]]
     passes: dict[str, int]
+    in_text: dict[int, RockContexts] | None = None
+    texts: Texts | None = None
+    curves: dict[int, list[StepLoss]] = field(default_factory=dict)

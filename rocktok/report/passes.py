@@ -22,6 +22,7 @@ from rocktok.analyses.detect.log_passes import ZeroThresholdError
 from rocktok.analyses.detect.passes import run_detect
 from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.lenses.passes import thresholds_ahead
 from rocktok.analyses.pillars.passes import OutcomesOrPath
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
 from rocktok.engine.made import Reads
@@ -29,6 +30,7 @@ from rocktok.engine.passes import Engine
 from rocktok.report.alternatives import token_ids
 from rocktok.report.built_in import BuiltIn
 from rocktok.report.clusters import Clusters
+from rocktok.report.grid import MOST, TypeShares, gammas_of, judge_types, setting_of
 from rocktok.report.hardest import hardest_rows, hardest_types, wanted_instead
 from rocktok.report.missing import lacks
 from rocktok.report.other_analyses import (
@@ -44,22 +46,17 @@ from rocktok.report.progress import Progress
 from rocktok.report.result import (
     NO_NULL,
     PERSISTENCE,
-    Analysis,
     ReportOptions,
     ReportParams,
     ReportResult,
+    Told,
     TypeColumns,
 )
 from rocktok.report.sensitivity import (
-    MOST,
     RockContexts,
     SensitivityRow,
-    TypeShares,
-    gammas_of,
     grid_rows,
-    judge_types,
     likely_rocks,
-    setting_of,
     typical,
     windows_of,
 )
@@ -113,7 +110,7 @@ def report(
     embeddings: Array | None = None,
     outcomes: Sequence[OutcomesOrPath] = (),
     engine: Engine | None = None,
-    tell: Callable[[Analysis], None] | None = None,
+    tell: Callable[[Told], None] | None = None,
 ) -> ReportResult:
     """All analyses that the log allows, as one result.
 
@@ -130,7 +127,8 @@ def report(
         lifts: as in `rocktok.detect`, where the log has two steps of the same text.
         outcomes: of interventions, as `rocktok.pillars` takes them, for a section of their own.
         engine: runs the passes; default: threads on the available cores.
-        tell: callback, given the result of each analysis as soon as it is complete.
+        tell: callback, given the result of each analysis as soon as it is complete; before the last
+            of them a `ReportResult`, which lacks other analyses, texts and notes.
 
     Raises:
         TypeError: an unknown keyword; the message names the nearest one.
@@ -144,6 +142,13 @@ def report(
     detecting = progress.start(
         "detect", lambda: _detection(progress, options, embeddings, lifts=lifts)
     )
+    progress.start_ahead(
+        "lenses",
+        lambda: thresholds_ahead(
+            progress.log, progress.engine, table=options.table, pre=options.pre,
+            post=options.post, context=options.context, seed=seed,
+        ),
+    )  # fmt: skip
     detection = progress.note("detect", detecting.result())
     progress.tell(detection.result)
     return _Report(detection, params, own, progress, given).result()
@@ -159,6 +164,7 @@ def _detection(
         return run_detect(
             log, options, embeddings=embeddings, engine=engine,
             lifts="auto" if lifts else False, null=True, replicate="auto",
+            cutoffs="grad_norm" in log.columns("fixed"),
         )  # fmt: skip
     except ZeroThresholdError as error:
         progress.missing.append(missing_of(log, PERSISTENCE, error))
@@ -180,23 +186,29 @@ class _Report:
         detection, progress = self.detection, self.progress
         parts = BuiltIn(detection, progress, self.params.replicates)
         page = progress.engine.start(self._page, "report")
-        log, steps = detection.run.log, detection.steps
         started = start_others(
-            log, engine=progress.engine, table=detection.run.table, seed=detection.params.seed,
-            replicates=self.params.replicates, detected=detection.result,
+            detection.run.log, engine=progress.engine, table=detection.run.table,
+            seed=detection.params.seed, replicates=self.params.replicates,
+            detected=detection.result, tell=progress.tell,
         )  # fmt: skip
         others = parts.results()
         content = page.result()
-        look, shares, texts = content.look, content.shares, content.texts
         progress.passes.update(content.passes)
-        if shares is None:
+        if content.shares is None:
             progress.missing.append(_NO_NULL)
         said = {row["what"] for row in progress.missing}
         progress.missing.extend(row for row in lacks(detection) if row["what"] not in said)
         further = tuple(other.result() for other in started)
         progress.passes.update({other.analysis.name: other.passes for other in further})
         progress.missing.extend(o.missing for o in further if o.missing is not None)
-        token_texts = self._token_texts(content.contexts, texts, others)
+        return self._with(content, others, (*further, *self.given))
+
+    def _with(
+        self, content: PageContent, others: OtherParts, sections: tuple[OtherResult, ...]
+    ) -> ReportResult:
+        detection, progress, look = self.detection, self.progress, content.look
+        log, steps = detection.run.log, detection.steps
+        token_texts = self._token_texts(content.contexts, content.texts, others)
         return ReportResult(
             log={
                 **log.identity(),
@@ -212,10 +224,10 @@ class _Report:
             types=self._types(look.sums),
             positions=tuple(look.positions.result()),
             density=detection.density,
-            sensitivity=self._sensitivity(shares or {}),
+            sensitivity=content.sensitivity,
             contexts=content.contexts,
             contexts_in_text=content.in_text,
-            texts=texts,
+            texts=content.texts,
             curves=content.curves,
             hardest=hardest_rows(detection, hardest_types(detection), look.instead),
             token_texts=token_texts,
@@ -226,7 +238,7 @@ class _Report:
             attribute=others.attribute,
             stagnation=others.stagnation,
             stability=others.stability,
-            others=(*further, *self.given),
+            others=sections,
         )
 
     # -- contents of the page beside the analyses ------------------------------------------
@@ -238,24 +250,29 @@ class _Report:
         looked = progress.counted(lambda: self._look(likely, hardest))
         look = looked.result
         shares = self._type_shares(likely, look.windows)
-        contexts = self._contexts(shares or {}, look.windows)
-        ids = choose(look.drawn, contexts, self.params.sequences)
+        content = PageContent(
+            look=look,
+            shares=shares,
+            sensitivity=self._sensitivity(shares or {}),
+            contexts=self._contexts(shares or {}, look.windows),
+            passes={"report": looked.passes},
+        )
+        progress.tell(self._with(content, OtherParts(None, None, None), self.given))
+        ids = choose(look.drawn, content.contexts, self.params.sequences)
         named = [row["token_id"] for row in detection.result.rocks]
         curves = [*named, *detection.types.token_T[hardest].tolist()]
         read = progress.counted(lambda: at_steps(detection, ids, curves) if ids else None)
-        texts = in_text = None
-        if read.result is not None:
-            texts = sequence_texts(detection, read.result, ids, look.drawn.seen)
-            on_page = [sequence["sequence_id"] for sequence in texts["sequences"]]
-            in_text = self._contexts(shares or {}, look.windows, on_page)
-        return PageContent(
-            look=look,
-            shares=shares,
-            contexts=contexts,
-            in_text=in_text,
+        passes = {**content.passes, "texts": read.passes}
+        if read.result is None:
+            return replace(content, passes=passes)
+        texts = sequence_texts(detection, read.result, ids, look.drawn.seen)
+        on_page = [sequence["sequence_id"] for sequence in texts["sequences"]]
+        return replace(
+            content,
+            in_text=self._contexts(shares or {}, look.windows, on_page),
             texts=texts,
-            curves={} if read.result is None else read.result.curves,
-            passes={"report": looked.passes, "texts": read.passes},
+            curves=read.result.curves,
+            passes=passes,
         )
 
     def _look(self, likely: list[int], hardest: Array) -> Look:

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from rocktok.analyses.result import Result
 from rocktok.engine.made import PassMade
 from rocktok.engine.passes import Engine
 from rocktok.engine.turns import Companion
 from rocktok.errors import DamagedError, DataError, LogError
 from rocktok.log.catalogue import Log
 from rocktok.report.other_analyses import Missing, missing_of
-from rocktok.report.result import Analysis
+from rocktok.report.result import Told
 
-A = TypeVar("A", bound=Analysis)
+R = TypeVar("R", bound=Result)
 T = TypeVar("T")
 
 
@@ -32,15 +33,17 @@ class Progress:
     """Runs the analyses of a log side by side.
 
     `tell`: called with each result. `passes`: by analysis. `missing`: what could not be done.
-    `before`: passes that the engine had made for others.
+    `before`: passes that the engine had made for others. `ahead`: what goes on for analyses that
+    have not begun.
     """
 
     log: Log
     engine: Engine
-    tell: Callable[[Analysis], None]
+    tell: Callable[[Told], None]
     passes: dict[str, int] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
     before: int = field(init=False)
+    ahead: list[Companion[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "before", len(self.engine.made))
@@ -54,6 +57,10 @@ class Progress:
         """Start an analysis, whose passes are counted."""
         return self.engine.start(lambda: self.counted(analyse), name)
 
+    def start_ahead(self, name: str, make: Callable[[], None]) -> None:
+        """Start what an analysis will ask for when it begins; what fails is asked for again."""
+        self.ahead.append(self.engine.start(make, name))
+
     def counted(self, analyse: Callable[[], T]) -> Counted[T]:
         """Run an analysis within one that was started."""
         before = self.engine.passes
@@ -61,11 +68,11 @@ class Progress:
         return Counted(result, self.engine.passes - before)
 
     def start_allowed(
-        self, name: str, what: str, analyse: Callable[[], A]
-    ) -> Companion[Counted[A | None]]:
+        self, name: str, what: str, analyse: Callable[[], R]
+    ) -> Companion[Counted[R | None]]:
         """As `start`; None where the log does not allow it. `what` it is, for the reader."""
 
-        def allowed() -> Counted[A | None]:
+        def allowed() -> Counted[R | None]:
             try:
                 counted = self.counted(analyse)
             except (DamagedError, DataError):

@@ -9,6 +9,7 @@ from rocktok._types import LogIdentity
 from rocktok.analyses.attribute.result import AttributeResult
 from rocktok.analyses.detect.density import DensityHistogram
 from rocktok.analyses.detect.result import DetectResult
+from rocktok.analyses.result import Result
 from rocktok.analyses.stability.result import StabilityResult
 from rocktok.analyses.stagnation.result import StagnationResult
 from rocktok.errors import UsageError
@@ -84,10 +85,6 @@ class TypeColumns(TypedDict):
     loss_pre: list[float | None]
 
 
-#: Results that `report` passes to its callback as soon as each is complete.
-Analysis = DetectResult | AttributeResult | StagnationResult | StabilityResult
-
-
 @dataclass(frozen=True)
 class ReportResult:
     """All analyses of one log.
@@ -151,3 +148,7 @@ class ReportResult:
     def _repr_html_(self) -> str:
         """The rocks, for notebooks."""
         return self.detect._repr_html_()
+
+
+#: Results that `report` passes to its callback as soon as each is complete.
+Told = Result | ReportResult

@@ -1,44 +1,36 @@
 """Sensitivity of the rocks to γ, η and the distance of the null; typical retained contexts.
 
-A type is judged at every γ from one product of its windows: the similarities are the same, only
-the threshold moves. Of types with many persistent occurrences a sample is judged.
-
-Array suffixes: M judged occurrences; E similar pairs; T types.
+Array suffixes: M judged occurrences; T types.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, TypedDict
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect import ranking as analysis
-from rocktok.analyses.detect.context import Partners, retention
 from rocktok.analyses.detect.detection import Detection
-from rocktok.analyses.detect.gamma import gamma_of, random_pairs
 from rocktok.analyses.detect.null import distances
-from rocktok.analyses.detect.params import MIN_SIMILARITY
-from rocktok.analyses.detect.persistence import PersistentWindows, of_type, sample_limits
+from rocktok.analyses.detect.persistence import PersistentWindows, sample_limits
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
-from rocktok.analyses.detect.similarity import EPSILON, Similarity, Windows, partner_counts
-from rocktok.analyses.detect.tested import MIN_RETAINED, Recurrence, context_counts
+from rocktok.analyses.detect.tested import MIN_RETAINED
 from rocktok.analyses.detect.tested import judge_types as tested_types
 from rocktok.analyses.detect.windows import CONTENTS, MISSING, contents_of
-
-Eta = float | Literal["auto"]
-
-#: γ, and η as a number; "auto" is judged at each distance of the null, too. Of hidden states γ is
-#: what such shares of random pairs do not exceed.
-GAMMAS = (0.3, 0.4, 0.5, 0.6, 0.7)
-GAMMA_SHARES = (0.8, 0.9, 0.95, 0.98, 0.99)
-ETAS = (0.01, 0.02, 0.05, 0.1, 0.2)
-
-#: Maximum number of judged persistent occurrences per type.
-MOST = 500
+from rocktok.report.grid import (
+    GAMMAS,
+    MOST,
+    Eta,
+    Setting,
+    TypeShares,
+    gamma_in_use,
+    setting_of,
+    settings,
+)
 
 #: Maximum number of retained contexts shown per rock.
 EXAMPLES = 6
@@ -47,18 +39,6 @@ EXAMPLES = 6
 #: chosen by score, those whose bound reaches it, at most so many. The rocks are always among them.
 CANDIDATES = 2
 MOST_TYPES = 1_000
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One cell of the grid: γ, η, and how far from v the null is drawn (None: η is a number).
-
-    Where too few positions are that far, the null is drawn at the next smaller distance.
-    """
-
-    gamma: float
-    eta: Eta
-    distance: int | None
 
 
 class SensitivityRow(TypedDict):
@@ -103,60 +83,6 @@ class RockContexts(TypedDict):
     judged: int
 
 
-@dataclass(frozen=True)
-class TypeShares:
-    """Retained occurrences of one type under every setting.
-
-    `recurrence`: not judgeable where too few positions are left for the null. `rate_M`,
-    `retained_M`: at the setting of the log's own `detect`.
-    """
-
-    recurrence: dict[Setting, Recurrence]
-    rate_M: Array
-    retained_M: Array
-
-    def share(self, setting: Setting) -> float | None:
-        """Share of the judged occurrences that is retained; None: not judgeable."""
-        found = self.recurrence[setting]
-        # With hidden states, no context of a type may be known.
-        return found.hits / max(1, found.judged) if found.judgeable else None
-
-
-def gammas_of(detection: Detection) -> tuple[float, ...]:
-    """γ of the grid."""
-    contexts = detection.contexts
-    if contexts is None or contexts.null is None or detection.params.similarity != "hidden":
-        return GAMMAS
-    bits_E = random_pairs(contexts.null.pool, detection.params.partners)
-    return tuple(gamma_of(bits_E, share) for share in GAMMA_SHARES)
-
-
-def settings(
-    gamma: float, eta: Eta, distances: tuple[int, ...], gammas: tuple[float, ...] = GAMMAS
-) -> list[Setting]:
-    """The grid, with the γ and η in use among its values; nulls in their order."""
-    gammas = tuple(sorted({*gammas, gamma}))
-    etas = sorted({*ETAS, *(() if eta == "auto" else (eta,))})
-    return [
-        Setting(g, e, d)
-        for g in gammas
-        for e, d in [*(("auto", d) for d in distances), *((e, None) for e in etas)]
-    ]
-
-
-def setting_of(params: DetectParams) -> Setting:
-    """The setting that `detect` used."""
-    far = distances(params.window_size)[0] if params.eta == "auto" else None
-    return Setting(_gamma(params), params.eta, far)
-
-
-def _gamma(params: DetectParams) -> float:
-    """γ, as a finished `detect` has it."""
-    found = params.min_similarity
-    # With one step no contexts are compared, and "auto" has not become anything.
-    return MIN_SIMILARITY if found is None else found
-
-
 def likely_rocks(detection: Detection) -> list[int]:
     """Candidate rocks under any setting (indices), in descending order of their score's bound."""
     if detection.contexts is None:
@@ -193,85 +119,6 @@ def windows_of(detection: Detection, indices: list[int]) -> PersistentWindows:
     )
 
 
-def judge_types(
-    detection: Detection, indices: list[int], windows: dict[str, Array]
-) -> dict[int, TypeShares]:
-    """Index → the type under every setting. `windows`: of persistent occurrences of all of them."""
-    if detection.contexts is None:
-        return {}
-    rule, null, params = detection.contexts.rule, detection.contexts.null, detection.params
-    near = distances(params.window_size)
-    grid = settings(_gamma(params), params.eta, near, gammas_of(detection))
-    own, least = setting_of(params), min(setting.gamma for setting in grid)
-    similarity = rule.similarity.at(least)
-    by_index = {}
-    for index in indices:
-        v = int(detection.types.token_T[index])
-        rows = of_type(windows, v, MOST)
-        nulls = {d: None if null is None else null.at(v, d) for d in near}
-        clusters = None if rule.clusters is None else rule.clusters.of(rows["prompt"])
-        by_index[index] = judge(rule.windows(rows), nulls, similarity, grid, own, clusters)
-    return by_index
-
-
-def judge(
-    ours: Windows,
-    nulls: dict[int, Windows | None],
-    similarity: Similarity,
-    grid: list[Setting],
-    own: Setting,
-    cluster_M: Array | None = None,
-) -> TypeShares:
-    """Judge the persistent occurrences of a type, or a sample of them, under every setting.
-
-    Args:
-        ours: their windows.
-        nulls: distance → windows of the draws; None: too few could be drawn.
-        similarity: at the smallest γ of the grid.
-        own: the setting whose rates are kept.
-        cluster_M: whose votes count, where rocks are tested.
-    """
-    drawn = {d: windows for d, windows in nulls.items() if windows is not None}
-    everything, start = ours, len(ours)
-    parts: dict[int | None, slice] = {None: slice(0, start)}
-    for distance, windows in drawn.items():
-        everything = everything.joined(windows)
-        parts[distance] = slice(start, start + len(windows))
-        start += len(windows)
-    pairs = list(similarity.similar_values(everything, ours))
-    partners_M = partner_counts(everything, ours)
-    recurrence: dict[Setting, Recurrence] = {}
-    rate_M, retained_M = np.zeros(len(ours)), np.zeros(len(ours), dtype=bool)
-    for gamma in sorted({setting.gamma for setting in grid}):
-        similar_M = np.zeros(len(everything), dtype=np.int64)
-        for row_E, _, alike_E in pairs:
-            similar_E = alike_E >= gamma - EPSILON
-            similar_M += np.bincount(row_E[similar_E], minlength=len(everything))
-        counts = {d: Partners(similar_M[at], partners_M[at]) for d, at in parts.items()}
-        for setting in (s for s in grid if s.gamma == gamma):
-            null = None
-            if setting.distance is not None:
-                near = [d for d in drawn if d <= setting.distance]
-                null = counts[max(near)] if near else None
-            retained = retention(counts[None], null, setting.eta)
-            kept_M = None if retained is None else retained.retained_M
-            recurrence[setting] = _recurrence(kept_M, len(ours), cluster_M)
-            if kept_M is not None and setting == own:
-                rate_M, retained_M = counts[None].rate_M, kept_M
-    return TypeShares(recurrence, rate_M, retained_M)
-
-
-def _recurrence(retained_M: Array | None, judged: int, cluster_M: Array | None) -> Recurrence:
-    if retained_M is None:
-        return Recurrence(judged, 0, 0, 0.0, judgeable=False, retained=0.0)
-    hits = int(retained_M.sum())
-    voters, votes = 0, 0.0
-    if cluster_M is not None:
-        counts = context_counts(cluster_M, retained_M)
-        voters, votes = len(counts.cluster_C), counts.votes
-    return Recurrence(judged, hits, voters, votes, judgeable=True, retained=float(hits))
-
-
 def grid_rows(
     types: TypeTable,
     params: DetectParams,
@@ -290,7 +137,9 @@ def grid_rows(
     """
     in_use, own = _rocks(types, params, analysis.scores(types)), setting_of(params)
     rows: list[SensitivityRow] = []
-    for setting in settings(_gamma(params), params.eta, distances(params.window_size), gammas):
+    for setting in settings(
+        gamma_in_use(params), params.eta, distances(params.window_size), gammas
+    ):
         rocks = in_use if setting == own else rocks_at(setting, types, params, shares)
         untested = types.tested is not None and setting.eta != "auto"
         union = len(rocks | in_use)

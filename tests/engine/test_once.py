@@ -19,13 +19,11 @@ def test_the_same_question_is_answered_once() -> None:
         return engine.once(log, key, lambda: asked.append((log, key)) or len(asked))
 
     one, other = [1], [1]  # equal, and not the same
-    assert [answer(one, "a"), answer(one, "a"), answer(other, "a"), answer(other, "b")] == [
-        1,
-        1,
-        2,
-        3,
-    ]
-    assert answer(one, "a") == 4  # only the last is kept
+    assert [answer(one, "a"), answer(one, "a"), answer(other, "a")] == [1, 1, 2]
+    assert [answer(other, "b"), answer(one, "a"), answer(other, "a")] == [3, 1, 2]
+    assert answer(other, "c") == 4
+    assert answer(one, "a") == 5  # the oldest has made room for another
+    assert [answer(other, "b"), answer(other, "c")] == [3, 4]
 
 
 def test_what_fails_is_asked_again() -> None:

@@ -161,7 +161,8 @@ def test_the_setting_in_use_gives_the_rocks_in_use(
 def test_the_cell_in_use_is_what_judging_again_comes_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is taken from `detect`; in a log without samples nothing else comes out."""
     from rocktok.report import passes
-    from rocktok.report.sensitivity import rocks_at, setting_of
+    from rocktok.report.grid import setting_of
+    from rocktok.report.sensitivity import rocks_at
 
     seen = []
 

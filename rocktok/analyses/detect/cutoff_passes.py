@@ -87,7 +87,7 @@ def rocks_at_cutoffs(
     if only is not None or embeddings is not None:
         return _search(run, params, half, only, embeddings)
     # In a report the gradient and the course of the losses are of the same rocks.
-    key = rocks_at_cutoffs, run.table, run.seed, params, half
+    key = rocks_at_cutoffs, run.table, run.seed, replace(params.filled, all_types=False), half
     return run.engine.once(run.log, key, lambda: _search(run, params, half, None, None))
 
 

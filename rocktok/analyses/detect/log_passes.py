@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -262,11 +263,22 @@ class LogPasses:
         rocks: Array = types.token_T[order[is_rock]]
         return rocks
 
-    def start_halves(self, embeddings: Array | None, *, chosen: bool, other: bool) -> Halves:
-        """Start the search on half 0 of the prompts, and the tests of all types on half 1."""
+    def start_halves(
+        self,
+        embeddings: Array | None,
+        *,
+        chosen: bool,
+        other: bool,
+        search: Callable[[], Array] | None = None,
+    ) -> Halves:
+        """Start the search on half 0 of the prompts, and the tests of all types on half 1.
+
+        `search`: what finds the rocks of half 0; None: `rocks_of_half`.
+        """
         start = self.run.engine.start
+        search = search or partial(self.rocks_of_half, 0, embeddings)
         return Halves(
-            start(partial(self.rocks_of_half, 0, embeddings)) if chosen else None,
+            start(search) if chosen else None,
             start(self._tests_of_other_half) if other else None,
             self.params.min_hardness,
         )

@@ -24,8 +24,14 @@ NULL_SHARE = 0.95
 
 def null_threshold(values_D: Array) -> float:
     """The value that an occurrence must strictly exceed: the 951st smallest of 1,000 draws."""
-    place = min(int(np.floor(NULL_SHARE * len(values_D) + 1e-9)), len(values_D) - 1)
-    return float(np.partition(values_D, place)[place])
+    return float(null_thresholds(values_D))
+
+
+def null_thresholds(values_DG: Array) -> Array:
+    """The same of each column (G,)."""
+    place = min(int(np.floor(NULL_SHARE * len(values_DG) + 1e-9)), len(values_DG) - 1)
+    thresholds_G: Array = np.partition(values_DG, place, axis=0)[place]
+    return thresholds_G
 
 
 def distances(window: int) -> tuple[int, ...]:
@@ -81,6 +87,17 @@ class Null:
                 sizes = [self.free.size(v, distance) for distance in distances(self.window)]
                 judgeable_T[token_T == v] = max(sizes) >= MIN_DRAWS
         return judgeable_T
+
+    def shared_rows(self, v: int, distance: int) -> Array | None:
+        """Rows of the shared pool that `at` takes; None: none of these."""
+        if self.free is not None and (v, distance) in self.free.pools:
+            return None
+        rows = self._free_rows(v, distance)
+        return rows if len(rows) >= MIN_DRAWS else None
+
+    def shared_windows(self, rows: Array) -> Windows:
+        """Windows of some rows of the shared pool."""
+        return self._windows({name: values[rows] for name, values in self.pool.items()})
 
     def at(self, v: int, distance: int) -> Windows | None:
         """Windows of positions with no v within a distance; None if there are too few."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rocktok.analyses.detect.similarity import PARTNERS, SIMILARITIES
@@ -154,6 +154,18 @@ class DetectParams:
         if self.gamma != "auto":
             return self.gamma
         return None if self.similarity in ("auto", "hidden") else MIN_SIMILARITY
+
+    @property
+    def filled(self) -> DetectParams:
+        """The same with all defaults filled in, as the params of a result have them."""
+        return replace(
+            self,
+            quantile_post=self.second_quantile,
+            window=self.window_size,
+            gamma="auto" if self.min_similarity is None else self.min_similarity,
+            rule="tested" if self.tests else "top-k",
+            top_k=None if self.tests else self.most_rocks,
+        )
 
     @property
     def second_quantile(self) -> float:

@@ -28,6 +28,7 @@ from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.context_passes import (
     judge_contexts,
 )
+from rocktok.analyses.detect.cutoff_passes import rocks_at_cutoffs
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.instead_passes import alternatives_coverage, alternatives_of
 from rocktok.analyses.detect.lift_passes import CHOSEN_ON, permuted
@@ -174,6 +175,7 @@ def run_detect(
     lifts: bool | Literal["auto"] = False,
     null: bool = False,
     replicate: bool | Literal["auto"] = False,
+    cutoffs: bool = False,
 ) -> Detection:
     """`detect`, with all that its result rests on.
 
@@ -181,6 +183,9 @@ def run_detect(
         lifts: as in `detect`; "auto": where there is persistence.
         null: draw positions for nulls whatever η is, as for looking at others.
         replicate: `replication` of `detect`.
+        cutoffs: find the rocks of half 0 of the prompts at all cutoffs, for who asks for them at
+            the first two steps by `rocks_at_cutoffs`; where these are pre and post, and the half is
+            searched.
 
     Raises as `detect` does, and `ZeroThresholdError` where thresholds cannot be had.
     """
@@ -205,9 +210,15 @@ def run_detect(
     types, thresholds, contexts = counts.types, None, None
     wanted = counts.sizes.rows <= MOST_REPLICATED if replicate == "auto" else replicate
     wanted = bool(wanted and half is None and steps.pre is not None and params.tests)
+    search = None
+    whole = embeddings is None and half is None and only is None
+    between = [step for step in run.view.complete if (steps.pre or 0) <= step <= steps.post]
+    if cutoffs and whole and len(between) == 2:
+        search = partial(_rocks_of_half, passes)
     halves = passes.start_halves(
-        embeddings, chosen=wanted or bool(lifts and steps.pre is not None), other=wanted
-    )
+        embeddings, chosen=wanted or bool(lifts and steps.pre is not None), other=wanted,
+        search=search,
+    )  # fmt: skip
     if steps.pre is not None:
         thresholds = passes.thresholds(counts)
         types, contexts = judge_contexts(
@@ -317,6 +328,13 @@ def run_detect(
         density=density.histogram(),
         result=result,
     )
+
+
+def _rocks_of_half(passes: LogPasses) -> Array:
+    """Token ids of the rocks of half 0 of the prompts; found at all cutoffs, which are kept."""
+    steps, run = passes.steps, passes.run
+    params = replace(passes.params, table=run.table, pre=steps.pre, post=steps.post)
+    return rocks_at_cutoffs(run, params, half=CHOSEN_ON).shown
 
 
 def _shown(types: TypeTable, order: Array, is_rock: Array) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.detect.windows import MISSING, contents_of
 from rocktok.errors import DataError
-from rocktok.pairs import few, few_sparse, sketches
+from rocktok.pairs import few, few_sparse, levels, sketches
 from rocktok.pairs.count import count_similar
 from rocktok.pairs.few import PartnersByType
 from rocktok.pairs.rows import KINDS, PairRule, ranked, window_rows, window_rows_numpy
@@ -197,6 +197,49 @@ class Similarity:
             np.cumsum([0, *map(len, picks)]),
             self._rule,
         )
+
+    def count_levels(
+        self, types: Sequence[Windows], draws: Windows, picks: Sequence[Array], gammas: Array
+    ) -> tuple[Array, Array]:
+        """Similar partners at several γ, ascending, whatever the own γ is.
+
+        Of the windows of each type among those of the type, (N, γ) int64, one type after another;
+        and of some of the draws, (E, γ). The same counts by compiled loops, where these are loaded,
+        and without.
+        """
+        least, threshold_G = self.at(float(gammas[0])), gammas - EPSILON
+        if self.kind in KINDS and self.loaded:
+            whole = np.concatenate([windows.window_MK for windows in types])
+            return levels.count_levels(
+                window_rows(whole, self.kind, self.weight_V),
+                np.concatenate([windows.label_M for windows in types]),
+                np.cumsum([0, *map(len, types)]),
+                window_rows(draws.window_MK, self.kind, self.weight_V),
+                draws.label_M,
+                np.concatenate(picks),
+                np.cumsum([0, *map(len, picks)]),
+                least._rule,
+                threshold_G,
+            )
+        everything = [
+            windows.joined(Windows(draws.window_MK[picked], draws.label_M[picked]))
+            for windows, picked in zip(types, picks, strict=True)
+        ]
+        edges = np.cumsum([0, *map(len, everything)])
+        counts_NG = np.zeros((edges[-1], len(gammas)), dtype=np.int64)
+        if self.kind in KINDS:
+            for row_E, _, alike_E in least.similar_by_type(everything, types):
+                counts_NG += levels.by_level(row_E, alike_E, threshold_G, len(counts_NG))
+        else:
+            for start, rows, windows in zip(edges.tolist(), everything, types, strict=False):
+                counts = counts_NG[start : start + len(rows)]
+                for row_E, _, alike_E in least.similar_values(rows, windows):
+                    counts += levels.by_level(row_E, alike_E, threshold_G, len(counts))
+        own = np.repeat(
+            np.tile([True, False], len(types)),
+            np.ravel([(len(w), len(p)) for w, p in zip(types, picks, strict=True)]),
+        )
+        return counts_NG[own], counts_NG[~own]
 
     def similar_by_type(
         self, ours: Sequence[Windows], theirs: Sequence[Windows]

@@ -134,12 +134,7 @@ def make_result(
 
 
 def _options(params: DetectParams, given: str, *, lifts: bool) -> DetectOptions:
-    options = cast(DetectOptions, {**asdict(params), "similarity_given": given})
-    options["window"] = params.window_size
-    options["quantile_post"] = params.second_quantile
-    options["gamma"] = "auto" if params.min_similarity is None else params.min_similarity
-    options["rule"] = "tested" if params.tests else "top-k"
-    options["top_k"] = None if params.tests else params.most_rocks
+    options = cast(DetectOptions, {**asdict(params.filled), "similarity_given": given})
     if lifts:
         options["lifts"] = True
     return options

@@ -1,7 +1,8 @@
 """`lenses` over a log: who is a rock and persistent; thresholds of the lenses; sums by class.
 
 Five passes over the rows beside those of `detect`: two for quantiles of columns and of what is made
-from them, two for scores that are scaled by these, one for the sums.
+from them, two for scores that are scaled by these, one for the sums. All but the last depend on no
+rocks, and may be made ahead.
 """
 
 from __future__ import annotations
@@ -80,6 +81,24 @@ def lenses(
     steps = run.view.pre_post(pre, post, context)
     usable, missing = usable_lenses(run.log, run.table)
     return _Look(run, params, steps, usable, missing, rocks, detected).result()
+
+
+def thresholds_ahead(
+    log: Log, engine: Engine, *, table: str, pre: int | None, post: int | None, context: str,
+    seed: int,
+) -> None:  # fmt: skip
+    """Make the thresholds that `lenses` will ask the same engine for.
+
+    Args:
+        table, pre, post, context, seed: as in `detect`, whose steps `lenses` will have.
+
+    Raises `LogError` as `lenses` does.
+    """
+    run = Run.begin(log, engine, table, seed)
+    steps = run.view.pre_post(pre, post, context)
+    usable, missing = usable_lenses(log, run.table)
+    params = LensesParams(table=table, pre=pre, post=post, seed=seed)
+    _ = _Look(run, params, steps, usable, missing, None, None).cuts()
 
 
 def usable_lenses(
@@ -191,7 +210,7 @@ class _Look:
         """All passes."""
         run, steps, params = self.run, self.steps, self.params
         # In the passes of `detect`, where these are made here.
-        cutting = run.engine.start(self._cuts)
+        cutting = run.engine.start(self.cuts)
         hard = self._hard()
         cells = self._cells(hard, cutting.result())
         rows, log = self._rows(cells, hard)
@@ -272,8 +291,12 @@ class _Look:
             return None
         return load_correct(self.run.log)
 
+    def cuts(self) -> CutsByEnding:
+        """Thresholds of all lenses, in up to four passes; none where they were made ahead."""
+        key = thresholds_ahead, self.run.table, self.steps.pre, self.steps.post, self.run.seed
+        return self.run.engine.once(self.run.log, key, self._cuts)
+
     def _cuts(self) -> CutsByEnding:
-        """Thresholds of all lenses, in up to four passes."""
         lenses, correct, source = self._lenses, self._correct(), self._source
         wanted = [(POST, name, q) for name, q in cuts_of(lenses)]
         if source.pre is not None:

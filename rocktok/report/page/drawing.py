@@ -148,8 +148,8 @@ class Drawing(AbstractContextManager["Drawing"]):
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def add(self, name: str, numbers: AnyNumbers, *, several: bool = False) -> None:
-        """A figure to be drawn; one that was added already is left as it is."""
-        if name in self.numbers:
+        """A figure to be drawn; one that was added with these numbers already is left as it is."""
+        if self.numbers.get(name) == numbers:
             return
         self.numbers[name], self._several[name] = numbers, several
         if self._pool is not None:

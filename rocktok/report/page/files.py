@@ -50,9 +50,12 @@ def render_report(
 
 
 def add_figures(drawing: Drawing, result: object) -> None:
-    """Begin with the figures that rest on the result of one analysis alone."""
+    """Begin with the figures that rest on the result of one analysis alone.
+
+    `result`: that, or a `ReportResult` that may lack the analyses: the figures of its own.
+    """
     for figure in FIGURES:
-        if figure.part is None:
+        if (figure.part is None) != isinstance(result, ReportResult):
             continue
         try:
             drawing.add(figure.name, figure.numbers(result))

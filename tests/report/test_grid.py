@@ -1,0 +1,111 @@
+"""Types at every γ, η and distance of the null: as if each setting were judged by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rocktok._types import Array
+from rocktok.analyses.detect.context import Partners, retention
+from rocktok.analyses.detect.detection import Detection
+from rocktok.analyses.detect.passes import run_detect
+from rocktok.analyses.detect.persistence import of_type
+from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.detect.similarity import Windows, partner_counts
+from rocktok.analyses.detect.tested import Recurrence, context_counts
+from rocktok.engine.passes import Engine
+from rocktok.report import grid
+from rocktok.report.grid import Setting, TypeShares, judge_types, setting_of
+from rocktok.report.sensitivity import likely_rocks, windows_of
+from tests.paths import SAMPLE
+
+OPTIONS = {
+    "tested": DetectParams(),
+    "top-k": DetectParams(top_k=10, eta=0.03, gamma=0.45),
+    "hard to draw": DetectParams(window=3, similarity="jaccard", partners="all"),
+}
+
+
+@pytest.fixture(scope="module", params=OPTIONS)
+def judged(request: pytest.FixtureRequest) -> tuple[Detection, list[int], dict[str, Array]]:
+    """A detection, the types of its grid, and their windows."""
+    detection = run_detect(SAMPLE, OPTIONS[request.param], engine=Engine(jobs=1), null=True)
+    likely = likely_rocks(detection)
+    windows = windows_of(detection, likely)
+    detection.run.engine.run(detection.source, windows)
+    assert len(likely) > 10
+    return detection, likely, windows.result()
+
+
+def test_each_setting_is_judged_as_if_alone(
+    judged: tuple[Detection, list[int], dict[str, Array]],
+) -> None:
+    detection, likely, windows = judged
+    shares = judge_types(detection, likely, windows)
+    assert list(shares) == likely
+    retained = set()
+    for index, found in list(shares.items())[::3]:
+        rows = of_type(windows, int(detection.types.token_T[index]), grid.MOST)
+        for setting, recurrence in found.recurrence.items():
+            counts, kept_M, rate_M = alone(detection, index, rows, setting)
+            assert recurrence == counts
+            retained.add(recurrence.hits)
+            if setting == setting_of(detection.params):
+                assert found.retained_M.tolist() == kept_M.tolist()
+                assert found.rate_M.tolist() == rate_M.tolist()
+    assert len(retained) > 10
+
+
+def test_cuts_and_loops_do_not_show(
+    judged: tuple[Detection, list[int], dict[str, Array]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detection, likely, windows = judged
+    expected = judge_types(detection, likely, windows)
+    monkeypatch.setattr(grid, "TOGETHER", 1)
+    same(judge_types(detection, likely, windows), expected)
+    large = replace(detection.source)
+    large.__dict__["rows"] = 10_000_000
+    run = replace(detection.run, engine=Engine(jobs=2))
+    same(judge_types(replace(detection, source=large, run=run), likely, windows), expected)
+
+
+def same(found: dict[int, TypeShares], expected: dict[int, TypeShares]) -> None:
+    assert list(found) == list(expected)
+    for one, other in zip(found.values(), expected.values(), strict=True):
+        assert one.recurrence == other.recurrence
+        assert one.rate_M.tolist() == other.rate_M.tolist()
+        assert one.retained_M.tolist() == other.retained_M.tolist()
+
+
+def alone(
+    detection: Detection, index: int, rows: dict[str, Array], setting: Setting
+) -> tuple[Recurrence, Array, Array]:
+    """A type under one setting: its recurrence, and what is retained with which rates."""
+    contexts = detection.contexts
+    assert contexts is not None
+    assert contexts.null is not None
+    rule = contexts.rule
+    similarity, ours = rule.similarity.at(setting.gamma), rule.windows(rows)
+
+    def count(windows: Windows) -> Partners:
+        similar_M = similarity.count_similar_scipy(windows, ours)
+        return Partners(similar_M, partner_counts(windows, ours))
+
+    own, null = count(ours), None
+    if setting.distance is not None:
+        near = [d for d in grid.distances(detection.params.window_size) if d <= setting.distance]
+        v = int(detection.types.token_T[index])
+        drawn = [w for w in (contexts.null.at(v, d) for d in near) if w is not None]
+        null = count(drawn[0]) if drawn else None
+    found, none = retention(own, null, setting.eta), np.zeros(len(ours), dtype=bool)
+    if found is None:
+        counts = Recurrence(len(ours), 0, 0, 0.0, judgeable=False, retained=0.0)
+        return counts, none, np.zeros(len(ours))
+    hits, voters, votes = int(found.retained_M.sum()), 0, 0.0
+    if rule.clusters is not None:
+        by_cluster = context_counts(rule.clusters.of(rows["prompt"]), found.retained_M)
+        voters, votes = len(by_cluster.cluster_C), by_cluster.votes
+    counts = Recurrence(len(ours), hits, voters, votes, judgeable=True, retained=float(hits))
+    return counts, found.retained_M, own.rate_M
