@@ -4,8 +4,9 @@ The most frequent columns (the head) hold most of the postings and little of the
 added up in float32 from the postings of the other columns (the tail), for one row of ours and a
 block of theirs at a time. The heads add at most what the largest value of each column in a group of
 rows would, and by Cauchy and Schwarz at most the product of their lengths: only groups in which
-both bounds reach the threshold get the head's columns added. Rows with the same columns in the head
-stand side by side, so these are few. And only pairs that float32 cannot call are added up anew in float64, in the reference's order.
+both bounds reach the threshold get the head's columns added. Rows with the same columns in the
+head stand side by side, so these are few. Only pairs that float32 cannot call are added up anew in
+float64, in the reference's order.
 
 Everything here is called through `rocktok.pairs.count`.
 
