@@ -117,20 +117,25 @@ def count_types(
     pick_ptr_T: Array,
     rule: Rule,
     columns: int,
+    many: int,
     similar_N: Array,
     partners_N: Array,
     partners_E: Array,
 ) -> None:
     """Count, of each row and each pick, partners of its type, and of rows similar ones among these.
 
-    `columns`: one more than the largest column id. Counts come in as zeros.
+    `columns`: one more than the largest column id. `many`: rows of a type from which only its
+    partners are counted. Counts come in as zeros.
     """
     rows, label_N = ours.rows, ours.label_N
-    most, postings = np.int64(0), np.int64(0)
+    most, indexed, postings = np.int64(0), np.int64(0), np.int64(0)
     for t in range(len(ptr_T) - 1):
-        most = max(most, ptr_T[t + 1] - ptr_T[t])
-        postings = max(postings, rows.ptr_R[ptr_T[t + 1]] - rows.ptr_R[ptr_T[t]])
-    padded = (most // LANES + 1) * LANES
+        size = ptr_T[t + 1] - ptr_T[t]
+        most = max(most, size)
+        if size < many:
+            indexed = max(indexed, size)
+            postings = max(postings, rows.ptr_R[ptr_T[t + 1]] - rows.ptr_R[ptr_T[t]])
+    padded = (indexed // LANES + 1) * LANES
     index = Index(
         np.zeros(columns, np.int32),
         np.zeros(columns, np.int32),
@@ -156,6 +161,14 @@ def count_types(
             at = _slot(label_N[a], label_H, count_H, mask)
             label_H[at] = label_N[a]
             count_H[at] += 1
+        for a in range(begin, end):
+            partners_N[a] = end - begin - count_H[_slot(label_N[a], label_H, count_H, mask)]
+        for i in range(pick_ptr_T[t], pick_ptr_T[t + 1]):
+            at = _slot(label_D[pick_E[i]], label_H, count_H, mask)
+            partners_E[i] = end - begin - count_H[at]
+        if end - begin >= many:
+            continue
+        for a in range(begin, end):
             index.other_B[a - begin] = ours.other_N[a]
         # Room for the postings of each column, in the order in which these appear.
         for e in range(first, last):
@@ -173,14 +186,10 @@ def count_types(
             # Only rows before it have postings yet: each pair is seen once.
             if _score(rows, a, index):
                 similar_N[a] += _count(ours, a, begin, index, rule, similar_N)
-            partners_N[a] = end - begin - count_H[_slot(label_N[a], label_H, count_H, mask)]
             for e in range(rows.ptr_R[a], rows.ptr_R[a + 1]):
                 p = next_C[rows.column_E[e]]
                 index.row_P[p], index.value_P[p] = a - begin, rows.value_E[e]
                 next_C[rows.column_E[e]] += 1
-        for i in range(pick_ptr_T[t], pick_ptr_T[t + 1]):
-            at = _slot(label_D[pick_E[i]], label_H, count_H, mask)
-            partners_E[i] = end - begin - count_H[at]
         for e in range(first, last):
             start_C[rows.column_E[e]] = 0
             next_C[rows.column_E[e]] = 0

@@ -79,6 +79,7 @@ class Columns:
         top = present_P
         if len(present_P) > HEAD:
             top = present_P[np.argpartition(-frequency_C[present_P], HEAD)[:HEAD]]
+        top = top[np.argsort(-frequency_C[top], kind="stable")]
         slot_C[top] = np.arange(len(top))
         return cls(slot_C, column_C, len(top), len(present_P))
 
@@ -98,11 +99,11 @@ class Distinct:
 
     @classmethod
     def of(cls, source: SparseRows, columns: Columns, rule: Any, *, sort: bool) -> Distinct:
-        """Merge equal rows; `sort`: those with the longest heads, the likeliest, side by side."""
+        """Merge equal rows; `sort`: those with the same columns in the head side by side."""
         row_N, first_R = _group(source)
         rows = _take(source, first_R)
         if sort:
-            order = np.argsort(-_head_lengths(rows, columns, rule), kind="stable")
+            order = np.argsort(_head_columns(rows, columns), kind="stable")
             rows = _take(source, first_R[order])
             rank_R = np.empty(len(order), dtype=np.int64)
             rank_R[order] = np.arange(len(order))
@@ -151,6 +152,15 @@ def _head_lengths(rows: Any, columns: Columns, rule: Any) -> Array:
     return length_R
 
 
+def _head_columns(rows: Any, columns: Columns) -> Array:
+    """(R,) int64: columns of the head that a row has, a bit each, the most frequent highest."""
+    slot_E = columns.slot_C[rows.column_E].astype(np.int64)
+    bit_E = np.where(slot_E >= 0, np.int64(1) << np.maximum(columns.head - 1 - slot_E, 0), 0)
+    total_E = np.concatenate(([0], np.cumsum(bit_E)))
+    bits_R: Array = np.diff(total_E[rows.ptr_R])
+    return bits_R
+
+
 def _split(rows: Any, columns: Columns, rule: Any) -> Any:
     tail = int((columns.slot_C[rows.column_E] < 0).sum())
     head = len(rows.column_E) - tail
@@ -171,6 +181,8 @@ def make_blocks(theirs: Distinct, columns: Columns, rule: Any) -> list[Any]:
         rows = slice(start, min(start + BLOCK, len(theirs.weight_R)))
         length = rows.stop - start
         groups = -(-length // loops.LANES)
+        bound_T = _padded(theirs.bound_R[rows], groups, np.float32)
+        slope_T = _padded(slope_D[rows], groups, np.float32)
         postings = int(theirs.split.tail_ptr_R[rows.stop] - theirs.split.tail_ptr_R[start])
         block = loops.Block(
             start,
@@ -179,9 +191,11 @@ def make_blocks(theirs: Distinct, columns: Columns, rule: Any) -> list[Any]:
             np.zeros(postings, dtype=np.uint16),
             np.zeros(postings, dtype=np.float32),
             np.zeros((groups, columns.head, loops.LANES), dtype=np.float32),
-            _padded(theirs.bound_R[rows], groups, np.float32),
-            _padded(slope_D[rows], groups, np.float32),
+            bound_T,
+            slope_T,
             _padded(theirs.weight_R[rows], groups, np.int64),
+            np.zeros((columns.head, groups), dtype=np.float32),
+            slope_T.reshape(groups, loops.LANES).min(axis=1),
         )
         loops.fill_block(theirs.split, block)
         blocks.append(block)
@@ -300,6 +314,8 @@ class Index:
             np.zeros(longest, dtype=np.float32),
             np.zeros(longest, dtype=np.int32),
             np.zeros(longest // loops.LANES, dtype=np.int64),
+            np.zeros(longest // loops.LANES, dtype=np.float32),
+            np.zeros(loops.LANES, dtype=np.uint64),
             similar_R,
             own_U,
         )

@@ -2,9 +2,11 @@
 
 The most frequent columns (the head) hold most of the postings and little of the weight. Scores are
 added up in float32 from the postings of the other columns (the tail), for one row of ours and a
-block of theirs at a time. By Cauchy and Schwarz the heads add at most the product of their
-lengths: only groups of rows in which this bound reaches the threshold get the head's columns added,
-and only pairs that float32 cannot call are added up anew in float64, in the reference's order.
+block of theirs at a time. The heads add at most what the largest value of each column in a group of
+rows would, and by Cauchy and Schwarz at most the product of their lengths: only groups in which
+both bounds reach the threshold get the head's columns added. Rows with the same columns in the
+head stand side by side, so these are few. Only pairs that float32 cannot call are added up anew in
+float64, in the reference's order.
 
 Everything here is called through `rocktok.pairs.count`.
 
@@ -53,7 +55,8 @@ class Limits(NamedTuple):
 
 class Block(NamedTuple):
     """Rows of theirs from `start` on, at most 65,536, padded to whole groups of `LANES`: postings
-    of the tail's columns; the head's columns dense.
+    of the tail's columns; the head's columns dense; of each group the largest value of
+    each column of the head, and the least slope.
     """
 
     start: int
@@ -65,6 +68,8 @@ class Block(NamedTuple):
     bound_T: Array
     slope_T: Array
     weight_T: Array
+    most_KG: Array
+    least_G: Array
 
 
 class Units(NamedTuple):
@@ -96,8 +101,9 @@ class Rule(NamedTuple):
 class Work(NamedTuple):
     """What one thread works with: rows, and arrays of its own that it writes.
 
-    score_T, like_T: as long as the longest block; at_G: as many as it has groups of lanes.
-    similar_R: similar rows of theirs; own_U: those under the own label.
+    score_T, like_T: as long as the longest block; at_G, most_G: as many as it has groups of
+    lanes; near_L: as long as one. similar_R: similar rows of theirs; own_U: those under the own
+    label.
     """
 
     ours: PackedRows
@@ -109,6 +115,8 @@ class Work(NamedTuple):
     score_T: Array
     like_T: Array
     at_G: Array
+    most_G: Array
+    near_L: Array
     similar_R: Array
     own_U: Array
 
@@ -150,7 +158,9 @@ def fill_block(rows: Split, block: Block) -> None:
             block.post_row_P[at], block.post_value_P[at] = b, rows.tail_value_E[e]
             next_C[rows.tail_column_E[e] + 1] += 1
         for e in range(rows.head_ptr_R[i], rows.head_ptr_R[i + 1]):
-            block.head_BKL[b // LANES, rows.head_slot_E[e], b % LANES] = rows.head_value_E[e]
+            group, slot, value = b // LANES, rows.head_slot_E[e], rows.head_value_E[e]
+            block.head_BKL[group, slot, b % LANES] = value
+            block.most_KG[slot, group] = max(block.most_KG[slot, group], value)
 
 
 @part
@@ -216,17 +226,48 @@ def _reaches(
 
 
 @part
+def _clear(score_L: Array) -> None:
+    for b in range(LANES):
+        score_L[b] = np.float32(0)
+
+
+@part
+def _some_reach(score_L: Array, cut: Any) -> bool:
+    hit = np.int32(0)
+    for b in range(LANES):
+        hit |= np.int32(score_L[b] >= cut)
+    return bool(hit != 0)
+
+
+@part
 def _promising(work: Work, block: Block, a: int, last: int) -> int:
-    """List in at_G the groups with a row that may be similar, whatever the heads share."""
+    """List in at_G the groups with a row that may be similar, whatever the heads share.
+
+    Scores of the others are cleared, while they are at hand.
+    """
     score_T, bound_T, slope_T, at_G = work.score_T, block.bound_T, block.slope_T, work.at_G
+    most_G, least_G = work.most_G, block.least_G
+    begin, end = work.split.head_ptr_R[a], work.split.head_ptr_R[a + 1]
+    slot_E, value_E = work.split.head_slot_E[begin:end], work.split.head_value_E[begin:end]
     bound, slope = work.test.bound_R[a], work.test.slope_R[a]
     cut = work.test.limit_R[a] - work.test.margin_R[a]
+    groups = (last + LANES - 1) // LANES
+    most_G[:groups] = np.float32(0)
+    for e in range(len(slot_E)):
+        value, largest_G = value_E[e], block.most_KG[slot_E[e]]
+        for g in range(groups):
+            most_G[g] += value * largest_G[g]
     groups = 0
     for at in range(0, last, LANES):
-        score_L, bound_L = score_T[at : at + LANES], bound_T[at : at + LANES]
-        slope_L = slope_T[at : at + LANES]
-        at_G[groups] = at
-        groups += _reaches(score_L, bound_L, slope_L, bound, slope, cut)
+        score_L = score_T[at : at + LANES]
+        least = cut - most_G[at // LANES] + slope * least_G[at // LANES]
+        if _some_reach(score_L, least - work.test.margin_R[a]):
+            bound_L, slope_L = bound_T[at : at + LANES], slope_T[at : at + LANES]
+            if _reaches(score_L, bound_L, slope_L, bound, slope, cut):
+                at_G[groups] = at
+                groups += 1
+                continue
+        _clear(score_L)
     return groups
 
 
@@ -245,25 +286,37 @@ def _add_head(work: Work, block: Block, a: int, groups: int) -> int:
             head_L = head_BKL[at // LANES, slot_E[e]]
             for b in range(LANES):
                 score_L[b] += value_E[e] * head_L[b]
-        at_G[kept] = at
-        kept += _reaches(score_L, slope_L, slope_L, np.float32(0), slope, cut)
+        if _reaches(score_L, slope_L, slope_L, np.float32(0), slope, cut):
+            at_G[kept] = at
+            kept += 1
+        else:
+            _clear(score_L)
     return kept
 
 
 @part
 def _count(work: Work, block: Block, a: int, last: int, groups: int, mirrored: bool) -> int:
-    """Count the similar rows in the listed groups, for row a and (mirrored) for them."""
+    """Count the similar rows in the listed groups, for row a and (mirrored) for them.
+
+    Clears their scores.
+    """
     ours, theirs, rule, start = work.ours, work.theirs, work.rule, block.start
     score_T, like_T, similar_R = work.score_T, work.like_T, work.similar_R
     slope_T, weight_T, size_T, at_G = block.slope_T, block.weight_T, theirs.size_R, work.at_G
     slope, limit, margin = work.test.slope_R[a], work.test.limit_R[a], work.test.margin_R[a]
     size, weight = ours.size_R[a], work.weight_R[a]
+    near_L = work.near_L
     count = 0
     for g in range(groups):
-        for t in range(at_G[g], min(at_G[g] + LANES, last)):
+        near, at = 0, np.uint64(at_G[g])
+        # Listed without a branch: few are near, and which ones cannot be foretold.
+        for b in range(min(LANES, last - at_G[g])):
+            t = at + np.uint64(b)
+            near_L[near] = t
+            near += score_T[t] - slope * slope_T[t] - limit >= -margin
+        for k in range(near):
+            t = near_L[np.uint64(k)]
             excess = score_T[t] - slope * slope_T[t] - limit
-            if excess < -margin:
-                continue
             if excess <= margin:
                 # Too near for float32, but whole numbers add up exactly in any order.
                 dot = float(score_T[t]) if rule.whole else dot_product(ours, a, theirs, start + t)
@@ -273,6 +326,7 @@ def _count(work: Work, block: Block, a: int, last: int, groups: int, mirrored: b
             count += weight_T[t]
             if mirrored:
                 similar_R[start + t] += weight
+        _clear(score_T[at_G[g] : at_G[g] + LANES])
     return count
 
 
@@ -326,7 +380,6 @@ def count_pairs(
         groups = _promising(work, block, a, last)
         groups = _add_head(work, block, a, groups)
         count = _count(work, block, a, last, groups, mirrored)
-        work.score_T[: last + LANES] = 0
         work.similar_R[a] += count
         if count and len(units.label_ptr_L):
             _count_own(work, units, block.start, last, a, mirrored)

@@ -38,6 +38,14 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.size_N)
 
+    def rows(self, rows: slice) -> SparseRows:
+        """Some of them, from a start to a stop."""
+        ptr_N = self.ptr_N[rows.start : rows.stop + 1]
+        entries = slice(ptr_N[0], ptr_N[-1])
+        return SparseRows(
+            ptr_N - ptr_N[0], self.column_E[entries], self.value_E[entries], self.size_N[rows]
+        )
+
 
 def window_rows(window_NK: Array, kind: str, weight_V: Array | None = None) -> SparseRows:
     """Windows of token ids (N, K), negative where there is none, as rows for a kind.

@@ -190,9 +190,18 @@ class Contexts:
             return
         # Types are judged side by side: one thread for each.
         rule = replace(self.rule, similarity=self.rule.similarity.compiled())
-        calls = ((rule, null, windows, part) for part in judging.cut(tokens, size_T))
-        for contexts_of in self.engine.on_threads(judging.judge, calls, self.engine.jobs + 1):
-            yield from contexts_of
+        parts = list(judging.cut(tokens, size_T))
+        # Where all are judged those that take longest come first, so that no thread waits for them.
+        order = judging.longest_first(parts, size_T) if self.hardness is not None else None
+        calls = ((rule, null, windows, parts[at]) for at in order or range(len(parts)))
+        judged = self.engine.on_threads(judging.judge, calls, self.engine.jobs + 1)
+        if order is None:
+            for contexts_of in judged:
+                yield from contexts_of
+            return
+        by_part = dict(zip(order, judged, strict=True))
+        for at in range(len(parts)):
+            yield from by_part.pop(at)
 
     def _collect(
         self, types: TypeTable, ahead: list[int], choice: Choice, unfilled: FreePools | None

@@ -51,6 +51,18 @@ def cut(tokens: list[int], size_T: Array, *, first: int | None = None) -> Iterat
         yield ready
 
 
+def longest_first(parts: list[list[int]], size_T: Array) -> list[int]:
+    """Places of the parts, those with the most pairs of windows first.
+
+    Args:
+        parts: from `cut`. size_T: windows of the types, in the order of the parts.
+    """
+    ends = np.cumsum([0, *map(len, parts)])
+    pairs_T = np.cumsum(np.concatenate(([0.0], size_T.astype(np.float64) ** 2)))
+    order: list[int] = np.argsort(-np.diff(pairs_T[ends]), kind="stable").tolist()
+    return order
+
+
 def judge(
     rule: ContextRule, null: Null | None, windows: dict[str, Array], tokens: list[int]
 ) -> list[Context]:

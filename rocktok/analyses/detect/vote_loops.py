@@ -22,20 +22,29 @@ def _stratum(position: np.int64, length: np.int64) -> int:
 
 
 @part
-def _sorted_by(digit_N: Array, order_N: Array, buckets: int) -> Array:
-    """A stable counting sort of an order by a digit."""
-    start_B = np.zeros(buckets + 1, np.int64)
-    for i in range(len(digit_N)):
-        start_B[np.int64(digit_N[i]) + 1] += 1
-    for b in range(buckets):
-        start_B[b + 1] += start_B[b]
-    sorted_N = np.empty(len(order_N), np.int32)
-    for i in range(len(order_N)):
-        row = order_N[i]
-        digit = np.int64(digit_N[row])
-        sorted_N[start_B[digit]] = row
-        start_B[digit] += 1
-    return sorted_N
+def _by_cluster(cluster_S: Array, clusters: int) -> Array:
+    """Sequences in the order of their clusters: a stable counting sort."""
+    start_C = np.zeros(clusters + 1, np.int64)
+    for s in range(len(cluster_S)):
+        start_C[cluster_S[s] + 1] += 1
+    for c in range(clusters):
+        start_C[c + 1] += start_C[c]
+    order_S = np.empty(len(cluster_S), np.int64)
+    for s in range(len(cluster_S)):
+        order_S[start_C[cluster_S[s]]] = s
+        start_C[cluster_S[s]] += 1
+    return order_S
+
+
+@part
+def _starts(token_N: Array, types: int) -> Array:
+    """Where the rows of each type begin, if they stand type by type."""
+    start_V = np.zeros(types + 1, np.int32)
+    for i in range(len(token_N)):
+        start_V[np.int64(token_N[i]) + 1] += 1
+    for v in range(types):
+        start_V[v + 1] += start_V[v]
+    return start_V
 
 
 @Kernel
@@ -56,31 +65,46 @@ def place_sums(
     `key_E`, `sum_EQ` have room for a key of every row; returns how many there are, ascending.
     """
     rows = len(token_N)
-    stratum_N = np.empty(rows, np.int32)
-    cluster_N = np.empty(rows, np.int32)
-    order_N = np.empty(rows, np.int32)
-    for s in range(len(start_S)):
+    start_V = _starts(token_N, types)
+    # What is asked of a row, so that the rows are not looked up again in the order of the types.
+    place_N = np.empty(rows, np.int64)
+    order_S = _by_cluster(cluster_S, clusters)
+    for k in range(len(order_S)):
+        s = order_S[k]
         stop = start_S[s + 1] if s + 1 < len(start_S) else rows
         length = np.int64(position_N[stop - 1]) + np.int64(1)
         for i in range(start_S[s], stop):
-            stratum_N[i] = _stratum(np.int64(position_N[i]), length)
-            cluster_N[i] = cluster_S[s]
-            order_N[i] = i
-    order_N = _sorted_by(stratum_N, order_N, strata)
-    if clusters > 1:
-        order_N = _sorted_by(cluster_N, order_N, clusters)
-    order_N = _sorted_by(token_N, order_N, types)
-    keys = 0
-    for i in range(rows):
-        row = order_N[i]
-        key = (np.int64(token_N[row]) * clusters + cluster_N[row]) * strata + stratum_N[row]
-        if keys == 0 or key_E[keys - 1] != key:
-            key_E[keys] = key
-            sum_EQ[keys, 0] = 0
-            sum_EQ[keys, 1] = 0
-            keys += 1
-        sum_EQ[keys - 1, 0] += 1
-        sum_EQ[keys - 1, 1] += np.int64(hard_N[row])
+            stratum = _stratum(np.int64(position_N[i]), length)
+            place = (cluster_S[s] * strata + stratum) * 2 + np.int64(hard_N[i])
+            token = np.int64(token_N[i])
+            place_N[start_V[token]] = place
+            start_V[token] += 1
+    keys, begin = 0, np.int64(0)
+    sum_BQ = np.zeros((strata, 2), np.int64)
+    for v in range(types):
+        # Each start has moved to the end of its type.
+        end = np.int64(start_V[v])
+        i = begin
+        while i < end:
+            cluster = place_N[i] // (2 * strata)
+            stop = (cluster + 1) * 2 * strata
+            j = i + 1
+            while j < end and place_N[j] < stop:
+                j += 1
+            first = (np.int64(v) * clusters + cluster) * strata
+            for k in range(i, j):
+                place = place_N[k] - cluster * 2 * strata
+                sum_BQ[place // 2, 0] += 1
+                sum_BQ[place // 2, 1] += place % 2
+            for b in range(strata):
+                if sum_BQ[b, 0]:
+                    key_E[keys] = first + b
+                    for q in range(2):
+                        sum_EQ[keys, q] = sum_BQ[b, q]
+                        sum_BQ[b, q] = 0
+                    keys += 1
+            i = j
+        begin = end
     return keys
 
 
@@ -176,30 +200,35 @@ def group_sums(
 ) -> int:
     """Rows, persistent rows and units of the expected ones by type · clusters + cluster."""
     rows = len(token_N)
-    unit_N = np.empty(rows, np.int64)
-    cluster_N = np.empty(rows, np.int32)
-    order_N = np.empty(rows, np.int32)
-    for s in range(len(start_S)):
+    start_V = _starts(token_N, len(type_V))
+    unit_N, cluster_N = np.empty(rows, np.int64), np.empty(rows, np.int32)
+    hard_by_type_N = np.empty(rows, np.bool_)
+    order_S = _by_cluster(cluster_S, clusters)
+    for k in range(len(order_S)):
+        s = order_S[k]
         stop = start_S[s + 1] if s + 1 < len(start_S) else rows
         length = np.int64(position_N[stop - 1]) + np.int64(1)
         for i in range(start_S[s], stop):
+            token = np.int64(token_N[i])
             b = _stratum(np.int64(position_N[i]), length)
-            chance = min(rate_S[s] * ratio_TB[type_V[token_N[i]], b], most)
-            unit_N[i] = np.int64(np.rint(chance * unit))
-            cluster_N[i] = cluster_S[s]
-            order_N[i] = i
-    order_N = _sorted_by(cluster_N, order_N, clusters)
-    order_N = _sorted_by(token_N, order_N, len(type_V))
-    keys = 0
-    for i in range(rows):
-        row = order_N[i]
-        key = np.int64(token_N[row]) * clusters + cluster_N[row]
-        if keys == 0 or key_E[keys - 1] != key:
-            key_E[keys] = key
-            for q in range(3):
-                sum_EQ[keys, q] = 0
-            keys += 1
-        sum_EQ[keys - 1, 0] += 1
-        sum_EQ[keys - 1, 1] += np.int64(hard_N[row])
-        sum_EQ[keys - 1, 2] += unit_N[row]
+            chance = min(rate_S[s] * ratio_TB[type_V[token], b], most)
+            at = start_V[token]
+            unit_N[at], cluster_N[at] = np.int64(np.rint(chance * unit)), cluster_S[s]
+            hard_by_type_N[at] = hard_N[i]
+            start_V[token] += 1
+    keys, begin = 0, np.int64(0)
+    for v in range(len(type_V)):
+        # Each start has moved to the end of its type.
+        end = np.int64(start_V[v])
+        for i in range(begin, end):
+            key = np.int64(v) * clusters + cluster_N[i]
+            if keys == 0 or key_E[keys - 1] != key:
+                key_E[keys] = key
+                for q in range(3):
+                    sum_EQ[keys, q] = 0
+                keys += 1
+            sum_EQ[keys - 1, 0] += 1
+            sum_EQ[keys - 1, 1] += np.int64(hard_by_type_N[i])
+            sum_EQ[keys - 1, 2] += unit_N[i]
+        begin = end
     return keys
