@@ -15,6 +15,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.runtime import rtsys
 
 from rocktok.errors import RocktokWarning
 
@@ -89,7 +91,8 @@ class Kernel:
             try:
                 if self._dispatcher is None:
                     self._dispatcher = _jit(self.function, cache=True)
-                self._dispatcher.compile(signature)
+                if not _loaded(self._dispatcher, signature):
+                    self._dispatcher.compile(signature)
                 return
             except Exception as error:
                 where = self._dispatcher.stats.cache_path if self._dispatcher else None
@@ -130,6 +133,29 @@ def _packing(wanted: bool) -> Iterator[None]:
         yield
     finally:
         numba.config.SLP_VECTORIZE = before
+
+
+def _loaded(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
+    """Whether compiled code was on disk, and is the dispatcher's now.
+
+    As its `compile` begins, but for a third of a second in which numba registers, with SciPy's
+    linear algebra, all that it could compile: what is compiled already calls none of it.
+    """
+    context = dispatcher.targetctx
+    with global_compiler_lock:
+        rtsys.initialize(context)
+        code = None
+        try:
+            with dispatcher._cache._guard_against_spurious_io_errors():
+                code = dispatcher._cache._load_overload(signature, context)
+        except (AttributeError, TypeError):  # of another numba
+            return False
+        if code is None:
+            return False
+        dispatcher._cache_hits[signature] += 1
+        context.insert_user_function(code.entry_point, code.fndesc, [code.library])
+        dispatcher.add_overload(code)
+    return True
 
 
 def _form(arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -86,6 +86,34 @@ def test_compiled_code_is_kept(compiled: Path) -> None:
     assert run_sums(compiled, str(compiled / "copy")) == ["0 1"]
 
 
+def test_what_is_compiled_loads_without_linear_algebra(compiled: Path) -> None:
+    """Numba asks SciPy for it, to compile what nothing here calls; that takes 0.3 s."""
+    shutil.copytree(compiled / "cache", compiled / "light")
+    told = "import atexit, sys\natexit.register(lambda: print('scipy.linalg' in sys.modules))\n"
+    assert run_sums(compiled, str(compiled / "light"), before=told) == ["0 1", "False"]
+    assert run_sums(compiled, str(compiled / "anew"), before=told) == ["0 0", "True"]
+
+
+def test_a_numba_that_loads_in_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core.caching import FunctionCache
+
+    from rocktok import kernel
+    from rocktok.stats import kernels, loops
+
+    real = FunctionCache._load_overload
+
+    def renamed(self: Any, signature: Any, context: Any) -> Any:
+        if sys._getframe(1).f_code.co_name == "_loaded":
+            raise AttributeError
+        return real(self, signature, context)
+
+    monkeypatch.setattr(FunctionCache, "_load_overload", renamed)
+    monkeypatch.setattr(loops, "sum_one", kernel.Kernel(loops.sum_one.function))
+    table_VS = np.zeros((2, 3))
+    kernels.type_sums(np.array([1], np.int32), [np.array([3], np.float32)], table_VS)
+    assert table_VS.tolist() == [[0, 0, 0], [1, 3, 9]]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "cache",

@@ -188,11 +188,10 @@ class OrderCheck:
         first = (int(step_N[0]), int(sequence_N[0]), int(position_N[0]))
         if self._last is not None and first <= self._last:
             self._fail(first, self._last, 0, where)
-        same_step = step_N[1:] == step_N[:-1]
-        same = same_step & (sequence_N[1:] == sequence_N[:-1])
-        good = step_N[1:] > step_N[:-1]
-        good |= same_step & (sequence_N[1:] > sequence_N[:-1])
-        good |= same & (position_N[1:] > position_N[:-1])
+        # Where a sequence begins, the position may fall; there are few such rows.
+        start_S = sequence_starts(step_N, sequence_N)[1:]
+        good = position_N[1:] > position_N[:-1]
+        good[start_S - 1] = _ascends(step_N, sequence_N, start_S)
         if not good.all():
             row = int(np.argmin(good)) + 1
             now, before = (
@@ -214,6 +213,14 @@ class OrderCheck:
             f"position {now[2]} after {before[0]}, {before[1]}, {before[2]}); "
             "sort the shard by step, sequence_id, position"
         )
+
+
+def _ascends(step_N: Array, sequence_N: Array, row_S: Array) -> Array:
+    """Whether some rows have a larger step, or sequence of a step, than those before them."""
+    step_S, step_before_S = step_N[row_S], step_N[row_S - 1]
+    later_S = sequence_N[row_S] > sequence_N[row_S - 1]
+    ascends: Array = (step_S > step_before_S) | ((step_S == step_before_S) & later_S)
+    return ascends
 
 
 class SequenceRuns:

@@ -21,7 +21,9 @@ from rocktok.log.checks import (
 from rocktok.log.chunks import REMEDY
 from rocktok.log.manifest import manifest_path
 from rocktok.log.selection import EVERYWHERE, KEY, Selection, Span
-from rocktok.log.shard import OpenShard, Shard, open_shard, sequence_starts
+from rocktok.log.shard import OpenShard, Shard, open_shard
+from rocktok.log.whole import WholeSequences
+from rocktok.runs import run_starts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -131,8 +133,11 @@ class Reader:
             where = Where(opened.name, group)
             step_N = to_numpy(opened.read_group(group, ["step"])["step"], "step", where)
             check_values({"step": step_N}, self.rules, where)
-            for step, count in zip(*np.unique(step_N, return_counts=True), strict=True):
-                counts[int(step)] = counts.get(int(step), 0) + int(count)
+            # Runs first: a shard is sorted by step, or is refused where its other keys are read.
+            start_R = run_starts(step_N)
+            step_R, rows_R = step_N[start_R], np.diff(start_R, append=len(step_N))
+            for step in np.unique(step_R).tolist():
+                counts[step] = counts.get(step, 0) + int(rows_R[step_R == step].sum())
         return counts
 
     def scan(
@@ -207,42 +212,40 @@ class Reader:
         self, opened: OpenShard, wanted: Sequence[str], select: Selection
     ) -> Iterator[dict[str, Array]]:
         """Rows of a hand-written shard, with their keys: whole sequences in order."""
-        order, lists, carry = OrderCheck(), ListCheck(), None
+        order, lists, whole = OrderCheck(), ListCheck(), WholeSequences()
         for group, _ in opened.groups():
             for where, rows in self._read(opened, group, wanted):
                 if not len(rows["step"]):
                     continue
                 order.check(rows["step"], rows["sequence_id"], rows["position"], where)
                 lists.check(rows, where)
-                rows = select.keep(rows, KEY)
-                if carry is not None:
-                    rows = {name: np.concatenate((carry[name], rows[name])) for name in rows}
-                # The last sequence of a row group may go on in the next one.
-                cut = _last_start(rows)
-                carry = {name: values[cut:] for name, values in rows.items()}
-                if cut:
-                    yield {name: values[:cut] for name, values in rows.items()}
-        if carry is not None and len(carry["step"]):
-            yield carry
+                yield from whole.add(select.keep_ordered(rows))
+        yield from whole.rest()
 
     def _read(
         self, opened: OpenShard, group: int, wanted: Sequence[str]
     ) -> Iterator[tuple[Where, dict[str, Array]]]:
-        """Checked rows of a row group: in pieces if sequences need not be whole."""
+        """Checked rows of a row group: in pieces if sequences need not be whole.
+
+        A step that all rows have in common, as most row groups do, is one value in memory.
+        """
+        more = "step" in wanted and len(wanted) > 1
+        step = opened.read_constant(group, "step") if more else None
+        constants = {} if step is None else {"step": step}
+        stored = [name for name in wanted if name not in constants]
         pieces = (
-            [opened.read_group(group, wanted)]
+            [opened.read_group(group, stored)]
             if "sequence_id" in wanted
-            else opened.stream_group(group, wanted)
+            else opened.stream_group(group, stored)
         )
         first = 0
         for piece in pieces:
             where = Where(opened.name, group, first)
-            rows = {name: to_numpy(piece[name], name, where) for name in wanted}
+            rows = {name: to_numpy(piece[name], name, where) for name in stored}
             check_values(rows, self.rules, where)
+            for name, value in constants.items():
+                one = np.full(1, value, dtype=np.int32)
+                check_values({name: one}, self.rules, where)
+                rows[name] = np.broadcast_to(one, piece.num_rows)
             yield where, rows
             first += piece.num_rows
-
-
-def _last_start(rows: dict[str, Array]) -> int:
-    starts = sequence_starts(rows["step"], rows["sequence_id"])
-    return int(starts[-1]) if len(starts) else 0

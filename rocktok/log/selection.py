@@ -73,6 +73,8 @@ class Selection:
 
     def keep(self, rows: dict[str, Array], plan: Sequence[str]) -> dict[str, Array]:
         """The rows that count, told apart by the planned columns."""
+        if not plan:
+            return rows
         keep = np.ones(len(next(iter(rows.values()))), dtype=bool)
         if "step" in plan and self.limit is not None:
             keep &= rows["step"] < self.limit
@@ -83,3 +85,10 @@ class Selection:
         if "sequence_id" in plan and self.span.high is not None:
             keep &= rows["sequence_id"] < self.span.high
         return rows if keep.all() else {name: values[keep] for name, values in rows.items()}
+
+    def keep_ordered(self, rows: dict[str, Array]) -> dict[str, Array]:
+        """As `keep`, of rows in the order of a shard, one or more, by their keys."""
+        first, last = int(rows["step"][0]), int(rows["step"][-1])
+        counts = first == last and self._may_hold(first, last)
+        by_id = self.span != EVERYWHERE
+        return self.keep(rows, (*(() if counts else ("step",)), *(("sequence_id",) * by_id)))

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 import rocktok.schema as schema
 from rocktok.errors import DamagedError, LogError
-from rocktok.log.chunks import REMEDY, CheckedFile, checksums, plausible
+from rocktok.log.chunks import REMEDY, CheckedFile, checksums, chunks_of, plausible
 from rocktok.log.lists import entries, is_list
+from rocktok.runs import run_starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -68,7 +69,7 @@ class Shard:
 
 @dataclass
 class OpenShard:
-    """A shard whose footer has been checked."""
+    """A shard whose footer has been checked. `local`: its file, if that is on a local disk."""
 
     shard: Shard
     file: Any
@@ -78,6 +79,7 @@ class OpenShard:
     run_id: str | None = None
     attempt: int | None = None
     rank: int | None = None
+    local: CheckedFile | None = None
 
     @property
     def trusted(self) -> bool:
@@ -205,13 +207,36 @@ class OpenShard:
                     return int(statistics.min), int(statistics.max)
         return None
 
+    def read_constant(self, group: int, name: str) -> int | None:
+        """The value of an int32 column that is the same in all rows, by such statistics.
+
+        Its bytes are verified as if they were decoded. None: read the column. So, too, where
+        bytes that are asked for one by one take long. Raises `DamagedError`.
+        """
+        bounds = self.group_range(group, name)
+        field = self.file.schema_arrow.field(name)
+        if self.local is None or bounds is None or bounds[0] != bounds[1]:
+            return None
+        if field.nullable or field.type != pa.int32():
+            return None
+        for chunk in chunks_of(self.file.metadata, group):
+            if chunk.metadata.path_in_schema == name:
+                self.local.seek(chunk.start)
+                self.local.read(chunk.stop - chunk.start)
+        return bounds[0]
+
 
 def sequence_starts(step_N: Array, sequence_N: Array) -> npt.NDArray[np.int64]:
     """Rows at which a new (step, sequence) begins; the first row included."""
     if len(step_N) == 0:
         return np.zeros(0, dtype=np.int64)
-    new = (step_N[1:] != step_N[:-1]) | (sequence_N[1:] != sequence_N[:-1])
-    return np.concatenate(([0], np.flatnonzero(new) + 1)).astype(np.int64)
+    if step_N.strides[0]:  # not a constant, of which there is one value in memory
+        new_N = step_N[1:] != step_N[:-1]
+        if new_N.any():
+            new_N |= sequence_N[1:] != sequence_N[:-1]
+            return np.concatenate(([0], np.flatnonzero(new_N) + 1)).astype(np.int64)
+    starts: npt.NDArray[np.int64] = run_starts(sequence_N)
+    return starts
 
 
 def open_shard(where: Place, shard: Shard, required: Iterable[str] = ()) -> OpenShard:
@@ -245,7 +270,8 @@ def open_shard(where: Place, shard: Shard, required: Iterable[str] = ()) -> Open
     except _UNREADABLE as error:
         raise DamagedError(f"{name}: damaged footer ({_reason(error)}); {REMEDY}") from error
     _check_columns(columns, required, name)
-    return _with_footer_keys(OpenShard(shard, file, name, columns))
+    local = checked if where.is_local else None
+    return _with_footer_keys(OpenShard(shard, file, name, columns, local=local))
 
 
 def _check_columns(columns: list[str], required: Iterable[str], name: str) -> None:
