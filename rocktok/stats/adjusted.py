@@ -23,12 +23,7 @@ from rocktok._types import Array
 from rocktok.hashing import hash_rows
 from rocktok.stats.contrasts import ratio
 from rocktok.stats.groups import TypeFacts
-
-#: Widths of the weights: of the logarithm of the first loss, and of that of the frequency.
-WIDTHS = 0.5, 1.0
-
-#: Of the sum of the weights, on the two slopes.
-RIDGE = 0.05
+from rocktok.stats.local_regression import PairWeights, features, intercepts, parts_of
 
 #: Other types at most, a seeded draw: what bounds the memory of their replicates.
 MOST_OTHERS = 1_000
@@ -40,10 +35,6 @@ REACH = 0.5
 #: Supported types that a comparison needs, and their least share of the measured ones.
 MIN_SUPPORTED = 10
 MIN_SUPPORT = 0.5
-
-#: Pairs of a type of the group and another type, in as many replicates as are worked out together:
-#: what is made of them fits into a processor's cache.
-_AT_ONCE = 1 << 17
 
 #: Replicates, of resampled prompts, that are worked out together.
 _REPLICATES = 16
@@ -219,9 +210,9 @@ class _Sides:
         """Value of each supported type less what the others predict for it: (R,)."""
         at, other_A = self.supported_R, self.other_A
         x_RC, x_AC = values.covariate_TC[at], values.covariate_TC[other_A]
-        features_9A = _features(x_AC, values.value_T[other_A])
-        (sums_B9R,) = _Weights(x_RC[None], x_AC[None]).sums(features_9A[None], [slice(None)])
-        excess_R: Array = values.value_T[at] - _intercepts(sums_B9R[0], x_RC)
+        features_9A = features(x_AC, values.value_T[other_A])
+        (sums_B9R,) = PairWeights(x_RC[None], x_AC[None]).sums(features_9A[None], [slice(None)])
+        excess_R: Array = values.value_T[at] - intercepts(sums_B9R[0], x_RC)
         return excess_R
 
 
@@ -234,7 +225,7 @@ def _over_prompts(values: TypeValues, sides: Sequence[_Sides], threads: int) -> 
     def differences(part: slice) -> list[Array]:
         return pairs.differences(values.value_BT[part], values.covariate_BTC[part])
 
-    made = list(_on_threads(differences, _parts(len(values.value_BT), _REPLICATES), threads))
+    made = list(_on_threads(differences, parts_of(len(values.value_BT), _REPLICATES), threads))
     return [np.concatenate(drawn) for drawn in zip(*made, strict=True)]
 
 
@@ -269,14 +260,14 @@ class _PairsOfAll:
         y_BA = np.where(defined_BA, value_BT[:, self.other_A], 0.0)
         x_BAC = np.where(defined_BA[..., None], covariate_BTC[:, self.other_A], 0.0)
         x_BRC = covariate_BTC[:, self.first_R]
-        features_B9A = _features(x_BAC, y_BA, defined_BA)
-        sums_SB9R = _Weights(x_BRC, x_BAC).sums(features_B9A, self._spans)
+        features_B9A = features(x_BAC, y_BA, defined_BA)
+        sums_SB9R = PairWeights(x_BRC, x_BAC).sums(features_B9A, self._spans)
         means = []
         for one, spans in zip(self.sides, self._of_side, strict=True):
             at = one.supported_R
             rows = np.searchsorted(self.first_R, at)
             sums_B9R = np.sum([sums_SB9R[span][..., rows] for span in spans], axis=0)
-            excess_BR = value_BT[:, at] - _intercepts(sums_B9R, x_BRC[:, rows])
+            excess_BR = value_BT[:, at] - intercepts(sums_B9R, x_BRC[:, rows])
             means.append(_mean_of_finite(np.where(defined_BT[:, at], excess_BR, np.nan)))
         return means
 
@@ -285,10 +276,10 @@ def _over_types(values: TypeValues, one: _Sides, seed: int, threads: int) -> Arr
     """(B,) differences of resampled group and resampled others; prompts, and so support, fixed."""
     replicates, at, other_A = len(values.value_BT), one.supported_R, one.other_A
     x_RC, x_AC = values.covariate_TC[at], values.covariate_TC[other_A]
-    features_A9 = _features(x_AC, values.value_T[other_A]).T
+    features_A9 = features(x_AC, values.value_T[other_A]).T
     drawn_BR = _draws(seed, 0, replicates, len(one.first_R))[:, one.is_supported_R]
     drawn_BA = _draws(seed, 1, replicates, len(other_A)).astype(np.float64)
-    weights = _Weights(x_RC[None], x_AC[None])
+    weights = PairWeights(x_RC[None], x_AC[None])
 
     def excess_BR(rows: slice) -> Array:
         # All replicates in one product: only how often each type counts differs between them.
@@ -296,15 +287,11 @@ def _over_types(values: TypeValues, one: _Sides, seed: int, threads: int) -> Arr
         terms_A9R = weight_AR[:, None, :] * features_A9[:, :, None]
         sums_BX = drawn_BA @ terms_A9R.reshape(len(other_A), -1)
         sums_B9R = sums_BX.reshape(replicates, 9, -1)
-        excess_BR: Array = values.value_T[at[rows]] - _intercepts(sums_B9R, x_RC[rows])
+        excess_BR: Array = values.value_T[at[rows]] - intercepts(sums_B9R, x_RC[rows])
         return excess_BR
 
-    made_BR = np.concatenate([*_on_threads(excess_BR, _parts(len(at), _ROWS), threads)], axis=1)
+    made_BR = np.concatenate([*_on_threads(excess_BR, parts_of(len(at), _ROWS), threads)], axis=1)
     return ratio((drawn_BR * made_BR).sum(axis=1), drawn_BR.sum(axis=1))
-
-
-def _parts(length: int, step: int) -> list[slice]:
-    return [slice(start, start + step) for start in range(0, length, step)]
 
 
 def _on_threads(
@@ -316,68 +303,6 @@ def _on_threads(
         return
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(function, parts)
-
-
-class _Weights:
-    """exp(−Σ_c ((x_R − x_A) / width_c)² / 2) of pairs of types, (B, A, R), made when asked for.
-
-    The exponent as one product of matrices: u·v − u²/2 − v²/2.
-    """
-
-    def __init__(self, x_BRC: Array, x_BAC: Array) -> None:
-        width_C = np.array(WIDTHS)
-        # Near 0, where little is lost of the difference of u·v and squares.
-        centre_C = x_BAC.mean(axis=-2, keepdims=True)
-        u_BRC, v_BAC = (x_BRC - centre_C) / width_C, (x_BAC - centre_C) / width_C
-        half_R, half_A = (-0.5 * (z**2).sum(axis=-1, keepdims=True) for z in (u_BRC, v_BAC))
-        left_BR4 = np.concatenate([u_BRC, half_R, np.ones_like(half_R)], axis=-1)
-        self._left_B4R = np.swapaxes(left_BR4, -1, -2).copy()
-        self._right_BA4 = np.concatenate([v_BAC, np.ones_like(half_A), half_A], axis=-1)
-
-    def of(self, part: slice, rows: slice) -> Array:
-        """Those of some of the replicates, and of some of the types R."""
-        with np.errstate(invalid="ignore"):
-            exponent_BAR = self._right_BA4[part] @ self._left_B4R[part, :, rows]
-        weight_BAR: Array = np.exp(exponent_BAR, out=exponent_BAR)
-        return weight_BAR
-
-    def sums(self, features_B9A: Array, spans: Sequence[slice]) -> list[Array]:
-        """For each span of the types A the weighted sums of their features, (B, 9, R)."""
-        (replicates, _, first), others = self._left_B4R.shape, self._right_BA4.shape[1]
-        sums = [np.empty((replicates, 9, first)) for _ in spans]
-        many = max(1, _AT_ONCE // max(1, first * others))
-        for part in _parts(replicates, many):
-            for rows in _parts(first, max(1, _AT_ONCE // (many * others))):
-                weight_BAR = self.of(part, rows)
-                for sums_B9R, span in zip(sums, spans, strict=True):
-                    sums_B9R[part, :, rows] = features_B9A[part, :, span] @ weight_BAR[:, span]
-        return sums
-
-
-def _features(x_AC: Array, y_A: Array, counts_A: Array | None = None) -> Array:
-    """What the regression sums over types: 1, a, b, y, and their products, (…, 9, A).
-
-    `counts_A`: which types count, of which the others have zeros in x and y; None: all.
-    """
-    a, b = x_AC[..., 0], x_AC[..., 1]
-    one = np.ones(y_A.shape) if counts_A is None else counts_A.astype(np.float64)
-    return np.stack([one, a, b, y_A, a * a, a * b, b * b, a * y_A, b * y_A], axis=-2)
-
-
-def _intercepts(sums_9R: Array, x_RC: Array) -> Array:
-    """Weighted ridge regression of y on x − x of each type: its intercepts, (…, R).
-
-    `sums_9R`: weighted sums of `_features`, (…, 9, R). The intercept is free, so that slopes are
-    those of centred values, whatever the type.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        a, b, y, aa, ab, bb, ay, by = np.moveaxis(sums_9R[..., 1:, :] / sums_9R[..., :1, :], -2, 0)
-        aa, ab, bb = aa - a * a + RIDGE, ab - a * b, bb - b * b + RIDGE
-        ay, by = ay - a * y, by - b * y
-        slope_a, slope_b = bb * ay - ab * by, aa * by - ab * ay
-        away = slope_a * (a - x_RC[..., 0]) + slope_b * (b - x_RC[..., 1])
-        intercept_R: Array = y - away / (aa * bb - ab * ab)
-    return intercept_R
 
 
 def _draws(seed: int, side: int, replicates: int, size: int) -> Array:

@@ -308,7 +308,9 @@ class PromptBootstrap:
     def each(self, quantity: str) -> Estimate:
         """Sums of a quantity by type: (T,)."""
         m = self.quantities.index(quantity)
-        return self._total(self.sum_TM[:-1, m], self.sum_BTM[:, :-1, m], m)
+        # Moments are summed by replicate, in this order of the memory.
+        drawn_BT = np.ascontiguousarray(self.sum_BTM[:, :-1, m])
+        return self._total(self.sum_TM[:-1, m], drawn_BT, m)
 
     def of(self, quantity: str, places: Array | None = None) -> Estimate:
         """The sum of a quantity over some of the types (places), by default over all rows."""

@@ -79,14 +79,34 @@ def add_digits(pair_N: Array, x_N: Array, squared: bool, grid_D: Array, sum_ED: 
         sum_ED[e, 2] += np.trunc(rest / low) * low
 
 
+@part
+def _copy(from_W: Array, to_W: Array) -> None:
+    # Of slices: an index that is not plainly from 0 on would keep this from being vectorised.
+    for w in range(len(from_W)):
+        to_W[w] = from_W[w]
+
+
 @fused_part
-def _add_four(total_W: Array, value_4: Array, weight_4W: Array, width: int) -> None:
+def _add_four(total_W: Array, value_4: Array, weight_4W: Array) -> None:
     """Four pairs at once: each total is loaded and stored once. All exact, fused or not."""
     a, b, c, d = value_4[0], value_4[1], value_4[2], value_4[3]
-    for w in range(width):
-        total_W[w] += (a * weight_4W[0, w] + b * weight_4W[1, w]) + (
-            c * weight_4W[2, w] + d * weight_4W[3, w]
-        )
+    one_W, two_W, three_W, four_W = weight_4W[0], weight_4W[1], weight_4W[2], weight_4W[3]
+    for w in range(len(total_W)):
+        total_W[w] += (a * one_W[w] + b * two_W[w]) + (c * three_W[w] + d * four_W[w])
+
+
+@fused_part
+def _add_four_twice(
+    total_W: Array, value_4: Array, other_W: Array, other_4: Array, weight_4W: Array
+) -> None:
+    """`_add_four` of two columns: each weight is loaded once."""
+    a, b, c, d = value_4[0], value_4[1], value_4[2], value_4[3]
+    e, f, g, h = other_4[0], other_4[1], other_4[2], other_4[3]
+    one_W, two_W, three_W, four_W = weight_4W[0], weight_4W[1], weight_4W[2], weight_4W[3]
+    for w in range(len(total_W)):
+        p, q, r, s = one_W[w], two_W[w], three_W[w], four_W[w]
+        total_W[w] += (a * p + b * q) + (c * r + d * s)
+        other_W[w] += (e * p + f * q) + (g * r + h * s)
 
 
 @Kernel
@@ -104,22 +124,25 @@ def weigh_pairs(
     weight_4W, value_C4 = np.zeros((4, _BLOCK)), np.zeros((columns, 4))
     for t in range(len(start_T) - 1):
         for begin in range(0, weights, _BLOCK):
-            width = min(_BLOCK, weights - begin)
+            end = min(begin + _BLOCK, weights)
             filled = 0
             for e in range(start_T[t], start_T[t + 1]):
                 p = place_R[run_E[e]]
                 if p >= 0:
-                    for w in range(width):
-                        weight_4W[filled, w] = weight_PW[p, begin + w]
+                    _copy(weight_PW[p, begin:end], weight_4W[filled])
                     for c in range(columns):
                         value_C4[c, filled] = sum_EC[e, c]
                     filled += 1
                 if filled == 4 or (filled and e == start_T[t + 1] - 1):
-                    for rest in range(filled, 4):
-                        value_C4[:, rest] = 0.0
-                    for c in range(columns):
-                        total_W = total_TCW[t, c, begin : begin + width]
-                        _add_four(total_W, value_C4[c], weight_4W, width)
+                    value_C4[:, filled:] = 0.0
+                    for c in range(1, columns, 2):
+                        _add_four_twice(
+                            total_TCW[t, c - 1, begin:end], value_C4[c - 1],
+                            total_TCW[t, c, begin:end], value_C4[c], weight_4W,
+                        )  # fmt: skip
+                    if columns % 2:
+                        last = columns - 1
+                        _add_four(total_TCW[t, last, begin:end], value_C4[last], weight_4W)
                     filled = 0
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from rocktok.stats import adjusted, local_regression
 from rocktok.stats.adjusted import (
     AdjustedContrast,
     TypeValues,
     _draws,
     adjusted_contrast,
+    adjusted_contrasts,
     type_ratios,
 )
 from rocktok.stats.verdicts import GRADIENT, verdicts
@@ -103,6 +105,32 @@ def test_the_contrast_is_that_of_the_twin(seed: int) -> None:
     assert ours["p_holm"] is None
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(value, abs=1e-9), name  # type: ignore[literal-required]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_several_groups_at_once_have_the_contrasts_of_each(threads: int) -> None:
+    """Nested as rocks at several cutoffs are, overlapping, apart, and without a supported type."""
+    changes, token_T = drawn_changes(7), drawn_changes(7).token_T
+    changes.covariate_TC[39, 0] = 99.0
+    groups = [token_T[:16], token_T[4:12], token_T[10:25], token_T[26:31], token_T[39:]]
+    together = adjusted_contrasts(changes, groups, 7, threads)
+    assert together[-1]["supported"] == 0
+    for row, group in zip(together, groups, strict=True):
+        for name, value in adjusted_contrast(changes, group, 7).items():
+            assert row[name] == pytest.approx(value, abs=1e-11), name  # type: ignore[literal-required]
+
+
+def test_pairs_are_weighted_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = drawn_changes(8)
+    rocks = changes.token_T[5:20]
+    whole = adjusted_contrast(changes, rocks, 8)
+    for at_once, replicates, rows in ((1, 3, 2), (100, 1, 100), (900, 64, 5)):
+        monkeypatch.setattr(local_regression, "_AT_ONCE", at_once)
+        monkeypatch.setattr(adjusted, "_REPLICATES", replicates)
+        monkeypatch.setattr(adjusted, "_ROWS", rows)
+        for name, value in adjusted_contrast(changes, rocks, 8).items():
+            expected = whole[name]  # type: ignore[literal-required]
+            assert value == pytest.approx(expected, abs=1e-11), name
 
 
 def constant(types: int, replicates: int = 50) -> TypeValues:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rocktok.hashing import halves
-from rocktok.stats import bootstrap
+from rocktok.stats import bootstrap, bootstrap_pairs
 from rocktok.stats.bootstrap import PromptBootstrap
 from rocktok.stats.groups import HalfFacts
 from rocktok.stats.halves import half_of_rows
@@ -70,11 +70,51 @@ def test_the_compiled_bootstrap_has_the_bits_of_the_other(
         # Weighed at the end, or before, a few prompts and types at a time.
         for name, value in zip(("_WAITING", "_PROMPTS", "_AT_ONCE"), limits, strict=True):
             patched.setattr(bootstrap, name, value)
+        patched.setattr(bootstrap_pairs, "_PARTS", 2)
         for tasks in ([parts], [[part] for part in parts], [[part] for part in parts[::-1]]):
             made = bootstrap_of(tasks, ids, compiled=True)
             assert np.array_equal(made.sum_TM, plain.sum_TM)
             assert np.array_equal(made.sum_BTM, plain.sum_BTM)
             assert np.array_equal(made.largest_M, plain.largest_M)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 9_999), compiled=st.booleans(), threads=st.integers(1, 3))
+def test_types_of_a_kind_are_added_up(seed: int, compiled: bool, threads: int) -> None:
+    rows, ids = rows_of(seed, spread=3.0), np.array([31, 2, 5, 3, 11, 1])
+    kind_T = np.array([2, 0, 1, 0, 0, 1])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bootstrap, "_AT_ONCE", 90)
+        each = PromptBootstrap(ids, QUANTITIES, 3, 30, compiled=compiled)
+        kinds = PromptBootstrap(
+            ids, QUANTITIES, 3, 30, compiled=compiled, kind_T=kind_T, threads=threads
+        )
+        for one in (each, kinds):
+            one.update(rows)
+        sum_BTM = kinds.sum_BTM
+    # Places of the ascending ids 1, 2, 3, 5, 11 and 31, and of all others.
+    for kind, places in enumerate(([1, 2, 4], [0, 3], [5], [6])):
+        expected_BM = each.sum_BTM[:, places].sum(axis=1)
+        np.testing.assert_allclose(sum_BTM[:, kind], expected_BM, rtol=1e-13, atol=1e-13)
+        assert np.array_equal(sum_BTM[:, kind, 0], expected_BM[:, 0])
+    assert kinds.places(np.array([5, 31, 1, 999])).tolist() == [1, 2]
+    assert kinds.places(np.array([], dtype=np.int64)).tolist() == []
+    whole, parts = each.of("loss"), kinds.of("loss")
+    assert parts.value == pytest.approx(whole.value, rel=1e-13)
+    np.testing.assert_allclose(parts.effect, whole.effect, rtol=1e-9, atol=1e-9)
+
+
+def test_digits_that_higher_grids_leave_behind_are_lost_alike() -> None:
+    """Losses that grow a thousandfold from task to task, and types that wait meanwhile."""
+    tasks = []
+    for number in range(6):
+        rows = rows_of(number, spread=4.0)
+        tasks.append([{**rows, "loss": rows["loss"] * np.float32(1e3**number)}])
+    ids = np.array([1, 2, 30])
+    plain = bootstrap_of([[rows] for (rows,) in tasks], ids, compiled=False)
+    for order in (tasks, tasks[::-1], [[rows for (rows,) in tasks]]):
+        made = bootstrap_of(order, ids, compiled=True)
+        assert np.array_equal(made.sum_BTM, plain.sum_BTM)
 
 
 def test_sums_of_two_prompts_by_hand() -> None:

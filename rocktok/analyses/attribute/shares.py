@@ -66,11 +66,14 @@ def kinds(groups: Groups, alone: Array) -> tuple[Array, Array]:
 class Shares:
     """Shares of every type at one step, of groups and of some types under each replicate.
 
-    `alone`: token ids that the bootstrap has by themselves.
+    `alone`: token ids that the bootstrap tells apart; None: all that it was given.
     """
 
-    def __init__(self, sums: ExactTypeSums, bootstrap: PromptBootstrap, alone: Array) -> None:
-        self.sums, self.alone = sums, frozenset(alone.tolist())
+    def __init__(
+        self, sums: ExactTypeSums, bootstrap: PromptBootstrap, alone: Array | None = None
+    ) -> None:
+        self.sums = sums
+        self.alone = frozenset((bootstrap.types if alone is None else alone).tolist())
         self.count_V = sums.count_V
         self.sum_V = {"": self.count_V.astype(np.float64), **sums.sum_V}
         self.sum_V |= {f"{name}²": values for name, values in sums.square_V.items()}

@@ -255,6 +255,31 @@ def test_shares_and_intervals_are_the_twins(tmp_path: Path) -> None:
     assert sum(order) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("rocks", [(0, 1), None])
+def test_intervals_do_not_depend_on_how_many_types_are_shown(
+    tmp_path: Path, rocks: tuple[int, ...] | None
+) -> None:
+    """Types that are not shown are added up by group: those of several groups, too."""
+    path = write(tmp_path, frame(1))
+    every = attribute(path, rocks=rocks, all_types=True)
+    for top in (1, 3):
+        few = attribute(path, rocks=rocks, top=top)
+        assert len(few.tokens) == top
+        rows = [*zip(every.groups, few.groups, strict=True)]
+        # Only types with much loss, or of a group, have intervals: with `top` fewer of them.
+        rows += [
+            pair for pair in zip(every.tokens, few.tokens, strict=False)
+            if pair[1]["grad_share_low"] is not None
+        ]  # fmt: skip
+        for ours, theirs in rows:
+            assert ours.keys() == theirs.keys()
+            for name, value in ours.items():
+                same_value = pytest.approx(value, rel=1e-12) if type(value) is float else value
+                assert theirs[name] == same_value, name
+        assert few.tests == every.tests
+    assert any(row["grad_share_low"] is not None for row in every.groups) or rocks is None
+
+
 def test_shares_by_hand(tmp_path: Path) -> None:
     rows = pd.DataFrame(
         {
