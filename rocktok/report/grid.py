@@ -282,15 +282,13 @@ def judge_types(
         return {}
     rule, engine = detection.contexts.rule, detection.run.engine
     if detection.source.large:
-        # Types are judged side by side: one thread for each.
         rule = replace(rule, similarity=rule.similarity.compiled())
     judging = _Judging(
         rule, detection.contexts.null, windows, Kinds.of(detection), setting_of(detection.params)
     )
     token_T = detection.types.token_T
     calls = ((tokens,) for tokens in _cut(token_T[indices].tolist(), windows, judging.kinds))
-    ahead = engine.jobs + 1 if detection.source.large else 1
-    found = engine.on_threads(judging.of_types, calls, ahead)
+    found = engine.on_threads(judging.of_types, calls, engine.jobs + 1)
     shares = [one for some in found for one in some]
     return dict(zip(indices, shares, strict=True))
 
