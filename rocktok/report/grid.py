@@ -232,7 +232,8 @@ class _Judging:
                 retained[:, k] = (similar_GM > count_G[:, None]) & (rate_GM > rate_G[:, None])
         positive_GM = rate_GM > 0
         retained[:, len(near) :] = (rate_GM[:, None] >= eta_H[:, None]) & positive_GM[:, None]
-        retained_SM, judgeable_S = retained.reshape(-1, shape[2]), judgeable.ravel()
+        retained_SM = retained.reshape(shape[0] * shape[1], shape[2])
+        judgeable_S = judgeable.ravel()
         at = self.kinds.grid.index(self.own)
         rate_M = rate_GM[at // shape[1]] if judgeable_S[at] else np.zeros(shape[2])
         found = _recurrences(retained_SM, judgeable_S, cluster_M)
