@@ -9,11 +9,14 @@ from typing import Any
 
 
 def give_back() -> None:
-    """Let go of what the C library holds free: pieces between arrays in use, too.
+    """Let go of what the C library and Arrow hold free: pieces between arrays in use, too.
 
     What an analysis frees is otherwise held for allocations of its size, which others do not make.
-    Does nothing without glibc.
+    Of the C library's nothing without glibc.
     """
+    arrow = sys.modules.get("pyarrow")
+    if arrow is not None:
+        arrow.default_memory_pool().release_unused()
     trim = _trim()
     if trim is not None:
         trim(0)

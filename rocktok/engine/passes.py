@@ -163,11 +163,11 @@ class Engine(AbstractContextManager["Engine"]):
             # If a task fails, those who are not to blame begin again: with nothing.
             sums = [Partial.empty(each) for each in copy.deepcopy(blank)]
         for parts in self._parts(requests, blank):
-            for total, part in zip(sums, parts, strict=True):
-                total.add(part)
+            for total in sums:
+                total.add(parts.pop(0))  # held no longer: of many types they are large
         if sums is not wholes:
-            for whole, total in zip(wholes, sums, strict=True):
-                whole.add(total)
+            for whole in wholes:
+                whole.add(sums.pop(0))
         return wholes
 
     def partials(self, source: Source, *accumulators: Accumulator) -> Iterator[Partial]:
@@ -198,9 +198,9 @@ class Engine(AbstractContextManager["Engine"]):
         calls = ((for_task(sources, task, travels), task, prototypes) for task in tasks)
         began = time.perf_counter()
         for task, result in zip(tasks, self.map(make_partial, calls), strict=True):
-            yield result.parts
             made.add(result.rows, result.decoded)
             runs.merge(result.parts[0].runs)
+            yield result.parts
             done += task.rows
             if self._progress is not None:
                 self._progress(done, total)

@@ -232,7 +232,8 @@ class _Judging:
                 retained[:, k] = (similar_GM > count_G[:, None]) & (rate_GM > rate_G[:, None])
         positive_GM = rate_GM > 0
         retained[:, len(near) :] = (rate_GM[:, None] >= eta_H[:, None]) & positive_GM[:, None]
-        retained_SM, judgeable_S = retained.reshape(-1, shape[2]), judgeable.ravel()
+        retained_SM = retained.reshape(shape[0] * shape[1], shape[2])
+        judgeable_S = judgeable.ravel()
         at = self.kinds.grid.index(self.own)
         rate_M = rate_GM[at // shape[1]] if judgeable_S[at] else np.zeros(shape[2])
         found = _recurrences(retained_SM, judgeable_S, cluster_M)
@@ -282,15 +283,13 @@ def judge_types(
         return {}
     rule, engine = detection.contexts.rule, detection.run.engine
     if detection.source.large:
-        # Types are judged side by side: one thread for each.
         rule = replace(rule, similarity=rule.similarity.compiled())
     judging = _Judging(
         rule, detection.contexts.null, windows, Kinds.of(detection), setting_of(detection.params)
     )
     token_T = detection.types.token_T
     calls = ((tokens,) for tokens in _cut(token_T[indices].tolist(), windows, judging.kinds))
-    ahead = engine.jobs + 1 if detection.source.large else 1
-    found = engine.on_threads(judging.of_types, calls, ahead)
+    found = engine.on_threads(judging.of_types, calls, engine.jobs + 1)
     shares = [one for some in found for one in some]
     return dict(zip(indices, shares, strict=True))
 

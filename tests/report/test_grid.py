@@ -71,6 +71,22 @@ def test_cuts_and_loops_do_not_show(
     same(judge_types(replace(detection, source=large, run=run), likely, windows), expected)
 
 
+def test_a_type_may_have_no_windows(
+    judged: tuple[Detection, list[int], dict[str, Array]],
+) -> None:
+    """As with hidden states, where no position of a type has a sketch."""
+    detection, likely, windows = judged
+    left = windows["token"] != detection.types.token_T[likely[1]]
+    rest = {name: values[left] for name, values in windows.items()}
+    shares = judge_types(detection, likely[:3], rest)
+    empty = shares.pop(likely[1])
+    assert {(r.judged, r.hits, r.voters, r.votes) for r in empty.recurrence.values()} == {
+        (0, 0, 0, 0.0)
+    }
+    assert len(empty.rate_M) == len(empty.retained_M) == 0
+    same(shares, judge_types(detection, [likely[0], likely[2]], windows))
+
+
 def same(found: dict[int, TypeShares], expected: dict[int, TypeShares]) -> None:
     assert list(found) == list(expected)
     for one, other in zip(found.values(), expected.values(), strict=True):

@@ -6,13 +6,15 @@ and prompt, without another look at the log: who is persistent, how much harder 
 which contexts are retained stay as all prompts have them. docs/definitions.md says what that does.
 
 Array suffixes: T types; V types that can be tested; J types whose contexts are counted; E pairs of
-a type and a cluster; C clusters; H half-samples; S those of a chunk.
+a type and a cluster; C clusters; H half-samples; S those of a chunk; O pairs of a type and one of
+these, whose tails are open; N their chances.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -34,8 +36,8 @@ from rocktok.stats.tail import binomial_tails, tails
 
 #: Half-samples whose sums are held at once.
 _CHUNK = 16
-#: Chances that wait, at most, before their tails are computed; 8 bytes each.
-_CHANCES = 1 << 22
+#: Chances whose tails are computed at once; 8 bytes each.
+_CHANCES = 1 << 20
 
 
 def half_samples(seed: int, samples: int, key_C: Array) -> Array:
@@ -106,6 +108,7 @@ def hard_samples(
     min_hardness: float,
     *,
     compiled: bool = False,
+    each: Callable[..., Iterable[Any]] = starmap,
 ) -> HardSamples:
     """The test of hardness in each half-sample.
 
@@ -113,6 +116,8 @@ def hard_samples(
         votes: of all clusters.
         testable_T: types that can be tested with all of them, and so the only ones in some.
         member_CH: as `half_samples` gives it.
+        compiled: use compiled loops; the same bits.
+        each: results of a function and its calls, in order; perhaps on threads.
     """
     place_V = np.flatnonzero(testable_T)
     clusters, samples = member_CH.shape
@@ -130,12 +135,11 @@ def hard_samples(
     testable = _Sums(type_E, cluster_E, len(place_V), clusters)
     voters = _Sums(type_E[voting_E], cluster_E[voting_E], len(place_V), clusters)
     chance_E, share_E = chance_E[voting_E], share_E[voting_E]
-    for start in range(0, samples, _CHUNK):
-        part = slice(start, start + _CHUNK)
+
+    def of_part(part: slice) -> tuple[Array, ...]:
         member_CS = member_CH[:, part]
         held_TS = everyone.of(np.ones(len(votes.type_E)), member_CS)
         tests_S = (held_TS >= MIN_PROMPTS).sum(axis=0)
-        held_VS = held_TS[place_V]
         persistent_VS = testable.of(hard_E, member_CS)
         prompts_VS = testable.of(hard_E > 0, member_CS)
         sum_VS, mean_VS = voters.of(share_E, member_CS), voters.of(chance_E, member_CS)
@@ -143,13 +147,16 @@ def hard_samples(
         size_VS = voters.of(np.ones(len(chance_E)), member_CS)
         p_VS = _bounds(sum_VS, mean_VS, size_VS, tests_S, fdr)
         open_VS = able_VS & np.isnan(p_VS)
-        for v, at_S, tail_S in _open_tails(voters, chance_E, sum_VS, open_VS, member_CS, compiled):
-            p_VS[v, at_S] = tail_S
+        opened = _open_tails(voters, chance_E, sum_VS, size_VS, open_VS, member_CS, compiled)
+        p_VS[open_VS] = np.concatenate([np.zeros(0), *opened])
         p_VS[~able_VS] = 1.0
         with np.errstate(divide="ignore", invalid="ignore"):
             hardness_VS = np.where(sum_VS > 0, sum_VS / mean_VS, 0.0)
-        p_VH[:, part], held_VH[:, part], able_VH[:, part] = p_VS, held_VS, able_VS
-        enough_VH[:, part], tests_H[part] = hardness_VS >= min_hardness, tests_S
+        return p_VS, held_TS[place_V], able_VS, hardness_VS >= min_hardness, tests_S
+
+    parts = [slice(start, start + _CHUNK) for start in range(0, samples, _CHUNK)]
+    for part, found in zip(parts, each(of_part, ((part,) for part in parts)), strict=True):
+        p_VH[:, part], held_VH[:, part], able_VH[:, part], enough_VH[:, part], tests_H[part] = found
     return HardSamples(place_V, tests_H, p_VH, able_VH, held_VH, enough_VH)
 
 
@@ -194,40 +201,51 @@ def _open_tails(
     voters: _Sums,
     chance_E: Array,
     sum_VS: Array,
+    size_VS: Array,
     open_VS: Array,
     member_CS: Array,
     compiled: bool,
-) -> Iterator[tuple[int, Array, Array]]:
-    """(type, samples, their tails) for each type with open ones, some types at a time."""
-    waiting: list[tuple[int, Array, Array, Array]] = []
-    chances = 0
-    for v in np.flatnonzero(open_VS.any(axis=1)).tolist():
-        pairs, at_S = slice(*voters.edges[v : v + 2]), np.flatnonzero(open_VS[v])
-        inside = member_CS[voters.cluster_E[pairs]][:, at_S].T
-        chance_N = np.broadcast_to(chance_E[pairs], inside.shape)[inside]
-        waiting.append((v, at_S, chance_N, inside.sum(axis=1)))
-        chances += len(chance_N)
-        if chances > _CHANCES:
-            yield from _closed(waiting, sum_VS, compiled)
-            waiting, chances = [], 0
-    yield from _closed(waiting, sum_VS, compiled)
-
-
-def _closed(
-    waiting: list[tuple[int, Array, Array, Array]], sum_VS: Array, compiled: bool
-) -> Iterator[tuple[int, Array, Array]]:
-    if not waiting:
-        return
-    tail_N = tails(
-        np.concatenate([chance_N for *_, chance_N, _ in waiting]),
-        np.concatenate([size_S for *_, size_S in waiting]),
-        np.concatenate([sum_VS[v, at_S] for v, at_S, *_ in waiting]),
-        compiled=compiled,
-    )
+) -> Iterator[Array]:
+    """The tails of the open pairs of a type and a half-sample, in their order, some at a time."""
+    type_O, sample_O = np.nonzero(open_VS)
+    votes_O = size_VS[type_O, sample_O].astype(np.int64)
+    end_O = np.cumsum(votes_O)
     stop = 0
-    for v, at_S, *_ in waiting:
-        stop += len(at_S)
-        yield v, at_S, tail_N[stop - len(at_S) : stop]
+    while stop < len(type_O):
+        start, before = stop, end_O[stop] - votes_O[stop]
+        stop = max(start + 1, int(np.searchsorted(end_O, before + _CHANCES, side="right")))
+        at = slice(start, stop)
+        some = voters, chance_E, type_O[at], sample_O[at], member_CS
+        chance_N = _chances(*some, int(votes_O[at].sum())) if compiled else _chances_numpy(*some)
+        sum_O = sum_VS[type_O[at], sample_O[at]]
+        yield tails(chance_N, votes_O[at], sum_O, compiled=compiled)
+
+
+def _chances(
+    voters: _Sums, chance_E: Array, type_O: Array, sample_O: Array, member_CS: Array, count: int
+) -> Array:
+    """Chances of the clusters of each pair, one pair after another; `count`: of all. Compiled."""
+    from rocktok.analyses.stability import sample_loops
+
+    chance_N = np.empty(count)
+    member_CS = np.ascontiguousarray(member_CS)
+    sample_loops.gather(
+        type_O, sample_O, voters.edges, voters.cluster_E, chance_E, member_CS, chance_N
+    )
+    return chance_N
+
+
+def _chances_numpy(
+    voters: _Sums, chance_E: Array, type_O: Array, sample_O: Array, member_CS: Array
+) -> Array:
+    """Twin of `_chances`."""
+    type_T, start_T = np.unique(type_O, return_index=True)
+    parts = []
+    for v, at_S in zip(type_T.tolist(), np.split(sample_O, start_T[1:]), strict=True):
+        pairs = slice(*voters.edges[v : v + 2])
+        inside = member_CS[voters.cluster_E[pairs]][:, at_S].T
+        parts.append(np.broadcast_to(chance_E[pairs], inside.shape)[inside])
+    return np.concatenate(parts)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ that are hard enough in some half-sample, but not in all prompts together.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -55,6 +56,7 @@ def why_not(detection: Detection) -> str | None:
 def named_again(detection: Detection, samples: int) -> Again:
     """The rocks of half-samples, by the options of a `detect` that tested them."""
     params, types, contexts = detection.params, detection.types, detection.contexts
+    engine = detection.run.engine
     assert types.tested is not None
     assert contexts is not None
     assert contexts.hardness is not None
@@ -66,6 +68,7 @@ def named_again(detection: Detection, samples: int) -> Again:
     hard = hard_samples(
         expected.all_votes(), types.tested.hard.testable, member_CH, params.fdr,
         params.min_hardness, compiled=detection.source.large,
+        each=partial(engine.on_threads, ahead=engine.jobs + 1),
     )  # fmt: skip
     counts = _context_counts(detection, hard)
     drawn = rock_samples(hard, counts, types.excluded_T(params), member_CH, params.fdr)

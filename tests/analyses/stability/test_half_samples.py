@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rocktok.analyses.stability.half_samples import (
     rock_samples,
 )
 from rocktok.analyses.stability.rock_passes import named_again, why_not
+from rocktok.engine.passes import Engine
 from rocktok.hashing import hash_rows
 from rocktok.stats.fdr import benjamini_hochberg
 from rocktok.stats.tail import tails
@@ -235,14 +237,15 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     votes = random_votes(np.random.default_rng(3), types=60)
     member = half_samples(1, 40, np.arange(24))
 
-    def made(**how: bool) -> HardSamples:
+    def made(**how: Any) -> HardSamples:
         return hard_samples(votes, can_be_tested(votes), member, 0.05, 1.5, **how)
 
+    threads = partial(Engine(jobs=3).on_threads, ahead=4)
     whole = made()
     cut = [made(compiled=True)]
     monkeypatch.setattr(module, "_CHUNK", 3)
     monkeypatch.setattr(module, "_CHANCES", 50)
-    for other in [*cut, made()]:
+    for other in [*cut, made(), made(compiled=True), made(each=threads)]:
         for name, values in vars(whole).items():
             assert values.tobytes() == getattr(other, name).tobytes(), name
 
