@@ -21,9 +21,8 @@ from rocktok._types import Array
 from rocktok.pairs.count import count_similar
 from rocktok.pairs.rows import KINDS, PairRule, SparseRows
 
-
-#: Rows of a type from which they have an index of `pairs.count`, which takes as long to make as some
-#: thousand comparisons of each, and compares several times as fast.
+#: Rows of a type from which they have an index of `pairs.count`: to make it takes as long as some
+#: thousand comparisons of each row, which are then several times as fast.
 MANY = 1_500
 
 
