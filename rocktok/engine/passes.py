@@ -15,7 +15,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -76,10 +76,13 @@ class Engine(AbstractContextManager["Engine"]):
         self._turns = Turns(self._serve)
         self._client: Any = _connect(dask) if dask is not None else None
         self.jobs = jobs or _cores()
+        # Threads start when they are given work.
+        self._workers = ThreadPoolExecutor(self.jobs)
         self._answer: Answer | None = None
 
     def __exit__(self, *details: object) -> None:
         self._turns.close()
+        self._workers.shutdown(cancel_futures=True)
         if self._client is not None:
             self._client.close()
 
@@ -243,6 +246,38 @@ class Engine(AbstractContextManager["Engine"]):
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def aside(self, function: Callable[[], T]) -> T:
+        """What a function returns that makes no passes; analyses beside this one go on meanwhile.
+
+        On a thread of this process, where there is more than one.
+        """
+        if self.jobs == 1:
+            return function()
+        (result,) = self.asides(_called, [(function,)], 1)
+        made: T = result
+        return made
+
+    def asides(
+        self, function: Callable[..., T], calls: Iterable[tuple[Any, ...]], ahead: int
+    ) -> Iterator[T]:
+        """`on_threads`, while analyses beside this one go on: all share the same threads."""
+        if self.jobs == 1:
+            yield from self.on_threads(function, calls, ahead)
+            return
+        waiting: deque[Any] = deque()
+
+        def submit(*call: Any) -> Any:
+            waiting.append(self._workers.submit(*call))
+            return _Yielding(waiting[-1], self._turns)
+
+        try:
+            for result in _in_order(submit, ahead, function, calls):
+                waiting.popleft()
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
     def _on_cluster(
         self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
     ) -> Iterator[Any]:
@@ -294,6 +329,22 @@ class _Patient:
                     f"the Dask cluster has had no workers for {WORKERS_WAIT:g} s; check their "
                     "logs, start workers, and run the command again"
                 )
+
+
+@dataclass
+class _Yielding:
+    """A future for which its companion waits asleep."""
+
+    future: Future[Any]
+    turns: Turns
+
+    def result(self) -> Any:
+        self.turns.wait_for(self.future)
+        return self.future.result()
+
+
+def _called(function: Callable[[], T]) -> T:
+    return function()
 
 
 def _cores() -> int:

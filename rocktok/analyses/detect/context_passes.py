@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 
 import numpy as np
@@ -192,14 +193,15 @@ class Contexts:
         rule = replace(self.rule, similarity=self.rule.similarity.compiled())
         parts = list(judging.cut(tokens, size_T))
         # Where all are judged those that take longest come first, so that no thread waits for them.
-        order = judging.longest_first(parts, size_T) if self.hardness is not None else None
-        calls = ((rule, null, windows, parts[at]) for at in order or range(len(parts)))
-        judged = self.engine.on_threads(judging.judge, calls, self.engine.jobs + 1)
-        if order is None:
+        whole = self.hardness is not None
+        places = judging.longest_first(parts, size_T) if whole else list(range(len(parts)))
+        calls = ((rule, null, windows, parts[at]) for at in places)
+        judged = self.engine.asides(judging.judge, calls, self.engine.jobs + 1)
+        if not whole:
             for contexts_of in judged:
                 yield from contexts_of
             return
-        by_part = dict(zip(order, judged, strict=True))
+        by_part = dict(zip(places, judged, strict=True))
         for at in range(len(parts)):
             yield from by_part.pop(at)
 
@@ -354,9 +356,11 @@ def judge_contexts(
         engine.jobs,
     )
     null_pool = Null(pool.result(), free, params.window_size, params.partners) if draw else None
-    hardness = None if sums is None else hardness_of(sums, votes)
-    if hardness is not None and null_pool is not None:
-        hardness = hardness.where(null_pool.judgeable(hardness.tests.token_T))
+    hardness = None
+    if sums is not None:
+        hardness = engine.aside(partial(hardness_of, sums, votes))
+        if null_pool is not None:
+            hardness = hardness.where(null_pool.judgeable(hardness.tests.token_T))
     judged = Contexts(
         source,
         engine,

@@ -86,7 +86,7 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
         for persistent, other in compared_T
         if persistent and other
     )
-    lifts_of_contexts = contexts.engine.on_threads(context_lift, calls, contexts.engine.jobs + 1)
+    lifts_of_contexts = contexts.engine.asides(context_lift, calls, contexts.engine.jobs + 1)
     by_token = {}
     for (v, count, persistence), (persistent, other) in zip(
         types_of_round, compared_T, strict=True

@@ -282,7 +282,7 @@ class LogPasses:
         votes = votes_of(sums)
         if votes is not None:
             self.run.engine.run(other.source, votes)
-        return hardness_of(sums, votes).tests
+        return self.run.engine.aside(partial(hardness_of, sums, votes)).tests
 
     def with_rollouts(self, types: TypeTable) -> tuple[TypeTable, int | None]:
         """How often the late student itself still writes each type, and the step; None: no such."""
