@@ -9,13 +9,11 @@ from __future__ import annotations
 import copy
 import gc
 import json
-import os
 import pickle
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -27,6 +25,7 @@ from rocktok.engine.partial import Partial, Prototypes, make_partial
 from rocktok.engine.requests import Request
 from rocktok.engine.source import Source, for_task
 from rocktok.engine.turns import NAMES, Companion, Turns, named
+from rocktok.engine.workers import Workers, called, cores, in_order
 from rocktok.errors import LogError, RocktokError, UsageError
 from rocktok.files import local_path
 from rocktok.log.checks import SequenceRuns
@@ -75,14 +74,13 @@ class Engine(AbstractContextManager["Engine"]):
         self._progress, self._explain = progress, explain
         self._turns = Turns(self._serve)
         self._client: Any = _connect(dask) if dask is not None else None
-        self.jobs = jobs or _cores()
-        # Threads start when they are given work.
-        self._workers = ThreadPoolExecutor(self.jobs)
+        self.jobs = jobs or cores()
+        self._workers = Workers(self.jobs, self._turns)
         self._answer: Answer | None = None
 
     def __exit__(self, *details: object) -> None:
         self._turns.close()
-        self._workers.shutdown(cancel_futures=True)
+        self._workers.close()
         if self._client is not None:
             self._client.close()
 
@@ -240,7 +238,7 @@ class Engine(AbstractContextManager["Engine"]):
             return
         pool = ThreadPoolExecutor(self.jobs)
         try:
-            for result in _in_order(pool.submit, ahead, function, calls):
+            for result in in_order(pool.submit, ahead, function, calls):
                 self._turns.check()
                 yield result
         finally:
@@ -251,9 +249,7 @@ class Engine(AbstractContextManager["Engine"]):
 
         On a thread of this process, where there is more than one.
         """
-        if self.jobs == 1:
-            return function()
-        (result,) = self.asides(_called, [(function,)], 1)
+        (result,) = self.asides(called, [(function,)], 1)
         made: T = result
         return made
 
@@ -262,21 +258,8 @@ class Engine(AbstractContextManager["Engine"]):
     ) -> Iterator[T]:
         """`on_threads`, while analyses beside this one go on: all share the same threads."""
         if self.jobs == 1:
-            yield from self.on_threads(function, calls, ahead)
-            return
-        waiting: deque[Any] = deque()
-
-        def submit(*call: Any) -> Any:
-            waiting.append(self._workers.submit(*call))
-            return _Yielding(waiting[-1], self._turns)
-
-        try:
-            for result in _in_order(submit, ahead, function, calls):
-                waiting.popleft()
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()
+            return self.on_threads(function, calls, ahead)
+        return self._workers.map(function, calls, ahead)
 
     def _on_cluster(
         self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
@@ -291,7 +274,7 @@ class Engine(AbstractContextManager["Engine"]):
             return _Patient(self._client.submit(*call, pure=False), self._client)
 
         try:
-            yield from _in_order(submit, OUTSTANDING * workers, function, calls)
+            yield from in_order(submit, OUTSTANDING * workers, function, calls)
         except ModuleNotFoundError as error:
             # Of one that has come since the client connected.
             raise RocktokError(
@@ -329,45 +312,6 @@ class _Patient:
                     f"the Dask cluster has had no workers for {WORKERS_WAIT:g} s; check their "
                     "logs, start workers, and run the command again"
                 )
-
-
-@dataclass
-class _Yielding:
-    """A future for which its companion waits asleep."""
-
-    future: Future[Any]
-    turns: Turns
-
-    def result(self) -> Any:
-        self.turns.wait_for(self.future)
-        return self.future.result()
-
-
-def _called(function: Callable[[], T]) -> T:
-    return function()
-
-
-def _cores() -> int:
-    """Cores this process may use; only Linux can tell them from the cores there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _in_order(
-    submit: Callable[..., Any],
-    limit: int,
-    function: Callable[..., Any],
-    calls: Iterable[tuple[Any, ...]],
-) -> Iterator[Any]:
-    waiting: deque[Any] = deque()
-    todo = iter(calls)
-    while True:
-        while len(waiting) < limit and (call := next(todo, None)) is not None:
-            waiting.append(submit(function, *call))
-        if not waiting:
-            return
-        yield waiting.popleft().result()
 
 
 #: What every worker must agree on, asked in words that need nothing of ours there.
