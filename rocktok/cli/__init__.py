@@ -17,7 +17,7 @@ import click
 
 from rocktok._version import __version__
 from rocktok.analyses import analyses
-from rocktok.cli.startup import lighten
+from rocktok.cli.startup import lighten, share_one_heap
 from rocktok.cli.streams import ReaderGoneError, guard_streams
 from rocktok.errors import LogError, RocktokError, UsageError, printable
 
@@ -123,6 +123,7 @@ def run() -> NoReturn:
     code: object = 0
     guard_streams()
     lighten(sys.argv[1:])
+    share_one_heap(sys.argv[1:])
     # A number that overflows is in the result; where in the arithmetic it did helps no reader.
     warnings.simplefilter("ignore", RuntimeWarning)
     try:

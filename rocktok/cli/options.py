@@ -181,10 +181,8 @@ def engine(jobs: int | None, dask: str | None, *, quiet: bool) -> Iterator[Engin
     """
     from rocktok.cli.explain import explained
     from rocktok.cli.progress import progress_bar
-    from rocktok.cli.startup import share_one_heap
     from rocktok.engine.passes import Engine
 
-    share_one_heap()
     if click.get_current_context().meta.get(_EXPLAIN):
         with explained() as told, Engine(jobs, dask, explain=told) as made:
             yield made

@@ -79,22 +79,29 @@ def lighten(arguments: Sequence[str]) -> None:
     sys.meta_path.insert(0, _Late())
 
 
-#: Of glibc: how many heaps threads may make (M_ARENA_MAX in malloc.h).
-_ARENA_MAX = -8
+#: Of glibc (malloc.h): how many heaps threads may make; bytes free at the end of the heap above
+#: which it shrinks; bytes from which an array has pages of its own, 32 MiB at most.
+_ARENA_MAX, _TRIM_THRESHOLD, _MMAP_THRESHOLD = -8, -1, -3
+_HEAP = {_ARENA_MAX: 1, _TRIM_THRESHOLD: 1 << 28, _MMAP_THRESHOLD: 1 << 25}
 
 
-def share_one_heap() -> None:
+def share_one_heap(arguments: Sequence[str]) -> None:
     """Let all threads of this process take memory from one heap, where the C library has several.
 
     What a thread frees is else of no use to another, and a pass with two threads takes a quarter
-    more memory. Before threads start, and only for a process that is ours; the environment
-    variable of glibc has precedence. Large arrays have pages of their own, so nothing waits.
+    more memory. The heap keeps what is freed, as the next batch needs as much again: pages that
+    come and go were a tenth of the processor time on large logs. The largest arrays have pages of
+    their own, so nothing waits. As a process begins, and only for one that is ours and runs no
+    models; the environment variable of glibc has precedence.
     """
     if sys.platform != "linux" or "MALLOC_ARENA_MAX" in os.environ:
+        return
+    if not _OF_MODELS.isdisjoint(arguments):
         return
     import ctypes
 
     # Other C libraries lack it, and have no such heaps.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_ARENA_MAX, 1)
+        for parameter, value in _HEAP.items():
+            mallopt(parameter, value)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import copy
 import gc
 import json
-import os
 import pickle
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -28,6 +26,7 @@ from rocktok.engine.partial import Partial, Prototypes, make_partial
 from rocktok.engine.requests import Request
 from rocktok.engine.source import Source, for_task
 from rocktok.engine.turns import NAMES, Companion, Turns, named
+from rocktok.engine.workers import Workers, called, cores, in_order
 from rocktok.errors import LogError, RocktokError, UsageError
 from rocktok.files import local_path
 from rocktok.log.checks import SequenceRuns
@@ -76,11 +75,13 @@ class Engine(AbstractContextManager["Engine"]):
         self._progress, self._explain = progress, explain
         self._turns = Turns(self._serve)
         self._client: Any = _connect(dask) if dask is not None else None
-        self.jobs = jobs or _cores()
+        self.jobs = jobs or cores()
+        self._workers = Workers(self.jobs, self._turns)
         self._answers = Answers()
 
     def __exit__(self, *details: object) -> None:
         self._turns.close()
+        self._workers.close()
         if self._client is not None:
             self._client.close()
 
@@ -237,11 +238,28 @@ class Engine(AbstractContextManager["Engine"]):
             return
         pool = ThreadPoolExecutor(self.jobs)
         try:
-            for result in _in_order(pool.submit, ahead, function, calls):
+            for result in in_order(pool.submit, ahead, function, calls):
                 self._turns.check()
                 yield result
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def aside(self, function: Callable[[], T]) -> T:
+        """What a function returns that makes no passes; analyses beside this one go on meanwhile.
+
+        On a thread of this process, where there is more than one.
+        """
+        (result,) = self.asides(called, [(function,)], 1)
+        made: T = result
+        return made
+
+    def asides(
+        self, function: Callable[..., T], calls: Iterable[tuple[Any, ...]], ahead: int
+    ) -> Iterator[T]:
+        """`on_threads`, while analyses beside this one go on: all share the same threads."""
+        if self.jobs == 1:
+            return self.on_threads(function, calls, ahead)
+        return self._workers.map(function, calls, ahead)
 
     def _on_cluster(
         self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
@@ -256,7 +274,7 @@ class Engine(AbstractContextManager["Engine"]):
             return _Patient(self._client.submit(*call, pure=False), self._client)
 
         try:
-            yield from _in_order(submit, OUTSTANDING * workers, function, calls)
+            yield from in_order(submit, OUTSTANDING * workers, function, calls)
         except ModuleNotFoundError as error:
             # Of one that has come since the client connected.
             raise RocktokError(
@@ -294,29 +312,6 @@ class _Patient:
                     f"the Dask cluster has had no workers for {WORKERS_WAIT:g} s; check their "
                     "logs, start workers, and run the command again"
                 )
-
-
-def _cores() -> int:
-    """Cores this process may use; only Linux can tell them from the cores there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _in_order(
-    submit: Callable[..., Any],
-    limit: int,
-    function: Callable[..., Any],
-    calls: Iterable[tuple[Any, ...]],
-) -> Iterator[Any]:
-    waiting: deque[Any] = deque()
-    todo = iter(calls)
-    while True:
-        while len(waiting) < limit and (call := next(todo, None)) is not None:
-            waiting.append(submit(function, *call))
-        if not waiting:
-            return
-        yield waiting.popleft().result()
 
 
 #: What every worker must agree on, asked in words that need nothing of ours there.

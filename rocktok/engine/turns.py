@@ -1,8 +1,9 @@
 """Analyses that take turns, so that one pass over the rows serves several of them.
 
 Each companion has a thread, but one thread alone is ever awake: whoever needs a pass sleeps, and
-when all sleep a pass is made for those that ask for the same rows. What is computed, and in which
-order, follows from the log and the options alone.
+when all sleep a pass is made for those that ask for the same rows. Who has given work to other
+threads lets the others go on meanwhile. What is computed, and which requests a pass serves, follows
+from the log and the options alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextvars
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
@@ -47,6 +49,7 @@ class Life:
         self.passes = 0
         self.request: Request | None = None
         self.until: Callable[[], bool] | None = None
+        self.work: Future[Any] | None = None
         self.done = self.abandoned = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -60,6 +63,8 @@ class Life:
         """Whether it can go on."""
         if self.request is not None:
             return self.request.outcome is not None
+        if self.work is not None:
+            return self.work.done()
         return self.until is None or self.until()
 
     def resume(self) -> None:
@@ -71,14 +76,18 @@ class Life:
             self._wake.release()
 
     def sleep(
-        self, *, request: Request | None = None, until: Callable[[], bool] | None = None
+        self,
+        *,
+        request: Request | None = None,
+        until: Callable[[], bool] | None = None,
+        work: Future[Any] | None = None,
     ) -> None:
-        """Give the turn back, until a request is answered or a condition holds."""
+        """Give the turn back, until a request is answered, a condition holds, or work is done."""
         if not self.abandoned:
-            self.request, self.until = request, until
+            self.request, self.until, self.work = request, until, work
             self._turns.turn.release()
             self._wake.acquire()
-            self.request = self.until = None
+            self.request = self.until = self.work = None
         self.check()
 
     def check(self) -> None:
@@ -180,6 +189,17 @@ class Turns:
         else:
             self._until(until, None)
 
+    def wait_for(self, work: Future[Any]) -> None:
+        """Let others go on until work is done that some thread was given.
+
+        It makes no passes, and none is made for others before it is done: which requests one pass
+        serves does not depend on how long it takes.
+        """
+        if self.here is not None:
+            self.here.sleep(work=work)
+        else:
+            self._until(work.done, None, work)
+
     def check(self) -> None:
         """End this thread if it is a companion's for whom nobody waits."""
         if self.here is not None:
@@ -199,13 +219,19 @@ class Turns:
         for life in lives:
             life.join()
 
-    def _until(self, done: Callable[[], bool], own: Request | None) -> None:
+    def _until(
+        self, done: Callable[[], bool], own: Request | None, work: Future[Any] | None = None
+    ) -> None:
         """Let the companions run, and make passes, until the condition holds."""
         while not done():
             self._lives = [life for life in self._lives if not life.done]
             ready = next((life for life in self._lives if life.ready), None)
             if ready is not None:
                 self._resume(ready)
+                continue
+            busy = [life.work for life in self._lives if life.work is not None]
+            if work is not None or busy:
+                wait([*busy, *([] if work is None else [work])], return_when=FIRST_COMPLETED)
                 continue
             asked = [life.request for life in self._lives if life.request is not None]
             waiting = [*([] if own is None else [own]), *asked]

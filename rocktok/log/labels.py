@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rocktok.log.checks import Where
 
 _UUID_BYTES = 16
+
+#: Rows up to which a column is encoded without Arrow's functions.
+_FEW = 1 << 14
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
@@ -39,16 +42,12 @@ def label_codes(
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     is_uuid = getattr(array.type, "extension_name", "") == "arrow.uuid"
     array = array.storage if is_uuid else array
-    if not pa.types.is_dictionary(array.type):
-        array = array.cast(_VIEWS.get(array.type, array.type))
-        _text_of(array.type, is_uuid, name, where)  # a list cannot be encoded, either
-        array = array.dictionary_encode()
-    text_of = _text_of(array.dictionary.type, is_uuid, name, where)
-    indices = array.indices.cast(pa.int64())
-    # Not filled without need: that imports pandas, which a small log can do without (0.2 s).
-    code_N = numpy_view(indices.fill_null(-1) if indices.null_count else indices)
+    is_dictionary = pa.types.is_dictionary(array.type)
+    kind = array.dictionary.type if is_dictionary else _VIEWS.get(array.type, array.type)
+    text_of = _text_of(kind, is_uuid, name, where)  # a list cannot be encoded, either
+    values, code_N = _encoded(array)
     labels, refused, absent = [], {}, []
-    for code, value in enumerate(array.dictionary.to_pylist()):
+    for code, value in enumerate(values):
         labels.append("")
         if value is None:
             absent.append(code)
@@ -67,6 +66,26 @@ def label_codes(
         row = int(np.argmin(code_N))
         raise DataError(f"{where.at(row, name)}: null or NaN; every row must have a value")
     return labels, code_N
+
+
+def _encoded(array: Any) -> tuple[list[Any], Array]:
+    """Distinct values in the order in which they come, and the place of each row's; null: −1."""
+    if pa.types.is_dictionary(array.type):
+        values = array.dictionary.to_pylist()
+    elif len(array) <= _FEW:
+        # Arrow's functions take longer to load than it takes to look at few values.
+        place_of: dict[Any, int] = {}
+        codes = [
+            -1 if value is None else place_of.setdefault(value, len(place_of))
+            for value in array.to_pylist()
+        ]
+        return list(place_of), np.array(codes, dtype=np.int64)
+    else:
+        array = array.cast(_VIEWS.get(array.type, array.type)).dictionary_encode()
+        values = array.dictionary.to_pylist()
+    indices = array.indices.cast(pa.int64())
+    # Not filled without need: that imports pandas, which a small log can do without (0.2 s).
+    return values, numpy_view(indices.fill_null(-1) if indices.null_count else indices)
 
 
 def label_column(column: Any, name: str, where: Where, *, nulls: bool = False) -> Any:

@@ -134,10 +134,12 @@ def count_drawn(
     pick_ptr_T: Array,
     rule: Rule,
     similar_E: Array,
+    similar_N: Array,
 ) -> None:
     """Count, of each pick, the rows of its type that are similar and under another label.
 
-    A drawn row is picked for a type at most once. Counts come in as zeros.
+    And of each row the picks that are. A drawn row is picked for a type at most once. Counts come
+    in as zeros.
     """
     drawn = len(draws.label_N)
     score_D, touched_D = np.zeros(drawn, np.float64), np.empty(drawn, np.int32)
@@ -161,5 +163,6 @@ def count_drawn(
                 dot = dot_product(draws.rows, d, ours.rows, b)
                 if alike(rule, dot, draws.rows.size_R[d], ours.rows.size_R[b]):
                     similar_E[i] += 1
+                    similar_N[b] += 1
         for i in range(pick_ptr_T[t], pick_ptr_T[t + 1]):
             pick_D[pick_E[i]] = -1

@@ -12,6 +12,7 @@ type after another; T types.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,8 @@ from rocktok._types import Array
 from rocktok.pairs.count import count_similar
 from rocktok.pairs.rows import KINDS, PairRule, SparseRows
 
-
-#: Rows of a type from which they have an index of `pairs.count`, which takes as long to make as some
-#: thousand comparisons of each, and compares several times as fast.
+#: Rows of a type from which they have an index of `pairs.count`: to make it takes as long as some
+#: thousand comparisons of each row, which are then several times as fast.
 MANY = 1_500
 
 
@@ -100,6 +100,47 @@ def count_drawn(
 
     Arguments as of `count_by_type`; a drawn row is picked for a type at most once.
     """
+    return _look_up(draws, label_D, ours, label_N, ptr_T, pick_E, pick_ptr_T, rule)[0]
+
+
+def count_between(
+    draws: SparseRows,
+    label_D: Array,
+    others: Sequence[tuple[SparseRows, Array]],
+    rule: PairRule,
+) -> list[tuple[Array, Array]]:
+    """Compare some rows with others; rows under the same label are no partners.
+
+    Args:
+        draws: D rows, whose columns mean what those of the others do. label_D: uint64.
+        others: several times N rows, and their labels.
+        rule: the similarity and its threshold.
+
+    Returns:
+        For each of the others (D,) and (N,) int64: similar partners of each of the draws among
+        them, and of each of them among the draws.
+    """
+    ours = SparseRows.joined([rows for rows, _ in others])
+    label_N = np.concatenate([label_N for _, label_N in others])
+    ptr_T = np.cumsum([0, *(len(rows) for rows, _ in others)])
+    pick_E = np.tile(np.arange(len(draws)), len(others))
+    pick_ptr_T = np.arange(len(others) + 1) * len(draws)
+    similar_E, similar_N = _look_up(draws, label_D, ours, label_N, ptr_T, pick_E, pick_ptr_T, rule)
+    edges = ptr_T[1:-1]
+    return list(zip(np.split(similar_E, len(others)), np.split(similar_N, edges), strict=True))
+
+
+def _look_up(
+    draws: SparseRows,
+    label_D: Array,
+    ours: SparseRows,
+    label_N: Array,
+    ptr_T: Array,
+    pick_E: Array,
+    pick_ptr_T: Array,
+    rule: PairRule,
+) -> tuple[Array, Array]:
+    """`count_drawn`, and of each row the picks that are similar and under another label."""
     from rocktok.pairs import drawn_loops, merge
 
     columns = 1 + max(int(rows.column_E.max(initial=-1)) for rows in (ours, draws))
@@ -113,7 +154,7 @@ def count_drawn(
     )
     packed = merge.PackedRows(draws.ptr_N, draws.column_E, draws.value_E, draws.size_N)
     drawn_loops.index_drawn(packed, asked, np.empty(entries, np.bool_), index)
-    similar_E = np.zeros(len(pick_E), dtype=np.int64)
+    similar_E, similar_N = (np.zeros(len(values), np.int64) for values in (pick_E, label_N))
     drawn_loops.count_drawn(
         _compared(draws, label_D, asked),
         index,
@@ -123,8 +164,9 @@ def count_drawn(
         _array(pick_ptr_T, np.int64),
         asked,
         similar_E,
+        similar_N,
     )
-    return similar_E
+    return similar_E, similar_N
 
 
 def _asked(rule: PairRule) -> Any:

@@ -5,6 +5,7 @@ Array suffixes: N windows; E entries of sparse rows; K offsets; V token ids.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,17 @@ class SparseRows:
         entries = slice(ptr_N[0], ptr_N[-1])
         return SparseRows(
             ptr_N - ptr_N[0], self.column_E[entries], self.value_E[entries], self.size_N[rows]
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[SparseRows]) -> SparseRows:
+        """Rows of several, whose columns mean the same, one after another."""
+        lengths = np.concatenate([np.diff(part.ptr_N) for part in parts])
+        return cls(
+            np.concatenate(([0], np.cumsum(lengths))),
+            np.concatenate([part.column_E for part in parts]),
+            np.concatenate([part.value_E for part in parts]),
+            np.concatenate([part.size_N for part in parts]),
         )
 
 

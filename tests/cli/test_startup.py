@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rocktok.cli.startup import lighten
+from rocktok.cli.startup import lighten, share_one_heap
 from tests.paths import SAMPLE
 
 
@@ -29,6 +29,33 @@ def test_a_command_does_not_load_what_it_does_not_use() -> None:
     # What is looked for stands where it would be seen.
     assert {"numpy", "scipy.special", "pyarrow.csv", "rocktok.tables.encode"} <= modules
     assert not modules & {"pandas.core", "numpy.f2py.crackfortran", "scipy.stats", "numba"}
+
+
+def test_a_small_log_is_read_without_the_functions_of_arrow() -> None:
+    assert "pyarrow.compute" not in loaded("detect", str(SAMPLE), "--quiet")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has heaps to share")
+def test_analyses_share_a_heap_that_keeps_what_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[int, int]] = []
+
+    class Library:
+        def __init__(self, name: object) -> None:
+            assert name is None
+
+        def mallopt(self, parameter: int, value: int) -> None:
+            called.append((parameter, value))
+
+    monkeypatch.setattr("ctypes.CDLL", Library)
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    share_one_heap(["rescore", "runs/opd"])
+    assert called == []
+    share_one_heap(["detect", "runs/opd"])
+    # M_ARENA_MAX, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h.
+    assert called == [(-8, 1), (-1, 1 << 28), (-3, 1 << 25)]
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    share_one_heap(["detect", "runs/opd"])
+    assert len(called) == 3
 
 
 def test_commands_that_run_models_find_everything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import rocktok
 from rocktok.analyses.info.passes import info
 from rocktok.errors import DataError
 from rocktok.hashing import prompt_hash
+from rocktok.log import labels as labels_module
 from rocktok.log.checks import Where
 from rocktok.log.labels import label_codes, label_column
 from rocktok.log.sequences import load_domains, load_prompts, load_rows
@@ -111,6 +112,26 @@ def test_numbers_are_the_same_in_every_type(numbers: list[int]) -> None:
         assert labels_of(array) == expected
         labels, code_N = label_codes(array, "prompt_id", WHERE)
         assert [labels[code] for code in code_N] == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.one_of(
+        st.lists(st.one_of(st.none(), st.integers(0, 5)), max_size=30),
+        st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "p1"])), max_size=30),
+        st.lists(st.one_of(st.none(), st.sampled_from([b"a", b"\xff"])), max_size=30),
+        st.lists(st.one_of(st.none(), st.sampled_from([0.0, 2.0, 7.0])), max_size=30),
+    ),
+)
+def test_few_rows_are_encoded_as_many_are(values: list[Any]) -> None:
+    array = pa.array(values)
+    few = label_codes(array, "prompt_id", WHERE, nulls=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels_module, "_FEW", -1)
+        many = label_codes(array, "prompt_id", WHERE, nulls=True)
+    # Of nothing but nulls Arrow lists one value, that of no row.
+    assert few[0] == [label for label in many[0] if label]
+    assert few[1].tolist() == many[1].tolist()
 
 
 PAIRS = {

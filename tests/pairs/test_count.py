@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from rocktok.analyses.detect.similarity import Similarity, Windows, partner_counts
-from rocktok.pairs import few_sparse
+from rocktok.pairs import few, few_sparse
 from rocktok.pairs import index as pair_index
 from rocktok.pairs.count import SimilarPairs, count_similar
 from rocktok.pairs.rows import KINDS, PairRule, SparseRows, window_rows
@@ -103,6 +103,8 @@ def test_counts_by_type_are_those_of_similarity(
     rng = np.random.default_rng(seed)
     # The cut of the pairs does not show.
     monkeypatch.setattr(few_sparse, "BLOCK", int(rng.choice([1, 50, 2_000_000])))
+    # Nor does which types have an index of their own.
+    monkeypatch.setattr(few, "MANY", int(rng.choice([0, 40, 2_000])))
     vocabulary = int(rng.choice([3, 12, 200]))
     weight_V = rng.choice([np.log(2), 1.0, 3.5, 0.0], vocabulary)
     similarity = Similarity(kind, gamma, 2 * reach, weight_V, loaded=compiled)
@@ -120,6 +122,29 @@ def test_counts_by_type_are_those_of_similarity(
         theirs = [function(*pair) for pair in zip(drawn, types, strict=True)]
         assert getattr(counted, f"{name}_N").tolist() == np.concatenate(ours).tolist()
         assert getattr(counted, f"{name}_E").tolist() == np.concatenate(theirs).tolist()
+
+
+@pytest.mark.parametrize("kind", ["bag", "hidden"])
+@pytest.mark.parametrize("compiled", [True, False])
+@slow_ok
+@given(seed=seeds, gamma=st.sampled_from([0.2, 0.5, 1.0]))
+def test_both_sides_of_pairs_are_counted_at_once(
+    kind: str, compiled: bool, seed: int, gamma: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    similarity = Similarity(kind, gamma, 4, np.ones(12), loaded=compiled)
+    ours, *others = (windows(rng, size, 4, 12) for size in rng.integers(0, 50, 4).tolist())
+    if kind == "hidden":
+        ours, *others = (
+            Windows(rng.integers(0, 4, (len(side), 4)).astype(np.uint64), side.label_M)
+            for side in (ours, *others)
+        )
+    others = [ours, *others]
+    for theirs, (our_M, their_M) in zip(
+        others, similarity.count_between(ours, others), strict=True
+    ):
+        assert our_M.tolist() == similarity.count_similar_scipy(ours, theirs).tolist()
+        assert their_M.tolist() == similarity.count_similar_scipy(theirs, ours).tolist()
 
 
 def own_labels(given: Windows, first: int) -> Windows:

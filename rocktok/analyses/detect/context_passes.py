@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 
 import numpy as np
@@ -21,6 +22,7 @@ from rocktok.analyses.detect.clusters import Clusters
 from rocktok.analyses.detect.context import Context, ContextRule, PartnerCounts
 from rocktok.analyses.detect.gamma import gamma_of, random_pairs
 from rocktok.analyses.detect.hard_sums import HardSums
+from rocktok.analyses.detect.hardness import Hardness, hardness_of, votes_of
 from rocktok.analyses.detect.null import DRAWS, Null, distances, scarce_types
 from rocktok.analyses.detect.permute import DrawLimits, Drawn
 from rocktok.analyses.detect.persistence import (
@@ -34,8 +36,6 @@ from rocktok.analyses.detect.persistence import (
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.similarity import Similarity, Windows
-from rocktok.analyses.detect.tested import HardTests, hard_tests
-from rocktok.analyses.detect.votes import Expected, OccurrenceSums, TwoPassExpected
 from rocktok.analyses.detect.windows import FreePools, Pool, SketchCount, contents_of
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import REMEDIES, Source
@@ -47,19 +47,6 @@ ROUND_WINDOWS = 1 << 22
 
 #: Types judged by a sample in one round, at least: each costs, as it is compared with all.
 ROUND_TYPES = 50
-
-
-@dataclass(frozen=True)
-class Hardness:
-    """How hard types are: `expected` of an occurrence, and the `tests` of all."""
-
-    expected: Expected
-    tests: HardTests
-
-    def where(self, judgeable_T: Array) -> Hardness:
-        """The same where types can be tested only if their contexts can be judged (T, bool)."""
-        testable_T = self.tests.testable & judgeable_T
-        return replace(self, tests=replace(self.tests, testable=testable_T))
 
 
 @dataclass(frozen=True)
@@ -192,14 +179,15 @@ class Contexts:
         rule = replace(self.rule, similarity=self.rule.similarity.compiled())
         parts = list(judging.cut(tokens, size_T))
         # Where all are judged those that take longest come first, so that no thread waits for them.
-        order = judging.longest_first(parts, size_T) if self.hardness is not None else None
-        calls = ((rule, null, windows, parts[at]) for at in order or range(len(parts)))
-        judged = self.engine.on_threads(judging.judge, calls, self.engine.jobs + 1)
-        if order is None:
+        whole = self.hardness is not None
+        places = judging.longest_first(parts, size_T) if whole else list(range(len(parts)))
+        calls = ((rule, null, windows, parts[at]) for at in places)
+        judged = self.engine.asides(judging.judge, calls, self.engine.jobs + 1)
+        if not whole:
             for contexts_of in judged:
                 yield from contexts_of
             return
-        by_part = dict(zip(order, judged, strict=True))
+        by_part = dict(zip(places, judged, strict=True))
         for at in range(len(parts)):
             yield from by_part.pop(at)
 
@@ -354,9 +342,11 @@ def judge_contexts(
         engine.jobs,
     )
     null_pool = Null(pool.result(), free, params.window_size, params.partners) if draw else None
-    hardness = None if sums is None else hardness_of(sums, votes)
-    if hardness is not None and null_pool is not None:
-        hardness = hardness.where(null_pool.judgeable(hardness.tests.token_T))
+    hardness = None
+    if sums is not None:
+        hardness = engine.aside(partial(hardness_of, sums, votes))
+        if null_pool is not None:
+            hardness = hardness.where(null_pool.judgeable(hardness.tests.token_T))
     judged = Contexts(
         source,
         engine,
@@ -370,22 +360,6 @@ def judge_contexts(
     if small:
         return judged.judged(types, thresholds, collect.result()), judged
     return judged.judged(types, thresholds, unfilled=unfilled), judged
-
-
-def votes_of(sums: HardSums) -> OccurrenceSums | None:
-    """What a second pass must count before types can be tested; None: one pass is all."""
-    if sums.clusters.one_pass:
-        return None
-    return OccurrenceSums(sums.choice, sums.expected(), compiled=sums.compiled)
-
-
-def hardness_of(sums: HardSums, votes: OccurrenceSums | None) -> Hardness:
-    """The tests of all types, from sums that all rows were added to."""
-    expected = sums.expected()
-    if isinstance(expected, TwoPassExpected):
-        assert votes is not None
-        expected = expected.with_all(votes)
-    return Hardness(expected, hard_tests(expected.all_votes(), compiled=sums.compiled))
 
 
 def _free_pools(

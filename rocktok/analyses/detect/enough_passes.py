@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rocktok.analyses.detect.context_passes import hardness_of, votes_of
 from rocktok.analyses.detect.enough import EnoughText
 from rocktok.analyses.detect.hard_sums import HardSums
+from rocktok.analyses.detect.hardness import hardness_of, votes_of
 from rocktok.analyses.detect.log_passes import LogPasses
 from rocktok.analyses.detect.params import DetectParams
 from rocktok.analyses.detect.tested import text_wanted

@@ -9,7 +9,13 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.context_passes import Contexts
-from rocktok.analyses.detect.lifts import LIFT_SAMPLE, HardBootstrap, Lifts, context_lift
+from rocktok.analyses.detect.lifts import (
+    LIFT_SAMPLE,
+    HardBootstrap,
+    Lifts,
+    PromptWeights,
+    context_lift,
+)
 from rocktok.analyses.detect.persistence import (
     Choice,
     Others,
@@ -19,12 +25,16 @@ from rocktok.analyses.detect.persistence import (
 )
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import PermutedRow
+from rocktok.stats.arrays import distinct
 
 #: Half of the prompts whose rocks are looked at; lifts are measured on the other.
 CHOSEN_ON = 0
 
 #: Types to a pass: their windows and replicates take some 100 MB.
 ROUND_LIFTS = 250
+
+#: Prompts whose bootstrap weights are drawn once for all types of a pass, 1 KB each.
+SHARED_PROMPTS = 1 << 14
 
 
 def lifts(contexts: Contexts, types: TypeTable, rocks: Array) -> dict[int, Lifts]:
@@ -70,12 +80,13 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
     compared_T = [
         tuple(of_type(rows, v, LIFT_SAMPLE) for rows in occurrences) for v, _, _ in types_of_round
     ]
+    weights = _shared_weights(params.seed, occurrences)
     calls = (
-        (similarity, rule.partners, persistent, other, params.seed)
+        (similarity, rule.partners, persistent, other, params.seed, weights)
         for persistent, other in compared_T
         if persistent and other
     )
-    lifts_of_contexts = contexts.engine.on_threads(context_lift, calls, contexts.engine.jobs + 1)
+    lifts_of_contexts = contexts.engine.asides(context_lift, calls, contexts.engine.jobs + 1)
     by_token = {}
     for (v, count, persistence), (persistent, other) in zip(
         types_of_round, compared_T, strict=True
@@ -87,6 +98,13 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
         sampled = bool(compared < count)
         by_token[v] = Lifts(persistence, context, similar, similar_other, sampled=sampled)
     return by_token
+
+
+def _shared_weights(seed: int, occurrences: list[dict[str, Array]]) -> PromptWeights | None:
+    """Weights of the prompts of all windows; None: too many to hold."""
+    prompts = [rows["prompt"] for rows in occurrences if rows]
+    prompt_P = distinct(np.concatenate(prompts or [np.zeros(0, np.uint64)]))
+    return PromptWeights.draw(seed, prompt_P) if len(prompt_P) <= SHARED_PROMPTS else None
 
 
 def permuted(contexts: Contexts, types: TypeTable, rocks: Array, score_T: Array) -> PermutedRow:

@@ -20,6 +20,9 @@ from rocktok.stats.intervals import Estimate, effective_prompts, ends
 #: Occurrences of a type that are compared: persistent ones, and others, so many of each at most.
 LIFT_SAMPLE = 1_000
 
+#: Prompts whose weights are drawn at once.
+_DRAWN = 1 << 9
+
 
 class LiftColumns(TypedDict, total=False):
     """Of a type: whether the loss singles its contexts out; None where that cannot be said.
@@ -131,16 +134,21 @@ def pair_sums(
     ours: tuple[Windows, Array],
     theirs: tuple[Windows, Array],
     size: int,
-    *,
-    across: bool = False,
+    counts: tuple[Array, Array] | None = None,
 ) -> PairSums:
     """Ordered pairs of partners between windows, given with the place of each one's prompt.
 
     A pair weighs w_p·w_p′; a pair within a prompt (other partner rules) w_p. `size`: prompts.
-    `across`: partners are of other prompts, so that pairs are only counted, which is faster.
+    `counts`: similar partners of each, where partners are of other prompts, so that pairs need not
+    be listed.
     """
     our_M, their_M = ours[1], theirs[1]
-    similar_P, similar = (_similar_across if across else _similar)(similarity, ours, theirs, size)
+    if counts is None:
+        similar_P, similar = _similar(similarity, ours, theirs, size)
+    else:
+        # Whole numbers below 2⁵³: exact as floats.
+        similar_P = np.bincount(our_M, counts[0], size) + np.bincount(their_M, counts[1], size)
+        similar = int(counts[0].sum())
     our_P, their_P = (np.bincount(at, minlength=size) for at in (our_M, their_M))
     here_P = our_P * their_P
     # Labels lie within prompts: rows under the same one are no partners.
@@ -169,20 +177,6 @@ def _similar(
     return similar_P + np.bincount(other_E[across_E], minlength=size), len(row_E)
 
 
-def _similar_across(
-    similarity: Similarity, ours: tuple[Windows, Array], theirs: tuple[Windows, Array], size: int
-) -> tuple[Array, int]:
-    """`_similar` where no pair is within a prompt."""
-    our_count_M = similarity.count_similar(ours[0], theirs[0])
-    their_count_M = our_count_M
-    if theirs[0] is not ours[0]:
-        their_count_M = similarity.count_similar(theirs[0], ours[0])
-    # Whole numbers below 2⁵³: exact as floats.
-    similar_P = np.bincount(ours[1], our_count_M, size)
-    similar_P = similar_P + np.bincount(theirs[1], their_count_M, size)
-    return similar_P, int(our_count_M.sum())
-
-
 def _same_label(ours: tuple[Array, Array], theirs: tuple[Array, Array], size: int) -> Array:
     """By prompt, the pairs of rows under the same label."""
     label_L, at = np.unique(np.concatenate((ours[0], theirs[0])), return_inverse=True)
@@ -195,17 +189,48 @@ def _same_label(ours: tuple[Array, Array], theirs: tuple[Array, Array], size: in
     return counts
 
 
+@dataclass(frozen=True)
+class PromptWeights:
+    """Weights of the replicates of prompts that many types share: drawn once, a byte each.
+
+    Attributes:
+        prompt_P: ascending. weight_PB: uint8.
+    """
+
+    prompt_P: Array
+    weight_PB: Array
+
+    @classmethod
+    def draw(cls, seed: int, prompt_P: Array) -> PromptWeights:
+        """Weights of these prompts, as of `poisson_weights`."""
+        weight_PB = np.empty((len(prompt_P), REPLICATES), np.uint8)
+        for start in range(0, len(prompt_P), _DRAWN):
+            rows = slice(start, start + _DRAWN)
+            weight_PB[rows] = poisson_weights(seed, REPLICATES, prompt_P[rows])
+        return cls(prompt_P, weight_PB)
+
+    def of(self, prompt_Q: Array) -> Array:
+        """(Q, B) float64, of some of the prompts."""
+        rows: Array = self.weight_PB[np.searchsorted(self.prompt_P, prompt_Q)]
+        return rows.astype(np.float64)
+
+
+def _weights(seed: int, prompt_P: Array, drawn: PromptWeights | None) -> Array:
+    return poisson_weights(seed, REPLICATES, prompt_P) if drawn is None else drawn.of(prompt_P)
+
+
 def context_lift(
     similarity: Similarity,
     partners: str,
     persistent: dict[str, Array],
     other: dict[str, Array],
     seed: int,
+    weights: PromptWeights | None = None,
 ) -> tuple[Lift, float | None, float | None]:
     """`context_lift` of a type, and P(similar | both persistent), P(similar | one, one not).
 
     Where no persistent occurrence is like one that is not, the lift has no value and a lower bound
-    alone (`_least_lift`).
+    alone (`_least_lift`). `weights`: those of `seed`, if they were drawn.
     """
     prompt_P, place = np.unique(
         np.concatenate((persistent["prompt"], other["prompt"])), return_inverse=True
@@ -215,17 +240,22 @@ def context_lift(
     ours = Windows(persistent[contents], labels(persistent, partners)), place[:cut]
     theirs = Windows(other[contents], labels(other, partners)), place[cut:]
     across = partners == "other-prompt" and similarity.loaded
+    sides = ours, theirs
+    counts = (
+        similarity.count_between(ours[0], [windows for windows, _ in sides]) if across else None
+    )
     both, one = (
-        pair_sums(similarity, ours, rows, len(prompt_P), across=across) for rows in (ours, theirs)
+        pair_sums(similarity, ours, rows, len(prompt_P), None if counts is None else counts[k])
+        for k, rows in enumerate(sides)
     )
     if not both.share or not one.share:
         value = 0.0 if both.share == 0 and one.share else None
         lift = Lift(value)
         if both.share and one.share == 0:
-            weight_PB = poisson_weights(seed, REPLICATES, prompt_P)
+            weight_PB = _weights(seed, prompt_P, weights)
             lift = _least_lift(both.estimate(weight_PB), theirs[1])
         return lift, both.share, one.share
-    weight_PB = poisson_weights(seed, REPLICATES, prompt_P)
+    weight_PB = _weights(seed, prompt_P, weights)
     estimate = both.estimate(weight_PB) / one.estimate(weight_PB)
     low, high = ends(_interval(estimate))
     few = bool(estimate.few_prompts)

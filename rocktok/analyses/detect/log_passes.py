@@ -12,14 +12,10 @@ from rocktok._types import Array
 from rocktok.analyses.detect import auto
 from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.clusters import Clusters, PromptList, choose_clusters
-from rocktok.analyses.detect.context_passes import (
-    Hardness,
-    hardness_of,
-    judge_contexts,
-    votes_of,
-)
+from rocktok.analyses.detect.context_passes import judge_contexts
 from rocktok.analyses.detect.density import Density, density_of
 from rocktok.analyses.detect.hard_sums import HardSums
+from rocktok.analyses.detect.hardness import Hardness, hardness_of, votes_of
 from rocktok.analyses.detect.instead import Alternatives
 from rocktok.analyses.detect.neighbours import Neighbours, RockFlags
 from rocktok.analyses.detect.null import MIN_DRAWS
@@ -294,7 +290,7 @@ class LogPasses:
         votes = votes_of(sums)
         if votes is not None:
             self.run.engine.run(other.source, votes)
-        return hardness_of(sums, votes).tests
+        return self.run.engine.aside(partial(hardness_of, sums, votes)).tests
 
     def with_rollouts(self, types: TypeTable) -> tuple[TypeTable, int | None]:
         """How often the late student itself still writes each type, and the step; None: no such."""

@@ -166,6 +166,25 @@ class Similarity:
         both_labels = (ours.label_M, theirs.label_M)
         return count_similar(our_rows, their_rows, rule, both_labels, self.jobs)
 
+    def count_between(self, ours: Windows, others: Sequence[Windows]) -> list[tuple[Array, Array]]:
+        """Of each of the others: `count_similar` of ours among them, and of them among ours.
+
+        Compiled, where loops are loaded, with one index of ours for all.
+        """
+        if self.loaded and self.kind in KINDS and len(ours) <= MOST_DRAWN:
+            rows = [
+                (window_rows(windows.window_MK, self.kind, self.weight_V), windows.label_M)
+                for windows in others
+            ]
+            our_rows = window_rows(ours.window_MK, self.kind, self.weight_V)
+            return few.count_between(our_rows, ours.label_M, rows, self._rule)
+        counts = []
+        for theirs in others:
+            our_M = self.count_similar(ours, theirs)
+            # Each pair is seen from both sides where they are the same.
+            counts.append((our_M, our_M if theirs is ours else self.count_similar(theirs, ours)))
+        return counts
+
     def count_by_type(
         self, types: Sequence[Windows], draws: Windows, picks: Sequence[Array]
     ) -> PartnersByType:

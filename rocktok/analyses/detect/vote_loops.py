@@ -79,31 +79,32 @@ def place_sums(
             token = np.int64(token_N[i])
             place_N[start_V[token]] = place
             start_V[token] += 1
-    keys, begin = 0, np.int64(0)
+    keys = 0
+    begin = np.int64(0)
     sum_BQ = np.zeros((strata, 2), np.int64)
     for v in range(types):
         # Each start has moved to the end of its type.
         end = np.int64(start_V[v])
-        i = begin
-        while i < end:
-            cluster = place_N[i] // (2 * strata)
+        first = begin
+        while first < end:
+            cluster = place_N[first] // (2 * strata)
             stop = (cluster + 1) * 2 * strata
-            j = i + 1
-            while j < end and place_N[j] < stop:
-                j += 1
-            first = (np.int64(v) * clusters + cluster) * strata
-            for k in range(i, j):
+            last = first + 1
+            while last < end and place_N[last] < stop:
+                last += 1
+            key = (np.int64(v) * clusters + cluster) * strata
+            for k in range(first, last):
                 place = place_N[k] - cluster * 2 * strata
                 sum_BQ[place // 2, 0] += 1
                 sum_BQ[place // 2, 1] += place % 2
             for b in range(strata):
                 if sum_BQ[b, 0]:
-                    key_E[keys] = first + b
+                    key_E[keys] = key + b
                     for q in range(2):
                         sum_EQ[keys, q] = sum_BQ[b, q]
                         sum_BQ[b, q] = 0
                     keys += 1
-            i = j
+            first = last
         begin = end
     return keys
 

@@ -14,7 +14,13 @@ import rocktok
 from rocktok.analyses.detect import context_passes as contexts
 from rocktok.analyses.detect import lift_passes as engine_lifts
 from rocktok.analyses.detect import table as report
-from rocktok.analyses.detect.lifts import Lift, LiftColumns, context_lift, singled_out
+from rocktok.analyses.detect.lifts import (
+    Lift,
+    LiftColumns,
+    PromptWeights,
+    context_lift,
+    singled_out,
+)
 from rocktok.analyses.detect.permute import DrawLimits, Drawn, draw_hash
 from rocktok.analyses.detect.similarity import Similarity
 from rocktok.engine.passes import Engine
@@ -110,6 +116,14 @@ def test_pairs_that_are_only_counted_give_the_same(partners: str, kinds: int) ->
     similarity = Similarity("surprisal", 0.5, 2 * W, rng.random(400))
     given = partners, persistent, other, 5
     assert context_lift(similarity.compiled(), *given) == context_lift(similarity, *given)
+
+
+def test_weights_that_types_share_are_those_of_each() -> None:
+    prompt_P = np.sort(np.random.default_rng(3).integers(0, 2**63, 1_300).astype(np.uint64))
+    shared = PromptWeights.draw(4, prompt_P)
+    assert shared.weight_PB.dtype == np.uint8
+    for some_P in (prompt_P, prompt_P[::7], prompt_P[:0]):
+        np.testing.assert_array_equal(shared.of(some_P), poisson_weights(4, REPLICATES, some_P))
 
 
 def test_contexts_that_the_loss_singles_out_lift_above_1() -> None:

@@ -142,6 +142,14 @@ def test_types_judged_together_are_as_if_judged_alone(
     assert [one.judgeable for one in found] == [eta != "auto", True, True, True, True, True]
 
 
+def test_parts_with_the_most_pairs_come_first() -> None:
+    sizes = [30, 10, 10, 45, 5, 5, 5, 40]
+    parts = [[7], [3, 1, 0], [4], [9, 8], [11]]
+    # 900, 100 + 100 + 2,025, 25, 25 + 25, 1,600 pairs.
+    assert judging.longest_first(parts, np.array(sizes)) == [1, 4, 0, 3, 2]
+    assert judging.longest_first([], np.zeros(0, np.int64)) == []
+
+
 def assert_same(one: Context, other: Context) -> None:
     for name, value in vars(one).items():
         np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
