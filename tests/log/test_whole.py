@@ -54,7 +54,7 @@ def test_rows_are_in_order_if_their_keys_ascend(keys: list[Row], constant: bool)
         part["step"],
         part["sequence_id"],
         part["position"],
-        Where("a.parquet", 0),
+        where,
     )
     if wrong is None:
         check()
