@@ -143,6 +143,8 @@ def _loaded(dispatcher: Any, signature: tuple[Any, ...]) -> bool:
     """
     context = dispatcher.targetctx
     with global_compiler_lock:
+        if signature in dispatcher.overloads:  # of arrays that differ in what numba does not see
+            return True
         rtsys.initialize(context)
         code = None
         try:

@@ -94,6 +94,21 @@ def test_what_is_compiled_loads_without_linear_algebra(compiled: Path) -> None:
     assert run_sums(compiled, str(compiled / "anew"), before=told) == ["0 0", "True"]
 
 
+def test_arrays_alike_to_numba_share_compiled_code() -> None:
+    """A view and what owns its data are two forms of a call, and one signature."""
+    from rocktok import kernel
+    from rocktok.stats import loops
+
+    summed = kernel.Kernel(loops.sum_one.function)
+    rows_N, x_N = np.array([1], np.int32), np.array([3], np.float32)
+    for tokens_N in (rows_N, rows_N[:], np.array([1, 1], np.int32)[1:]):
+        table_VS = np.zeros((2, 3))
+        summed(tokens_N, x_N, table_VS)
+        assert table_VS.tolist() == [[0, 0, 0], [1, 3, 9]]
+    assert len(summed._forms) == 2
+    assert len(summed._dispatcher.overloads) == len(summed._dispatcher.signatures) == 1
+
+
 def test_a_numba_that_loads_in_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
     from numba.core.caching import FunctionCache
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from rocktok.analyses.plain_json import as_plain, indented
 from rocktok.errors import printable
@@ -65,6 +65,12 @@ class Result:
     def limits(self) -> Mapping[str, object]:
         """What `--fail-if` may name: what `to_dict` holds."""
         return self.to_dict()
+
+    @classmethod
+    def limit_types(cls) -> dict[str, Any]:
+        """Key of `limits` → type of its value; of all keys that a result may have."""
+        hints = get_type_hints(cls)
+        return {"schema": str, **{field.name: hints[field.name] for field in fields(cls)}}
 
     def to_json(self) -> str:
         """JSON of `to_dict`; never NaN or an infinity, nor what would steer a terminal."""

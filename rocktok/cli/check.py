@@ -10,6 +10,7 @@ import click
 from rocktok.cli import options
 from rocktok.cli.help import Command
 from rocktok.cli.job import Job, job_options
+from rocktok.cli.limit_keys import refuse_unknown_keys
 from rocktok.cli.limits import fail_if_option, parse_limits
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def check_command(
     if rocks is not None and no_rocks:
         raise UsageError("--rocks and --no-rocks contradict each other; give one of them")
     limits = parse_limits(fail_if, or_one_of=_SEVERITIES)
+    refuse_unknown_keys(limits)
     results: list[CheckResult] = []
 
     def analyse(log: Log, engine: Engine) -> CheckResult:

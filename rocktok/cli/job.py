@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rocktok.cli import options
+from rocktok.cli.limit_keys import refuse_unknown_keys
 from rocktok.cli.limits import check_limits, parse_limits
 
 if TYPE_CHECKING:
@@ -53,10 +54,11 @@ class Job:
     def perform(self, analyse: Callable[[Engine], Result]) -> None:
         """Analyse, and deliver the result in the chosen format.
 
-        An output that cannot be written is refused before anything is read. Limits are checked when
-        the result is delivered.
+        An output that cannot be written, and a limit on what no result has, is refused before
+        anything is read. Limits are checked when the result is delivered.
         """
         limits = parse_limits(self.limits)
+        refuse_unknown_keys(limits)
         chosen = options.chosen_format(self.format_, self.output)
         options.check_output(self.output, force=self.force)
         with options.engine(self.jobs, self.dask, quiet=self.quiet) as engine:

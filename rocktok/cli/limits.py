@@ -162,14 +162,14 @@ class Limit:
             if not chosen:
                 had = list(dict.fromkeys(str(one) for *_, one in held))
                 raise LogError(f"{self._where}: no row of {name} has {key}={value}; they have "
-                               f"{_listed(had, value)}")  # fmt: skip
+                               f"{listed(had, value)}")  # fmt: skip
         return chosen
 
     def _must_have(self, keys: Mapping[str, object], key: str, name: str) -> None:
         if key in keys:
             return
         there = f"{name} has no {key!r}; it has" if name else f"there is no {key!r}; choose from"
-        raise UsageError(f"{self._where}: {there} {_listed(list(keys), key)}")
+        raise UsageError(f"{self._where}: {there} {listed(list(keys), key)}")
 
 
 def _parts(path: str) -> Iterator[re.Match[str]]:
@@ -218,7 +218,7 @@ def _shown(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
-def _listed(names: Sequence[str], wrong: str) -> str:
+def listed(names: Sequence[str], wrong: str) -> str:
     """Names that there are; the nearest is told."""
     near = [] if wrong.isdigit() else difflib.get_close_matches(wrong, names, n=1)
     shown = ", ".join(names[:_MOST])
@@ -239,10 +239,10 @@ def _is_plain_list(value: object) -> TypeGuard[Sequence[object]]:
 def _keys_of(value: object) -> str:
     """Where a path could go on."""
     if isinstance(value, Mapping):
-        return f"; it has {_listed(list(value), '')}"
+        return f"; it has {listed(list(value), '')}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         keys = list(value[0]) if value and isinstance(value[0], Mapping) else []
-        rows = f", and its rows have {_listed(keys, '')}" if keys else ""
+        rows = f", and its rows have {listed(keys, '')}" if keys else ""
         return f"; it is a list: it has {COUNT}{rows}"
     return ""
 

@@ -10,6 +10,7 @@ import click
 from rocktok.cli import options
 from rocktok.cli.help import Command
 from rocktok.cli.job import rendered, view_of
+from rocktok.cli.limit_keys import refuse_unknown_keys
 from rocktok.cli.limits import check_limits, limits_option, parse_limits
 
 
@@ -114,6 +115,7 @@ def pillars_command(
     from rocktok.analyses.pillars.passes import pillars
 
     given = parse_limits(limits)
+    refuse_unknown_keys(given)
     chosen = options.chosen_format(format_, output)
     options.check_output(output, force=force)
     result = pillars(

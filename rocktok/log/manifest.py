@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import rocktok.schema as schema
@@ -106,9 +106,46 @@ class Manifest:
         paths = [entry.path for entry in self.shards if entry.path.startswith(f"{table}/")]
         return max((shard_number(path) for path in paths), default=-1) + 1
 
+    def __post_init__(self) -> None:
+        self._encoded: list[_Encoded] = []
+
     def encode(self) -> bytes:
-        """The file's bytes."""
-        return dump_json(asdict(self))
+        """The file's bytes: `dump_json` of all fields.
+
+        It is written at every flush, so each shard is encoded once, and kept so.
+        """
+        if [one.entry for one in self._encoded] != self.shards[: len(self._encoded)]:
+            self._encoded = []
+        self._encoded += map(_Encoded.of, self.shards[len(self._encoded) :])
+        content = _plain(asdict(replace(self, shards=[])))
+        content["schema_version"] = schema.SCHEMA_VERSION
+        sealed = _put(_compact(content), '"shards":[]', [one.compact for one in self._encoded], ",")
+        shown = _indented({**content, "crc32": zlib.crc32(sealed.encode())})
+        shown = _put(shown, '"shards": []', [one.shown for one in self._encoded], ",\n  ")
+        return (shown + "\n").encode()
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A shard's entry as JSON: as its checksum is made of, and as it stands in the file."""
+
+    entry: ShardEntry
+    compact: str
+    shown: str
+
+    @classmethod
+    def of(cls, entry: ShardEntry) -> _Encoded:
+        content = _plain(asdict(entry))
+        return cls(entry, _compact(content), _indented(content).replace("\n", "\n  "))
+
+
+def _put(text: str, empty: str, rows: list[str], between: str) -> str:
+    """JSON with the rows of an empty list; its key stands nowhere else, for quotes are escaped."""
+    if not rows:
+        return text
+    before, after = text.split(empty)
+    key, line = empty.removesuffix("[]"), between.removeprefix(",")
+    return f"{before}{key}[{line}{between.join(rows)}{line[:-1]}]{after}"
 
 
 def manifest_path(rank: int, attempt: int) -> str:
@@ -129,14 +166,28 @@ def shard_number(path: str) -> int:
 
 def dump_json(content: Mapping[str, Any]) -> bytes:
     """A JSON file of a log: with the schema version, and the CRC32 of all the rest."""
-    plain = json.loads(json.dumps({**content, "schema_version": schema.SCHEMA_VERSION}))
+    plain = _plain({**content, "schema_version": schema.SCHEMA_VERSION})
     plain["crc32"] = _crc(plain)
-    return (json.dumps(plain, indent=1, ensure_ascii=False) + "\n").encode()
+    return (_indented(plain) + "\n").encode()
 
 
 def _crc(content: Mapping[str, Any]) -> int:
     kept = {key: value for key, value in content.items() if key != "crc32"}
-    return zlib.crc32(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode())
+    return zlib.crc32(_compact(kept).encode())
+
+
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """As it is read back: with keys that are texts, by which the checksum sorts them."""
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain
+
+
+def _compact(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _indented(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False)
 
 
 def load_json(where: Place, path: str, *, by_hand: bool = False) -> dict[str, Any]:

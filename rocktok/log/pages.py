@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 _DICTIONARY_PAGE = 2
 #: Fields of PageHeader: type, compressed size, and the headers of the kinds of page.
 _TYPE, _COMPRESSED, _DATA, _DICTIONARY, _DATA_V2 = 1, 3, 5, 7, 8
@@ -51,11 +53,25 @@ def pages_of(data: bytes) -> Iterator[Page]:
         yield page
 
 
+#: Pages of which a process looks at each header here; so many are worth loading a compiled loop.
+_FEW_PAGES = 2_000
+
+_looked_at = 0
+
+
 def check_pages(data: bytes, values: int, encodings: Collection[str]) -> None:
     """Raise `ValueError` for pages that are not of the values and encodings of their chunk."""
+    if _looked_at < _FEW_PAGES or not _as_claimed(data, values, encodings):
+        look_at_pages(data, values, encodings)
+
+
+def look_at_pages(data: bytes, values: int, encodings: Collection[str]) -> None:
+    """`check_pages`, one header after the other."""
+    global _looked_at
     listed = {_kind(name) for name in encodings}
     total = 0
     for number, page in enumerate(pages_of(data)):
+        _looked_at += 1
         if page.values is None:
             if number:
                 raise ValueError("a page header claims a second dictionary")
@@ -66,6 +82,19 @@ def check_pages(data: bytes, values: int, encodings: Collection[str]) -> None:
             raise ValueError("a page header claims an encoding that its footer does not list")
     if total != values:
         raise ValueError(f"its page headers claim {total:,} values, its footer {values:,}")
+
+
+def _as_claimed(data: bytes, values: int, encodings: Collection[str]) -> bool:
+    """Whether all is as it must be, by a compiled loop; False: one must look at the headers."""
+    from rocktok.log.page_loops import DEPTH, sum_pages
+
+    total_2 = np.zeros(2, dtype=np.int64)
+    if not sum_pages(np.frombuffer(data, np.uint8), np.zeros(DEPTH, dtype=np.int64), total_2):
+        return False
+    total, codes = total_2.tolist()
+    listed = {_kind(name) for name in encodings}
+    claimed = {_kind(_ENCODINGS.get(n, "")) for n in range(codes.bit_length()) if codes >> n & 1}
+    return bool(total == values and claimed <= listed)
 
 
 def _kind(encoding: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import rocktok.cli
 from rocktok.analyses import analyses
+from rocktok.cli.limit_keys import refuse_unknown_keys
 from rocktok.cli.limits import Limit, Part, parse_limits
 from rocktok.errors import LimitError, LogError, UsageError
 from tests.analyses.pillars.made import world
@@ -233,6 +234,73 @@ def test_exit_codes(name: str, inputs: dict[str, list[Path]]) -> None:
     assert error.startswith(f"rocktok: --fail-if '{exceeded}': ")
     assert error.count("\n") == 1
     json.loads(out)
+
+
+def paths(value: object, path: str = "") -> Iterator[str]:
+    """A path to every key of some JSON, in the words of `--fail-if`."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from paths(below, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and any(isinstance(row, dict) for row in value):
+        yield f"{path}.count"
+        for row in value[:3]:
+            yield from paths(row, path)
+            yield from paths(row, f"{path}[{next(iter(row))}=x]")
+    else:
+        yield path
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_no_key_of_a_result_is_refused_beforehand(name: str, inputs: dict[str, list[Path]]) -> None:
+    code, out, _ = run_command(name, *inputs[name], "-q", "--format", "json")
+    assert code == 0
+    command = rocktok.cli.cli.get_command(click.Context(rocktok.cli.cli), name)
+    assert command is not None
+    named = sorted(set(paths(json.loads(out))))
+    # Some tables have token ids as keys, which no path can name.
+    limits = [limit for path in named if (limit := Limit.parse(f"{path} > 1")) is not None]
+    assert len(limits) > 20
+    with click.Context(command):
+        refuse_unknown_keys(limits)
+
+
+@pytest.mark.parametrize("name", ["check", *LIMITS])
+def test_a_key_that_no_result_has_is_refused_before_the_log_is_read(
+    name: str, tmp_path: Path
+) -> None:
+    arguments = [tmp_path / "no log"] * (2 if name == "compare" else 1)
+    code, out, error = run_command(name, *arguments, "--fail-if", "parms.seed > 1")
+    assert (code, out) == (2, "")
+    assert error.startswith("rocktok: --fail-if 'parms.seed > 1': there is no 'parms'; choose from")
+    assert error.count("\n") == 1
+    if name != "check":
+        assert error.endswith("; did you mean 'params'?\n")
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("totals.los > 1", "totals has no 'los'; it has "),
+        ("rocks.share > 1", "rocks has no 'share'; it has count, loss_share"),
+        ("rocks.count.low > 1", "rocks.count has no 'low'; it is a value by itself"),
+        ("tokens.losses > 1", "rows of tokens have no 'losses'; they have rank, "),
+        ("tokens[-1].losses > 1", "rows of tokens have no 'losses'; they have rank, "),
+        ("tokens[tokens=x].rank > 1", "rows of tokens have no 'tokens'; they have rank, "),
+        ("tokens.count.most > 1", "rows of tokens have no 'count'; they have rank, "),
+        ("permuted.nothing > 1", "permuted has no 'nothing'; it has "),
+    ],
+)
+def test_what_is_said_of_a_key_beforehand(limit: str, message: str, tmp_path: Path) -> None:
+    code, out, error = run_command("detect", tmp_path / "no log", "--fail-if", limit)
+    assert (code, out) == (2, "")
+    assert error.startswith(f"rocktok: --fail-if '{limit}': {message}")
+
+
+def test_what_depends_on_the_log_is_told_of_its_result(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log")
+    code, out, error = run_command("detect", log, "-q", "--fail-if", "permuted.rocks > 1")
+    assert code == 2
+    assert out and "there is no 'permuted'; choose from" in error
 
 
 def test_a_text_that_is_no_limit_is_refused_before_the_log_is_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 
-import rocktok
 from rocktok.errors import DataError
+from rocktok.log import LogWriter, open_log
 from rocktok.log.checks import OrderCheck, SequenceRuns, Where
 from rocktok.log.selection import Selection, Span
 from rocktok.log.shard import sequence_starts
@@ -47,12 +48,19 @@ def keys_of(part: dict[str, np.ndarray]) -> list[Row]:
 def test_rows_are_in_order_if_their_keys_ascend(keys: list[Row], constant: bool) -> None:
     wrong = next((i for i, (a, b) in enumerate(pairwise(keys), start=1) if a >= b), None)
     part = columns(keys, constant=constant)
-    check = OrderCheck()
+    where = Where("a.parquet", 0)
+    check = partial(
+        OrderCheck().check,
+        part["step"],
+        part["sequence_id"],
+        part["position"],
+        where,
+    )
     if wrong is None:
-        check.check(*(part[name] for name in KEY), Where("a.parquet", 0))
+        check()
         return
     with pytest.raises(DataError, match=f"row {wrong}, column position: (out of order|duplicate)"):
-        check.check(*(part[name] for name in KEY), Where("a.parquet", 0))
+        check()
 
 
 @given(ANY, st.booleans())
@@ -106,7 +114,7 @@ def test_rows_in_order_are_told_apart_as_any(
 
 
 def test_a_step_that_all_rows_share_is_one_value(tmp_path: Path) -> None:
-    log = rocktok.open(write_log(tmp_path, steps=(0, 10), sequences=4))
+    log = open_log(write_log(tmp_path, steps=(0, 10), sequences=4))
     parts = list(log.scan("fixed", ["loss"], [10]))
     assert parts and {part.columns["step"].strides for part in parts} == {(0,)}
     assert all((part.columns["step"] == 10).all() for part in parts)
@@ -118,13 +126,13 @@ def test_a_step_that_all_rows_share_is_one_value(tmp_path: Path) -> None:
 
 
 def test_steps_that_share_a_row_group_are_read(tmp_path: Path) -> None:
-    with rocktok.LogWriter(tmp_path, run={"loss": {"exactness": "exact"}}) as writer:
+    with LogWriter(tmp_path, run={"loss": {"exactness": "exact"}}) as writer:
         for step in (0, 10):
             writer.write(rows(step, range(3)), table="fixed")
             writer.finish_step(step, "fixed")
     (shard,) = shards(tmp_path)
     assert pq.ParquetFile(shard).metadata.num_row_groups == 1
-    log = rocktok.open(tmp_path)
+    log = open_log(tmp_path)
     for steps, expected in ((None, {0, 10}), ([0], {0}), ([10], {10})):
         read = [part.columns["step"] for part in log.scan("fixed", ["loss"], steps)]
         assert set(np.concatenate(read).tolist()) == expected

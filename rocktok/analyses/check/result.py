@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from rocktok._types import LogIdentity
 from rocktok.analyses.result import Result
@@ -197,6 +197,11 @@ class CheckResult(Result):
             }
             for one in self.findings
         }  # fmt: skip
+
+    @classmethod
+    def limit_types(cls) -> dict[str, Any]:
+        """Names of findings; each has details of its own."""
+        return dict.fromkeys(NAMES, Any)
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NotRequired, TypedDict
 
 from rocktok._types import LogIdentity
 from rocktok.analyses.detect.instead import InsteadColumns, instead_text
@@ -298,6 +298,12 @@ class DetectResult(Result):
         known = [share for share in shares if share is not None]
         share = sum(known) if len(known) == len(shares) else None
         return {**self.to_dict(), "rocks": {"count": len(self.rocks), "loss_share": share}}
+
+    @classmethod
+    def limit_types(cls) -> dict[str, Any]:
+        """As of any result, with `rocks`."""
+        rocks = {"count": int | None, "loss_share": float | None}
+        return {**super().limit_types(), "rocks": rocks}
 
     def shown(self) -> tuple[str, pd.DataFrame]:
         """The tokens under the number of rocks."""

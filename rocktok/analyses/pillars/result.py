@@ -378,6 +378,12 @@ class PillarsResult(Result):
         whole = super().to_dict()
         return {("global" if key == "overall" else key): value for key, value in whole.items()}
 
+    @classmethod
+    def limit_types(cls) -> dict[str, Any]:
+        """As of any result, by the names in `to_dict`."""
+        whole = super().limit_types()
+        return {("global" if key == "overall" else key): type_ for key, type_ in whole.items()}
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """The arms as a pandas DataFrame."""
