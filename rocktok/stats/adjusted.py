@@ -23,7 +23,13 @@ from rocktok._types import Array
 from rocktok.hashing import hash_rows
 from rocktok.stats.contrasts import ratio
 from rocktok.stats.groups import TypeFacts
-from rocktok.stats.local_regression import PairWeights, features, intercepts, parts_of
+from rocktok.stats.local_regression import (
+    AT_ONCE,
+    PairWeights,
+    features,
+    intercepts,
+    parts_of,
+)
 
 #: Other types at most, a seeded draw: what bounds the memory of their replicates.
 MOST_OTHERS = 1_000
@@ -36,7 +42,7 @@ REACH = 0.5
 MIN_SUPPORTED = 10
 MIN_SUPPORT = 0.5
 
-#: Replicates, of resampled prompts, that are worked out together.
+#: Replicates, of resampled prompts, that are worked out together; more where types are few.
 _REPLICATES = 16
 
 #: Types of the group that are compared at once where replicates are resamples of types.
@@ -225,7 +231,8 @@ def _over_prompts(values: TypeValues, sides: Sequence[_Sides], threads: int) -> 
     def differences(part: slice) -> list[Array]:
         return pairs.differences(values.value_BT[part], values.covariate_BTC[part])
 
-    made = list(_on_threads(differences, parts_of(len(values.value_BT), _REPLICATES), threads))
+    step = max(_REPLICATES, AT_ONCE // (len(pairs.first_R) * len(pairs.other_A)))
+    made = list(_on_threads(differences, parts_of(len(values.value_BT), step), threads))
     return [np.concatenate(drawn) for drawn in zip(*made, strict=True)]
 
 

@@ -22,7 +22,7 @@ RIDGE = 0.05
 
 #: Pairs of a type of the group and another type, in as many replicates as are worked out together:
 #: what is made of them fits into a processor's cache.
-_AT_ONCE = 1 << 17
+AT_ONCE = 1 << 17
 
 
 class PairWeights:
@@ -52,9 +52,9 @@ class PairWeights:
         """For each span of the types A the weighted sums of their features, (B, 9, R)."""
         (replicates, _, first), others = self._left_B4R.shape, self._right_BA4.shape[1]
         sums = [np.empty((replicates, 9, first)) for _ in spans]
-        many = max(1, _AT_ONCE // max(1, first * others))
+        many = max(1, AT_ONCE // max(1, first * others))
         for part in parts_of(replicates, many):
-            for rows in parts_of(first, max(1, _AT_ONCE // (many * others))):
+            for rows in parts_of(first, max(1, AT_ONCE // (many * others))):
                 weight_BAR = self.of(part, rows)
                 for sums_B9R, span in zip(sums, spans, strict=True):
                     sums_B9R[part, :, rows] = features_B9A[part, :, span] @ weight_BAR[:, span]

@@ -125,7 +125,8 @@ def test_pairs_are_weighted_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) 
     rocks = changes.token_T[5:20]
     whole = adjusted_contrast(changes, rocks, 8)
     for at_once, replicates, rows in ((1, 3, 2), (100, 1, 100), (900, 64, 5)):
-        monkeypatch.setattr(local_regression, "_AT_ONCE", at_once)
+        for module in (local_regression, adjusted):
+            monkeypatch.setattr(module, "AT_ONCE", at_once)
         monkeypatch.setattr(adjusted, "_REPLICATES", replicates)
         monkeypatch.setattr(adjusted, "_ROWS", rows)
         for name, value in adjusted_contrast(changes, rocks, 8).items():
