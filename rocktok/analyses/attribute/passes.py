@@ -353,7 +353,8 @@ class _Attribution:
         more = [of_step] if sums is None else []
         types, kind_T = kinds(groups, alone)
         bootstrap = self._bootstrap(types, self.quantities, kind_T)
-        self.run.engine.run(replace(self.source, post=step), *more, bootstrap, *beside)
+        source = replace(self.source, post=step)
+        self.run.engine.run(source, *more, bootstrap, *beside, patient=True)
         return Shares(of_step, bootstrap, alone)
 
     def _group_row(self, step: int, name: str, groups: Groups, shares: Shares) -> GroupShares:
