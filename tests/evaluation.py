@@ -55,7 +55,11 @@ class MemoryEngine:
         for accumulator in accumulators:
             accumulator.update(source.batch)
 
-    def on_threads(
+    def aside(self, function: Callable[[], Any]) -> Any:
+        """At once."""
+        return function()
+
+    def asides(
         self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], ahead: int
     ) -> Iterator[Any]:
         """One call after another."""
