@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.detect.compared import Windows, partner_counts
 from rocktok.analyses.detect.context import ContextRule, Partners
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.gamma import gamma_of, random_pairs
@@ -24,7 +25,6 @@ from rocktok.analyses.detect.null import DRAWS, Null, distances, null_thresholds
 from rocktok.analyses.detect.params import MIN_SIMILARITY
 from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
-from rocktok.analyses.detect.similarity import Windows, partner_counts
 from rocktok.analyses.detect.tested import Recurrence
 from rocktok.stats.tally import run_starts
 

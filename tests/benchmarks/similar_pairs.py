@@ -30,7 +30,8 @@ import numpy as np
 import scipy
 import torch
 
-from rocktok.analyses.detect.similarity import Similarity, Windows
+from rocktok.analyses.detect.compared import Windows
+from rocktok.analyses.detect.similarity import Similarity
 from rocktok.pairs import sketches
 from rocktok.pairs.count import count_similar
 from rocktok.pairs.rows import PairRule, window_rows

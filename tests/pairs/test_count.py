@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from rocktok.analyses.detect.similarity import Similarity, Windows, partner_counts
+from rocktok.analyses.detect.compared import Windows, partner_counts
+from rocktok.analyses.detect.similarity import Similarity
 from rocktok.pairs import few, few_sparse
 from rocktok.pairs import index as pair_index
 from rocktok.pairs.count import SimilarPairs, count_similar

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rocktok.analyses.detect.similarity import Similarity, Windows
+from rocktok.analyses.detect.compared import Windows
+from rocktok.analyses.detect.similarity import Similarity
 from rocktok.pairs.levels import by_level
 from rocktok.pairs.rows import KINDS
 from tests.pairs.test_count import seeds, slow_ok, windows

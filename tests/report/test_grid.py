@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from rocktok._types import Array
+from rocktok.analyses.detect.compared import Windows, partner_counts
 from rocktok.analyses.detect.context import Partners, retention
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.passes import run_detect
 from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
-from rocktok.analyses.detect.similarity import Windows, partner_counts
 from rocktok.analyses.detect.tested import Recurrence, context_counts
 from rocktok.engine.passes import Engine
 from rocktok.report import grid

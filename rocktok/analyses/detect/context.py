@@ -12,6 +12,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect.clusters import Clusters
+from rocktok.analyses.detect.compared import Windows, labels, partner_counts
 from rocktok.analyses.detect.null import Null, null_threshold
 from rocktok.analyses.detect.persistence import (
     Choice,
@@ -20,7 +21,7 @@ from rocktok.analyses.detect.persistence import (
     of_type,
     sample_limits,
 )
-from rocktok.analyses.detect.similarity import Similarity, Windows, labels, partner_counts
+from rocktok.analyses.detect.similarity import Similarity
 from rocktok.analyses.detect.tested import ClusterCounts, context_counts
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import distinct

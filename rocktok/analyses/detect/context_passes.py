@@ -19,6 +19,7 @@ from rocktok.analyses.detect import context as contexts
 from rocktok.analyses.detect import judging
 from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.clusters import Clusters
+from rocktok.analyses.detect.compared import Windows
 from rocktok.analyses.detect.context import Context, ContextRule, PartnerCounts
 from rocktok.analyses.detect.gamma import gamma_of, random_pairs
 from rocktok.analyses.detect.hard_sums import HardSums
@@ -35,7 +36,7 @@ from rocktok.analyses.detect.persistence import (
 )
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
-from rocktok.analyses.detect.similarity import Similarity, Windows
+from rocktok.analyses.detect.similarity import Similarity
 from rocktok.analyses.detect.windows import FreePools, Pool, SketchCount, contents_of
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import REMEDIES, Source

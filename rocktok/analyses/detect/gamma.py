@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.detect.similarity import labels
+from rocktok.analyses.detect.compared import labels
 from rocktok.pairs.sketches import BITS, SIMILARITY, bits_of_pairs
 from rocktok.stats.quantiles import quantile_rank
 

@@ -11,8 +11,9 @@ from typing import TypedDict
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.detect.compared import Windows, labels
 from rocktok.analyses.detect.persistence import Thresholds
-from rocktok.analyses.detect.similarity import Similarity, Windows, labels
+from rocktok.analyses.detect.similarity import Similarity
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap, poisson_weights
 from rocktok.stats.intervals import Estimate, effective_prompts, ends

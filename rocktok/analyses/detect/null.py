@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.detect.similarity import Windows, labels
+from rocktok.analyses.detect.compared import Windows, labels
 from rocktok.analyses.detect.windows import MISSING, FreePools, offsets
 from rocktok.stats.arrays import distinct
 

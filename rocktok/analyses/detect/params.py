@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rocktok.analyses.detect.similarity import PARTNERS, SIMILARITIES
+from rocktok.analyses.detect.compared import PARTNERS
+from rocktok.analyses.detect.similarity import SIMILARITIES
 from rocktok.errors import UsageError
 
 #: Tokens on each side of a window, unless told; and, whatever is compared, half as far as the null

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.detect.compared import Windows
 from rocktok.analyses.detect.windows import MISSING, contents_of
 from rocktok.errors import DataError
 from rocktok.pairs import few, few_sparse, levels, sketches
@@ -22,7 +23,6 @@ from rocktok.pairs.few import PartnersByType
 from rocktok.pairs.rows import KINDS, PairRule, ranked, window_rows, window_rows_numpy
 
 SIMILARITIES = ("surprisal", "bag", "jaccard", "positional", "embedding", "hidden")
-PARTNERS = ("other-prompt", "other-sequence", "all")
 
 #: Slack of the comparison with γ, against the last bits of a float64 sum.
 EPSILON = 1e-9
@@ -40,44 +40,6 @@ MOST_DRAWN = 1 << 11
 
 #: Pairs of windows from which compiled loops pay: loading them takes as long as these in SciPy.
 MANY = 3_000_000
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Windows of M rows: token ids (M, 2w), and labels: rows under the same one are no partners.
-
-    For similarity "hidden" sketches, (M, 4) uint64, stand in place of the ids. A label (uint64) is
-    of the row's prompt, of its sequence, or the row's own.
-    """
-
-    window_MK: Array
-    label_M: Array
-
-    def __len__(self) -> int:
-        return len(self.window_MK)
-
-    def rows(self, rows: slice) -> Windows:
-        """Some of them."""
-        return Windows(self.window_MK[rows], self.label_M[rows])
-
-    def joined(self, others: Windows) -> Windows:
-        """These, then the others."""
-        return Windows(
-            np.concatenate((self.window_MK, others.window_MK)),
-            np.concatenate((self.label_M, others.label_M)),
-        )
-
-
-def labels(rows: dict[str, Array], partners: str) -> Array:
-    """Labels under a partner rule, of rows that have `prompt`, `sequence` and `hash`.
-
-    A row's own label is the hash of its sequence and position: once in 10^19 two share one.
-    """
-    if partners == "all":
-        return rows["hash"]
-    if partners == "other-sequence":
-        return rows["sequence"].astype(np.int64, copy=False).view(np.uint64)
-    return rows["prompt"]
 
 
 @dataclass(frozen=True)
@@ -403,14 +365,3 @@ def _rows_of(matrix: Any, start: int, stop: int) -> Any:
 def _whole(windows: Windows) -> Array:
     """Where the rows of a single type begin and end."""
     return np.array([0, len(windows)])
-
-
-def partner_counts(ours: Windows, theirs: Windows) -> Array:
-    """How many partners each of our rows has among theirs: those under another label."""
-    unique_U, count_U = np.unique(theirs.label_M, return_counts=True)
-    if len(unique_U) == 0:
-        return np.zeros(len(ours), dtype=np.int64)
-    at_M = np.minimum(np.searchsorted(unique_U, ours.label_M), len(unique_U) - 1)
-    own_M = np.where(unique_U[at_M] == ours.label_M, count_U[at_M], 0)
-    partners: Array = len(theirs) - own_M
-    return partners

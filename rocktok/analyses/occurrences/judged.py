@@ -12,11 +12,12 @@ from typing import Literal
 import numpy as np
 
 from rocktok._types import Array
+from rocktok.analyses.detect.compared import Windows, partner_counts
 from rocktok.analyses.detect.context import ContextRule, Partners, retention
 from rocktok.analyses.detect.judging import ALONE_SPARSE, NOTHING
 from rocktok.analyses.detect.null import Null
 from rocktok.analyses.detect.persistence import of_type
-from rocktok.analyses.detect.similarity import Similarity, Windows, partner_counts
+from rocktok.analyses.detect.similarity import Similarity
 from rocktok.pairs.rows import KINDS
 
 #: Occurrences of a type among which listed partners are looked for; of more, those with the

@@ -14,6 +14,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect import judging
+from rocktok.analyses.detect.compared import Windows
 from rocktok.analyses.detect.context import SAMPLE, PartnerCounts, Partners
 from rocktok.analyses.detect.context_passes import Contexts
 from rocktok.analyses.detect.persistence import (
@@ -24,7 +25,6 @@ from rocktok.analyses.detect.persistence import (
     sample_limits,
 )
 from rocktok.analyses.detect.ranking import TypeTable
-from rocktok.analyses.detect.similarity import Windows
 from rocktok.analyses.detect.windows import FreePools
 from rocktok.analyses.occurrences.judged import JudgedType, judge_types, judged_type
 

@@ -10,8 +10,9 @@ import pytest
 
 import rocktok
 from rocktok.analyses.detect import context_passes as contexts
+from rocktok.analyses.detect.compared import Windows
 from rocktok.analyses.detect.context import Context, ContextRule, Partners, share_interval
-from rocktok.analyses.detect.similarity import Similarity, Windows
+from rocktok.analyses.detect.similarity import Similarity
 from rocktok.engine.passes import Engine
 from rocktok.errors import UsageError
 from rocktok.hashing import hash_rows
