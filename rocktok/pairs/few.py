@@ -64,9 +64,9 @@ def count_by_type(
 
     similar_N, partners_N = (np.zeros(len(ours), dtype=np.int64) for _ in range(2))
     partners_E = np.zeros(len(pick_E), dtype=np.int64)
-    asked = _asked(rule)
+    asked = rule_of_loops(rule)
     few_loops.count_types(
-        _compared(ours, label_N, asked),
+        rows_of_loops(ours, label_N, asked),
         _array(ptr_T, np.int64),
         _array(label_D, np.uint64),
         _array(pick_E, np.int64),
@@ -144,7 +144,7 @@ def _look_up(
     from rocktok.pairs import drawn_loops, merge
 
     columns = 1 + max(int(rows.column_E.max(initial=-1)) for rows in (ours, draws))
-    asked, entries = _asked(rule), len(draws.column_E)
+    asked, entries = rule_of_loops(rule), len(draws.column_E)
     index = drawn_loops.DrawnIndex(
         np.zeros(columns + 2, np.int32),
         np.empty(entries, np.int32),
@@ -156,9 +156,9 @@ def _look_up(
     drawn_loops.index_drawn(packed, asked, np.empty(entries, np.bool_), index)
     similar_E, similar_N = (np.zeros(len(values), np.int64) for values in (pick_E, label_N))
     drawn_loops.count_drawn(
-        _compared(draws, label_D, asked),
+        rows_of_loops(draws, label_D, asked),
         index,
-        _compared(ours, label_N, asked),
+        rows_of_loops(ours, label_N, asked),
         _array(ptr_T, np.int64),
         _array(pick_E, np.int64),
         _array(pick_ptr_T, np.int64),
@@ -169,14 +169,15 @@ def _look_up(
     return similar_E, similar_N
 
 
-def _asked(rule: PairRule) -> Any:
+def rule_of_loops(rule: PairRule) -> Any:
+    """The rule as the loops take it."""
     from rocktok.pairs import loops
 
     # As of whole numbers: products are not scaled.
     return loops.Rule(KINDS[rule.kind], float(rule.threshold), float(rule.offsets), True)
 
 
-def _compared(rows: SparseRows, label_N: Array, rule: Any) -> Any:
+def rows_of_loops(rows: SparseRows, label_N: Array, rule: Any) -> Any:
     """Rows with what a dot product must reach for each."""
     from rocktok.pairs import few_loops, index, merge
 

@@ -21,7 +21,7 @@ from rocktok.pairs.merge import PackedRows
 LANES = 32
 
 #: Products that a pair must reach are lowered by this factor: far more than rounding.
-_SHORT = 1 - 1e-9
+SHORT = 1 - 1e-9
 
 
 class Compared(NamedTuple):
@@ -61,7 +61,24 @@ def _slot(label: np.uint64, label_H: Array, count_H: Array, mask: np.uint64) -> 
 
 
 @part
-def _score(rows: PackedRows, row: int, index: Index) -> bool:
+def make_room(rows: PackedRows, first: int, last: int, index: Index) -> None:
+    """Room for the postings of each column of some entries, in the order in which these appear."""
+    start_C, next_C = index.start_C, index.next_C
+    for e in range(first, last):
+        next_C[rows.column_E[e]] += 1
+    room = np.int32(0)
+    for e in range(first, last):
+        column = rows.column_E[e]
+        if next_C[column] > 0:
+            start_C[column] = room
+            room += next_C[column]
+            next_C[column] = -1
+    for e in range(first, last):
+        next_C[rows.column_E[e]] = start_C[rows.column_E[e]]
+
+
+@part
+def score_row(rows: PackedRows, row: int, index: Index) -> bool:
     """Add up what a row shares with those that have postings, by column in ascending order."""
     column_E, value_E = rows.column_E, rows.value_E
     start_C, next_C, row_P, value_P = index.start_C, index.next_C, index.row_P, index.value_P
@@ -78,7 +95,8 @@ def _score(rows: PackedRows, row: int, index: Index) -> bool:
 
 
 @part
-def _reaches(score_L: Array, other_L: Array, limit: Any, slope: Any) -> bool:
+def may_reach(score_L: Array, other_L: Array, limit: Any, slope: Any) -> bool:
+    """Whether any of some rows side by side may be similar."""
     hit = np.int32(0)
     for b in range(LANES):
         hit |= np.int32(score_L[b] >= limit + slope * other_L[b])
@@ -89,13 +107,13 @@ def _reaches(score_L: Array, other_L: Array, limit: Any, slope: Any) -> bool:
 def _count(ours: Compared, a: int, begin: int, index: Index, rule: Rule, similar_N: Array) -> int:
     """Partners of row a among the rows of its type before it that are similar; clears scores."""
     score_B, other_B = index.score_B, index.other_B
-    limit, slope = ours.limit_N[a] * _SHORT, ours.slope_N[a] * _SHORT
+    limit, slope = ours.limit_N[a] * SHORT, ours.slope_N[a] * SHORT
     size, label = ours.rows.size_R[a], ours.label_N[a]
     size_R, label_N = ours.rows.size_R, ours.label_N
     count, last = 0, a - begin
     for at in range(0, last, LANES):
         score_L, other_L = score_B[at : at + LANES], other_B[at : at + LANES]
-        if _reaches(score_L, other_L, limit, slope):
+        if may_reach(score_L, other_L, limit, slope):
             for b in range(at, min(at + LANES, last)):
                 if score_B[b] < limit + slope * other_B[b]:
                     continue
@@ -170,21 +188,10 @@ def count_types(
             continue
         for a in range(begin, end):
             index.other_B[a - begin] = ours.other_N[a]
-        # Room for the postings of each column, in the order in which these appear.
-        for e in range(first, last):
-            next_C[rows.column_E[e]] += 1
-        room = np.int32(0)
-        for e in range(first, last):
-            column = rows.column_E[e]
-            if next_C[column] > 0:
-                start_C[column] = room
-                room += next_C[column]
-                next_C[column] = -1
-        for e in range(first, last):
-            next_C[rows.column_E[e]] = start_C[rows.column_E[e]]
+        make_room(rows, first, last, index)
         for a in range(begin, end):
             # Only rows before it have postings yet: each pair is seen once.
-            if _score(rows, a, index):
+            if score_row(rows, a, index):
                 similar_N[a] += _count(ours, a, begin, index, rule, similar_N)
             for e in range(rows.ptr_R[a], rows.ptr_R[a + 1]):
                 p = next_C[rows.column_E[e]]

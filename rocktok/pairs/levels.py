@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.pairs.few import _asked, _compared
+from rocktok.pairs.few import rows_of_loops, rule_of_loops
 from rocktok.pairs.rows import PairRule, SparseRows
 
 
@@ -44,11 +44,11 @@ def count_levels(
     similar_NG, similar_EG = (
         np.zeros((rows, len(threshold_G)), dtype=np.int64) for rows in (len(ours), len(pick_E))
     )
-    asked = _asked(rule)
+    asked = rule_of_loops(rule)
     levels_loops.count_levels(
-        _compared(ours, label_N, asked),
+        rows_of_loops(ours, label_N, asked),
         np.ascontiguousarray(ptr_T, dtype=np.int64),
-        _compared(draws, label_D, asked),
+        rows_of_loops(draws, label_D, asked),
         np.ascontiguousarray(pick_E, dtype=np.int64),
         np.ascontiguousarray(pick_ptr_T, dtype=np.int64),
         asked,

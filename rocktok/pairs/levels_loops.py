@@ -9,20 +9,8 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.kernel import Kernel, part
-from rocktok.pairs.few_loops import _SHORT, LANES, Compared, Index, _reaches, _score
-from rocktok.pairs.loops import Rule
-
-
-@part
-def _likeness(rule: Rule, dot: float, size: float, other: float) -> float:
-    """The reference's own arithmetic."""
-    if rule.kind == 0:
-        scale = size * other
-    elif rule.kind == 1:
-        scale = size + other - dot
-    else:
-        scale = rule.offsets
-    return dot / scale
+from rocktok.pairs.few_loops import LANES, SHORT, Compared, Index, make_room, may_reach, score_row
+from rocktok.pairs.loops import Rule, likeness
 
 
 @part
@@ -39,20 +27,20 @@ def _count(
 ) -> None:
     """Add the rows of a type that are similar to row a, by threshold; clears scores."""
     score_B, other_B = index.score_B, index.other_B
-    limit, slope = one.limit_N[a] * _SHORT, one.slope_N[a] * _SHORT
+    limit, slope = one.limit_N[a] * SHORT, one.slope_N[a] * SHORT
     size, label = one.rows.size_R[a], one.label_N[a]
     size_R, label_N = ours.rows.size_R, ours.label_N
     for at in range(0, last, LANES):
         score_L, other_L = score_B[at : at + LANES], other_B[at : at + LANES]
-        if _reaches(score_L, other_L, limit, slope):
+        if may_reach(score_L, other_L, limit, slope):
             for b in range(at, min(at + LANES, last)):
                 dot = score_B[b]
                 # A dot product of 0 is no entry of a sparse product.
                 if dot == 0 or dot < limit + slope * other_B[b] or label == label_N[begin + b]:
                     continue
-                likeness = _likeness(rule, dot, size, size_R[begin + b])
+                how_alike = likeness(rule, dot, size, size_R[begin + b])
                 for g in range(len(threshold_G)):
-                    count_G[g] += likeness >= threshold_G[g]
+                    count_G[g] += how_alike >= threshold_G[g]
         score_L[:] = 0.0
 
 
@@ -60,19 +48,8 @@ def _count(
 def _fill(ours: Compared, begin: int, end: int, index: Index) -> None:
     """Postings of all rows of a type."""
     rows = ours.rows
-    start_C, next_C = index.start_C, index.next_C
-    first, last = rows.ptr_R[begin], rows.ptr_R[end]
-    for e in range(first, last):
-        next_C[rows.column_E[e]] += 1
-    room = np.int32(0)
-    for e in range(first, last):
-        column = rows.column_E[e]
-        if next_C[column] > 0:
-            start_C[column] = room
-            room += next_C[column]
-            next_C[column] = -1
-    for e in range(first, last):
-        next_C[rows.column_E[e]] = start_C[rows.column_E[e]]
+    next_C = index.next_C
+    make_room(rows, rows.ptr_R[begin], rows.ptr_R[end], index)
     for a in range(begin, end):
         index.other_B[a - begin] = ours.other_N[a]
         for e in range(rows.ptr_R[a], rows.ptr_R[a + 1]):
@@ -117,10 +94,10 @@ def count_levels(
         begin, end = ptr_T[t], ptr_T[t + 1]
         _fill(ours, begin, end, index)
         for a in range(begin, end):
-            if _score(rows, a, index):
+            if score_row(rows, a, index):
                 _count(ours, a, ours, begin, end - begin, index, rule, threshold_G, similar_NG[a])
         for i in range(pick_ptr_T[t], pick_ptr_T[t + 1]):
-            if _score(draws.rows, pick_E[i], index):
+            if score_row(draws.rows, pick_E[i], index):
                 _count(
                     draws, pick_E[i], ours, begin, end - begin, index, rule, threshold_G,
                     similar_EG[i],

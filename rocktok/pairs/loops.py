@@ -180,15 +180,21 @@ def dot_product(ours: PackedRows, a: int, theirs: PackedRows, b: int) -> float:
 
 
 @part
-def alike(rule: Rule, dot: float, size: float, other: float) -> bool:
-    """The reference's own arithmetic; a dot product of 0 is no entry of a sparse product."""
+def likeness(rule: Rule, dot: float, size: float, other: float) -> float:
+    """The reference's own arithmetic."""
     if rule.kind == 0:
         scale = size * other
     elif rule.kind == 1:
         scale = size + other - dot
     else:
         scale = rule.offsets
-    return bool(dot != 0 and dot / scale >= rule.threshold)
+    return dot / scale
+
+
+@part
+def alike(rule: Rule, dot: float, size: float, other: float) -> bool:
+    """Whether the threshold is reached; a dot product of 0 is no entry of a sparse product."""
+    return bool(dot != 0 and likeness(rule, dot, size, other) >= rule.threshold)
 
 
 @Kernel
