@@ -60,6 +60,13 @@ class TaskResult:
     decoded: Counter[tuple[int, str]]
 
 
+def make_partials(
+    sources: Sequence[tuple[TaskSource, ...]], tasks: Sequence[Task], prototypes: Prototypes
+) -> list[TaskResult]:
+    """`make_partial` of some tasks, one after the other, each with its own sources."""
+    return [make_partial(each, task, prototypes) for each, task in zip(sources, tasks, strict=True)]
+
+
 def make_partial(sources: tuple[TaskSource, ...], task: Task, prototypes: Prototypes) -> TaskResult:
     """Read a task's rows into copies of empty accumulators. Runs on a worker.
 

@@ -7,44 +7,30 @@ partials are merged in the order of the tasks, with a bounded number of them wai
 from __future__ import annotations
 
 import copy
-import gc
-import json
-import pickle
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rocktok._version import __version__
+from rocktok.engine.cluster import Cluster
 from rocktok.engine.heap import give_back
 from rocktok.engine.made import PassMade
 from rocktok.engine.once import Answers
-from rocktok.engine.partial import Partial, Prototypes, make_partial
+from rocktok.engine.partial import Partial, Prototypes, make_partials
 from rocktok.engine.requests import Request
 from rocktok.engine.source import Source, for_task
 from rocktok.engine.turns import NAMES, Companion, Turns, named
 from rocktok.engine.workers import Workers, called, cores, in_order
 from rocktok.errors import LogError, RocktokError, UsageError
-from rocktok.files import local_path
 from rocktok.log.checks import SequenceRuns
+from rocktok.log.tasks import Task
 from rocktok.stats.accumulator import Accumulator
 
 T = TypeVar("T")
 
 #: Partials that may wait to be merged, for each worker.
 OUTSTANDING = 4
-
-#: Bytes of arguments that may go to a cluster with every task.
-SMALL_BYTES = 1 << 16
-
-#: Seconds that a cluster may be without workers: they may come later than the scheduler.
-WORKERS_WAIT = 120
-
-#: Seconds to find the scheduler of a cluster.
-CONNECT_TIMEOUT = 20
 
 
 class Engine(AbstractContextManager["Engine"]):
@@ -74,7 +60,7 @@ class Engine(AbstractContextManager["Engine"]):
         self.made: list[PassMade] = []
         self._progress, self._explain = progress, explain
         self._turns = Turns(self._serve)
-        self._client: Any = _connect(dask) if dask is not None else None
+        self._cluster = None if dask is None else Cluster.connect(dask)
         self.jobs = jobs or cores()
         self._workers = Workers(self.jobs, self._turns)
         self._answers = Answers()
@@ -82,8 +68,8 @@ class Engine(AbstractContextManager["Engine"]):
     def __exit__(self, *details: object) -> None:
         self._turns.close()
         self._workers.close()
-        if self._client is not None:
-            self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
 
     def once(self, on: object, key: object, make: Callable[[], T]) -> T:
         """What `make` returns; made once, if one of the last calls was for the same.
@@ -194,27 +180,35 @@ class Engine(AbstractContextManager["Engine"]):
         sources = [request.source for request in requests]
         tasks = sources[0].tasks(needs)
         total, done, runs = sum(t.rows for t in tasks), 0, SequenceRuns()
-        prototypes = self._share(Prototypes(blank))
-        travels = self._client is not None
-        calls = ((for_task(sources, task, travels), task, prototypes) for task in tasks)
+        prototypes: Any = Prototypes(blank)
+        if self._cluster is not None:
+            prototypes = self._cluster.share(prototypes)
+        travels = self._cluster is not None
+        bundles = self._bundles(tasks)
+        calls = (
+            ([for_task(sources, task, travels) for task in bundle], bundle, prototypes)
+            for bundle in bundles
+        )
         began = time.perf_counter()
-        for task, result in zip(tasks, self.map(make_partial, calls), strict=True):
-            made.add(result.rows, result.decoded)
-            runs.merge(result.parts[0].runs)
-            yield result.parts
-            done += task.rows
-            if self._progress is not None:
-                self._progress(done, total)
+        for bundle, results in zip(bundles, self.map(make_partials, calls), strict=True):
+            for task in bundle:
+                result = results.pop(0)
+                made.add(result.rows, result.decoded)
+                runs.merge(result.parts[0].runs)
+                yield result.parts
+                done += task.rows
+                if self._progress is not None:
+                    self._progress(done, total)
         runs.check()
         made.seconds = time.perf_counter() - began
         if self._explain is not None:
             self._explain(made)
 
-    def _share(self, prototypes: Prototypes) -> Any:
-        """On a cluster, what is large goes to each worker once, not with every task."""
-        if self._client is None or len(pickle.dumps(prototypes)) < SMALL_BYTES:
-            return prototypes
-        return self._client.scatter(prototypes, broadcast=True, hash=False)
+    def _bundles(self, tasks: Sequence[Task]) -> list[Sequence[Task]]:
+        """Tasks that are handed out together; here, each alone."""
+        if self._cluster is not None:
+            return self._cluster.bundles(tasks)
+        return [[task] for task in tasks]
 
     def map(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """Results of function(*call) in the order of the calls, a bounded number of them ahead.
@@ -222,8 +216,8 @@ class Engine(AbstractContextManager["Engine"]):
         On a cluster the function must be importable there, and may be called again where a
         worker dies.
         """
-        if self._client is not None:
-            yield from self._on_cluster(function, calls)
+        if self._cluster is not None:
+            yield from self._cluster.map(function, calls, OUTSTANDING)
         else:
             yield from self.on_threads(function, calls, OUTSTANDING * self.jobs)
 
@@ -260,136 +254,3 @@ class Engine(AbstractContextManager["Engine"]):
         if self.jobs == 1:
             return self.on_threads(function, calls, ahead)
         return self._workers.map(function, calls, ahead)
-
-    def _on_cluster(
-        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]
-    ) -> Iterator[Any]:
-        from distributed import KilledWorker
-        from distributed.client import FutureCancelledError
-
-        workers = max(1, sum(self._client.nthreads().values()))
-
-        def submit(*call: Any) -> _Patient:
-            # Not pure: Dask would hash every argument to look for an earlier answer.
-            return _Patient(self._client.submit(*call, pure=False), self._client)
-
-        try:
-            yield from in_order(submit, OUTSTANDING * workers, function, calls)
-        except ModuleNotFoundError as error:
-            # Of one that has come since the client connected.
-            raise RocktokError(
-                f"a Dask worker lacks the module {error.name}; install rocktok {__version__} on "
-                "all workers, and restart them"
-            ) from error
-        except (KilledWorker, FutureCancelledError) as error:
-            raise RocktokError(
-                f"the Dask cluster failed ({str(error).splitlines()[0]}); check the logs of its "
-                "workers, and run the command again"
-            ) from error
-
-
-@dataclass
-class _Patient:
-    """A future that waits for its worker, though not for a cluster that has none left."""
-
-    future: Any
-    client: Any
-
-    def result(self) -> Any:
-        alone_since: float | None = None
-        while True:
-            try:
-                return self.future.result(timeout=1.0)
-            except TimeoutError:
-                if self.future.status == "error":
-                    raise
-            if self.client.nthreads():
-                alone_since = None
-            elif alone_since is None:
-                alone_since = time.monotonic()
-            elif time.monotonic() - alone_since > WORKERS_WAIT:
-                raise RocktokError(
-                    f"the Dask cluster has had no workers for {WORKERS_WAIT:g} s; check their "
-                    "logs, start workers, and run the command again"
-                )
-
-
-#: What every worker must agree on, asked in words that need nothing of ours there.
-_ASK = "__import__('rocktok._version', fromlist=['']).__version__"
-
-
-def _connect(dask: str) -> Any:
-    """A client of a cluster whose workers have this version. Raises `RocktokError`."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise RocktokError(
-            "--dask needs the package `distributed`; install rocktok[dask]"
-        ) from error
-    address = _address(dask)
-    try:
-        client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
-    except (OSError, TimeoutError) as error:
-        _drop_client(error)
-        raise RocktokError(
-            f"{dask}: no Dask scheduler answers there within {CONNECT_TIMEOUT} s; "
-            "check the address, and that the scheduler runs"
-        ) from error
-    except Exception as error:  # what goes wrong in there has no common base
-        _drop_client(error)
-        line = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise RocktokError(
-            f"{dask}: is not an address that Dask can connect to ({line}); give one such as "
-            "tcp://host:8786, or a scheduler file"
-        ) from error
-    try:
-        for worker, answer in sorted(client.run(eval, _ASK, on_error="return").items()):
-            if isinstance(answer, ImportError | str):
-                _check_worker(worker, None if isinstance(answer, ImportError) else answer)
-    except BaseException:
-        client.close()
-        raise
-    return client
-
-
-def _drop_client(error: Exception) -> None:
-    """Close the client that the error's frames hold.
-
-    The collector would find it some time, and deadlock if that is while another client starts: both
-    want the one lock that `distributed` has for its loops.
-    """
-    traceback.clear_frames(error.__traceback__)
-    gc.collect()
-
-
-def _address(dask: str) -> str:
-    """The scheduler's address, out of its file where that is given. Raises `RocktokError`."""
-    path = local_path(dask)
-    if "://" in dask or not (path.suffix == ".json" or path.is_file()):
-        return dask
-    try:
-        address = json.loads(path.read_bytes())["address"]
-    except FileNotFoundError as error:
-        raise RocktokError(f"{dask}: no such scheduler file; start the scheduler first") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _no_scheduler_file(dask) from error
-    if not isinstance(address, str):
-        raise _no_scheduler_file(dask)
-    return address
-
-
-def _no_scheduler_file(dask: str) -> RocktokError:
-    return RocktokError(
-        f"{dask}: is not a scheduler file; give the file that `dask scheduler --scheduler-file "
-        "FILE` writes"
-    )
-
-
-def _check_worker(worker: str, version: str | None) -> None:
-    """Raise `RocktokError` for a worker with another version, or none."""
-    if version != __version__:
-        has = "no rocktok" if version is None else f"rocktok {version}"
-        raise RocktokError(
-            f"the Dask worker {worker} has {has}, this is rocktok {__version__}; install the "
-            "same version on all workers, and restart them"
-        )

@@ -19,7 +19,8 @@ import pytest
 import rocktok
 from rocktok.analyses.detect import lift_passes as lifts
 from rocktok.analyses.info.passes import info
-from rocktok.engine import passes, source
+from rocktok.engine import cluster as clusters
+from rocktok.engine import source
 from rocktok.engine.kept import KeptRows
 from rocktok.engine.passes import Engine
 from rocktok.errors import DamagedError, RocktokError, UsageError
@@ -261,11 +262,39 @@ def _allow_failures(number: int, dask_scheduler: Any) -> int:
     return int(before)
 
 
+@pytest.mark.parametrize(("tasks", "threads"), [(0, 1), (1, 3), (8, 2), (200, 2), (4_768, 100)])
+def test_bundles_hold_all_tasks_in_order_and_the_last_go_alone(tasks: int, threads: int) -> None:
+    bundles = clusters.bundled(range(tasks), threads)
+    assert [task for bundle in bundles for task in bundle] == list(range(tasks))
+    sizes = [len(bundle) for bundle in bundles]
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes, default=0) == min(8, max(tasks // (4 * threads), min(tasks, 1)))
+    alone = sizes.count(1)
+    assert alone >= min(tasks, 4 * threads)
+    # Fewer by far than the tasks: what the scheduler hands out.
+    if tasks > 1_000:
+        assert len(bundles) < tasks / 2
+
+
+@pytest.mark.long
+def test_tasks_in_bundles_give_the_same_bytes(
+    log: Path, alone: str, shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "SHARES", 1)
+    assert list(map(len, clusters.bundled(range(8), 2))) == [4, 2, 1, 1]
+    told: list[tuple[int, int]] = []
+    engine = Engine(
+        dask=str(shared_cluster.file), progress=lambda done, total: told.append((done, total))
+    )
+    assert answer(log, engine) == alone
+    assert [total for _, total in told[:8]] == [12_800] * 8
+
+
 @pytest.mark.long
 def test_large_prototypes_go_to_a_cluster_once(
     log: Path, alone: str, shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "SMALL_BYTES", 0)
+    monkeypatch.setattr(clusters, "SMALL_BYTES", 0)
     assert answer(log, Engine(dask=str(shared_cluster.file))) == alone
 
 
@@ -339,7 +368,7 @@ def test_the_other_passes_give_the_same_bytes_on_threads_and_on_a_cluster(
 
 
 def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(passes, "CONNECT_TIMEOUT", 1)
+    monkeypatch.setattr(clusters, "CONNECT_TIMEOUT", 1)
     with pytest.raises(RocktokError, match="no Dask scheduler answers there within 1 s"):
         Engine(dask="tcp://127.0.0.1:1")
     with pytest.raises(RocktokError, match="no such scheduler file; start the scheduler first"):
@@ -368,7 +397,7 @@ def test_garbage_as_a_scheduler_file_is_one_line(content: bytes | None, tmp_path
 def test_garbage_as_an_address_is_one_line(
     address: str, in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "CONNECT_TIMEOUT", 1)
+    monkeypatch.setattr(clusters, "CONNECT_TIMEOUT", 1)
     given = address
     if in_file:
         given = str(tmp_path / "scheduler.json")
@@ -393,7 +422,7 @@ def _forget(dask_worker: Any, version: str | None) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "rocktok"]:
         if version is None:
             sys.modules[name] = None  # type: ignore[assignment]
-        elif name in ("rocktok.engine.passes", "rocktok.engine.partial"):
+        elif name in ("rocktok.engine.cluster", "rocktok.engine.partial"):
             sys.modules[name].__version__ = version  # type: ignore[attr-defined]
     if version is None:
         sys.modules["rocktok"] = None  # type: ignore[assignment]
@@ -430,7 +459,7 @@ def test_workers_that_cannot_be_used_are_one_line(
         ):
             list(engine.map(os._exit, [(1,), (1,), (1,)]))
         client.run_on_scheduler(_allow_failures, before)
-        monkeypatch.setattr(passes, "WORKERS_WAIT", 2)
+        monkeypatch.setattr(clusters, "WORKERS_WAIT", 2)
         for worker in cluster.workers:
             worker.send_signal(signal.SIGKILL)
         with pytest.raises(RocktokError, match="has had no workers for 2 s; check their logs"):
