@@ -69,6 +69,7 @@ def test_commands_run_without_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_report_is_written_without_them(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log")
     words = ["report", log, "-o", "report", "-q", "--no-lifts", "--replicates", 100, "--jobs", 2]

@@ -82,8 +82,9 @@ ANALYSES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize(
-    "name", ["attribute", *(pytest.param(n, marks=pytest.mark.long) for n in ANALYSES
-                            if n != "attribute")]
+    "name", ["attribute", pytest.param("detect", marks=pytest.mark.long),
+             *(pytest.param(n, marks=[pytest.mark.long, pytest.mark.exhaustive])
+               for n in ANALYSES if n not in ("attribute", "detect"))]
 )  # fmt: skip
 def test_numbers_do_not_depend_on_the_cut(
     name: str, logs: dict[str, Path], monkeypatch: pytest.MonkeyPatch

@@ -413,7 +413,13 @@ def run_on_full_disk(*arguments: str | Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     "suffix",
-    ["json", *(pytest.param(s, marks=pytest.mark.long) for s in ("csv", "parquet", "txt"))],
+    [
+        "json",
+        *(
+            pytest.param(s, marks=[pytest.mark.long, pytest.mark.exhaustive])
+            for s in ("csv", "parquet", "txt")
+        ),
+    ],
 )
 def test_a_full_disk_leaves_nothing(tmp_path: Path, suffix: str) -> None:
     log = write_log(tmp_path / "log")

@@ -192,6 +192,7 @@ def test_the_browser_is_asked_for_by_a_flag() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_the_wheel_holds_the_log(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],

@@ -347,6 +347,7 @@ def answers(log: Path) -> dict[str, Callable[[Engine], str]]:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_the_other_passes_give_the_same_bytes_on_threads_and_on_a_cluster(
     log: Path, shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

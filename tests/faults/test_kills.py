@@ -45,6 +45,7 @@ def write(path: Path, files: dict[str, bytes]) -> None:
     write_directory(target, files, marker=MARKER)
 
 
+@pytest.mark.long
 @forks
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_directory_is_the_old_or_the_new_one_after_a_kill_at_every_change(
@@ -128,6 +129,7 @@ def test_what_a_living_process_holds_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_commands_that_are_killed(tmp_path: Path) -> None:
     """A sample; `python -m tests.faults.kills` tries all commands, 30 times each."""
     log = str(write_log(tmp_path / "log"))

@@ -116,6 +116,7 @@ def assert_relative(got: dict[str, Tensor], expected: dict[str, Tensor], most: f
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", [further(torch.float32), torch.bfloat16])
 def test_a_large_vocabulary(dtype: torch.dtype) -> None:
     spread = torch.tensor([[0.5], [3.0], [3.0], [20.0]])
@@ -461,6 +462,7 @@ for arch, dtype, shape, more, ones in (
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_it_compiles_for_cards_that_are_not_here() -> None:
     """The interpreter allows more than the compiler does."""
     environment = {**os.environ, "TRITON_INTERPRET": "0"}

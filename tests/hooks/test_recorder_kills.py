@@ -101,6 +101,7 @@ def check(log: Path, flushed: int) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_kills_lose_only_what_was_not_flushed(tmp_path: Path) -> None:
     draw, flushed = random.Random(0), -1
     for number in range(KILLS):

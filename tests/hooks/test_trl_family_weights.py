@@ -20,6 +20,11 @@ from tests.trl_family import make_gold, make_iw_opd, make_sdft, make_sdpo
 from tests.trl_models import VOCAB_SIZE, make_model, read_sequences, read_table
 
 MAKE = {"gold": make_gold, "iw_opd": make_iw_opd, "sdft": make_sdft, "sdpo": make_sdpo}
+#: What one of them shows, the others show again.
+ONE_OF_ALL = [
+    name if name == "gold" else pytest.param(name, marks=[pytest.mark.long, pytest.mark.exhaustive])
+    for name in sorted(MAKE)
+]
 
 
 def trained(folder: Path, name: str, weights: TokenWeights | None, **options: Any) -> Any:
@@ -32,7 +37,7 @@ def trained(folder: Path, name: str, weights: TokenWeights | None, **options: An
     return trainer
 
 
-@pytest.mark.parametrize("name", sorted(MAKE))
+@pytest.mark.parametrize("name", ONE_OF_ALL)
 def test_weight_one_is_training_without_weights_bit_for_bit(tmp_path: Path, name: str) -> None:
     alone = trained(tmp_path / "alone", name, None)
     one = trained(tmp_path / "one", name, TokenWeights(HALF, 1.0))
@@ -43,7 +48,7 @@ def test_weight_one_is_training_without_weights_bit_for_bit(tmp_path: Path, name
     assert not same_parameters(alone, other)
 
 
-@pytest.mark.parametrize("name", sorted(MAKE))
+@pytest.mark.parametrize("name", ONE_OF_ALL)
 def test_weight_zero_on_every_token_leaves_the_student_as_it_is(tmp_path: Path, name: str) -> None:
     weights = TokenWeights(range(VOCAB_SIZE), 0.0)
     frozen = trained(tmp_path, name, weights, weight_decay=0.0)

@@ -200,6 +200,7 @@ with attach(trainer, Recorder(folder / "log", every=1, fixed_sequences=0), repor
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_trackio_gets_them(tmp_path: Path) -> None:
     home = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
     # trackio, which TRL imports, reads at its import where it stores.

@@ -350,6 +350,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_killed_process_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     def command(output: Path) -> list[str]:
         rocks = ",".join(map(str, frequent(written(folder), 3)))

@@ -221,6 +221,7 @@ print(max(seen))
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_memory_is_a_few_tiles_not_the_batch(tmp_path: Path) -> None:
     vocabulary, tokens = 60_000, 4_000
     rng = np.random.default_rng(0)

@@ -95,6 +95,7 @@ def read_rows(log: Path, table: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_killed_run_goes_on_behind_its_last_shard(folder: Path, tmp_path: Path) -> None:
     whole, log = tmp_path / "whole", tmp_path / "log"
     code, _, error = run_command(*command(folder, whole))

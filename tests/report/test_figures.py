@@ -358,6 +358,7 @@ def drawn_elsewhere(numbers: dict[str, Any], **environment: str) -> str:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_no_setting_of_the_user_changes_a_figure(sample: ReportResult, tmp_path: Path) -> None:
     numbers = figure_numbers(sample)
     assert len(numbers) >= 12

@@ -102,6 +102,7 @@ def test_the_tour_is_kept_without_outputs() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_the_tour_runs() -> None:
     import nbformat
     from nbclient import NotebookClient

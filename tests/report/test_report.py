@@ -290,6 +290,7 @@ def test_the_density_counts_every_sequence(sample: ReportResult) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_threads_change_nothing(files: dict[str, bytes], sample: ReportResult) -> None:
     with Engine(3) as engine:
         again = report_anew(engine)
@@ -573,6 +574,7 @@ def test_a_log_without_gradients(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_log_without_gradient_sums(tmp_path: Path) -> None:
     bare_copy(SAMPLE, tmp_path / "log", ("fixed", "rollout", "sequences"))
     content, _ = _lacks(tmp_path / "log", lifts=False)

@@ -194,6 +194,7 @@ def killed_when(due: Callable[[], bool], work: Path, run: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_run_that_is_killed_ends_as_one_that_is_not(work: Path, tmp_path: Path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     make_smol.distil(work, whole, SETTINGS, record=True)

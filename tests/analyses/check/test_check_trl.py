@@ -62,6 +62,8 @@ def test_a_healthy_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     }
 
 
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_teacher_with_another_end_token(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +111,8 @@ def test_texts_that_are_cut(tmp_path: Path) -> None:
     assert "at 16 tokens" in result["truncated"]["text"]
 
 
+@pytest.mark.long
+@pytest.mark.exhaustive
 def test_texts_that_loop(tmp_path: Path) -> None:
     teacher = saved_teacher(tmp_path / "teacher", trained_model(2, 20, looping))
     student = trained_model(1, 100, looping)

@@ -457,6 +457,7 @@ def test_types_that_leave_few_positions_free(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 def test_a_type_with_thousands_of_persistent_occurrences(tmp_path: Path) -> None:
     """More pairs than anybody holds at once."""
     log = RandomLog(22, positions=0)
