@@ -22,7 +22,7 @@ from rocktok.analyses.detect.strata import (
 )
 from rocktok.analyses.detect.votes import NEEDS, OnePassExpected, TwoPassExpected, readonly
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.tally import Tally, counted, run_starts
+from rocktok.stats.tally import Tally, counted, cut, run_starts
 
 #: Losses are summed in units of 2⁻³² nats, in an upper and a lower half: exactly, in any order.
 _LOSS_BITS = 32
@@ -49,7 +49,7 @@ def place_sums(
     keys = vote_loops.place_sums(
         token_N, position_N, starts, cluster_S, hard_N, types, clusters, STRATA, key_E, sum_EQ
     )
-    return key_E[:keys].copy(), sum_EQ[:keys].copy()
+    return cut(key_E, sum_EQ, keys)
 
 
 def type_sums(key_I: Array, sum_IQ: Array, clusters: int, *, compiled: bool) -> tuple[Array, Array]:

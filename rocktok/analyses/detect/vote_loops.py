@@ -184,6 +184,48 @@ def pair_sums(
 
 
 @Kernel
+def other_rates(prompt_E: Array, sum_EQ: Array, clusters: int, rate_E: Array) -> None:
+    """Persistent share among the rows of a prompt without those of a pair; NaN stays if none."""
+    sum_CQ = np.zeros((clusters, 2), np.int64)
+    for e in range(len(prompt_E)):
+        sum_CQ[prompt_E[e], 0] += sum_EQ[e, 0]
+        sum_CQ[prompt_E[e], 1] += sum_EQ[e, 1]
+    for e in range(len(prompt_E)):
+        rows = sum_CQ[prompt_E[e], 0] - sum_EQ[e, 0]
+        if rows > 0:
+            rate_E[e] = np.float64(sum_CQ[prompt_E[e], 1] - sum_EQ[e, 1]) / np.float64(rows)
+
+
+@Kernel
+def type_votes(
+    type_E: Array,
+    cluster_E: Array,
+    rows_E: Array,
+    hard_E: Array,
+    chance_E: Array,
+    votes_T: Array,
+    expected_T: Array,
+    count_TQ: Array,
+    persistent_TQ: Array,
+    prompts_TQ: Array,
+) -> None:
+    """`tested.hard_tests`: sums of each type over its pairs, in their order; all come in as zeros.
+
+    `count_TQ`: its pairs, and those that vote. The other two are by part of the clusters.
+    """
+    parts = np.uint64(persistent_TQ.shape[1])
+    for e in range(len(type_E)):
+        t, q = type_E[e], np.uint64(cluster_E[e]) % parts
+        count_TQ[t, 0] += 1
+        persistent_TQ[t, q] += hard_E[e]
+        prompts_TQ[t, q] += hard_E[e] > 0
+        if not np.isnan(chance_E[e]):
+            count_TQ[t, 1] += 1
+            votes_T[t] += np.float64(hard_E[e]) / np.float64(rows_E[e])
+            expected_T[t] += chance_E[e]
+
+
+@Kernel
 def group_sums(
     token_N: Array,
     position_N: Array,

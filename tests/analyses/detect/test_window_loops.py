@@ -13,6 +13,7 @@ from rocktok.analyses.detect.clusters import choose_clusters
 from rocktok.analyses.detect.hard_sums import HardSums, type_sums
 from rocktok.analyses.detect.neighbours import Neighbours
 from rocktok.analyses.detect.persistence import Thresholds
+from rocktok.analyses.detect.tested import hard_tests
 from rocktok.analyses.detect.window_loops import near_rows
 from rocktok.hashing import hash_rows
 from rocktok.stats.tally import Tally
@@ -115,6 +116,13 @@ def test_sums_of_types_and_votes_are_those_of_the_twin(clusters: int) -> None:
                 for name in ("token_T", "type_E", "cluster_E", "rows_E", "hard_E")
             ]
             + [votes.chance_E, *types]
+            + [
+                values
+                for all_types in (False, True)
+                for values in vars(
+                    hard_tests(votes, all_types=all_types, compiled=compiled)
+                ).values()
+            ]
         )
     for one, other in zip(*both, strict=True):
         assert np.array_equal(one, other, equal_nan=one.dtype == np.float64)
