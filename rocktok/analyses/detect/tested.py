@@ -138,13 +138,13 @@ def _type_sums_compiled(votes: Votes) -> tuple[Array, Array, Array, Array, Array
     from rocktok.analyses.detect import vote_loops
 
     types = len(votes.token_T)
-    sums = (
-        *(np.zeros(types) for _ in range(2)),
-        *(np.zeros((types, columns), np.int64) for columns in (2, PARTS, PARTS)),
+    votes_T, expected_T = np.zeros(types), np.zeros(types)
+    count_TQ, persistent_TQ, prompts_TQ = (
+        np.zeros((types, columns), np.int64) for columns in (2, PARTS, PARTS)
     )
     pairs = votes.type_E, votes.cluster_E, votes.rows_E, votes.hard_E, votes.chance_E
-    vote_loops.type_votes(*pairs, *sums)
-    return sums
+    vote_loops.type_votes(*pairs, votes_T, expected_T, count_TQ, persistent_TQ, prompts_TQ)
+    return votes_T, expected_T, count_TQ, persistent_TQ, prompts_TQ
 
 
 def _enough(persistent: Array, prompts: Array) -> Array:
