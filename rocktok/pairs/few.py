@@ -151,6 +151,9 @@ def _look_up(
         np.empty(entries, np.float64),
         np.zeros(columns, np.bool_),
         np.zeros(len(draws), np.float64),
+        np.zeros(len(draws) + 1, np.int32),
+        np.empty(entries, np.int32),
+        np.empty(entries, np.float64),
     )
     packed = merge.PackedRows(draws.ptr_N, draws.column_E, draws.value_E, draws.size_N)
     drawn_loops.index_drawn(packed, asked, np.empty(entries, np.bool_), index)

@@ -134,12 +134,15 @@ class Similarity:
         Compiled, where loops are loaded, with one index of ours for all.
         """
         if self.loaded and self.kind in KINDS and len(ours) <= MOST_DRAWN:
+            our_rows = window_rows(ours.window_MK, self.kind, self.weight_V)
             rows = [
-                (window_rows(windows.window_MK, self.kind, self.weight_V), windows.label_M)
+                our_rows
+                if windows is ours
+                else window_rows(windows.window_MK, self.kind, self.weight_V)
                 for windows in others
             ]
-            our_rows = window_rows(ours.window_MK, self.kind, self.weight_V)
-            return few.count_between(our_rows, ours.label_M, rows, self._rule)
+            labelled = [(each, windows.label_M) for each, windows in zip(rows, others, strict=True)]
+            return few.count_between(our_rows, ours.label_M, labelled, self._rule)
         counts = []
         for theirs in others:
             our_M = self.count_similar(ours, theirs)

@@ -123,7 +123,9 @@ def test_weights_that_types_share_are_those_of_each() -> None:
     shared = PromptWeights.draw(4, prompt_P)
     assert shared.weight_PB.dtype == np.uint8
     for some_P in (prompt_P, prompt_P[::7], prompt_P[:0]):
-        np.testing.assert_array_equal(shared.of(some_P), poisson_weights(4, REPLICATES, some_P))
+        np.testing.assert_array_equal(
+            shared.excess(some_P), poisson_weights(4, REPLICATES, some_P) - 1
+        )
 
 
 def test_contexts_that_the_loss_singles_out_lift_above_1() -> None:
