@@ -23,6 +23,7 @@ from rocktok.log.reader import Reader
 from rocktok.log.selection import EVERYWHERE
 from rocktok.log.sequences import Prompts
 from rocktok.log.tasks import Task, ids_within, joined_tasks, step_tasks
+from rocktok.runs import run_starts
 from rocktok.stats.accumulator import LARGE
 
 #: Columns that follow from others, made where an accumulator needs them.
@@ -353,15 +354,20 @@ def _same_rows(one: TaskSource, other: TaskSource) -> bool:
 
 def _kept(source: TaskSource, batch: Mapping[str, Array]) -> Array | None:
     """Which rows of a batch count (N, bool); None: all."""
-    kept = None
+    if not _selects(source):
+        return None
+    id_N = batch["sequence_id"]
+    start_S = run_starts(id_N)
+    kept_S = np.ones(len(start_S), dtype=bool)
     if source.half is not None:
-        kept = halves(batch["prompt"], source.seed) == source.half
+        # A sequence has one prompt.
+        kept_S &= halves(batch["prompt"][start_S], source.seed) == source.half
     if source.only is not None:
-        only, id_N = source.only, batch["sequence_id"]
-        at = np.minimum(np.searchsorted(only, id_N), max(0, len(only) - 1))
-        listed = only[at] == id_N if len(only) else np.zeros(len(at), dtype=bool)
-        kept = listed if kept is None else kept & listed
-    return kept
+        only, id_S = source.only, id_N[start_S]
+        at_S = np.minimum(np.searchsorted(only, id_S), max(0, len(only) - 1))
+        kept_S &= (only[at_S] == id_S) if len(only) else False
+    kept_N: Array = np.repeat(kept_S, np.diff(np.append(start_S, len(id_N))))
+    return kept_N
 
 
 def _selected(source: TaskSource, batch: dict[str, Array]) -> dict[str, Array]:

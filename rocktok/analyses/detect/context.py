@@ -151,10 +151,16 @@ class ContextRule:
 
         `draws`: of its null, for η "auto", with their distance; None: too few could be drawn.
         """
-        ours = self.windows(rows)
-        null = None if draws is None else self._count(draws[0], ours)
-        own = self._count(ours, ours)
-        return self.conclude(rows, len(ours), own, null, None if draws is None else draws[1])
+        ours, similarity = self.windows(rows), self.similarity
+        if draws is None:
+            own_M = similarity.count_similar(ours, ours)
+            own = Partners(own_M, partner_counts(ours, ours))
+            return self.conclude(rows, len(ours), own, None, None)
+        drawn, distance = draws
+        own_M, drawn_D = similarity.count_with_draws(ours, drawn)
+        own = Partners(own_M, partner_counts(ours, ours))
+        null = Partners(drawn_D, partner_counts(drawn, ours))
+        return self.conclude(rows, len(ours), own, null, distance)
 
     def conclude(
         self,
@@ -203,10 +209,6 @@ class ContextRule:
     def windows(self, rows: dict[str, Array]) -> Windows:
         """Windows of persistent occurrences, or sketches, with labels by the partner rule."""
         return Windows(rows[self.similarity.contents], labels(rows, self.partners))
-
-    def _count(self, ours: Windows, theirs: Windows) -> Partners:
-        similar_M = self.similarity.count_similar(ours, theirs)
-        return Partners(similar_M, partner_counts(ours, theirs))
 
 
 def share_interval(context: Context) -> tuple[float, float]:
