@@ -110,6 +110,24 @@ def place_sums(
 
 
 @Kernel
+def loss_sums(
+    token_N: Array, loss_N: Array, hard_N: Array, most: float, unit: float, sum_VQ: Array
+) -> None:
+    """Of the persistent rows of each type the number, and whole and part of their losses.
+
+    Losses are at most `most`; parts are counted in units of 1 / `unit`, a power of 2.
+    """
+    for i in range(len(token_N)):
+        if hard_N[i]:
+            units = np.rint(min(np.float64(loss_N[i]), most) * unit)
+            whole = np.floor(units / unit)
+            token = token_N[i]
+            sum_VQ[token, 0] += 1
+            sum_VQ[token, 1] += np.int64(whole)
+            sum_VQ[token, 2] += np.int64(units - whole * unit)
+
+
+@Kernel
 def count_types(key_I: Array, width: int) -> int:
     """Types of ascending keys: type · width + what is below."""
     types = 0

@@ -24,7 +24,7 @@ from rocktok.analyses.detect.strata import (
     strata_of,
 )
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.tally import Tally, cut, run_starts, run_sums
+from rocktok.stats.tally import Tally, counted, cut, run_starts, run_sums
 
 NEEDS = ("token_id", "sequence_id", "position", "prompt", "loss_pre", "loss_post")
 
@@ -61,7 +61,8 @@ class Expected(Protocol):
     """What a prompt and a place let expect of an occurrence, and how occurrences are summed.
 
     `token_T`: all types seen; `loss_T`: mean loss at post of their persistent occurrences;
-    `bound_T`: type and place cannot be told apart; `columns`: sums of a key; `clusters`: who votes.
+    `bound_T`: type and place cannot be told apart; `columns`: sums of a key; `ascending`: whether
+    the keys of `sums` ascend, each once; `clusters`: who votes.
     """
 
     clusters: Clusters
@@ -69,6 +70,7 @@ class Expected(Protocol):
     loss_T: Array
     bound_T: Array
     columns: int
+    ascending: bool
 
     def sums(self, batch: Batch, rows_M: Array, hard_N: Array) -> tuple[Array, Array]:
         """Keys and sums of some rows of a batch; `hard_N`: which rows are persistent."""
@@ -93,6 +95,7 @@ class OnePassExpected:
     """
 
     columns = 2
+    ascending = True
 
     def __init__(
         self,
@@ -132,9 +135,7 @@ class OnePassExpected:
         """Rows and persistent rows by type, prompt and stratum."""
         token_M = batch["token_id"][rows_M].astype(np.int64)
         pair_M = token_M * self.clusters.count + self.clusters.of_rows(batch)[rows_M]
-        ones_M = np.ones(len(rows_M), np.int64)
-        key_M = pair_M * STRATA + strata_of(batch)[rows_M]
-        return key_M, np.stack([ones_M, hard_N[rows_M].astype(np.int64)], axis=1)
+        return counted(pair_M * STRATA + strata_of(batch)[rows_M], hard_N[rows_M])
 
     def votes(self, key_I: Array, sum_IQ: Array) -> Votes:
         """π: the prompt's share times the mean ratio of the places, at most 1."""
@@ -196,6 +197,7 @@ class TwoPassExpected:
     """
 
     columns = 3
+    ascending = False
 
     def __init__(
         self,
@@ -298,7 +300,7 @@ class OccurrenceSums:
     def __init__(self, choice: Choice, expected: Expected, *, compiled: bool = False) -> None:
         self.choice, self.compiled = choice, compiled
         self.expected: Expected | None = expected
-        self.tally = Tally(expected.columns)
+        self.tally = Tally(expected.columns, compiled=compiled)
 
     def update(self, batch: Batch) -> None:
         """Add all rows of a joined batch of whole sequences."""
@@ -313,7 +315,8 @@ class OccurrenceSums:
     def add(self, batch: Batch, rows_M: Array, hard_N: Array) -> None:
         """Add some rows of a batch; `hard_N`: which of all its rows are persistent."""
         assert self.expected is not None
-        self.tally.add(*self.expected.sums(batch, rows_M, hard_N))
+        sums = self.expected.sums(batch, rows_M, hard_N)
+        self.tally.add(*sums, distinct=self.expected.ascending)
 
     def close(self) -> None:
         """Each key once; let go of what was expected."""

@@ -107,7 +107,8 @@ def test_sums_of_types_and_votes_are_those_of_the_twin(clusters: int) -> None:
             part.update({name: values[rows_of] for name, values in batch.items()})
             part.close()
             sums.merge(part)
-        votes = sums.expected().all_votes()
+        expected = sums.expected()
+        votes = expected.all_votes()
         key_I, sum_IQ = sums.places.settle()
         types = type_sums(key_I, sum_IQ, clusters, compiled=compiled)
         both.append(
@@ -115,7 +116,7 @@ def test_sums_of_types_and_votes_are_those_of_the_twin(clusters: int) -> None:
                 getattr(votes, name)
                 for name in ("token_T", "type_E", "cluster_E", "rows_E", "hard_E")
             ]
-            + [votes.chance_E, *types]
+            + [votes.chance_E, expected.loss_T, *types]
             + [
                 values
                 for all_types in (False, True)
