@@ -156,12 +156,10 @@ def count_drawn(
     pick_ptr_T: Array,
     rule: Rule,
     similar_E: Array,
-    similar_N: Array,
 ) -> None:
     """Count, of each pick, the rows of its type that are similar and under another label.
 
-    And of each row the picks that are. A drawn row is picked for a type at most once. Counts come
-    in as zeros.
+    A drawn row is picked for a type at most once. Counts come in as zeros.
     """
     drawn = len(draws.label_N)
     score_D, touched_D = np.zeros(drawn, np.float64), np.empty(drawn, np.int32)
@@ -192,7 +190,6 @@ def count_drawn(
                     if not alike(rule, dot, draws.rows.size_R[d], ours.rows.size_R[b]):
                         continue
                 similar_E[i] += 1
-                similar_N[b] += 1
             for e in range(ours.rows.ptr_R[b], ours.rows.ptr_R[b + 1]):
                 value_C[ours.rows.column_E[e]] = 0.0
         for i in range(pick_ptr_T[t], pick_ptr_T[t + 1]):
