@@ -1,9 +1,9 @@
 """Compiled loops of `few`: similar windows of many types, each with few of them.
 
 Loops check nothing: indices must be in range. Array suffixes: N rows of ours, one type after
-another; D drawn rows; E picks of drawn rows, one type after another; T types; C columns; P
-postings; B rows of a type, padded to whole groups; L lanes of a group; H slots of a table of
-labels.
+another, or of theirs; M rows of ours; D drawn rows; E picks of drawn rows, one type after another;
+T types; C columns; P postings; B rows of a type, padded to whole groups; L lanes of a group; H
+slots of a table of labels.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _count(
 
 
 @part
-def empty_index(columns: int, rows: int, postings: int) -> Index:
+def empty_index(columns: int, rows: Any, postings: Any) -> Index:
     """An index of at most so many rows, and of as many postings."""
     padded = (rows // LANES + 1) * LANES
     return Index(

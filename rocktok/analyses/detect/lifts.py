@@ -61,8 +61,11 @@ class HardBootstrap(PromptBootstrap):
     The thresholds are held fixed: replicates do not choose new quantiles.
     """
 
-    def __init__(self, types: Array, thresholds: Thresholds, seed: int) -> None:
-        super().__init__(types, ("", "hard_pre", "hard_post", "persistent"), seed)
+    def __init__(
+        self, types: Array, thresholds: Thresholds, seed: int, *, compiled: bool = False
+    ) -> None:
+        quantities = ("", "hard_pre", "hard_post", "persistent")
+        super().__init__(types, quantities, seed, compiled=compiled)
         self.thresholds = thresholds
         self.needs = ("token_id", "sequence_id", "prompt", "loss_pre", "loss_post")
 
@@ -75,7 +78,8 @@ class HardBootstrap(PromptBootstrap):
             "hard_post": hard_post_N,
             "persistent": self.thresholds.chosen(batch),
         }
-        super().update({**batch, **hard})
+        marks = {name: hard_N.astype(np.float32) for name, hard_N in hard.items()}
+        super().update({**batch, **marks})
 
     def lifts(self) -> list[Lift]:
         """`persistence_lift` of each of the types."""
