@@ -23,6 +23,7 @@ from rocktok.log.reader import Reader
 from rocktok.log.selection import EVERYWHERE
 from rocktok.log.sequences import Prompts
 from rocktok.log.tasks import Task, ids_within, joined_tasks, step_tasks
+from rocktok.runs import run_starts
 from rocktok.stats.accumulator import LARGE
 
 #: Columns that follow from others, made where an accumulator needs them.
@@ -45,6 +46,12 @@ _JOINED = {"sequence_id", "position", "token_id", "loss", "loss_pre", "loss_post
 _KEYS = _JOINED | {"step"}
 
 _UNKNOWN: Any = object()
+
+#: Rows that count of a batch: a mark for each, or where they stand in long runs these.
+_Kept = Array | list[slice]
+
+#: Rows of a run, on average, from which runs are copied as such.
+_LONG = 64
 
 #: Table beside `fixed` → what gives it to a log.
 REMEDIES = {
@@ -251,14 +258,14 @@ class Reading:
             yield self._with_derived(_selected(self.source, batch), self.all_needs)
             return
         batch = self._with_derived(batch, self.all_needs)
-        kept: list[tuple[TaskSource, Array | None]] = []
+        kept: list[tuple[TaskSource, _Kept | None]] = []
         for source, needs in zip(self.sources, self.needs, strict=True):
             kept_N = next((k for other, k in kept if _same_rows(source, other)), _UNKNOWN)
             if kept_N is _UNKNOWN:
                 kept_N = _kept(source, batch)
                 kept.append((source, kept_N))
             names = [name for name in batch if name in needs or name in _KEYS]
-            yield {name: batch[name] if kept_N is None else batch[name][kept_N] for name in names}
+            yield {name: _taken(batch[name], kept_N) for name in names}
 
     def _beside(self) -> list[BesideRows]:
         columns: dict[str, list[str]] = {}
@@ -351,19 +358,37 @@ def _same_rows(one: TaskSource, other: TaskSource) -> bool:
     return halves_alike and one.only is other.only
 
 
-def _kept(source: TaskSource, batch: Mapping[str, Array]) -> Array | None:
-    """Which rows of a batch count (N, bool); None: all."""
-    kept = None
+def _kept(source: TaskSource, batch: Mapping[str, Array]) -> _Kept | None:
+    """Which rows of a batch count; None: all."""
+    if not _selects(source):
+        return None
+    id_N = batch["sequence_id"]
+    start_S = run_starts(id_N)
+    kept_S = np.ones(len(start_S), dtype=bool)
     if source.half is not None:
-        kept = halves(batch["prompt"], source.seed) == source.half
+        # A sequence has one prompt.
+        kept_S &= halves(batch["prompt"][start_S], source.seed) == source.half
     if source.only is not None:
-        only, id_N = source.only, batch["sequence_id"]
-        at = np.minimum(np.searchsorted(only, id_N), max(0, len(only) - 1))
-        listed = only[at] == id_N if len(only) else np.zeros(len(at), dtype=bool)
-        kept = listed if kept is None else kept & listed
-    return kept
+        only, id_S = source.only, id_N[start_S]
+        at_S = np.minimum(np.searchsorted(only, id_S), max(0, len(only) - 1))
+        kept_S &= (only[at_S] == id_S) if len(only) else False
+    end_S = np.append(start_S, len(id_N))
+    edges = end_S[np.flatnonzero(np.diff(kept_S, prepend=False, append=False))]
+    if len(edges) * _LONG <= 2 * len(id_N):
+        return [slice(*ends) for ends in edges.reshape(-1, 2).tolist()]
+    kept_N: Array = np.repeat(kept_S, np.diff(end_S))
+    return kept_N
+
+
+def _taken(values_N: Array, kept: _Kept | None) -> Array:
+    """The rows of a column that count."""
+    if kept is None:
+        return values_N
+    if isinstance(kept, list):
+        return np.concatenate([values_N[rows] for rows in kept] or [values_N[:0]])
+    return values_N[kept]
 
 
 def _selected(source: TaskSource, batch: dict[str, Array]) -> dict[str, Array]:
     kept = _kept(source, batch)
-    return batch if kept is None else {name: values[kept] for name, values in batch.items()}
+    return {name: _taken(values, kept) for name, values in batch.items()}

@@ -2,8 +2,9 @@
 
 Rows that are alike share more than what is frequent: an index of the drawn rows leaves out the
 frequent columns, as far as a row has none but too little there to be alike by them alone (as in
-All-Pairs, Bayardo, Ma and Srikant 2007). What it leaves out is bounded by lengths; pairs that reach
-that bound are added up in full, in the reference's order.
+All-Pairs, Bayardo, Ma and Srikant 2007). What it leaves out is bounded by lengths; where that bound
+is reached it is added up, and where rounding could tell a pair from the threshold all is, in the
+reference's order.
 
 Loops check nothing: indices must be in range. Array suffixes: N rows of ours, one type after
 another; D drawn rows; E entries of drawn rows, or picks of them, one type after another; T types; C
@@ -33,7 +34,7 @@ class DrawnIndex(NamedTuple):
     """Drawn rows by column, from `start_C` on in ascending row, but for what is left out.
 
     `frequent_C`: of which columns entries may be left out. `rest_D`: length of what is left out of
-    a row, or how many entries where these are counted.
+    a row, or how many entries where these are counted; `left_ptr_D`: where these entries begin.
     """
 
     start_C: Array
@@ -41,6 +42,9 @@ class DrawnIndex(NamedTuple):
     value_P: Array
     frequent_C: Array
     rest_D: Array
+    left_ptr_D: Array
+    left_column_E: Array
+    left_value_E: Array
 
 
 @part
@@ -64,7 +68,7 @@ def index_drawn(rows: PackedRows, rule: Rule, kept_E: Array, index: DrawnIndex) 
     for c in range(len(count_C)):
         frequent_C[c] = FREQUENT * count_C[c] >= len(rows.size_R)
     for d in range(len(rows.size_R)):
-        left = _budget(rule, rows.size_R[d])
+        most_left = _budget(rule, rows.size_R[d])
         begin, end = rows.ptr_R[d], rows.ptr_R[d + 1]
         kept_E[begin:end] = True
         rest = 0.0
@@ -78,11 +82,18 @@ def index_drawn(rows: PackedRows, rule: Rule, kept_E: Array, index: DrawnIndex) 
             if at < 0:
                 break
             value = rows.value_E[at] ** 2 if rule.kind == 0 else rows.value_E[at]
-            if rest + value >= left:
+            if rest + value >= most_left:
                 break
             rest += value
             kept_E[at] = False
         index.rest_D[d] = np.sqrt(rest) if rule.kind == 0 else rest
+        left = index.left_ptr_D[d]
+        for e in range(begin, end):
+            if not kept_E[e]:
+                index.left_column_E[left] = rows.column_E[e]
+                index.left_value_E[left] = rows.value_E[e]
+                left += 1
+        index.left_ptr_D[d + 1] = left
     for e in range(len(rows.column_E)):
         if kept_E[e]:
             start_C[rows.column_E[e] + 2] += 1
@@ -99,17 +110,19 @@ def index_drawn(rows: PackedRows, rule: Rule, kept_E: Array, index: DrawnIndex) 
 @part
 def _probe(
     rows: PackedRows, row: int, rule: Rule, index: DrawnIndex, last: Any, score_D: Array,
-    touched_D: Array,
+    touched_D: Array, value_C: Array,
 ) -> tuple[int, float]:  # fmt: skip
     """Drawn rows up to `last` that share an indexed column with a row, listed, and how much.
 
-    Returns how many, and by what to multiply the rests for a bound of what is left out.
+    Returns how many, and by what to multiply the rests for a bound of what is left out. Sets the
+    row's values in frequent columns, `value_C`.
     """
     touched, frequent = 0, 0.0
     for e in range(rows.ptr_R[row], rows.ptr_R[row + 1]):
         c, value = rows.column_E[e], rows.value_E[e]
         if index.frequent_C[c]:
             frequent += value * value
+            value_C[c] = value
         for p in range(index.start_C[c], index.start_C[c + 1]):
             d = index.row_P[np.uint32(p)]
             if d > last:
@@ -124,6 +137,15 @@ def _probe(
     return touched, np.sqrt(frequent) if rule.kind == 0 else 1.0
 
 
+@part
+def _left(index: DrawnIndex, d: int, value_C: Array) -> float:
+    """What a drawn row shares with another in the columns that the index leaves out."""
+    total = 0.0
+    for e in range(index.left_ptr_D[d], index.left_ptr_D[d + 1]):
+        total += index.left_value_E[e] * value_C[index.left_column_E[e]]
+    return total
+
+
 @Kernel
 def count_drawn(
     draws: Compared,
@@ -134,15 +156,14 @@ def count_drawn(
     pick_ptr_T: Array,
     rule: Rule,
     similar_E: Array,
-    similar_N: Array,
 ) -> None:
     """Count, of each pick, the rows of its type that are similar and under another label.
 
-    And of each row the picks that are. A drawn row is picked for a type at most once. Counts come
-    in as zeros.
+    A drawn row is picked for a type at most once. Counts come in as zeros.
     """
     drawn = len(draws.label_N)
     score_D, touched_D = np.zeros(drawn, np.float64), np.empty(drawn, np.int32)
+    value_C = np.zeros(len(index.frequent_C), np.float64)
     pick_D = np.full(drawn, -1, np.int64)
     for t in range(len(ptr_T) - 1):
         last = np.int64(-1)
@@ -150,19 +171,26 @@ def count_drawn(
             pick_D[pick_E[i]] = i
             last = max(last, pick_E[i])
         for b in range(ptr_T[t], ptr_T[t + 1]):
-            touched, scale = _probe(ours.rows, b, rule, index, last, score_D, touched_D)
+            touched, scale = _probe(ours.rows, b, rule, index, last, score_D, touched_D, value_C)
             for k in range(touched):
                 d = touched_D[k]
-                most = (score_D[d] + index.rest_D[d] * scale) * _WIDE
+                score = score_D[d]
                 score_D[d] = 0.0
                 i = pick_D[d]
-                if i < 0 or most < draws.limit_N[d] + draws.slope_N[d] * ours.other_N[b]:
+                least = draws.limit_N[d] + draws.slope_N[d] * ours.other_N[b]
+                if i < 0 or (score + index.rest_D[d] * scale) * _WIDE < least:
                     continue
                 if draws.label_N[d] == ours.label_N[b]:
                     continue
-                dot = dot_product(draws.rows, d, ours.rows, b)
-                if alike(rule, dot, draws.rows.size_R[d], ours.rows.size_R[b]):
-                    similar_E[i] += 1
-                    similar_N[b] += 1
+                score += _left(index, d, value_C)
+                if score * _WIDE < least:
+                    continue
+                if not (least > 0.0 and score > least * _WIDE):
+                    dot = dot_product(draws.rows, d, ours.rows, b)
+                    if not alike(rule, dot, draws.rows.size_R[d], ours.rows.size_R[b]):
+                        continue
+                similar_E[i] += 1
+            for e in range(ours.rows.ptr_R[b], ours.rows.ptr_R[b + 1]):
+                value_C[ours.rows.column_E[e]] = 0.0
         for i in range(pick_ptr_T[t], pick_ptr_T[t + 1]):
             pick_D[pick_E[i]] = -1

@@ -100,47 +100,6 @@ def count_drawn(
 
     Arguments as of `count_by_type`; a drawn row is picked for a type at most once.
     """
-    return _look_up(draws, label_D, ours, label_N, ptr_T, pick_E, pick_ptr_T, rule)[0]
-
-
-def count_between(
-    draws: SparseRows,
-    label_D: Array,
-    others: Sequence[tuple[SparseRows, Array]],
-    rule: PairRule,
-) -> list[tuple[Array, Array]]:
-    """Compare some rows with others; rows under the same label are no partners.
-
-    Args:
-        draws: D rows, whose columns mean what those of the others do. label_D: uint64.
-        others: several times N rows, and their labels.
-        rule: the similarity and its threshold.
-
-    Returns:
-        For each of the others (D,) and (N,) int64: similar partners of each of the draws among
-        them, and of each of them among the draws.
-    """
-    ours = SparseRows.joined([rows for rows, _ in others])
-    label_N = np.concatenate([label_N for _, label_N in others])
-    ptr_T = np.cumsum([0, *(len(rows) for rows, _ in others)])
-    pick_E = np.tile(np.arange(len(draws)), len(others))
-    pick_ptr_T = np.arange(len(others) + 1) * len(draws)
-    similar_E, similar_N = _look_up(draws, label_D, ours, label_N, ptr_T, pick_E, pick_ptr_T, rule)
-    edges = ptr_T[1:-1]
-    return list(zip(np.split(similar_E, len(others)), np.split(similar_N, edges), strict=True))
-
-
-def _look_up(
-    draws: SparseRows,
-    label_D: Array,
-    ours: SparseRows,
-    label_N: Array,
-    ptr_T: Array,
-    pick_E: Array,
-    pick_ptr_T: Array,
-    rule: PairRule,
-) -> tuple[Array, Array]:
-    """`count_drawn`, and of each row the picks that are similar and under another label."""
     from rocktok.pairs import drawn_loops, merge
 
     columns = 1 + max(int(rows.column_E.max(initial=-1)) for rows in (ours, draws))
@@ -151,10 +110,13 @@ def _look_up(
         np.empty(entries, np.float64),
         np.zeros(columns, np.bool_),
         np.zeros(len(draws), np.float64),
+        np.zeros(len(draws) + 1, np.int32),
+        np.empty(entries, np.int32),
+        np.empty(entries, np.float64),
     )
     packed = merge.PackedRows(draws.ptr_N, draws.column_E, draws.value_E, draws.size_N)
     drawn_loops.index_drawn(packed, asked, np.empty(entries, np.bool_), index)
-    similar_E, similar_N = (np.zeros(len(values), np.int64) for values in (pick_E, label_N))
+    similar_E = np.zeros(len(pick_E), np.int64)
     drawn_loops.count_drawn(
         rows_of_loops(draws, label_D, asked),
         index,
@@ -164,9 +126,72 @@ def _look_up(
         _array(pick_ptr_T, np.int64),
         asked,
         similar_E,
+    )
+    return similar_E
+
+
+def count_between(
+    ours: SparseRows, label_M: Array, others: Sequence[tuple[SparseRows, Array]], rule: PairRule
+) -> list[tuple[Array, Array]]:
+    """Compare some rows with others, themselves among them; no partners under the same label.
+
+    Args:
+        ours: M rows, a few thousand at most. label_M: uint64.
+        others: several times N rows, whose columns mean what those of ours do, and their labels.
+        rule: the similarity and its threshold.
+
+    Returns:
+        For each of the others (M,) and (N,) int64: similar partners of each of ours among them, and
+        of each of them among ours.
+    """
+    counts = []
+    for theirs, label_N in others:
+        if theirs is ours:
+            similar_M = _count_own(ours, label_M, rule)
+            counts.append((similar_M, similar_M))
+        else:
+            counts.append(_count_others(ours, label_M, theirs, label_N, rule))
+    return counts
+
+
+def _count_own(ours: SparseRows, label_M: Array, rule: PairRule) -> Array:
+    """(M,) similar partners of each row among the others; each pair is looked at once."""
+    from rocktok.pairs import few_loops
+
+    asked, rows = rule_of_loops(rule), len(ours)
+    similar_M, partners_M, none = (np.zeros(size, np.int64) for size in (rows, rows, 0))
+    few_loops.count_types(
+        rows_of_loops(ours, label_M, asked),
+        np.array([0, rows]),
+        np.zeros(0, np.uint64),
+        none,
+        np.zeros(2, np.int64),
+        asked,
+        1 + int(ours.column_E.max(initial=-1)),
+        rows + 1,
+        similar_M,
+        partners_M,
+        none,
+    )
+    return similar_M
+
+
+def _count_others(
+    ours: SparseRows, label_M: Array, theirs: SparseRows, label_N: Array, rule: PairRule
+) -> tuple[Array, Array]:
+    from rocktok.pairs import few_loops
+
+    asked = rule_of_loops(rule)
+    similar_M, similar_N = (np.zeros(len(rows), np.int64) for rows in (ours, theirs))
+    few_loops.count_others(
+        rows_of_loops(ours, label_M, asked),
+        rows_of_loops(theirs, label_N, asked),
+        asked,
+        1 + max(int(rows.column_E.max(initial=-1)) for rows in (ours, theirs)),
+        similar_M,
         similar_N,
     )
-    return similar_E, similar_N
+    return similar_M, similar_N
 
 
 def rule_of_loops(rule: PairRule) -> Any:

@@ -1,9 +1,9 @@
-"""Compiled loop of `few`: similar windows of many types, each with few of them.
+"""Compiled loops of `few`: similar windows of many types, each with few of them.
 
 Loops check nothing: indices must be in range. Array suffixes: N rows of ours, one type after
-another; D drawn rows; E picks of drawn rows, one type after another; T types; C columns; P
-postings; B rows of a type, padded to whole groups; L lanes of a group; H slots of a table of
-labels.
+another, or of theirs; M rows of ours; D drawn rows; E picks of drawn rows, one type after another;
+T types; C columns; P postings; B rows of a type, padded to whole groups; L lanes of a group; H
+slots of a table of labels.
 """
 
 from __future__ import annotations
@@ -104,13 +104,19 @@ def may_reach(score_L: Array, other_L: Array, limit: Any, slope: Any) -> bool:
 
 
 @part
-def _count(ours: Compared, a: int, begin: int, index: Index, rule: Rule, similar_N: Array) -> int:
-    """Partners of row a among the rows of its type before it that are similar; clears scores."""
+def _count(
+    theirs: Compared, a: int, ours: Compared, begin: int, last: int, index: Index, rule: Rule,
+    similar_N: Array,
+) -> int:  # fmt: skip
+    """Partners of row a of theirs among `last` indexed rows of ours that are similar.
+
+    These begin at `begin`, and are counted in `similar_N`, too; clears scores.
+    """
     score_B, other_B = index.score_B, index.other_B
-    limit, slope = ours.limit_N[a] * SHORT, ours.slope_N[a] * SHORT
-    size, label = ours.rows.size_R[a], ours.label_N[a]
+    limit, slope = theirs.limit_N[a] * SHORT, theirs.slope_N[a] * SHORT
+    size, label = theirs.rows.size_R[a], theirs.label_N[a]
     size_R, label_N = ours.rows.size_R, ours.label_N
-    count, last = 0, a - begin
+    count = 0
     for at in range(0, last, LANES):
         score_L, other_L = score_B[at : at + LANES], other_B[at : at + LANES]
         if may_reach(score_L, other_L, limit, slope):
@@ -124,6 +130,48 @@ def _count(ours: Compared, a: int, begin: int, index: Index, rule: Rule, similar
                     similar_N[begin + b] += 1
         score_L[:] = 0.0
     return count
+
+
+@part
+def empty_index(columns: int, rows: Any, postings: Any) -> Index:
+    """An index of at most so many rows, and of as many postings."""
+    padded = (rows // LANES + 1) * LANES
+    return Index(
+        np.zeros(columns, np.int32),
+        np.zeros(columns, np.int32),
+        np.empty(postings, np.int32),
+        np.empty(postings, np.float64),
+        np.zeros(padded, np.float64),
+        np.zeros(padded, np.float64),
+    )
+
+
+@Kernel
+def count_others(
+    ours: Compared,
+    theirs: Compared,
+    rule: Rule,
+    columns: int,
+    similar_M: Array,
+    similar_N: Array,
+) -> None:
+    """Count, of rows of ours (M) and of theirs (N), similar partners among the others.
+
+    `columns`: one more than the largest column id. Counts come in as zeros.
+    """
+    rows = ours.rows
+    index = empty_index(columns, len(ours.label_N), len(rows.column_E))
+    next_C = index.next_C
+    make_room(rows, 0, len(rows.column_E), index)
+    for a in range(len(ours.label_N)):
+        index.other_B[a] = ours.other_N[a]
+        for e in range(rows.ptr_R[a], rows.ptr_R[a + 1]):
+            p = next_C[rows.column_E[e]]
+            index.row_P[p], index.value_P[p] = a, rows.value_E[e]
+            next_C[rows.column_E[e]] += 1
+    for b in range(len(theirs.label_N)):
+        if score_row(theirs.rows, b, index):
+            similar_N[b] += _count(theirs, b, ours, 0, len(ours.label_N), index, rule, similar_M)
 
 
 @Kernel
@@ -153,15 +201,7 @@ def count_types(
         if size < many:
             indexed = max(indexed, size)
             postings = max(postings, rows.ptr_R[ptr_T[t + 1]] - rows.ptr_R[ptr_T[t]])
-    padded = (indexed // LANES + 1) * LANES
-    index = Index(
-        np.zeros(columns, np.int32),
-        np.zeros(columns, np.int32),
-        np.empty(postings, np.int32),
-        np.empty(postings, np.float64),
-        np.zeros(padded, np.float64),
-        np.zeros(padded, np.float64),
-    )
+    index = empty_index(columns, indexed, postings)
     start_C, next_C = index.start_C, index.next_C
     slots = 2
     while slots < 2 * most:
@@ -192,7 +232,8 @@ def count_types(
         for a in range(begin, end):
             # Only rows before it have postings yet: each pair is seen once.
             if score_row(rows, a, index):
-                similar_N[a] += _count(ours, a, begin, index, rule, similar_N)
+                before = a - begin
+                similar_N[a] += _count(ours, a, ours, begin, before, index, rule, similar_N)
             for e in range(rows.ptr_R[a], rows.ptr_R[a + 1]):
                 p = next_C[rows.column_E[e]]
                 index.row_P[p], index.value_P[p] = a - begin, rows.value_E[e]

@@ -101,16 +101,20 @@ class Distinct:
     def of(cls, source: SparseRows, columns: Columns, rule: Any, *, sort: bool) -> Distinct:
         """Merge equal rows; `sort`: those with the same columns in the head side by side."""
         row_N, first_R = _group(source)
-        rows = _take(source, first_R)
         if sort:
-            order = np.argsort(_head_columns(rows, columns), kind="stable")
-            rows = _take(source, first_R[order])
+            bits_R = np.empty(len(first_R), dtype=np.int64)
+            merge.head_bits(_rows(source), first_R, columns.slot_C, columns.head, bits_R)
+            order = np.argsort(bits_R, kind="stable")
+            first_R = first_R[order]
             rank_R = np.empty(len(order), dtype=np.int64)
             rank_R[order] = np.arange(len(order))
             row_N = rank_R[row_N]
+        rows = _take(source, first_R)
         weight_R = np.bincount(row_N, minlength=len(first_R))
-        split = _split(rows, columns, rule)
-        return cls(rows, split, weight_R, row_N, _head_lengths(rows, columns, rule))
+        length_R = np.empty(len(first_R))
+        head = merge.head_lengths(rows, columns.slot_C, length_R)
+        split = _split(rows, columns, rule, head)
+        return cls(rows, split, weight_R, row_N, _bounds(length_R, rows, rule))
 
 
 def _width(ours: SparseRows, theirs: SparseRows) -> int:
@@ -140,11 +144,8 @@ def _take(rows: SparseRows, pick_R: Array) -> Any:
     return into
 
 
-def _head_lengths(rows: Any, columns: Columns, rule: Any) -> Array:
-    """(R,) float64: length of each row's part in the head."""
-    value_E = np.where(columns.slot_C[rows.column_E] >= 0, rows.value_E, 0.0)
-    row_E = np.repeat(np.arange(len(rows.size_R)), np.diff(rows.ptr_R))
-    length_R = np.sqrt(np.bincount(row_E, value_E * value_E, minlength=len(rows.size_R)))
+def _bounds(length_R: Array, rows: Any, rule: Any) -> Array:
+    """(R,) float64: length of each row's part in the head, where values are scaled scaled too."""
     if not rule.whole:
         usable_R = (rows.size_R > 0) & np.isfinite(rows.size_R)
         np.divide(length_R, rows.size_R, out=length_R, where=usable_R)
@@ -152,20 +153,10 @@ def _head_lengths(rows: Any, columns: Columns, rule: Any) -> Array:
     return length_R
 
 
-def _head_columns(rows: Any, columns: Columns) -> Array:
-    """(R,) int64: columns of the head that a row has, a bit each, the most frequent highest."""
-    slot_E = columns.slot_C[rows.column_E].astype(np.int64)
-    bit_E = np.where(slot_E >= 0, np.int64(1) << np.maximum(columns.head - 1 - slot_E, 0), 0)
-    total_E = np.concatenate(([0], np.cumsum(bit_E)))
-    bits_R: Array = np.diff(total_E[rows.ptr_R])
-    return bits_R
-
-
-def _split(rows: Any, columns: Columns, rule: Any) -> Any:
-    tail = int((columns.slot_C[rows.column_E] < 0).sum())
-    head = len(rows.column_E) - tail
+def _split(rows: Any, columns: Columns, rule: Any, head: int) -> Any:
+    """`head`: entries of the rows in the head's columns."""
     arrays = []
-    for entries in (tail, head):
+    for entries in (len(rows.column_E) - head, head):
         arrays += [np.zeros(len(rows.ptr_R), dtype=np.int64)]
         arrays += [np.zeros(entries, dtype=np.int32), np.zeros(entries, dtype=np.float32)]
     split = loops.Split(*arrays)

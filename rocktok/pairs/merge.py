@@ -1,7 +1,7 @@
-"""Compiled loops that make windows into sparse rows, and find equal ones.
+"""Compiled loops that make windows into sparse rows, find equal ones, and weigh frequent columns.
 
 Array suffixes: N windows; E entries of sparse rows; R rows; G groups of equal rows; K offsets of a
-window.
+window; C columns.
 """
 
 from __future__ import annotations
@@ -104,3 +104,32 @@ def take_rows(rows: PackedRows, pick_R: Array, into: PackedRows) -> None:
             into.column_E[at], into.value_E[at] = rows.column_E[e], rows.value_E[e]
             at += 1
         into.ptr_R[i + 1] = at
+
+
+@Kernel
+def head_bits(rows: PackedRows, pick_R: Array, slot_C: Array, head: int, bits_R: Array) -> None:
+    """Which columns of the head some rows have, a bit each, the most frequent one highest.
+
+    `slot_C`: place of a column in the head, −1 outside.
+    """
+    for i in range(len(pick_R)):
+        bits = np.int64(0)
+        for e in range(rows.ptr_R[pick_R[i]], rows.ptr_R[pick_R[i] + 1]):
+            slot = np.int64(slot_C[rows.column_E[e]])
+            if slot >= 0:
+                bits += np.int64(1) << (head - 1 - slot)
+        bits_R[i] = bits
+
+
+@Kernel
+def head_lengths(rows: PackedRows, slot_C: Array, length_R: Array) -> int:
+    """Length of the part of each row in the head's columns; returns how many entries these are."""
+    entries = 0
+    for i in range(len(length_R)):
+        total = 0.0
+        for e in range(rows.ptr_R[i], rows.ptr_R[i + 1]):
+            if slot_C[rows.column_E[e]] >= 0:
+                total += rows.value_E[e] * rows.value_E[e]
+                entries += 1
+        length_R[i] = np.sqrt(total)
+    return entries

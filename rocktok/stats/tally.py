@@ -44,8 +44,8 @@ class Tally:
 
     def merge(self, other: Self) -> None:
         """Add another's sums."""
-        for key_E, sum_EQ in other._parts:
-            self.add(key_E, sum_EQ, distinct=not other._loose)
+        for (key_E, sum_EQ), ascending in zip(other._parts, other._ascending, strict=True):
+            self.add(key_E, sum_EQ, distinct=ascending)
 
     def settle(self) -> tuple[Array, Array]:
         """Distinct keys, ascending, and the (E, Q) sums of each."""
@@ -84,7 +84,17 @@ def _merged(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array
     key_E = np.empty(len(key_A) + len(key_B), dtype=np.int64)
     sum_EQ = np.empty((len(key_E), sum_AQ.shape[1]), dtype=np.int64)
     keys = tally_loops.merge(key_A, sum_AQ, key_B, sum_BQ, key_E, sum_EQ)
-    return key_E[:keys].copy(), sum_EQ[:keys].copy()
+    return cut(key_E, sum_EQ, keys)
+
+
+def cut(key_E: Array, sum_EQ: Array, keys: int) -> tuple[Array, Array]:
+    """The first keys and their sums, where they are: what is behind them is given back.
+
+    Nothing else may look at the arrays.
+    """
+    key_E.resize(keys, refcheck=False)
+    sum_EQ.resize((keys, sum_EQ.shape[1]), refcheck=False)
+    return key_E, sum_EQ
 
 
 def run_starts(sorted_N: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.analyses.detect.clusters import Clusters
 from rocktok.analyses.detect.compared import Windows, labels, partner_counts
-from rocktok.analyses.detect.null import Null, null_threshold
+from rocktok.analyses.detect.null import null_threshold
 from rocktok.analyses.detect.persistence import (
     Choice,
     PersistentWindows,
@@ -151,38 +151,16 @@ class ContextRule:
 
         `draws`: of its null, for η "auto", with their distance; None: too few could be drawn.
         """
-        ours = self.windows(rows)
-        null = None if draws is None else self._count(draws[0], ours)
-        own = self._count(ours, ours)
-        return self.conclude(rows, len(ours), own, null, None if draws is None else draws[1])
-
-    def judge_together(
-        self, types: list[tuple[dict[str, Array], Array]], null: Null | None
-    ) -> list[Context]:
-        """`judge` of many types with few occurrences each, compiled.
-
-        Args:
-            types: the rows of each, and which rows of the front of the null's pool are its draws.
-            null: None: η is a number.
-        """
-        if not types:
-            return []
-        ours = [self.windows(rows) for rows, _ in types]
-        draws = ours[0].rows(slice(0, 0)) if null is None else null.front.windows
-        counted = self.similarity.count_by_type(ours, draws, [picked for _, picked in types])
-        contexts = []
-        own = drawn = slice(0, 0)
-        for rows, picked in types:
-            own = slice(own.stop, own.stop + len(rows["loss"]))
-            drawn = slice(drawn.stop, drawn.stop + len(picked))
-            ours_of = Partners(counted.similar_N[own], counted.partners_N[own])
-            null_of = Partners(counted.similar_E[drawn], counted.partners_E[drawn])
-            contexts.append(
-                self.conclude(rows, len(rows["loss"]), ours_of, null_of, 2 * null.window)
-                if null is not None
-                else self.conclude(rows, len(rows["loss"]), ours_of, None, None)
-            )
-        return contexts
+        ours, similarity = self.windows(rows), self.similarity
+        if draws is None:
+            own_M = similarity.count_similar(ours, ours)
+            own = Partners(own_M, partner_counts(ours, ours))
+            return self.conclude(rows, len(ours), own, None, None)
+        drawn, distance = draws
+        own_M, drawn_D = similarity.count_with_draws(ours, drawn)
+        own = Partners(own_M, partner_counts(ours, ours))
+        null = Partners(drawn_D, partner_counts(drawn, ours))
+        return self.conclude(rows, len(ours), own, null, distance)
 
     def conclude(
         self,
@@ -231,10 +209,6 @@ class ContextRule:
     def windows(self, rows: dict[str, Array]) -> Windows:
         """Windows of persistent occurrences, or sketches, with labels by the partner rule."""
         return Windows(rows[self.similarity.contents], labels(rows, self.partners))
-
-    def _count(self, ours: Windows, theirs: Windows) -> Partners:
-        similar_M = self.similarity.count_similar(ours, theirs)
-        return Partners(similar_M, partner_counts(ours, theirs))
 
 
 def share_interval(context: Context) -> tuple[float, float]:

@@ -150,8 +150,17 @@ class Contexts:
         assert types.persistent_T is not None
         persistent_T = types.persistent_T
         sampled: dict[int, Context] = {}
+        judged: dict[int, Context] = {}
+        if self.hardness is not None:
+            # All are judged: those that need no pass first, while analyses beside this one work.
+            whole = [i for i in order if not self._is_sampled(persistent_T[i])]
+            judged = dict(zip(whole, self._whole(types, whole, windows), strict=True))
         at = 0
         while at < len(order):
+            if order[at] in judged:
+                yield judged.pop(order[at])
+                at += 1
+                continue
             if not self._is_sampled(persistent_T[order[at]]):
                 rest = order[at:]
                 whole = list(takewhile(lambda i: not self._is_sampled(persistent_T[i]), rest))
@@ -183,7 +192,9 @@ class Contexts:
         whole = self.hardness is not None
         places = judging.longest_first(parts, size_T) if whole else list(range(len(parts)))
         calls = ((rule, null, windows, parts[at]) for at in places)
-        judged = self.engine.asides(judging.judge, calls, self.engine.jobs + 1)
+        # All are wanted, and held: none that take less time wait for those before them.
+        ahead = len(parts) if whole else self.engine.jobs + 1
+        judged = self.engine.asides(judging.judge, calls, ahead)
         if not whole:
             for contexts_of in judged:
                 yield from contexts_of

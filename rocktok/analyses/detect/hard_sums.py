@@ -22,7 +22,7 @@ from rocktok.analyses.detect.strata import (
 )
 from rocktok.analyses.detect.votes import NEEDS, OnePassExpected, TwoPassExpected, readonly
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.tally import Tally, counted, run_starts
+from rocktok.stats.tally import Tally, counted, cut, run_starts
 
 #: Losses are summed in units of 2⁻³² nats, in an upper and a lower half: exactly, in any order.
 _LOSS_BITS = 32
@@ -49,7 +49,30 @@ def place_sums(
     keys = vote_loops.place_sums(
         token_N, position_N, starts, cluster_S, hard_N, types, clusters, STRATA, key_E, sum_EQ
     )
-    return key_E[:keys].copy(), sum_EQ[:keys].copy()
+    return cut(key_E, sum_EQ, keys)
+
+
+def loss_sums(batch: Batch, hard_N: Array, *, compiled: bool) -> tuple[Array, Array]:
+    """Types, and of their persistent rows the number and both halves of the losses at post.
+
+    `compiled`: types that ascend, each once; else one for each persistent row.
+    """
+    if compiled:
+        from rocktok.analyses.detect import vote_loops
+
+        token_N = readonly(batch["token_id"])
+        sum_VQ = np.zeros((int(token_N.max()) + 1, 3), np.int64)
+        loss_N = np.ascontiguousarray(batch["loss_post"]).view()
+        loss_N.setflags(write=False)
+        vote_loops.loss_sums(token_N, loss_N, hard_N, _MOST_LOSS, 2.0**_LOSS_BITS, sum_VQ)
+        token_T = np.flatnonzero(sum_VQ[:, 0])
+        return token_T, sum_VQ[token_T]
+    loss_M = np.minimum(batch["loss_post"][hard_N].astype(np.float64), _MOST_LOSS)
+    loss_M = np.rint(loss_M * 2**_LOSS_BITS)
+    upper_M = np.floor(loss_M / 2**_LOSS_BITS)
+    sums = [np.ones(len(loss_M)), upper_M, loss_M - upper_M * 2**_LOSS_BITS]
+    token_M = batch["token_id"][hard_N].astype(np.int64)
+    return token_M, np.stack(sums, axis=1).astype(np.int64)
 
 
 def type_sums(key_I: Array, sum_IQ: Array, clusters: int, *, compiled: bool) -> tuple[Array, Array]:
@@ -86,7 +109,7 @@ class HardSums:
     def __init__(self, choice: Choice, clusters: Clusters, *, compiled: bool = False) -> None:
         self.choice, self.clusters, self.compiled = choice, clusters, compiled
         self.places = Tally(2, compiled=compiled)
-        self.prompts, self.losses = Tally(2), Tally(3)
+        self.prompts, self.losses = Tally(2), Tally(3, compiled=compiled)
 
     def update(self, batch: Batch) -> None:
         """Add a joined batch of whole sequences."""
@@ -104,12 +127,7 @@ class HardSums:
             hard_S = np.add.reduceat(hard_N.astype(np.int64), starts)
             self.prompts.add(place_S, np.stack([rows_S, hard_S], axis=1))
         self.places.add(*places, distinct=True)
-        loss_M = np.minimum(batch["loss_post"][hard_N].astype(np.float64), _MOST_LOSS)
-        loss_M = np.rint(loss_M * 2**_LOSS_BITS)
-        upper_M = np.floor(loss_M / 2**_LOSS_BITS)
-        sums = [np.ones(len(loss_M)), upper_M, loss_M - upper_M * 2**_LOSS_BITS]
-        token_M = batch["token_id"][hard_N].astype(np.int64)
-        self.losses.add(token_M, np.stack(sums, axis=1).astype(np.int64))
+        self.losses.add(*loss_sums(batch, hard_N, compiled=self.compiled), distinct=self.compiled)
 
     def close(self) -> None:
         """Each key once."""

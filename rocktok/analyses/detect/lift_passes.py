@@ -55,7 +55,8 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
     params, rule = contexts.params, contexts.rule
     at = np.searchsorted(types.token_T, token_T)
     counts_T = types.persistent_T[at], (types.frequency_T - types.persistent_T)[at]
-    hard = HardBootstrap(token_T, contexts.thresholds, params.seed)
+    large = contexts.source.large
+    hard = HardBootstrap(token_T, contexts.thresholds, params.seed, compiled=large)
     choices: tuple[Choice, Choice] = contexts.thresholds, Others(contexts.thresholds)
     both = []
     for choice, count_T in zip(choices, counts_T, strict=True):
@@ -69,13 +70,13 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
                 params.seed,
                 limit_V,
                 contents=(rule.similarity.contents,),
-                compiled=contexts.source.large,
+                compiled=large,
             )
         )
     contexts.engine.run(contexts.source, hard, *both)
     occurrences = [windows.result() for windows in both]
     count_T = hard.each("").value
-    similarity = rule.similarity.compiled() if contexts.source.large else rule.similarity
+    similarity = rule.similarity.compiled() if large else rule.similarity
     types_of_round = list(zip(hard.types.tolist(), count_T, hard.lifts(), strict=True))
     compared_T = [
         tuple(of_type(rows, v, LIFT_SAMPLE) for rows in occurrences) for v, _, _ in types_of_round

@@ -61,8 +61,11 @@ class HardBootstrap(PromptBootstrap):
     The thresholds are held fixed: replicates do not choose new quantiles.
     """
 
-    def __init__(self, types: Array, thresholds: Thresholds, seed: int) -> None:
-        super().__init__(types, ("", "hard_pre", "hard_post", "persistent"), seed)
+    def __init__(
+        self, types: Array, thresholds: Thresholds, seed: int, *, compiled: bool = False
+    ) -> None:
+        quantities = ("", "hard_pre", "hard_post", "persistent")
+        super().__init__(types, quantities, seed, compiled=compiled)
         self.thresholds = thresholds
         self.needs = ("token_id", "sequence_id", "prompt", "loss_pre", "loss_post")
 
@@ -75,7 +78,8 @@ class HardBootstrap(PromptBootstrap):
             "hard_post": hard_post_N,
             "persistent": self.thresholds.chosen(batch),
         }
-        super().update({**batch, **hard})
+        marks = {name: hard_N.astype(np.float32) for name, hard_N in hard.items()}
+        super().update({**batch, **marks})
 
     def lifts(self) -> list[Lift]:
         """`persistence_lift` of each of the types."""
@@ -120,13 +124,13 @@ class PairSums:
         """P(similar); None without pairs."""
         return self.similar / self.pairs if self.pairs else None
 
-    def estimate(self, weight_PB: Array) -> Estimate:
-        """The share, with its effects under the weights of each replicate.
+    def estimate(self, excess_PB: Array) -> Estimate:
+        """The share, with its effects under the weights of each replicate, less 1 each.
 
         Their spread is the jackknife's, which is never too small on average (Efron and Stein 1981).
         """
         share = np.array(self.similar / self.pairs)
-        effect_B = share * (self.slope_P @ (weight_PB - 1))
+        effect_B = share * (self.slope_P @ excess_PB)
         return Estimate(share, effect_B, np.array(self.prompts))
 
 
@@ -210,14 +214,17 @@ class PromptWeights:
             weight_PB[rows] = poisson_weights(seed, REPLICATES, prompt_P[rows])
         return cls(prompt_P, weight_PB)
 
-    def of(self, prompt_Q: Array) -> Array:
-        """(Q, B) float64, of some of the prompts."""
-        rows: Array = self.weight_PB[np.searchsorted(self.prompt_P, prompt_Q)]
-        return rows.astype(np.float64)
+    def excess(self, prompt_Q: Array) -> Array:
+        """(Q, B) float64, the weights of some of the prompts, less 1."""
+        rows_QB = self.weight_PB[np.searchsorted(self.prompt_P, prompt_Q)]
+        excess_QB: Array = np.subtract(rows_QB, 1.0)
+        return excess_QB
 
 
-def _weights(seed: int, prompt_P: Array, drawn: PromptWeights | None) -> Array:
-    return poisson_weights(seed, REPLICATES, prompt_P) if drawn is None else drawn.of(prompt_P)
+def _excess(seed: int, prompt_P: Array, drawn: PromptWeights | None) -> Array:
+    if drawn is None:
+        return poisson_weights(seed, REPLICATES, prompt_P) - 1
+    return drawn.excess(prompt_P)
 
 
 def context_lift(
@@ -253,11 +260,10 @@ def context_lift(
         value = 0.0 if both.share == 0 and one.share else None
         lift = Lift(value)
         if both.share and one.share == 0:
-            weight_PB = _weights(seed, prompt_P, weights)
-            lift = _least_lift(both.estimate(weight_PB), theirs[1])
+            lift = _least_lift(both.estimate(_excess(seed, prompt_P, weights)), theirs[1])
         return lift, both.share, one.share
-    weight_PB = _weights(seed, prompt_P, weights)
-    estimate = both.estimate(weight_PB) / one.estimate(weight_PB)
+    excess_PB = _excess(seed, prompt_P, weights)
+    estimate = both.estimate(excess_PB) / one.estimate(excess_PB)
     low, high = ends(_interval(estimate))
     few = bool(estimate.few_prompts)
     return Lift(float(estimate.value), low, high, few), both.share, one.share

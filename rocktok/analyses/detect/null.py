@@ -34,6 +34,19 @@ def null_thresholds(values_DG: Array) -> Array:
     return thresholds_G
 
 
+def null_thresholds_by_type(values_E: Array, draws_T: Array) -> Array:
+    """The same of each type (T,), whose draws (`draws_T` of them) stand one type after another."""
+    if len(draws_T) and bool((draws_T == draws_T[0]).all()):
+        return null_thresholds(values_E.reshape(len(draws_T), -1).T)
+    thresholds_T = np.empty(len(draws_T), values_E.dtype)
+    start_T = np.cumsum(draws_T) - draws_T
+    for draws in np.unique(draws_T).tolist():
+        alike_T = draws_T == draws
+        values_GD = values_E[start_T[alike_T][:, None] + np.arange(draws)]
+        thresholds_T[alike_T] = null_thresholds(values_GD.T)
+    return thresholds_T
+
+
 def distances(window: int) -> tuple[int, ...]:
     """How far from v the null is drawn: 2w, or nearer where too few positions are that far."""
     return (2 * window, window, window // 2)

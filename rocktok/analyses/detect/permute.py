@@ -36,8 +36,9 @@ class Drawn:
     def chosen(self, batch: Batch) -> Array:
         """Which rows of a batch are drawn."""
         limit_N = self.limit_V[np.minimum(batch["token_id"], len(self.limit_V) - 1)]
-        hash_N = draw_hash(self.seed, batch, np.arange(len(limit_N)))
-        drawn_N: Array = (hash_N <= limit_N) & (limit_N > 0)
+        rows_M = np.flatnonzero(limit_N)
+        drawn_N = np.zeros(len(limit_N), dtype=bool)
+        drawn_N[rows_M] = draw_hash(self.seed, batch, rows_M) <= limit_N[rows_M]
         return drawn_N
 
 
@@ -96,8 +97,10 @@ class DrawLimits:
         hash_M = np.concatenate([hashed for _, hashed in self._parts])
         order = np.lexsort((hash_M, token_M))
         token_M, hash_M = token_M[order], hash_M[order]
-        for v in np.flatnonzero(self.wanted_V).tolist():
-            start, stop = np.searchsorted(token_M, [v, v + 1]).tolist()
-            at = start + int(self.wanted_V[v] - self.below_V[v]) - 1
-            limit_V[v] = hash_M[at] if start <= at < stop else self.high_V[v]
+        token_T = np.flatnonzero(self.wanted_V)
+        edge_T, stop_T = (np.searchsorted(token_M, token_T, side) for side in ("left", "right"))
+        at_T = edge_T + self.wanted_V[token_T] - self.below_V[token_T] - 1
+        found_T = (edge_T <= at_T) & (at_T < stop_T)
+        limit_V[token_T] = self.high_V[token_T]
+        limit_V[token_T[found_T]] = hash_M[at_T[found_T]]
         return limit_V

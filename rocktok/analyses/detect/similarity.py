@@ -128,18 +128,37 @@ class Similarity:
         both_labels = (ours.label_M, theirs.label_M)
         return count_similar(our_rows, their_rows, rule, both_labels, self.jobs)
 
+    def count_with_draws(self, ours: Windows, draws: Windows) -> tuple[Array, Array]:
+        """`count_similar` of ours among ours, and of some drawn windows among ours."""
+        few_drawn = len(ours) * len(draws) >= MANY // 100 and len(draws) <= MOST_DRAWN
+        if not (self.loaded and self.kind in KINDS and few_drawn):
+            return self.count_similar(ours, ours), self.count_similar(draws, ours)
+        rule, all_D = self._rule, np.arange(len(draws))
+        # Ours are made ready once for both.
+        rows, drawn = (
+            window_rows(windows.window_MK, self.kind, self.weight_V) for windows in (ours, draws)
+        )
+        similar_M = count_similar(rows, None, rule, (ours.label_M, ours.label_M), self.jobs)
+        similar_D = few.count_drawn(
+            drawn, draws.label_M, rows, ours.label_M, _whole(ours), all_D, _whole(draws), rule
+        )
+        return similar_M, similar_D
+
     def count_between(self, ours: Windows, others: Sequence[Windows]) -> list[tuple[Array, Array]]:
         """Of each of the others: `count_similar` of ours among them, and of them among ours.
 
         Compiled, where loops are loaded, with one index of ours for all.
         """
         if self.loaded and self.kind in KINDS and len(ours) <= MOST_DRAWN:
+            our_rows = window_rows(ours.window_MK, self.kind, self.weight_V)
             rows = [
-                (window_rows(windows.window_MK, self.kind, self.weight_V), windows.label_M)
+                our_rows
+                if windows is ours
+                else window_rows(windows.window_MK, self.kind, self.weight_V)
                 for windows in others
             ]
-            our_rows = window_rows(ours.window_MK, self.kind, self.weight_V)
-            return few.count_between(our_rows, ours.label_M, rows, self._rule)
+            labelled = [(each, windows.label_M) for each, windows in zip(rows, others, strict=True)]
+            return few.count_between(our_rows, ours.label_M, labelled, self._rule)
         counts = []
         for theirs in others:
             our_M = self.count_similar(ours, theirs)

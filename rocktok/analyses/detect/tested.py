@@ -92,23 +92,16 @@ def hard_tests(votes: Votes, *, all_types: bool = False, compiled: bool = False)
     bits, faster in large logs.
     """
     types = len(votes.token_T)
-    voting = ~np.isnan(votes.chance_E)
-    type_E, chance_E = votes.type_E[voting], votes.chance_E[voting]
-    votes_T = np.bincount(type_E, votes.hard_E[voting] / votes.rows_E[voting], types)
-    expected_T = np.bincount(type_E, chance_E, types)
-    hard_pairs = votes.hard_E > 0
-    # Clusters are in the order of hashes: each fourth is as good as drawn.
-    part_E = votes.type_E * PARTS + votes.cluster_E % PARTS
-    persistent_TQ = np.bincount(part_E, votes.hard_E, types * PARTS).reshape(-1, PARTS)
-    prompts_TQ = np.bincount(part_E[hard_pairs], minlength=types * PARTS).reshape(-1, PARTS)
+    sums = _type_sums_compiled(votes) if compiled else _type_sums(votes)
+    votes_T, expected_T, count_TQ, persistent_TQ, prompts_TQ = sums
     testable_T = _enough(persistent_TQ.sum(axis=1), prompts_TQ.sum(axis=1))
     halves = persistent_TQ[:, :2] + persistent_TQ[:, 2:], prompts_TQ[:, :2] + prompts_TQ[:, 2:]
     shares = [_enough(*part).mean(axis=1) for part in ((persistent_TQ, prompts_TQ), halves)]
     wanted_T = np.ones(types, dtype=bool) if all_types else testable_T
     p_hard_T = np.full(types, np.nan)
     p_hard_T[wanted_T] = tails(
-        chance_E[wanted_T[type_E]],
-        np.bincount(type_E, minlength=types)[wanted_T],
+        votes.chance_E[wanted_T[votes.type_E] & ~np.isnan(votes.chance_E)],
+        count_TQ[wanted_T, 1],
         votes_T[wanted_T],
         compiled=compiled,
     )
@@ -116,12 +109,42 @@ def hard_tests(votes: Votes, *, all_types: bool = False, compiled: bool = False)
         hardness_T = np.where(votes_T > 0, votes_T / expected_T, 0.0)
     return HardTests(
         votes.token_T,
-        np.bincount(votes.type_E, minlength=types),
+        count_TQ[:, 0],
         hardness_T,
         p_hard_T,
         testable_T,
         np.stack(shares, axis=1),
     )
+
+
+def _type_sums(votes: Votes) -> tuple[Array, Array, Array, Array, Array]:
+    """Sums of each type: votes, expected ones, pairs and those that vote (T, 2), and by part of the
+    clusters persistent occurrences and clusters that hold one, (T, `PARTS`).
+    """
+    types = len(votes.token_T)
+    voting_E = ~np.isnan(votes.chance_E)
+    type_V = votes.type_E[voting_E]
+    votes_T = np.bincount(type_V, votes.hard_E[voting_E] / votes.rows_E[voting_E], types)
+    expected_T = np.bincount(type_V, votes.chance_E[voting_E], types)
+    counts = [np.bincount(type_P, minlength=types) for type_P in (votes.type_E, type_V)]
+    # Clusters are in the order of hashes: each fourth is as good as drawn.
+    part_E = votes.type_E * PARTS + votes.cluster_E % PARTS
+    persistent_TQ = np.bincount(part_E, votes.hard_E, types * PARTS).reshape(-1, PARTS)
+    prompts_TQ = np.bincount(part_E[votes.hard_E > 0], minlength=types * PARTS).reshape(-1, PARTS)
+    return votes_T, expected_T, np.stack(counts, axis=1), persistent_TQ, prompts_TQ
+
+
+def _type_sums_compiled(votes: Votes) -> tuple[Array, Array, Array, Array, Array]:
+    from rocktok.analyses.detect import vote_loops
+
+    types = len(votes.token_T)
+    votes_T, expected_T = np.zeros(types), np.zeros(types)
+    count_TQ, persistent_TQ, prompts_TQ = (
+        np.zeros((types, columns), np.int64) for columns in (2, PARTS, PARTS)
+    )
+    pairs = votes.type_E, votes.cluster_E, votes.rows_E, votes.hard_E, votes.chance_E
+    vote_loops.type_votes(*pairs, votes_T, expected_T, count_TQ, persistent_TQ, prompts_TQ)
+    return votes_T, expected_T, count_TQ, persistent_TQ, prompts_TQ
 
 
 def _enough(persistent: Array, prompts: Array) -> Array:

@@ -110,6 +110,24 @@ def place_sums(
 
 
 @Kernel
+def loss_sums(
+    token_N: Array, loss_N: Array, hard_N: Array, most: float, unit: float, sum_VQ: Array
+) -> None:
+    """Of the persistent rows of each type the number, and whole and part of their losses.
+
+    Losses are at most `most`; parts are counted in units of 1 / `unit`, a power of 2.
+    """
+    for i in range(len(token_N)):
+        if hard_N[i]:
+            units = np.rint(min(np.float64(loss_N[i]), most) * unit)
+            whole = np.floor(units / unit)
+            token = token_N[i]
+            sum_VQ[token, 0] += 1
+            sum_VQ[token, 1] += np.int64(whole)
+            sum_VQ[token, 2] += np.int64(units - whole * unit)
+
+
+@Kernel
 def count_types(key_I: Array, width: int) -> int:
     """Types of ascending keys: type · width + what is below."""
     types = 0
@@ -181,6 +199,48 @@ def pair_sums(
     for e in range(pairs):
         ratio_E[e] /= np.float64(sum_EQ[e, 0])
     return pairs
+
+
+@Kernel
+def other_rates(prompt_E: Array, sum_EQ: Array, clusters: int, rate_E: Array) -> None:
+    """Persistent share among the rows of a prompt without those of a pair; NaN stays if none."""
+    sum_CQ = np.zeros((clusters, 2), np.int64)
+    for e in range(len(prompt_E)):
+        sum_CQ[prompt_E[e], 0] += sum_EQ[e, 0]
+        sum_CQ[prompt_E[e], 1] += sum_EQ[e, 1]
+    for e in range(len(prompt_E)):
+        rows = sum_CQ[prompt_E[e], 0] - sum_EQ[e, 0]
+        if rows > 0:
+            rate_E[e] = np.float64(sum_CQ[prompt_E[e], 1] - sum_EQ[e, 1]) / np.float64(rows)
+
+
+@Kernel
+def type_votes(
+    type_E: Array,
+    cluster_E: Array,
+    rows_E: Array,
+    hard_E: Array,
+    chance_E: Array,
+    votes_T: Array,
+    expected_T: Array,
+    count_TQ: Array,
+    persistent_TQ: Array,
+    prompts_TQ: Array,
+) -> None:
+    """`tested.hard_tests`: sums of each type over its pairs, in their order; all come in as zeros.
+
+    `count_TQ`: its pairs, and those that vote. The other two are by part of the clusters.
+    """
+    parts = np.uint64(persistent_TQ.shape[1])
+    for e in range(len(type_E)):
+        t, q = type_E[e], np.uint64(cluster_E[e]) % parts
+        count_TQ[t, 0] += 1
+        persistent_TQ[t, q] += hard_E[e]
+        prompts_TQ[t, q] += hard_E[e] > 0
+        if not np.isnan(chance_E[e]):
+            count_TQ[t, 1] += 1
+            votes_T[t] += np.float64(hard_E[e]) / np.float64(rows_E[e])
+            expected_T[t] += chance_E[e]
 
 
 @Kernel

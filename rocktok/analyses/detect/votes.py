@@ -24,9 +24,12 @@ from rocktok.analyses.detect.strata import (
     strata_of,
 )
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.tally import Tally, run_starts, run_sums
+from rocktok.stats.tally import Tally, counted, cut, run_starts, run_sums
 
 NEEDS = ("token_id", "sequence_id", "position", "prompt", "loss_pre", "loss_post")
+
+#: Pairs of a type and a prompt, their sums, places of the types, mean ratios of places.
+_Pairs = tuple[Array, Array, Array, Array]
 
 #: Expected shares of single positions are summed in units of 2⁻³⁶, and are at most 16.
 _CHANCE_BITS = 36
@@ -58,7 +61,8 @@ class Expected(Protocol):
     """What a prompt and a place let expect of an occurrence, and how occurrences are summed.
 
     `token_T`: all types seen; `loss_T`: mean loss at post of their persistent occurrences;
-    `bound_T`: type and place cannot be told apart; `columns`: sums of a key; `clusters`: who votes.
+    `bound_T`: type and place cannot be told apart; `columns`: sums of a key; `ascending`: whether
+    the keys of `sums` ascend, each once; `clusters`: who votes.
     """
 
     clusters: Clusters
@@ -66,6 +70,7 @@ class Expected(Protocol):
     loss_T: Array
     bound_T: Array
     columns: int
+    ascending: bool
 
     def sums(self, batch: Batch, rows_M: Array, hard_N: Array) -> tuple[Array, Array]:
         """Keys and sums of some rows of a batch; `hard_N`: which rows are persistent."""
@@ -90,6 +95,7 @@ class OnePassExpected:
     """
 
     columns = 2
+    ascending = True
 
     def __init__(
         self,
@@ -106,15 +112,11 @@ class OnePassExpected:
         self.clusters, self.token_T, self.ratio_TB = clusters, token_T, ratio_TB
         self.loss_T, self.bound_T, self.compiled = loss_T, bound_T, compiled
         self._all = key_I, sum_IQ
+        #: Of all keys, for who asks for their votes first.
+        self._pairs_of_all: _Pairs | None = self._pairs(key_I, sum_IQ)
         #: Pairs of a type and a prompt, and the persistent share among the prompt's other rows.
-        self.pair_E, sum_EQ, _, _ = self._pairs(key_I, sum_IQ)
-        prompt_E = self.pair_E % clusters.count
-        sum_CQ = np.zeros((clusters.count, 2), np.int64)
-        for q in range(2):
-            sum_CQ[:, q] = np.bincount(prompt_E, sum_EQ[:, q], clusters.count)
-        others_EQ = sum_CQ[prompt_E] - sum_EQ
-        self.rate_E = np.full(len(self.pair_E), np.nan)
-        np.divide(others_EQ[:, 1], others_EQ[:, 0], out=self.rate_E, where=others_EQ[:, 0] > 0)
+        self.pair_E, sum_EQ, _, _ = self._pairs_of_all
+        self.rate_E = self._rates(self.pair_E % clusters.count, sum_EQ)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Never changed, and large: shared by all tasks.
@@ -122,7 +124,8 @@ class OnePassExpected:
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers need for `sums`."""
-        return {**self.__dict__, "_all": None, "pair_E": None, "rate_E": None}
+        large = ("_all", "_pairs_of_all", "pair_E", "rate_E")
+        return {**self.__dict__, **dict.fromkeys(large)}
 
     def all_votes(self) -> Votes:
         """From all occurrences."""
@@ -132,21 +135,36 @@ class OnePassExpected:
         """Rows and persistent rows by type, prompt and stratum."""
         token_M = batch["token_id"][rows_M].astype(np.int64)
         pair_M = token_M * self.clusters.count + self.clusters.of_rows(batch)[rows_M]
-        ones_M = np.ones(len(rows_M), np.int64)
-        key_M = pair_M * STRATA + strata_of(batch)[rows_M]
-        return key_M, np.stack([ones_M, hard_N[rows_M].astype(np.int64)], axis=1)
+        return counted(pair_M * STRATA + strata_of(batch)[rows_M], hard_N[rows_M])
 
     def votes(self, key_I: Array, sum_IQ: Array) -> Votes:
         """π: the prompt's share times the mean ratio of the places, at most 1."""
-        pair_E, sum_EQ, type_E, ratio_E = self._pairs(key_I, sum_IQ)
-        rate_E = self.rate_E
+        pairs, rate_E = None, self.rate_E
+        if key_I is self._all[0]:
+            pairs, self._pairs_of_all = self._pairs_of_all, None
+        pair_E, sum_EQ, type_E, ratio_E = pairs or self._pairs(key_I, sum_IQ)
         if key_I is not self._all[0]:
             rate_E = rate_E[np.searchsorted(self.pair_E, pair_E)]
         chance_E = np.minimum(1.0, rate_E * ratio_E)
         cluster_E = pair_E % self.clusters.count
         return Votes(self.token_T, type_E, cluster_E, sum_EQ[:, 0], sum_EQ[:, 1], chance_E)
 
-    def _pairs(self, key_I: Array, sum_IQ: Array) -> tuple[Array, Array, Array, Array]:
+    def _rates(self, prompt_E: Array, sum_EQ: Array) -> Array:
+        """(E,) the persistent share among the rows of a prompt that are of other types."""
+        rate_E = np.full(len(prompt_E), np.nan)
+        if self.compiled:
+            from rocktok.analyses.detect import vote_loops
+
+            vote_loops.other_rates(prompt_E, sum_EQ, self.clusters.count, rate_E)
+            return rate_E
+        sum_CQ = np.zeros((self.clusters.count, 2), np.int64)
+        for q in range(2):
+            sum_CQ[:, q] = np.bincount(prompt_E, sum_EQ[:, q], self.clusters.count)
+        others_EQ = sum_CQ[prompt_E] - sum_EQ
+        np.divide(others_EQ[:, 1], others_EQ[:, 0], out=rate_E, where=others_EQ[:, 0] > 0)
+        return rate_E
+
+    def _pairs(self, key_I: Array, sum_IQ: Array) -> _Pairs:
         """Pairs of a type and a prompt, their sums, places of the types, mean ratios of places."""
         if self.compiled:
             from rocktok.analyses.detect import vote_loops
@@ -179,6 +197,7 @@ class TwoPassExpected:
     """
 
     columns = 3
+    ascending = False
 
     def __init__(
         self,
@@ -249,7 +268,7 @@ class TwoPassExpected:
             key_E,
             sum_EQ,
         )
-        return key_E[:keys].copy(), sum_EQ[:keys].copy()
+        return cut(key_E, sum_EQ, keys)
 
     def sums(self, batch: Batch, rows_M: Array, hard_N: Array) -> tuple[Array, Array]:
         """Rows, persistent rows and expected ones by type and group."""
@@ -281,7 +300,7 @@ class OccurrenceSums:
     def __init__(self, choice: Choice, expected: Expected, *, compiled: bool = False) -> None:
         self.choice, self.compiled = choice, compiled
         self.expected: Expected | None = expected
-        self.tally = Tally(expected.columns)
+        self.tally = Tally(expected.columns, compiled=compiled)
 
     def update(self, batch: Batch) -> None:
         """Add all rows of a joined batch of whole sequences."""
@@ -296,7 +315,8 @@ class OccurrenceSums:
     def add(self, batch: Batch, rows_M: Array, hard_N: Array) -> None:
         """Add some rows of a batch; `hard_N`: which of all its rows are persistent."""
         assert self.expected is not None
-        self.tally.add(*self.expected.sums(batch, rows_M, hard_N))
+        sums = self.expected.sums(batch, rows_M, hard_N)
+        self.tally.add(*sums, distinct=self.expected.ascending)
 
     def close(self) -> None:
         """Each key once; let go of what was expected."""

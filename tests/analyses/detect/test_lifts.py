@@ -15,6 +15,7 @@ from rocktok.analyses.detect import context_passes as contexts
 from rocktok.analyses.detect import lift_passes as engine_lifts
 from rocktok.analyses.detect import table as report
 from rocktok.analyses.detect.lifts import (
+    HardBootstrap,
     Lift,
     LiftColumns,
     PromptWeights,
@@ -22,6 +23,7 @@ from rocktok.analyses.detect.lifts import (
     singled_out,
 )
 from rocktok.analyses.detect.permute import DrawLimits, Drawn, draw_hash
+from rocktok.analyses.detect.persistence import Thresholds
 from rocktok.analyses.detect.similarity import Similarity
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
@@ -118,12 +120,34 @@ def test_pairs_that_are_only_counted_give_the_same(partners: str, kinds: int) ->
     assert context_lift(similarity.compiled(), *given) == context_lift(similarity, *given)
 
 
+def test_persistence_lifts_are_the_same_compiled() -> None:
+    rng = np.random.default_rng(2)
+    size = 3_000
+    batch = {
+        "token_id": rng.integers(0, 9, size).astype(np.int32),
+        "sequence_id": np.arange(size) // 20,
+        "prompt": (np.arange(size) // 60).astype(np.uint64),
+        "loss_pre": rng.exponential(1.0, size).astype(np.float32),
+        "loss_post": rng.exponential(1.0, size).astype(np.float32),
+    }
+    found = []
+    for compiled in (False, True):
+        hard = HardBootstrap(np.array([1, 4, 8]), Thresholds(0.9, post=0.8), 3, compiled=compiled)
+        hard.update(batch)
+        hard.close()
+        found.append((hard.each("").value.tolist(), hard.lifts()))
+    assert found[0] == found[1]
+    assert all(lift.low is not None for lift in found[0][1])
+
+
 def test_weights_that_types_share_are_those_of_each() -> None:
     prompt_P = np.sort(np.random.default_rng(3).integers(0, 2**63, 1_300).astype(np.uint64))
     shared = PromptWeights.draw(4, prompt_P)
     assert shared.weight_PB.dtype == np.uint8
     for some_P in (prompt_P, prompt_P[::7], prompt_P[:0]):
-        np.testing.assert_array_equal(shared.of(some_P), poisson_weights(4, REPLICATES, some_P))
+        np.testing.assert_array_equal(
+            shared.excess(some_P), poisson_weights(4, REPLICATES, some_P) - 1
+        )
 
 
 def test_contexts_that_the_loss_singles_out_lift_above_1() -> None:

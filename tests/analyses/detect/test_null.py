@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rocktok.analyses.detect import judging
+from rocktok.analyses.detect.clusters import choose_clusters
 from rocktok.analyses.detect.context import Context, ContextRule
 from rocktok.analyses.detect.null import (
     DRAWS,
@@ -16,6 +17,7 @@ from rocktok.analyses.detect.null import (
     Null,
     free_enough,
     null_threshold,
+    null_thresholds_by_type,
     scarce_types,
 )
 from rocktok.analyses.detect.persistence import of_type
@@ -97,6 +99,15 @@ def test_the_threshold_is_the_951st_of_1000() -> None:
     assert null_threshold(np.array([3.0])) == 3.0
 
 
+def test_thresholds_of_types_with_unlike_draws() -> None:
+    rng = np.random.default_rng(4)
+    for draws in ([300, 1_000, 300, 200], [500, 500], [7], []):
+        parts = [rng.integers(0, 50, size) for size in draws]
+        values_E = np.concatenate([*parts, np.zeros(0, np.int64)])
+        found = null_thresholds_by_type(values_E, np.array(draws, np.int64))
+        assert found.tolist() == [null_threshold(part) for part in parts]
+
+
 def windows_of(rng: np.random.Generator, sizes: dict[int, int]) -> dict[str, Array]:
     """Persistent occurrences of some types, half of each in one of three contexts."""
     token = np.repeat(np.array(list(sizes)), list(sizes.values())).astype(np.int32)
@@ -125,7 +136,8 @@ def test_types_judged_together_are_as_if_judged_alone(
     sizes = {0: 12, 1: 1, 2: 0, 5: 300, 9: 40, 40: 7}
     windows = windows_of(rng, sizes)
     null = Null(pool_of(rng, 3_000, 0.97), None, WINDOW, partners) if eta == "auto" else None
-    rule = ContextRule(Similarity("bag", 0.5, 2 * WINDOW, np.ones(60)), partners, eta)
+    clusters = choose_clusters(np.arange(30, dtype=np.uint64), np.array([360]), 0)
+    rule = ContextRule(Similarity("bag", 0.5, 2 * WINDOW, np.ones(60)), partners, eta, clusters)
     monkeypatch.setattr(judging, "ALONE", 200)
     monkeypatch.setattr(judging, "ALONE_SPARSE", 200)
     monkeypatch.setattr(judging, "TOGETHER", 45)
@@ -152,4 +164,9 @@ def test_parts_with_the_most_pairs_come_first() -> None:
 
 def assert_same(one: Context, other: Context) -> None:
     for name, value in vars(one).items():
+        if name == "by_cluster" and value is not None:
+            for field, counts in vars(value).items():
+                same = getattr(other.by_cluster, field)
+                np.testing.assert_array_equal(counts, same, strict=True, err_msg=field)
+            continue
         np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)

@@ -13,6 +13,7 @@ from rocktok.analyses.detect.clusters import choose_clusters
 from rocktok.analyses.detect.hard_sums import HardSums, type_sums
 from rocktok.analyses.detect.neighbours import Neighbours
 from rocktok.analyses.detect.persistence import Thresholds
+from rocktok.analyses.detect.tested import hard_tests
 from rocktok.analyses.detect.window_loops import near_rows
 from rocktok.hashing import hash_rows
 from rocktok.stats.tally import Tally
@@ -106,7 +107,8 @@ def test_sums_of_types_and_votes_are_those_of_the_twin(clusters: int) -> None:
             part.update({name: values[rows_of] for name, values in batch.items()})
             part.close()
             sums.merge(part)
-        votes = sums.expected().all_votes()
+        expected = sums.expected()
+        votes = expected.all_votes()
         key_I, sum_IQ = sums.places.settle()
         types = type_sums(key_I, sum_IQ, clusters, compiled=compiled)
         both.append(
@@ -114,7 +116,14 @@ def test_sums_of_types_and_votes_are_those_of_the_twin(clusters: int) -> None:
                 getattr(votes, name)
                 for name in ("token_T", "type_E", "cluster_E", "rows_E", "hard_E")
             ]
-            + [votes.chance_E, *types]
+            + [votes.chance_E, expected.loss_T, *types]
+            + [
+                values
+                for all_types in (False, True)
+                for values in vars(
+                    hard_tests(votes, all_types=all_types, compiled=compiled)
+                ).values()
+            ]
         )
     for one, other in zip(*both, strict=True):
         assert np.array_equal(one, other, equal_nan=one.dtype == np.float64)
