@@ -168,7 +168,7 @@ def rocks_at(
     if tested is not None and setting.eta != "auto":
         return _recurring(types, params, {i: each.share(setting) for i, each in shares.items()})
     if tested is not None:
-        recurrence = {index: each.recurrence[setting] for index, each in shares.items()}
+        recurrence = {index: each.recurrence(setting) for index, each in shares.items()}
         judged = tested_types(
             tested.hard, recurrence, mean_T, persistent_T, params.fdr, params.min_hardness
         )
