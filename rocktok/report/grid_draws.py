@@ -56,7 +56,8 @@ class Draws:
         if compiled and (null.free is None or not {v for v, _ in null.free.pools} & {*tokens}):
             return cls._compiled(null, tokens, near)
         rows = {(v, d): null.shared_rows(v, d) for v in tokens for d in near}
-        used = np.unique(np.concatenate([np.zeros(0, np.int64), *_known(rows.values())]))
+        known = [found for found in rows.values() if found is not None]
+        used = np.unique(np.concatenate([np.zeros(0, np.int64), *known]))
         drawn = null.shared_windows(used) if len(used) else none
         pick, held = [], []
         for v in tokens:
@@ -107,10 +108,6 @@ def _far(enough_TK: Array) -> Array:
         without_T = far_TK[:, k] < 0
         far_TK[without_T, k] = far_TK[without_T, k + 1]
     return far_TK
-
-
-def _known(rows: Sequence[Array | None]) -> list[Array]:
-    return [found for found in rows if found is not None]
 
 
 def _place(used: Array, rows: Array) -> Array:

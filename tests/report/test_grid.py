@@ -156,7 +156,7 @@ def alone(
 
     own, drawn_null = count(ours), None
     if setting.distance is not None:
-        near = [d for d in grid.distances(detection.params.window_size) if d <= setting.distance]
+        near = [d for d in null.distances(detection.params.window_size) if d <= setting.distance]
         v = int(detection.types.token_T[index])
         drawn = [w for w in (contexts.null.at(v, d) for d in near) if w is not None]
         drawn_null = count(drawn[0]) if drawn else None
