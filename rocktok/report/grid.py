@@ -217,7 +217,7 @@ def judge_types(
     )
     token_T = detection.types.token_T
     calls = ((tokens,) for tokens in _cut(token_T[indices].tolist(), windows, judging.kinds))
-    found = engine.on_threads(judging.of_types, calls, engine.jobs + 1)
+    found = engine.asides(judging.of_types, calls, engine.jobs + 1)
     shares = [one for some in found for one in some]
     return dict(zip(indices, shares, strict=True))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from itertools import islice
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -205,28 +206,27 @@ def typical(
 
     Equal windows count as one, shown where it stands first by hash. `only`: of these sequences.
     """
-    retained_M = shares.retained_M
+    at = np.flatnonzero(shares.retained_M)
     if only is not None:
-        retained_M = retained_M & np.isin(rows["sequence"], list(only))
-    at = np.flatnonzero(retained_M)
+        at = at[np.isin(rows["sequence"][at], list(only))]
     order = at[np.lexsort((rows["hash"][at], -shares.rate_M[at]))]
-    if not len(order):
-        return {"examples": [], "distinct": 0, "judged": len(shares.rate_M)}
-    _, first, inverse = np.unique(
-        rows["window"][order], axis=0, return_index=True, return_inverse=True
-    )
-    times = np.bincount(inverse.ravel())
+    # By window, in the order in which they are first met: its row, and how many rows have it.
+    first: dict[bytes, int] = {}
+    times: dict[bytes, int] = {}
+    for row in order.tolist():
+        key = rows["window"][row].tobytes()
+        first.setdefault(key, row)
+        times[key] = times.get(key, 0) + 1
     half = rows["window"].shape[1] // 2
     examples: list[Example] = []
-    for group in np.argsort(first)[:EXAMPLES].tolist():
-        row = int(order[first[group]])
+    for key, row in islice(first.items(), EXAMPLES):
         window = rows["window"][row]
         examples.append(
             {
                 "sequence_id": int(rows["sequence"][row]),
                 "position": int(rows["position"][row]),
                 "rate": float(shares.rate_M[row]),
-                "times": int(times[group]),
+                "times": times[key],
                 "loss_pre": float(rows["loss_pre"][row]),
                 "loss_post": float(rows["loss"][row]),
                 "before": _texts(window[:half], text),
