@@ -42,6 +42,9 @@ MOST = 500
 #: Windows and draws that are compared in one call, of some 500 bytes each.
 TOGETHER = 1 << 15
 
+#: As many times that where loops are compiled: what a call prepares of the draws serves more types.
+COMPILED = 4
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -216,20 +219,23 @@ def judge_types(
         rule, detection.contexts.null, windows, Kinds.of(detection), setting_of(detection.params)
     )
     token_T = detection.types.token_T
-    calls = ((tokens,) for tokens in _cut(token_T[indices].tolist(), windows, judging.kinds))
+    most = TOGETHER * (COMPILED if rule.similarity.loaded else 1)
+    calls = ((tokens,) for tokens in _cut(token_T[indices].tolist(), windows, judging.kinds, most))
     found = engine.asides(judging.of_types, calls, engine.jobs + 1)
     shares = [one for some in found for one in some]
     return dict(zip(indices, shares, strict=True))
 
 
-def _cut(tokens: list[int], windows: dict[str, Array], kinds: Kinds) -> Iterator[list[int]]:
-    """Types that are judged in one call each, in their order."""
+def _cut(
+    tokens: list[int], windows: dict[str, Array], kinds: Kinds, most: int
+) -> Iterator[list[int]]:
+    """Types that are judged in one call each, in their order; `most`: windows and draws of one."""
     ready: list[int] = []
     held = 0
     for v in tokens:
         size = min(MOST, len(of_type(windows, v).get("loss", ())))
         size += len(kinds.distances) * DRAWS
-        if ready and held + size > TOGETHER:
+        if ready and held + size > most:
             yield ready
             ready, held = [], 0
         ready.append(v)

@@ -328,8 +328,14 @@ class _Report:
         """Token id of a rock → its typical retained contexts; `only`: in these sequences."""
         token_T, text = self.detection.types.token_T, self.detection.run.log.vocab.text
         by_token = {int(token_T[index]): each for index, each in shares.items()}
+        here = {*by_token}
+        if only is not None and windows:
+            among_N = np.isin(windows["sequence"], list(only))
+            here &= {*np.unique(windows["token"][among_N]).tolist()}
         return {
             v: typical(of_type(windows, v, MOST), by_token[v], text, only)
+            if v in here
+            else {"examples": [], "distinct": 0, "judged": by_token[v].judged}
             for v in (row["token_id"] for row in self.detection.result.rocks)
             if v in by_token
         }
