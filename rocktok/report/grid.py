@@ -3,8 +3,8 @@
 A pair of windows is looked at once: its similarity is the same, only the threshold moves. Of types
 with many persistent occurrences a sample is judged.
 
-Array suffixes: M judged occurrences; D draws of a null; E draws of all nulls of a type; G values of
-γ; S settings; C clusters; W draws of all types judged together.
+Array suffixes: M judged occurrences of a type, N of several; E picks of draws; T types; G values of
+γ; H values of η; K distances; S settings.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Literal
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.detect.compared import Windows, partner_counts
-from rocktok.analyses.detect.context import ContextRule, Partners
+from rocktok.analyses.detect.context import ContextRule
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.gamma import gamma_of, random_pairs
-from rocktok.analyses.detect.null import DRAWS, Null, distances, null_thresholds
+from rocktok.analyses.detect.null import DRAWS, Null, distances
 from rocktok.analyses.detect.params import MIN_SIMILARITY
 from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.tested import Recurrence
-from rocktok.stats.tally import run_starts
+from rocktok.report.grid_draws import Draws
+from rocktok.report.grid_votes import Counted
 
 Eta = float | Literal["auto"]
 
@@ -41,6 +41,9 @@ MOST = 500
 
 #: Windows and draws that are compared in one call, of some 500 bytes each.
 TOGETHER = 1 << 15
+
+#: As many times that where loops are compiled: what a call prepares of the draws serves more types.
+COMPILED = 4
 
 
 @dataclass(frozen=True)
@@ -59,19 +62,38 @@ class Setting:
 class TypeShares:
     """Retained occurrences of one type under every setting.
 
-    `recurrence`: not judgeable where too few positions are left for the null. `rate_M`,
-    `retained_M`: at the setting of the log's own `detect`.
+    Attributes:
+        place: setting → its place among S of them.
+        judged, voters: occurrences, and clusters that hold one.
+        hits_S, votes_S: retained occurrences, and votes of the clusters.
+        judgeable_S: False where too few positions are left for the null.
+        rate_M, retained_M: at the setting of the log's own `detect`.
     """
 
-    recurrence: dict[Setting, Recurrence]
+    place: dict[Setting, int]
+    judged: int
+    voters: int
+    hits_S: Array
+    votes_S: Array
+    judgeable_S: Array
     rate_M: Array
     retained_M: Array
 
+    def recurrence(self, setting: Setting) -> Recurrence:
+        """As `context_counts` has it of one setting."""
+        at = self.place[setting]
+        if not self.judgeable_S[at]:
+            return Recurrence(self.judged, 0, 0, 0.0, judgeable=False, retained=0.0)
+        hits, votes = int(self.hits_S[at]), float(self.votes_S[at])
+        return Recurrence(
+            self.judged, hits, self.voters, votes, judgeable=True, retained=float(hits)
+        )
+
     def share(self, setting: Setting) -> float | None:
         """Share of the judged occurrences that is retained; None: not judgeable."""
-        found = self.recurrence[setting]
+        at = self.place[setting]
         # With hidden states, no context of a type may be known.
-        return found.hits / max(1, found.judged) if found.judgeable else None
+        return int(self.hits_S[at]) / max(1, self.judged) if self.judgeable_S[at] else None
 
 
 def gammas_of(detection: Detection) -> tuple[float, ...]:
@@ -121,6 +143,11 @@ class Kinds:
     eta_H: Array
     grid: list[Setting]
 
+    def judgeable(self, far_TK: Array) -> Array:
+        """(T, S) which types there is a null for, where one is asked for."""
+        known_TK = np.pad(far_TK >= 0, ((0, 0), (0, len(self.eta_H))), constant_values=True)
+        return np.tile(known_TK, len(self.gamma_G))
+
     @classmethod
     def of(cls, detection: Detection) -> Kinds:
         """Those of the grid, with the γ and η in use among them."""
@@ -133,55 +160,6 @@ class Kinds:
 
 
 @dataclass(frozen=True)
-class _Draws:
-    """Draws of the nulls of some types.
-
-    Attributes:
-        windows: W of them.
-        picks: of each type, which of these are among its draws at any distance, ascending.
-        places: of each type, distance → places of its draws among `picks`.
-    """
-
-    windows: Windows
-    picks: list[Array]
-    places: list[dict[int, Array]]
-
-    @classmethod
-    def of(
-        cls, null: Null | None, tokens: list[int], near: tuple[int, ...], none: Windows
-    ) -> _Draws:
-        """Each position of the shared pool once, however many nulls it is drawn for.
-
-        `none`: windows of their kind, no row of them.
-        """
-        shared: dict[tuple[int, int], Array] = {}
-        single: dict[tuple[int, int], Windows] = {}
-        for key in [] if null is None else [(v, d) for v in tokens for d in near]:
-            assert null is not None
-            rows = null.shared_rows(*key)
-            if rows is not None:
-                shared[key] = rows
-            elif (windows := null.at(*key)) is not None:
-                single[key] = windows
-        drawn, at = none, {}
-        if shared:
-            assert null is not None
-            used = np.unique(np.concatenate(list(shared.values())))
-            drawn = null.shared_windows(used)
-            at = {key: np.searchsorted(used, rows) for key, rows in shared.items()}
-        for key, windows in single.items():
-            at[key] = np.arange(len(drawn), len(drawn) + len(windows))
-            drawn = drawn.joined(windows)
-        picks, places = [], []
-        for v in tokens:
-            of_v = {d: at[v, d] for d in near if (v, d) in at}
-            picked = np.unique(np.concatenate([np.zeros(0, np.int64), *of_v.values()]))
-            picks.append(picked)
-            places.append({d: np.searchsorted(picked, rows) for d, rows in of_v.items()})
-        return cls(drawn, picks, places)
-
-
-@dataclass(frozen=True)
 class _Judging:
     """How types are judged. `windows`: of persistent occurrences of all of them."""
 
@@ -191,88 +169,41 @@ class _Judging:
     kinds: Kinds
     own: Setting
 
+    @cached_property
+    def place(self) -> dict[Setting, int]:
+        """Setting → its place in the grid."""
+        return {setting: at for at, setting in enumerate(self.kinds.grid)}
+
     def of_types(self, tokens: list[int]) -> list[TypeShares]:
         """Some types under every setting."""
+        compiled = self.rule.similarity.loaded
         rows = [of_type(self.windows, v, MOST) for v in tokens]
         ours = [self.rule.windows(of_v) for of_v in rows]
-        draws = _Draws.of(self.null, tokens, self.kinds.distances, ours[0].rows(slice(0, 0)))
+        none = ours[0].rows(slice(0, 0))
+        draws = Draws.of(self.null, tokens, self.kinds.distances, none, compiled=compiled)
         similar_NG, similar_EG = self.rule.similarity.count_levels(
             ours, draws.windows, draws.picks, self.kinds.gamma_G
         )
-        found = []
-        at = drawn = slice(0, 0)
-        for of_v, windows, picked, places in zip(
-            rows, ours, draws.picks, draws.places, strict=True
-        ):
-            at = slice(at.stop, at.stop + len(windows))
-            drawn = slice(drawn.stop, drawn.stop + len(picked))
-            own = _Counts(similar_NG[at], partner_counts(windows, windows))
-            others = Windows(draws.windows.window_MK[picked], draws.windows.label_M[picked])
-            null = _Counts(similar_EG[drawn], partner_counts(others, windows))
-            clusters = self.rule.clusters
-            cluster_M = None if clusters is None else clusters.of(of_v["prompt"])
-            found.append(self._shares(own, null, places, cluster_M))
-        return found
-
-    def _shares(
-        self, own: _Counts, null: _Counts, places: dict[int, Array], cluster_M: Array | None
-    ) -> TypeShares:
-        """One type. `null`: of all its draws; `places`: of those at a distance."""
-        near, eta_H = self.kinds.distances, self.kinds.eta_H
-        similar_GM, rate_GM = own.similar_MG.T, own.rate_MG.T
-        shape = len(rate_GM), len(near) + len(eta_H), rate_GM.shape[1]
-        retained, judgeable = np.zeros(shape, dtype=bool), np.ones(shape[:2], dtype=bool)
-        for k, distance in enumerate(near):
-            # Where too few are so far, those of the next smaller distance.
-            far = max((d for d in places if d <= distance), default=None)
-            judgeable[:, k] = far is not None
-            if far is not None:
-                count_G = null_thresholds(null.similar_MG[places[far]])
-                rate_G = null_thresholds(null.rate_MG[places[far]])
-                retained[:, k] = (similar_GM > count_G[:, None]) & (rate_GM > rate_G[:, None])
-        positive_GM = rate_GM > 0
-        retained[:, len(near) :] = (rate_GM[:, None] >= eta_H[:, None]) & positive_GM[:, None]
-        retained_SM = retained.reshape(shape[0] * shape[1], shape[2])
-        judgeable_S = judgeable.ravel()
-        at = self.kinds.grid.index(self.own)
-        rate_M = rate_GM[at // shape[1]] if judgeable_S[at] else np.zeros(shape[2])
-        found = _recurrences(retained_SM, judgeable_S, cluster_M)
-        by_setting = dict(zip(self.kinds.grid, found, strict=True))
-        return TypeShares(by_setting, rate_M, retained_SM[at])
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Of some rows, similar partners at each γ, and all partners."""
-
-    similar_MG: Array
-    partners_M: Array
-
-    @cached_property
-    def rate_MG(self) -> Array:
-        """ρ at each γ."""
-        return np.stack([Partners(s, self.partners_M).rate_M for s in self.similar_MG.T], axis=1)
-
-
-def _recurrences(
-    retained_SM: Array, judgeable_S: Array, cluster_M: Array | None
-) -> Iterator[Recurrence]:
-    """Of each setting, as `context_counts` has it of one."""
-    judged = retained_SM.shape[1]
-    hits_S, votes_S, voters = retained_SM.sum(axis=1), np.zeros(len(retained_SM)), 0
-    if cluster_M is not None and judged:
-        order = np.argsort(cluster_M, kind="stable")
-        starts = run_starts(cluster_M[order])
-        judged_C, voters = np.diff(np.append(starts, judged)), len(starts)
-        retained_SC = np.add.reduceat(retained_SM[:, order].astype(np.int64), starts, axis=1)
-        votes_S = np.cumsum(retained_SC / judged_C, axis=1)[:, -1]
-    for hits, votes, judgeable in zip(
-        hits_S.tolist(), votes_S.tolist(), judgeable_S.tolist(), strict=True
-    ):
-        if judgeable:
-            yield Recurrence(judged, hits, voters, votes, judgeable=True, retained=float(hits))
-        else:
-            yield Recurrence(judged, 0, 0, 0.0, judgeable=False, retained=0.0)
+        cluster_N = None
+        if self.rule.clusters is not None:
+            cluster_N = self.rule.clusters.of(np.concatenate([of_v["prompt"] for of_v in rows]))
+        counted = Counted(ours, draws, similar_NG, similar_EG, cluster_N)
+        judge = counted.votes_compiled if compiled else counted.votes
+        votes = judge(self.kinds.eta_H, self.place[self.own])
+        judgeable_TS = self.kinds.judgeable(draws.far_TK)
+        return [
+            TypeShares(
+                place=self.place,
+                judged=at.stop - at.start,
+                voters=int(votes.voters_T[t]),
+                hits_S=votes.hits_TS[t],
+                votes_S=votes.votes_TS[t],
+                judgeable_S=judgeable_TS[t],
+                rate_M=votes.rate_N[at],
+                retained_M=votes.retained_N[at],
+            )
+            for t, at in enumerate(counted.slices())
+        ]
 
 
 def judge_types(
@@ -288,20 +219,23 @@ def judge_types(
         rule, detection.contexts.null, windows, Kinds.of(detection), setting_of(detection.params)
     )
     token_T = detection.types.token_T
-    calls = ((tokens,) for tokens in _cut(token_T[indices].tolist(), windows, judging.kinds))
-    found = engine.on_threads(judging.of_types, calls, engine.jobs + 1)
+    most = TOGETHER * (COMPILED if rule.similarity.loaded else 1)
+    calls = ((tokens,) for tokens in _cut(token_T[indices].tolist(), windows, judging.kinds, most))
+    found = engine.asides(judging.of_types, calls, engine.jobs + 1)
     shares = [one for some in found for one in some]
     return dict(zip(indices, shares, strict=True))
 
 
-def _cut(tokens: list[int], windows: dict[str, Array], kinds: Kinds) -> Iterator[list[int]]:
-    """Types that are judged in one call each, in their order."""
+def _cut(
+    tokens: list[int], windows: dict[str, Array], kinds: Kinds, most: int
+) -> Iterator[list[int]]:
+    """Types that are judged in one call each, in their order; `most`: windows and draws of one."""
     ready: list[int] = []
     held = 0
     for v in tokens:
         size = min(MOST, len(of_type(windows, v).get("loss", ())))
         size += len(kinds.distances) * DRAWS
-        if ready and held + size > TOGETHER:
+        if ready and held + size > most:
             yield ready
             ready, held = [], 0
         ready.append(v)

@@ -250,12 +250,15 @@ class _Report:
         looked = progress.counted(lambda: self._look(likely, hardest))
         look = looked.result
         shares = self._type_shares(likely, look.windows)
-        content = PageContent(
-            look=look,
-            shares=shares,
-            sensitivity=self._sensitivity(shares or {}),
-            contexts=self._contexts(shares or {}, look.windows),
-            passes={"report": looked.passes},
+        # What takes one core for long lets analyses beside the page go on.
+        content = progress.engine.aside(
+            lambda: PageContent(
+                look=look,
+                shares=shares,
+                sensitivity=self._sensitivity(shares or {}),
+                contexts=self._contexts(shares or {}, look.windows),
+                passes={"report": looked.passes},
+            )
         )
         progress.tell(self._with(content, OtherParts(None, None, None), self.given))
         ids = choose(look.drawn, content.contexts, self.params.sequences)
@@ -265,15 +268,20 @@ class _Report:
         passes = {**content.passes, "texts": read.passes}
         if read.result is None:
             return replace(content, passes=passes)
-        texts = sequence_texts(detection, read.result, ids, look.drawn.seen)
-        on_page = [sequence["sequence_id"] for sequence in texts["sequences"]]
-        return replace(
-            content,
-            in_text=self._contexts(shares or {}, look.windows, on_page),
-            texts=texts,
-            curves=read.result.curves,
-            passes=passes,
-        )
+        steps = read.result
+
+        def shown() -> PageContent:
+            texts = sequence_texts(detection, steps, ids, look.drawn.seen)
+            on_page = [sequence["sequence_id"] for sequence in texts["sequences"]]
+            return replace(
+                content,
+                in_text=self._contexts(shares or {}, look.windows, on_page),
+                texts=texts,
+                curves=steps.curves,
+                passes=passes,
+            )
+
+        return progress.engine.aside(shown)
 
     def _look(self, likely: list[int], hardest: Array) -> Look:
         detection = self.detection
@@ -320,8 +328,14 @@ class _Report:
         """Token id of a rock → its typical retained contexts; `only`: in these sequences."""
         token_T, text = self.detection.types.token_T, self.detection.run.log.vocab.text
         by_token = {int(token_T[index]): each for index, each in shares.items()}
+        here = {*by_token}
+        if only is not None and windows:
+            among_N = np.isin(windows["sequence"], list(only))
+            here &= {*np.unique(windows["token"][among_N]).tolist()}
         return {
             v: typical(of_type(windows, v, MOST), by_token[v], text, only)
+            if v in here
+            else {"examples": [], "distinct": 0, "judged": by_token[v].judged}
             for v in (row["token_id"] for row in self.detection.result.rocks)
             if v in by_token
         }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from itertools import islice
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -136,11 +137,12 @@ def grid_rows(
         gammas: of the grid.
     """
     in_use, own = _rocks(types, params, analysis.scores(types)), setting_of(params)
+    able_T = None if types.tested is None else _able(types, params)
     rows: list[SensitivityRow] = []
     for setting in settings(
         gamma_in_use(params), params.eta, distances(params.window_size), gammas
     ):
-        rocks = in_use if setting == own else rocks_at(setting, types, params, shares)
+        rocks = in_use if setting == own else rocks_at(setting, types, params, shares, able_T)
         untested = types.tested is not None and setting.eta != "auto"
         union = len(rocks | in_use)
         rows.append(
@@ -159,25 +161,34 @@ def grid_rows(
 
 
 def rocks_at(
-    setting: Setting, types: TypeTable, params: DetectParams, shares: dict[int, TypeShares]
+    setting: Setting,
+    types: TypeTable,
+    params: DetectParams,
+    shares: dict[int, TypeShares],
+    able_T: Array | None = None,
 ) -> set[int]:
-    """Types (indices) that are rocks under a setting, from the types judged for the grid."""
+    """Types (indices) that are rocks under a setting, from the types judged for the grid.
+
+    `able_T`: where rocks are tested, types with enough hardness, if these are known.
+    """
     persistent_T, tested = types.persistent_T, types.tested
     assert persistent_T is not None
     mean_T = types.loss_T / types.frequency_T
     if tested is not None and setting.eta != "auto":
-        return _recurring(types, params, {i: each.share(setting) for i, each in shares.items()})
+        able_T = _able(types, params) if able_T is None else able_T
+        share = {i: each.share(setting) for i, each in shares.items()}
+        return {i for i, kept in share.items() if able_T[i] and kept and kept >= MIN_RETAINED}
     if tested is not None:
-        recurrence = {index: each.recurrence[setting] for index, each in shares.items()}
+        recurrence = {index: each.recurrence(setting) for index, each in shares.items()}
         judged = tested_types(
             tested.hard, recurrence, mean_T, persistent_T, params.fdr, params.min_hardness
         )
         return set(np.flatnonzero(judged.is_rock & ~types.excluded_T(params)).tolist())
     score_T = np.where(persistent_T == 0, 0.0, np.nan)
     for index, each in shares.items():
-        share = each.share(setting)
-        if share is not None:
-            score_T[index] = mean_T[index] * share * persistent_T[index]
+        kept = each.share(setting)
+        if kept is not None:
+            score_T[index] = mean_T[index] * kept * persistent_T[index]
     return _rocks(types, params, score_T)
 
 
@@ -186,13 +197,12 @@ def _rocks(types: TypeTable, params: DetectParams, score_T: Array) -> set[int]:
     return set(order[is_rock].tolist())
 
 
-def _recurring(types: TypeTable, params: DetectParams, share: dict[int, float | None]) -> set[int]:
-    """Types (indices) with enough hardness and enough retained occurrences."""
+def _able(types: TypeTable, params: DetectParams) -> Array:
+    """Which types (T, bool) have enough hardness for a rock."""
     assert types.tested is not None
     hard = types.tested.hard
-    able_T = hard.worth_judging(params.fdr) & (hard.hardness >= params.min_hardness)
-    able_T &= ~types.excluded_T(params)
-    return {i for i, kept in share.items() if able_T[i] and kept and kept >= MIN_RETAINED}
+    able_T: Array = hard.worth_judging(params.fdr) & (hard.hardness >= params.min_hardness)
+    return able_T & ~types.excluded_T(params)
 
 
 def typical(
@@ -205,28 +215,27 @@ def typical(
 
     Equal windows count as one, shown where it stands first by hash. `only`: of these sequences.
     """
-    retained_M = shares.retained_M
+    at = np.flatnonzero(shares.retained_M)
     if only is not None:
-        retained_M = retained_M & np.isin(rows["sequence"], list(only))
-    at = np.flatnonzero(retained_M)
+        at = at[np.isin(rows["sequence"][at], list(only))]
     order = at[np.lexsort((rows["hash"][at], -shares.rate_M[at]))]
-    if not len(order):
-        return {"examples": [], "distinct": 0, "judged": len(shares.rate_M)}
-    _, first, inverse = np.unique(
-        rows["window"][order], axis=0, return_index=True, return_inverse=True
-    )
-    times = np.bincount(inverse.ravel())
+    # By window, in the order in which they are first met: its row, and how many rows have it.
+    first: dict[bytes, int] = {}
+    times: dict[bytes, int] = {}
+    for row in order.tolist():
+        key = rows["window"][row].tobytes()
+        first.setdefault(key, row)
+        times[key] = times.get(key, 0) + 1
     half = rows["window"].shape[1] // 2
     examples: list[Example] = []
-    for group in np.argsort(first)[:EXAMPLES].tolist():
-        row = int(order[first[group]])
+    for key, row in islice(first.items(), EXAMPLES):
         window = rows["window"][row]
         examples.append(
             {
                 "sequence_id": int(rows["sequence"][row]),
                 "position": int(rows["position"][row]),
                 "rate": float(shares.rate_M[row]),
-                "times": int(times[group]),
+                "times": times[key],
                 "loss_pre": float(rows["loss_pre"][row]),
                 "loss_post": float(rows["loss"][row]),
                 "before": _texts(window[:half], text),

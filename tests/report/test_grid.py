@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 
 from rocktok._types import Array
+from rocktok.analyses.detect import null
 from rocktok.analyses.detect.compared import Windows, partner_counts
 from rocktok.analyses.detect.context import Partners, retention
 from rocktok.analyses.detect.detection import Detection
+from rocktok.analyses.detect.null import Null
 from rocktok.analyses.detect.passes import run_detect
 from rocktok.analyses.detect.persistence import of_type
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.tested import Recurrence, context_counts
 from rocktok.engine.passes import Engine
-from rocktok.report import grid
+from rocktok.report import grid, grid_draws
 from rocktok.report.grid import Setting, TypeShares, judge_types, setting_of
+from rocktok.report.grid_draws import Draws
+from rocktok.report.grid_votes import Counted
 from rocktok.report.sensitivity import likely_rocks, windows_of
 from tests.paths import SAMPLE
 
@@ -48,7 +52,8 @@ def test_each_setting_is_judged_as_if_alone(
     retained = set()
     for index, found in list(shares.items())[::3]:
         rows = of_type(windows, int(detection.types.token_T[index]), grid.MOST)
-        for setting, recurrence in found.recurrence.items():
+        for setting in found.place:
+            recurrence = found.recurrence(setting)
             counts, kept_M, rate_M = alone(detection, index, rows, setting)
             assert recurrence == counts
             retained.add(recurrence.hits)
@@ -80,17 +85,57 @@ def test_a_type_may_have_no_windows(
     rest = {name: values[left] for name, values in windows.items()}
     shares = judge_types(detection, likely[:3], rest)
     empty = shares.pop(likely[1])
-    assert {(r.judged, r.hits, r.voters, r.votes) for r in empty.recurrence.values()} == {
-        (0, 0, 0, 0.0)
-    }
+    recurrences = [empty.recurrence(setting) for setting in empty.place]
+    assert {(r.judged, r.hits, r.voters, r.votes) for r in recurrences} == {(0, 0, 0, 0.0)}
     assert len(empty.rate_M) == len(empty.retained_M) == 0
     same(shares, judge_types(detection, [likely[0], likely[2]], windows))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_compiled_draws_and_votes_are_those_of_arrays(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of types that are rare and frequent, in pools that hold enough draws at some distances."""
+    monkeypatch.setattr(grid_draws, "DRAWS", most := 12)
+    monkeypatch.setattr(null, "DRAWS", most)
+    for module in (null, grid_draws):
+        monkeypatch.setattr(module, "MIN_DRAWS", 5)
+    rng = np.random.default_rng(seed)
+    rows, window, gammas = int(rng.integers(30, 120)), 2, 3
+    around = np.minimum(rng.geometric(0.3, (rows, 4 * window + 1)) - 1, 9).astype(np.int32)
+    label_P = rng.integers(0, 9, rows).astype(np.uint64)
+    made = Null({"around": around, "prompt": label_P}, None, window, "other-prompt")
+    sizes = [int(n) for n in rng.integers(0, 40, 11)]
+    ours = [
+        Windows(np.zeros((n, 4), np.int32), rng.integers(3, 14, n).astype(np.uint64)) for n in sizes
+    ]
+    near, none = null.distances(window), ours[0].rows(slice(0, 0))
+    draws, twin = (
+        Draws.of(made, range(11), near, none, compiled=compiled) for compiled in (True, False)
+    )
+    for name in ("pick_E", "pick_ptr_T", "near_EK", "far_TK"):
+        assert getattr(draws, name).tolist() == getattr(twin, name).tolist()
+    assert draws.windows.label_M.tolist() == twin.windows.label_M.tolist()
+    assert len({*draws.far_TK.ravel().tolist()}) > 2
+    similar_NG, similar_EG = (
+        np.where(rng.random((n, gammas)) < 0.5, 0, rng.integers(0, 9, (n, gammas)))
+        for n in (sum(sizes), len(draws.pick_E))
+    )
+    cluster_N = None if seed == 0 else rng.integers(0, 7, sum(sizes))
+    counted = Counted(ours, draws, similar_NG, similar_EG, cluster_N)
+    eta_H = np.array([0.05, 0.2])
+    for own in range(gammas * (len(near) + len(eta_H))):
+        found, expected = counted.votes_compiled(eta_H, own), counted.votes(eta_H, own)
+        for name, values in vars(expected).items():
+            assert getattr(found, name).tolist() == values.tolist()
 
 
 def same(found: dict[int, TypeShares], expected: dict[int, TypeShares]) -> None:
     assert list(found) == list(expected)
     for one, other in zip(found.values(), expected.values(), strict=True):
-        assert one.recurrence == other.recurrence
+        assert one.place == other.place
+        for setting in one.place:
+            assert one.recurrence(setting) == other.recurrence(setting)
         assert one.rate_M.tolist() == other.rate_M.tolist()
         assert one.retained_M.tolist() == other.retained_M.tolist()
 
@@ -109,13 +154,13 @@ def alone(
         similar_M = similarity.count_similar_scipy(windows, ours)
         return Partners(similar_M, partner_counts(windows, ours))
 
-    own, null = count(ours), None
+    own, drawn_null = count(ours), None
     if setting.distance is not None:
-        near = [d for d in grid.distances(detection.params.window_size) if d <= setting.distance]
+        near = [d for d in null.distances(detection.params.window_size) if d <= setting.distance]
         v = int(detection.types.token_T[index])
         drawn = [w for w in (contexts.null.at(v, d) for d in near) if w is not None]
-        null = count(drawn[0]) if drawn else None
-    found, none = retention(own, null, setting.eta), np.zeros(len(ours), dtype=bool)
+        drawn_null = count(drawn[0]) if drawn else None
+    found, none = retention(own, drawn_null, setting.eta), np.zeros(len(ours), dtype=bool)
     if found is None:
         counts = Recurrence(len(ours), 0, 0, 0.0, judgeable=False, retained=0.0)
         return counts, none, np.zeros(len(ours))

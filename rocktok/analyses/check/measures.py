@@ -75,7 +75,7 @@ class _Places:
     special: Array
 
     def __call__(self, batch: Batch) -> Batch:
-        place_N = 2 * np.minimum(batch["position"], OPENING).astype(np.int64)
+        place_N = 2 * np.minimum(batch["position"], OPENING).astype(np.int32)
         place_N += is_among(batch["token_id"], self.special)
         return {**batch, "token_id": place_N}
 
@@ -86,9 +86,12 @@ BEGINNING = np.arange(2 * OPENING)
 REST = np.arange(2 * OPENING, 2 * OPENING + 2)
 
 
-def loss_places(special: Array, seed: int, replicates: int) -> tuple[Derived, PromptBootstrap]:
+def loss_places(
+    special: Array, seed: int, replicates: int, *, compiled: bool = False
+) -> tuple[Derived, PromptBootstrap]:
     """Rows and loss by class of place and token; `special`: ascending token ids."""
-    sums = PromptBootstrap(np.arange(2 * OPENING + 2), ("", "loss"), seed, replicates)
+    classes = np.arange(2 * OPENING + 2)
+    sums = PromptBootstrap(classes, ("", "loss"), seed, replicates, compiled=compiled)
     needs = ("token_id", "sequence_id", "position", "prompt", "loss")
     return Derived(needs, _Places(special), sums), sums
 
@@ -97,10 +100,12 @@ def _surprisal(batch: Batch) -> Batch:
     return {**batch, "surprisal": -batch["student_logprob"].astype(np.float64)}
 
 
-def surprisals(seed: int, replicates: int) -> tuple[Derived, PromptBootstrap]:
+def surprisals(
+    seed: int, replicates: int, *, compiled: bool = False
+) -> tuple[Derived, PromptBootstrap]:
     """Rows, −log p of their tokens, and what that is on average: the student's entropy."""
-    nothing = np.zeros(0, np.int64)
-    sums = PromptBootstrap(nothing, ("", "surprisal", "student_entropy"), seed, replicates)
+    nothing, names = np.zeros(0, np.int64), ("", "surprisal", "student_entropy")
+    sums = PromptBootstrap(nothing, names, seed, replicates, compiled=compiled)
     needs = ("token_id", "sequence_id", "prompt", "student_logprob", "student_entropy")
     return Derived(needs, _surprisal, sums), sums
 

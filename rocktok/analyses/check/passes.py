@@ -272,8 +272,10 @@ class _Look:
 
     def _losses(self, step: int) -> PromptBootstrap:
         seed, replicates = self.params.seed, self.params.replicates
-        sums = PromptBootstrap(np.zeros(0, np.int64), ("", "loss"), seed, replicates)
-        self.run.engine.run(self._source("fixed", step), sums, patient=True)
+        source = self._source("fixed", step)
+        nothing = np.zeros(0, np.int64)
+        sums = PromptBootstrap(nothing, ("", "loss"), seed, replicates, compiled=source.large)
+        self.run.engine.run(source, sums, patient=True)
         return sums
 
     def _cheaper(self, name: str, rows: list[EstimatorRow], here: Measured) -> Finding:

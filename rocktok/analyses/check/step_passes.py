@@ -127,7 +127,7 @@ def measure(run: Run, table: str, step: int, request: Request) -> Measured:
         k1 = EstimatorSums([Name("k1"), Name("k3")], columns, compiled=source.large, **draws)
         todo.append(k1)
     if whole and exact and {"student_logprob", "student_entropy"} <= set(columns):
-        of_tokens, surprisal = surprisals(**draws)
+        of_tokens, surprisal = surprisals(**draws, compiled=source.large)
         todo.append(of_tokens)
     told = None
     if request.losses:
@@ -135,7 +135,7 @@ def measure(run: Run, table: str, step: int, request: Request) -> Measured:
             names = top_k_names(recorded)
             top_k = EstimatorSums(names, columns, recorded=recorded, compiled=source.large, **draws)
             todo.append(top_k)
-        by_place, places = loss_places(request.special, **draws)
+        by_place, places = loss_places(request.special, **draws, compiled=source.large)
         by_sequence, means = sequence_means(**draws)
         untold = UntoldMass(_known(log)) if recorded and log.vocab.texts else None
         types = TypeSums(("loss",), compiled=source.large)

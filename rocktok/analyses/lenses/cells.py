@@ -97,6 +97,7 @@ class Cells:
         quantities: columns to sum by class.
         seed, replicates: of the weights, and of the shuffle.
         correct: which sequences were right; None where no lens needs that.
+        compiled: use the compiled loop.
     """
 
     def __init__(
@@ -111,10 +112,12 @@ class Cells:
         seed: int,
         replicates: int,
         correct: Correct | None = None,
+        compiled: bool = False,
     ) -> None:
         self.lenses, self.cuts = tuple(lenses), {name: dict(of) for name, of in cuts.items()}
         self.thresholds, self.rocks, self.quantities = thresholds, rocks, quantities
         self.seed, self.replicates, self.correct = seed, replicates, correct
+        self.compiled = compiled
         losses = () if thresholds is None else ("loss_pre", "loss_post")
         own = needs(columns, sorted(self.cuts))
         self.needs = tuple(sorted({*own, *losses, *quantities, "token_id", "prompt"}))
@@ -173,7 +176,9 @@ class Cells:
                     exact.add(number, np.concatenate(_weighted(cells, weight_PB, digit_N)))
 
     def _rows_at(self, batch: Batch, ending: str) -> Rows:
-        return rows_at(batch, ending, self.cuts, correct=self.correct, seed=self.seed)
+        return rows_at(
+            batch, ending, self.cuts, correct=self.correct, seed=self.seed, compiled=self.compiled
+        )
 
     def _kinds(self, batch: Batch) -> Array:
         kind_N: Array = is_among(batch["token_id"], self.rocks) * OF_TYPE

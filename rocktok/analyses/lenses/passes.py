@@ -318,7 +318,7 @@ class _Look:
         cells = Cells(
             self.usable, self._columns, cuts=cuts, thresholds=hard.thresholds, rocks=hard.rocks,
             quantities=("loss", *gradient), seed=self.params.seed,
-            replicates=self.params.replicates, correct=correct,
+            replicates=self.params.replicates, correct=correct, compiled=source.large,
         )  # fmt: skip
         self.run.engine.run(source, cells)
         return cells

@@ -61,27 +61,52 @@ def rows_at(
     *,
     correct: Correct | None,
     seed: int,
+    compiled: bool = False,
 ) -> Rows:
     """Rows of a batch of whole sequences at post, at pre, or `SHUFFLED` by a seed.
 
     `cuts`: ending → thresholds; those of shuffled rows that it lacks are those of post.
+    `compiled`: the same rows, shuffled faster.
     """
     if ending != SHUFFLED:
         return Rows(batch, ending, cuts.get(ending), correct)
     own = {**cuts.get(POST, {}), **cuts.get(SHUFFLED, {})}
-    return Rows(shuffled(batch, seed), POST, own, correct)
+    return Rows(shuffled(batch, seed, compiled=compiled), POST, own, correct)
 
 
-def shuffled(batch: Batch, seed: int) -> Batch:
+def shuffled(batch: Batch, seed: int, *, compiled: bool = False) -> Batch:
     """The batch with the losses of each sequence dealt out among its rows, of both steps alike.
 
     In the order of a hash of (seed, sequence, position): the same however rows are cut.
     """
-    rows = Rows(batch)
-    hash_N = hash_rows(seed, batch["sequence_id"], batch["position"])
-    order_N = np.lexsort((hash_N, rows.of_rows(np.arange(len(rows.start_S)))))
+    order_N = (_deal_order if compiled else _deal_order_numpy)(batch, seed)
     dealt = {name: batch[name][order_N] for name in _DEALT if name in batch}
     return {**batch, **dealt}
+
+
+def _deal_order(batch: Batch, seed: int) -> Array:
+    """Whose loss each row gets (int64). Twin, which compiles nothing: `_deal_order_numpy`."""
+    from rocktok.analyses.lenses import deal_loops
+
+    rows = len(batch["sequence_id"])
+    keys = []
+    for name, dtype in (("sequence_id", np.int64), ("position", np.int32)):
+        # Of one kind for the compiler, wherever they come from.
+        keys.append(np.ascontiguousarray(batch[name], dtype).view())
+        keys[-1].setflags(write=False)
+    order_N = np.empty(rows, np.int64)
+    deal_loops.deal_order(
+        np.uint64(seed & 0xFFFFFFFFFFFFFFFF), keys[0], keys[1], np.empty(rows, np.uint64),
+        np.empty(rows + 1, np.int64), order_N,
+    )  # fmt: skip
+    return order_N
+
+
+def _deal_order_numpy(batch: Batch, seed: int) -> Array:
+    rows = Rows(batch)
+    hash_N = hash_rows(seed, batch["sequence_id"], batch["position"])
+    order_N: Array = np.lexsort((hash_N, rows.of_rows(np.arange(len(rows.start_S)))))
+    return order_N
 
 
 class Rows:

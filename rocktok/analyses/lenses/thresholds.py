@@ -48,6 +48,7 @@ class Histograms:
         endings = sorted({ending for ending, _, _ in self._by_key})
         self.needs = needs(columns, endings)
         self._cuts, self._correct, self._seed = dict(cuts or {}), correct, seed
+        self._compiled = compiled
         self._closed: dict[Key, dict[str, Any]] | None = None
 
     def update(self, batch: Batch) -> None:
@@ -58,8 +59,9 @@ class Histograms:
         for (ending, name, _), histogram in self._by_key.items():
             if ending not in rows:
                 rows[ending] = rows_at(
-                    batch, ending, self._cuts, correct=self._correct, seed=self._seed
-                )
+                    batch, ending, self._cuts, correct=self._correct, seed=self._seed,
+                    compiled=self._compiled,
+                )  # fmt: skip
             histogram.update({name: rows[ending].of(name)})
 
     def close(self) -> None:

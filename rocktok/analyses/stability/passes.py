@@ -166,7 +166,9 @@ class _Stability:
         samples = Samples(subsamples.types, self._limit(loss_T[order[len(kept) :]]))
         coverage = np.cumsum(loss_T[order]) / (loss_T.sum() or 1.0)
         whole = np.searchsorted(subsamples.types, token_T[kept])
-        rows = cutoff_rows(samples, *subsamples.result(), sizes, grid, coverage, whole)
+        rows = self.run.engine.aside(
+            lambda: cutoff_rows(samples, *subsamples.result(), sizes, grid, coverage, whole)
+        )
         best = recommend(rows)
         k = best["k"] if best is not None else grid[-1]
         drawn = in_first_k(subsamples.types, subsamples.replicated(), subsamples.few_prompts, k)

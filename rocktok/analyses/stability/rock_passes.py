@@ -64,14 +64,16 @@ def named_again(detection: Detection, samples: int) -> Again:
     clusters = expected.clusters
     grouped = clusters.groups is not None
     key_C = np.arange(clusters.count) if grouped else clusters.prompt_P
-    member_CH = half_samples(params.seed, samples, key_C)
+    member_CH = engine.aside(lambda: half_samples(params.seed, samples, key_C))
     hard = hard_samples(
         expected.all_votes(), types.tested.hard.testable, member_CH, params.fdr,
         params.min_hardness, compiled=detection.source.large,
-        each=partial(engine.on_threads, ahead=engine.jobs + 1),
+        each=partial(engine.asides, ahead=engine.jobs + 1),
     )  # fmt: skip
     counts = _context_counts(detection, hard)
-    drawn = rock_samples(hard, counts, types.excluded_T(params), member_CH, params.fdr)
+    drawn = engine.aside(
+        lambda: rock_samples(hard, counts, types.excluded_T(params), member_CH, params.fdr)
+    )
     token_V = types.token_T[hard.place_V].tolist()
     inclusion, testable = (
         {v: share for v, share in zip(token_V, share_V.tolist(), strict=True) if share}

@@ -16,6 +16,7 @@ import pytest
 
 import rocktok
 from rocktok.analyses.check.judged import cheaper, saturation
+from rocktok.analyses.check.measures import BEGINNING, REST, SPECIAL, loss_places
 from rocktok.analyses.check.result import NAMES, CheckResult
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
@@ -644,3 +645,30 @@ def test_few_types_are_not_the_best_estimate() -> None:
     few = estimate(estimator="k1", k=None, types=2, rank_correlation=1.0)
     found = cheaper("one_sample", [few, estimate(estimator="k3", k=None)], "", "")
     assert found["text"].startswith("k3, the best estimate, has a rank correlation of 0.6 to 0.9")
+
+
+def test_losses_by_place_are_the_same_bits_compiled() -> None:
+    """Of batches of whole sequences, longer and shorter than the opening."""
+    rng = np.random.default_rng(0)
+    made = {
+        compiled: loss_places(np.array([3, 7]), 5, 20, compiled=compiled)
+        for compiled in (False, True)
+    }
+    for lengths in ([3, 200, 1], [90]):
+        batch = {
+            "sequence_id": np.repeat(np.arange(len(lengths)), lengths),
+            "prompt": np.repeat(rng.integers(0, 4, len(lengths)).astype(np.uint64), lengths),
+            "position": np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
+            "token_id": rng.integers(0, 9, sum(lengths)).astype(np.int32),
+            "loss": rng.exponential(1.0, sum(lengths)).astype(np.float32),
+        }
+        for derived, _ in made.values():
+            derived.update(batch)
+    (_, plain), (derived, compiled) = made.values()
+    derived.close()
+    for name in ("", "loss"):
+        for places in (None, SPECIAL, BEGINNING, REST):
+            found, expected = compiled.of(name, places), plain.of(name, places)
+            assert float(found.value) == float(expected.value)
+            assert found.effect.tolist() == expected.effect.tolist()
+            assert float(found.prompts) == float(expected.prompts)

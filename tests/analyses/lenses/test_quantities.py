@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rocktok.analyses.lenses.lens import BY_NAME
-from rocktok.analyses.lenses.quantities import Correct, Rows
+from rocktok.analyses.lenses.quantities import Correct, Rows, shuffled
 
 
 def rows(lengths: list[int], cuts: dict[tuple[str, float], float] | None = None,
@@ -112,3 +112,22 @@ def test_sums_do_not_depend_on_what_stands_beside(cut: int) -> None:
     for name in ("iw_weight", "future_gap"):
         joined = np.concatenate([part.of(name) for part in parts])
         np.testing.assert_array_equal(whole.of(name), joined)
+
+
+@pytest.mark.parametrize("seed", [0, 7, -1])
+def test_losses_are_dealt_out_alike_compiled_and_not(seed: int) -> None:
+    """Of sequences of one row and of many, with gaps, and of no rows."""
+    rng = np.random.default_rng(seed % 5)
+    for lengths in ([], [1], [1, 300, 2, 0, 40, 1]):
+        sizes = np.array(lengths, dtype=np.int64)
+        batch = {
+            "sequence_id": np.repeat(rng.integers(-9, 1 << 40, len(sizes)), sizes),
+            "position": (3 * np.arange(sizes.sum())).astype(np.int32),
+            "loss": rng.random(sizes.sum()).astype(np.float32),
+            "loss_pre": rng.random(sizes.sum()).astype(np.float32),
+        }
+        compiled, plain = (shuffled(batch, seed, compiled=how) for how in (True, False))
+        for name, values in plain.items():
+            assert compiled[name].tolist() == values.tolist()
+        assert sorted(plain["loss"].tolist()) == sorted(batch["loss"].tolist())
+        assert len(sizes) < 2 or plain["loss"].tolist() != batch["loss"].tolist()
