@@ -25,10 +25,12 @@ from rocktok.stats.contrasts import ratio
 from rocktok.stats.groups import TypeFacts
 from rocktok.stats.local_regression import (
     AT_ONCE,
+    COMPILED,
     PairWeights,
     features,
     intercepts,
     parts_of,
+    weighted_sums,
 )
 
 #: Other types at most, a seeded draw: what bounds the memory of their replicates.
@@ -227,11 +229,13 @@ def _over_prompts(values: TypeValues, sides: Sequence[_Sides], threads: int) -> 
     if not sides:
         return []
     pairs = _PairsOfAll(sides)
+    per_replicate = len(pairs.first_R) * len(pairs.other_A)
+    compiled = len(values.value_BT) * per_replicate >= COMPILED
 
     def differences(part: slice) -> list[Array]:
-        return pairs.differences(values.value_BT[part], values.covariate_BTC[part])
+        return pairs.differences(values.value_BT[part], values.covariate_BTC[part], compiled)
 
-    step = max(_REPLICATES, AT_ONCE // (len(pairs.first_R) * len(pairs.other_A)))
+    step = max(_REPLICATES, AT_ONCE // per_replicate)
     made = list(_on_threads(differences, parts_of(len(values.value_BT), step), threads))
     return [np.concatenate(drawn) for drawn in zip(*made, strict=True)]
 
@@ -259,7 +263,7 @@ class _PairsOfAll:
             for side in range(len(sides))
         ]
 
-    def differences(self, value_BT: Array, covariate_BTC: Array) -> list[Array]:
+    def differences(self, value_BT: Array, covariate_BTC: Array, compiled: bool) -> list[Array]:
         """For each of the sides the (B,) differences of some replicates."""
         defined_BT = np.isfinite(value_BT) & np.isfinite(covariate_BTC).all(axis=-1)
         defined_BA = defined_BT[:, self.other_A]
@@ -267,8 +271,7 @@ class _PairsOfAll:
         y_BA = np.where(defined_BA, value_BT[:, self.other_A], 0.0)
         x_BAC = np.where(defined_BA[..., None], covariate_BTC[:, self.other_A], 0.0)
         x_BRC = covariate_BTC[:, self.first_R]
-        features_B9A = features(x_BAC, y_BA, defined_BA)
-        sums_SB9R = PairWeights(x_BRC, x_BAC).sums(features_B9A, self._spans)
+        sums_SB9R = weighted_sums(x_BRC, x_BAC, y_BA, defined_BA, self._spans, compiled=compiled)
         means = []
         for one, spans in zip(self.sides, self._of_side, strict=True):
             at = one.supported_R
