@@ -124,8 +124,9 @@ def type_ratios(token_T: Array, loss_other: Sums, under: Sums, over: Sums) -> Ty
     value_T, value_BT = (
         _log(_mean(above)) - _log(_mean(below)) for below, above in zip(under, over, strict=True)
     )
+    # In the order of the memory of sums: replicates are innermost.
     covariate_TC, covariate_BTC = (
-        np.stack([_log(_mean(there)), _log(there[..., 0] + here[..., 0])], axis=-1)
+        np.stack([_log(_mean(there)).T, _log(there[..., 0] + here[..., 0]).T]).T
         for there, here in zip(loss_other, under, strict=True)
     )
     return TypeValues(token_T, value_T, value_BT, covariate_TC, covariate_BTC)
@@ -233,7 +234,9 @@ def _over_prompts(values: TypeValues, sides: Sequence[_Sides], threads: int) -> 
     compiled = len(values.value_BT) * per_replicate >= COMPILED
 
     def differences(part: slice) -> list[Array]:
-        return pairs.differences(values.value_BT[part], values.covariate_BTC[part], compiled)
+        # Copies: replicates may be innermost in the memory.
+        drawn = map(np.ascontiguousarray, (values.value_BT[part], values.covariate_BTC[part]))
+        return pairs.differences(*drawn, compiled)
 
     step = max(_REPLICATES, AT_ONCE // per_replicate)
     made = list(_on_threads(differences, parts_of(len(values.value_BT), step), threads))
@@ -331,8 +334,9 @@ def _mean(sums: Array) -> Array:
 
 def _log(values: Array) -> Array:
     """Natural logarithm; NaN of what is not above 0."""
-    logs: Array = np.full(values.shape, np.nan)
-    np.log(values, out=logs, where=values > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs: Array = np.log(values)
+    np.copyto(logs, np.nan, where=~(values > 0))
     return logs
 
 
