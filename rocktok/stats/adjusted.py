@@ -235,8 +235,9 @@ def _over_prompts(values: TypeValues, sides: Sequence[_Sides], threads: int) -> 
 
     def differences(part: slice) -> list[Array]:
         # Copies: replicates may be innermost in the memory.
-        drawn = map(np.ascontiguousarray, (values.value_BT[part], values.covariate_BTC[part]))
-        return pairs.differences(*drawn, compiled)
+        value_BT = np.ascontiguousarray(values.value_BT[part])
+        covariate_BTC = np.ascontiguousarray(values.covariate_BTC[part])
+        return pairs.differences(value_BT, covariate_BTC, compiled)
 
     step = max(_REPLICATES, AT_ONCE // per_replicate)
     made = list(_on_threads(differences, parts_of(len(values.value_BT), step), threads))
