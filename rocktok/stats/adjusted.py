@@ -25,10 +25,12 @@ from rocktok.stats.contrasts import ratio
 from rocktok.stats.groups import TypeFacts
 from rocktok.stats.local_regression import (
     AT_ONCE,
+    COMPILED,
     PairWeights,
     features,
     intercepts,
     parts_of,
+    weighted_sums,
 )
 
 #: Other types at most, a seeded draw: what bounds the memory of their replicates.
@@ -122,8 +124,9 @@ def type_ratios(token_T: Array, loss_other: Sums, under: Sums, over: Sums) -> Ty
     value_T, value_BT = (
         _log(_mean(above)) - _log(_mean(below)) for below, above in zip(under, over, strict=True)
     )
+    # In the order of the memory of sums: replicates are innermost.
     covariate_TC, covariate_BTC = (
-        np.stack([_log(_mean(there)), _log(there[..., 0] + here[..., 0])], axis=-1)
+        np.stack([_log(_mean(there)).T, _log(there[..., 0] + here[..., 0]).T]).T
         for there, here in zip(loss_other, under, strict=True)
     )
     return TypeValues(token_T, value_T, value_BT, covariate_TC, covariate_BTC)
@@ -227,11 +230,16 @@ def _over_prompts(values: TypeValues, sides: Sequence[_Sides], threads: int) -> 
     if not sides:
         return []
     pairs = _PairsOfAll(sides)
+    per_replicate = len(pairs.first_R) * len(pairs.other_A)
+    compiled = len(values.value_BT) * per_replicate >= COMPILED
 
     def differences(part: slice) -> list[Array]:
-        return pairs.differences(values.value_BT[part], values.covariate_BTC[part])
+        # Copies: replicates may be innermost in the memory.
+        value_BT = np.ascontiguousarray(values.value_BT[part])
+        covariate_BTC = np.ascontiguousarray(values.covariate_BTC[part])
+        return pairs.differences(value_BT, covariate_BTC, compiled)
 
-    step = max(_REPLICATES, AT_ONCE // (len(pairs.first_R) * len(pairs.other_A)))
+    step = max(_REPLICATES, AT_ONCE // per_replicate)
     made = list(_on_threads(differences, parts_of(len(values.value_BT), step), threads))
     return [np.concatenate(drawn) for drawn in zip(*made, strict=True)]
 
@@ -259,7 +267,7 @@ class _PairsOfAll:
             for side in range(len(sides))
         ]
 
-    def differences(self, value_BT: Array, covariate_BTC: Array) -> list[Array]:
+    def differences(self, value_BT: Array, covariate_BTC: Array, compiled: bool) -> list[Array]:
         """For each of the sides the (B,) differences of some replicates."""
         defined_BT = np.isfinite(value_BT) & np.isfinite(covariate_BTC).all(axis=-1)
         defined_BA = defined_BT[:, self.other_A]
@@ -267,8 +275,7 @@ class _PairsOfAll:
         y_BA = np.where(defined_BA, value_BT[:, self.other_A], 0.0)
         x_BAC = np.where(defined_BA[..., None], covariate_BTC[:, self.other_A], 0.0)
         x_BRC = covariate_BTC[:, self.first_R]
-        features_B9A = features(x_BAC, y_BA, defined_BA)
-        sums_SB9R = PairWeights(x_BRC, x_BAC).sums(features_B9A, self._spans)
+        sums_SB9R = weighted_sums(x_BRC, x_BAC, y_BA, defined_BA, self._spans, compiled=compiled)
         means = []
         for one, spans in zip(self.sides, self._of_side, strict=True):
             at = one.supported_R
@@ -328,8 +335,9 @@ def _mean(sums: Array) -> Array:
 
 def _log(values: Array) -> Array:
     """Natural logarithm; NaN of what is not above 0."""
-    logs: Array = np.full(values.shape, np.nan)
-    np.log(values, out=logs, where=values > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs: Array = np.log(values)
+    np.copyto(logs, np.nan, where=~(values > 0))
     return logs
 
 

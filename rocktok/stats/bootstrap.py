@@ -11,11 +11,11 @@ last; M quantities; E pairs of a prompt and a type.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from rocktok.stats.intervals import Estimate
 
 REPLICATES = 1_000
 
+Made = TypeVar("Made")
 
 #: Pairs of a type and a run of rows of one prompt that wait for their weights, at least.
 _WAITING = 1 << 17
@@ -224,7 +225,7 @@ class PromptBootstrap:
         prompt_P = self._waiting.prompts()
         for start in range(0, len(prompt_P), _PROMPTS):
             weighing = self._weighing(prompt_P[start : start + _PROMPTS])
-            for types, total_TCW in self._on_threads(weighing):
+            for types, total_TCW in self._on_threads(weighing, lambda _, total_TCW: total_TCW):
                 self._add_weighted(types, total_TCW)
         self._waiting = Waiting()
 
@@ -237,14 +238,16 @@ class PromptBootstrap:
         bootstrap_loops.poisson_weights(hash_B, prompt_P, _POISSON_CDF, weight_PW)
         return Weighing(self._waiting, prompt_P, weight_PW)
 
-    def _on_threads(self, weighing: Weighing) -> Iterator[tuple[slice, Array]]:
-        """Weighted sums of all types, some at a time, in order."""
+    def _on_threads(
+        self, weighing: Weighing, made: Callable[[slice, Array], Made]
+    ) -> Iterator[tuple[slice, Made]]:
+        """What is made of the weighted sums of all types, some at a time, in order."""
         step = max(1, _AT_ONCE // (len(self._columns) * (1 + self.replicates)))
         ends = [*range(0, self._others + 1, step), self._others + 1]
         parts = [slice(a, b) for a, b in pairwise(ends)]
 
-        def sums(types: slice) -> tuple[slice, Array]:
-            return types, weighing.sums(types, len(self._columns))
+        def sums(types: slice) -> tuple[slice, Made]:
+            return types, made(types, weighing.sums(types, len(self._columns)))
 
         if self.threads == 1 or len(parts) == 1:
             yield from map(sums, parts)
@@ -283,12 +286,15 @@ class PromptBootstrap:
         if len(prompt_P) > _PROMPTS:
             self._weigh()
         made_MTB = np.zeros((len(self.quantities), self._others + 1, 1 + self.replicates))
+
+        def fill(types: slice, total_TCW: Array) -> None:
+            for m, (sums, span) in enumerate(zip(self._sums_M, self._columns.spans, strict=True)):
+                made_MTB[m, types] = sums.with_digits(types, total_TCW[:, span])
+
         if len(self._waiting):
-            for types, total_TCW in self._on_threads(self._weighing(prompt_P)):
-                for m, (sums, span) in enumerate(
-                    zip(self._sums_M, self._columns.spans, strict=True)
-                ):
-                    made_MTB[m, types] = sums.with_digits(types, total_TCW[:, span])
+            # Each writes rows of its own.
+            for _ in self._on_threads(self._weighing(prompt_P), fill):
+                pass
         else:
             for m, sums in enumerate(self._sums_M):
                 made_TB = sums.result()

@@ -19,8 +19,10 @@ MIN_TYPES = 5
 
 def ratio(over_B: Array, under_B: Array) -> Array:
     """Elementwise quotient, NaN where the denominator is not positive."""
-    values_B: Array = np.full(np.broadcast(over_B, under_B).shape, np.nan)
-    np.divide(over_B, under_B, out=values_B, where=under_B > 0)
+    # In their order of the memory: replicates are the innermost of many.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values_B: Array = np.divide(over_B, under_B, dtype=np.float64)
+    np.copyto(values_B, np.nan, where=~(under_B > 0))
     return values_B
 
 

@@ -1,13 +1,16 @@
 """What types predict for others of like covariates: local linear regression with a ridge.
 
 A type's prediction is the intercept of a weighted least squares on the covariates' differences from
-its own. All weights of a pair are made a few types at a time, and summed at once.
+its own. All weights of a pair are made a few types at a time, and summed at once; where there are
+many, by a compiled loop.
 
-Array suffixes: B replicates; R types that are predicted for; A types that predict; C covariates.
+Array suffixes: S spans of the types A; B replicates; R types that are predicted for; A types that
+predict; C covariates.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +26,12 @@ RIDGE = 0.05
 #: Pairs of a type of the group and another type, in as many replicates as are worked out together:
 #: what is made of them fits into a processor's cache.
 AT_ONCE = 1 << 17
+
+#: Such pairs, over all replicates, from which on the compiled loop is worth its loading.
+COMPILED = 1 << 26
+
+#: A covariate of what is undefined in a replicate, so far from all others that its weight is 0.
+_FAR = 1e100
 
 
 class PairWeights:
@@ -59,6 +68,42 @@ class PairWeights:
                 for sums_B9R, span in zip(sums, spans, strict=True):
                     sums_B9R[part, :, rows] = features_B9A[part, :, span] @ weight_BAR[:, span]
         return sums
+
+
+def weighted_sums(
+    x_BRC: Array,
+    x_BAC: Array,
+    y_BA: Array,
+    counts_BA: Array,
+    spans: Sequence[slice],
+    *,
+    compiled: bool,
+) -> Sequence[Array]:
+    """For each span of the types A the weighted sums of their `features`, (B, 9, R).
+
+    Args:
+        counts_BA: which types count, of which the others have zeros in x and y.
+        spans: side by side, from 0 on.
+        compiled: use the compiled loop. The same sums as without, but for their rounding.
+    """
+    if not compiled:
+        return PairWeights(x_BRC, x_BAC).sums(features(x_BAC, y_BA, counts_BA), spans)
+    from rocktok.stats import local_regression_loops
+
+    # So that the exponent of 2 is minus the sum of squared differences.
+    scale_C = math.sqrt(math.log2(math.e) / 2) / np.array(WIDTHS)
+    ours_CBR, others_CBA = (
+        np.ascontiguousarray(np.moveaxis(x * scale_C, -1, 0))
+        for x in (x_BRC, np.where(counts_BA[..., None], x_BAC, _FAR))
+    )
+    edge_S = np.array([0, *(span.stop for span in spans)])
+    sum_SB9R = np.empty((len(spans), len(x_BRC), 9, x_BRC.shape[1]))
+    local_regression_loops.weighted_sums(
+        *ours_CBR, *others_CBA, np.ascontiguousarray(y_BA), edge_S, sum_SB9R
+    )
+    a, b = scale_C
+    sum_SB9R /= np.array([1, a, b, 1, a * a, a * b, b * b, a, b])[:, None]
+    return list(sum_SB9R)
 
 
 def features(x_AC: Array, y_A: Array, counts_A: Array | None = None) -> Array:

@@ -6,14 +6,19 @@ half that is measured, needs the first one's mean norm by loss.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from rocktok._types import Array
 from rocktok.analyses.attribute.expected import NormByLoss, WithExpected
 from rocktok.analyses.attribute.result import GroupContrast
 from rocktok.analyses.attribute.shares import CONTRASTED, contrasts
-from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs
+from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs, rocks_at_cutoffs
+from rocktok.analyses.detect.log_passes import ZeroThresholdError
+from rocktok.analyses.detect.result import DetectParams
+from rocktok.analyses.run import Run
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.stats.accumulator import Accumulator
@@ -26,6 +31,28 @@ from rocktok.stats.verdicts import GRADIENT, AdjustedComparison, compare_at_cuto
 
 #: Half of the prompts on which groups are chosen; they are compared on the other.
 CHOSEN_ON = 0
+
+
+def rocks_of_half(
+    run: Run,
+    options: DetectParams,
+    steps: Sequence[int],
+    similarity: str | None,
+    embeddings: Array | None,
+) -> RocksAtCutoffs:
+    """Rocks of the half that chooses, at two steps, or without persistence at one.
+
+    `similarity`: of contexts, as on all prompts, whatever the log has of this half; None: open.
+    """
+    options = replace(options, pre=steps[0], post=steps[-1])
+    if similarity is not None:
+        options = replace(options, similarity=similarity)
+    if len(steps) < 2:
+        options = replace(options, pre=None, context="off")
+    try:
+        return rocks_at_cutoffs(run, options, half=CHOSEN_ON, embeddings=embeddings)
+    except ZeroThresholdError:
+        return RocksAtCutoffs({options.fdr: np.zeros(0, dtype=np.int64)}, None)
 
 
 class HalfContrasts:

@@ -4,7 +4,7 @@
 2. the reference step: sums by type; frequencies, prompts and losses by half, from which groups are
    chosen;
 3. for the contrasts, unless the rocks are given: `detect`'s on one half of the prompts, at the
-   first two steps of fixed text;
+   first two steps of fixed text; beside the first where these are the same steps;
 4. each step once: the bootstrap of the groups, and at the reference step of the types that are
    shown, and what the contrasts need of both halves; at the others also sums by type;
 5. the half of the reference step that is measured, for the adjusted contrast.
@@ -13,14 +13,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from typing import cast
 
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.attribute.contrast_passes import CHOSEN_ON, HalfContrasts
+from rocktok.analyses.attribute.contrast_passes import HalfContrasts, rocks_of_half
 from rocktok.analyses.attribute.geometry_passes import geometry_tables
 from rocktok.analyses.attribute.result import (
     AttributeOptions,
@@ -37,13 +37,13 @@ from rocktok.analyses.attribute.shares import (
     quantities,
     untested,
 )
-from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs, params_of, rocks_at_cutoffs
-from rocktok.analyses.detect.log_passes import ZeroThresholdError
+from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs, params_of
 from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.analyses.detect.rock_passes import Rocks, find_rocks
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
+from rocktok.engine.turns import Companion
 from rocktok.errors import LogError
 from rocktok.stats.accumulator import Accumulator
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap
@@ -131,6 +131,8 @@ class _Attribution:
     notes: tuple[str, ...]
     quantities: tuple[str, ...]
     source: Source
+    #: The search for the rocks of the contrasts, where it was begun with that of all rocks.
+    beside: list[Companion[RocksAtCutoffs]] = field(default_factory=list)
 
     def result(self) -> AttributeResult:
         """All passes."""
@@ -290,7 +292,17 @@ class _Attribution:
             return None
         if self.detected is not None:
             return Rocks.of(self.detected)
-        return find_rocks(self.run, self._options)
+        return find_rocks(self.run, self._options, self._search_beside)
+
+    def _search_beside(self, similarity: str) -> None:
+        """Begin the search for the rocks of the contrasts if it is among the same rows.
+
+        Nobody waits for it where there turn out to be no two halves.
+        """
+        options = self._options
+        steps = self.run.view.pre_post(options.pre, options.post, options.context)
+        if self._chosen_at == (steps.pre, steps.post):
+            self.beside.append(self.run.engine.start(partial(self._rocks_of_half, similarity)))
 
     @property
     def _rocks(self) -> Array:
@@ -300,24 +312,18 @@ class _Attribution:
             return self.rocks
         return self._found.ids
 
-    def _rocks_of_half(self) -> RocksAtCutoffs:
+    def _rocks_of_half(self, similarity: str | None) -> RocksAtCutoffs:
         """Of the contrasts."""
-        steps = self._chosen_at
-        options = replace(self._options, table=self.run.table, pre=steps[0], post=steps[-1])
-        if self._found is not None and self._found.similarity is not None:
-            # As on all prompts, whatever the log has of this half.
-            options = replace(options, similarity=self._found.similarity)
-        if len(steps) < 2:
-            options = replace(options, pre=None, context="off")
-        try:
-            return rocks_at_cutoffs(self.run, options, half=CHOSEN_ON, embeddings=self.embeddings)
-        except ZeroThresholdError:
-            return RocksAtCutoffs({options.fdr: np.zeros(0, dtype=np.int64)}, None)
+        options = replace(self._options, table=self.run.table)
+        return rocks_of_half(self.run, options, self._chosen_at, similarity, self.embeddings)
 
     def _of_halves(self, facts: TypeFacts) -> HalfContrasts:
         """Groups chosen on one half of the prompts, to be compared on the other."""
+        assert self._found is not None
+        begun = next(iter(self.beside), None)
+        rocks = self._rocks_of_half(self._found.similarity) if begun is None else begun.result()
         return HalfContrasts(
-            self.source, facts, self._rocks_of_half(), group_size=self.params.group_size,
+            self.source, facts, rocks, group_size=self.params.group_size,
             replicates=self.params.replicates, threads=self.run.engine.jobs,
         )  # fmt: skip
 

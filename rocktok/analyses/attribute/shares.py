@@ -84,13 +84,16 @@ class Shares:
     def _whole(self) -> dict[str, Estimate]:
         return {quantity: self.bootstrap.of(quantity) for quantity in self.shares.values()}
 
+    @cached_property
+    def _total(self) -> dict[str, float]:
+        return {quantity: float(self.sum_V[quantity].sum()) for quantity in self.shares.values()}
+
     @property
     def totals(self) -> Totals:
         """Sums over all positions."""
         names = {"": "positions"}
         sums: dict[str, float] = {
-            names.get(q, q.replace("²", "_sq")): float(self.sum_V[q].sum())
-            for q in self.shares.values()
+            names.get(q, q.replace("²", "_sq")): total for q, total in self._total.items()
         }
         counts = {"positions": int(self.count_V.sum()), "types": int((self.count_V > 0).sum())}
         return cast(Totals, {**sums, **counts})
@@ -99,7 +102,7 @@ class Shares:
         """All shares of a set of types together, with intervals where prompts suffice."""
         row: dict[str, float | bool | None] = {}
         for share, quantity in self.shares.items():
-            total = float(self.sum_V[quantity].sum())
+            total = self._total[quantity]
             part = float(self.sum_V[quantity][ids[ids < len(self.count_V)]].sum())
             row[share] = part / total if total else None
         taken, grad = row["position_share"], row["grad_share"]

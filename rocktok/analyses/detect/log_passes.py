@@ -227,18 +227,22 @@ class LogPasses:
         self.run.engine.run(self.source, density, prompts, *more)
         return density, prompts.result(), None if beside is None else beside.result()
 
-    def judged(self, embeddings: Array | None) -> tuple[TypeTable, str | None]:
+    def judged(
+        self, embeddings: Array | None, told: Callable[[str], None] | None = None
+    ) -> tuple[TypeTable, str | None]:
         """All types, those that may be rocks judged; without an earlier step their sums alone.
 
-        With the similarity of their contexts; None: these were not compared. Raises `LogError`
-        where the rows do not allow it.
+        With the similarity of their contexts; None: these were not compared. `told`: is given it as
+        soon as it is known, after one pass. Raises `LogError` where the rows do not allow it.
         """
         counts = self.count()
         if self.steps.pre is None:
             return counts.types, None
-        thresholds = self.thresholds(counts)
         chosen, _ = self.choose_similarity(counts)
         params = replace(chosen.params, all_types=False)
+        if told is not None:
+            told(params.similarity)
+        thresholds = self.thresholds(counts)
         types, _ = judge_contexts(
             self.source, self.run.engine, params, thresholds, counts.types,
             count_V=counts.count_V, clusters=counts.clusters, embeddings=embeddings, null=False,

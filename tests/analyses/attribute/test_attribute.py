@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import rocktok
 from rocktok.analyses.attribute.expected import NormByLoss
+from rocktok.analyses.attribute.passes import _Attribution
 from rocktok.analyses.attribute.shares import contrasts
 from rocktok.engine.passes import Engine
 from rocktok.errors import LogError, UsageError
@@ -130,6 +131,18 @@ def twin_of_rows(rows: pd.DataFrame, path: Path, rocks: set[int]) -> float:
     ours, theirs = np.flatnonzero(is_rock).tolist(), np.flatnonzero(~is_rock).tolist()
     backed = [i for i in ours if sum(abs(x1[i] - x1[j]) <= 0.5 for j in theirs) >= 5]
     return twin_difference(y, x1, x2, backed, theirs)
+
+
+def test_rocks_of_one_half_are_the_same_whether_searched_beside_or_after(
+    planted_run: tuple[PlantedLog, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, after = [], []
+    for found in (beside, after):
+        result = rocktok.attribute(planted_run[1], step=100, replicates=100)
+        found += [result.log.pop("passes"), result.to_json()]
+        monkeypatch.setattr(_Attribution, "_search_beside", lambda self, similarity: None)
+    # Passes that both searches have in common were made once.
+    assert beside[0] < after[0] and beside[1] == after[1]
 
 
 @pytest.mark.long
