@@ -163,17 +163,19 @@ class Cells:
             rock_N = self._kinds(dealt.batch) == ROCK
             for name, sums in self._dealt.items():
                 parts.append((sums, rock_N.astype(np.int64) * (1 + BY_NAME[name].top(dealt))))
-        weighted = _weighted([(place_N, cell_N, len(sums)) for sums, cell_N in parts], weight_PB)
+        counted = [(place_N, cell_N, len(sums)) for sums, cell_N in parts]
+        weighted = _weighted(counted, weight_PB, compiled=self.compiled)
         for (sums, _), more in zip(parts, weighted, strict=True):
             sums += more
         sizes = {name: len(BY_NAME[name].classes) for name in self.lenses}
         for quantity, exact in self._values.items():
             values_N = batch[quantity].astype(np.float64)
             self.largest[quantity] = max(self.largest[quantity], float(np.abs(values_N).max()))
+            cells = [(place_N, code_N[name], size) for name, size in sizes.items()]
             for number, digit_N in enumerate(exact.split(values_N)):
                 if digit_N is not None:
-                    cells = [(place_N, code_N[name], size) for name, size in sizes.items()]
-                    exact.add(number, np.concatenate(_weighted(cells, weight_PB, digit_N)))
+                    by_lens = _weighted(cells, weight_PB, digit_N, compiled=self.compiled)
+                    exact.add(number, np.concatenate(by_lens))
 
     def _rows_at(self, batch: Batch, ending: str) -> Rows:
         return rows_at(
@@ -224,18 +226,40 @@ class Cells:
 
 
 def _weighted(
-    parts: Iterable[tuple[Array, Array, int]], weight_PB: Array, values_N: Array | None = None
+    parts: Iterable[tuple[Array, Array, int]],
+    weight_PB: Array,
+    values_N: Array | None = None,
+    *,
+    compiled: bool = False,
 ) -> list[Array]:
     """Weighted sums by cell, (C, 1 + B) each: exact in any order, as all numbers are on grids.
 
     `parts`: prompt and cell of each row, and the number of cells. One product for all of them: of
     few cells it takes hardly longer for many more.
     """
-    sums_PC, sizes = [], []
-    for place_N, cell_N, cells in parts:
-        key_N = place_N * np.int64(cells) + cell_N
-        sum_E = np.bincount(key_N, values_N, minlength=len(weight_PB) * cells)
-        sums_PC.append(sum_E.astype(np.float64).reshape(len(weight_PB), cells))
-        sizes.append(cells)
+    sum_of = _sums if compiled else _sums_numpy
+    sums_PC = [
+        sum_of(*part, values_N, len(weight_PB) * part[2]).reshape(len(weight_PB), part[2])
+        for part in parts
+    ]
     weighted = np.ascontiguousarray(np.concatenate(sums_PC, axis=1).T) @ weight_PB
-    return np.split(weighted, np.cumsum(sizes)[:-1])
+    return np.split(weighted, np.cumsum([sum_PC.shape[1] for sum_PC in sums_PC])[:-1])
+
+
+def _sums(place_N: Array, cell_N: Array, cells: int, values_N: Array | None, size: int) -> Array:
+    """Rows, or sums of values, of each prompt and cell, float64. Twin: `_sums_numpy`."""
+    from rocktok.analyses.lenses import cell_loops
+
+    sum_E = np.zeros(size)
+    if values_N is None:
+        cell_loops.count(place_N, cell_N, cells, sum_E)
+    else:
+        cell_loops.add(place_N, cell_N, cells, values_N, sum_E)
+    return sum_E
+
+
+def _sums_numpy(
+    place_N: Array, cell_N: Array, cells: int, values_N: Array | None, size: int
+) -> Array:
+    key_N = place_N * np.int64(cells) + cell_N
+    return np.bincount(key_N, values_N, minlength=size).astype(np.float64)

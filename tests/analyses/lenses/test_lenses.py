@@ -24,6 +24,7 @@ from rocktok.analyses.lenses.result import LensesResult
 from rocktok.analyses.lenses.shares import expected_jaccard
 from rocktok.analyses.lenses.table import encode, render
 from rocktok.engine.passes import Engine
+from rocktok.engine.source import Source
 from rocktok.errors import LogError, UsageError
 from rocktok.hashing import hash_rows
 from rocktok.log import tasks
@@ -460,3 +461,13 @@ def test_columns_of_the_lenses_are_those_of_the_format() -> None:
         assert {column for way in lens.columns for column in way} <= known
         assert len(set(lens.classes)) == len(lens.classes) <= 5
     assert set(COLUMNS) <= known
+
+
+@pytest.mark.parametrize("log", ["opd", "smol"])
+def test_large_logs_have_the_same_bits(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled loops and arrays give one result."""
+    path = SAMPLE.parent / log
+    expected = looked(path).to_dict()
+    assert expected["lenses"][0]["shuffled_share"] is not None
+    monkeypatch.setattr(Source, "large", True)
+    assert looked(path).to_dict() == expected
