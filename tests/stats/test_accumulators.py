@@ -19,6 +19,7 @@ from rocktok.analyses.detect.persistence import (
     PersistentWindows,
     Thresholds,
     of_type,
+    reaches,
     sample_limits,
 )
 from rocktok.hashing import hash_rows
@@ -286,3 +287,14 @@ def test_far_from_is_what_it_says(seed: int, v: int, distance: int) -> None:
         for s, p, _ in where
     ]
     assert windows.far_from(rows, v, distance).tolist() == expected
+
+
+def test_float32_reach_what_they_reach_as_float64() -> None:
+    rng = np.random.default_rng(0)
+    value_N = np.concatenate([rng.exponential(1.0, 50), [0.0, np.inf, np.nan, 0.1, 0.3]])
+    single_N = value_N.astype(np.float32)
+    near = [np.nextafter(np.float64(x), side) for x in single_N[:9] for side in (-np.inf, np.inf)]
+    for least in (0.0, 0.1, 0.3, np.inf, 1e-60, 1e300, *single_N[:9].tolist(), *near):
+        for given_N in (single_N, value_N):
+            expected = given_N.astype(np.float64) >= least
+            assert reaches(given_N, float(least)).tolist() == expected.tolist()

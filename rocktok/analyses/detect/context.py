@@ -151,13 +151,11 @@ class ContextRule:
 
         `draws`: of its null, for η "auto", with their distance; None: too few could be drawn.
         """
-        ours, similarity = self.windows(rows), self.similarity
+        ours = self.windows(rows)
         if draws is None:
-            own_M = similarity.count_similar(ours, ours)
-            own = Partners(own_M, partner_counts(ours, ours))
-            return self.conclude(rows, len(ours), own, None, None)
+            return self.conclude(rows, len(ours), self._count(ours, ours), None, None)
         drawn, distance = draws
-        own_M, drawn_D = similarity.count_with_draws(ours, drawn)
+        own_M, drawn_D = self.similarity.count_with_draws(ours, drawn)
         own = Partners(own_M, partner_counts(ours, ours))
         null = Partners(drawn_D, partner_counts(drawn, ours))
         return self.conclude(rows, len(ours), own, null, distance)
@@ -209,6 +207,10 @@ class ContextRule:
     def windows(self, rows: dict[str, Array]) -> Windows:
         """Windows of persistent occurrences, or sketches, with labels by the partner rule."""
         return Windows(rows[self.similarity.contents], labels(rows, self.partners))
+
+    def _count(self, ours: Windows, theirs: Windows) -> Partners:
+        similar_M = self.similarity.count_similar(ours, theirs)
+        return Partners(similar_M, partner_counts(ours, theirs))
 
 
 def share_interval(context: Context) -> tuple[float, float]:

@@ -20,7 +20,14 @@ from rocktok.analyses.detect.strata import (
     sequence_starts,
     strata_of,
 )
-from rocktok.analyses.detect.votes import NEEDS, OnePassExpected, TwoPassExpected, readonly
+from rocktok.analyses.detect.votes import (
+    NEEDS,
+    OnePassExpected,
+    TwoPassExpected,
+    Votes,
+    pairs_of,
+    readonly,
+)
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.tally import Tally, counted, cut, run_starts
 
@@ -145,23 +152,39 @@ class HardSums:
         (`loss_T` is of all rows anyway).
         """
         key_I, sum_IQ = self.places.settle()
-        clusters = self.clusters.count if self.clusters.one_pass else 1
         if among_C is not None:
-            chosen_I = among_C[key_I // STRATA % clusters]
+            chosen_I = among_C[key_I // STRATA % self._width]
             key_I, sum_IQ = key_I[chosen_I], sum_IQ[chosen_I]
-        token_T, sum_TBQ = type_sums(key_I, sum_IQ, clusters, compiled=self.compiled)
-        facts = (
-            token_T,
-            place_ratios(sum_TBQ[..., 0], sum_TBQ[..., 1]),
-            self._losses(token_T),
-            position_bound(sum_TBQ[..., 0]),
-        )
+        facts = self._facts(key_I, sum_IQ)
         if self.clusters.one_pass:
             return OnePassExpected(self.clusters, *facts, key_I, sum_IQ, compiled=self.compiled)
         place_I, sum_IQ = self.prompts.settle()
         sum_PQ = np.zeros((len(self.clusters.prompt_P), 2), np.int64)
         sum_PQ[place_I] = sum_IQ
         return TwoPassExpected(self.clusters, *facts, sum_PQ)
+
+    def one_pass(self) -> tuple[OnePassExpected, Votes]:
+        """`expected` and all votes, where one pass is all: what both rest on is summed once."""
+        key_I, sum_IQ = self.places.settle()
+        facts = self._facts(key_I, sum_IQ)
+        token_T, ratio_TB, _, _ = facts
+        count, compiled = self.clusters.count, self.compiled
+        pairs = pairs_of(key_I, sum_IQ, count, token_T, ratio_TB, compiled=compiled)
+        expected = OnePassExpected(
+            self.clusters, *facts, key_I, sum_IQ, compiled=compiled, pairs=pairs
+        )
+        return expected, expected.all_votes(pairs)
+
+    @property
+    def _width(self) -> int:
+        """Clusters that the keys of places tell apart."""
+        return self.clusters.count if self.clusters.one_pass else 1
+
+    def _facts(self, key_I: Array, sum_IQ: Array) -> tuple[Array, Array, Array, Array]:
+        """Types of some places, ratios of places, mean losses, and who is bound to a place."""
+        token_T, sum_TBQ = type_sums(key_I, sum_IQ, self._width, compiled=self.compiled)
+        ratio_TB = place_ratios(sum_TBQ[..., 0], sum_TBQ[..., 1])
+        return token_T, ratio_TB, self._losses(token_T), position_bound(sum_TBQ[..., 0])
 
     def _losses(self, token_T: Array) -> Array:
         token_I, sum_IQ = self.losses.settle()

@@ -35,8 +35,13 @@ def votes_of(sums: HardSums) -> OccurrenceSums | None:
 
 def hardness_of(sums: HardSums, votes: OccurrenceSums | None) -> Hardness:
     """The tests of all types, from sums that all rows were added to."""
-    expected = sums.expected()
-    if isinstance(expected, TwoPassExpected):
+    if sums.clusters.one_pass:
+        expected: Expected
+        expected, all_votes = sums.one_pass()
+    else:
+        two_pass = sums.expected()
+        assert isinstance(two_pass, TwoPassExpected)
         assert votes is not None
-        expected = expected.with_all(votes)
-    return Hardness(expected, hard_tests(expected.all_votes(), compiled=sums.compiled))
+        expected = two_pass.with_all(votes)
+        all_votes = expected.all_votes()
+    return Hardness(expected, hard_tests(all_votes, compiled=sums.compiled))

@@ -12,7 +12,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect.compared import Windows, labels
-from rocktok.analyses.detect.persistence import Thresholds
+from rocktok.analyses.detect.persistence import Thresholds, reaches
 from rocktok.analyses.detect.similarity import Similarity
 from rocktok.stats.accumulator import Batch
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap, poisson_weights
@@ -71,11 +71,10 @@ class HardBootstrap(PromptBootstrap):
 
     def update(self, batch: Batch) -> None:
         """Add a joined batch of whole sequences."""
-        pre_N, post_N = (batch[name].astype(np.float64) for name in ("loss_pre", "loss_post"))
-        hard_post_N = post_N >= (np.inf if self.thresholds.post is None else self.thresholds.post)
+        post = np.inf if self.thresholds.post is None else self.thresholds.post
         hard = {
-            "hard_pre": pre_N >= self.thresholds.pre,
-            "hard_post": hard_post_N,
+            "hard_pre": reaches(batch["loss_pre"], self.thresholds.pre),
+            "hard_post": reaches(batch["loss_post"], post),
             "persistent": self.thresholds.chosen(batch),
         }
         marks = {name: hard_N.astype(np.float32) for name, hard_N in hard.items()}

@@ -23,6 +23,20 @@ from rocktok.stats.accumulator import Batch
 from rocktok.stats.arrays import add_counts
 
 
+def reaches(values_N: Array, least: float) -> Array:
+    """Which values are at least a number: of float32 as if these were float64, without a copy."""
+    if values_N.dtype == np.float32:
+        with np.errstate(over="ignore"):
+            single = np.float32(least)
+        # The smallest float32 that is not below it.
+        if float(single) < least:
+            single = np.nextafter(single, np.float32(np.inf))
+        reached_N: Array = values_N >= single
+        return reached_N
+    reached_N = values_N.astype(np.float64) >= least
+    return reached_N
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """Thresholds in nats: of the loss at pre and at post, or (recalcitrant) of the change."""
@@ -33,11 +47,11 @@ class Thresholds:
 
     def persistent(self, pre_N: Array, post_N: Array) -> Array:
         """Which rows (float32 losses) belong to O_PH."""
-        hard_N: Array = pre_N.astype(np.float64) >= self.pre
+        hard_N = reaches(pre_N, self.pre)
         if self.change is not None:
             return hard_N & ((pre_N - post_N).astype(np.float64) < self.change)
         assert self.post is not None
-        return hard_N & (post_N.astype(np.float64) >= self.post)
+        return hard_N & reaches(post_N, self.post)
 
     def chosen(self, batch: Batch) -> Array:
         """Which rows of a joined batch belong to O_PH."""
@@ -83,8 +97,8 @@ class HardCounts:
         both_N = self.thresholds.persistent(pre_N, post_N)
         hard_post_N = both_N
         if self.thresholds.post is not None:
-            hard_post_N = post_N.astype(np.float64) >= self.thresholds.post
-        hard_pre_N = pre_N.astype(np.float64) >= self.thresholds.pre
+            hard_post_N = reaches(post_N, self.thresholds.post)
+        hard_pre_N = reaches(pre_N, self.thresholds.pre)
         for name, hard_N in (("both", both_N), ("pre", hard_pre_N), ("post", hard_post_N)):
             counts_V = np.bincount(batch["token_id"][hard_N])
             self.count_V[name] = add_counts(self.count_V[name], counts_V)
@@ -153,10 +167,14 @@ class PersistentWindows:
         if "sketch" in self.contents:
             chosen_N = chosen_N & sketched(batch)
         rows_M = np.flatnonzero(chosen_N)
-        hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
+        limit_M = None
         if self.limit_V is not None:
             limit_M = self.limit_V[np.minimum(batch["token_id"][rows_M], len(self.limit_V) - 1)]
-            below_M = (hash_M <= limit_M) & (limit_M > 0)
+            wanted_M = limit_M > 0
+            rows_M, limit_M = rows_M[wanted_M], limit_M[wanted_M]
+        hash_M = hash_rows(self.seed, batch["sequence_id"][rows_M], batch["position"][rows_M])
+        if limit_M is not None:
+            below_M = hash_M <= limit_M
             rows_M, hash_M = rows_M[below_M], hash_M[below_M]
         rows = {
             "sequence": batch["sequence_id"][rows_M],

@@ -29,7 +29,7 @@ from rocktok.stats.tally import Tally, counted, cut, run_starts, run_sums
 NEEDS = ("token_id", "sequence_id", "position", "prompt", "loss_pre", "loss_post")
 
 #: Pairs of a type and a prompt, their sums, places of the types, mean ratios of places.
-_Pairs = tuple[Array, Array, Array, Array]
+Pairs = tuple[Array, Array, Array, Array]
 
 #: Expected shares of single positions are summed in units of 2⁻³⁶, and are at most 16.
 _CHANCE_BITS = 36
@@ -89,6 +89,38 @@ def readonly(values_N: Array) -> Array:
     return view
 
 
+def pairs_of(
+    key_I: Array,
+    sum_IQ: Array,
+    clusters: int,
+    token_T: Array,
+    ratio_TB: Array,
+    *,
+    compiled: bool,
+) -> Pairs:
+    """What the sums by type, prompt and stratum come to for each pair of a type and a prompt."""
+    if compiled:
+        from rocktok.analyses.detect import vote_loops
+
+        pairs = vote_loops.count_types(key_I, STRATA)
+        pair_E, type_E = np.empty(pairs, np.int64), np.empty(pairs, np.int64)
+        sum_EQ, ratio_E = np.empty((pairs, 2), np.int64), np.empty(pairs)
+        vote_loops.pair_sums(
+            key_I, sum_IQ, clusters, token_T, ratio_TB, pair_E, sum_EQ, type_E, ratio_E
+        )
+        return pair_E, sum_EQ, type_E, ratio_E
+    pair_I = key_I // STRATA
+    starts = run_starts(pair_I)
+    pair_E = pair_I[starts]
+    sum_EQ = np.stack([run_sums(sum_I, starts) for sum_I in sum_IQ.T], axis=1)
+    number_I = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(key_I))))
+    type_E = np.searchsorted(token_T, pair_E // clusters)
+    ratio_I = sum_IQ[:, 0] * ratio_TB[type_E[number_I], key_I % STRATA]
+    # `bincount` adds one after another, in the order of the strata.
+    ratio_E = np.bincount(number_I, ratio_I, len(starts)) / sum_EQ[:, 0]
+    return pair_E, sum_EQ, type_E, ratio_E
+
+
 class OnePassExpected:
     """From sums by type, prompt and stratum: the prompt's share of persistent rows without the
     type's own.
@@ -108,14 +140,13 @@ class OnePassExpected:
         sum_IQ: Array,
         *,
         compiled: bool = False,
+        pairs: Pairs | None = None,
     ) -> None:
         self.clusters, self.token_T, self.ratio_TB = clusters, token_T, ratio_TB
         self.loss_T, self.bound_T, self.compiled = loss_T, bound_T, compiled
         self._all = key_I, sum_IQ
-        #: Of all keys, for who asks for their votes first.
-        self._pairs_of_all: _Pairs | None = self._pairs(key_I, sum_IQ)
         #: Pairs of a type and a prompt, and the persistent share among the prompt's other rows.
-        self.pair_E, sum_EQ, _, _ = self._pairs_of_all
+        self.pair_E, sum_EQ, _, _ = pairs or self._pairs(key_I, sum_IQ)
         self.rate_E = self._rates(self.pair_E % clusters.count, sum_EQ)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -124,12 +155,11 @@ class OnePassExpected:
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers need for `sums`."""
-        large = ("_all", "_pairs_of_all", "pair_E", "rate_E")
-        return {**self.__dict__, **dict.fromkeys(large)}
+        return {**self.__dict__, "_all": None, "pair_E": None, "rate_E": None}
 
-    def all_votes(self) -> Votes:
-        """From all occurrences."""
-        return self.votes(*self._all)
+    def all_votes(self, pairs: Pairs | None = None) -> Votes:
+        """From all occurrences. `pairs`: those of `pairs_of`, if they are at hand."""
+        return self._votes(pairs or self._pairs(*self._all), self.rate_E)
 
     def sums(self, batch: Batch, rows_M: Array, hard_N: Array) -> tuple[Array, Array]:
         """Rows and persistent rows by type, prompt and stratum."""
@@ -139,12 +169,11 @@ class OnePassExpected:
 
     def votes(self, key_I: Array, sum_IQ: Array) -> Votes:
         """π: the prompt's share times the mean ratio of the places, at most 1."""
-        pairs, rate_E = None, self.rate_E
-        if key_I is self._all[0]:
-            pairs, self._pairs_of_all = self._pairs_of_all, None
-        pair_E, sum_EQ, type_E, ratio_E = pairs or self._pairs(key_I, sum_IQ)
-        if key_I is not self._all[0]:
-            rate_E = rate_E[np.searchsorted(self.pair_E, pair_E)]
+        pairs = self._pairs(key_I, sum_IQ)
+        return self._votes(pairs, self.rate_E[np.searchsorted(self.pair_E, pairs[0])])
+
+    def _votes(self, pairs: Pairs, rate_E: Array) -> Votes:
+        pair_E, sum_EQ, type_E, ratio_E = pairs
         chance_E = np.minimum(1.0, rate_E * ratio_E)
         cluster_E = pair_E % self.clusters.count
         return Votes(self.token_T, type_E, cluster_E, sum_EQ[:, 0], sum_EQ[:, 1], chance_E)
@@ -164,29 +193,9 @@ class OnePassExpected:
         np.divide(others_EQ[:, 1], others_EQ[:, 0], out=rate_E, where=others_EQ[:, 0] > 0)
         return rate_E
 
-    def _pairs(self, key_I: Array, sum_IQ: Array) -> _Pairs:
-        """Pairs of a type and a prompt, their sums, places of the types, mean ratios of places."""
-        if self.compiled:
-            from rocktok.analyses.detect import vote_loops
-
-            pairs = vote_loops.count_types(key_I, STRATA)
-            pair_E, type_E = np.empty(pairs, np.int64), np.empty(pairs, np.int64)
-            sum_EQ, ratio_E = np.empty((pairs, 2), np.int64), np.empty(pairs)
-            vote_loops.pair_sums(
-                key_I, sum_IQ, self.clusters.count, self.token_T, self.ratio_TB,
-                pair_E, sum_EQ, type_E, ratio_E,
-            )  # fmt: skip
-            return pair_E, sum_EQ, type_E, ratio_E
-        pair_I = key_I // STRATA
-        starts = run_starts(pair_I)
-        pair_E = pair_I[starts]
-        sum_EQ = np.stack([run_sums(sum_I, starts) for sum_I in sum_IQ.T], axis=1)
-        number_I = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(key_I))))
-        type_E = np.searchsorted(self.token_T, pair_E // self.clusters.count)
-        ratio_I = sum_IQ[:, 0] * self.ratio_TB[type_E[number_I], key_I % STRATA]
-        # `bincount` adds one after another, in the order of the strata.
-        ratio_E = np.bincount(number_I, ratio_I, len(starts)) / sum_EQ[:, 0]
-        return pair_E, sum_EQ, type_E, ratio_E
+    def _pairs(self, key_I: Array, sum_IQ: Array) -> Pairs:
+        facts = self.clusters.count, self.token_T, self.ratio_TB
+        return pairs_of(key_I, sum_IQ, *facts, compiled=self.compiled)
 
 
 class TwoPassExpected:
