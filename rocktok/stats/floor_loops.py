@@ -6,6 +6,8 @@ type.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from rocktok._types import Array
@@ -13,7 +15,7 @@ from rocktok.kernel import Kernel, part
 
 
 @part
-def _note(v: int, prompt: int, prompt_VK: Array, count_V: Array) -> None:
+def _note(v: Any, prompt: Any, prompt_VK: Array, count_V: Array) -> None:
     """Note a prompt of a type, if it is new and there is room."""
     count = count_V[v]
     if count == prompt_VK.shape[1]:
