@@ -36,6 +36,9 @@ _WAITING = 1 << 17
 #: Prompts whose weights are held at once, a byte each: 16 MB by default.
 _PROMPTS = 1 << 14
 
+#: Prompts whose weights a thread draws at a time.
+_DRAWN = 1 << 10
+
 #: Weighted sums of some types that are made at once and stay in a processor's cache, 8 bytes each.
 _AT_ONCE = 1 << 17
 
@@ -235,7 +238,17 @@ class PromptBootstrap:
         # No weight is above 17.
         weight_PW = np.empty((len(prompt_P), 1 + self.replicates), dtype=np.uint8)
         hash_B = hash_rows(self.seed, np.arange(self.replicates))
-        bootstrap_loops.poisson_weights(hash_B, prompt_P, _POISSON_CDF, weight_PW)
+
+        def draw(part: slice) -> None:
+            bootstrap_loops.poisson_weights(hash_B, prompt_P[part], _POISSON_CDF, weight_PW[part])
+
+        parts = [slice(start, start + _DRAWN) for start in range(0, len(prompt_P), _DRAWN)]
+        if self.threads == 1 or len(parts) == 1:
+            for part in parts:
+                draw(part)
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                list(pool.map(draw, parts))
         return Weighing(self._waiting, prompt_P, weight_PW)
 
     def _on_threads(

@@ -167,6 +167,17 @@ def prompts_up_to(token_N: Array, prompt_N: Array, prompt_VK: Array, count_V: Ar
     )  # fmt: skip
 
 
+def merge_prompts(more_VK: Array, more_V: Array, prompt_VK: Array, count_V: Array) -> None:
+    """`prompts_up_to`, of the prompts that another table of no more types holds.
+
+    Args:
+        more_VK, more_V: as the others, which are changed in place.
+    """
+    from rocktok.stats import floor_loops
+
+    floor_loops.merge_prompts(more_VK, more_V, prompt_VK, count_V)
+
+
 def weigh(sum_TP: Array, weight_PW: Array, sum_TW: Array) -> None:
     """Add to sum_TW the sums over prompts, in their order, times each of their weights.
 

@@ -41,7 +41,7 @@ _P11 = np.float64(4.4549605981865186e-10)
 
 @kernel.fused_part
 def _power(t: Any) -> Any:
-    """2^t of t up to 1023; 0 below -1021."""
+    """2^t of t that is not above 0; 0 below -1021."""
     rounded = t + _ROUND
     r = t - (rounded - _ROUND)
     q = r * r
@@ -74,13 +74,6 @@ def _sums(v_A: Any, w_A: Any, y_A: Any, at_v: Any, at_w: Any) -> Any:
         vy += weighted_v * y
         wy += weighted_w * y
     return one, sum_v, sum_w, sum_y, vv, vw, ww, vy, wy
-
-
-@kernel.Kernel
-def powers(t_N: Array, power_N: Array) -> None:
-    """2^t of each, as `weighted_sums` takes it."""
-    for i in range(len(t_N)):
-        power_N[i] = _power(t_N[i])
 
 
 @kernel.Kernel

@@ -135,6 +135,10 @@ class PromptFloor:
 
     def merge(self, other: Self) -> None:
         """Add another's pairs."""
+        if self.compiled and not len(other._pairs):
+            self._reach(len(other._count_V))
+            kernels.merge_prompts(other._prompt_VK, other._count_V, self._prompt_VK, self._count_V)
+            return
         pairs = other._all_pairs()
         if self.compiled:
             self._look_up(pairs[:, 0].astype(np.int64), pairs[:, 1])
@@ -142,14 +146,17 @@ class PromptFloor:
             self._add(pairs[:, 0], pairs[:, 1])
 
     def _look_up(self, token_N: Array, prompt_N: Array) -> None:
-        length = int(token_N.max(initial=-1)) + 1
+        self._reach(int(token_N.max(initial=-1)) + 1)
+        kernels.prompts_up_to(token_N, prompt_N, self._prompt_VK, self._count_V)
+
+    def _reach(self, length: int) -> None:
+        """Room for types below this id."""
         if length > len(self._count_V):
             # Powers of two: seldom, however the ids come.
             more = (1 << (length - 1).bit_length()) - len(self._count_V)
             self._count_V = np.concatenate((self._count_V, np.zeros(more, np.int64)))
             empty = np.zeros((more, self.most), np.uint64)
             self._prompt_VK = np.concatenate((self._prompt_VK, empty))
-        kernels.prompts_up_to(token_N, prompt_N, self._prompt_VK, self._count_V)
 
     def _all_pairs(self) -> Array:
         if not self.compiled or len(self._pairs):

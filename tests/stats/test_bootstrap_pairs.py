@@ -193,8 +193,8 @@ def test_a_type_of_one_half_alone_and_the_largest_id() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 9_999), cut=st.integers(0, 3_000))
-def test_compiled_prompts_are_counted_up_to_the_floor(seed: int, cut: int) -> None:
+@given(seed=st.integers(0, 9_999), cut=st.integers(0, 3_000), travels=st.booleans())
+def test_compiled_prompts_are_counted_up_to_the_floor(seed: int, cut: int, travels: bool) -> None:
     rng = np.random.default_rng(seed)
     token_N = (rng.zipf(1.4, 3_000) % 40).astype(np.int32)
     prompt_N = rng.integers(0, 9, 3_000).astype(np.uint64) << np.uint64(60)
@@ -202,6 +202,6 @@ def test_compiled_prompts_are_counted_up_to_the_floor(seed: int, cut: int) -> No
     for part in (slice(0, cut), slice(cut, None)):
         one = PromptFloor(5, compiled=True)
         one.update({"token_id": token_N[part], "prompt": prompt_N[part]})
-        whole.merge(pickle.loads(pickle.dumps(one)))
+        whole.merge(pickle.loads(pickle.dumps(one)) if travels else one)
     expected = [min(5, len(set(prompt_N[token_N == v].tolist()))) for v in range(40)]
     assert whole.result(40).tolist()[:40] == expected

@@ -14,30 +14,33 @@ from rocktok.stats.local_regression import WIDTHS, weighted_sums
 from tests.stats.test_adjusted import drawn_changes, twin_contrast
 
 
-def powers(t_N: np.ndarray) -> np.ndarray:
-    power_N = np.empty(len(t_N))
-    local_regression_loops.powers(t_N, power_N)
-    return power_N
-
-
-def test_powers_of_two_are_right_to_the_last_digits() -> None:
-    rng = np.random.default_rng(0)
-    near = rng.integers(-40, 1, 20_000) + rng.normal(0, 1e-9, 20_000)
-    halves = rng.integers(-80, 1, 20_000) / 2 + rng.normal(0, 1e-12, 20_000)
-    t_N = np.concatenate(
-        [rng.uniform(-1021, 0, 200_000), rng.uniform(-2, 2, 200_000), near, halves]
+def weights(apart_N: np.ndarray) -> np.ndarray:
+    """2^−Δ² of each difference from eight types at 0, whose weights add up without rounding."""
+    ours_BR, others_BA = apart_N[None], np.zeros((1, 8))
+    sum_SB9R = np.empty((1, 1, 9, len(apart_N)))
+    local_regression_loops.weighted_sums(
+        ours_BR, np.zeros_like(ours_BR), others_BA, others_BA, others_BA, np.array([0, 8]), sum_SB9R
     )
-    assert np.abs(powers(t_N) / np.exp2(t_N) - 1).max() < 1e-15
-    whole = np.arange(-1021.0, 1024.0)
-    np.testing.assert_array_equal(powers(whole), np.exp2(whole))
+    weight_N: np.ndarray = sum_SB9R[0, 0, 0] / 8
+    return weight_N
 
 
-def test_powers_of_two_that_are_too_small_are_zero() -> None:
-    edge = np.nextafter(-1021.0, -np.inf)
-    far = np.array([edge, -1022.0, -1074.0, -1075.0, -5000.0, -1e18, -1e200, -1e308, -np.inf])
-    np.testing.assert_array_equal(powers(far), 0.0)
-    assert np.isnan(powers(np.array([np.nan]))).all()
-    assert np.exp2(edge) < 1e-307
+def test_weights_are_right_to_the_last_digits() -> None:
+    rng = np.random.default_rng(0)
+    halves = np.sqrt(np.maximum(0, rng.integers(0, 160, 20_000) / 2 + rng.normal(0, 1e-12, 20_000)))
+    far, near = rng.uniform(0, math.sqrt(1021), 200_000), rng.uniform(0, 1.5, 200_000)
+    apart_N = np.concatenate([far, near, halves])
+    assert np.abs(weights(apart_N) / np.exp2(-(apart_N**2)) - 1).max() < 1e-15
+    whole = np.arange(32.0)
+    np.testing.assert_array_equal(weights(whole), np.exp2(-(whole**2)))
+
+
+def test_weights_that_are_too_small_are_zero() -> None:
+    edge = math.sqrt(1021.0001)
+    far = np.array([edge, math.sqrt(1074), math.sqrt(1075), 100.0, 1e9, 1e100, 1e150])
+    np.testing.assert_array_equal(weights(far), 0.0)
+    assert np.isnan(weights(np.array([np.nan]))).all()
+    assert np.exp2(-(edge**2)) < 1e-307
 
 
 def drawn(seed: int, first: int, others: int) -> tuple[np.ndarray, ...]:
