@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rocktok
 from rocktok._types import Array
+from rocktok.log import LogWriter
 from rocktok.stats import kernels
 from rocktok.stats.prompt_runs import PromptOf, PromptRuns
 from rocktok.stats.prompts import PromptCounts
+from tests.logs import RUN
 
 
 def rows(*prompts: tuple[int, list[int]]) -> dict[str, Array]:
@@ -114,3 +119,44 @@ def test_the_loop_and_its_twin_mark_alike(pairs: list[tuple[int, int]]) -> None:
     kernels.mark_runs(token_N, start_R, 4, marks[0])
     kernels.mark_runs_numpy(token_N, start_R, 4, marks[1])
     assert marks[0].tolist() == marks[1].tolist()
+
+
+@pytest.mark.long
+def test_neighbours_are_counted_one_by_one_however_many_they_are(tmp_path: Path) -> None:
+    """Above 65,536 prompts of a type other orders of the rows are estimated from hashes."""
+    size = 70_000
+
+    def log(name: str, order_S: Array) -> Path:
+        with LogWriter(tmp_path / name, run=RUN) as writer:
+            # Two sequences of each prompt, of two tokens.
+            prompts = [f"p{s // 2}" for s in range(2 * size)]
+            sequences = {"sequence_id": np.arange(2 * size), "step": 0, "num_tokens": 2}
+            writer.write({**sequences, "prompt_id": [prompts[s] for s in order_S]}, "sequences")
+            token_N = np.tile(np.array([1, 2], np.int32), 2 * size)
+            token_N[:200:2] = 3
+            writer.write(
+                {
+                    "step": 0,
+                    "sequence_id": np.repeat(np.arange(2 * size), 2),
+                    "position": np.tile(np.arange(2, dtype=np.int32), 2 * size),
+                    "token_id": token_N,
+                    "loss": np.full(4 * size, 0.5, np.float32),
+                },
+                table="rollout",
+            )
+            writer.finish_step(0, "rollout")
+        return tmp_path / name
+
+    in_order = np.arange(2 * size)
+    found = rocktok.detect(log("neighbours", in_order), context="off", all_types=True)
+    assert found.log["passes"] == 1
+    counts = {row["token_id"]: row["prompts"] for row in found.tokens}
+    assert counts == {1: size - 50, 2: size, 3: 50}
+    # The same prompts, of which the two sequences stand far apart.
+    apart = np.concatenate((in_order[::2], in_order[1::2]))
+    found = rocktok.detect(log("apart", apart), context="off", all_types=True)
+    assert found.log["passes"] == 2
+    counts = {row["token_id"]: row["prompts"] for row in found.tokens}
+    assert counts[2] != size
+    assert counts[2] == pytest.approx(size, rel=0.02)
+    assert counts[3] == 100

@@ -31,7 +31,6 @@ from rocktok.engine.turns import Companion
 from rocktok.errors import LogError
 from rocktok.stats.arrays import padded
 from rocktok.stats.prompt_runs import PromptOf, PromptRuns
-from rocktok.stats.prompts import MOST as MOST_PROMPTS
 from rocktok.stats.prompts import PromptCounts
 from rocktok.stats.quantiles import Histogram, quantile_rank, value_of
 from rocktok.stats.sums import SequenceCounts, TypeSums
@@ -199,8 +198,6 @@ class LogPasses:
             return None
         token_T = counts.types.token_T[shown]
         prompts_T = counts.runs.result(token_T)
-        if prompts_T.max(initial=0) >= MOST_PROMPTS:
-            return None
         prompts = dict(zip(token_T.tolist(), prompts_T.tolist(), strict=True))
         return Density.without_rocks(counts.sizes.sequences, self.params.seed), prompts
 
