@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -254,3 +255,14 @@ def test_a_process_ends_with_its_code_and_all_it_had_to_say(tmp_path: Path) -> N
         )
         assert done.returncode == expected
         assert done.stdout == f"{first}\nat exit\n".lstrip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_nothing_else_lies_at_the_top_of_the_checkout() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT.parent, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no checkout")
+    top = {line.partition("/")[0] for line in listed.stdout.splitlines()}
+    assert {name for name in top if not name.startswith(".")} == {
+        "LICENSE", "README.md", "docs", "pyproject.toml", "rocktok", "sample_data", "tests",
+    }  # fmt: skip
