@@ -146,6 +146,20 @@ def empty_index(columns: int, rows: Any, postings: Any) -> Index:
     )
 
 
+@part
+def fill_index(ours: Compared, begin: int, end: int, index: Index) -> None:
+    """Postings of all rows of a type."""
+    rows = ours.rows
+    next_C = index.next_C
+    make_room(rows, rows.ptr_R[begin], rows.ptr_R[end], index)
+    for a in range(begin, end):
+        index.other_B[a - begin] = ours.other_N[a]
+        for e in range(rows.ptr_R[a], rows.ptr_R[a + 1]):
+            p = next_C[rows.column_E[e]]
+            index.row_P[p], index.value_P[p] = a - begin, rows.value_E[e]
+            next_C[rows.column_E[e]] += 1
+
+
 @Kernel
 def count_others(
     ours: Compared,
@@ -159,16 +173,8 @@ def count_others(
 
     `columns`: one more than the largest column id. Counts come in as zeros.
     """
-    rows = ours.rows
-    index = empty_index(columns, len(ours.label_N), len(rows.column_E))
-    next_C = index.next_C
-    make_room(rows, 0, len(rows.column_E), index)
-    for a in range(len(ours.label_N)):
-        index.other_B[a] = ours.other_N[a]
-        for e in range(rows.ptr_R[a], rows.ptr_R[a + 1]):
-            p = next_C[rows.column_E[e]]
-            index.row_P[p], index.value_P[p] = a, rows.value_E[e]
-            next_C[rows.column_E[e]] += 1
+    index = empty_index(columns, len(ours.label_N), len(ours.rows.column_E))
+    fill_index(ours, 0, len(ours.label_N), index)
     for b in range(len(theirs.label_N)):
         if score_row(theirs.rows, b, index):
             similar_N[b] += _count(theirs, b, ours, 0, len(ours.label_N), index, rule, similar_M)

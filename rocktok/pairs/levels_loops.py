@@ -9,7 +9,16 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.kernel import Kernel, part
-from rocktok.pairs.few_loops import LANES, SHORT, Compared, Index, make_room, may_reach, score_row
+from rocktok.pairs.few_loops import (
+    LANES,
+    SHORT,
+    Compared,
+    Index,
+    empty_index,
+    fill_index,
+    may_reach,
+    score_row,
+)
 from rocktok.pairs.loops import Rule, likeness
 
 
@@ -44,20 +53,6 @@ def _count(
         score_L[:] = 0.0
 
 
-@part
-def _fill(ours: Compared, begin: int, end: int, index: Index) -> None:
-    """Postings of all rows of a type."""
-    rows = ours.rows
-    next_C = index.next_C
-    make_room(rows, rows.ptr_R[begin], rows.ptr_R[end], index)
-    for a in range(begin, end):
-        index.other_B[a - begin] = ours.other_N[a]
-        for e in range(rows.ptr_R[a], rows.ptr_R[a + 1]):
-            p = next_C[rows.column_E[e]]
-            index.row_P[p], index.value_P[p] = a - begin, rows.value_E[e]
-            next_C[rows.column_E[e]] += 1
-
-
 @Kernel
 def count_levels(
     ours: Compared,
@@ -81,18 +76,10 @@ def count_levels(
     for t in range(len(ptr_T) - 1):
         most = max(most, ptr_T[t + 1] - ptr_T[t])
         postings = max(postings, rows.ptr_R[ptr_T[t + 1]] - rows.ptr_R[ptr_T[t]])
-    padded = (most // LANES + 1) * LANES
-    index = Index(
-        np.zeros(columns, np.int32),
-        np.zeros(columns, np.int32),
-        np.empty(postings, np.int32),
-        np.empty(postings, np.float64),
-        np.zeros(padded, np.float64),
-        np.zeros(padded, np.float64),
-    )
+    index = empty_index(columns, most, postings)
     for t in range(len(ptr_T) - 1):
         begin, end = ptr_T[t], ptr_T[t + 1]
-        _fill(ours, begin, end, index)
+        fill_index(ours, begin, end, index)
         for a in range(begin, end):
             if score_row(rows, a, index):
                 _count(ours, a, ours, begin, end - begin, index, rule, threshold_G, similar_NG[a])

@@ -15,6 +15,7 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.kernel import Kernel, fused_part, part
+from rocktok.stats.hash_loops import keyed
 
 #: Weights of four prompts, and as many sums of ten columns, that fit into the nearest cache.
 _BLOCK = 256
@@ -146,14 +147,6 @@ def weigh_pairs(
                     filled = 0
 
 
-@part
-def _mix(x: np.uint64) -> np.uint64:
-    """`hashing.mix`."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 @Kernel
 def poisson_weights(hash_B: Array, prompt_P: Array, cdf: Array, weight_PB: Array) -> None:
     """`bootstrap.poisson_weights`, after a first column of ones.
@@ -162,10 +155,8 @@ def poisson_weights(hash_B: Array, prompt_P: Array, cdf: Array, weight_PB: Array
     """
     for p in range(len(prompt_P)):
         weight_PB[p, 0] = 1
-        # As `hashing.hash_rows` takes in another key.
-        key = np.uint64(0x9E3779B97F4A7C15) * (prompt_P[p] + np.uint64(1))
         for b in range(len(hash_B)):
-            hashed = _mix(hash_B[b] + key)
+            hashed = keyed(hash_B[b], prompt_P[p])
             uniform = np.float64(hashed >> np.uint64(11)) * 2.0**-53
             weight = 0
             while weight < len(cdf) and cdf[weight] <= uniform:

@@ -12,6 +12,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.kernel import Kernel, part
 from rocktok.stats.accumulator import Batch
+from rocktok.stats.hash_loops import keyed, seeded
 
 
 def columns_of(batch: Batch) -> tuple[Array, Array, Array]:
@@ -71,13 +72,6 @@ def window_tokens(
             i += 1
 
 
-@part
-def _mixed(x: np.uint64) -> np.uint64:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 @Kernel
 def rows_below(
     seed: np.uint64,
@@ -91,12 +85,11 @@ def rows_below(
 
     `seed`: as uint64. What is made has room for all rows; returns how many there are.
     """
-    golden, one = np.uint64(0x9E3779B97F4A7C15), np.uint64(1)
-    seeded = _mixed(seed + golden)
+    of_seed = seeded(seed)
     found = 0
     for i in range(len(sequence_N)):
-        hashed = _mixed(seeded + golden * (np.uint64(np.int64(sequence_N[i])) + one))
-        hashed = _mixed(hashed + golden * (np.uint64(np.int64(position_N[i])) + one))
+        hashed = keyed(of_seed, np.uint64(np.int64(sequence_N[i])))
+        hashed = keyed(hashed, np.uint64(np.int64(position_N[i])))
         row_M[found], hash_M[found] = i, hashed
         found += int(hashed <= limit)
     return found

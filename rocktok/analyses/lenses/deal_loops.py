@@ -8,14 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.kernel import Kernel, part
-
-
-@part
-def _mixed(x: np.uint64) -> np.uint64:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+from rocktok.kernel import Kernel
+from rocktok.stats.hash_loops import keyed, seeded
 
 
 @Kernel
@@ -32,15 +26,15 @@ def deal_order(
     `hash_N`, `stop_B` (N + 1): room to work. Hashes are spread evenly: each row goes to its bucket,
     and few are left to be moved within it.
     """
-    golden, one, half = np.uint64(0x9E3779B97F4A7C15), np.uint64(1), np.uint64(32)
-    seeded = _mixed(seed + golden)
+    one, half = np.uint64(1), np.uint64(32)
+    of_seed = seeded(seed)
     begin, rows = 0, len(sequence_N)
     while begin < rows:
         sequence = sequence_N[begin]
-        keyed = _mixed(seeded + golden * (np.uint64(np.int64(sequence)) + one))
+        of_sequence = keyed(of_seed, np.uint64(np.int64(sequence)))
         end = begin
         while end < rows and sequence_N[end] == sequence:
-            hash_N[end] = _mixed(keyed + golden * (np.uint64(np.int64(position_N[end])) + one))
+            hash_N[end] = keyed(of_sequence, np.uint64(np.int64(position_N[end])))
             end += 1
         size = np.uint64(end - begin)
         stop_B[: end - begin + 1] = 0
