@@ -30,11 +30,11 @@ REPLICATES = 1_000
 
 Made = TypeVar("Made")
 
-#: Pairs of a type and a run of rows of one prompt that wait for their weights, at least.
-_WAITING = 1 << 17
+#: Bytes of pairs of a type and a run of rows of one prompt that wait for their weights, at least.
+_WAITING = 1 << 23
 
-#: Prompts whose weights are held at once, a byte each: 16 MB by default.
-_PROMPTS = 1 << 14
+#: Bytes of weights that are held at once, one each, at least.
+_WEIGHTS = 1 << 24
 
 #: Prompts whose weights a thread draws at a time.
 _DRAWN = 1 << 10
@@ -182,14 +182,19 @@ class PromptBootstrap:
         ):
             if largest:
                 self._waiting.lower(span, sums.rise(largest))
-                pairs.add(span, batch, name, pair_N, sums.grid_D)
+                if name:
+                    pairs.add(span, batch, name, pair_N, sums.grid_D)
         self._wait([pairs])
 
     def _wait(self, parts: list[Pairs]) -> None:
         self._waiting.add(parts)
-        # Half of what their weighted sums take.
-        if len(self._waiting) > max(_WAITING, (self._others + 1) * (1 + self.replicates) // 2):
+        if self._waiting.nbytes > max(_WAITING, self._weighted_bytes // 2):
             self._weigh()
+
+    @property
+    def _weighted_bytes(self) -> int:
+        """What weighted sums take."""
+        return 8 * len(self._columns) * (self._others + 1) * (1 + self.replicates)
 
     @cached_property
     def _place_V(self) -> Array:
@@ -226,10 +231,11 @@ class PromptBootstrap:
     def _weigh(self) -> None:
         """Give the pairs that wait their weights, and add them up."""
         prompt_P = self._waiting.prompts()
-        for start in range(0, len(prompt_P), _PROMPTS):
-            weighing = self._weighing(prompt_P[start : start + _PROMPTS])
+        step = max(1, _WEIGHTS // (1 + self.replicates))
+        for start in range(0, len(prompt_P), step):
+            weighing = self._weighing(prompt_P[start : start + step])
             for types, total_TCW in self._on_threads(weighing, lambda _, total_TCW: total_TCW):
-                self._add_weighted(types, total_TCW)
+                self._add_weighted(types, total_TCW, weighing.filled_C)
         self._waiting = Waiting()
 
     def _weighing(self, prompt_P: Array) -> Weighing:
@@ -249,7 +255,12 @@ class PromptBootstrap:
         else:
             with ThreadPoolExecutor(self.threads) as pool:
                 list(pool.map(draw, parts))
-        return Weighing(self._waiting, prompt_P, weight_PW)
+        grids = [
+            sums.grid_D[: span.stop - span.start]
+            for sums, span in zip(self._sums_M, self._columns.spans, strict=True)
+        ]
+        grid_C = np.concatenate(grids)
+        return Weighing(self._waiting, self._others + 1, prompt_P, weight_PW, grid_C)
 
     def _on_threads(
         self, weighing: Weighing, made: Callable[[slice, Array], Made]
@@ -260,7 +271,7 @@ class PromptBootstrap:
         parts = [slice(a, b) for a, b in pairwise(ends)]
 
         def sums(types: slice) -> tuple[slice, Made]:
-            return types, made(types, weighing.sums(types, len(self._columns)))
+            return types, made(types, weighing.sums(types))
 
         if self.threads == 1 or len(parts) == 1:
             yield from map(sums, parts)
@@ -270,13 +281,12 @@ class PromptBootstrap:
             for start in range(0, len(parts), 4 * self.threads):
                 yield from pool.map(sums, parts[start : start + 4 * self.threads])
 
-    def _add_weighted(self, types: slice, total_TCW: Array) -> None:
+    def _add_weighted(self, types: slice, total_TCW: Array, filled_C: Array) -> None:
         shape = self._others + 1, 1 + self.replicates
         for sums, span in zip(self._sums_M, self._columns.spans, strict=True):
             for number in range(span.stop - span.start):
-                digit_TW = total_TCW[:, span.start + number]
-                if digit_TW.any():
-                    sums.digit(number, shape)[types] += digit_TW
+                if span.start + number in filled_C:
+                    sums.digit(number, shape)[types] += total_TCW[:, span.start + number]
 
     @property
     def sum_TM(self) -> Array:
@@ -296,7 +306,8 @@ class PromptBootstrap:
 
     def _whole(self) -> Array:
         prompt_P = self._waiting.prompts()
-        if len(prompt_P) > _PROMPTS:
+        # Weights of all prompts at once spare weighted sums, unless they take as much.
+        if len(prompt_P) * (1 + self.replicates) > max(_WEIGHTS, self._weighted_bytes // 2):
             self._weigh()
         made_MTB = np.zeros((len(self.quantities), self._others + 1, 1 + self.replicates))
 

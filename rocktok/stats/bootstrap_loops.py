@@ -20,19 +20,24 @@ from rocktok.stats.hash_loops import keyed
 #: Weights of four prompts, and as many sums of ten columns, that fit into the nearest cache.
 _BLOCK = 256
 
+#: Rows of a pair at most: so many digits of 22 bits and a sign add up within int32.
+ROWS_OF_PAIR = 511
+
 
 @Kernel
 def pairs_in_runs(
     table_V: Array, token_N: Array, prompt_N: Array, mark_T: Array,
-    pair_N: Array, run_E: Array, type_E: Array, first_R: Array,
+    pair_N: Array, run_E: Array, type_E: Array, count_E: Array, first_R: Array,
 ) -> tuple[int, int]:  # fmt: skip
     """Number the pairs of a type and a run of neighbouring rows of one prompt.
+
+    After `ROWS_OF_PAIR` rows another pair of the same begins.
 
     Args:
         table_V: place of a token id among the types; the last stands for all ids beyond.
         mark_T: −1 each.
-        pair_N, run_E, type_E, first_R: filled, each with room for all rows: the pair of each row,
-            run and type of each pair, first row of each run.
+        pair_N, run_E, type_E, count_E, first_R: filled, each with room for all rows: the pair of
+            each row, run, type and rows of each pair, first row of each run.
 
     Returns the number of runs and of pairs.
     """
@@ -49,21 +54,23 @@ def pairs_in_runs(
         at = table_V[v if v < last else last]
         e = mark_T[at]
         # Marks of earlier runs lie below.
-        if e < start:
+        if e < start or count_E[e] == ROWS_OF_PAIR:
             e = np.int32(pairs)
             mark_T[at] = e
             run_E[e] = runs - 1
             type_E[e] = at
+            count_E[e] = 0
             pairs += 1
+        count_E[e] += 1
         pair_N[i] = e
     return runs, pairs
 
 
 @Kernel
 def add_digits(pair_N: Array, x_N: Array, squared: bool, grid_D: Array, sum_ED: Array) -> None:
-    """Add the digits of each row's value, or of its square, to those of its pair.
+    """Add the digits of each row's value, or of its square, to those of its pair: (E, D) int32.
 
-    `ExactSums.split` says what a digit is.
+    `ExactSums.split` says what a digit is; here in units of its grid.
     """
     high, middle, low = grid_D[0], grid_D[1], grid_D[2]
     for i in range(len(pair_N)):
@@ -71,13 +78,13 @@ def add_digits(pair_N: Array, x_N: Array, squared: bool, grid_D: Array, sum_ED: 
         if squared:
             rest *= rest
         e = pair_N[i]
-        digit = np.trunc(rest / high) * high
-        sum_ED[e, 0] += digit
-        rest -= digit
-        digit = np.trunc(rest / middle) * middle
-        sum_ED[e, 1] += digit
-        rest -= digit
-        sum_ED[e, 2] += np.trunc(rest / low) * low
+        digit = np.trunc(rest / high)
+        sum_ED[e, 0] += np.int32(digit)
+        rest -= digit * high
+        digit = np.trunc(rest / middle)
+        sum_ED[e, 1] += np.int32(digit)
+        rest -= digit * middle
+        sum_ED[e, 2] += np.int32(np.trunc(rest / low))
 
 
 @part
@@ -112,16 +119,18 @@ def _add_four_twice(
 
 @Kernel
 def weigh_pairs(
-    start_T: Array, run_E: Array, place_R: Array, sum_EC: Array, weight_PW: Array, total_TCW: Array
-) -> None:
+    start_T: Array, run_E: Array, place_R: Array, sum_EC: Array, grid_C: Array, filled_C: Array,
+    weight_PW: Array, total_TCW: Array,
+) -> None:  # fmt: skip
     """Add to each type's sums those of its pairs, times the weights of their prompts.
 
     Args:
         start_T: (T + 1,), first pair of each type, and the end of the last one's.
         run_E: run of each pair; `place_R`: place of each run's prompt, −1: not to be counted.
+        sum_EC: int32, in units of `grid_C`; only the columns `filled_C` are not all 0.
         weight_PW: uint8.
     """
-    columns, weights = total_TCW.shape[1], weight_PW.shape[1]
+    columns, weights = len(filled_C), weight_PW.shape[1]
     weight_4W, value_C4 = np.zeros((4, _BLOCK)), np.zeros((columns, 4))
     for t in range(len(start_T) - 1):
         for begin in range(0, weights, _BLOCK):
@@ -131,19 +140,20 @@ def weigh_pairs(
                 p = place_R[run_E[e]]
                 if p >= 0:
                     _copy(weight_PW[p, begin:end], weight_4W[filled])
-                    for c in range(columns):
-                        value_C4[c, filled] = sum_EC[e, c]
+                    for k in range(columns):
+                        c = filled_C[k]
+                        value_C4[k, filled] = sum_EC[e, c] * grid_C[c]
                     filled += 1
                 if filled == 4 or (filled and e == start_T[t + 1] - 1):
                     value_C4[:, filled:] = 0.0
-                    for c in range(1, columns, 2):
+                    for k in range(1, columns, 2):
                         _add_four_twice(
-                            total_TCW[t, c - 1, begin:end], value_C4[c - 1],
-                            total_TCW[t, c, begin:end], value_C4[c], weight_4W,
+                            total_TCW[t, filled_C[k - 1], begin:end], value_C4[k - 1],
+                            total_TCW[t, filled_C[k], begin:end], value_C4[k], weight_4W,
                         )  # fmt: skip
                     if columns % 2:
-                        last = columns - 1
-                        _add_four(total_TCW[t, last, begin:end], value_C4[last], weight_4W)
+                        k = columns - 1
+                        _add_four(total_TCW[t, filled_C[k], begin:end], value_C4[k], weight_4W)
                     filled = 0
 
 

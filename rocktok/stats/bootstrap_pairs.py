@@ -42,8 +42,8 @@ class Columns:
 class Pairs:
     """Sums by type and by run of neighbouring rows of one prompt.
 
-    A prompt may have several runs. `sum_EC`: digits of each quantity, on its grids, the highest
-    first. `by_type`: whether the types ascend.
+    A prompt may have several runs, and a type several pairs in one. `sum_EC`: int32, digits of each
+    quantity in units of its grids, the highest first. `by_type`: whether the types ascend.
     """
 
     prompt_R: Array
@@ -54,7 +54,7 @@ class Pairs:
 
     @classmethod
     def of(cls, place_V: Array, others: int, batch: Batch, columns: Columns) -> tuple[Pairs, Array]:
-        """The pairs of a batch, without sums yet; and the one that each row is of.
+        """The pairs of a batch, with no sums but counts; and the one that each row is of.
 
         Args:
             place_V: place of a token id among the types; the last stands for all ids beyond.
@@ -64,12 +64,17 @@ class Pairs:
 
         token_N = readonly(batch["token_id"], np.int32)
         prompt_N = readonly(batch["prompt"], np.uint64)
-        pair_N, run_E, type_E, first_R = (np.empty(len(token_N), np.int32) for _ in range(4))
+        pair_N, run_E, type_E, count_E, first_R = (
+            np.empty(len(token_N), np.int32) for _ in range(5)
+        )
         mark_T = np.full(others + 1, -1, dtype=np.int32)
         runs, pairs = bootstrap_loops.pairs_in_runs(
-            place_V, token_N, prompt_N, mark_T, pair_N, run_E, type_E, first_R
+            place_V, token_N, prompt_N, mark_T, pair_N, run_E, type_E, count_E, first_R
         )
-        sum_EC = np.zeros((pairs, len(columns)))
+        sum_EC = np.zeros((pairs, len(columns)), dtype=np.int32)
+        for span, name in zip(columns.spans, columns.quantities, strict=True):
+            if name == "":
+                sum_EC[:, span.start] = count_E[:pairs]
         # Copies: what waits shall not hold on to as much as the rows take.
         found = cls(prompt_N[first_R[:runs]], run_E[:pairs].copy(), type_E[:pairs].copy(), sum_EC)
         return found, pair_N
@@ -78,9 +83,6 @@ class Pairs:
         """Add the values of a quantity, taken apart on its grids, in its columns."""
         from rocktok.stats import bootstrap_loops
 
-        if name == "":
-            self.sum_EC[:, span.start] = np.bincount(pair_N, minlength=len(self.run_E))
-            return
         values_N = batch[name.removesuffix("²")]
         kind = np.float32 if values_N.dtype == np.float32 else np.float64
         bootstrap_loops.add_digits(
@@ -92,7 +94,7 @@ class Pairs:
         sum_ED = self.sum_EC[:, span]
         kept = max(0, sum_ED.shape[1] - by)
         sum_ED[:, sum_ED.shape[1] - kept :] = sum_ED[:, :kept].copy()
-        sum_ED[:, : sum_ED.shape[1] - kept] = 0.0
+        sum_ED[:, : sum_ED.shape[1] - kept] = 0
 
     @staticmethod
     def joined(parts: Sequence[Pairs]) -> Pairs:
@@ -114,13 +116,18 @@ class Pairs:
 
 
 class Waiting:
-    """Pairs of many batches, in few parts; 8 bytes each, and 8 for every column."""
+    """Pairs of many batches, in few parts; 8 bytes each, and 4 for every column."""
 
     def __init__(self) -> None:
         self.parts: list[Pairs] = []
 
     def __len__(self) -> int:
         return sum(len(part.run_E) for part in self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """What the pairs take."""
+        return sum(p.run_E.nbytes + p.type_E.nbytes + p.sum_EC.nbytes for p in self.parts)
 
     def add(self, parts: Sequence[Pairs]) -> None:
         """Pairs that nothing else adds to."""
@@ -152,28 +159,49 @@ class Weighing:
     """Sums of types over some prompts, under each of the weights of these.
 
     Args:
-        waiting: pairs, in parts in which the types ascend.
+        waiting: pairs.
+        types: how many there are, all others among them.
         prompt_P: the prompts, ascending; pairs of others do not count.
         weight_PW: uint8.
+        grid_C: grid of each column.
     """
 
-    def __init__(self, waiting: Waiting, prompt_P: Array, weight_PW: Array) -> None:
-        self.weight_PW = weight_PW
+    def __init__(
+        self, waiting: Waiting, types: int, prompt_P: Array, weight_PW: Array, grid_C: Array
+    ) -> None:
+        self.weight_PW, self._grid_C = weight_PW, grid_C
         self.parts = [Pairs.joined([part]) for part in waiting.parts]
         self._place_R = [_places(prompt_P, part.prompt_R) for part in self.parts]
+        self._start_T = [_starts(types, part.type_E) for part in self.parts]
+        #: Columns that hold anything: whole numbers leave those of the lower grids empty.
+        self.filled_C = np.flatnonzero(
+            np.any([part.sum_EC.any(axis=0) for part in self.parts], axis=0)
+        )
 
-    def sums(self, types: slice, columns: int) -> Array:
+    def sums(self, types: slice) -> Array:
         """(T, C, W) exact sums of the digits of some types."""
         from rocktok.stats import bootstrap_loops
 
-        edge_T = np.arange(types.start, types.stop + 1)
-        total_TCW = np.zeros((len(edge_T) - 1, columns, self.weight_PW.shape[1]))
-        for part, place_R in zip(self.parts, self._place_R, strict=True):
-            start_T = np.searchsorted(part.type_E, edge_T)
+        shape = types.stop - types.start, len(self._grid_C), self.weight_PW.shape[1]
+        total_TCW = np.zeros(shape)
+        for part, place_R, start_T in zip(self.parts, self._place_R, self._start_T, strict=True):
             bootstrap_loops.weigh_pairs(
-                start_T, part.run_E, place_R, part.sum_EC, self.weight_PW, total_TCW
+                start_T[types.start : types.stop + 1],
+                part.run_E,
+                place_R,
+                part.sum_EC,
+                self._grid_C,
+                self.filled_C,
+                self.weight_PW,
+                total_TCW,
             )
         return total_TCW
+
+
+def _starts(types: int, type_E: Array) -> Array:
+    """First pair of each type, which ascend, and the end of the last one's."""
+    count_T = np.bincount(type_E, minlength=types)
+    return np.concatenate(([0], np.cumsum(count_T)))
 
 
 def _places(prompt_P: Array, prompt_R: Array) -> Array:

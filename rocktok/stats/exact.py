@@ -58,8 +58,9 @@ class ExactSums:
 
     @property
     def grid_D(self) -> Array:
-        """(DIGITS,) grids of the digits, highest first; once there are any."""
-        assert self._top is not None
+        """(DIGITS,) grids of the digits, highest first; 0 before there are any."""
+        if self._top is None:
+            return np.zeros(DIGITS)
         return np.array([math.ldexp(1.0, (self._top - n) * BITS) for n in range(DIGITS)])
 
     def digit(self, number: int, shape: tuple[int, ...]) -> Array:

@@ -58,7 +58,7 @@ def bootstrap_of(tasks: list[list[Rows]], types: np.ndarray, *, compiled: bool) 
     seed=st.integers(0, 9_999),
     cuts=st.lists(st.integers(0, 60), max_size=4),
     types=st.lists(st.integers(0, 60), max_size=12, unique=True),
-    limits=st.sampled_from([(1 << 17, 1 << 14, 1 << 17), (5, 3, 90), (1 << 17, 3, 1 << 17)]),
+    limits=st.sampled_from([(1 << 23, 1 << 24, 1 << 17), (240, 93, 90), (1 << 23, 93, 1 << 17)]),
 )
 def test_the_compiled_bootstrap_has_the_bits_of_the_other(
     seed: int, cuts: list[int], types: list[int], limits: tuple[int, int, int]
@@ -68,8 +68,9 @@ def test_the_compiled_bootstrap_has_the_bits_of_the_other(
     parts = whole_sequences(rows, cuts)
     with pytest.MonkeyPatch.context() as patched:
         # Weighed at the end, or before, a few prompts and types at a time.
-        for name, value in zip(("_WAITING", "_PROMPTS", "_AT_ONCE"), limits, strict=True):
+        for name, value in zip(("_WAITING", "_WEIGHTS", "_AT_ONCE"), limits, strict=True):
             patched.setattr(bootstrap, name, value)
+        patched.setattr(PromptBootstrap, "_weighted_bytes", 0)
         patched.setattr(bootstrap_pairs, "_PARTS", 2)
         for tasks in ([parts], [[part] for part in parts], [[part] for part in parts[::-1]]):
             made = bootstrap_of(tasks, ids, compiled=True)
@@ -130,6 +131,29 @@ def test_sums_of_two_prompts_by_hand() -> None:
     assert np.array_equal(made.sum_BTM[:, 0, 0], five_B + six_B)
     assert np.array_equal(made.sum_BTM[:, 0, 1], 0.5 * five_B + 0.25 * six_B)
     assert np.array_equal(made.sum_BTM[:, 1, 1], 6.0 * five_B)
+
+
+def test_many_rows_of_a_type_in_one_prompt() -> None:
+    """The largest digits there are, of either sign, as often as no single pair could hold."""
+    rows = 5_000
+    sign_N = np.where(np.arange(rows) % 10 < 8, 1.0, -1.0)
+    batch = {
+        "sequence_id": np.zeros(rows, np.int64),
+        "prompt": np.full(rows, 9, np.uint64),
+        "token_id": np.where(np.arange(rows) < 4_000, 7, 8).astype(np.int32),
+        "loss": np.full(rows, 2.0**22 - 1),
+        "signed": sign_N * (2.0**44 - 1),
+    }
+    one, plain = (
+        PromptBootstrap(np.array([7]), ("", "loss", "signed"), 0, 9, compiled=compiled)
+        for compiled in (True, False)
+    )
+    for made in (one, plain):
+        made.update(batch)
+    signed = [2_400 * (2.0**44 - 1), 600 * (2.0**44 - 1)]
+    assert one.sum_TM[0].tolist() == [4_000, 4_000 * (2.0**22 - 1), signed[0]]
+    assert one.sum_TM[1].tolist() == [1_000, 1_000 * (2.0**22 - 1), signed[1]]
+    assert np.array_equal(one.sum_BTM, plain.sum_BTM)
 
 
 def test_a_bootstrap_of_zeros_and_one_of_nothing() -> None:
