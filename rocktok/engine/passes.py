@@ -106,6 +106,10 @@ class Engine(AbstractContextManager["Engine"]):
 
         return self._turns.start(run)
 
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what an analysis that was started brings about before it is done."""
+        self._turns.wait(condition)
+
     def run(self, source: Source, *accumulators: Accumulator, patient: bool = False) -> Partial:
         """One pass: every row of the source goes to every accumulator.
 

@@ -139,6 +139,11 @@ class Companion(Generic[T]):
     def __init__(self, turns: Turns, life: Life) -> None:
         self._turns, self._life = turns, life
 
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._life.done
+
     def result(self) -> T:
         """What its function returned, or raises what that raised."""
         self._turns.wait(lambda: self._life.done)

@@ -1,6 +1,6 @@
 """`report` of a log: all analyses that the log allows, and the contents of the page beside them.
 
-1. `detect`, with lifts;
+1. `detect`; its lifts go on beside all that follows;
 2. `attribute`, `stagnation` and `stability`, where the log has the columns and steps they need;
 3. one pass: losses of all types at both steps, losses by position, windows of the candidate rocks,
    a random sample of sequences;
@@ -27,6 +27,7 @@ from rocktok.analyses.pillars.passes import OutcomesOrPath
 from rocktok.analyses.run import LogOrPath, opened, options_of, public
 from rocktok.engine.made import Reads
 from rocktok.engine.passes import Engine
+from rocktok.engine.turns import Companion
 from rocktok.report.alternatives import token_ids
 from rocktok.report.built_in import BuiltIn
 from rocktok.report.clusters import Clusters
@@ -42,7 +43,7 @@ from rocktok.report.other_analyses import (
 )
 from rocktok.report.parts import Look, OtherParts, PageContent
 from rocktok.report.positions import LossByPosition
-from rocktok.report.progress import Progress
+from rocktok.report.progress import Counted, Progress
 from rocktok.report.result import (
     NO_NULL,
     PERSISTENCE,
@@ -139,8 +140,9 @@ def report(
     options, own = options_of(DetectParams, locals()), Clusters(clusters)
     progress = Progress(opened(log), engine or Engine(), tell or (lambda _: None))
     given = of_outcomes(progress.log, outcomes, seed)
+    found: list[Detection] = []
     detecting = progress.start(
-        "detect", lambda: _detection(progress, options, embeddings, lifts=lifts)
+        "detect", lambda: _detection(progress, options, embeddings, found.append, lifts=lifts)
     )
     progress.start_ahead(
         "lenses",
@@ -149,33 +151,45 @@ def report(
             post=options.post, context=options.context, seed=seed,
         ),
     )  # fmt: skip
-    detection = progress.note("detect", detecting.result())
+    progress.engine.until(lambda: bool(found) or detecting.done)
+    progress.passes["detect"] = 0  # listed first, whatever is done first
+    detection = found[0] if found else detecting.result().result
     progress.tell(detection.result)
-    return _Report(detection, params, own, progress, given).result()
+    return _Report(detection, detecting, params, own, progress, given).result()
 
 
 def _detection(
-    progress: Progress, options: DetectParams, embeddings: Array | None, *, lifts: bool
+    progress: Progress,
+    options: DetectParams,
+    embeddings: Array | None,
+    ready: Callable[[Detection], None],
+    *,
+    lifts: bool,
 ) -> Detection:
-    """The detection; without persistence where too few losses are above zero for a threshold."""
+    """The detection; without persistence where too few losses are above zero for a threshold.
+
+    `ready`: called with it when it may lack its lifts alone.
+    """
     log, engine = progress.log, progress.engine
     try:
         # The sensitivity grid needs the null distributions also where η is a number.
         return run_detect(
             log, options, embeddings=embeddings, engine=engine,
             lifts="auto" if lifts else False, null=True, replicate="auto",
-            cutoffs="grad_norm" in log.columns("fixed"),
+            cutoffs="grad_norm" in log.columns("fixed"), ready=ready,
         )  # fmt: skip
     except ZeroThresholdError as error:
         progress.missing.append(missing_of(log, PERSISTENCE, error))
-    return run_detect(log, replace(options, context="off"), embeddings=embeddings, engine=engine)
+    options = replace(options, context="off")
+    return run_detect(log, options, embeddings=embeddings, engine=engine, ready=ready)
 
 
 @dataclass(frozen=True)
 class _Report:
-    """Builds the result from a finished detection."""
+    """Builds the result from a detection, which may lack its lifts until it is `detecting`'s."""
 
     detection: Detection
+    detecting: Companion[Counted[Detection]]
     params: ReportParams
     clusters: Clusters
     progress: Progress
@@ -201,11 +215,13 @@ class _Report:
         further = tuple(other.result() for other in started)
         progress.passes.update({other.analysis.name: other.passes for other in further})
         progress.missing.extend(o.missing for o in further if o.missing is not None)
-        return self._with(content, others, (*further, *self.given))
+        done = progress.note("detect", self.detecting.result())
+        return replace(self, detection=done).with_parts(content, others, (*further, *self.given))
 
-    def _with(
+    def with_parts(
         self, content: PageContent, others: OtherParts, sections: tuple[OtherResult, ...]
     ) -> ReportResult:
+        """The result, of the analyses that are done."""
         detection, progress, look = self.detection, self.progress, content.look
         log, steps = detection.run.log, detection.steps
         token_texts = self._token_texts(content.contexts, content.texts, others)
@@ -260,7 +276,7 @@ class _Report:
                 passes={"report": looked.passes},
             )
         )
-        progress.tell(self._with(content, OtherParts(None, None, None), self.given))
+        progress.tell(self.with_parts(content, OtherParts(None, None, None), self.given))
         ids = choose(look.drawn, content.contexts, self.params.sequences)
         named = [row["token_id"] for row in detection.result.rocks]
         curves = [*named, *detection.types.token_T[hardest].tolist()]

@@ -38,6 +38,7 @@ from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.similarity import Similarity
 from rocktok.analyses.detect.windows import FreePools, Pool, SketchCount, contents_of
+from rocktok.engine.heap import give_back
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import REMEDIES, Source
 from rocktok.errors import LogError
@@ -220,7 +221,10 @@ class Contexts:
             compiled=self.source.large,
         )
         self.engine.run(self.source, collect, *(() if unfilled is None else (unfilled,)))
-        return collect.result()
+        windows = collect.result()
+        if self.source.large:
+            give_back()
+        return windows
 
     def _is_sampled(self, persistent: int) -> bool:
         return not self.params.exact and persistent > self.params.cap

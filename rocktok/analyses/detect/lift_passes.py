@@ -30,15 +30,15 @@ from rocktok.stats.arrays import distinct
 #: Half of the prompts whose rocks are looked at; lifts are measured on the other.
 CHOSEN_ON = 0
 
-#: Types to a pass: their windows and replicates take some 100 MB.
-ROUND_LIFTS = 250
+#: Types to a pass: their windows and replicates take some 150 MB.
+ROUND_LIFTS = 500
 
 #: Prompts whose bootstrap weights are drawn once for all types of a pass, 1 KB each.
 SHARED_PROMPTS = 1 << 14
 
 
 def lifts(contexts: Contexts, types: TypeTable, rocks: Array) -> dict[int, Lifts]:
-    """Token id → lifts of these types (token ids), on half 1 of the prompts; a pass for each 250.
+    """Token id → lifts of these types (token ids), on half 1 of the prompts; a pass for each 500.
 
     Rocks recur in like contexts, or they would be none: those that were chosen on the same
     occurrences have too large a lift.

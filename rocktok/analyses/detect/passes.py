@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -33,9 +34,15 @@ from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.instead_passes import alternatives_coverage, alternatives_of
 from rocktok.analyses.detect.lift_passes import CHOSEN_ON, permuted
 from rocktok.analyses.detect.lift_passes import lifts as lifts_of
+from rocktok.analyses.detect.lifts import Lifts
 from rocktok.analyses.detect.log_passes import LogPasses
 from rocktok.analyses.detect.ranking import TypeTable
-from rocktok.analyses.detect.result import MOST_ROCKS, DetectParams, DetectResult
+from rocktok.analyses.detect.result import (
+    MOST_ROCKS,
+    DetectParams,
+    DetectResult,
+    PermutedRow,
+)
 from rocktok.analyses.detect.token_rows import make_result
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.choose import REMEDY
@@ -176,6 +183,7 @@ def run_detect(
     null: bool = False,
     replicate: bool | Literal["auto"] = False,
     cutoffs: bool = False,
+    ready: Callable[[Detection], None] | None = None,
 ) -> Detection:
     """`detect`, with all that its result rests on.
 
@@ -186,6 +194,8 @@ def run_detect(
         cutoffs: find the rocks of half 0 of the prompts at all cutoffs, for who asks for them at
             the first two steps by `rocks_at_cutoffs`; where these are pre and post, and the half is
             searched.
+        ready: called with the detection as soon as it lacks the lifts alone, where these are
+            measured; else when it is done.
 
     Raises as `detect` does, and `ZeroThresholdError` where thresholds cannot be had.
     """
@@ -244,7 +254,7 @@ def run_detect(
             types, rocks, order[shown], thresholds, hardness, alternatives
         )
     types, rollout_step = passes.with_rollouts(types)
-    notes, replicated, both_lifts = passes.notes(thresholds, counts), None, None
+    notes, replicated = passes.notes(thresholds, counts), None
     notes += [*of_similarity, *of_alternatives]
     notes += [] if alternatives is None else alternatives_coverage(source, alternatives)
     chosen, why = None, ""
@@ -269,6 +279,55 @@ def run_detect(
             why = str(error)
         if replicated is None:
             notes.append(f"replication is unknown: {why}")
+
+    def result(
+        notes: list[str], both_lifts: tuple[dict[int, Lifts], PermutedRow] | None
+    ) -> DetectResult:
+        return make_result(
+            log={
+                **run.log.identity(),
+                "table": run.table,
+                "pre": steps.pre,
+                "post": steps.post,
+                "no_context": steps.no_context,
+                "rollout_step": rollout_step,
+                "passes": run.passes,
+                "embeddings": _identity(embeddings),
+            },
+            params=params,
+            similarity_given=given.similarity,
+            notes=notes,
+            thresholds=thresholds,
+            gamma=None if contexts is None else contexts.rule.similarity.gamma,
+            sizes=counts.sizes,
+            unpaired=None if steps.pre is None else counts.unpaired,
+            types=types,
+            prompts=prompts,
+            order=order,
+            is_rock=is_rock,
+            shown=shown,
+            flags=flags,
+            replication=replicated,
+            density=density.result(),
+            text=run.log.vocab.text,
+            lifts=both_lifts,
+            instead=None if alternatives is None else alternatives.result(),
+        )
+
+    detection = Detection(
+        run=run,
+        params=params if contexts is None else contexts.params,
+        steps=steps,
+        source=source,
+        embeddings=embeddings,
+        types=types,
+        thresholds=thresholds,
+        contexts=contexts,
+        density=density.histogram(),
+        result=result(notes, None),
+    )
+    if ready is not None:
+        ready(detection)
     if drawing is not None:
         assert contexts is not None
         measured = np.zeros(0, np.int64)
@@ -281,53 +340,10 @@ def run_detect(
                     f"lifts: for the {len(measured)} of {len(rocks)} rocks that half {CHOSEN_ON} "
                     f"of the prompts also names, measured on half {1 - CHOSEN_ON}"
                 )
-        both_lifts = (
-            lifts_of(contexts, types, measured),
-            drawing.result(),
-        )
+        both_lifts = lifts_of(contexts, types, measured), drawing.result()
+        detection = replace(detection, result=result(notes, both_lifts))
     kept.close()
-    result = make_result(
-        log={
-            **run.log.identity(),
-            "table": run.table,
-            "pre": steps.pre,
-            "post": steps.post,
-            "no_context": steps.no_context,
-            "rollout_step": rollout_step,
-            "passes": run.passes,
-            "embeddings": _identity(embeddings),
-        },
-        params=params,
-        similarity_given=given.similarity,
-        notes=notes,
-        thresholds=thresholds,
-        gamma=None if contexts is None else contexts.rule.similarity.gamma,
-        sizes=counts.sizes,
-        unpaired=None if steps.pre is None else counts.unpaired,
-        types=types,
-        prompts=prompts,
-        order=order,
-        is_rock=is_rock,
-        shown=shown,
-        flags=flags,
-        replication=replicated,
-        density=density.result(),
-        text=run.log.vocab.text,
-        lifts=both_lifts,
-        instead=None if alternatives is None else alternatives.result(),
-    )
-    return Detection(
-        run=run,
-        params=params if contexts is None else contexts.params,
-        steps=steps,
-        source=source,
-        embeddings=embeddings,
-        types=types,
-        thresholds=thresholds,
-        contexts=contexts,
-        density=density.histogram(),
-        result=result,
-    )
+    return detection
 
 
 def _rocks_of_half(passes: LogPasses) -> Array:

@@ -203,11 +203,23 @@ class PersistentWindows:
         """
         if not self._parts:
             return {}
-        rows = {k: np.concatenate([p.pop(k) for p in self._parts]) for k in list(self._parts[0])}
-        order = np.argsort(rows["token"], kind="stable")
-        for name in rows:
-            rows[name] = rows[name][order]
-        return rows
+        order = np.argsort(np.concatenate([part["token"] for part in self._parts]), kind="stable")
+        place_N = np.empty(len(order), dtype=np.int64)
+        place_N[order] = np.arange(len(order))
+        del order
+        ends = np.cumsum([len(part["token"]) for part in self._parts])[:-1]
+        places = np.split(place_N, ends)
+        # A column at a time, and without joining the parts: of each value at most one copy.
+        return {name: self._placed(name, places) for name in list(self._parts[0])}
+
+    def _placed(self, name: str, places: list[Array]) -> Array:
+        """A column whose values are put where they belong; the parts lose theirs."""
+        first = self._parts[0][name]
+        rows = sum(map(len, places))
+        values = np.empty((rows, *first.shape[1:]), dtype=first.dtype)
+        for part, place_M in zip(self._parts, places, strict=True):
+            values[place_M] = part.pop(name)
+        return values
 
 
 def of_type(rows: dict[str, Array], v: int, most: int | None = None) -> dict[str, Array]:
