@@ -5,6 +5,7 @@ Array suffixes: M judged occurrences; T types.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import islice
@@ -219,16 +220,15 @@ def typical(
     if only is not None:
         at = at[np.isin(rows["sequence"][at], list(only))]
     order = at[np.lexsort((rows["hash"][at], -shares.rate_M[at]))]
-    # By window, in the order in which they are first met: its row, and how many rows have it.
-    first: dict[bytes, int] = {}
-    times: dict[bytes, int] = {}
-    for row in order.tolist():
-        key = rows["window"][row].tobytes()
-        first.setdefault(key, row)
-        times[key] = times.get(key, 0) + 1
-    half = rows["window"].shape[1] // 2
+    window_MK = rows["window"][order]
+    whole, size = window_MK.tobytes(), window_MK.shape[1] * window_MK.itemsize
+    keys = [whole[start : start + size] for start in range(0, len(whole), size)]
+    # How many rows have each window, in the order in which they are first met.
+    times = Counter(keys)
+    half = window_MK.shape[1] // 2
     examples: list[Example] = []
-    for key, row in islice(first.items(), EXAMPLES):
+    for key in islice(times, EXAMPLES):
+        row = int(order[keys.index(key)])
         window = rows["window"][row]
         examples.append(
             {
@@ -242,7 +242,7 @@ def typical(
                 "after": _texts(window[half:], text),
             }
         )
-    return {"examples": examples, "distinct": len(first), "judged": len(shares.rate_M)}
+    return {"examples": examples, "distinct": len(times), "judged": len(shares.rate_M)}
 
 
 def _texts(token_K: Array, text: Callable[[int], str]) -> list[str]:

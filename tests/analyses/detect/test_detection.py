@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import rocktok
+from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.passes import run_detect
 from rocktok.analyses.detect.result import COLUMNS, LIFT_COLUMNS, DetectOptions, DetectParams
 from rocktok.cli.detect import detect_command
@@ -44,6 +45,18 @@ def test_a_finished_detection_is_frozen(tmp_path: Path) -> None:
             setattr(part, name, None)
     assert detection.rocks == {row["token_id"] for row in detection.result.rocks}
     assert detection.density["sequences"] == detection.result.density["sequences"]
+
+
+def test_a_detection_is_ready_when_it_lacks_its_lifts_alone(tmp_path: Path) -> None:
+    log, early = write_log(tmp_path), list[Detection]()
+    done = run_detect(log, DetectParams(), lifts=True, ready=early.append)
+    (before,), plain = early, run_detect(log, DetectParams()).result
+    assert (before.types, before.rocks) == (done.types, done.rocks)
+    assert before.result.tokens == plain.tokens
+    assert before.result.notes == plain.notes
+    assert (before.result.permuted, before.result.params) == (None, plain.params)
+    assert done.result.permuted is not None
+    assert all("context_lift" in row for row in done.result.tokens)
 
 
 def _set_attributes(path: Path) -> Iterator[str]:
