@@ -158,7 +158,7 @@ def pair_sums(
         similar = int(counts[0].sum())
     our_P, their_P = (np.bincount(at, minlength=size) for at in (our_M, their_M))
     here_P = our_P * their_P
-    within_P = np.zeros(size)
+    within_P: Array = np.zeros(size)
     if counts is None:
         # Labels lie within prompts: rows under the same one are no partners.
         labels = (ours[0].label_M, our_M), (theirs[0].label_M, their_M)
