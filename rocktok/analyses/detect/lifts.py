@@ -158,6 +158,7 @@ def pair_sums(
         similar = int(counts[0].sum())
     our_P, their_P = (np.bincount(at, minlength=size) for at in (our_M, their_M))
     here_P = our_P * their_P
+    # Pairs of partners within a prompt: none where partners are of other prompts.
     within_P: Array = np.zeros(size)
     if counts is None:
         # Labels lie within prompts: rows under the same one are no partners.
