@@ -29,7 +29,7 @@ class Accumulator(Protocol):
         """Add a batch of rows."""
 
     def merge(self, other: Self) -> None:
-        """Add what another one has seen, as if its batches followed."""
+        """Add what another one has seen, as if its batches followed; the other is used up."""
 
 
 @runtime_checkable

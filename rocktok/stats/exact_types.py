@@ -15,6 +15,7 @@ import numpy as np
 from rocktok._types import Array
 from rocktok.stats import fixed_point
 from rocktok.stats.accumulator import Batch
+from rocktok.stats.arrays import longer
 from rocktok.stats.kernels import readonly
 
 #: Rows, of a batch or of a table, that fit into a cache with what is made of them.
@@ -126,6 +127,10 @@ class ExactTypeSums:
 
     def merge(self, other: Self) -> None:
         """Add another's counts and sums."""
+        if not self._length:
+            self._tables, self._beyond, self._values = other._tables, other._beyond, None
+            self._length, self._loose, self._seen = other._length, other._loose, other._seen
+            return
         seen, length = other._seen, other._length
         self._reach(length)
         if self._loose + other._loose > fixed_point.LOOSE:
@@ -158,11 +163,7 @@ class ExactTypeSums:
         self._spread()
         self._values = None
         self._length = max(self._length, length)
-        if length > len(self._tables[0]):
-            # By an eighth at least: seldom, however the ids come, and little is left unused.
-            grain = 1 << max(0, length.bit_length() - 4)
-            length = -(-length // grain) * grain
-            self._tables = [_longer(table_VS, length) for table_VS in self._tables]
+        self._tables = [longer(table_VS, length) for table_VS in self._tables]
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the types seen: a worker's partial of 150,000 types would be 16 MB otherwise."""
@@ -192,12 +193,6 @@ def _words(rows_VS: Array) -> Array:
 def _blocks(length: int) -> Iterator[slice]:
     """Rows, of a batch or of a table, in turn."""
     return (slice(at, min(length, at + _BLOCK)) for at in range(0, length, _BLOCK))
-
-
-def _longer(table_VS: Array, length: int) -> Array:
-    longer = np.zeros((length, table_VS.shape[1]), dtype=np.int64)
-    longer[: len(table_VS)] = table_VS
-    return longer
 
 
 def sums_compiled(

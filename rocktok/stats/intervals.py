@@ -113,9 +113,10 @@ class Estimate:
         given = np.isfinite(self.value) & (self.prompts >= MIN_EFFECTIVE)
         prompts = np.where(given, self.prompts, MIN_EFFECTIVE)
         # Of sums of squares around a mean that is estimated, too.
-        variance = self._power(2) * prompts / (prompts - 1)
+        square = self._power(2)
+        variance = square * prompts / (prompts - 1)
         error, skewness = np.sqrt(variance), np.zeros(np.shape(self.value))
-        np.divide(self._power(3), self._power(2) ** 1.5, out=skewness, where=variance > 0)
+        np.divide(self._power(3), square**1.5, out=skewness, where=variance > 0)
         reach = stdtrit(self._freedom(prompts), (1 + level) / 2)
         low = self.value - error * np.maximum(reach, _skewed(reach, skewness))
         high = self.value + error * np.maximum(reach, -_skewed(-reach, skewness))
@@ -128,8 +129,14 @@ class Estimate:
 
     def _power(self, power: int) -> Array:
         """Moments of the effects, which are those of weights from Poisson(1): Σ over prompts."""
-        moment: Array = (self.effect**power).mean(axis=0)
+        moment: Array = self._raised(power).mean(axis=0)
         return moment
+
+    def _raised(self, power: int) -> Array:
+        """Squares or cubes of the effects."""
+        raised = self.effect * self.effect
+        # NumPy's x**3 calls a function for each element: twenty times as long as a product.
+        return raised if power == 2 else np.multiply(raised, self.effect, out=raised)
 
     def _freedom(self, prompts: Array) -> Array:
         """Degrees of freedom of the variance."""
@@ -144,7 +151,7 @@ class GroupedEstimate(Estimate):
         groups = len(self.effect)
         # What hashing prompts into groups leaves of the sums over prompts, on average.
         left = 1 - 1 / groups if power == 2 else (1 - 1 / groups) * (1 - 2 / groups)
-        moment: Array = (self.effect**power).sum(axis=0) / left
+        moment: Array = self._raised(power).sum(axis=0) / left
         return moment
 
     def _freedom(self, prompts: Array) -> Array:

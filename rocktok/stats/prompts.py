@@ -10,7 +10,7 @@ from rocktok._types import Array
 from rocktok.hashing import hash_rows
 from rocktok.stats import kernels
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.arrays import padded
+from rocktok.stats.arrays import longer, padded
 
 #: Prompts of a type up to which they are told apart.
 MOST = 1 << 16
@@ -136,6 +136,9 @@ class PromptFloor:
     def merge(self, other: Self) -> None:
         """Add another's pairs."""
         if self.compiled and not len(other._pairs):
+            if not len(self._count_V):
+                self._prompt_VK, self._count_V = other._prompt_VK, other._count_V
+                return
             self._reach(len(other._count_V))
             kernels.merge_prompts(other._prompt_VK, other._count_V, self._prompt_VK, self._count_V)
             return
@@ -151,12 +154,8 @@ class PromptFloor:
 
     def _reach(self, length: int) -> None:
         """Room for types below this id."""
-        if length > len(self._count_V):
-            # Powers of two: seldom, however the ids come.
-            more = (1 << (length - 1).bit_length()) - len(self._count_V)
-            self._count_V = np.concatenate((self._count_V, np.zeros(more, np.int64)))
-            empty = np.zeros((more, self.most), np.uint64)
-            self._prompt_VK = np.concatenate((self._prompt_VK, empty))
+        self._count_V = longer(self._count_V, length)
+        self._prompt_VK = longer(self._prompt_VK, length)
 
     def _all_pairs(self) -> Array:
         if not self.compiled or len(self._pairs):

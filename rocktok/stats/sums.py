@@ -10,7 +10,7 @@ from rocktok._types import Array
 from rocktok.runs import run_starts
 from rocktok.stats import kernels
 from rocktok.stats.accumulator import Batch
-from rocktok.stats.arrays import distinct
+from rocktok.stats.arrays import distinct, longer
 
 
 class TypeSums:
@@ -71,6 +71,9 @@ class TypeSums:
 
     def merge(self, other: Self) -> None:
         """Add another's counts and sums."""
+        if not len(self._tables[0]):
+            self._tables, self._seen = other._tables, other._seen
+            return
         seen = other._seen
         self._reach(len(other._tables[0]) if seen is None else int(seen.max(initial=-1)) + 1)
         for ours, theirs in zip(self._tables, other._tables, strict=True):
@@ -81,10 +84,7 @@ class TypeSums:
 
     def _reach(self, length: int) -> None:
         self._spread()
-        if length > len(self._tables[0]):
-            # Powers of two: seldom, however the ids come.
-            length = 1 << (length - 1).bit_length()
-            self._tables = [_longer(table_VS, length) for table_VS in self._tables]
+        self._tables = [longer(table_VS, length) for table_VS in self._tables]
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the types seen: a worker's partial of 150,000 types would be 6 MB otherwise."""
@@ -102,12 +102,6 @@ class TypeSums:
         self._reach(int(seen.max(initial=-1)) + 1)
         for table_VS, rows in zip(self._tables, tables, strict=True):
             table_VS[seen] = rows
-
-
-def _longer(table_VS: Array, length: int) -> Array:
-    longer = np.zeros((length, table_VS.shape[1]))
-    longer[: len(table_VS)] = table_VS
-    return longer
 
 
 class SequenceCounts:

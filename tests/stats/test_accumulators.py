@@ -23,7 +23,9 @@ from rocktok.analyses.detect.persistence import (
     sample_limits,
 )
 from rocktok.hashing import hash_rows
-from rocktok.stats.prompts import PromptCounts
+from rocktok.stats.arrays import longer
+from rocktok.stats.exact_types import ExactTypeSums
+from rocktok.stats.prompts import PromptCounts, PromptFloor
 from rocktok.stats.quantiles import Histogram, ordered_bits, quantile, quantile_rank, value_of
 from rocktok.stats.sums import SequenceCounts, TypeSums
 from tests import twin
@@ -126,6 +128,54 @@ def test_cut_anew_and_merged_is_the_same(name: str, seed: int, after: int) -> No
     assert result(merged) == result(whole)
     if before is not None:
         assert result(other) == before
+
+
+TABLES: dict[str, tuple[Callable[[bool], Any], Callable[[Any], Any]]] = {
+    "sums": (
+        lambda compiled: TypeSums(("loss_post",), compiled=compiled),
+        lambda a: np.trim_zeros(a.count_V, "b").tolist(),
+    ),
+    "exact": (
+        lambda compiled: ExactTypeSums(("loss_post",), compiled=compiled),
+        lambda a: (a.count_V.tolist(), a.sum_V["loss_post"].tolist()),
+    ),
+    "floor": (
+        lambda compiled: PromptFloor(2, compiled=compiled),
+        lambda a: a.result(40).tolist(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("travels", [False, True])
+def test_what_is_empty_takes_the_first_part_and_adds_the_others(
+    name: str, compiled: bool, travels: bool
+) -> None:
+    make, result = TABLES[name]
+    whole, merged = make(compiled), make(compiled)
+    merged.merge(make(compiled))
+    for part in range(3):
+        rows = batch(part)
+        # Each part has larger ids than the one before.
+        rows["token_id"] = rows["token_id"] + np.int32(9 * part)
+        rows["prompt"] = rows["prompt"] + np.uint64(part)
+        one = make(compiled)
+        one.update(rows)
+        whole.update(rows)
+        merged.merge(pickle.loads(pickle.dumps(one)) if travels else one)
+    assert result(merged) == result(whole)
+
+
+def test_a_table_grows_by_an_eighth_and_keeps_its_rows() -> None:
+    table_VS = np.arange(6.0).reshape(3, 2)
+    assert longer(table_VS, 3) is table_VS
+    grown_VS = longer(table_VS, 1_000)
+    assert grown_VS.shape == (1_024, 2)
+    np.testing.assert_array_equal(grown_VS[:3], table_VS)
+    assert not grown_VS[3:].any()
+    assert len(longer(table_VS[:, 0], 151_936)) == 163_840
+    assert len(longer(np.zeros(0, np.uint64), 1)) == 1
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,6 +1,7 @@
 """Does the loss single the contexts out: lifts over chance, with intervals over prompts.
 
-Array suffixes: B replicates; P prompts of a sample; T types; E pairs; M rows.
+Array suffixes: B replicates; P prompts of a sample; T types; E pairs; M rows; K sums that prompts
+are weighed for.
 """
 
 from __future__ import annotations
@@ -109,13 +110,14 @@ def _number(value: float) -> float | None:
 class PairSums:
     """Similar pairs and all pairs of partners.
 
-    `slope_P`: what a share's logarithm gains with the weight of a prompt, to first order.
-    `prompts`: effective prompts behind the rows of either side, the fewer of both.
+    `similar_P`, `pairs_P`: what they gain with the weight of a prompt, to first order; whole
+    numbers. `prompts`: effective prompts behind the rows of either side, the fewer of both.
     """
 
     similar: float
     pairs: float
-    slope_P: Array
+    similar_P: Array
+    pairs_P: Array
     prompts: float
 
     @property
@@ -123,13 +125,14 @@ class PairSums:
         """P(similar); None without pairs."""
         return self.similar / self.pairs if self.pairs else None
 
-    def estimate(self, excess_PB: Array) -> Estimate:
-        """The share, with its effects under the weights of each replicate, less 1 each.
+    def estimate(self, similar_B: Array, pairs_B: Array) -> Estimate:
+        """The share, with its effects; given what either number gains in each replicate.
 
         Their spread is the jackknife's, which is never too small on average (Efron and Stein 1981).
         """
         share = np.array(self.similar / self.pairs)
-        effect_B = share * (self.slope_P @ excess_PB)
+        # The share's logarithm is that of the similar pairs less that of all.
+        effect_B = share * (similar_B / (self.similar or 1) - pairs_B / self.pairs)
         return Estimate(share, effect_B, np.array(self.prompts))
 
 
@@ -155,14 +158,16 @@ def pair_sums(
         similar = int(counts[0].sum())
     our_P, their_P = (np.bincount(at, minlength=size) for at in (our_M, their_M))
     here_P = our_P * their_P
-    # Labels lie within prompts: rows under the same one are no partners.
-    within_P = here_P - _same_label((ours[0].label_M, our_M), (theirs[0].label_M, their_M), size)
+    # Pairs of partners within a prompt: none where partners are of other prompts.
+    within_P: Array = np.zeros(size)
+    if counts is None:
+        # Labels lie within prompts: rows under the same one are no partners.
+        labels = (ours[0].label_M, our_M), (theirs[0].label_M, their_M)
+        within_P = here_P - _same_label(*labels, size)
     pairs_P = our_P * len(their_M) + their_P * len(our_M) - 2 * here_P + within_P
     pairs = float(len(our_M) * len(their_M) - here_P.sum() + within_P.sum())
-    # The share's logarithm is that of the similar pairs less that of all.
-    slope_P = similar_P / (similar or 1) - pairs_P / (pairs or 1)
     prompts = min(effective_prompts(count_P) for count_P in (our_P, their_P))
-    return PairSums(float(similar), pairs, slope_P, prompts)
+    return PairSums(float(similar), pairs, similar_P, pairs_P, prompts)
 
 
 def _similar(
@@ -213,17 +218,27 @@ class PromptWeights:
             weight_PB[rows] = poisson_weights(seed, REPLICATES, prompt_P[rows])
         return cls(prompt_P, weight_PB)
 
-    def excess(self, prompt_Q: Array) -> Array:
-        """(Q, B) float64, the weights of some of the prompts, less 1."""
-        rows_QB = self.weight_PB[np.searchsorted(self.prompt_P, prompt_Q)]
-        excess_QB: Array = np.subtract(rows_QB, 1.0)
-        return excess_QB
+    def gains(self, prompt_P: Array, value_PK: Array, *, compiled: bool = False) -> Array:
+        """(K, B): sums over some of the prompts of values times weights less 1.
 
+        Values are whole numbers: sums are exact, and the same with the compiled loop, which makes
+        no matrix of the weights.
+        """
+        place_P = np.searchsorted(self.prompt_P, prompt_P)
+        if not compiled:
+            excess_PB = np.subtract(self.weight_PB[place_P], 1.0)
+            gain_KB: Array = value_PK.T @ excess_PB
+            return gain_KB
+        from rocktok.stats import bootstrap_loops
 
-def _excess(seed: int, prompt_P: Array, drawn: PromptWeights | None) -> Array:
-    if drawn is None:
-        return poisson_weights(seed, REPLICATES, prompt_P) - 1
-    return drawn.excess(prompt_P)
+        gain_KB = np.zeros((value_PK.shape[1], REPLICATES))
+        # As of one type, each of whose pairs is of a run of its own.
+        bootstrap_loops.weigh_pairs(
+            np.array([0, len(place_P)]), np.arange(len(place_P), dtype=np.int32),
+            place_P.astype(np.int32), value_PK, self.weight_PB, gain_KB[None],
+        )  # fmt: skip
+        gain_KB -= value_PK.sum(axis=0)[:, None]
+        return gain_KB
 
 
 def context_lift(
@@ -255,14 +270,18 @@ def context_lift(
         pair_sums(similarity, ours, rows, len(prompt_P), None if counts is None else counts[k])
         for k, rows in enumerate(sides)
     )
-    if not both.share or not one.share:
-        value = 0.0 if both.share == 0 and one.share else None
-        lift = Lift(value)
-        if both.share and one.share == 0:
-            lift = _least_lift(both.estimate(_excess(seed, prompt_P, weights)), theirs[1])
-        return lift, both.share, one.share
-    excess_PB = _excess(seed, prompt_P, weights)
-    estimate = both.estimate(excess_PB) / one.estimate(excess_PB)
+    if not both.share:
+        return Lift(0.0 if both.share == 0 and one.share else None), both.share, one.share
+    if one.share is None:
+        return Lift(None), both.share, None
+    drawn = weights or PromptWeights.draw(seed, prompt_P)
+    sums = [both.similar_P, both.pairs_P, one.similar_P, one.pairs_P]
+    value_PK = np.stack(sums, axis=1).astype(np.float64)
+    gain_KB = drawn.gains(prompt_P, value_PK, compiled=similarity.loaded)
+    common = both.estimate(*gain_KB[:2])
+    if one.share == 0:
+        return _least_lift(common, theirs[1]), both.share, one.share
+    estimate = common / one.estimate(*gain_KB[2:])
     low, high = ends(_interval(estimate))
     few = bool(estimate.few_prompts)
     return Lift(float(estimate.value), low, high, few), both.share, one.share

@@ -136,15 +136,19 @@ def hard_samples(
     voters = _Sums(type_E[voting_E], cluster_E[voting_E], len(place_V), clusters)
     chance_E, share_E = chance_E[voting_E], share_E[voting_E]
 
+    # Once for all parts: the values of many pairs are large.
+    held = everyone.matrix(np.ones(len(votes.type_E)))
+    of_testable = [testable.matrix(value_E) for value_E in (hard_E, hard_E > 0)]
+    of_voters = [voters.matrix(x_E) for x_E in (share_E, chance_E, np.ones(len(chance_E)))]
+
     def of_part(part: slice) -> tuple[Array, ...]:
         member_CS = member_CH[:, part]
-        held_TS = everyone.of(np.ones(len(votes.type_E)), member_CS)
+        weight_CS = member_CS.astype(np.float64)
+        held_TS = held @ weight_CS
         tests_S = (held_TS >= MIN_PROMPTS).sum(axis=0)
-        persistent_VS = testable.of(hard_E, member_CS)
-        prompts_VS = testable.of(hard_E > 0, member_CS)
-        sum_VS, mean_VS = voters.of(share_E, member_CS), voters.of(chance_E, member_CS)
+        persistent_VS, prompts_VS = (matrix @ weight_CS for matrix in of_testable)
+        sum_VS, mean_VS, size_VS = (matrix @ weight_CS for matrix in of_voters)
         able_VS = (persistent_VS >= MIN_PERSISTENT) & (prompts_VS >= MIN_PROMPTS)
-        size_VS = voters.of(np.ones(len(chance_E)), member_CS)
         p_VS = _bounds(sum_VS, mean_VS, size_VS, tests_S, fdr)
         open_VS = able_VS & np.isnan(p_VS)
         opened = _open_tails(voters, chance_E, sum_VS, size_VS, open_VS, member_CS, compiled)
@@ -167,12 +171,16 @@ class _Sums:
         self.cluster_E, self.shape = cluster_E, (types, clusters)
         self.edges = np.searchsorted(type_E, np.arange(types + 1))
 
-    def of(self, value_E: Array, member_CS: Array) -> Array:
-        """(types, S) float64, added up in the order of the clusters."""
+    def matrix(self, value_E: Array) -> Any:
+        """A sparse matrix; its product with (clusters, S) is added up in the order of these."""
         from scipy.sparse import csr_array
 
-        parts = value_E.astype(np.float64), self.cluster_E, self.edges
-        sums: Array = csr_array(parts, shape=self.shape) @ member_CS.astype(np.float64)
+        parts = value_E.astype(np.float64, copy=False), self.cluster_E, self.edges
+        return csr_array(parts, shape=self.shape)
+
+    def of(self, value_E: Array, member_CS: Array) -> Array:
+        """(types, S) float64, added up in the order of the clusters."""
+        sums: Array = self.matrix(value_E) @ member_CS.astype(np.float64)
         return sums
 
 
@@ -227,12 +235,13 @@ def _chances(
     """Chances of the clusters of each pair, one pair after another; `count`: of all. Compiled."""
     from rocktok.analyses.stability import sample_loops
 
-    chance_N = np.empty(count)
+    # Room for one more, which is written to before it is known to be none of theirs.
+    chance_N = np.empty(count + 1)
     member_CS = np.ascontiguousarray(member_CS)
     sample_loops.gather(
         type_O, sample_O, voters.edges, voters.cluster_E, chance_E, member_CS, chance_N
     )
-    return chance_N
+    return chance_N[:count]
 
 
 def _chances_numpy(

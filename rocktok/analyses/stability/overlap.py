@@ -115,12 +115,14 @@ def overlap(pairs: list[tuple[Array, Array]], k: int) -> Overlap:
 
 def _rank_correlation(first: Array, second: Array) -> float | None:
     """Spearman on the union; types of one list alone share the places after the other's last."""
-    union = np.union1d(first, second)
+    # By candidate: sorting the union takes several times as long.
+    listed_T = np.bincount(np.concatenate((first, second)))
+    union = np.flatnonzero(listed_T)
     places = []
     for order in (first, second):
-        rank_U = np.full(len(union), (len(order) + 1 + len(union)) / 2)
-        rank_U[np.searchsorted(union, order)] = np.arange(1, len(order) + 1)
-        places.append(rank_U)
+        rank_T = np.full(len(listed_T), (len(order) + 1 + len(union)) / 2)
+        rank_T[order] = np.arange(1, len(order) + 1)
+        places.append(rank_T[union])
     return spearman(*places)
 
 

@@ -20,11 +20,14 @@ def gather(
     member_CS: Array,
     chance_N: Array,
 ) -> None:
-    """Write the chances of each pair's clusters, one pair after another, in the clusters' order."""
+    """Write the chances of each pair's clusters, one pair after another, in the clusters' order.
+
+    `chance_N` has room for one more, which is left with no meaning.
+    """
     n = 0
     for o in range(len(type_O)):
         s = sample_O[o]
         for e in range(edges_V[type_O[o]], edges_V[type_O[o] + 1]):
-            if member_CS[cluster_E[e], s]:
-                chance_N[n] = chance_E[e]
-                n += 1
+            # No branch: which clusters a half-sample holds cannot be foreseen.
+            chance_N[n] = chance_E[e]
+            n += member_CS[cluster_E[e], s]

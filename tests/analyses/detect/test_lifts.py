@@ -145,9 +145,11 @@ def test_weights_that_types_share_are_those_of_each() -> None:
     shared = PromptWeights.draw(4, prompt_P)
     assert shared.weight_PB.dtype == np.uint8
     for some_P in (prompt_P, prompt_P[::7], prompt_P[:0]):
-        np.testing.assert_array_equal(
-            shared.excess(some_P), poisson_weights(4, REPLICATES, some_P) - 1
-        )
+        value_PK = np.random.default_rng(5).integers(0, 1_000, (len(some_P), 4)).astype(np.float64)
+        by_hand = value_PK.T @ (poisson_weights(4, REPLICATES, some_P) - 1)
+        for compiled in (False, True):
+            gain_KB = shared.gains(some_P, value_PK, compiled=compiled)
+            np.testing.assert_array_equal(gain_KB, by_hand)
 
 
 def test_contexts_that_the_loss_singles_out_lift_above_1() -> None:
