@@ -34,7 +34,8 @@ def hold() -> None:
 
     Dask starts workers with `MALLOC_TRIM_THRESHOLD_`. Every array above 128 KiB is then mapped
     anew, page by page, which takes a light pass a quarter of its processor time. These are the
-    bounds that the library comes to by itself where that is not set.
+    bounds that the library comes to by itself where that is not set; processes of `rocktok` set
+    theirs as they begin.
     """
     mallopt = _of_c("mallopt")
     if mallopt is not None:
