@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from rocktok._version import __version__
+from rocktok.engine.heap import hold
 from rocktok.engine.workers import in_order
 from rocktok.errors import RocktokError
 from rocktok.files import local_path
@@ -80,7 +81,7 @@ class Cluster:
 
         def submit(*call: Any) -> _Patient:
             # Not pure: Dask would hash every argument to look for an earlier answer.
-            return _Patient(self._client.submit(*call, pure=False), self._client)
+            return _Patient(self._client.submit(on_worker, *call, pure=False), self._client)
 
         try:
             yield from in_order(submit, ahead * max(1, self.threads), function, calls)
@@ -95,6 +96,12 @@ class Cluster:
                 f"the Dask cluster failed ({str(error).splitlines()[0]}); check the logs of its "
                 "workers, and run the command again"
             ) from error
+
+
+def on_worker(function: Callable[..., T], *call: Any) -> T:
+    """What a function returns. Runs on a worker."""
+    hold()
+    return function(*call)
 
 
 def bundled(tasks: Sequence[T], threads: int) -> list[Sequence[T]]:
