@@ -127,7 +127,7 @@ def weigh_pairs(
     Args:
         start_T: (T + 1,), first pair of each type, and the end of the last one's.
         run_E: run of each pair; `place_R`: place of each run's prompt, −1: not to be counted.
-        sum_EC: int32, in units of `grid_C`; only the columns `filled_C` are not all 0.
+        sum_EC: int32 or float64, in units of `grid_C`; only the columns `filled_C` are not all 0.
         weight_PW: uint8.
     """
     columns, weights = len(filled_C), weight_PW.shape[1]

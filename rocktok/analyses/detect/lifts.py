@@ -235,7 +235,8 @@ class PromptWeights:
         # As of one type, each of whose pairs is of a run of its own.
         bootstrap_loops.weigh_pairs(
             np.array([0, len(place_P)]), np.arange(len(place_P), dtype=np.int32),
-            place_P.astype(np.int32), value_PK, self.weight_PB, gain_KB[None],
+            place_P.astype(np.int32), value_PK, np.ones(value_PK.shape[1]),
+            np.arange(value_PK.shape[1]), self.weight_PB, gain_KB[None],
         )  # fmt: skip
         gain_KB -= value_PK.sum(axis=0)[:, None]
         return gain_KB
