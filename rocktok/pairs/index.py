@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.pairs import loops, merge
+from rocktok.pairs import lanes, loops, merge
 from rocktok.pairs.rows import KINDS, PairRule, SparseRows
 
 #: Most frequent columns that are kept dense: enough to leave short postings, few enough that the
 #: bound on what they add stays small.
-HEAD = 24
+HEAD = 40
 
 #: Rows of theirs in a block: their scores stay in a core's cache, and an index fits in 16 bits.
 BLOCK = 1 << 16
@@ -171,8 +171,7 @@ def make_blocks(theirs: Distinct, columns: Columns, rule: Any) -> list[Any]:
     for start in range(0, len(theirs.weight_R), BLOCK):
         rows = slice(start, min(start + BLOCK, len(theirs.weight_R)))
         length = rows.stop - start
-        groups = -(-length // loops.LANES)
-        bound_T = _padded(theirs.bound_R[rows], groups, np.float32)
+        groups = -(-length // lanes.LANES)
         slope_T = _padded(slope_D[rows], groups, np.float32)
         postings = int(theirs.split.tail_ptr_R[rows.stop] - theirs.split.tail_ptr_R[start])
         block = loops.Block(
@@ -181,12 +180,11 @@ def make_blocks(theirs: Distinct, columns: Columns, rule: Any) -> list[Any]:
             np.zeros(columns.count + 2, dtype=np.int64),
             np.zeros(postings, dtype=np.uint16),
             np.zeros(postings, dtype=np.float32),
-            np.zeros((groups, columns.head, loops.LANES), dtype=np.float32),
-            bound_T,
+            np.zeros((groups, columns.head, lanes.LANES), dtype=np.float32),
             slope_T,
             _padded(theirs.weight_R[rows], groups, np.int64),
             np.zeros((columns.head, groups), dtype=np.float32),
-            slope_T.reshape(groups, loops.LANES).min(axis=1),
+            slope_T.reshape(groups, lanes.LANES).min(axis=1),
         )
         loops.fill_block(theirs.split, block)
         blocks.append(block)
@@ -194,7 +192,7 @@ def make_blocks(theirs: Distinct, columns: Columns, rule: Any) -> list[Any]:
 
 
 def _padded(values_D: Array, groups: int, dtype: Any) -> Array:
-    padded = np.zeros(groups * loops.LANES, dtype=dtype)
+    padded = np.zeros(groups * lanes.LANES, dtype=dtype)
     padded[: len(values_D)] = values_D
     return padded
 
@@ -225,7 +223,7 @@ def make_limits(ours: Distinct, theirs: Distinct, rule: Any) -> Any:
     margin_R = scale_R * (longest + 16) * 2.0**-22
     usable_R = (ours.rows.size_R > 0) & np.isfinite(ours.rows.size_R)
     limit_R = np.where(usable_R, limit_R, np.inf)
-    return loops.Limits(*(a.astype(np.float32) for a in (ours.bound_R, slope_R, limit_R, margin_R)))
+    return loops.Limits(*(a.astype(np.float32) for a in (slope_R, limit_R, margin_R)))
 
 
 @dataclass(frozen=True)
@@ -294,7 +292,7 @@ class Index:
     def count(self, start: int, stop: int, similar_R: Array, own_U: Array) -> None:
         """Add the similar rows of distinct rows start … stop − 1, and those of the own label."""
         mirrored = self.ours is self.theirs
-        longest = max((len(block.bound_T) for block in self.blocks), default=0)
+        longest = max((len(block.slope_T) for block in self.blocks), default=0)
         work = loops.Work(
             self.ours.rows,
             self.theirs.rows,
@@ -304,9 +302,7 @@ class Index:
             self.ours.weight_R,
             np.zeros(longest, dtype=np.float32),
             np.zeros(longest, dtype=np.int32),
-            np.zeros(longest // loops.LANES, dtype=np.int64),
-            np.zeros(longest // loops.LANES, dtype=np.float32),
-            np.zeros(loops.LANES, dtype=np.uint64),
+            np.zeros(longest // lanes.LANES, dtype=np.float32),
             similar_R,
             own_U,
         )

@@ -3,10 +3,9 @@
 The most frequent columns (the head) hold most of the postings and little of the weight. Scores are
 added up in float32 from the postings of the other columns (the tail), for one row of ours and a
 block of theirs at a time. The heads add at most what the largest value of each column in a group of
-rows would, and by Cauchy and Schwarz at most the product of their lengths: only groups in which
-both bounds reach the threshold get the head's columns added. Rows with the same columns in the
-head stand side by side, so these are few. Only pairs that float32 cannot call are added up anew in
-float64, in the reference's order.
+rows would: only groups in which a score can reach the threshold with it get the head's columns
+added. Rows with the same columns in the head stand side by side, so these are few. Only pairs that
+float32 cannot call are added up anew in float64, in the reference's order.
 
 Everything here is called through `rocktok.pairs.count`.
 
@@ -19,16 +18,14 @@ Arrays are taken out of their tuples before a loop: inside, each access would co
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.kernel import Kernel, part
+from rocktok.pairs.lanes import LANES, above, above_sloped, add_columns, lowest_bit
 from rocktok.pairs.merge import PackedRows
-
-#: Rows of theirs that are looked at together: fixed, so that the loops over them vectorise.
-LANES = 64
 
 
 class Split(NamedTuple):
@@ -44,10 +41,9 @@ class Split(NamedTuple):
 
 class Limits(NamedTuple):
     """A pair is similar when dot − slope·slope_T − limit ≥ 0, up to `margin`, which float32 may
-    lose. `bound_R`: the length of the head's part, so that bound·bound_T is the most it can add.
+    lose.
     """
 
-    bound_R: Array
     slope_R: Array
     limit_R: Array
     margin_R: Array
@@ -65,11 +61,10 @@ class Block(NamedTuple):
     post_row_P: Array
     post_value_P: Array
     head_BKL: Array
-    bound_T: Array
     slope_T: Array
     weight_T: Array
     most_KG: Array
-    least_G: Array
+    slope_G: Array
 
 
 class Units(NamedTuple):
@@ -101,9 +96,8 @@ class Rule(NamedTuple):
 class Work(NamedTuple):
     """What one thread works with: rows, and arrays of its own that it writes.
 
-    score_T, like_T: as long as the longest block; at_G, most_G: as many as it has groups of
-    lanes; near_L: as long as one. similar_R: similar rows of theirs; own_U: those under the own
-    label.
+    score_T, like_T: as long as the longest block; least_G: as long as it has groups of lanes.
+    similar_R: similar rows of theirs; own_U: those under the own label.
     """
 
     ours: PackedRows
@@ -114,9 +108,7 @@ class Work(NamedTuple):
     weight_R: Array
     score_T: Array
     like_T: Array
-    at_G: Array
-    most_G: Array
-    near_L: Array
+    least_G: Array
     similar_R: Array
     own_U: Array
 
@@ -221,118 +213,70 @@ def _add_tail(work: Work, block: Block, a: int, last: int) -> None:
 
 
 @part
-def _reaches(
-    score_L: Array, bound_L: Array, slope_L: Array, bound: Any, slope: Any, cut: Any
-) -> bool:
-    """Whether some lane's score + bound·bound − slope·slope reaches the cut."""
-    hit = np.int32(0)
-    for b in range(LANES):
-        hit |= np.int32(score_L[b] + bound * bound_L[b] - slope * slope_L[b] >= cut)
-    return bool(hit != 0)
-
-
-@part
 def _clear(score_L: Array) -> None:
     for b in range(LANES):
         score_L[b] = np.float32(0)
 
 
 @part
-def _some_reach(score_L: Array, cut: Any) -> bool:
-    hit = np.int32(0)
-    for b in range(LANES):
-        hit |= np.int32(score_L[b] >= cut)
-    return bool(hit != 0)
-
-
-@part
-def _promising(work: Work, block: Block, a: int, last: int) -> int:
-    """List in at_G the groups with a row that may be similar, whatever the heads share.
-
-    Scores of the others are cleared, while they are at hand.
+def _set_least(work: Work, block: Block, a: int, groups: int) -> None:
+    """Set least_G: similar to row a are only rows whose scores are above it, before the head's
+    columns are added.
     """
-    score_T, bound_T, slope_T, at_G = work.score_T, block.bound_T, block.slope_T, work.at_G
-    most_G, least_G = work.most_G, block.least_G
+    least_G, slope_G = work.least_G, block.slope_G
     begin, end = work.split.head_ptr_R[a], work.split.head_ptr_R[a + 1]
     slot_E, value_E = work.split.head_slot_E[begin:end], work.split.head_value_E[begin:end]
-    bound, slope = work.test.bound_R[a], work.test.slope_R[a]
-    cut = work.test.limit_R[a] - work.test.margin_R[a]
-    groups = (last + LANES - 1) // LANES
-    most_G[:groups] = np.float32(0)
+    slope = work.test.slope_R[a]
+    # Twice the margin: what the heads add at most is added up in float32, too.
+    cut = work.test.limit_R[a] - np.float32(2) * work.test.margin_R[a]
+    for g in range(groups):
+        least_G[g] = cut + slope * slope_G[g]
     for e in range(len(slot_E)):
         value, largest_G = value_E[e], block.most_KG[slot_E[e]]
         for g in range(groups):
-            most_G[g] += value * largest_G[g]
-    groups = 0
-    for at in range(0, last, LANES):
-        score_L = score_T[at : at + LANES]
-        least = cut - most_G[at // LANES] + slope * least_G[at // LANES]
-        if _some_reach(score_L, least - work.test.margin_R[a]):
-            bound_L, slope_L = bound_T[at : at + LANES], slope_T[at : at + LANES]
-            if _reaches(score_L, bound_L, slope_L, bound, slope, cut):
-                at_G[groups] = at
-                groups += 1
-                continue
-        _clear(score_L)
-    return groups
+            least_G[g] -= value * largest_G[g]
 
 
 @part
-def _add_head(work: Work, block: Block, a: int, groups: int) -> int:
-    """Add what the heads share in the listed groups; keep those with a row that is similar."""
-    score_T, slope_T, at_G, head_BKL = work.score_T, block.slope_T, work.at_G, block.head_BKL
-    begin, end = work.split.head_ptr_R[a], work.split.head_ptr_R[a + 1]
-    slot_E, value_E = work.split.head_slot_E[begin:end], work.split.head_value_E[begin:end]
-    slope, cut = work.test.slope_R[a], work.test.limit_R[a] - work.test.margin_R[a]
-    kept = 0
-    for g in range(groups):
-        at = at_G[g]
-        score_L, slope_L = score_T[at : at + LANES], slope_T[at : at + LANES]
-        for e in range(len(slot_E)):
-            head_L = head_BKL[at // LANES, slot_E[e]]
-            for b in range(LANES):
-                score_L[b] += value_E[e] * head_L[b]
-        if _reaches(score_L, slope_L, slope_L, np.float32(0), slope, cut):
-            at_G[kept] = at
-            kept += 1
-        else:
-            _clear(score_L)
-    return kept
+def _count(work: Work, block: Block, a: int, last: int, mirrored: bool) -> int:
+    """Add the head's columns, and count the similar rows for row a and (mirrored) for them.
 
-
-@part
-def _count(work: Work, block: Block, a: int, last: int, groups: int, mirrored: bool) -> int:
-    """Count the similar rows in the listed groups, for row a and (mirrored) for them.
-
-    Clears their scores.
+    Clears all scores.
     """
     ours, theirs, rule, start = work.ours, work.theirs, work.rule, block.start
-    score_T, like_T, similar_R = work.score_T, work.like_T, work.similar_R
-    slope_T, weight_T, size_T, at_G = block.slope_T, block.weight_T, theirs.size_R, work.at_G
+    score_T, like_T, similar_R, least_G = work.score_T, work.like_T, work.similar_R, work.least_G
+    slope_T, weight_T, size_T = block.slope_T, block.weight_T, theirs.size_R
+    head_T, slots = block.head_BKL.reshape(-1), block.head_BKL.shape[1]
+    slot_E, value_E = work.split.head_slot_E, work.split.head_value_E
+    begin, end = work.split.head_ptr_R[a], work.split.head_ptr_R[a + 1]
     slope, limit, margin = work.test.slope_R[a], work.test.limit_R[a], work.test.margin_R[a]
     size, weight = ours.size_R[a], work.weight_R[a]
-    near_L = work.near_L
     count = 0
-    for g in range(groups):
-        near, at = 0, np.uint64(at_G[g])
-        # Listed without a branch: few are near, and which ones cannot be foretold.
-        for b in range(min(LANES, last - at_G[g])):
-            t = at + np.uint64(b)
-            near_L[near] = t
-            near += score_T[t] - slope * slope_T[t] - limit >= -margin
-        for k in range(near):
-            t = near_L[np.uint64(k)]
-            excess = score_T[t] - slope * slope_T[t] - limit
-            if excess <= margin:
+    for g in range((last + LANES - 1) // LANES):
+        at = g * LANES
+        if above(score_T, at, least_G[g]) != 0:
+            add_columns(score_T, at, head_T, at * slots, slot_E, value_E, begin, end)
+            near = above_sloped(score_T, slope_T, at, slope, limit - margin)
+            # Rows past the last got the head's columns, too.
+            if last - at < LANES:
+                near &= (np.uint64(1) << np.uint64(last - at)) - np.uint64(1)
+            similar = near & above_sloped(score_T, slope_T, at, slope, limit + margin)
+            near ^= similar
+            while near != 0:
+                t = np.uint64(at) + lowest_bit(near)
                 # Too near for float32, but whole numbers add up exactly in any order.
                 dot = float(score_T[t]) if rule.whole else dot_product(ours, a, theirs, start + t)
-                if not alike(rule, dot, size, size_T[start + t]):
-                    continue
-            like_T[t] = a + 1
-            count += weight_T[t]
-            if mirrored:
-                similar_R[start + t] += weight
-        _clear(score_T[at_G[g] : at_G[g] + LANES])
+                if alike(rule, dot, size, size_T[start + t]):
+                    similar |= near & (~near + np.uint64(1))
+                near &= near - np.uint64(1)
+            while similar != 0:
+                t = np.uint64(at) + lowest_bit(similar)
+                similar &= similar - np.uint64(1)
+                like_T[t] = a + 1
+                count += weight_T[t]
+                if mirrored:
+                    similar_R[np.uint64(start) + t] += weight
+        _clear(score_T[at : at + LANES])
     return count
 
 
@@ -374,8 +318,7 @@ def count_pairs(
 ) -> None:
     """Count, for rows begin … end − 1 of ours, similar rows in a block of theirs.
 
-    `mirrored`: ours are theirs, and a pair is looked at once, from its later row. One loop after
-    the other over all of the block: nested deeper, they would not vectorise.
+    `mirrored`: ours are theirs, and a pair is looked at once, from its later row.
     """
     work.like_T[:] = 0
     for a in range(begin, end):
@@ -383,9 +326,8 @@ def count_pairs(
         if last <= 0:
             continue
         _add_tail(work, block, a, last)
-        groups = _promising(work, block, a, last)
-        groups = _add_head(work, block, a, groups)
-        count = _count(work, block, a, last, groups, mirrored)
+        _set_least(work, block, a, (last + LANES - 1) // LANES)
+        count = _count(work, block, a, last, mirrored)
         work.similar_R[a] += count
         if count and len(units.label_ptr_L):
             _count_own(work, units, block.start, last, a, mirrored)

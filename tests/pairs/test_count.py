@@ -39,7 +39,7 @@ def windows(rng: np.random.Generator, count: int, width: int, vocabulary: int) -
     return Windows(window_MK.astype(np.int32), prompt_M)
 
 
-@pytest.fixture(params=[(1 << 16, 24), (128, 3), (64, 0)], ids=["one block", "blocks", "no head"])
+@pytest.fixture(params=[(1 << 16, 40), (128, 3), (64, 0)], ids=["one block", "blocks", "no head"])
 def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     block, head = request.param
     monkeypatch.setattr(pair_index, "BLOCK", block)
