@@ -30,6 +30,9 @@ from rocktok.stats.arrays import distinct
 #: is retained is then at most 0.028 wide.
 SAMPLE = 5_000
 
+#: Partners of frequent types that wait, of some 100 bytes each: each comparison makes an index.
+_TOGETHER = 1 << 17
+
 _Z95 = 1.959964
 
 
@@ -257,6 +260,8 @@ class PartnerCounts:
             {v: np.zeros(len(w), dtype=np.int64) for v, w in compared.items()} for _ in range(2)
         )
         self.judgeable = dict.fromkeys(compared, 0)
+        #: Partners that wait to be compared.
+        self._waiting: PersistentWindows | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         same = type(self)(self.choice, self.reach, self.seed, self.rule, self.compared)
@@ -264,27 +269,31 @@ class PartnerCounts:
         return same
 
     def update(self, batch: Batch) -> None:
-        """Compare with the persistent occurrences of a joined batch."""
-        limit_V = sample_limits(dict.fromkeys(self.compared, 0), 0, lambda _: False)
-        collect = PersistentWindows(
-            self.choice,
-            self.reach,
-            self.seed,
-            limit_V,
-            contents=self.contents,
+        """Compare with the persistent occurrences of a joined batch, many at a time."""
+        if self._waiting is None:
+            limit_V = sample_limits(dict.fromkeys(self.compared, 0), 0, lambda _: False)
             # What is compared is many: the loops of these comparisons are loaded anyway.
-            compiled=self.rule.similarity.loaded,
-        )
-        collect.update(batch)
-        rows = collect.result()
-        for v in np.unique(rows["token"]).tolist():
+            compiled = self.rule.similarity.loaded
+            self._waiting = PersistentWindows(
+                self.choice, self.reach, self.seed, limit_V, contents=self.contents,
+                compiled=compiled,
+            )  # fmt: skip
+        self._waiting.update(batch)
+        if self._waiting.count > _TOGETHER:
+            self._compare()
+
+    def _compare(self) -> None:
+        rows = {} if self._waiting is None else self._waiting.result()
+        self._waiting = None
+        for v in np.unique(rows["token"]).tolist() if rows else []:
             ours, theirs = self.compared[v], self.rule.windows(of_type(rows, v))
             self.similar[v] += self.rule.similarity.count_similar(ours, theirs)
             self.partners[v] += partner_counts(ours, theirs)
             self.judgeable[v] += len(theirs)
 
     def close(self) -> None:
-        """Let go of what was compared."""
+        """Compare what waits, and let go of what was compared."""
+        self._compare()
         self.compared = {}
 
     def merge(self, other: Self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +14,7 @@ from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.context_passes import Contexts
 from rocktok.analyses.detect.lifts import (
     LIFT_SAMPLE,
+    ContextLift,
     HardBootstrap,
     Lifts,
     PromptWeights,
@@ -32,6 +36,9 @@ CHOSEN_ON = 0
 
 #: Types to a pass: their windows and replicates take some 150 MB.
 ROUND_LIFTS = 500
+
+#: Types that a thread is handed at a time: one alone takes a millisecond.
+HANDED_OUT = 16
 
 #: Prompts whose bootstrap weights are drawn once for all types of a pass, 1 KB each.
 SHARED_PROMPTS = 1 << 14
@@ -56,7 +63,9 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
     at = np.searchsorted(types.token_T, token_T)
     counts_T = types.persistent_T[at], (types.frequency_T - types.persistent_T)[at]
     large = contexts.source.large
-    hard = HardBootstrap(token_T, contexts.thresholds, params.seed, compiled=large)
+    hard = HardBootstrap(
+        token_T, contexts.thresholds, params.seed, compiled=large, threads=contexts.engine.jobs
+    )
     choices: tuple[Choice, Choice] = contexts.thresholds, Others(contexts.thresholds)
     both = []
     for choice, count_T in zip(choices, counts_T, strict=True):
@@ -82,12 +91,14 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
         tuple(of_type(rows, v, LIFT_SAMPLE) for rows in occurrences) for v, _, _ in types_of_round
     ]
     weights = _shared_weights(params.seed, occurrences)
-    calls = (
+    calls = [
         (similarity, rule.partners, persistent, other, params.seed, weights)
         for persistent, other in compared_T
         if persistent and other
-    )
-    lifts_of_contexts = contexts.engine.asides(context_lift, calls, contexts.engine.jobs + 1)
+    ]
+    parts = ((calls[start : start + HANDED_OUT],) for start in range(0, len(calls), HANDED_OUT))
+    made = contexts.engine.asides(_context_lifts, parts, contexts.engine.jobs + 1)
+    lifts_of_contexts = chain.from_iterable(made)
     by_token = {}
     for (v, count, persistence), (persistent, other) in zip(
         types_of_round, compared_T, strict=True
@@ -99,6 +110,10 @@ def _round(contexts: Contexts, types: TypeTable, token_T: Array) -> dict[int, Li
         sampled = bool(compared < count)
         by_token[v] = Lifts(persistence, context, similar, similar_other, sampled=sampled)
     return by_token
+
+
+def _context_lifts(calls: Sequence[tuple[Any, ...]]) -> list[ContextLift]:
+    return [context_lift(*call) for call in calls]
 
 
 def _shared_weights(seed: int, occurrences: list[dict[str, Array]]) -> PromptWeights | None:

@@ -63,10 +63,16 @@ class HardBootstrap(PromptBootstrap):
     """
 
     def __init__(
-        self, types: Array, thresholds: Thresholds, seed: int, *, compiled: bool = False
+        self,
+        types: Array,
+        thresholds: Thresholds,
+        seed: int,
+        *,
+        compiled: bool = False,
+        threads: int = 1,
     ) -> None:
         quantities = ("", "hard_pre", "hard_post", "persistent")
-        super().__init__(types, quantities, seed, compiled=compiled)
+        super().__init__(types, quantities, seed, compiled=compiled, threads=threads)
         self.thresholds = thresholds
         self.needs = ("token_id", "sequence_id", "prompt", "loss_pre", "loss_post")
 
@@ -242,6 +248,10 @@ class PromptWeights:
         return gain_KB
 
 
+#: A lift, P(similar | both persistent), and P(similar | one, one not).
+ContextLift = tuple[Lift, float | None, float | None]
+
+
 def context_lift(
     similarity: Similarity,
     partners: str,
@@ -249,7 +259,7 @@ def context_lift(
     other: dict[str, Array],
     seed: int,
     weights: PromptWeights | None = None,
-) -> tuple[Lift, float | None, float | None]:
+) -> ContextLift:
     """`context_lift` of a type, and P(similar | both persistent), P(similar | one, one not).
 
     Where no persistent occurrence is like one that is not, the lift has no value and a lower bound

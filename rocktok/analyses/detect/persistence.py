@@ -161,6 +161,11 @@ class PersistentWindows:
         self.limit_V = limit_V
         self._parts: list[dict[str, Array]] = []
 
+    @property
+    def count(self) -> int:
+        """Rows collected so far."""
+        return sum(len(part["hash"]) for part in self._parts)
+
     def update(self, batch: Batch) -> None:
         """Add a joined batch of whole sequences."""
         chosen_N = self.choice.chosen(batch)

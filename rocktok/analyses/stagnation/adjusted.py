@@ -33,6 +33,7 @@ class AdjustedSums:
         params: seed and replicates.
         half: that half; changes are measured on the other.
         compiled: use compiled loops, as in large logs.
+        threads: that work on replicates.
     """
 
     def __init__(
@@ -42,12 +43,16 @@ class AdjustedSums:
         group: TypesByCutoff,
         params: StagnationParams,
         half: int,
-        compiled: bool = False,
+        *,
+        compiled: bool,
+        threads: int,
     ) -> None:
         self.first, self.group, self.seed, self.half = first, group, params.seed, half
+        self.threads = threads
         types = types_to_measure(facts, group, params.seed)
         self.pre_other, self.pre, self.post = (
-            PromptBootstrap(types, QUANTITIES, *params.draws, compiled=compiled) for _ in range(3)
+            PromptBootstrap(types, QUANTITIES, *params.draws, compiled=compiled, threads=threads)
+            for _ in range(3)
         )
 
     def accumulators(self, *, pre: bool, post: bool) -> list[OfHalf]:
@@ -56,13 +61,15 @@ class AdjustedSums:
         sides = (self.half, other), (1 - self.half, measured)
         return [OfHalf(half, self.seed, sums) for half, sums in sides if sums]
 
-    def result(self, threads: int) -> AdjustedComparison:
+    def result(self) -> AdjustedComparison:
         """The contrast at each cutoff and the verdict, after the passes."""
         steps = (self.pre_other, self.pre, self.post)
         changes = type_ratios(self.pre.types, *(step.of_types for step in steps))
-        return compare_at_cutoffs(changes, self.group, self.first, LEARNING, self.seed, threads)
+        return compare_at_cutoffs(
+            changes, self.group, self.first, LEARNING, self.seed, self.threads
+        )
 
 
-def compared(sums: AdjustedSums | None, threads: int) -> AdjustedComparison | None:
+def compared(sums: AdjustedSums | None) -> AdjustedComparison | None:
     """The result of what was summed, if anything was."""
-    return None if sums is None else sums.result(threads)
+    return None if sums is None else sums.result()

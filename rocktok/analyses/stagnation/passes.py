@@ -195,7 +195,7 @@ class _Course:
                 },
             ),
             tests=tuple(comparisons(curves, groups)),
-            adjusted=compared(measured.adjusted, self.run.engine.jobs),
+            adjusted=compared(measured.adjusted),
             notes=(*notes, *self._notes_on(measured)),
         )
 
@@ -213,7 +213,10 @@ class _Course:
         if self.halved and groups.members[groups.first]:
             size, large = len(groups.members[groups.first]), source.large
             by_cutoff = found.by_cutoff or high_loss_by_size(facts, size, CHOSEN_ON)
-            adjusted = AdjustedSums(facts, groups.first, by_cutoff, self.params, CHOSEN_ON, large)
+            adjusted = AdjustedSums(
+                facts, groups.first, by_cutoff, self.params, CHOSEN_ON, compiled=large,
+                threads=self.run.engine.jobs,
+            )  # fmt: skip
         curves = self._curves(source, facts, groups, every, adjusted, text)
         return _Measured(groups, found, curves, every, adjusted)
 
@@ -277,7 +280,10 @@ class _Course:
         types = np.union1d(np.array(members, dtype=np.int64), facts.token_T[order])
         curves, large = LossCurves(groups.members, self.pre), source.large
         for step in self.steps:
-            bootstrap = PromptBootstrap(types, QUANTITIES, *self.params.draws, compiled=large)
+            bootstrap = PromptBootstrap(
+                types, QUANTITIES, *self.params.draws, compiled=large,
+                threads=self.run.engine.jobs,
+            )  # fmt: skip
             # The facts were of the text at the step where groups were chosen.
             other = text if step != source.post else None
             self._step(replace(source, post=step), bootstrap, every, adjusted, other)
