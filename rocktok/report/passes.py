@@ -51,7 +51,6 @@ from rocktok.report.result import (
     ReportParams,
     ReportResult,
     Told,
-    TypeColumns,
 )
 from rocktok.report.sensitivity import (
     RockContexts,
@@ -63,7 +62,7 @@ from rocktok.report.sensitivity import (
 )
 from rocktok.report.sequences import DrawnSequences
 from rocktok.report.text_view import Texts, at_steps, choose, sequence_texts
-from rocktok.stats.arrays import padded
+from rocktok.report.type_columns import type_columns
 from rocktok.stats.sums import TypeSums
 
 #: Missing where the text is too little.
@@ -237,7 +236,7 @@ class _Report:
             run=dict(log.run or {}),
             params=cast(ReportOptions, {**asdict(self.params), "clusters": self.clusters.own}),
             detect=detection.result,
-            types=self._types(look.sums),
+            types=type_columns(detection.types, look.sums),
             positions=tuple(look.positions.result()),
             density=detection.density,
             sensitivity=content.sensitivity,
@@ -356,22 +355,6 @@ class _Report:
             if v in by_token
         }
 
-    def _types(self, sums: TypeSums) -> TypeColumns:
-        types = self.detection.types
-        size = int(types.token_T[-1]) + 1
-        sum_T = {name: padded(sum_V, size)[types.token_T] for name, sum_V in sums.sum_V.items()}
-        columns: TypeColumns = {
-            "token_id": types.token_T.tolist(),
-            "frequency": types.frequency_T.tolist(),
-            "loss_post": (types.loss_T / types.frequency_T).tolist(),
-            "loss_pre": [None] * len(types.token_T),
-        }
-        if "loss_pre" in sum_T:
-            columns["loss_pre"] = (sum_T["loss_pre"] / types.frequency_T).tolist()
-        if "grad_norm" in sum_T:
-            columns["grad_share"] = _shares(sum_T["grad_norm"])
-        return columns
-
     def _token_texts(
         self, contexts: dict[int, RockContexts], texts: Texts | None, others: OtherParts
     ) -> dict[int, str]:
@@ -402,8 +385,3 @@ class _Report:
         ]
         said = {row["why"] for row in self.progress.missing}
         return tuple(line for line in dict.fromkeys(lines) if not any(why in line for why in said))
-
-
-def _shares(sum_T: Array) -> list[float | None]:
-    total = float(sum_T.sum())
-    return [value / total if total else None for value in sum_T.tolist()]

@@ -6,12 +6,14 @@ may be taken; P pairs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.stagnation.result import GroupBalance, StagnationParams
+from rocktok.errors import LogError
 from rocktok.hashing import hash_rows
 from rocktok.stats.group_names import CONTROL, HIGH_KL, HIGH_LOSS, LOSS_CONTROL, RANDOM, ROCKS
 from rocktok.stats.groups import CALIPER, TypeFacts
@@ -140,3 +142,25 @@ def _covariates(count_T: Array, loss_T: Array, place_T: Array, common: Array) ->
         logs = np.log10(count_T), np.log10(mean_T)
     spread = float(np.std(position_T[common])) if len(common) else 0.0
     return np.stack([*logs, position_T / (spread or 1.0)], axis=1)
+
+
+def check_given(
+    groups: ComparedGroups,
+    rocks: Array | None,
+    pairs: Sequence[tuple[int, int]] | None,
+    name: str,
+    at: str,
+) -> None:
+    """Raise `LogError` if a log has none of the rocks, or of the pairs, that were given.
+
+    `name`: of the log. `at`: table and step at which groups were chosen.
+    """
+    if rocks is not None and not groups.members["rocks"]:
+        raise LogError(
+            f"{name}: none of the {len(rocks)} rocks occurs in {at}; give rocks of this log"
+        )
+    if pairs and not groups.pairs["control"]:
+        raise LogError(
+            f"{name}: none of the {len(pairs)} pairs of a rock and its control "
+            f"occurs in {at}; give controls of this log"
+        )

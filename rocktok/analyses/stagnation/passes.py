@@ -22,7 +22,7 @@ from rocktok.analyses.detect.cutoff_passes import params_of
 from rocktok.analyses.detect.result import DetectParams, DetectResult
 from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.analyses.stagnation.adjusted import AdjustedSums, compared, high_loss_by_size
-from rocktok.analyses.stagnation.choose import ComparedGroups, choose
+from rocktok.analyses.stagnation.choose import ComparedGroups, check_given, choose
 from rocktok.analyses.stagnation.every_type import EveryType, GroupSums
 from rocktok.analyses.stagnation.learning import change_rows, comparisons, corpus_row, group_rows
 from rocktok.analyses.stagnation.loss_curves import QUANTITIES, LossCurves
@@ -207,7 +207,8 @@ class _Course:
         rock_ids = next(iter(found.by_cutoff.values())) if found.by_cutoff else self.rocks
         half = CHOSEN_ON if self.halved else None
         groups = choose(facts, self.params, half, rock_ids, self.pairs)
-        self._check(groups)
+        at = f"{self.run.table}/ at step {self.selected_at}"
+        check_given(groups, self.rocks, self.pairs, self.run.log.name, at)
         every = EveryType() if self.params.all_types else None
         adjusted = None
         if self.halved and groups.members[groups.first]:
@@ -375,24 +376,6 @@ class _Course:
             "measured_on": "half 1 of the prompts" if halved else "all prompts",
             "descriptive": None if halved else descriptive,
         }
-
-    @property
-    def _at(self) -> str:
-        return f"{self.run.table}/ at step {self.selected_at}"
-
-    def _check(self, groups: ComparedGroups) -> None:
-        """That the log has what was given."""
-        name = self.run.log.name
-        if self.rocks is not None and not groups.members["rocks"]:
-            raise LogError(
-                f"{name}: none of the {len(self.rocks)} rocks occurs in {self._at}; give rocks "
-                "of this log"
-            )
-        if self.pairs and not groups.pairs["control"]:
-            raise LogError(
-                f"{name}: none of the {len(self.pairs)} pairs of a rock and its control "
-                f"occurs in {self._at}; give controls of this log"
-            )
 
     def _notes_on(self, measured: _Measured) -> list[str]:
         return notes_on(
