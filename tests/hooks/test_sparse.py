@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rocktok.hooks.trl.sparse import Served, Support, sparse_columns
+from rocktok.hooks.trl.sparse import LEAST_TAIL, Served, Support, sparse_columns
 
 
 def models(seed: int, rows: int, vocabulary: int, scale: float) -> tuple[Any, Any]:
@@ -31,6 +31,7 @@ def of(logp: Any, told: Served) -> Support:
 
 
 @settings(deadline=None, max_examples=60)
+@example(1, 3, 2, 8.0)  # a tail of the teacher's far below the least
 @given(
     st.integers(0, 10_000),
     st.integers(2, 12),
@@ -43,13 +44,21 @@ def test_the_loss_is_a_lower_bound_that_more_tokens_raise(
     logp, logq = models(seed, 7, vocabulary, scale)
     exact = (logp.exp() * (logp - logq)).sum(-1)
     token = torch.randint(0, vocabulary, (7,), generator=torch.Generator().manual_seed(seed))
-    bounds = []
+    bounds, rests = [], []
     for k in sorted({1, min(count, vocabulary), vocabulary}):
         told = served(logq, token, k)
-        bounds.append(sparse_columns(told, of(logp, told), exact)["loss"].double())
+        support = of(logp, told)
+        bounds.append(sparse_columns(told, support, exact)["loss"].double())
+        rests.append([1 - x.exp().sum(1) for x in (support.student, support.teacher)])
     slack = 1e-5 + 1e-6 * exact
-    for lower, higher in pairwise(bounds):
-        assert (lower <= higher + slack).all()
+    for (lower, higher), ((p, q), (_, q_less)) in zip(
+        pairwise(bounds), pairwise(rests), strict=True
+    ):
+        # The log-sum inequality, with tails that count as `LEAST_TAIL` where they are smaller: then
+        # what leaves a tail and the tail that remains are together more than it was.
+        before, after = q.clamp_min(LEAST_TAIL), q_less.clamp_min(LEAST_TAIL)
+        more = ((q - q_less + after) / before).log().clamp_min(0.0)
+        assert (lower <= higher + p.clamp_min(0.0) * more + slack).all()
     assert (bounds[-1] <= exact + slack).all()
     assert (bounds[0] >= -1e-6).all()
     # All tokens known, the tail is nothing: what is left of its least probability is below 1e-5.
