@@ -167,7 +167,7 @@ def _detection(
 ) -> Detection:
     """The detection; without persistence where too few losses are above zero for a threshold.
 
-    `ready`: called with it when it may lack its lifts alone.
+    `ready`: called with it when it lacks its lifts alone, where it has any.
     """
     log, engine = progress.log, progress.engine
     try:
@@ -179,8 +179,7 @@ def _detection(
         )  # fmt: skip
     except ZeroThresholdError as error:
         progress.missing.append(missing_of(log, PERSISTENCE, error))
-    options = replace(options, context="off")
-    return run_detect(log, options, embeddings=embeddings, engine=engine, ready=ready)
+    return run_detect(log, replace(options, context="off"), embeddings=embeddings, engine=engine)
 
 
 @dataclass(frozen=True)

@@ -194,8 +194,7 @@ def run_detect(
         cutoffs: find the rocks of half 0 of the prompts at all cutoffs, for who asks for them at
             the first two steps by `rocks_at_cutoffs`; where these are pre and post, and the half is
             searched.
-        ready: called with the detection as soon as it lacks the lifts alone, where these are
-            measured; else when it is done.
+        ready: where lifts are measured, called with the detection when it lacks them alone.
 
     Raises as `detect` does, and `ZeroThresholdError` where thresholds cannot be had.
     """
@@ -314,7 +313,8 @@ def run_detect(
             instead=None if alternatives is None else alternatives.result(),
         )
 
-    detection = Detection(
+    made = partial(
+        Detection,
         run=run,
         params=params if contexts is None else contexts.params,
         steps=steps,
@@ -324,12 +324,12 @@ def run_detect(
         thresholds=thresholds,
         contexts=contexts,
         density=density.histogram(),
-        result=result(notes, None),
     )
-    if ready is not None:
-        ready(detection)
+    both_lifts = None
     if drawing is not None:
         assert contexts is not None
+        if ready is not None:
+            ready(made(result=result(notes, None)))
         measured = np.zeros(0, np.int64)
         if chosen is None:
             notes.append(f"lifts are unknown: {why}")
@@ -341,9 +341,8 @@ def run_detect(
                     f"of the prompts also names, measured on half {1 - CHOSEN_ON}"
                 )
         both_lifts = lifts_of(contexts, types, measured), drawing.result()
-        detection = replace(detection, result=result(notes, both_lifts))
     kept.close()
-    return detection
+    return made(result=result(notes, both_lifts))
 
 
 def _rocks_of_half(passes: LogPasses) -> Array:
