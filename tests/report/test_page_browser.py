@@ -56,6 +56,16 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+# The page was told what is near the window, and what is has its tokens, shaded as of now.
+SETTLED = """() => [...document.querySelectorAll('.sequence:not([hidden])')].every(section => {
+  const { top, bottom } = section.getBoundingClientRect();
+  const near = bottom > -500 && top < innerHeight + 500;
+  return !section.sequence || !near || (section.sequence.near && section.sequence.nodes);
+})"""
+# What an event or a scroll sets off has been laid out and drawn.
+FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
 class Visit:
     """A page open in the browser, with all that went wrong or out while it was."""
 
@@ -68,12 +78,25 @@ class Visit:
         self.page.on("pageerror", lambda e: self.wrong.append(str(e)))
         self.page.on("request", lambda r: self.requests.append(r.url))
         self.page.on("dialog", lambda d: (self.wrong.append("dialog"), d.dismiss()))
-        self.page.goto(path.as_uri())
         self.address = path.as_uri()
+        self.go()
+
+    def go(self, hash: str = "") -> None:
+        """Open the page, or open it again, and wait for its text."""
+        if hash:
+            self.page.goto("about:blank")
+        self.page.goto(f"{self.address}{hash}")
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until what is near the window is made: tokens are made as they come near."""
+        self.page.wait_for_function(SETTLED)
 
     def close(self) -> None:
         """Nothing went wrong, and nothing was asked for but the page and what it holds."""
-        outside = [u for u in self.requests if u != self.address and not u.startswith("data:")]
+        own = (self.address, "about:blank")
+        asked = [u for u in self.requests if u.partition("#")[0] not in own]
+        outside = [u for u in asked if not u.startswith("data:")]
         self.context.close()
         assert self.wrong == []
         assert outside == []
@@ -239,7 +262,7 @@ def test_hover(visit: Any) -> None:
 def test_text_that_means_harm_is_text(visit: Any) -> None:
     at = visit(render_page(harmful()))
     at.page.locator("#text").scroll_into_view_if_needed()
-    at.page.wait_for_timeout(200)
+    at.settle()
     for token in range(0, len(HARMFUL), 3):
         at.page.locator(".sequence").nth(0).locator(".tokens > bdi").nth(token).focus()
         at.page.keyboard.press("Enter")
@@ -270,7 +293,7 @@ def test_a_whole_report_of_a_harmful_vocabulary(visit: Any, tmp_path: Path) -> N
     files = render_report(found, ("png",))
     at = visit(files["report.html"])
     at.page.locator("#text").scroll_into_view_if_needed()
-    at.page.wait_for_timeout(200)
+    at.settle()
     assert at.page.evaluate("window.harmed") is None
     drawn = sum(name.startswith("figures/") for name in files)
     drawings = at.page.locator("figure .drawing > svg")
@@ -296,7 +319,7 @@ def test_the_sample_fits_and_can_be_read(
     at.page.set_viewport_size({"width": width, "height": 900})
     assert at.page.evaluate("document.documentElement.scrollWidth") <= width
     at.page.locator("#text").scroll_into_view_if_needed()
-    at.page.wait_for_timeout(300)
+    at.settle()
     # Text on every shade: a contrast of 4.5 or more (WCAG AA).
     contrast = """() => {
       const lum = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(v => v / 255)
@@ -359,7 +382,6 @@ def without(part: str) -> dict[str, Any]:
 )
 def test_what_a_log_lacks_is_left_out(visit: Any, part: str) -> None:
     at = visit(render_page(without(part)))
-    at.page.wait_for_timeout(100)
     slider = part not in ("steps", "values", "text", "everything")
     assert at.page.locator("#step").count() == slider
     if part == "vocabulary":
@@ -449,7 +471,6 @@ def test_nothing_of_others_runs_even_if_it_got_in(browser: Any, tmp_path: Path) 
     context = browser.new_context()
     opened = context.new_page()
     opened.goto(path.as_uri())
-    opened.wait_for_timeout(200)
     assert opened.evaluate("window.harmed") is None
     assert opened.locator("#count").text_content() == "4 of 4 shown"
     context.close()

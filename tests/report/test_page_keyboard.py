@@ -11,8 +11,9 @@ from rocktok.report.page.render import render_page
 from tests.page_data import figure, large, small
 
 browser, visit, column, Visit = shared.browser, shared.visit, shared.column, shared.Visit
-row = shared.row
+row, FRAMES = shared.row, shared.FRAMES
 
+AT_END = "() => Math.abs(scrollY + innerHeight - document.documentElement.scrollHeight) < 2"
 ACTIVE = """() => {
   const node = document.activeElement;
   return [node.closest('.sequence')?.querySelector('h3').textContent ?? node.id, node.place];
@@ -47,22 +48,22 @@ def test_about_is_where_its_link_leads(visit: Any) -> None:
         at.page.set_viewport_size({"width": width, "height": 900})
         assert at.page.locator(".tokens > bdi").count() < 20_000
         at.page.click("nav a[href='#about']")
-        at.page.wait_for_timeout(500)
+        at.page.wait_for_function(AT_END)
+        at.page.locator("nav [aria-current]", has_text="About").wait_for()
+        # It stays there once all text that is near has been made.
+        at.settle()
         top = at.page.evaluate("document.getElementById('about').getBoundingClientRect().top")
         assert 0 <= top < 900
-        end = "scrollY + innerHeight - document.documentElement.scrollHeight"
-        assert abs(at.page.evaluate(end)) < 2
+        assert at.page.evaluate(AT_END)
         assert at.texts("nav [aria-current]") == ["About"]
 
 
 def test_about_in_the_address(visit: Any) -> None:
     at = visit(render_page(large()))
-    at.page.goto("about:blank")
-    at.page.goto(f"{at.address}#about")
-    at.page.wait_for_timeout(500)
-    end = "scrollY + innerHeight - document.documentElement.scrollHeight"
-    assert abs(at.page.evaluate(end)) < 2
-    at.requests.clear()
+    at.go("#about")
+    at.page.wait_for_function(AT_END)
+    at.settle()
+    assert at.page.evaluate(AT_END)
 
 
 def test_the_height_of_text_is_foreseen(visit: Any) -> None:
@@ -114,6 +115,7 @@ def test_shades_stay_in_forced_colours(visit: Any) -> None:
     assert len(set(swatches)) == 16
     assert at.page.evaluate(style, [".tokens > .rock", "boxShadow"]) != "none"
     assert at.page.evaluate(style, ["tr.rock bdi.token", "outlineStyle"]) == "solid"
+    at.page.locator("nav [aria-current]").wait_for()
     assert at.page.evaluate(style, ["nav [aria-current]", "borderBottomStyle"]) == "solid"
 
 
@@ -167,11 +169,11 @@ def test_names_for_a_screen_reader(visit: Any) -> None:
 def test_space_and_escape(visit: Any) -> None:
     at = visit(render_page(small()), reduced_motion="reduce")
     enter(at)
-    at.page.wait_for_timeout(100)
+    at.page.evaluate(FRAMES)
     before = at.page.evaluate("scrollY")
     at.page.keyboard.press("Space")
     assert "5 occurrences" in str(at.page.locator("#found-text").text_content())
-    at.page.wait_for_timeout(100)
+    at.page.evaluate(FRAMES)
     # The line of what was found is shown above the text; a page down would be some 800 pixels.
     after = at.page.evaluate("scrollY")
     assert abs(after - before) < 100
@@ -249,14 +251,12 @@ def test_an_address_with_a_rock_opens_it(visit: Any) -> None:
     at = visit(render_page(small()))
     # That of an older page, too.
     for name in ("rock=1", "rock-1"):
-        at.page.goto("about:blank")
-        at.page.goto(f"{at.address}#{name}")
+        at.go(f"#{name}")
         assert row(at, 1).is_visible()
         assert not row(at, 0).is_visible()
     at.page.evaluate("location.hash = 'rock=0'")
     row(at, 0).wait_for()
     assert not row(at, 1).is_visible()
-    at.requests.clear()
 
 
 def test_rank_columns_of_a_comparison_begin_with_the_first(visit: Any) -> None:

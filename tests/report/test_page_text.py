@@ -92,7 +92,6 @@ def test_a_chip_leads_to_its_row_and_back_leads_back(visit: Any) -> None:
     at.page.go_back()
     wait_for_hash(at, "")
     row(at, 1).wait_for(state="hidden")
-    at.requests.clear()
 
 
 def test_a_row_folds_by_its_token_and_goes_with_it(visit: Any) -> None:
@@ -126,8 +125,7 @@ def test_the_address_holds_what_is_seen(visit: Any) -> None:
     seen = "#rock=0&step=10&other=30&as=beside&scale=linear&seq=41:3"
     wait_for_hash(at, seen)
     other = visit(render_page(opened()))
-    other.page.goto("about:blank")
-    other.page.goto(f"{other.address}{seen}")
+    other.go(seen)
     assert row(other, 0).is_visible()
     assert other.page.locator("#step-value").text_content() == "10"
     assert other.page.locator("#scale").input_value() == "linear"
@@ -136,10 +134,8 @@ def test_the_address_holds_what_is_seen(visit: Any) -> None:
     assert other.page.evaluate(STATE) == seen
     # The way back from the text: before it, the row.
     at.page.go_back()
-    at.page.wait_for_function("!location.hash.includes('seq')")
+    at.page.wait_for_function("() => !location.hash.includes('seq')")
     assert row(at, 0).is_visible()
-    at.requests.clear()
-    other.requests.clear()
 
 
 @pytest.mark.parametrize("wrong", ["rock=99", "step=7&other=x", "seq=9:9", "seq=41:999", "by=none",
@@ -147,12 +143,10 @@ def test_the_address_holds_what_is_seen(visit: Any) -> None:
                                    "as=beside&scale=__proto__"])  # fmt: skip
 def test_an_address_that_names_nothing_here_does_nothing(visit: Any, wrong: str) -> None:
     at = visit(render_page(opened()))
-    at.page.goto("about:blank")
-    at.page.goto(f"{at.address}#{wrong}")
+    at.go(f"#{wrong}")
     assert at.page.locator("#step-value").text_content() == "30"
     assert at.page.locator(".is-open, .pair").count() == 0
     assert at.page.evaluate("window.harmed") is None
-    at.requests.clear()
 
 
 def test_copy_link(visit: Any) -> None:
@@ -161,7 +155,7 @@ def test_copy_link(visit: Any) -> None:
     # What is shown is written into the address first, even where it is not there yet.
     at.page.evaluate("history.replaceState(null, '', '#')")
     at.page.locator("#copy").click()
-    at.page.wait_for_function("document.getElementById('copied').textContent !== ''")
+    at.page.wait_for_function("() => document.getElementById('copied').textContent !== ''")
     assert at.page.locator("#copied").text_content() in ("copied", "the address bar has it")
     assert at.page.evaluate(STATE) == "#rock=1"
 
@@ -198,6 +192,7 @@ def test_difference_of_two_steps(visit: Any) -> None:
 def test_two_steps_side_by_side(visit: Any) -> None:
     at = visit(render_page(opened()))
     tokens(at).nth(0).scroll_into_view_if_needed()
+    at.settle()
     at.page.select_option("#other", "0")
     at.page.select_option("#how", "beside")
     sides = at.page.locator(".sequence").nth(0).locator(".pair > div")
@@ -238,13 +233,12 @@ def test_the_overview_orders_and_filters(visit: Any) -> None:
     assert at.texts(".sequence:not([hidden]) h3") == ["Sequence 41"]
     # A link to a sequence that is filtered out shows it all the same.
     at.page.evaluate("location.hash = 'seq=40:2'")
-    at.page.wait_for_function("document.activeElement.place === 2")
+    at.page.wait_for_function("() => document.activeElement.place === 2")
     assert at.page.locator("#by-log").is_hidden()
     at.page.fill("#by-prompt", "")
     at.page.locator("#bars a").first.click()
     assert at.page.evaluate("document.activeElement.closest('.sequence').innerText").startswith(
         "Sequence 41")  # fmt: skip
-    at.requests.clear()
 
 
 def test_a_point_of_a_figure_leads_to_its_row(visit: Any) -> None:
