@@ -1,7 +1,7 @@
-"""Rocks and other groups chosen on one half of the prompts, compared on the other: the passes.
+"""Rocks and other groups chosen on one half of the prompts, compared on the other.
 
-One pass over the reference step feeds both halves, beside what else reads it; another, over the
-half that is measured, needs the first one's mean norm by loss.
+One pass over the reference step gives the mean norm by loss on the half that chooses; another, in
+which both halves are summed, needs it. Both feed what else reads that step, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from rocktok.analyses.detect.cutoff_passes import RocksAtCutoffs, rocks_at_cutof
 from rocktok.analyses.detect.log_passes import ZeroThresholdError
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.run import Run
-from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.stats.accumulator import Accumulator
 from rocktok.stats.adjusted import TypeValues, type_ratios, types_to_measure
@@ -55,6 +54,35 @@ def rocks_of_half(
         return RocksAtCutoffs({options.fdr: np.zeros(0, dtype=np.int64)}, None)
 
 
+def norms_beside(found: RocksAtCutoffs) -> NormByLoss | None:
+    """What gives the mean norm by loss of all types but the rocks; None: there are no rocks."""
+    if not len(found.shown):
+        return None
+    return NormByLoss(np.unique(np.concatenate(list(found.rocks.values()))))
+
+
+def notes_on_choice(
+    adjusted: AdjustedComparison | None, chosen_at: Sequence[int], step: int
+) -> list[str]:
+    """What the contrasts at a step rest on, where it is not what one would think.
+
+    Args:
+        adjusted: None: there are no rocks. chosen_at: steps at which rocks are chosen.
+    """
+    if len(chosen_at) < 2:
+        return []
+    pre, post = chosen_at
+    if adjusted is None:
+        return [f"no rocks for the contrasts on half of the prompts at steps {pre} and {post}"]
+    if step not in chosen_at:
+        return []
+    return [
+        f"contrasts: rocks are chosen on half of the prompts at steps {pre} and {post} and "
+        f"measured on the other half at one of these steps, {step}; record later steps of fixed "
+        "text to measure them after more training"
+    ]
+
+
 class HalfContrasts:
     """Sums of the groups, and of the types that rocks are adjusted by, and the comparison.
 
@@ -62,6 +90,7 @@ class HalfContrasts:
         source: rows of the reference step.
         facts: of all types, at that step.
         found: rocks of the half that chooses.
+        norms: of that half, after its pass; None: there are no rocks to adjust for.
         group_size: of the groups beside the rocks.
         replicates: of the bootstrap.
         threads: that work on replicates.
@@ -72,6 +101,7 @@ class HalfContrasts:
         source: Source,
         facts: TypeFacts,
         found: RocksAtCutoffs,
+        norms: NormByLoss | None,
         *,
         group_size: int | None,
         replicates: int,
@@ -90,30 +120,30 @@ class HalfContrasts:
         self._groups = sums(self.groups.all_ids, CONTRASTED)
         self._loss_other = sums(self.types, ("", "loss"))
         self._gradient = sums(self.types, ("", "expected_norm", "grad_norm"))
-        self._norms = NormByLoss(np.unique(np.concatenate(list(found.rocks.values()))))
+        curve = None if norms is None else norms.curve()
+        self._expected = None
+        if curve is not None and len(curve[0]):
+            self._expected = WithExpected(curve, self._gradient)
 
     def accumulators(self) -> list[Accumulator]:
         """What a pass over the reference step feeds."""
         seed = self.source.seed
+        if self._expected is None:
+            return [OfHalf(1 - CHOSEN_ON, seed, [self._groups])]
         return [
-            OfHalf(CHOSEN_ON, seed, [self._loss_other, self._norms]),
-            OfHalf(1 - CHOSEN_ON, seed, [self._groups]),
+            OfHalf(CHOSEN_ON, seed, [self._loss_other]),
+            OfHalf(1 - CHOSEN_ON, seed, [self._groups, self._expected]),
         ]
 
-    def result(self, engine: Engine) -> tuple[list[GroupContrast], AdjustedComparison | None]:
-        """The contrasts, after that pass; another one where there are rocks to adjust for."""
+    def result(self) -> tuple[list[GroupContrast], AdjustedComparison | None]:
+        """The contrasts, after that pass."""
         # First: its replicates are freed before those of the others are made.
         tests = contrasts(self._groups, self.groups, "half 0", "half 1")
-        curve, adjusted = self._norms.curve(), None
-        if len(self.found.shown) and len(curve[0]):
-            measured = replace(self.source, half=1 - CHOSEN_ON)
-            engine.run(measured, WithExpected(curve, self._gradient))
-            ratios = self._ratios()
-            seed = self.source.seed
-            adjusted = compare_at_cutoffs(
-                ratios, self.found.rocks, ROCKS.name, GRADIENT, seed, self.threads
-            )
-        return tests, adjusted
+        if self._expected is None:
+            return tests, None
+        return tests, compare_at_cutoffs(
+            self._ratios(), self.found.rocks, ROCKS.name, GRADIENT, self.source.seed, self.threads
+        )
 
     def _ratios(self) -> TypeValues:
         plain_TM, drawn_BTM = self._gradient.of_types

@@ -1,13 +1,12 @@
 """`attribute` over a log: the passes, in order.
 
 1. `detect`'s passes that find rocks, unless these are given;
-2. the reference step: sums by type; frequencies, prompts and losses by half, from which groups are
-   chosen;
-3. for the contrasts, unless the rocks are given: `detect`'s on one half of the prompts, at the
+2. for the contrasts, unless the rocks are given: `detect`'s on one half of the prompts, at the
    first two steps of fixed text; beside the first where these are the same steps;
+3. the reference step: sums by type; frequencies, prompts and losses by half, from which groups are
+   chosen; the mean norm by loss on the half that chooses;
 4. each step once: the bootstrap of the groups, and at the reference step of the types that are
-   shown, and what the contrasts need of both halves; at the others also sums by type;
-5. the half of the reference step that is measured, for the adjusted contrast.
+   shown, and what the contrasts need of both halves; at the others also sums by type.
 """
 
 from __future__ import annotations
@@ -20,7 +19,14 @@ from typing import cast
 import numpy as np
 
 from rocktok._types import Array
-from rocktok.analyses.attribute.contrast_passes import HalfContrasts, rocks_of_half
+from rocktok.analyses.attribute.contrast_passes import (
+    CHOSEN_ON,
+    HalfContrasts,
+    norms_beside,
+    notes_on_choice,
+    rocks_of_half,
+)
+from rocktok.analyses.attribute.expected import NormByLoss
 from rocktok.analyses.attribute.geometry_passes import geometry_tables
 from rocktok.analyses.attribute.result import (
     AttributeOptions,
@@ -44,7 +50,7 @@ from rocktok.analyses.run import LogOrPath, Run, options_of, public
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import Source
 from rocktok.engine.turns import Companion
-from rocktok.errors import LogError
+from rocktok.errors import DamagedError, DataError, LogError
 from rocktok.stats.accumulator import Accumulator
 from rocktok.stats.bootstrap import REPLICATES, PromptBootstrap
 from rocktok.stats.exact_types import ExactTypeSums
@@ -57,8 +63,8 @@ from rocktok.stats.groups import (
     choose_groups,
     note_overlap,
 )
+from rocktok.stats.halves import OfHalf
 from rocktok.stats.intervals import FEW_PROMPTS
-from rocktok.stats.verdicts import AdjustedComparison
 
 
 @public
@@ -138,13 +144,22 @@ class _Attribution:
         """All passes."""
         run, params = self.run, self.params
         rocks = self._rocks
-        facts, sums = self._facts()
+        found = None if self.rocks is not None else self._found_on_half()
+        norms = norms_beside(found) if isinstance(found, RocksAtCutoffs) else None
+        facts, sums = self._facts(norms)
         groups = choose_groups(facts, rocks, params.seed, params.group_size)
         if self.pairs is not None:
             groups = groups.with_controls(self.pairs)
         rows: list[GroupShares] = []
         reason = self._one_half(facts)
-        halves = None if reason or self.rocks is not None else self._of_halves(facts)
+        halves = None
+        if found is not None and not reason:
+            if isinstance(found, LogError):
+                raise found
+            halves = HalfContrasts(
+                self.source, facts, found, norms, group_size=params.group_size,
+                replicates=params.replicates, threads=run.engine.jobs,
+            )  # fmt: skip
         of_groups = self._bootstrap(groups.all_ids, CONTRASTED)
         for step in self.steps:
             if step == self.step:
@@ -156,11 +171,12 @@ class _Attribution:
             else:
                 shares = self._shares(step, groups, alone=np.zeros(0, dtype=np.int64))
             rows += [self._group_row(step, name, groups, shares) for name in NAMES]
-        adjusted = None
+        adjusted, on_choice = None, list[str]()
         if halves is not None:
-            tests, adjusted = halves.result(run.engine)
+            tests, adjusted = halves.result()
+            on_choice = notes_on_choice(adjusted, self._chosen_at, self.step)
         elif reason:
-            tests = untested(reason)
+            tests, on_choice = untested(reason), [f"no contrasts: {reason}"]
         else:
             tests = contrasts(of_groups, groups, "rocks given", "all prompts")
         geometry = geometry_tables(run.log, groups)
@@ -195,18 +211,15 @@ class _Attribution:
             tests=tuple(tests),
             adjusted=adjusted,
             geometry=geometry,
-            notes=(
-                *self.notes,
-                *((f"no contrasts: {reason}",) if reason else self._notes_on_choice(adjusted)),
-                *self._notes_on(groups, geometry is None),
-            ),
+            notes=(*self.notes, *on_choice, *self._notes_on(groups, geometry is None)),
         )
 
-    def _facts(self) -> tuple[TypeFacts, ExactTypeSums]:
-        """Of all types at the reference step."""
+    def _facts(self, norms: NormByLoss | None) -> tuple[TypeFacts, ExactTypeSums]:
+        """Of all types at the reference step. `norms`: of the half that chooses, to be filled."""
         collect = HalfFacts(self.params.seed, exact=True, compiled=self.source.large)
         sums = self._type_sums()
-        self.run.engine.run(self.source, collect, sums)
+        beside = [] if norms is None else [OfHalf(CHOSEN_ON, self.source.seed, [norms])]
+        self.run.engine.run(self.source, collect, sums, *beside)
         facts = collect.result()
         if not len(facts.token_T):
             raise LogError(
@@ -250,21 +263,6 @@ class _Attribution:
                 "Recorder(gradient_types=…) or Recorder(gradient_sketch=…)"
             )
         return notes
-
-    def _notes_on_choice(self, adjusted: AdjustedComparison | None) -> list[str]:
-        """What the contrasts rest on, where it is not what one would think."""
-        if self.rocks is not None or len(self._chosen_at) < 2:
-            return []
-        pre, post = self._chosen_at
-        if adjusted is None:
-            return [f"no rocks for the contrasts on half of the prompts at steps {pre} and {post}"]
-        if self.step in (pre, post):
-            return [
-                f"contrasts: rocks are chosen on half of the prompts at steps {pre} and {post} and "
-                f"measured on the other half at one of these steps, {self.step}; record later "
-                "steps of fixed text to measure them after more training"
-            ]
-        return []
 
     @property
     def _options(self) -> DetectParams:
@@ -317,15 +315,16 @@ class _Attribution:
         options = replace(self._options, table=self.run.table)
         return rocks_of_half(self.run, options, self._chosen_at, similarity, self.embeddings)
 
-    def _of_halves(self, facts: TypeFacts) -> HalfContrasts:
-        """Groups chosen on one half of the prompts, to be compared on the other."""
+    def _found_on_half(self) -> RocksAtCutoffs | LogError:
+        """Of the contrasts; or why none can be found, which says little if all are in one half."""
         assert self._found is not None
         begun = next(iter(self.beside), None)
-        rocks = self._rocks_of_half(self._found.similarity) if begun is None else begun.result()
-        return HalfContrasts(
-            self.source, facts, rocks, group_size=self.params.group_size,
-            replicates=self.params.replicates, threads=self.run.engine.jobs,
-        )  # fmt: skip
+        try:
+            return self._rocks_of_half(self._found.similarity) if begun is None else begun.result()
+        except (DamagedError, DataError):
+            raise
+        except LogError as error:
+            return error
 
     def _shown_with_intervals(self, sums: ExactTypeSums, groups: Groups, facts: TypeFacts) -> Array:
         """Types of the result that are in a group or among those with the most loss."""
