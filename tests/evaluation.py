@@ -11,9 +11,10 @@ import numpy as np
 
 from rocktok.analyses.detect.clusters import Clusters, PromptList, choose_clusters
 from rocktok.analyses.detect.context import retention
-from rocktok.analyses.detect.context_passes import Contexts, judge_contexts
+from rocktok.analyses.detect.context_passes import Contexts
 from rocktok.analyses.detect.hard_sums import HardSums
 from rocktok.analyses.detect.hardness import hardness_of, votes_of
+from rocktok.analyses.detect.judge_passes import judge_contexts
 from rocktok.analyses.detect.neighbours import Neighbours, RockFlags
 from rocktok.analyses.detect.params import WINDOW
 from rocktok.analyses.detect.persistence import PersistentWindows, Thresholds, of_type

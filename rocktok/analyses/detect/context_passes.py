@@ -1,4 +1,4 @@
-"""The passes behind context consistency: who is persistent, in which windows, against what null.
+"""The passes behind context consistency: whose windows are judged, and in how many rounds.
 
 Types are judged down a bound until no other can be a rock; where rocks are tested, those that are
 hard enough to pass. Their windows are collected in rounds: each round is one pass, and holds no
@@ -7,9 +7,8 @@ more windows than fit in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import takewhile
 
 import numpy as np
@@ -18,17 +17,13 @@ from rocktok._types import Array
 from rocktok.analyses.detect import context as contexts
 from rocktok.analyses.detect import judging
 from rocktok.analyses.detect import ranking as analysis
-from rocktok.analyses.detect.clusters import Clusters
 from rocktok.analyses.detect.compared import Windows
 from rocktok.analyses.detect.context import Context, ContextRule, PartnerCounts
-from rocktok.analyses.detect.gamma import gamma_of, random_pairs
-from rocktok.analyses.detect.hard_sums import HardSums
-from rocktok.analyses.detect.hardness import Hardness, hardness_of, votes_of
-from rocktok.analyses.detect.null import DRAWS, Null, distances, scarce_types
+from rocktok.analyses.detect.hardness import Hardness
+from rocktok.analyses.detect.null import Null
 from rocktok.analyses.detect.permute import DrawLimits, Drawn
 from rocktok.analyses.detect.persistence import (
     Choice,
-    HardCounts,
     PersistentWindows,
     Thresholds,
     of_type,
@@ -36,13 +31,11 @@ from rocktok.analyses.detect.persistence import (
 )
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
-from rocktok.analyses.detect.similarity import Similarity
-from rocktok.analyses.detect.windows import FreePools, Pool, SketchCount, contents_of
+from rocktok.analyses.detect.windows import FreePools
 from rocktok.engine.heap import give_back
 from rocktok.engine.passes import Engine
-from rocktok.engine.source import REMEDIES, Source
-from rocktok.errors import LogError
-from rocktok.stats.arrays import padded
+from rocktok.engine.source import Source
+from rocktok.engine.turns import Companion
 
 #: Windows held at once, of about 100 bytes each.
 ROUND_WINDOWS = 1 << 22
@@ -63,6 +56,7 @@ class Contexts:
         null: what η "auto" draws from; None where η is a number.
         hardness: what the tested rule knows of how hard types are; None by the other.
         unsketched: positions that similarity "hidden" cannot judge, as they have no sketch.
+        drawing: limits of the occurrences that are drawn for `permuted`; None: it is not asked for.
     """
 
     source: Source
@@ -73,23 +67,46 @@ class Contexts:
     null: Null | None
     hardness: Hardness | None = None
     unsketched: int = 0
+    drawing: Companion[Array] | None = None
+
+    def draw_limits(self, types: TypeTable) -> Array:
+        """Limits of as many occurrences of each type that may be judged as are persistent. A pass.
+
+        By token id, as of `DrawLimits`.
+        """
+        assert types.persistent_T is not None
+        persistent_T = types.persistent_T
+        if self.source.rows > ROUND_WINDOWS:
+            persistent_T = self._alone(persistent_T, self._order(types))
+        limits = DrawLimits(self.params.seed, types.token_T, persistent_T, types.frequency_T)
+        self.engine.run(self.source, limits)
+        return limits.result()
+
+    def _order(self, types: TypeTable) -> list[int]:
+        """Types in the order in which they are judged, as far as they are."""
+        if self.hardness is not None:
+            return analysis.testable(types, self.params, self.hardness.tests)
+        return analysis.candidates(types, self.params)
+
+    @staticmethod
+    def _alone(values_T: Array, places: Collection[int]) -> Array:
+        """The values at some places, 0 elsewhere."""
+        return np.where(np.isin(np.arange(len(values_T)), list(places)), values_T, 0)
 
     def permuted(self, types: TypeTable) -> TypeTable:
         """The types judged anew, as many occurrences of each drawn at random as are persistent.
 
         Null, similarity, partners and walk are the same. Where the log is too large for its windows
-        to be held at once, only types that were judged before. One pass, and those of the windows.
+        to be held at once, only types that were judged before. Passes of the windows.
         """
-        assert types.persistent_T is not None
-        persistent_T = types.persistent_T
+        assert types.persistent_T is not None and self.drawing is not None
+        persistent_T, limit_V = types.persistent_T, self.drawing.result().copy()
         if self.source.rows > ROUND_WINDOWS:
-            judged_T = np.isin(np.arange(len(persistent_T)), list(types.context))
-            persistent_T = np.where(judged_T, persistent_T, 0)
-        limits = DrawLimits(self.params.seed, types.token_T, persistent_T, types.frequency_T)
-        self.engine.run(self.source, limits)
+            persistent_T = self._alone(persistent_T, types.context)
+            limit_V[types.token_T[persistent_T == 0]] = 0
         drawn = replace(types, persistent_T=persistent_T, context={}, tested=None)
         rocks_alone = replace(self, params=replace(self.params, all_types=False))
-        return rocks_alone.judged(drawn, Drawn(self.params.seed, limits.result()))
+        return rocks_alone.judged(drawn, Drawn(self.params.seed, limit_V))
 
     def judged(
         self,
@@ -104,13 +121,9 @@ class Contexts:
             windows: of all those rows, where they can be held at once.
             unfilled: pools of the null that the first round has yet to fill.
         """
+        rounds = self._rounds(types, self._order(types), choice, windows, unfilled)
         if self.hardness is not None:
-            tests = self.hardness.tests
-            order = analysis.testable(types, self.params, tests)
-            rounds = self._rounds(types, order, choice, windows, unfilled)
-            return analysis.with_tests(types, self.params, tests, rounds)
-        order = analysis.candidates(types, self.params)
-        rounds = self._rounds(types, order, choice, windows, unfilled)
+            return analysis.with_tests(types, self.params, self.hardness.tests, rounds)
         return replace(types, context=analysis.walk(types, self.params, rounds))
 
     def of_types(self, types: TypeTable, places: list[int]) -> dict[int, Context]:
@@ -281,118 +294,3 @@ class Contexts:
         if self.params.eta != "auto" or self.null is None:
             return None
         return self.null.nearest(v)
-
-
-def judge_contexts(
-    source: Source,
-    engine: Engine,
-    params: DetectParams,
-    thresholds: Thresholds,
-    types: TypeTable,
-    *,
-    count_V: Array,
-    clusters: Clusters | None,
-    embeddings: Array | None,
-    null: bool,
-) -> tuple[TypeTable, Contexts]:
-    """The types with what persistence and contexts came to, and how these were judged.
-
-    One pass for the hard rows of each type, and a pool for the null; in a small log it collects all
-    windows, too. For a test in a large log another, where the occurrences vote. Then those of the
-    rounds.
-
-    Args:
-        source: rows of both steps.
-        types: of all rows; count_V: rows by token id.
-        clusters: prompts that vote on each type, where rocks are tested; None: they are not.
-        null: whether positions are drawn for the null, whatever η is.
-    """
-    rows, sketched = int(count_V.sum()), params.similarity == "hidden"
-    draw = null or params.eta == "auto"
-    hard = HardCounts(thresholds)
-    reach, compiled = params.window_size, source.large
-    pool = Pool(params.seed, 2 * reach, total=rows, sketched=sketched, compiled=compiled)
-    contents = (contents_of(params.similarity),)
-    collect = PersistentWindows(
-        thresholds, reach, params.seed, contents=contents, compiled=compiled
-    )
-    sketches = SketchCount()
-    small = rows <= ROUND_WINDOWS
-    sums = None if clusters is None else HardSums(thresholds, clusters, compiled=source.large)
-    engine.run(
-        source,
-        hard,
-        *([pool] if draw or params.min_similarity is None else []),
-        *([collect] if small else []),
-        *([] if sums is None else [sums]),
-        *([sketches] if sketched else []),
-    )
-    if sketched and sketches.missing == sketches.rows:
-        raise LogError(
-            f"{source.log.name}: contexts/ has no rows for the positions in "
-            f"{source.table}/; {REMEDIES['contexts']}"
-        )
-    length = len(count_V)
-    both, pre, post = (
-        padded(hard.count_V[name], length)[types.token_T] for name in ("both", "pre", "post")
-    )
-    types = replace(types, persistent_T=both, hard_pre_T=pre, hard_post_T=post)
-    free = _free_pools(types, params, pool, source.large) if draw and not pool.complete else None
-    votes = None if sums is None else votes_of(sums)
-    # A test must know which types leave a null to draw from, whether these are judged or not.
-    if votes is not None or (free is not None and (small or sums is not None)):
-        fill = [] if free is None else [free]
-        engine.run(source, *fill, *([] if votes is None else [votes]))
-        unfilled = None
-    else:
-        unfilled = free
-    gamma = params.min_similarity
-    if gamma is None:
-        gamma = gamma_of(random_pairs(pool.result(), params.partners))
-    similarity = Similarity(
-        params.similarity,
-        gamma,
-        2 * params.window_size,
-        contexts.surprisal(count_V),
-        embeddings,
-        engine.jobs,
-    )
-    null_pool = Null(pool.result(), free, params.window_size, params.partners) if draw else None
-    hardness = None
-    if sums is not None:
-        hardness = engine.aside(partial(hardness_of, sums, votes))
-        if null_pool is not None:
-            hardness = hardness.where(null_pool.judgeable(hardness.tests.token_T))
-    judged = Contexts(
-        source,
-        engine,
-        replace(params, gamma=gamma),
-        thresholds,
-        ContextRule(similarity, params.partners, params.eta, clusters),
-        null_pool,
-        hardness,
-        sketches.missing,
-    )
-    if small:
-        return judged.judged(types, thresholds, collect.result()), judged
-    return judged.judged(types, thresholds, unfilled=unfilled), judged
-
-
-def _free_pools(
-    types: TypeTable, params: DetectParams, pool: Pool, compiled: bool
-) -> FreePools | None:
-    """Pools yet to be filled, for types too frequent for the shared one; None: none is."""
-    assert types.persistent_T is not None
-    scarce_T = scarce_types(pool.result(), types.token_T) & (types.persistent_T > 0)
-    if not scarce_T.any():
-        return None
-    near = distances(params.window_size)
-    return FreePools(
-        params.seed,
-        2 * params.window_size,
-        types.token_T[scarce_T].tolist(),
-        near,
-        DRAWS,
-        sketched=params.similarity == "hidden",
-        compiled=compiled,
-    )

@@ -29,6 +29,8 @@ from rocktok.analyses.detect.persistence import (
 )
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import PermutedRow
+from rocktok.engine.turns import Companion
+from rocktok.errors import LogError
 from rocktok.stats.arrays import distinct
 
 #: Half of the prompts whose rocks are looked at; lifts are measured on the other.
@@ -42,6 +44,20 @@ HANDED_OUT = 16
 
 #: Prompts whose bootstrap weights are drawn once for all types of a pass, 1 KB each.
 SHARED_PROMPTS = 1 << 14
+
+
+def lifts_on_other_half(
+    contexts: Contexts, types: TypeTable, rocks: Array, chosen: Companion[Array]
+) -> dict[int, Lifts]:
+    """`lifts` of those rocks (places) that half 0 of the prompts names, too; none if it cannot.
+
+    `chosen`: token ids of the rocks of half 0; whoever asks for it is told why there are none.
+    """
+    try:
+        named = chosen.result()
+    except LogError:
+        return {}
+    return lifts(contexts, types, np.intersect1d(types.token_T[rocks], named))
 
 
 def lifts(contexts: Contexts, types: TypeTable, rocks: Array) -> dict[int, Lifts]:

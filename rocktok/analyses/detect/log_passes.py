@@ -12,11 +12,11 @@ from rocktok._types import Array
 from rocktok.analyses.detect import auto
 from rocktok.analyses.detect import ranking as analysis
 from rocktok.analyses.detect.clusters import Clusters, PromptList, choose_clusters
-from rocktok.analyses.detect.context_passes import judge_contexts
 from rocktok.analyses.detect.density import Density, density_of
 from rocktok.analyses.detect.hard_sums import HardSums
 from rocktok.analyses.detect.hardness import Hardness, hardness_of, votes_of
 from rocktok.analyses.detect.instead import Alternatives
+from rocktok.analyses.detect.judge_passes import judge_contexts
 from rocktok.analyses.detect.neighbours import Neighbours, RockFlags
 from rocktok.analyses.detect.null import MIN_DRAWS
 from rocktok.analyses.detect.persistence import Thresholds

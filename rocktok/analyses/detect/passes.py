@@ -26,14 +26,11 @@ import numpy as np
 
 from rocktok._types import Array
 from rocktok.analyses.detect import ranking as analysis
-from rocktok.analyses.detect.context_passes import (
-    judge_contexts,
-)
 from rocktok.analyses.detect.cutoff_passes import rocks_at_cutoffs
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.instead_passes import alternatives_coverage, alternatives_of
-from rocktok.analyses.detect.lift_passes import CHOSEN_ON, permuted
-from rocktok.analyses.detect.lift_passes import lifts as lifts_of
+from rocktok.analyses.detect.judge_passes import judge_contexts
+from rocktok.analyses.detect.lift_passes import CHOSEN_ON, lifts_on_other_half, permuted
 from rocktok.analyses.detect.lifts import Lifts
 from rocktok.analyses.detect.log_passes import LogPasses
 from rocktok.analyses.detect.ranking import TypeTable
@@ -233,15 +230,19 @@ def run_detect(
         types, contexts = judge_contexts(
             source, run.engine, params, thresholds, types,
             count_V=counts.count_V, clusters=counts.clusters, embeddings=embeddings, null=null,
+            permuted=bool(lifts),
         )  # fmt: skip
     score_T = analysis.scores(types)
     order, is_rock = analysis.ranking(types, params, score_T)
     rocks = order[is_rock]
     shown = np.arange(len(order)) if params.all_types else _shown(types, order, is_rock)
     hardness = None if contexts is None else contexts.hardness
-    drawing = None
+    lifting = drawing = None
     if lifts and contexts is not None:
-        drawing = run.engine.start(partial(permuted, contexts, types, rocks, score_T))
+        assert halves.chosen is not None
+        start, of_rocks = run.engine.start, (contexts, types, rocks)
+        lifting = start(partial(lifts_on_other_half, *of_rocks, halves.chosen))
+        drawing = start(partial(permuted, *of_rocks, score_T))
     alternatives, of_alternatives = alternatives_of(source, types, order[shown], thresholds)
     known, flags = None, None
     if alternatives is None:
@@ -326,21 +327,18 @@ def run_detect(
         density=density.histogram(),
     )
     both_lifts = None
-    if drawing is not None:
-        assert contexts is not None
+    if lifting is not None and drawing is not None:
         if ready is not None:
             ready(made(result=result(notes, None)))
-        measured = np.zeros(0, np.int64)
         if chosen is None:
             notes.append(f"lifts are unknown: {why}")
-        else:
-            measured = np.intersect1d(types.token_T[rocks], chosen)
-            if len(rocks):
-                notes.append(
-                    f"lifts: for the {len(measured)} of {len(rocks)} rocks that half {CHOSEN_ON} "
-                    f"of the prompts also names, measured on half {1 - CHOSEN_ON}"
-                )
-        both_lifts = lifts_of(contexts, types, measured), drawing.result()
+        elif len(rocks):
+            both = int(np.isin(types.token_T[rocks], chosen).sum())
+            notes.append(
+                f"lifts: for the {both} of {len(rocks)} rocks that half {CHOSEN_ON} of the prompts "
+                f"also names, measured on half {1 - CHOSEN_ON}"
+            )
+        both_lifts = lifting.result(), drawing.result()
     kept.close()
     return made(result=result(notes, both_lifts))
 
