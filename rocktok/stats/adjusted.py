@@ -6,7 +6,8 @@ over prompts, types fixed, and that over types, prompts fixed: intervals from pr
 these types did, not what others of their kind would do. Losses that are adjusted for come from the
 half of the prompts on which the value is not measured, or their noise would be in both. Ours.
 
-Array suffixes: B replicates; T types; R supported types of the group; A other types; C covariates.
+Array suffixes: B replicates; W a 1 and the replicates; T types; R supported types of the group; A
+other types; C covariates.
 """
 
 from __future__ import annotations
@@ -51,10 +52,6 @@ _REPLICATES = 16
 _ROWS = 32
 
 Result = TypeVar("Result")
-
-#: Count and sum of a quantity by type: plain (T, 2), and under the weights of each replicate
-#: (B, T, 2).
-Sums = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
@@ -110,26 +107,35 @@ def types_to_measure(facts: TypeFacts, group: TypesByCutoff, seed: int) -> Array
     return np.union1d(token_T[group_T], drawn_A)
 
 
-def type_ratios(token_T: Array, loss_other: Sums, under: Sums, over: Sums) -> TypeValues:
-    """Logarithms of the ratio of two means, given the loss.
+def log_mean(sum_TW: Array, count_TW: Array) -> Array:
+    """Logarithm of a mean; NaN of one that is not above 0."""
+    return _log(ratio(sum_TW, count_TW))
 
-    The loss is that of other prompts: its noise may be in the ratio, too.
+
+def loss_and_count(sums: Sequence[Array]) -> tuple[Array, Array]:
+    """Of sums of counts and losses the logarithm of the mean loss, and the count."""
+    count_TW, loss_TW = sums
+    return log_mean(loss_TW, count_TW), count_TW
+
+
+def type_values(token_T: Array, other_2TW: Array, count_TW: Array, value_TW: Array) -> TypeValues:
+    """Values of types, and what they are adjusted for; of all arrays the plain sums' come first.
+
+    The loss is that of other prompts: its noise may be in the value, too.
 
     Args:
-        token_T: the types of the sums, ascending.
-        loss_other: losses, on the half of the prompts that the group was chosen on.
-        under, over: what is divided by and what is divided, on the half that is measured, such as
-            losses at two steps. The replicates of both have the same weights.
+        token_T: the types, ascending.
+        other_2TW: `loss_and_count` of the half of the prompts that the group was chosen on; used
+            up, as it may be large.
+        count_TW: on the half that is measured.
+        value_TW: on that half the logarithm of a ratio of two means, under the same weights.
     """
-    value_T, value_BT = (
-        _log(_mean(above)) - _log(_mean(below)) for below, above in zip(under, over, strict=True)
+    other_2TW[1] += count_TW
+    other_2TW[1] = _log(other_2TW[1])
+    plain_2T = other_2TW[..., 0].copy()
+    return TypeValues(
+        token_T, value_TW[:, 0].copy(), value_TW[:, 1:].T, plain_2T.T, other_2TW[..., 1:].T
     )
-    # In the order of the memory of sums: replicates are innermost.
-    covariate_TC, covariate_BTC = (
-        np.stack([_log(_mean(there)).T, _log(there[..., 0] + here[..., 0]).T]).T
-        for there, here in zip(loss_other, under, strict=True)
-    )
-    return TypeValues(token_T, value_T, value_BT, covariate_TC, covariate_BTC)
 
 
 def adjusted_contrast(
@@ -327,10 +333,6 @@ def _draws(seed: int, side: int, replicates: int, size: int) -> Array:
     cell = replicate * size + (uniform * size).astype(np.int64)
     drawn_BA: Array = np.bincount(cell, minlength=replicates * size).reshape(replicates, size)
     return drawn_BA
-
-
-def _mean(sums: Array) -> Array:
-    return ratio(sums[..., 1], sums[..., 0])
 
 
 def _log(values: Array) -> Array:

@@ -11,7 +11,7 @@ last; M quantities; E pairs of a prompt and a type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -234,7 +234,7 @@ class PromptBootstrap:
         step = max(1, _WEIGHTS // (1 + self.replicates))
         for start in range(0, len(prompt_P), step):
             weighing = self._weighing(prompt_P[start : start + step])
-            for types, total_TCW in self._on_threads(weighing, lambda _, total_TCW: total_TCW):
+            for types, total_TCW in self._on_threads(weighing.sums):
                 self._add_weighted(types, total_TCW, weighing.filled_C)
         self._waiting = Waiting()
 
@@ -262,24 +262,19 @@ class PromptBootstrap:
         grid_C = np.concatenate(grids)
         return Weighing(self._waiting, self._others + 1, prompt_P, weight_PW, grid_C)
 
-    def _on_threads(
-        self, weighing: Weighing, made: Callable[[slice, Array], Made]
-    ) -> Iterator[tuple[slice, Made]]:
-        """What is made of the weighted sums of all types, some at a time, in order."""
+    def _on_threads(self, made: Callable[[slice], Made]) -> Iterator[tuple[slice, Made]]:
+        """What is made of all types, some at a time, in order."""
         step = max(1, _AT_ONCE // (len(self._columns) * (1 + self.replicates)))
         ends = [*range(0, self._others + 1, step), self._others + 1]
         parts = [slice(a, b) for a, b in pairwise(ends)]
-
-        def sums(types: slice) -> tuple[slice, Made]:
-            return types, made(types, weighing.sums(types))
-
         if self.threads == 1 or len(parts) == 1:
-            yield from map(sums, parts)
+            yield from ((types, made(types)) for types in parts)
             return
         with ThreadPoolExecutor(self.threads) as pool:
             # A few at a time: nothing waits for long.
             for start in range(0, len(parts), 4 * self.threads):
-                yield from pool.map(sums, parts[start : start + 4 * self.threads])
+                some = parts[start : start + 4 * self.threads]
+                yield from zip(some, pool.map(made, some), strict=True)
 
     def _add_weighted(self, types: slice, total_TCW: Array, filled_C: Array) -> None:
         shape = self._others + 1, 1 + self.replicates
@@ -301,39 +296,49 @@ class PromptBootstrap:
     def _result(self) -> Array:
         """(M, T + 1, 1 + B), the plain sums first."""
         if self._result_MTB is None:
-            self._result_MTB = self._whole()
+            self._result_MTB = self.by_type(len(self.quantities), lambda sums_M: sums_M)
         return self._result_MTB
 
-    def _whole(self) -> Array:
-        prompt_P = self._waiting.prompts()
-        # Weights of all prompts at once spare weighted sums, unless they take as much.
-        if len(prompt_P) * (1 + self.replicates) > max(_WEIGHTS, self._weighted_bytes // 2):
-            self._weigh()
-        made_MTB = np.zeros((len(self.quantities), self._others + 1, 1 + self.replicates))
+    def by_type(self, rows: int, function: Callable[[list[Array]], Sequence[Array]]) -> Array:
+        """What a function makes of the sums of each of the types, all others the last of them.
 
-        def fill(types: slice, total_TCW: Array) -> None:
-            for m, (sums, span) in enumerate(zip(self._sums_M, self._columns.spans, strict=True)):
-                made_MTB[m, types] = sums.with_digits(types, total_TCW[:, span])
+        Not kept, and made of a few types at a time: sums of all are never held at once.
 
-        if len(self._waiting):
-            # Each writes rows of its own.
-            for _ in self._on_threads(self._weighing(prompt_P), fill):
-                pass
-        else:
-            for m, sums in enumerate(self._sums_M):
-                made_TB = sums.result()
-                if made_TB is not None:
-                    made_MTB[m] = made_TB
-        return made_MTB
+        Args:
+            rows: arrays that it makes.
+            function: takes for each quantity the sums of some types, (t, 1 + B), the plain ones
+                first, which it must not change; returns `rows` arrays like them.
 
-    @property
-    def of_types(self) -> tuple[Array, Array]:
-        """Sums of the chosen types without all others: (T, M), and of the replicates (B, T, M).
-
-        Not kept: as large as they are, they are freed with what asked for them.
+        Returns:
+            (rows, T + 1, 1 + B).
         """
-        made_MTB = self._whole() if self._result_MTB is None else self._result_MTB
-        return made_MTB[:, :-1, 0].T, made_MTB[:, :-1, 1:].transpose(2, 1, 0)
+        weighing = None
+        if len(self._waiting):
+            prompt_P = self._waiting.prompts()
+            # Weights of all prompts at once spare weighted sums, unless they take as much.
+            if len(prompt_P) * (1 + self.replicates) > max(_WEIGHTS, self._weighted_bytes // 2):
+                self._weigh()
+            else:
+                weighing = self._weighing(prompt_P)
+        width = 1 + self.replicates
+        made_RTW = np.zeros((rows, self._others + 1, width))
+
+        def fill(types: slice) -> None:
+            total_TCW = None if weighing is None else weighing.sums(types)
+            sums_M = []
+            for sums, span in zip(self._sums_M, self._columns.spans, strict=True):
+                more_TDW = None if total_TCW is None else total_TCW[:, span]
+                sum_TW = sums.of_rows(types, more_TDW)
+                if sum_TW is None:
+                    sum_TW = np.zeros((types.stop - types.start, width))
+                sums_M.append(sum_TW)
+            for row, values_TW in enumerate(function(sums_M)):
+                made_RTW[row, types] = values_TW
+
+        # Each writes rows of its own.
+        for _ in self._on_threads(fill):
+            pass
+        return made_RTW
 
     def each(self, quantity: str) -> Estimate:
         """Sums of a quantity by type: (T,)."""

@@ -97,16 +97,18 @@ class ExactSums:
                 whole = digit.copy() if whole is None else whole + digit
         return whole
 
-    def with_digits(self, at: slice, more_TDW: Array) -> Array:
-        """The sums of some of the rows of the shape, with further digits: (T, W)."""
+    def of_rows(self, at: slice, more_TDW: Array | None = None) -> Array | None:
+        """`result` for some rows of the shape, with further digits of these: (T, W), or a view."""
         whole_TW: Array | None = None
         # As in `result`, for the same bits.
-        for number in reversed(range(more_TDW.shape[1])):
-            digit_TW, digit = more_TDW[:, number], self._digits[number]
-            if digit is not None:
-                digit_TW = digit_TW + digit[at]
-            whole_TW = digit_TW if whole_TW is None else whole_TW + digit_TW
-        assert whole_TW is not None
+        for number in reversed(range(DIGITS)):
+            digit = self._digits[number]
+            digit_TW = None if digit is None else digit[at]
+            if more_TDW is not None and number < more_TDW.shape[1]:
+                more_TW = more_TDW[:, number]
+                digit_TW = more_TW if digit_TW is None else more_TW + digit_TW
+            if digit_TW is not None:
+                whole_TW = digit_TW if whole_TW is None else whole_TW + digit_TW
         return whole_TW
 
     def _rise(self, top: int) -> int:

@@ -20,9 +20,9 @@ from scipy.stats import binom
 from rocktok.hashing import halves, hash_rows
 from rocktok.stats.adjusted import (
     AdjustedContrast,
-    Sums,
     adjusted_contrast,
-    type_ratios,
+    loss_and_count,
+    type_values,
 )
 from rocktok.stats.bootstrap import poisson_weights
 from rocktok.stats.fdr import benjamini_hochberg
@@ -93,13 +93,16 @@ def contrasts(world: World, seed: int, replicates: int = 1000) -> dict[float, Ad
         often_T &= (count_GT[half_G == half] > 0).sum(axis=0) >= 5
     token_T = np.flatnonzero(often_T)
 
-    def sums(loss_GT: np.ndarray, half: int) -> Sums:
+    def loss_and_count_of(loss_GT: np.ndarray, half: int) -> np.ndarray:
         here = half_G == half
-        pair_2 = count_GT[here][:, often_T], loss_GT[here][:, often_T]
-        plain = np.stack([x.sum(axis=0) for x in pair_2], axis=-1)
-        return plain, np.stack([weight_GB[here].T @ x for x in pair_2], axis=-1)
+        weight_WG = np.vstack([np.ones(here.sum()), weight_GB[here].T])
+        sums = [(weight_WG @ x_GT[here][:, often_T]).T for x_GT in (count_GT, loss_GT)]
+        return np.stack(loss_and_count(sums))
 
-    changes = type_ratios(token_T, sums(second_GT, 0), sums(second_GT, 1), sums(last_GT, 1))
+    second_2TW, (last_TW, _) = loss_and_count_of(second_GT, 1), loss_and_count_of(last_GT, 1)
+    changes = type_values(
+        token_T, loss_and_count_of(second_GT, 0), second_2TW[1], last_TW - second_2TW[0]
+    )
     return {fdr: adjusted_contrast(changes, ids, seed) for fdr, ids in rocks.items()}
 
 

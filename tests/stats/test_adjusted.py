@@ -16,7 +16,8 @@ from rocktok.stats.adjusted import (
     _draws,
     adjusted_contrast,
     adjusted_contrasts,
-    type_ratios,
+    loss_and_count,
+    type_values,
 )
 from rocktok.stats.verdicts import GRADIENT, verdicts
 
@@ -212,12 +213,14 @@ def test_no_rocks_and_no_others_have_no_contrast() -> None:
 
 def test_changes_are_taken_from_sums() -> None:
     """A type of mean loss 2 → 1 on one half, 3 on the other at first; one that is lost to zero."""
-    pre_other = np.array([[4.0, 12.0], [4.0, 4.0]])
-    pre = np.array([[6.0, 12.0], [1.0, 1.0]])
-    post = np.array([[5.0, 5.0], [1.0, 0.0]])
-    changes = type_ratios(
-        np.array([3, 8]), *((sums, np.stack([sums, 2 * sums])) for sums in (pre_other, pre, post))
+    pre_other = [[4.0, 4.0], [12.0, 4.0]]
+    pre, post = [[6.0, 1.0], [12.0, 1.0]], [[5.0, 1.0], [5.0, 0.0]]
+    # Plain, and in two replicates: as many, and twice as many.
+    other_2TW, pre_2TW, (post_TW, _) = (
+        np.stack(loss_and_count(np.array(sums)[:, :, None] * [1, 1, 2]))
+        for sums in (pre_other, pre, post)
     )
+    changes = type_values(np.array([3, 8]), other_2TW, pre_2TW[1], post_TW - pre_2TW[0])
     assert changes.value_T[0] == pytest.approx(math.log(0.5))
     assert changes.covariate_TC[0] == pytest.approx([math.log(3), math.log(10)])
     assert changes.covariate_BTC[1, 0] == pytest.approx([math.log(3), math.log(20)])

@@ -21,7 +21,13 @@ from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.run import Run
 from rocktok.engine.source import Source
 from rocktok.stats.accumulator import Accumulator
-from rocktok.stats.adjusted import TypeValues, type_ratios, types_to_measure
+from rocktok.stats.adjusted import (
+    TypeValues,
+    log_mean,
+    loss_and_count,
+    type_values,
+    types_to_measure,
+)
 from rocktok.stats.bootstrap import PromptBootstrap
 from rocktok.stats.group_names import ROCKS
 from rocktok.stats.groups import TypeFacts, choose_groups
@@ -142,13 +148,17 @@ class HalfContrasts:
         if self._expected is None:
             return tests, None
         return tests, compare_at_cutoffs(
-            self._ratios(), self.found.rocks, ROCKS.name, GRADIENT, self.source.seed, self.threads
+            self._values(), self.found.rocks, ROCKS.name, GRADIENT, self.source.seed, self.threads
         )
 
-    def _ratios(self) -> TypeValues:
-        plain_TM, drawn_BTM = self._gradient.of_types
-        under, over = (
-            (plain_TM[..., columns], drawn_BTM[..., columns])
-            for columns in (slice(0, 2), slice(0, 3, 2))
-        )
-        return type_ratios(self.types, self._loss_other.of_types, under, over)
+    def _values(self) -> TypeValues:
+        """Mean norm over the mean norm that losses let expect, of each type."""
+
+        def count_and_value(sums: Sequence[Array]) -> tuple[Array, Array]:
+            count_TW, expected_TW, norm_TW = sums
+            return count_TW, log_mean(norm_TW, count_TW) - log_mean(expected_TW, count_TW)
+
+        # All others together are no type.
+        count_TW, value_TW = self._gradient.by_type(2, count_and_value)[:, :-1]
+        other_2TW = self._loss_other.by_type(2, loss_and_count)[:, :-1]
+        return type_values(self.types, other_2TW, count_TW, value_TW)

@@ -140,11 +140,15 @@ def contrasts(
         chosen_on, measured_on: on which prompts groups were chosen, and are measured.
     """
     rows: list[GroupContrast] = []
-    plain_TM, drawn_BTM = bootstrap.of_types
-    for measure, names in CONTRASTS.items():
-        over, under = map(bootstrap.quantities.index, names)
-        values_T = ratio(plain_TM[:, over], plain_TM[:, under])
-        values_BT = ratio(drawn_BTM[..., over], drawn_BTM[..., under])
+
+    def measures(sums: list[Array]) -> list[Array]:
+        places = [map(bootstrap.quantities.index, names) for names in CONTRASTS.values()]
+        return [ratio(sums[over], sums[under]) for over, under in places]
+
+    for measure, values_TW in zip(
+        CONTRASTS, bootstrap.by_type(len(CONTRASTS), measures), strict=True
+    ):
+        values_T, values_BT = values_TW[:, 0], values_TW[:, 1:].T
         for other in NAMES[1:]:
             row: GroupContrast = {
                 "measure": measure,

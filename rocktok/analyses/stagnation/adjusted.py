@@ -7,7 +7,12 @@ import numpy as np
 from rocktok.analyses.stagnation.choose import by_rock_score
 from rocktok.analyses.stagnation.loss_curves import QUANTITIES
 from rocktok.analyses.stagnation.result import StagnationParams
-from rocktok.stats.adjusted import TypesByCutoff, type_ratios, types_to_measure
+from rocktok.stats.adjusted import (
+    TypesByCutoff,
+    loss_and_count,
+    type_values,
+    types_to_measure,
+)
 from rocktok.stats.bootstrap import PromptBootstrap
 from rocktok.stats.groups import TypeFacts
 from rocktok.stats.halves import OfHalf
@@ -63,8 +68,12 @@ class AdjustedSums:
 
     def result(self) -> AdjustedComparison:
         """The contrast at each cutoff and the verdict, after the passes."""
-        steps = (self.pre_other, self.pre, self.post)
-        changes = type_ratios(self.pre.types, *(step.of_types for step in steps))
+        # All others together are no type.
+        other_2TW = self.pre_other.by_type(2, loss_and_count)[:, :-1]
+        pre_TW, count_TW = self.pre.by_type(2, loss_and_count)[:, :-1]
+        (change_TW,) = self.post.by_type(1, lambda sums: loss_and_count(sums)[:1])[:, :-1]
+        change_TW -= pre_TW
+        changes = type_values(self.pre.types, other_2TW, count_TW, change_TW)
         return compare_at_cutoffs(
             changes, self.group, self.first, LEARNING, self.seed, self.threads
         )
