@@ -55,6 +55,18 @@ class BuiltIn:
         post, options = detection.steps.post, detection.params
         replicates = self.replicates
         shares = curves = None
+        # First, as it gives most of its work to other threads, and the others go on beside it.
+        samples = progress.start_allowed(
+            "stability",
+            "stability of the rocks under half of the prompts",
+            lambda: run_stability(
+                log,
+                StabilityParams(
+                    step=post, context="off", top=RANKED, table=table, seed=options.seed
+                ),
+                engine=engine, detection=detection,
+            ),
+        )  # fmt: skip
         if "grad_norm" in log.columns(table):
             shares = progress.start_allowed(
                 "attribute",
@@ -74,17 +86,6 @@ class BuiltIn:
                     replicates=replicates, table=table, seed=options.seed, engine=engine,
                 ),
             )  # fmt: skip
-        samples = progress.start_allowed(
-            "stability",
-            "stability of the rocks under half of the prompts",
-            lambda: run_stability(
-                log,
-                StabilityParams(
-                    step=post, context="off", top=RANKED, table=table, seed=options.seed
-                ),
-                engine=engine, detection=detection,
-            ),
-        )  # fmt: skip
         return shares, curves, samples
 
     def _no_course(self) -> Missing | None:

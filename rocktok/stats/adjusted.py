@@ -297,8 +297,8 @@ def _over_types(values: TypeValues, one: _Sides, seed: int, threads: int) -> Arr
     replicates, at, other_A = len(values.value_BT), one.supported_R, one.other_A
     x_RC, x_AC = values.covariate_TC[at], values.covariate_TC[other_A]
     features_A9 = features(x_AC, values.value_T[other_A]).T
-    drawn_BR = _draws(seed, 0, replicates, len(one.first_R))[:, one.is_supported_R]
-    drawn_BA = _draws(seed, 1, replicates, len(other_A)).astype(np.float64)
+    drawn_BR = _draws(seed, 0, replicates, len(one.first_R), threads)[:, one.is_supported_R]
+    drawn_BA = _draws(seed, 1, replicates, len(other_A), threads).astype(np.float64)
     weights = PairWeights(x_RC[None], x_AC[None])
 
     def excess_BR(rows: slice) -> Array:
@@ -325,14 +325,19 @@ def _on_threads(
         yield from pool.map(function, parts)
 
 
-def _draws(seed: int, side: int, replicates: int, size: int) -> Array:
+def _draws(seed: int, side: int, replicates: int, size: int, threads: int = 1) -> Array:
     """How often each of `size` types is drawn, with replacement, in each replicate: (B, size)."""
-    replicate, place = np.divmod(np.arange(replicates * size), max(1, size))
-    hashed = hash_rows(seed, np.array([-2 - side]), replicate, place)
-    uniform = (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    cell = replicate * size + (uniform * size).astype(np.int64)
-    drawn_BA: Array = np.bincount(cell, minlength=replicates * size).reshape(replicates, size)
-    return drawn_BA
+
+    def of_part(part: slice) -> Array:
+        replicate_B1 = np.arange(part.start, min(part.stop, replicates))[:, None]
+        hash_BA = hash_rows(seed, np.array([-2 - side]), replicate_B1, np.arange(size))
+        uniform_BA = (hash_BA >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        cell_BA = (replicate_B1 - part.start) * size + (uniform_BA * size).astype(np.int64)
+        drawn_N = np.bincount(cell_BA.ravel(), minlength=cell_BA.size)
+        return drawn_N.reshape(cell_BA.shape)
+
+    step = max(1, AT_ONCE // max(1, size))
+    return np.concatenate([*_on_threads(of_part, parts_of(replicates, step), threads)])
 
 
 def _log(values: Array) -> Array:

@@ -147,7 +147,8 @@ class _Attribution:
         found = None if self.rocks is not None else self._found_on_half()
         norms = norms_beside(found) if isinstance(found, RocksAtCutoffs) else None
         facts, sums = self._facts(norms)
-        groups = choose_groups(facts, rocks, params.seed, params.group_size)
+        of_all = partial(choose_groups, facts, rocks, params.seed, params.group_size)
+        groups = run.engine.aside(of_all)  # matching takes one core for long
         if self.pairs is not None:
             groups = groups.with_controls(self.pairs)
         rows: list[GroupShares] = []
@@ -156,10 +157,11 @@ class _Attribution:
         if found is not None and not reason:
             if isinstance(found, LogError):
                 raise found
-            halves = HalfContrasts(
-                self.source, facts, found, norms, group_size=params.group_size,
+            of_halves = partial(
+                HalfContrasts, self.source, facts, found, norms, group_size=params.group_size,
                 replicates=params.replicates, threads=run.engine.jobs,
             )  # fmt: skip
+            halves = run.engine.aside(of_halves)
         of_groups = self._bootstrap(groups.all_ids, CONTRASTED)
         for step in self.steps:
             if step == self.step:

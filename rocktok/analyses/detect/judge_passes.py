@@ -16,12 +16,13 @@ from rocktok.analyses.detect.context import ContextRule
 from rocktok.analyses.detect.context_passes import Contexts
 from rocktok.analyses.detect.gamma import gamma_of, random_pairs
 from rocktok.analyses.detect.hard_sums import HardSums
-from rocktok.analyses.detect.hardness import hardness_of, votes_of
+from rocktok.analyses.detect.hardness import Hardness, hardness_of, votes_of
 from rocktok.analyses.detect.null import DRAWS, Null, distances, scarce_types
 from rocktok.analyses.detect.persistence import HardCounts, PersistentWindows, Thresholds
 from rocktok.analyses.detect.ranking import TypeTable
 from rocktok.analyses.detect.result import DetectParams
 from rocktok.analyses.detect.similarity import Similarity
+from rocktok.analyses.detect.votes import OccurrenceSums
 from rocktok.analyses.detect.windows import FreePools, Pool, SketchCount, contents_of
 from rocktok.engine.passes import Engine
 from rocktok.engine.source import REMEDIES, Source
@@ -85,7 +86,9 @@ def judge_contexts(
         padded(hard.count_V[name], length)[types.token_T] for name in ("both", "pre", "post")
     )
     types = replace(types, persistent_T=both, hard_pre_T=pre, hard_post_T=post)
-    free = _free_pools(types, params, pool, source.large) if draw and not pool.complete else None
+    free = None
+    if draw and not pool.complete:
+        free = engine.aside(partial(_free_pools, types, params, pool, source.large))
     votes = None if sums is None else votes_of(sums)
     # A test must know which types leave a null to draw from, whether these are judged or not.
     if votes is not None or (free is not None and (small or sums is not None)):
@@ -108,9 +111,7 @@ def judge_contexts(
     null_pool = Null(pool.result(), free, params.window_size, params.partners) if draw else None
     hardness = None
     if sums is not None:
-        hardness = engine.aside(partial(hardness_of, sums, votes))
-        if null_pool is not None:
-            hardness = hardness.where(null_pool.judgeable(hardness.tests.token_T))
+        hardness = engine.aside(partial(_hardness, sums, votes, null_pool))
     judged = Contexts(
         source,
         engine,
@@ -125,8 +126,16 @@ def judge_contexts(
         # Beside the windows: who is drawn is then known by the time that these are judged.
         judged = replace(judged, drawing=engine.start(partial(judged.draw_limits, types)))
     if small:
-        return judged.judged(types, thresholds, collect.result()), judged
+        return judged.judged(types, thresholds, engine.aside(collect.result)), judged
     return judged.judged(types, thresholds, unfilled=unfilled), judged
+
+
+def _hardness(sums: HardSums, votes: OccurrenceSums | None, null: Null | None) -> Hardness:
+    """How hard types are; those that leave a null too little to draw from are not tested."""
+    hardness = hardness_of(sums, votes)
+    if null is None:
+        return hardness
+    return hardness.where(null.judgeable(hardness.tests.token_T))
 
 
 def _free_pools(

@@ -221,8 +221,10 @@ class LogPasses:
             tokens, large = types.token_T[rocks], self.source.large
             beside = Neighbours(thresholds, hardness.expected, tokens, compiled=large)
         more = [part for part in (beside, alternatives) if part is not None]
-        self.run.engine.run(self.source, density, prompts, *more)
-        return density, prompts.result(), None if beside is None else beside.result()
+        engine = self.run.engine
+        engine.run(self.source, density, prompts, *more)
+        flags = None if beside is None else engine.aside(beside.result)
+        return density, prompts.result(), flags
 
     def judged(
         self, embeddings: Array | None, told: Callable[[str], None] | None = None

@@ -93,10 +93,8 @@ class HardSamples:
 def passed(p_V: Array, tests: int, fdr: float) -> Array:
     """Types with a q-value of at most `fdr` among so many tests; those not given have p = 1."""
     small_V = p_V < 1
-    p_M = np.ones(tests)
-    p_M[: int(small_V.sum())] = p_V[small_V]
     passed_V = np.zeros(len(p_V), dtype=bool)
-    passed_V[small_V] = benjamini_hochberg(p_M)[: int(small_V.sum())] <= fdr
+    passed_V[small_V] = benjamini_hochberg(p_V[small_V], tests) <= fdr
     return passed_V
 
 

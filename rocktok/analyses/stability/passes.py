@@ -171,7 +171,9 @@ class _Stability:
         )
         best = recommend(rows)
         k = best["k"] if best is not None else grid[-1]
-        drawn = in_first_k(subsamples.types, subsamples.replicated(), subsamples.few_prompts, k)
+        drawn = self.run.engine.aside(
+            lambda: in_first_k(subsamples.types, subsamples.replicated(), subsamples.few_prompts, k)
+        )
         notes += _notes_on(rows, best, len(order))
         theirs, beside = self._beside()
         sided = facts.frequency_HT.any(axis=1).all()

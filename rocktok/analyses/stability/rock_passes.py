@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 
-from rocktok._types import Array
 from rocktok.analyses.detect.detection import Detection
 from rocktok.analyses.detect.result import ReplicationRow
 from rocktok.analyses.detect.tested import ClusterCounts, Replication
@@ -105,7 +104,7 @@ def _context_counts(detection: Detection, hard: HardSamples) -> dict[int, Cluste
     """Of the types that some half-sample must judge; None: no null to judge by."""
     types, contexts = detection.types, detection.contexts
     assert contexts is not None
-    worth_V: Array = hard.worth_judging(detection.params.fdr)
+    worth_V = detection.run.engine.aside(lambda: hard.worth_judging(detection.params.fdr))
     places = hard.place_V[worth_V].tolist()
     judged = {place: types.context[place] for place in places if place in types.context}
     # Summaries, which have no counts left, are of types that all prompts together do not judge.

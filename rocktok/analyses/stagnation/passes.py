@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -206,7 +207,10 @@ class _Course:
         found = self._search(source, check_text=check_text)
         rock_ids = next(iter(found.by_cutoff.values())) if found.by_cutoff else self.rocks
         half = CHOSEN_ON if self.halved else None
-        groups = choose(facts, self.params, half, rock_ids, self.pairs)
+        # Matching takes one core for long: analyses beside this one go on.
+        groups = self.run.engine.aside(
+            partial(choose, facts, self.params, half, rock_ids, self.pairs)
+        )
         at = f"{self.run.table}/ at step {self.selected_at}"
         check_given(groups, self.rocks, self.pairs, self.run.log.name, at)
         every = EveryType() if self.params.all_types else None
