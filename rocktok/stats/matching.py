@@ -12,6 +12,9 @@ import numpy as np
 
 from rocktok._types import Array
 
+#: Pairs whose distances are worked out at once: they stay in a processor's cache.
+_AT_ONCE = 1 << 16
+
 
 class Balance(TypedDict):
     """Standardised mean difference of one covariate, before and after matching."""
@@ -34,18 +37,20 @@ def match(rock_RC: Array, other_AC: Array, caliper_C: Array) -> tuple[Array, Arr
         return np.zeros((0, 2), dtype=np.int64), np.arange(len(rock_RC))
     apart = np.zeros((len(rock_RC), len(other_AC)))
     forbidden = np.zeros(apart.shape, dtype=bool)
-    for c, caliper in enumerate(caliper_C):
-        # The logarithm of a loss of 0 is −∞, and apart from itself by NaN: within no caliper.
-        with np.errstate(invalid="ignore"):
-            steps = rock_RC[:, c, None] - other_AC[None, :, c]
-        np.abs(steps, out=steps)
-        forbidden |= ~(steps <= caliper)
-        steps /= caliper
-        apart += steps
-        # As many numbers as pairs: no more of them than must be.
-        del steps
     # A pair beyond a caliper costs more than all others together, so it is never preferred.
-    apart[forbidden] = 1.0 + len(caliper_C) * len(rock_RC)
+    beyond = 1.0 + len(caliper_C) * len(rock_RC)
+    # Some rows at a time: there may be a hundred million pairs.
+    some = max(1, _AT_ONCE // len(other_AC))
+    for at in (slice(start, start + some) for start in range(0, len(rock_RC), some)):
+        for c, caliper in enumerate(caliper_C):
+            # The logarithm of a loss of 0 is −∞, and apart from itself by NaN: within no caliper.
+            with np.errstate(invalid="ignore"):
+                steps = rock_RC[at, c, None] - other_AC[None, :, c]
+            np.abs(steps, out=steps)
+            forbidden[at] |= ~(steps <= caliper)
+            steps /= caliper
+            apart[at] += steps
+        apart[at][forbidden[at]] = beyond
     row, column = linear_sum_assignment(apart)
     kept = ~forbidden[row, column]
     pairs = np.stack([row[kept], column[kept]], axis=1)
