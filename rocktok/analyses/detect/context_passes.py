@@ -234,7 +234,7 @@ class Contexts:
             compiled=self.source.large,
         )
         self.engine.run(self.source, collect, *(() if unfilled is None else (unfilled,)))
-        windows = self.engine.aside(collect.result)
+        windows = collect.result()
         if self.source.large:
             give_back()
         return windows

@@ -139,8 +139,14 @@ def _shared_weights(seed: int, occurrences: list[dict[str, Array]]) -> PromptWei
     return PromptWeights.draw(seed, prompt_P) if len(prompt_P) <= SHARED_PROMPTS else None
 
 
-def permuted(contexts: Contexts, types: TypeTable, rocks: Array, score_T: Array) -> PermutedRow:
-    """How many types would be rocks if who is persistent were drawn at random within types."""
+def permuted(
+    contexts: Contexts, types: TypeTable, rocks: Array, score_T: Array, chosen: Companion[Array]
+) -> PermutedRow:
+    """How many types would be rocks if who is persistent were drawn at random within types.
+
+    `chosen`: the search on half 0; it is waited for, so that its windows are not held beside these.
+    """
+    contexts.engine.until(lambda: chosen.done)
     drawn = contexts.permuted(types)
     assert types.persistent_T is not None
     assert drawn.persistent_T is not None

@@ -240,9 +240,9 @@ def run_detect(
     lifting = drawing = None
     if lifts and contexts is not None:
         assert halves.chosen is not None
-        start, of_rocks = run.engine.start, (contexts, types, rocks)
-        lifting = start(partial(lifts_on_other_half, *of_rocks, halves.chosen))
-        drawing = start(partial(permuted, *of_rocks, score_T))
+        start, of_half = run.engine.start, halves.chosen
+        lifting = start(partial(lifts_on_other_half, contexts, types, rocks, of_half))
+        drawing = start(partial(permuted, contexts, types, rocks, score_T, of_half))
     alternatives, of_alternatives = alternatives_of(source, types, order[shown], thresholds)
     known, flags = None, None
     if alternatives is None:

@@ -81,6 +81,9 @@ class Expected(Protocol):
     def all_votes(self) -> Votes:
         """From all occurrences."""
 
+    def release(self) -> None:
+        """Let go of what votes are made of, tens of bytes a pair: nobody will ask for any."""
+
 
 def readonly(values_N: Array) -> Array:
     """As int32 of one kind for the compiler, whether it came from Arrow or from NumPy."""
@@ -144,10 +147,11 @@ class OnePassExpected:
     ) -> None:
         self.clusters, self.token_T, self.ratio_TB = clusters, token_T, ratio_TB
         self.loss_T, self.bound_T, self.compiled = loss_T, bound_T, compiled
-        self._all = key_I, sum_IQ
-        #: Pairs of a type and a prompt, and the persistent share among the prompt's other rows.
-        self.pair_E, sum_EQ, _, _ = pairs or self._pairs(key_I, sum_IQ)
-        self.rate_E = self._rates(self.pair_E % clusters.count, sum_EQ)
+        pair_E, sum_EQ, _, _ = pairs or self._pairs(key_I, sum_IQ)
+        rate_E = self._rates(pair_E % clusters.count, sum_EQ)
+        #: Sums of all rows; pairs of a type and a prompt, and the persistent share among the
+        #: prompt's other rows.
+        self._made_of = {"key_I": key_I, "sum_IQ": sum_IQ, "pair_E": pair_E, "rate_E": rate_E}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # Never changed, and large: shared by all tasks.
@@ -155,11 +159,17 @@ class OnePassExpected:
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers need for `sums`."""
-        return {**self.__dict__, "_all": None, "pair_E": None, "rate_E": None}
+        return {**self.__dict__, "_made_of": {}}
 
     def all_votes(self, pairs: Pairs | None = None) -> Votes:
         """From all occurrences. `pairs`: those of `pairs_of`, if they are at hand."""
-        return self._votes(pairs or self._pairs(*self._all), self.rate_E)
+        made_of = self._made_of
+        pairs = pairs or self._pairs(made_of["key_I"], made_of["sum_IQ"])
+        return self._votes(pairs, made_of["rate_E"])
+
+    def release(self) -> None:
+        """Let go of what votes are made of."""
+        self._made_of.clear()
 
     def sums(self, batch: Batch, rows_M: Array, hard_N: Array) -> tuple[Array, Array]:
         """Rows and persistent rows by type, prompt and stratum."""
@@ -170,7 +180,8 @@ class OnePassExpected:
     def votes(self, key_I: Array, sum_IQ: Array) -> Votes:
         """π: the prompt's share times the mean ratio of the places, at most 1."""
         pairs = self._pairs(key_I, sum_IQ)
-        return self._votes(pairs, self.rate_E[np.searchsorted(self.pair_E, pairs[0])])
+        at = np.searchsorted(self._made_of["pair_E"], pairs[0])
+        return self._votes(pairs, self._made_of["rate_E"][at])
 
     def _votes(self, pairs: Pairs, rate_E: Array) -> Votes:
         pair_E, sum_EQ, type_E, ratio_E = pairs
@@ -222,8 +233,10 @@ class TwoPassExpected:
         self.loss_T, self.bound_T, self.sum_PQ = loss_T, bound_T, sum_PQ
         self.rate_P = sum_PQ[:, 1] / np.maximum(sum_PQ[:, 0], 1)
         none = np.zeros(0, np.int64), np.zeros((0, self.columns), np.int64)
-        self._all = none if everything is None else everything
-        self._factor_E = self._without_own(*self._all)
+        key_E, sum_EQ = none if everything is None else everything
+        factor_E = self._without_own(key_E, sum_EQ)
+        #: Sums of all rows, and a factor of each.
+        self._made_of = {"key_E": key_E, "sum_EQ": sum_EQ, "factor_E": factor_E}
         self.type_V = np.zeros(int(token_T.max(initial=-1)) + 1, np.int32)
         self.type_V[token_T] = np.arange(len(token_T))
 
@@ -232,7 +245,7 @@ class TwoPassExpected:
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers need for `sums`."""
-        return {**self.__dict__, "_all": None, "_factor_E": None}
+        return {**self.__dict__, "_made_of": {}}
 
     def with_all(self, occurrences: OccurrenceSums) -> TwoPassExpected:
         """The same with the sums of the second pass, over all rows; `votes` needs them."""
@@ -254,7 +267,11 @@ class TwoPassExpected:
 
     def all_votes(self) -> Votes:
         """From all occurrences."""
-        return self.votes(*self._all)
+        return self.votes(self._made_of["key_E"], self._made_of["sum_EQ"])
+
+    def release(self) -> None:
+        """Let go of what votes are made of."""
+        self._made_of.clear()
 
     def all_sums(self, batch: Batch, hard_N: Array) -> tuple[Array, Array]:
         """`sums` of all rows, compiled; ascending keys, each once."""
@@ -295,7 +312,7 @@ class TwoPassExpected:
         """π: the mean over the cluster's occurrences, at most 1."""
         type_E = np.searchsorted(self.token_T, key_I // self.clusters.count)
         mean_E = sum_IQ[:, 2] / 2**_CHANCE_BITS / sum_IQ[:, 0]
-        factor_E = self._factor_E[np.searchsorted(self._all[0], key_I)]
+        factor_E = self._made_of["factor_E"][np.searchsorted(self._made_of["key_E"], key_I)]
         chance_E = np.minimum(1.0, mean_E * factor_E)
         cluster_E = key_I % self.clusters.count
         return Votes(self.token_T, type_E, cluster_E, sum_IQ[:, 0], sum_IQ[:, 1], chance_E)

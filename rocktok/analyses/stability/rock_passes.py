@@ -64,11 +64,15 @@ def named_again(detection: Detection, samples: int) -> Again:
     grouped = clusters.groups is not None
     key_C = np.arange(clusters.count) if grouped else clusters.prompt_P
     member_CH = engine.aside(lambda: half_samples(params.seed, samples, key_C))
+    votes = expected.all_votes()
+    # The last who asks for them; in a large log they are a fifth of a report's memory.
+    expected.release()
     hard = hard_samples(
-        expected.all_votes(), types.tested.hard.testable, member_CH, params.fdr,
+        votes, types.tested.hard.testable, member_CH, params.fdr,
         params.min_hardness, compiled=detection.source.large,
         each=partial(engine.asides, ahead=engine.jobs + 1),
     )  # fmt: skip
+    del votes
     counts = _context_counts(detection, hard)
     drawn = engine.aside(
         lambda: rock_samples(hard, counts, types.excluded_T(params), member_CH, params.fdr)
