@@ -91,9 +91,8 @@ def share_one_heap(arguments: Sequence[str]) -> None:
     What a thread frees is else of no use to another, and a pass with two threads takes a quarter
     more memory. The heap keeps what is freed, as the next batch needs as much again: pages that
     come and go were a tenth of the processor time on large logs. The largest arrays have pages of
-    their own, so nothing waits. Arrow takes its memory from there, too: its own allocator holds as
-    much as it ever had, for each thread. As a process begins, and only for one that is ours and
-    runs no models; environment variables of glibc and Arrow have precedence.
+    their own, so nothing waits. As a process begins, and only for one that is ours and runs no
+    models; the environment variable of glibc has precedence.
     """
     if sys.platform != "linux" or "MALLOC_ARENA_MAX" in os.environ:
         return
@@ -106,4 +105,3 @@ def share_one_heap(arguments: Sequence[str]) -> None:
     if mallopt is not None:
         for parameter, value in _HEAP.items():
             mallopt(parameter, value)
-        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
