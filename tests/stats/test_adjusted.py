@@ -239,6 +239,13 @@ def test_draws_are_with_replacement_seeded_and_of_each_side_by_itself() -> None:
     assert abs(np.corrcoef(drawn_BA[:, 0], _draws(4, 0, 2000, 8)[:, 0])[0, 1]) < 0.1
 
 
+def test_draws_are_the_same_some_replicates_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _draws(5, 1, 50, 7)
+    monkeypatch.setattr(adjusted, "AT_ONCE", 21)
+    assert np.array_equal(_draws(5, 1, 50, 7, threads=2), whole)
+    assert _draws(5, 1, 50, 0).shape == (50, 0)
+
+
 def row(difference: float, error: float, *, comparable: bool = True) -> AdjustedContrast:
     return {
         "difference": difference,

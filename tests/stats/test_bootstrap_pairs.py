@@ -105,6 +105,28 @@ def test_types_of_a_kind_are_added_up(seed: int, compiled: bool, threads: int) -
     np.testing.assert_allclose(parts.effect, whole.effect, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_made_of_each_type_is_that_of_its_sums(
+    monkeypatch: pytest.MonkeyPatch, weighed: bool, threads: int
+) -> None:
+    """A few types at a time, and whether their pairs have been weighed before or not."""
+    monkeypatch.setattr(bootstrap, "_AT_ONCE", 900)
+    if weighed:
+        monkeypatch.setattr(bootstrap, "_WAITING", 0)
+        monkeypatch.setattr(PromptBootstrap, "_weighted_bytes", 0)
+    made = PromptBootstrap(
+        np.array([1, 2, 3, 30]), QUANTITIES, 3, 30, compiled=True, threads=threads
+    )
+    made.update(rows_of(7))
+    found = made.by_type(2, lambda sums: [sums[3] / (1 + sums[0]), sums[0]])
+    assert found.shape == (2, 5, 31)
+    count, signed = made.sum_TM[:, 0], made.sum_TM[:, 3]
+    assert np.array_equal(found[:, :, 0], [signed / (1 + count), count])
+    count_BT, signed_BT = made.sum_BTM[..., 0], made.sum_BTM[..., 3]
+    assert np.array_equal(found[..., 1:], [(signed_BT / (1 + count_BT)).T, count_BT.T])
+
+
 def test_digits_that_higher_grids_leave_behind_are_lost_alike() -> None:
     """Losses that grow a thousandfold from task to task, and types that wait meanwhile."""
     tasks = []

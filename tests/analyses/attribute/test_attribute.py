@@ -21,7 +21,7 @@ from rocktok.analyses.attribute.expected import NormByLoss
 from rocktok.analyses.attribute.passes import _Attribution
 from rocktok.analyses.attribute.shares import contrasts
 from rocktok.engine.passes import Engine
-from rocktok.errors import LogError, UsageError
+from rocktok.errors import DataError, LogError, UsageError
 from rocktok.hashing import halves, hash_rows
 from rocktok.log import LogWriter, tasks
 from rocktok.stats.bootstrap import PromptBootstrap, holm, poisson_weights, two_sided_p
@@ -386,6 +386,25 @@ def test_prompts_of_one_half_have_shares_but_no_contrasts(
     by_hand = attribute(path, rocks=(0, 1))
     assert not any("half" in row["skipped"] for row in by_hand.tests)
     assert re.match(r"2 rock types carry \d+% of .* \(no interval\)\.", by_hand.answer()[0])
+
+
+@pytest.mark.parametrize("error", [LogError, DataError])
+def test_a_search_on_one_half_that_fails_is_told_where_there_are_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[LogError]
+) -> None:
+    def fails(*given: object) -> None:
+        raise error("no rows to search")
+
+    one, two = (write(tmp_path / str(n), frame(1, prompts=n), ranks=1) for n in (2, 40))
+    monkeypatch.setattr("rocktok.analyses.attribute.passes.rocks_of_half", fails)
+    with pytest.raises(error, match="no rows to search"):
+        attribute(two, rocks=None)
+    if error is LogError:
+        reasons = {row["skipped"] for row in attribute(one, rocks=None).tests}
+        assert len(reasons) == 1 and "fall into one half" in reasons.pop()
+    else:
+        with pytest.raises(error, match="no rows to search"):
+            attribute(one, rocks=None)
 
 
 def test_another_seed_parts_the_prompts(tmp_path: Path) -> None:

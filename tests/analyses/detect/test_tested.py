@@ -86,6 +86,13 @@ def test_q_values_by_hand() -> None:
     assert len(benjamini_hochberg(np.zeros(0))) == 0
 
 
+@given(st.lists(st.sampled_from([0.0, 1e-3, 0.01, 0.3, 0.99]), max_size=9), st.integers(0, 9))
+def test_tests_that_are_not_given_have_p_1(small: list[float], others: int) -> None:
+    whole = benjamini_hochberg(np.array([*small, *[1.0] * others]))
+    some = benjamini_hochberg(np.array(small), len(small) + others)
+    assert some.tolist() == whole[: len(small)].tolist()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1e-4, 0.01, 0.02, 0.5, 1.0]), min_size=1, max_size=20))
 def test_q_values_agree_with_plain_loops(p_values: list[float]) -> None:

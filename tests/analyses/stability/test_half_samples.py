@@ -322,6 +322,10 @@ def test_contexts_are_judged_again_as_they_were(
         assert again[place].summary() == context.summary()
         assert (context.voters, context.hits) == (len(theirs.cluster_C), theirs.retained_C.sum())
     small = named_again(whole, 30)
+    # What votes are made of is held no longer: in a large log that is hundreds of megabytes.
+    assert whole.contexts.hardness is not None
+    with pytest.raises(KeyError):
+        whole.contexts.hardness.expected.all_votes()
     monkeypatch.setattr("rocktok.analyses.detect.context_passes.ROUND_WINDOWS", 500)
     assert named_again(run_detect(log, DetectParams()), 30) == small
     # All types judged: the contexts of the others were kept as summaries.

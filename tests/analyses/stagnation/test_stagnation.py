@@ -387,7 +387,9 @@ def test_groups_of_the_last_step_are_descriptive(tmp_path: Path) -> None:
     assert "the types with the most loss at step 10 have" in answer(result)[0].lower()
 
 
-def test_matching_is_the_best_there_is() -> None:
+@pytest.mark.parametrize("at_once", [1, 9, 1 << 16])
+def test_matching_is_the_best_there_is(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rocktok.stats.matching._AT_ONCE", at_once)
     rng = np.random.default_rng(5)
     for _ in range(30):
         ours, theirs = rng.normal(size=(3, 2)), rng.normal(size=(4, 2))
