@@ -302,7 +302,7 @@ class PromptBootstrap:
     def by_type(self, rows: int, function: Callable[[list[Array]], Sequence[Array]]) -> Array:
         """What a function makes of the sums of each of the types, all others the last of them.
 
-        Not kept, and made of a few types at a time: sums of all are never held at once.
+        Not kept, and made of a few types at a time, so that only what is made is held of all.
 
         Args:
             rows: arrays that it makes.
